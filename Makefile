@@ -1,0 +1,26 @@
+# Two commands do everything on a fresh machine: make quickstart, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: install quickstart test check
+
+install: $(STAMP)
+
+# The build backend is pinned too, so nothing is resolved that constraints.txt does not name.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)
+
+quickstart: install
+	$(BIN)/python -m jobs.quickstart
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest

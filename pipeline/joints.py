@@ -1,0 +1,289 @@
+"""Joint sets: names, mirror pairs, limbs and measures of accuracy, as data."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Normaliser = Literal["head", "segment", "box"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A percentage of correct keypoints: how an error in pixels is normalised.
+
+    `normaliser` says what a distance is divided by: `head` the stored head
+    size, `segment` the distance between the two annotated joints `segment`,
+    `box` the longer side of the annotated person box. `thresholds` are shares
+    of it; the first is the headline. `auc_limit` is the upper end of the area
+    under the curve.
+    """
+
+    key: str
+    title: str
+    normaliser: Normaliser
+    segment: tuple[int, int] = (0, 0)
+    thresholds: tuple[float, ...]
+    auc_limit: float = 0.5
+
+    @property
+    def headline(self) -> str:
+        """Name of the headline figure, such as `PCKh@0.5`."""
+        return f"{self.title}@{self.thresholds[0]:g}"
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the headline among a run's metrics, such as `pckh_0.5`."""
+        return f"{self.key}_{self.thresholds[0]:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSet:
+    """The joints that a dataset annotates, in its own order.
+
+    `flip_pairs` change places in a mirrored image. `limbs` are drawn, from
+    joint to joint. `groups` name the rows of a published table (left and right
+    averaged). `in_mean` are the joints that enter a mean. The first of
+    `measures` is the joint set's own.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    limbs: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[str, tuple[int, ...]], ...]
+    in_mean: tuple[int, ...]
+    measures: tuple[Measure, ...]
+
+    @property
+    def mirror(self) -> tuple[int, ...]:
+        """Index of each joint's counterpart in a mirrored image."""
+        order = list(range(len(self.joints)))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return tuple(order)
+
+    def measure(self, key: str) -> Measure:
+        """Return the measure named `key`; `auto` is the joint set's own. Raises ValueError."""
+        if key == "auto":
+            return self.measures[0]
+        for measure in self.measures:
+            if measure.key == key:
+                return measure
+        known = ", ".join(measure.key for measure in self.measures)
+        raise ValueError(f"evaluation.measure: joint set {self.name} has {known}, not {key!r}")
+
+
+def _pck_torso(left_shoulder: int, right_hip: int) -> Measure:
+    # The torso diagonal of Yang and Ramanan's PCK as Sapp and Taskar (CVPR 2013) normalise it.
+    return Measure(
+        key="pck_torso",
+        title="PCK-torso",
+        normaliser="segment",
+        segment=(left_shoulder, right_hip),
+        thresholds=(0.2, 0.1),
+    )
+
+
+_MPII_JOINTS = (
+    "right_ankle",
+    "right_knee",
+    "right_hip",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "pelvis",
+    "thorax",
+    "upper_neck",
+    "head_top",
+    "right_wrist",
+    "right_elbow",
+    "right_shoulder",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+)
+_MPII_PAIRS = ((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13))
+_MPII_LIMBS = (
+    (0, 1),
+    (1, 2),
+    (2, 6),
+    (3, 6),
+    (3, 4),
+    (4, 5),
+    (6, 7),
+    (7, 8),
+    (8, 9),
+    (10, 11),
+    (11, 12),
+    (12, 7),
+    (13, 7),
+    (13, 14),
+    (14, 15),
+)
+# As published tables have it, "head" is head-top alone.
+_MPII_GROUPS = (
+    ("head", (9,)),
+    ("shoulder", (12, 13)),
+    ("elbow", (11, 14)),
+    ("wrist", (10, 15)),
+    ("hip", (2, 3)),
+    ("knee", (1, 4)),
+    ("ankle", (0, 5)),
+)
+# Andriluka et al., CVPR 2014; the official toolkit leaves pelvis (6) and thorax (7) out of the mean.
+_MPII_MEAN = tuple(joint for joint in range(16) if joint not in (6, 7))
+_HEAD_BOX_PCKH = Measure(key="pckh", title="PCKh", normaliser="head", thresholds=(0.5, 0.1))
+
+MPII = JointSet(
+    name="mpii",
+    joints=_MPII_JOINTS,
+    flip_pairs=_MPII_PAIRS,
+    limbs=_MPII_LIMBS,
+    groups=_MPII_GROUPS,
+    in_mean=_MPII_MEAN,
+    measures=(_HEAD_BOX_PCKH, _pck_torso(13, 2)),
+)
+
+# Rendered people carry the joints of MPII, so that a network moves from one to the other.
+SYNTHETIC = JointSet(
+    name="synthetic",
+    joints=_MPII_JOINTS,
+    flip_pairs=_MPII_PAIRS,
+    limbs=_MPII_LIMBS,
+    groups=_MPII_GROUPS,
+    in_mean=_MPII_MEAN,
+    measures=(_HEAD_BOX_PCKH, _pck_torso(13, 2)),
+)
+
+# Johnson and Everingham, BMVC 2010 and CVPR 2011. There is no head box: the head size
+# is the distance from head-top to neck.
+LSP = JointSet(
+    name="lsp",
+    joints=(
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "neck",
+        "head_top",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9)),
+    limbs=(
+        (0, 1),
+        (1, 2),
+        (2, 3),
+        (3, 4),
+        (4, 5),
+        (6, 7),
+        (7, 8),
+        (8, 12),
+        (9, 12),
+        (9, 10),
+        (10, 11),
+        (12, 13),
+        (2, 8),
+        (3, 9),
+    ),
+    groups=(
+        ("head", (12, 13)),
+        ("shoulder", (8, 9)),
+        ("elbow", (7, 10)),
+        ("wrist", (6, 11)),
+        ("hip", (2, 3)),
+        ("knee", (1, 4)),
+        ("ankle", (0, 5)),
+    ),
+    in_mean=tuple(range(14)),
+    measures=(
+        Measure(
+            key="pckh",
+            title="PCKh",
+            normaliser="segment",
+            segment=(13, 12),
+            thresholds=(0.5, 0.1),
+        ),
+        _pck_torso(9, 2),
+    ),
+)
+
+# Lin et al., ECCV 2014. No head box, so PCKh is undefined.
+COCO = JointSet(
+    name="coco",
+    joints=(
+        "nose",
+        "left_eye",
+        "right_eye",
+        "left_ear",
+        "right_ear",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+    ),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    limbs=(
+        (15, 13),
+        (13, 11),
+        (16, 14),
+        (14, 12),
+        (11, 12),
+        (5, 11),
+        (6, 12),
+        (5, 6),
+        (5, 7),
+        (6, 8),
+        (7, 9),
+        (8, 10),
+        (0, 1),
+        (0, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 6),
+    ),
+    groups=(
+        ("face", (0, 1, 2, 3, 4)),
+        ("shoulder", (5, 6)),
+        ("elbow", (7, 8)),
+        ("wrist", (9, 10)),
+        ("hip", (11, 12)),
+        ("knee", (13, 14)),
+        ("ankle", (15, 16)),
+    ),
+    in_mean=tuple(range(17)),
+    measures=(
+        _pck_torso(5, 12),
+        Measure(
+            key="pck_box",
+            title="PCK-box",
+            normaliser="box",
+            thresholds=(0.05, 0.2),
+        ),
+    ),
+)
+
+JOINT_SETS = {joint_set.name: joint_set for joint_set in (MPII, LSP, COCO, SYNTHETIC)}
+
+
+def joint_set(name: str) -> JointSet:
+    """Return the joint set called `name`. Raises ValueError that lists the known ones."""
+    try:
+        return JOINT_SETS[name]
+    except KeyError:
+        known = ", ".join(sorted(JOINT_SETS))
+        raise ValueError(f"unknown joint set {name!r}; known: {known}") from None

@@ -1,0 +1,342 @@
+"""Every setting of a training run, as one tree of frozen dataclasses.
+
+A setting is known everywhere by its dotted key, such as `model.stacks`: on the
+command line, in a search space, as an MLflow parameter, in a checkpoint's JSON
+and in every error. Defaults are the paper's (Newell et al., ECCV 2016) where it
+gives one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+Scalar = str | int | float | bool
+
+
+def _require(ok: bool, key: str, expected: str, got: object) -> None:
+    if not ok:
+        raise ValueError(f"{key} must be {expected}, got {got!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where samples come from and how they are varied."""
+
+    train: str = ""
+    """Training shards: a glob or comma-separated globs of local tar files, such as 'out/train-*.tar'."""
+    val: str = ""
+    """Validation shards, like data.train."""
+    seed: int = 0
+    """Seed of the order of samples and of augmentation."""
+    shuffle_window: int = 2048
+    """Samples that are shuffled together, after the shards themselves have been shuffled."""
+    threads: int = 1
+    """Threads in each worker that decode and warp."""
+    scale_jitter: float = 0.25
+    """Standard deviation of log2 of the scale factor, clipped at twice that (0: none)."""
+    rotation_deg: float = 30.0
+    """Standard deviation of the rotation in degrees, clipped at twice that (0: none)."""
+    rotation_share: float = 0.4
+    """Share of samples that are rotated, 0-1."""
+    flip_share: float = 0.5
+    """Share of samples that are mirrored, 0-1."""
+    color_jitter: float = 0.4
+    """Each colour channel is multiplied by a factor from 1 - this to 1 + this."""
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "data.seed", "at least 0", self.seed)
+        _require(
+            self.shuffle_window >= 1,
+            "data.shuffle_window",
+            "at least 1",
+            self.shuffle_window,
+        )
+        _require(self.threads >= 1, "data.threads", "at least 1", self.threads)
+        _require(
+            0 <= self.scale_jitter <= 1,
+            "data.scale_jitter",
+            "from 0 to 1",
+            self.scale_jitter,
+        )
+        _require(
+            0 <= self.rotation_deg <= 90,
+            "data.rotation_deg",
+            "from 0 to 90 degrees",
+            self.rotation_deg,
+        )
+        for name in ("rotation_share", "flip_share", "color_jitter"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"data.{name}", "from 0 to 1", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Shape of the stacked hourglass network."""
+
+    stacks: int = 8
+    """Hourglasses one after another (the paper's nStack)."""
+    modules: int = 1
+    """Residual modules at each location of an hourglass (nModules)."""
+    order: int = 4
+    """Times an hourglass halves its input (numReductions)."""
+    features: int = 256
+    """Channels inside an hourglass (nChannels), a multiple of 4."""
+    joints: int = 0
+    """Heatmaps that the network predicts (nJoints); 0: as many as the data's joint set has."""
+    input_px: int = 256
+    """Side of the square input in pixels; heatmaps have a quarter of it."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("stacks", 1), ("modules", 1), ("order", 1), ("joints", 0)):
+            value = getattr(self, name)
+            _require(value >= least, f"model.{name}", f"at least {least}", value)
+        _require(
+            self.features >= 4 and self.features % 4 == 0,
+            "model.features",
+            "a positive multiple of 4",
+            self.features,
+        )
+        step = 4 * 2**self.order
+        _require(
+            self.input_px >= step and self.input_px % step == 0,
+            "model.input_px",
+            f"a positive multiple of {step} (4 * 2**model.order)",
+            self.input_px,
+        )
+
+    @property
+    def heatmap_px(self) -> int:
+        """Side of a heatmap in pixels."""
+        return self.input_px // 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+    """How the network is trained."""
+
+    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
+    """Optimizer; rmsprop with alpha 0.99 is the paper's."""
+    learning_rate: float = 2.5e-4
+    """Learning rate at the start, per step of the whole batch."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW (L2 penalty of RMSprop)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the learning rate over the samples of all epochs."""
+    batch_size: int = 6
+    """Samples a step over all workers together."""
+    epochs: int = 100
+    """Passes over the training samples."""
+    sigma_px: float = 1.75
+    """Standard deviation of the target's Gaussian in heatmap pixels."""
+    target_peak: float = 1.0
+    """Height of the target's Gaussian; 10 keeps small networks from collapsing to all-zero heatmaps."""
+    missing_joints: Literal["zero", "mask"] = "zero"
+    """What an unannotated joint trains: an all-zero heatmap (the paper's), or nothing."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.learning_rate > 0,
+            "optim.learning_rate",
+            "above 0",
+            self.learning_rate,
+        )
+        _require(
+            self.weight_decay >= 0,
+            "optim.weight_decay",
+            "at least 0",
+            self.weight_decay,
+        )
+        for name in ("batch_size", "epochs"):
+            value = getattr(self, name)
+            _require(value >= 1, f"optim.{name}", "at least 1", value)
+        for name in ("sigma_px", "target_peak"):
+            value = getattr(self, name)
+            _require(value > 0, f"optim.{name}", "above 0", value)
+        _require(self.seed >= 0, "optim.seed", "at least 0", self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How accuracy is measured."""
+
+    measure: str = "auto"
+    """Measure that picks the best checkpoint: pckh, pck_torso, pck_box; auto: the joint set's own."""
+    flip_test: bool = True
+    """Average the heatmaps with those of the mirrored image, as the paper does."""
+    batch_size: int = 32
+    """Samples a forward pass."""
+    overlays: int = 12
+    """Validation people in the picture of predictions."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.batch_size >= 1,
+            "evaluation.batch_size",
+            "at least 1",
+            self.batch_size,
+        )
+        _require(self.overlays >= 1, "evaluation.overlays", "at least 1", self.overlays)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaySettings:
+    """The cluster, and what of it a run takes."""
+
+    address: str = ""
+    """Cluster to join; empty: RAY_ADDRESS or the submitted job's cluster, else one is started here."""
+    workers: int = 1
+    """Training workers (DDP ranks)."""
+    cpus_per_worker: float = 1.0
+    """CPU cores that a worker takes; also its compute threads."""
+    gpus_per_worker: float = 0.0
+    """GPUs that a worker takes; 0: train on CPU."""
+    storage: str = ""
+    """Folder of runs and checkpoints, on a disk that every node sees; empty: 'runs' in the working folder, in a submitted job ~/hourglass-ray/runs."""
+    name: str = ""
+    """Name of the run, by which it is resumed; empty: made from the settings."""
+    max_failures: int = 3
+    """Times that training is started again from the last checkpoint when a worker fails."""
+    keep_checkpoints: int = 2
+    """Best checkpoints kept; the latest is kept besides."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("workers", 1),
+            ("max_failures", 0),
+            ("keep_checkpoints", 1),
+        ):
+            value = getattr(self, name)
+            _require(value >= least, f"ray.{name}", f"at least {least}", value)
+        _require(
+            self.cpus_per_worker > 0,
+            "ray.cpus_per_worker",
+            "above 0",
+            self.cpus_per_worker,
+        )
+        _require(
+            self.gpus_per_worker >= 0,
+            "ray.gpus_per_worker",
+            "at least 0",
+            self.gpus_per_worker,
+        )
+        _require(
+            re.fullmatch(r"[\w.-]*", self.name) is not None,
+            "ray.name",
+            "made of letters, digits, '.', '_' and '-'",
+            self.name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Where MLflow records the run."""
+
+    uri: str = ""
+    """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite's mlflow.db in the working folder, in a submitted job ~/hourglass-ray/mlflow.db."""
+    experiment: str = "hourglass"
+    """MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.experiment), "tracking.experiment", "a name", self.experiment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one training run."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.optim.batch_size % self.ray.workers == 0,
+            "optim.batch_size",
+            f"a multiple of ray.workers={self.ray.workers}",
+            self.optim.batch_size,
+        )
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any]) -> Self:
+        """Build settings from dotted keys; what is not named keeps its default. Raises ValueError."""
+        return cls().replaced(flat)
+
+    def flat(self) -> dict[str, Scalar]:
+        """Return every setting by its dotted key."""
+        return {
+            f"{section.name}.{item.name}": getattr(getattr(self, section.name), item.name)
+            for section in fields(self)
+            for item in fields(getattr(self, section.name))
+        }
+
+    def replaced(self, changes: Mapping[str, Any]) -> Self:
+        """Return a copy with some settings replaced by dotted key.
+
+        Raises ValueError for an unknown key, a value of the wrong type, or one
+        out of range.
+        """
+        by_section: dict[str, dict[str, Any]] = {}
+        known = self.flat()
+        for key, value in changes.items():
+            if key not in known:
+                raise ValueError(f"unknown setting {key!r}{_suggestion(key, list(known))}")
+            section, _, name = key.partition(".")
+            by_section.setdefault(section, {})[name] = _typed(
+                getattr(self, section), name, key, value
+            )
+        return dataclasses.replace(
+            self,
+            **{
+                section: dataclasses.replace(getattr(self, section), **values)
+                for section, values in by_section.items()
+            },
+        )
+
+    def fingerprint(self) -> str:
+        """Return eight hexadecimal digits that name what decides the outcome of training.
+
+        Where the run is stored, tracked and executed does not enter.
+        """
+        decisive = {
+            key: value
+            for key, value in self.flat().items()
+            if key.partition(".")[0] in ("data", "model", "optim", "evaluation")
+            or key == "ray.workers"
+        }
+        text = json.dumps(decisive, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _typed(section: object, name: str, key: str, value: Any) -> Scalar:
+    """Check `value` against the annotation of `section.name`; whole numbers pass as floats."""
+    expected = get_type_hints(type(section))[name]
+    if get_origin(expected) is Literal:
+        _require(
+            value in get_args(expected),
+            key,
+            "one of " + ", ".join(map(str, get_args(expected))),
+            value,
+        )
+        return value
+    if expected is float and type(value) is int:
+        return float(value)
+    _require(type(value) is expected, key, f"of type {expected.__name__}", value)
+    return value
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

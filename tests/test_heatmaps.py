@@ -1,0 +1,144 @@
+"""Heatmaps, rendered and decoded by hand."""
+
+from math import exp
+
+import pytest
+import torch
+
+from pipeline.joints import MPII
+from pipeline.network.heatmaps import decode, is_drawn, render, unmirror
+
+
+def rendered(x: float, y: float, *, size: int = 5, sigma_px: float = 1.0, peak: float = 1.0):
+    """The map of one annotated joint."""
+    joints = torch.tensor([[[x, y]]])
+    return render(joints, torch.tensor([[True]]), size, sigma_px, peak)[0, 0]
+
+
+def decoded(rows: list[list[float]]) -> list[float]:
+    """The joint of one map."""
+    joints, _ = decode(torch.tensor([[rows]], dtype=torch.float32))
+    return joints[0, 0].tolist()
+
+
+def test_a_target_is_a_gaussian_around_its_joint():
+    heatmap = rendered(1.0, 2.0)
+    assert heatmap[2, 1] == 1.0
+    assert heatmap[2, 2].item() == pytest.approx(exp(-1 / 2))
+    assert heatmap[3, 2].item() == pytest.approx(exp(-2 / 2))
+    assert heatmap[2, 3].item() == pytest.approx(exp(-4 / 2))
+    assert heatmap[4, 4].item() == pytest.approx(exp(-13 / 2))
+
+
+def test_sigma_widens_and_the_peak_raises_a_target():
+    heatmap = rendered(1.0, 2.0, sigma_px=2.0, peak=10.0)
+    assert heatmap[2, 1] == 10.0
+    assert heatmap[3, 2].item() == pytest.approx(10 * exp(-2 / 8))
+
+
+def test_a_target_is_not_rounded_to_its_pixel():
+    heatmap = rendered(1.5, 2.25)
+    assert heatmap[2, 1] == heatmap[2, 2]
+    assert heatmap[2, 1].item() == pytest.approx(exp(-(0.5**2 + 0.25**2) / 2))
+    assert heatmap[3, 1].item() == pytest.approx(exp(-(0.5**2 + 0.75**2) / 2))
+
+
+def test_each_joint_has_its_own_map():
+    joints = torch.tensor([[[1.0, 2.0], [3.0, 0.0]], [[4.0, 4.0], [0.0, 1.0]]])
+    maps = render(joints, torch.ones(2, 2, dtype=torch.bool), 5, 1.0, 1.0)
+    peaks = [
+        divmod(int(heatmap.argmax()), 5)[::-1] for person_maps in maps for heatmap in person_maps
+    ]
+    assert peaks == [(1, 2), (3, 0), (4, 4), (0, 1)]
+
+
+def test_a_joint_that_is_not_annotated_gets_an_all_zero_map():
+    joints = torch.tensor([[[2.0, 2.0], [2.0, 2.0]]])
+    maps = render(joints, torch.tensor([[False, True]]), 5, 1.0, 1.0)
+    assert not maps[0, 0].any()
+    assert maps[0, 1].all()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "drawn"),
+    [
+        (-0.5, 2.0, True),
+        (-0.51, 2.0, False),
+        (4.49, 2.0, True),
+        (4.5, 2.0, False),
+        (2.0, -0.51, False),
+        (2.0, 4.5, False),
+        (0.0, 0.0, True),
+    ],
+)
+def test_a_joint_outside_the_map_gets_an_all_zero_map(x, y, drawn):
+    assert bool(rendered(x, y).any()) is drawn
+    joint = torch.tensor([[[x, y]]])
+    assert is_drawn(joint, torch.tensor([[True]]), 5).item() is drawn
+    assert not is_drawn(joint, torch.tensor([[False]]), 5).item()
+
+
+def test_decoding_moves_a_quarter_toward_the_higher_neighbour():
+    assert decoded([[0, 0, 0, 0], [0, 1, 0, 0], [0, 5, 9, 6], [0, 0, 2, 0]]) == [2.25, 2.25]
+    assert decoded([[0, 0, 0, 0], [0, 1, 3, 0], [0, 7, 9, 6], [0, 0, 2, 0]]) == [1.75, 1.75]
+
+
+def test_decoding_stays_where_the_neighbours_are_equal():
+    assert decoded([[0, 0, 0], [4, 9, 4], [0, 1, 0]]) == [1.0, 1.25]
+    assert decoded([[0, 0, 0], [0, 9, 0], [0, 0, 0]]) == [1.0, 1.0]
+
+
+def test_decoding_does_not_look_past_the_border():
+    # At the left border x stays; y goes on following its neighbours.
+    assert decoded([[0, 0, 0], [9, 8, 0], [5, 0, 0]]) == [0.0, 1.25]
+    # The next pixel in memory belongs to the next row.
+    assert decoded([[0, 0, 9], [8, 0, 0], [0, 0, 0]]) == [2.0, 0.0]
+    assert decoded([[0, 0, 0], [0, 0, 0], [0, 8, 9]]) == [2.0, 2.0]
+    assert decoded([[9, 8, 0], [8, 0, 0], [0, 0, 0]]) == [0.0, 0.0]
+
+
+def test_decoding_tells_the_height_of_each_map():
+    _, confidence = decode(torch.tensor([[[[0.0, 0.5], [0.25, 0.0]], [[-3.0, -2.0], [-4.0, -5]]]]))
+    assert confidence.tolist() == [[0.5, -2.0]]
+
+
+def test_decoding_reads_a_map_that_is_wider_than_high():
+    joints, _ = decode(torch.tensor([[[[0.0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 9, 0]]]]))
+    assert joints.tolist() == [[[4.0, 1.0]]]
+
+
+def test_a_rendered_joint_is_found_within_a_quarter_pixel():
+    random = torch.Generator().manual_seed(0)
+    joints = 1 + 61 * torch.rand(50, 16, 2, generator=random)
+    maps = render(joints, torch.ones(50, 16, dtype=torch.bool), 64, 1.75, 1.0)
+    found, confidence = decode(maps)
+    assert (found - joints).abs().max() <= 0.2501
+    # Without the quarter it would be half a pixel.
+    assert (joints.round() - joints).abs().max() > 0.49
+    assert confidence.min() > exp(-0.5 / (2 * 1.75**2)) - 1e-6
+
+
+def test_decoding_a_half_precision_map_does_not_round_the_joint():
+    maps = torch.zeros(1, 1, 3, 300, dtype=torch.bfloat16)
+    maps[0, 0, 1, 257], maps[0, 0, 1, 258] = 1.0, 0.5
+    joints, _ = decode(maps)
+    assert joints.tolist() == [[[257.25, 1.0]]]
+
+
+def test_unmirroring_reverses_columns_and_swaps_joints():
+    maps = torch.tensor([[[[1, 2, 3]], [[4, 5, 6]], [[7, 8, 9]]]]).float()
+    assert unmirror(maps, (1, 0, 2)).tolist() == [[[[6, 5, 4]], [[3, 2, 1]], [[9, 8, 7]]]]
+
+
+def test_unmirroring_the_heatmaps_of_a_mirrored_person_is_exact():
+    random = torch.Generator().manual_seed(0)
+    # Sixteenths are exact in binary, so that 63 - x is too.
+    joints = torch.randint(0, 63 * 16, (2, 16, 2), generator=random) / 16
+    mirrored = joints[:, list(MPII.mirror)].clone()
+    mirrored[..., 0] = 63 - mirrored[..., 0]
+    shown = torch.ones(2, 16, dtype=torch.bool)
+    expected = render(joints, shown, 64, 1.75, 1.0)
+    assert torch.equal(
+        unmirror(render(mirrored, shown, 64, 1.75, 1.0), MPII.mirror),
+        expected,
+    )

@@ -1,0 +1,116 @@
+"""The network against the figures that follow from the authors' definition."""
+
+import pytest
+import torch
+
+from pipeline.network.cost import network_cost
+from pipeline.network.hourglass import StackedHourglass
+from pipeline.settings import ModelSettings
+
+
+def tiny(**changes) -> ModelSettings:
+    """One stack of eight features on 64 pixels."""
+    return ModelSettings(**{"stacks": 1, "features": 8, "joints": 3, "input_px": 64} | changes)
+
+
+def images(settings: ModelSettings, count: int = 2) -> torch.Tensor:
+    random = torch.Generator().manual_seed(1)
+    return torch.rand(count, 3, settings.input_px, settings.input_px, generator=random)
+
+
+@pytest.mark.parametrize(
+    ("stacks", "modules", "parameters", "gmacs"),
+    [
+        (1, 1, 3_426_448, 5.15),
+        (2, 1, 6_570_400, 8.33),
+        (4, 1, 12_858_304, 14.70),
+        (8, 1, 25_434_112, 27.44),
+        (4, 2, 24_871_872, 25.16),
+        (2, 4, 24_590_752, 24.02),
+        (1, 8, 24_450_192, 23.45),
+    ],
+)
+def test_the_network_costs_what_the_authors_does(stacks, modules, parameters, gmacs):
+    cost = network_cost(ModelSettings(stacks=stacks, modules=modules, joints=16))
+    assert cost.parameters == parameters
+    assert cost.macs / 1e9 == pytest.approx(gmacs, abs=0.01)
+
+
+@pytest.mark.parametrize(("stacks", "gflops"), [(1, 30.9), (2, 50.0)])
+def test_training_takes_six_operations_a_multiply_accumulate(stacks, gflops):
+    cost = network_cost(ModelSettings(stacks=stacks, joints=16))
+    assert cost.training_flops / 1e9 == pytest.approx(gflops, abs=0.05)
+
+
+@pytest.mark.parametrize(("stacks", "mebibytes"), [(1, 124), (2, 187)])
+def test_autograd_keeps_the_activations_that_were_measured(stacks, mebibytes):
+    cost = network_cost(ModelSettings(stacks=stacks, joints=16))
+    assert cost.activation_bytes / 2**20 == pytest.approx(mebibytes, rel=0.01)
+
+
+def test_memory_grows_with_the_batch_and_halves_in_half_precision():
+    cost = network_cost(tiny())
+    weights = 16 * cost.parameters
+    assert cost.training_bytes(8, 4) == weights + 8 * cost.activation_bytes
+    assert cost.training_bytes(8, 2) == weights + 4 * cost.activation_bytes
+
+
+@pytest.mark.parametrize("stacks", [1, 3])
+def test_every_parameter_is_trained(stacks):
+    settings = tiny(stacks=stacks)
+    torch.manual_seed(0)
+    network = StackedHourglass(settings)
+    network(images(settings)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        # A bias just before a BatchNorm cancels out; a kernel never does.
+        if parameter.dim() == 4:
+            assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        tiny(),
+        tiny(stacks=3, joints=16),
+        tiny(order=1, input_px=8, features=4, joints=1),
+        tiny(stacks=2, modules=2, order=2, features=12, input_px=48),
+    ],
+    ids=lambda settings: f"{settings.stacks} stacks, {settings.input_px} px",
+)
+def test_every_stack_predicts_a_map_a_joint_at_a_quarter_of_the_input(settings):
+    predicted = StackedHourglass(settings)(images(settings))
+    side = settings.input_px // 4
+    assert predicted.shape == (settings.stacks, 2, settings.joints, side, side)
+    assert predicted.isfinite().all()
+
+
+def test_a_prediction_is_fed_back_to_the_next_stack_alone():
+    settings = tiny(stacks=3)
+    torch.manual_seed(0)
+    network = StackedHourglass(settings).eval()
+    before = network(images(settings))
+    with torch.no_grad():
+        network.stacks[1].merge_heatmaps.weight.add_(1.0)
+    after = network(images(settings))
+    assert torch.equal(before[:2], after[:2])
+    assert not torch.allclose(before[2], after[2])
+
+
+def test_the_last_stack_has_nothing_to_feed():
+    network = StackedHourglass(tiny(stacks=2))
+    assert network.stacks[0].merge_heatmaps is not None
+    assert network.stacks[1].merge_heatmaps is None
+    assert network.stacks[1].merge_features is None
+
+
+@pytest.mark.parametrize(("order", "sees"), [(4, True), (1, False)])
+def test_the_order_decides_how_far_an_hourglass_sees(order, sees):
+    # Order 4 turns 16 heatmap pixels into one, in which all corners of the input meet.
+    settings = tiny(order=order)
+    torch.manual_seed(0)
+    network = StackedHourglass(settings).eval()
+    image = images(settings, 1).requires_grad_()
+    network(image)[0, 0, 0, -1, -1].backward()
+    assert image.grad[0, :, -16:, -16:].any()
+    assert bool(image.grad[0, :, :16, :16].any()) is sees

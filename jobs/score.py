@@ -1,0 +1,54 @@
+"""PCKh of stored MPII predictions: `python -m jobs.score --help`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from pipeline.command import clear_errors, parse
+from pipeline.progress import say
+
+_File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Score stored predictions against MPII's validation truth, in pixels of the original images."""
+
+    predictions: _File
+    """A .mat or .h5 file with `preds` of shape (N, 16, 2), people in the order of the truth."""
+    truth: _File
+    """MPII's detections_our_format.mat."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """File for the scores; percent."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse(Arguments, None, argv)
+    with clear_errors():
+        score(arguments)
+
+
+def score(arguments: Arguments) -> None:
+    """Print the table and write the JSON. Raises ValueError naming file, field and shape."""
+    from pipeline.data.mpii import read_mpii_predictions, read_mpii_truth
+    from pipeline.joints import MPII
+    from pipeline.metric import joint_counts, normalised_errors, scores, table
+
+    truth = read_mpii_truth(arguments.truth)
+    predictions = read_mpii_predictions(arguments.predictions, people=len(truth.head_sizes))
+    errors = normalised_errors(predictions, truth.joints, truth.annotated, truth.head_sizes)
+    result = scores(joint_counts(errors), MPII, MPII.measure("pckh"))
+    say(f"{len(predictions):,} people of {arguments.truth.name}")
+    say(table(result))
+    if arguments.json is not None:
+        content: dict[str, Any] = result.as_dict()
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+        say(f"written: {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

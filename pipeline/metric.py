@@ -1,0 +1,186 @@
+"""Percentage of correct keypoints, counted once and divided once.
+
+PCKh is Andriluka et al.'s (CVPR 2014): a joint is correct when its distance to
+the truth is at most a threshold times the head size. Other normalisers make
+other measures; each is named as what it is (`pipeline.joints.Measure`).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from pipeline.joints import JointSet, Measure
+
+# Every hundredth up to one half: holds the usual thresholds and draws the curve.
+THRESHOLDS = np.arange(51) / 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointCounts:
+    """Correct joints by threshold (`THRESHOLDS`) and annotated joints; add them over batches and workers."""
+
+    correct: Int64[np.ndarray, "threshold joint"]
+    annotated: Int64[np.ndarray, " joint"]
+
+    @classmethod
+    def zero(cls, joints: int) -> Self:
+        """Counts of nothing, to add to."""
+        return cls(
+            correct=np.zeros((len(THRESHOLDS), joints), np.int64),
+            annotated=np.zeros(joints, np.int64),
+        )
+
+    def __add__(self, other: "JointCounts") -> "JointCounts":
+        return JointCounts(
+            correct=self.correct + other.correct,
+            annotated=self.annotated + other.annotated,
+        )
+
+
+def normalised_errors(
+    predicted: Float[np.ndarray, "person joint 2"],
+    truth: Float[np.ndarray, "person joint 2"],
+    annotated: Bool[np.ndarray, "person joint"],
+    size: Float[np.ndarray, " person"],
+) -> Float[np.ndarray, "person joint"]:
+    """Distance to the truth in units of `size`; NaN where a joint does not count.
+
+    Coordinates and sizes are pixels of the original image. A joint does not
+    count if it is not annotated or its person's size is NaN (undefined).
+    Raises ValueError if a size is not positive.
+    """
+    if (size <= 0).any():
+        person = int(np.argmax(size <= 0))
+        raise ValueError(f"person {person}: size must be above 0 pixels, got {size[person]}")
+    distance = np.linalg.norm(predicted.astype(np.float64) - truth, axis=-1)
+    errors = distance / size[:, None]
+    # An annotated joint that a network failed to place (NaN) is wrong, not absent.
+    errors = np.where(np.isnan(distance), np.inf, errors)
+    counts = annotated & ~np.isnan(size)[:, None]
+    return np.where(counts, errors, np.nan)
+
+
+def joint_counts(errors: Float[np.ndarray, "person joint"]) -> JointCounts:
+    """Count normalised errors; a joint exactly at a threshold is correct."""
+    return JointCounts(
+        correct=np.stack([(errors <= threshold).sum(axis=0) for threshold in THRESHOLDS]).astype(
+            np.int64
+        ),
+        annotated=(~np.isnan(errors)).sum(axis=0).astype(np.int64),
+    )
+
+
+def person_sizes(
+    measure: Measure,
+    joints: Float[np.ndarray, "person joint 2"],
+    annotated: Bool[np.ndarray, "person joint"],
+    head_size: Float[np.ndarray, " person"],
+    box_size: Float[np.ndarray, " person"],
+) -> Float[np.ndarray, " person"]:
+    """What each person's errors are divided by, in pixels; NaN where it is undefined."""
+    if measure.normaliser == "head":
+        return head_size
+    if measure.normaliser == "box":
+        return box_size
+    start, end = measure.segment
+    length = np.linalg.norm(joints[:, start] - joints[:, end], axis=-1)
+    defined = annotated[:, start] & annotated[:, end] & (length > 0)
+    return np.where(defined, length, np.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Percentages of one measure. Thresholds are the measure's own; NaN where nothing was annotated.
+
+    `pooled` is all correct joints over all annotated joints that enter the
+    mean (the official toolkit's), `unweighted` the mean of the joints' values.
+    `auc` is the area under the pooled percentage up to the measure's limit (trapezoids), over that limit.
+    """
+
+    joint_set: JointSet
+    measure: Measure
+    joints: dict[float, dict[str, float]]
+    groups: dict[float, dict[str, float]]
+    pooled: dict[float, float]
+    unweighted: dict[float, float]
+    auc: float
+    annotated: dict[str, int]
+
+    @property
+    def headline(self) -> float:
+        """The pooled percentage at the measure's first threshold."""
+        return self.pooled[self.measure.thresholds[0]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; thresholds become text, NaN becomes None."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {_text(key): plain(item) for key, item in value.items()}
+            return None if isinstance(value, float) and np.isnan(value) else value
+
+        names = ("joints", "groups", "pooled", "unweighted", "auc", "annotated")
+        return {"measure": self.measure.key} | {name: plain(getattr(self, name)) for name in names}
+
+
+def scores(counts: JointCounts, joint_set: JointSet, measure: Measure) -> Scores:
+    """Divide counts into percentages."""
+    in_mean = list(joint_set.in_mean)
+    with np.errstate(invalid="ignore"):
+        percent = 100 * counts.correct / counts.annotated
+        pooled = 100 * counts.correct[:, in_mean].sum(axis=1) / counts.annotated[in_mean].sum()
+    rows = {threshold: round(threshold * 100) for threshold in measure.thresholds}
+    limit = round(measure.auc_limit * 100)
+    return Scores(
+        joint_set=joint_set,
+        measure=measure,
+        joints={
+            threshold: dict(zip(joint_set.joints, percent[row].tolist(), strict=True))
+            for threshold, row in rows.items()
+        },
+        groups={
+            threshold: {
+                name: float(percent[row, list(members)].mean())
+                for name, members in joint_set.groups
+            }
+            for threshold, row in rows.items()
+        },
+        pooled={threshold: float(pooled[row]) for threshold, row in rows.items()},
+        unweighted={
+            threshold: float(percent[row, in_mean].mean()) for threshold, row in rows.items()
+        },
+        auc=float(np.trapezoid(pooled[: limit + 1]) / limit),
+        annotated=dict(zip(joint_set.joints, counts.annotated.tolist(), strict=True)),
+    )
+
+
+def table(result: Scores) -> str:
+    """The per-joint table as text, with the groups and the means below."""
+    names = [_text(threshold) for threshold in result.measure.thresholds]
+    title = result.measure.title
+    head = f"{'joint':<16}" + "".join(f"{title + '@' + name:>15}" for name in names)
+    lines = [head + f"{'annotated':>11}"]
+    for joint, annotated in result.annotated.items():
+        values = [result.joints[t][joint] for t in result.measure.thresholds]
+        lines.append(_row(joint, values) + f"{annotated:>11,}")
+    lines.append("-" * len(lines[0]))
+    for group in result.groups[result.measure.thresholds[0]]:
+        values = [result.groups[t][group] for t in result.measure.thresholds]
+        lines.append(_row(group, values))
+    lines.append("-" * len(lines[0]))
+    lines.append(_row("pooled mean", list(result.pooled.values())))
+    lines.append(_row("unweighted mean", list(result.unweighted.values())))
+    lines.append(_row(f"AUC 0-{result.measure.auc_limit:g}", [result.auc]))
+    return "\n".join(lines)
+
+
+def _row(name: str, values: list[float]) -> str:
+    return f"{name:<16}" + "".join(
+        f"{'-' if np.isnan(value) else format(value, '.2f'):>15}" for value in values
+    )
+
+
+def _text(key: object) -> str:
+    return f"{key:g}" if isinstance(key, float) else str(key)

@@ -1,0 +1,67 @@
+"""What an annotation file holds once it is read, and the checks that readers share."""
+
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.people import Person, Visibility
+from pipeline.joints import JointSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """The people of one annotation file; `skipped` counts entries left out, by reason."""
+
+    joint_set: JointSet
+    people: list[Person]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, gzipped where its name ends in .gz. Raises ValueError naming the file."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not readable as JSON: {error}") from error
+
+
+def read_mat(path: Path) -> dict[str, Any]:
+    """Read a MATLAB file. Raises ValueError naming the file."""
+    import scipy.io
+
+    try:
+        contents: dict[str, Any] = scipy.io.loadmat(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Exception as error:  # scipy raises whatever its parser stumbles over
+        raise ValueError(f"{path}: not readable as a MATLAB file: {error}") from error
+    return contents
+
+
+def entry(record: Mapping[str, Any], field_name: str, where: str) -> Any:
+    """Return a field of a record. Raises ValueError naming place and field."""
+    if not isinstance(record, Mapping) or field_name not in record:
+        raise ValueError(f"{where}: field {field_name!r} is absent")
+    return record[field_name]
+
+
+def frame_joints(
+    joints: tuple[tuple[float, float], ...],
+    visibility: tuple[Visibility, ...],
+) -> tuple[tuple[float, float], float]:
+    """Centre and scale of the annotated joints' bounding box, a quarter wider than its longer side."""
+    seen = [
+        joint
+        for joint, state in zip(joints, visibility, strict=True)
+        if state is not Visibility.MISSING
+    ]
+    left, right = min(x for x, _ in seen), max(x for x, _ in seen)
+    top, bottom = min(y for _, y in seen), max(y for _, y in seen)
+    side = max(right - left, bottom - top, 1.0)
+    return ((left + right) / 2, (top + bottom) / 2), 1.25 * side / 200

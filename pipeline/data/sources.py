@@ -1,0 +1,48 @@
+"""The annotation formats that can be packed, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.annotations import Annotations
+from pipeline.data.coco import read_coco
+from pipeline.data.lsp import read_lspet
+from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An annotation format and its conventions.
+
+    `index_base` is the number of the first pixel in the file (people always
+    come out 0-based); `center_adjusted` says whether the file's centre and
+    scale already carry the authors' adjustment.
+    """
+
+    read: Callable[[Path, Path | None], Annotations]
+    index_base: int
+    center_adjusted: bool
+    takes_head_boxes: bool = False
+
+
+SOURCES = {
+    "mpii-json": Source(
+        read=read_mpii_json, index_base=1, center_adjusted=False, takes_head_boxes=True
+    ),
+    "mpii-hrnet": Source(
+        read=read_mpii_hrnet, index_base=1, center_adjusted=False, takes_head_boxes=True
+    ),
+    "lspet": Source(read=lambda path, _: read_lspet(path), index_base=0, center_adjusted=False),
+    "coco": Source(read=lambda path, _: read_coco(path), index_base=0, center_adjusted=False),
+}
+
+
+def read_annotations(source: str, path: Path, head_boxes: Path | None) -> Annotations:
+    """Read `path` in the format `source`. Raises ValueError naming file, field and value."""
+    reader = SOURCES[source]
+    if head_boxes is not None and not reader.takes_head_boxes:
+        raise ValueError(f"--head-boxes {head_boxes}: {source} takes none")
+    annotations = reader.read(path, head_boxes)
+    if not annotations.people:
+        raise ValueError(f"{path}: no people")
+    return annotations

@@ -1,0 +1,524 @@
+"""Annotation readers: every trap of the formats, in files of their genuine structure."""
+
+import copy
+import gzip
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from pipeline.data.coco import read_coco
+from pipeline.data.lsp import read_lspet
+from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
+from pipeline.data.people import Visibility
+from pipeline.data.sources import SOURCES, read_annotations
+
+MISSING, OCCLUDED, VISIBLE = Visibility
+
+
+def mpii_record(**changes) -> dict:
+    """A person as pytorch-pose's file has it: numbers are floats, the first pixel is 1."""
+    joints = [[101.0 + k, 201.0 + 2 * k, 1.0] for k in range(16)]
+    record = {
+        "dataset": "MPI",
+        "isValidation": 0.0,
+        "img_paths": "015601864.jpg",
+        "img_width": 1280.0,
+        "img_height": 720.0,
+        "objpos": [594.0, 257.0],
+        "joint_self": joints,
+        "scale_provided": 3.0,
+        "joint_others": [[895.0, 293.0, 1.0]] * 16,
+        "scale_provided_other": 2.472,
+        "objpos_other": [952.0, 222.0],
+        "annolist_index": 5.0,
+        "people_index": 2.0,
+        "numOtherPeople": 1.0,
+    }
+    return copy.deepcopy(record | changes)
+
+
+def write_json(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write_truth(path: Path, joints: np.ndarray, missing: np.ndarray, boxes: np.ndarray) -> Path:
+    """Write detections_our_format.mat from (N, 16, 2), (N, 16) and (N, 2, 2)."""
+    scipy.io.savemat(
+        path,
+        {
+            "pos_gt_src": joints.transpose(1, 2, 0),
+            "jnt_missing": missing.T.astype(np.uint8),
+            "headboxes_src": boxes.transpose(1, 2, 0),
+        },
+    )
+    return path
+
+
+# MPII as pytorch-pose re-packaged it
+
+
+def read_one(tmp_path: Path, **changes):
+    path = write_json(tmp_path / "mpii_annotations.json", [mpii_record(**changes)])
+    return read_mpii_json(path).people[0]
+
+
+def test_mpii_pixels_become_zero_based(tmp_path):
+    person = read_one(tmp_path)
+    assert person.joints[0] == (100.0, 200.0)
+    assert person.joints[15] == (115.0, 230.0)
+    assert person.person == 1
+    assert person.image == "015601864.jpg"
+    assert person.image_size == (1280, 720)
+    assert person.key == "015601864_01"
+
+
+def test_the_centre_of_mpii_is_adjusted_once(tmp_path):
+    person = read_one(tmp_path)
+    # 257 + 15 * 3, and both coordinates from 1-based to 0-based.
+    assert person.center == (593.0, 301.0)
+    assert person.scale == 3.75
+
+
+def test_missing_occluded_and_visible_are_three_states(tmp_path):
+    joints = mpii_record()["joint_self"]
+    joints[1] = [0.0, 0.0, 0.0]
+    joints[2] = [647.0, 188.0, 0.0]
+    joints[3] = [0.0, 50.0, 1.0]
+    joints[4] = [50.0, 0.0, 0.0]
+    joints[5] = [-12.0, 30.0, 1.0]
+    person = read_one(tmp_path, joint_self=joints)
+    assert person.visibility[:6] == (VISIBLE, MISSING, OCCLUDED, VISIBLE, OCCLUDED, VISIBLE)
+    # On and beyond the border a joint is kept where it is.
+    assert person.joints[3] == (-1.0, 49.0)
+    assert person.joints[5] == (-13.0, 29.0)
+
+
+def test_fractions_of_a_pixel_are_kept(tmp_path):
+    joints = mpii_record()["joint_self"]
+    joints[8] = [637.02, 189.818, 1.0]
+    assert read_one(tmp_path, joint_self=joints).joints[8] == pytest.approx((636.02, 188.818))
+
+
+def test_the_split_of_mpii_is_the_files_own_with_training_first(tmp_path):
+    path = write_json(
+        tmp_path / "a.json",
+        [mpii_record(isValidation=1.0, img_paths="b.jpg"), mpii_record(img_paths="a.jpg")],
+    )
+    people = read_mpii_json(path).people
+    assert [(person.image, person.split) for person in people] == [
+        ("a.jpg", "train"),
+        ("b.jpg", "val"),
+    ]
+
+
+def test_a_gzipped_file_is_read_alike(tmp_path):
+    path = tmp_path / "mpii_annotations.json.gz"
+    path.write_bytes(gzip.compress(json.dumps([mpii_record()]).encode()))
+    assert read_mpii_json(path).people == [read_one(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"joint_self": [[1, 2, 1]] * 14},
+            "entry 1: joint_self has shape (14, 3), expected (16, 3)",
+        ),
+        (
+            {"joint_self": "none"},
+            "entry 1: joint_self: expected numbers of shape (16, 3), got 'none'",
+        ),
+        ({"scale_provided": 0}, "entry 1: scale_provided must be above 0, got 0"),
+        ({"objpos": [5.0]}, "entry 1: objpos has shape (1,), expected (2,)"),
+        (
+            {"objpos": [5.0, float("nan")]},
+            "entry 1: objpos: expected finite numbers, got [5.0, nan]",
+        ),
+    ],
+)
+def test_a_bad_field_of_mpii_is_named_with_its_entry(tmp_path, change, message):
+    path = write_json(tmp_path / "a.json", [mpii_record(), mpii_record(**change)])
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        read_mpii_json(path)
+
+
+def test_an_absent_field_of_mpii_is_named_with_its_entry(tmp_path):
+    record = mpii_record()
+    del record["objpos"]
+    path = write_json(tmp_path / "a.json", [record])
+    with pytest.raises(ValueError, match=re.escape(f"{path}: entry 0: field 'objpos' is absent")):
+        read_mpii_json(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.json: no such file"):
+        read_mpii_json(tmp_path / "a.json")
+    broken = tmp_path / "b.json"
+    broken.write_text("[1, 2")
+    with pytest.raises(ValueError, match=r"b\.json: not readable as JSON: Expecting"):
+        read_mpii_json(broken)
+    cut = tmp_path / "c.json.gz"
+    cut.write_bytes(gzip.compress(b"[" + b"1," * 1000)[:-12])
+    with pytest.raises(ValueError, match=r"c\.json\.gz: not readable as JSON: "):
+        read_mpii_json(cut)
+    other = write_json(tmp_path / "d.json", {"images": []})
+    with pytest.raises(ValueError, match=r"d\.json: expected a list of people, got dict"):
+        read_mpii_json(other)
+
+
+# Head sizes
+
+
+def validation_people(tmp_path: Path, count: int):
+    """People whose joints all lie 300 pixels further than those of the one before."""
+    records = [
+        mpii_record(
+            isValidation=1.0,
+            img_paths=f"{number}.jpg",
+            joint_self=[[300.0 * number + k + 1, 10.0 * k + 1, 1.0] for k in range(16)],
+        )
+        for number in range(count)
+    ]
+    return write_json(tmp_path / "val.json", records), records
+
+
+def truth_of(tmp_path: Path, records: list[dict]) -> Path:
+    joints = np.array([record["joint_self"] for record in records])[..., :2]
+    # Boxes 30 wide and 40 high: the diagonal is 50.
+    boxes = np.array([[[100.0, 100.0], [130.0, 140.0]]] * len(records))
+    return write_truth(tmp_path / "truth.mat", joints, np.zeros((len(records), 16)), boxes)
+
+
+def test_a_head_size_is_three_fifths_of_the_head_boxs_diagonal(tmp_path):
+    path, records = validation_people(tmp_path, 2)
+    people = read_mpii_json(path, truth_of(tmp_path, records)).people
+    assert [person.head_size for person in people] == [pytest.approx(30.0)] * 2
+    assert read_mpii_json(path).people[0].head_size is None
+
+
+def test_people_of_the_training_split_have_no_head_size(tmp_path):
+    _, records = validation_people(tmp_path, 1)
+    both = write_json(tmp_path / "both.json", [mpii_record(), *records])
+    people = read_mpii_json(both, truth_of(tmp_path, records)).people
+    assert people[0].head_size is None
+    assert people[1].head_size == pytest.approx(30.0)
+
+
+def test_head_sizes_in_another_order_are_refused(tmp_path):
+    path, records = validation_people(tmp_path, 3)
+    truth = truth_of(tmp_path, [records[0], records[2], records[1]])
+    with pytest.raises(
+        ValueError,
+        match=r"truth\.mat: person 1 is not 1_01 of the annotations \(joints 150 px apart, "
+        r"expected at most 2.5\)",
+    ):
+        read_mpii_json(path, truth)
+
+
+def test_more_people_than_head_sizes_are_refused(tmp_path):
+    path, records = validation_people(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"truth\.mat: 2 people, expected at least 3"):
+        read_mpii_json(path, truth_of(tmp_path, records[:2]))
+
+
+def test_a_truth_file_of_another_shape_is_refused(tmp_path):
+    path = tmp_path / "truth.mat"
+    scipy.io.savemat(path, {"pos_gt_src": np.zeros((14, 2, 5))})
+    with pytest.raises(
+        ValueError, match=re.escape("pos_gt_src has shape (14, 2, 5), expected (16, 2, N)")
+    ):
+        with_head_sizes([], path)
+
+
+# MPII as HRNet re-packaged it
+
+
+def hrnet_record(**changes) -> dict:
+    record = {
+        "joints_vis": [1] * 16,
+        "joints": [[101.0 + k, 201.0 + 2 * k] for k in range(16)],
+        "image": "015601864.jpg",
+        "scale": 3.0,
+        "center": [594.0, 257.0],
+    }
+    return copy.deepcopy(record | changes)
+
+
+def test_hrnets_file_holds_the_same_person_as_pytorch_poses(tmp_path):
+    path = write_json(tmp_path / "valid.json", [hrnet_record()])
+    person, other = read_mpii_hrnet(path).people[0], read_one(tmp_path)
+    assert (person.joints, person.center, person.scale) == (other.joints, other.center, other.scale)
+    assert person.split is None
+
+
+def test_hrnets_missing_joint_is_told_by_its_flag(tmp_path):
+    joints, flags = hrnet_record()["joints"], [1] * 16
+    joints[0], flags[0] = [-1.0, -1.0], 0
+    joints[1] = [-1.0, -1.0]
+    joints[2] = [0.0, 12.0]
+    path = write_json(tmp_path / "valid.json", [hrnet_record(joints=joints, joints_vis=flags)])
+    person = read_mpii_hrnet(path).people[0]
+    assert person.visibility[:4] == (MISSING, VISIBLE, VISIBLE, VISIBLE)
+    assert person.joints[2] == (-1.0, 11.0)
+
+
+def test_hrnets_people_are_numbered_within_their_image(tmp_path):
+    names = ("a.jpg", "b.jpg", "a.jpg")
+    path = write_json(tmp_path / "valid.json", [hrnet_record(image=name) for name in names])
+    assert [person.key for person in read_mpii_hrnet(path).people] == ["a_00", "b_00", "a_01"]
+
+
+# Leeds Sports Pose Extended
+
+
+def lspet_array() -> np.ndarray:
+    """Two people: (14, 3, 2). The second has garbage where its flag is 0."""
+    joints = np.zeros((14, 3, 2))
+    joints[:, 0] = np.arange(14)[:, None] * 10 + 5.5
+    joints[:, 1] = np.arange(14)[:, None] * 20 + 0.25
+    joints[:, 2] = 1
+    joints[3, :, 1] = (-4000.0, 9000.0, 0)
+    return joints
+
+
+def write_lspet(path: Path, joints: np.ndarray) -> Path:
+    scipy.io.savemat(path, {"joints": joints})
+    return path
+
+
+def test_a_flag_of_one_means_visible_in_leeds_sports_pose_extended(tmp_path):
+    first, second = read_lspet(write_lspet(tmp_path / "joints.mat", lspet_array())).people
+    assert first.visibility == (VISIBLE,) * 14
+    assert second.visibility[2:5] == (VISIBLE, MISSING, VISIBLE)
+    assert first.joints[1] == (15.5, 20.25)
+    assert (first.image, second.image) == ("im00001.jpg", "im00002.jpg")
+
+
+def test_the_frame_of_leeds_sports_pose_is_derived_from_the_visible_joints(tmp_path):
+    people = read_lspet(write_lspet(tmp_path / "joints.mat", lspet_array())).people
+    # x from 5.5 to 135.5, y from 0.25 to 260.25; a quarter wider than the height of 260.
+    for person in people:
+        assert person.center == (70.5, 130.25)
+        assert person.scale == pytest.approx(1.25 * 260 / 200)
+    assert people[0].head_size is None
+
+
+def test_a_person_with_a_single_visible_joint_is_counted_and_skipped(tmp_path):
+    joints = lspet_array()
+    joints[1:, 2, 0] = 0
+    annotations = read_lspet(write_lspet(tmp_path / "joints.mat", joints))
+    assert [person.image for person in annotations.people] == ["im00002.jpg"]
+    assert annotations.skipped == {"fewer than two visible joints": 1}
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (
+            (1, 0, 2),
+            "joints has shape (3, 14, 2), expected (14, 3, N) (that is the layout of LSP, not LSPET)",
+        ),
+        ((2, 0, 1), "joints has shape (2, 14, 3), expected (14, 3, N)"),
+    ],
+)
+def test_wrong_axes_are_refused(tmp_path, axes, message):
+    path = write_lspet(tmp_path / "joints.mat", lspet_array().transpose(axes))
+    with pytest.raises(ValueError, match=re.escape(message) + "$"):
+        read_lspet(path)
+
+
+def test_a_third_flag_is_refused(tmp_path):
+    joints = lspet_array()
+    joints[0, 2, 0] = 2
+    path = write_lspet(tmp_path / "joints.mat", joints)
+    with pytest.raises(
+        ValueError, match=r"joints\[:, 2\] must hold flags 0 and 1, got \[0. 1. 2.\]"
+    ):
+        read_lspet(path)
+
+
+def test_a_file_that_is_not_matlabs_is_refused(tmp_path):
+    path = tmp_path / "joints.mat"
+    path.write_bytes(b"not a MATLAB file" * 20)
+    with pytest.raises(ValueError, match=r"joints\.mat: not readable as a MATLAB file: "):
+        read_lspet(path)
+    scipy.io.savemat(path, {"other": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"joints\.mat: field 'joints' is absent"):
+        read_lspet(path)
+
+
+# COCO
+
+
+def coco_file(path: Path, *people: dict) -> Path:
+    annotations = [
+        {
+            "id": number,
+            "image_id": 785,
+            "category_id": 1,
+            "iscrowd": 0,
+            "num_keypoints": 17,
+            "keypoints": [n for k in range(17) for n in (100 + k, 200 + k, 2)],
+            "bbox": [50.0, 60.0, 80.0, 160.0],
+            "area": 1.0,
+        }
+        | person
+        for number, person in enumerate(people)
+    ]
+    images = [{"id": 785, "file_name": "000000000785.jpg", "width": 640, "height": 425}]
+    return write_json(
+        path, {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
+    )
+
+
+def test_coco_pixels_are_zero_based_already(tmp_path):
+    person = read_coco(coco_file(tmp_path / "a.json", {})).people[0]
+    assert person.joints[0] == (100.0, 200.0)
+    assert person.joints[16] == (116.0, 216.0)
+    assert person.image_size == (640, 425)
+    assert person.head_size is None
+
+
+def test_the_frame_of_coco_is_a_quarter_wider_than_the_box(tmp_path):
+    person = read_coco(coco_file(tmp_path / "a.json", {})).people[0]
+    assert person.box == (50.0, 60.0, 80.0, 160.0)
+    # A box from pixel edge 50 to 130 covers pixels 50 to 129: their middle is 89.5.
+    assert person.center == (89.5, 139.5)
+    assert person.scale == 1.0
+
+
+def test_the_three_states_of_coco_are_kept(tmp_path):
+    keypoints = [0, 0, 0, 367, 81, 1, 0, 75, 2] + [10, 10, 2] * 14
+    person = read_coco(coco_file(tmp_path / "a.json", {"keypoints": keypoints})).people[0]
+    assert person.visibility[:4] == (MISSING, OCCLUDED, VISIBLE, VISIBLE)
+    assert person.joints[2] == (0.0, 75.0)
+
+
+def test_crowds_and_unlabelled_people_of_coco_are_counted_and_skipped(tmp_path):
+    unlabelled = {"keypoints": [0] * 51, "num_keypoints": 0}
+    path = coco_file(tmp_path / "a.json", {}, {"iscrowd": 1}, unlabelled, {})
+    annotations = read_coco(path)
+    assert [person.key for person in annotations.people] == ["000000000785_00", "000000000785_01"]
+    assert annotations.skipped == {"crowd": 1, "no labelled joint": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keypoints": [1, 1, 2] * 16}, "keypoints has 48 numbers, expected 51"),
+        ({"image_id": 7}, "image_id 7 is not among the images"),
+        ({"keypoints": [1, 1, 3] * 17}, f"visibility must be 0, 1 or 2, got {[3] * 17}"),
+        ({"bbox": [1, 1, 0, 5]}, "bbox must have a positive size, got [1, 1, 0, 5]"),
+    ],
+)
+def test_a_bad_annotation_of_coco_is_named(tmp_path, change, message):
+    path = coco_file(tmp_path / "a.json", {}, change)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: annotations[1]: {message}")):
+        read_coco(path)
+
+
+# All of them
+
+
+def test_a_source_refuses_head_boxes_that_it_cannot_take(tmp_path):
+    path = coco_file(tmp_path / "a.json", {})
+    with pytest.raises(ValueError, match=r"^--head-boxes heads\.mat: coco takes none$"):
+        read_annotations("coco", path, Path("heads.mat"))
+    assert len(read_annotations("coco", path, None).people) == 1
+
+
+def test_a_file_without_people_is_refused(tmp_path):
+    path = coco_file(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"a\.json: no people$"):
+        read_annotations("coco", path, None)
+
+
+def test_every_source_tells_its_conventions():
+    known = ("mpii-json", "mpii-hrnet", "lspet", "coco")
+    assert [SOURCES[name].index_base for name in known] == [1, 1, 0, 0]
+    assert not any(SOURCES[name].center_adjusted for name in known)
+    assert [SOURCES[name].takes_head_boxes for name in known] == [True, True, False, False]
+
+
+# The real files
+
+
+@pytest.fixture(scope="module")
+def mpii_people(mpii_dir):
+    path = mpii_dir / "mpii_annotations.json.gz"
+    return read_mpii_json(path, mpii_dir / "detections_our_format.mat").people
+
+
+def test_mpii_has_the_split_that_everyone_uses(mpii_people):
+    train = [person for person in mpii_people if person.split == "train"]
+    validation = [person for person in mpii_people if person.split == "val"]
+    assert (len(train), len(validation)) == (22_246, 2_958)
+    images = {person.image for person in train}, {person.image for person in validation}
+    assert (len(images[0]), len(images[1])) == (14_679, 2_729)
+    assert not images[0] & images[1]
+
+
+def test_nearly_a_quarter_of_mpiis_training_joints_is_occluded(mpii_people):
+    states = np.array([person.visibility for person in mpii_people if person.split == "train"])
+    annotated = states != MISSING
+    assert 100 * (states == OCCLUDED)[annotated].mean() == pytest.approx(23, abs=0.5)
+    assert 100 * (states == MISSING).mean() == pytest.approx(6.7, abs=0.05)
+
+
+def test_frames_and_heads_of_mpii_are_those_that_the_authors_computed(mpii_people, mpii_dir):
+    validation = [person for person in mpii_people if person.split == "val"]
+    with h5py.File(mpii_dir / "valid.h5") as file:
+        theirs = {name: file[name][:] for name in ("center", "scale", "normalize", "person")}
+        names = [name.decode() for name in file["imgname"][:]]
+    assert [person.image for person in validation] == names
+    assert [person.person for person in validation] == theirs["person"].tolist()
+    # The scale of the JSON is rounded to thousandths, and 15 of it are added to the centre.
+    centers = np.array([person.center for person in validation]) + 1
+    assert np.abs(centers - theirs["center"]).max() < 0.01
+    assert np.abs([person.scale for person in validation] - theirs["scale"]).max() < 0.001
+    assert np.abs([person.head_size for person in validation] - theirs["normalize"]).max() < 0.001
+
+
+def test_hrnets_real_people_are_pytorch_poses(mpii_people, mpii_dir):
+    theirs = read_mpii_hrnet(
+        mpii_dir / "hrnet_style.json", mpii_dir / "detections_our_format.mat"
+    ).people
+    ours = [person for person in mpii_people if person.split == "val"][:5]
+    assert len(theirs) == 5
+    for one, other in zip(theirs, ours, strict=True):
+        assert one.image == other.image
+        assert one.head_size == other.head_size
+        assert one.scale == pytest.approx(other.scale, abs=0.001)
+        assert one.center == pytest.approx(other.center, abs=0.01)
+        shown = np.array(one.visibility) != MISSING
+        assert (shown == (np.array(other.visibility) != MISSING)).all()
+        apart = np.abs(np.array(one.joints) - np.array(other.joints))[shown]
+        assert apart.max() < 0.001
+
+
+def test_the_real_validation_people_in_another_order_are_refused(mpii_people, mpii_dir):
+    validation = [person for person in mpii_people if person.split == "val"]
+    shuffled = [*validation[:100], validation[101], validation[100], *validation[102:]]
+    with pytest.raises(ValueError, match=r"detections_our_format\.mat: person 100 is not "):
+        with_head_sizes(shuffled, mpii_dir / "detections_our_format.mat")
+
+
+def test_leeds_sports_pose_extended_is_read_whole(lspet_dir):
+    annotations = read_lspet(lspet_dir / "joints.mat")
+    assert len(annotations.people) == 6000
+    assert annotations.skipped == {"fewer than two visible joints": 0}
+    assert (lspet_dir / "images" / annotations.people[-1].image).is_file()
+
+
+def test_two_of_cocos_fourteen_people_have_no_labelled_joint(coco_dir):
+    annotations = read_coco(coco_dir / "person_keypoints.json")
+    assert len(annotations.people) == 12
+    assert annotations.skipped == {"no labelled joint": 2}
+    for person in annotations.people:
+        assert (coco_dir / "images" / person.image).is_file()

@@ -1,0 +1,351 @@
+"""A body as coloured parts in an image: skin, clothes, head and hair.
+
+The projection drops the depth z of the body's points, which only decides what
+is drawn in front of what.
+"""
+
+import colorsys
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+from pipeline.data.body import POINTS, Body, FloatArray
+from pipeline.joints import SYNTHETIC
+
+Colour = tuple[int, int, int]
+
+_TURN = np.linspace(0.5 * np.pi, 1.5 * np.pi, 8)
+_HALF_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
+_SKINS = (
+    *((250, 217, 190), (236, 188, 150), (224, 172, 125)),
+    *((190, 132, 90), (141, 90, 58), (92, 58, 40)),
+)
+_HAIRS = (
+    *((32, 26, 24), (60, 40, 28), (102, 66, 38), (160, 110, 60), (214, 180, 112)),
+    *((150, 62, 30), (140, 138, 136)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A filled outline, (n, 2) pixels. A solid one hides what lies behind it.
+
+    `edges` are the open lines, (n, 2) pixels each, that are drawn darker.
+    """
+
+    outline: FloatArray
+    colour: Colour
+    solid: bool = True
+    edges: tuple[FloatArray, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Shapes drawn one over another at one depth; `joints` are those that the part shows."""
+
+    shapes: tuple[Shape, ...]
+    joints: tuple[int, ...] = ()
+    depth: float = 0.0
+
+    def covers(self, point: FloatArray) -> bool:
+        """Tell whether a solid shape of the part lies over `point`, (x, y) pixels."""
+        x, y = float(point[0]), float(point[1])
+        return any(
+            cv2.pointPolygonTest(shape.outline.astype(np.float32), (x, y), False) >= 0
+            for shape in self.shapes
+            if shape.solid
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outfit:
+    """Colours of a person. `sleeve` and `leg` say how far cloth reaches: 1 the elbow or knee, 2 the wrist or ankle."""
+
+    skin: Colour
+    hair: Colour
+    shirt: Colour
+    print: Colour
+    trousers: Colour
+    shoes: Colour
+    sleeve: float
+    leg: float
+    stripes: int
+    has_long_hair: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A body in an image: joints (16, 2) in pixels, its parts from back to front, its head size in pixels."""
+
+    joints: FloatArray
+    parts: tuple[Part, ...]
+    head_size: float
+
+    @property
+    def corners(self) -> tuple[FloatArray, FloatArray]:
+        """Upper left and lower right corner of all that is drawn, (x, y) pixels."""
+        outlines = [shape.outline for part in self.parts for shape in part.shapes]
+        points = np.concatenate(outlines)
+        return points.min(axis=0), points.max(axis=0)
+
+
+def capsule(
+    start: FloatArray, end: FloatArray, start_radius: float, end_radius: float
+) -> FloatArray:
+    """Return the outline, (16, 2), of a limb between two round ends. All in pixels."""
+    east, south = end - start
+    length = float(np.hypot(east, south))
+    if length == 0:
+        east, length = 1.0, 1.0
+    arc = _HALF_CIRCLE @ np.array([[east, south], [-south, east]]) / length
+    return np.concatenate([start + start_radius * arc, end - end_radius * arc])
+
+
+def ellipse(center: FloatArray, half_axis: FloatArray, half_width: float) -> FloatArray:
+    """Return the outline, (24, 2), of an ellipse with one half axis as a vector and the other's length."""
+    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
+    length = max(float(np.hypot(*half_axis)), 1e-6)
+    across = np.array([-half_axis[1], half_axis[0]]) * (half_width / length)
+    return np.asarray(center + np.cos(turn) * half_axis + np.sin(turn) * across)
+
+
+def disc(center: FloatArray, radius: float) -> FloatArray:
+    """Return the outline, (24, 2), of a circle."""
+    return ellipse(center, np.array([radius, 0.0]), radius)
+
+
+def outlined(outline: FloatArray, colour: Colour) -> Shape:
+    """Return a solid shape with a dark edge all round."""
+    return Shape(outline=outline, colour=colour, edges=(np.concatenate([outline, outline[:1]]),))
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """Return `colour` made darker (below 1) or lighter (above 1)."""
+    red, green, blue = (min(int(channel * factor), 255) for channel in colour)
+    return red, green, blue
+
+
+def sample_colour(rng: Generator) -> Colour:
+    """Return a random colour, more often muted than vivid."""
+    hue, saturation, value = rng.random(3)
+    channels = colorsys.hsv_to_rgb(hue, 0.9 * saturation**1.3, 0.22 + 0.73 * value)
+    red, green, blue = (int(255 * channel) for channel in channels)
+    return red, green, blue
+
+
+def sample_skin(rng: Generator) -> Colour:
+    """Return a random skin colour."""
+    return shade(_SKINS[rng.integers(len(_SKINS))], rng.uniform(0.9, 1.05))
+
+
+def sample_outfit(rng: Generator) -> Outfit:
+    """Return random colours and clothes."""
+    return Outfit(
+        skin=sample_skin(rng),
+        hair=shade(_HAIRS[rng.integers(len(_HAIRS))], rng.uniform(0.8, 1.1)),
+        shirt=sample_colour(rng),
+        print=sample_colour(rng),
+        trousers=sample_colour(rng),
+        shoes=sample_colour(rng),
+        sleeve=float(rng.choice([0.0, 0.5, 0.7, 1.0, 1.5, 1.95])),
+        leg=float(rng.choice([0.45, 0.8, 1.5, 1.95, 1.95])),
+        stripes=int(rng.choice([0, 0, 0, 3, 5])),
+        has_long_hair=bool(rng.random() < 0.4),
+    )
+
+
+def place(body: Body, outfit: Outfit, stature_px: float, pelvis: FloatArray) -> Figure:
+    """Return the figure of `body` at a size and at a place, (x, y) of its pelvis, in pixels."""
+    points = body.points * stature_px
+    points[:, :2] += pelvis
+    at = {name: points[index] for name, index in POINTS.items()}
+    girth = body.build.girth * stature_px
+    head_width = 0.39 * body.build.head * stature_px
+    parts = [*_trunk(at, girth, outfit), *_head(at, girth, head_width, outfit)]
+    for side in ("right", "left"):
+        parts += _arm(at, side, girth, outfit)
+        parts += _leg(at, side, girth, outfit)
+    half_height = np.linalg.norm(at["head_top"][:2] - at["upper_neck"][:2]) / 2
+    return Figure(
+        joints=points[: len(SYNTHETIC.joints), :2],
+        parts=tuple(sorted(parts, key=lambda part: part.depth)),
+        # The head box of an ellipse, however it is turned, has the diagonal 2 * hypot(half axes);
+        # MPII takes 0.6 of it.
+        head_size=float(0.6 * 2 * np.hypot(half_height, head_width)),
+    )
+
+
+def _stripes(corners: FloatArray, count: int, colour: Colour) -> list[Shape]:
+    """Return bands across a quadrilateral, (4, 2): one end's two corners, then the other's."""
+    # Cloth reaches beyond the joints by about this share of their distance.
+    reach = 0.22 * (corners[1] - corners[0])
+    left, right, end_left, end_right = corners + reach * np.array([[-1], [1], [-1], [1]])
+    edges = (np.arange(2 * count) + 0.75) / (2 * count + 0.5)
+    bands = []
+    for low, high in edges.reshape(-1, 2):
+        quad = [
+            left + low * (end_left - left),
+            right + low * (end_right - right),
+            right + high * (end_right - right),
+            left + high * (end_left - left),
+        ]
+        bands.append(Shape(outline=np.array(quad), colour=colour, solid=False))
+    return bands
+
+
+def _tube(
+    start: FloatArray, end: FloatArray, radii: tuple[float, float], colour: Colour
+) -> list[Shape]:
+    """Return a limb and the light that falls on it from the upper left. Points are (x, y, z)."""
+    outline = capsule(start[:2], end[:2], *radii)
+    # The sides only: a line round the ends would cut every elbow and knee.
+    half = len(outline) // 2
+    edges = outline[half - 1 : half + 1], outline[[-1, 0]]
+    light = np.array([-0.25, -0.25]) * min(radii)
+    glow = capsule(start[:2] + light, end[:2] + light, 0.5 * radii[0], 0.5 * radii[1])
+    return [
+        Shape(outline=outline, colour=colour, edges=edges),
+        Shape(outline=glow, colour=shade(colour, 1.13), solid=False),
+    ]
+
+
+def _limb(
+    at: dict[str, FloatArray],
+    ends: tuple[str, str],
+    radii: tuple[float, float],
+    colours: tuple[Colour, Colour],
+    cover: float,
+) -> Part:
+    """Return the part between two named points: skin, and cloth over a share `cover` of its length."""
+    start, end = at[ends[0]], at[ends[1]]
+    skin, cloth = colours
+    shapes = _tube(start, end, radii, skin)
+    if cover > 0:
+        share = min(cover, 1.0)
+        hem = radii[0] + share * (radii[1] - radii[0])
+        reach = start + share * (end - start)
+        shapes += _tube(start, reach, (1.15 * radii[0], 1.18 * hem), cloth)
+    joints = tuple(POINTS[name] for name in ends if name in SYNTHETIC.joints)
+    depth = float(start[2] + end[2]) / 2
+    return Part(shapes=tuple(shapes), joints=joints, depth=depth)
+
+
+def _arm(at: dict[str, FloatArray], side: str, girth: float, outfit: Outfit) -> list[Part]:
+    shoulder, elbow, wrist, hand = (
+        f"{side}_{name}" for name in ("shoulder", "elbow", "wrist", "hand")
+    )
+    colours = (outfit.skin, outfit.shirt)
+    radii = 0.026 * girth, 0.021 * girth, 0.016 * girth
+    return [
+        _limb(at, (shoulder, elbow), radii[:2], colours, outfit.sleeve),
+        _limb(at, (elbow, wrist), radii[1:], colours, outfit.sleeve - 1),
+        _limb(at, (wrist, hand), (0.017 * girth, 0.019 * girth), colours, 0),
+    ]
+
+
+def _leg(at: dict[str, FloatArray], side: str, girth: float, outfit: Outfit) -> list[Part]:
+    hip, knee, ankle, toe = (f"{side}_{name}" for name in ("hip", "knee", "ankle", "toe"))
+    colours = (outfit.skin, outfit.trousers)
+    radii = 0.042 * girth, 0.030 * girth, 0.020 * girth
+    return [
+        _limb(at, (hip, knee), radii[:2], colours, outfit.leg),
+        _limb(at, (knee, ankle), radii[1:], colours, outfit.leg - 1),
+        _limb(at, (ankle, toe), (0.024 * girth, 0.02 * girth), (outfit.shoes,) * 2, 0),
+    ]
+
+
+def _trunk(at: dict[str, FloatArray], girth: float, outfit: Outfit) -> list[Part]:
+    names = ("right_shoulder", "left_shoulder", "right_hip", "left_hip")
+    corners = np.array([at[name] for name in names])
+    radii = np.array([0.03, 0.03, 0.042, 0.042]) * girth
+    depth = float(corners[:, 2].mean())
+    joints = tuple(POINTS[name] for name in names)
+    shapes = [_shirt(corners[:, :2], radii, outfit.shirt)]
+    shapes += _stripes(corners[:, :2], outfit.stripes, outfit.print)
+    shapes += _neckline(at, outfit.skin)
+    torso = Part(
+        shapes=tuple(shapes),
+        joints=(*joints, POINTS["thorax"], POINTS["pelvis"]),
+        depth=depth,
+    )
+    seat = (1.08 * radii[2], 1.08 * radii[3])
+    hips = Part(
+        shapes=tuple(_tube(corners[2], corners[3], seat, outfit.trousers)),
+        joints=(*joints[2:], POINTS["pelvis"]),
+        # Just behind the shirt that hangs over them.
+        depth=depth - 0.01,
+    )
+    return [torso, hips]
+
+
+def _shirt(corners: FloatArray, radii: FloatArray, colour: Colour) -> Shape:
+    """Return the hull of circles round the shoulders and the hips, (4, 2) pixels."""
+    rings = [disc(corner, radius) for corner, radius in zip(corners, radii, strict=True)]
+    hull = cv2.convexHull(np.concatenate(rings).astype(np.float32))[:, 0]
+    return outlined(hull.astype(np.float64), colour)
+
+
+def _neckline(at: dict[str, FloatArray], skin: Colour) -> list[Shape]:
+    """Return the bare triangle under the throat, which only a front shows."""
+    across = 0.22 * (at["left_shoulder"] - at["right_shoulder"])
+    trunk_depth = 0.8 * at["thorax"][2] + 0.2 * at["pelvis"][2]
+    if at["chest"][2] <= trunk_depth:
+        return []
+    corners = at["thorax"] - across, at["thorax"] + across, at["chest"]
+    return [Shape(outline=np.array(corners)[:, :2], colour=skin, solid=False)]
+
+
+def _head(at: dict[str, FloatArray], girth: float, half_width: float, outfit: Outfit) -> list[Part]:
+    neck, top = at["upper_neck"], at["head_top"]
+    middle = (neck + top) / 2
+    throat = _limb(
+        at,
+        ("thorax", "upper_neck"),
+        (0.022 * girth, 0.022 * girth),
+        (outfit.skin,) * 2,
+        0,
+    )
+    skull = ellipse(middle[:2], (top - neck)[:2] / 2, half_width)
+    shapes = [outlined(skull, outfit.hair)]
+    facing = float(at["face"][2] - middle[2]) / (0.43 * half_width)
+    shapes += _face(at, facing, half_width, outfit)
+    joints = POINTS["upper_neck"], POINTS["head_top"]
+    parts = [throat, Part(shapes=tuple(shapes), joints=joints, depth=float(middle[2]))]
+    if outfit.has_long_hair:
+        parts.append(_long_hair(at, middle, half_width, outfit.hair))
+    return parts
+
+
+def _face(
+    at: dict[str, FloatArray], facing: float, half_width: float, outfit: Outfit
+) -> list[Shape]:
+    """Return the face, or nothing where it is turned away: `facing` is 1 towards the viewer, -1 away."""
+    if facing < 0.2:
+        return []
+    radius = 0.88 * half_width
+    half_axis = (at["head_top"] - at["upper_neck"])[:2] * 0.37
+    skin = ellipse(at["face"][:2], half_axis, radius * min(facing, 1.0))
+    shapes = [Shape(outline=skin, colour=outfit.skin, solid=False)]
+    for name in ("right_eye", "left_eye"):
+        outline = disc(at[name][:2], 0.11 * half_width)
+        shapes.append(Shape(outline=outline, colour=(30, 24, 24), solid=False))
+    corners = at["right_mouth"][:2], at["left_mouth"][:2]
+    lips = capsule(*corners, 0.07 * half_width, 0.07 * half_width)
+    shapes.append(Shape(outline=lips, colour=shade(outfit.skin, 0.6), solid=False))
+    return shapes
+
+
+def _long_hair(
+    at: dict[str, FloatArray], middle: FloatArray, half_width: float, colour: Colour
+) -> Part:
+    """Return hair that falls from the back of the head to the shoulders."""
+    back = middle + 0.8 * (middle - at["face"])
+    tip = back + 0.88 * (at["upper_neck"] - at["head_top"])
+    outline = capsule(back[:2], tip[:2], 1.05 * half_width, 0.75 * half_width)
+    return Part(
+        shapes=(outlined(outline, shade(colour, 0.85)),),
+        joints=(POINTS["upper_neck"],),
+        depth=float(back[2] + tip[2]) / 2,
+    )

@@ -1,0 +1,107 @@
+"""The crop that a shard stores: one person with a margin, as far as the photograph has pixels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from pipeline.data.people import Person
+from pipeline.geometry import Matrix, crop_from_original
+
+Image = UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropSettings:
+    """How a person's crop is stored."""
+
+    person_px: int = 256
+    """Stored side of a person's frame in pixels; smaller photographs are not enlarged."""
+    margin: float = 1.5
+    """Side of the stored square over the frame's, so that turning and shrinking find pixels."""
+    jpeg_quality: int = 95
+    """JPEG quality, 1-100."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("person_px", 32, 4096),
+            ("margin", 1, 4),
+            ("jpeg_quality", 1, 100),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"crop.{name} must be from {least} to {most}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A stored crop: JPEG bytes, and where it lies in the original image.
+
+    `left`, `top` are the original's pixel that the crop starts at; `factor_x`,
+    `factor_y` crop pixels an original pixel.
+    """
+
+    jpeg: bytes
+    left: int
+    top: int
+    factor_x: float
+    factor_y: float
+
+    @property
+    def from_original(self) -> Matrix:
+        """Matrix that takes original pixels to crop pixels."""
+        return crop_from_original(self.left, self.top, self.factor_x, self.factor_y)
+
+
+def read_image(path: Path) -> Image:
+    """Read a photograph as RGB, ignoring EXIF orientation as the annotators did.
+
+    Raises ValueError naming the file if it is not an image.
+    """
+    return decode_image(path.read_bytes(), str(path))
+
+
+def decode_image(data: bytes, name: str) -> Image:
+    """Decode an image as RGB. Raises ValueError with `name` if it is not one."""
+    buffer = np.frombuffer(data, np.uint8)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(buffer, flags) if len(buffer) else None
+    if image is None:
+        raise ValueError(f"{name}: not a readable image ({len(data):,} bytes)")
+    return image
+
+
+def cut_crop(image: Image, person: Person, settings: CropSettings) -> Crop:
+    """Cut the person out of a photograph. Raises ValueError if the frame misses the photograph."""
+    height, width = image.shape[:2]
+    frame = 200 * person.scale
+    reach = settings.margin * frame / 2
+    x, y = person.center
+    left, top = max(0, round(x - reach)), max(0, round(y - reach))
+    right, bottom = min(width, round(x + reach) + 1), min(height, round(y + reach) + 1)
+    if right - left < 2 or bottom - top < 2:
+        raise ValueError(
+            f"{person.image}: person {person.person} at {person.center} lies outside "
+            f"the image of {width}x{height} pixels"
+        )
+    factor = min(1.0, settings.person_px / frame)
+    size = max(1, round((right - left) * factor)), max(1, round((bottom - top) * factor))
+    pixels = image[top:bottom, left:right]
+    if factor < 1:
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return Crop(
+        jpeg=_encode(pixels, settings.jpeg_quality),
+        left=left,
+        top=top,
+        factor_x=size[0] / (right - left),
+        factor_y=size[1] / (bottom - top),
+    )
+
+
+def _encode(pixels: Image, quality: int) -> bytes:
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done, "OpenCV encodes any array of bytes"
+    return data.tobytes()

@@ -1,0 +1,145 @@
+"""The stored crop: pixels land where its matrix says, and nothing is enlarged."""
+
+import io
+import re
+
+import cv2
+import numpy as np
+import pytest
+from factories import person, photograph
+from PIL import Image
+
+from pipeline.data.crop import CropSettings, cut_crop, decode_image, read_image
+from pipeline.geometry import transform
+
+
+def dotted(width: int, height: int, x: float, y: float, radius: float = 6.0) -> np.ndarray:
+    """A black photograph with a white disc, its centre at (x, y)."""
+    image = np.zeros((height, width, 3), np.uint8)
+    center = round(x * 256), round(y * 256)
+    cv2.circle(image, center, round(radius * 256), (255,) * 3, -1, cv2.LINE_AA, shift=8)
+    return image
+
+
+def centroid(image: np.ndarray) -> np.ndarray:
+    """The centre (x, y) of what is bright."""
+    weight = image.astype(float).mean(axis=2)
+    weight[weight < 32] = 0
+    ys, xs = np.indices(weight.shape)
+    return np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
+
+
+@pytest.mark.parametrize(
+    ("center", "scale", "person_px"),
+    [
+        ((150.0, 120.0), 0.5, 64),
+        ((150.0, 120.0), 0.5, 256),
+        ((143.3, 128.6), 0.77, 50),
+        ((12.0, 200.0), 2.0, 97),
+        ((290.0, 5.0), 1.5, 33),
+    ],
+)
+def test_a_dot_is_found_where_the_crops_matrix_says(center, scale, person_px):
+    image = dotted(300, 240, 131.4, 117.8, radius=12)
+    crop = cut_crop(image, person(center=center, scale=scale), CropSettings(person_px=person_px))
+    found = centroid(decode_image(crop.jpeg, "crop"))
+    expected = transform(np.array([131.4, 117.8]), crop.from_original)
+    assert np.abs(found - expected).max() < 0.1
+
+
+def test_a_crop_holds_the_frame_with_its_margin():
+    # The frame is 100 px wide; with half as much again 75 px on each side of the centre.
+    crop = cut_crop(photograph(400, 300), person(center=(200.0, 150.0)), CropSettings(person_px=50))
+    assert (crop.left, crop.top) == (125, 75)
+    assert decode_image(crop.jpeg, "crop").shape == (76, 76, 3)
+    assert crop.factor_x == crop.factor_y == 76 / 151
+
+
+def test_a_crop_ends_where_the_photograph_does():
+    crop = cut_crop(photograph(400, 300), person(center=(10.0, 290.0)), CropSettings(person_px=256))
+    assert (crop.left, crop.top) == (0, 215)
+    assert decode_image(crop.jpeg, "crop").shape == (85, 86, 3)
+
+
+def test_a_small_photograph_is_never_enlarged():
+    image = photograph(400, 300)
+    crop = cut_crop(image, person(center=(200.0, 150.0)), CropSettings(person_px=101))
+    assert (crop.factor_x, crop.factor_y) == (1.0, 1.0)
+    stored = decode_image(crop.jpeg, "crop")
+    assert np.abs(stored.astype(int) - image[75:226, 125:276]).mean() < 2
+
+
+@pytest.mark.parametrize("center", [(-90.0, 100.0), (500.0, 100.0), (200.0, -80.0)])
+def test_a_frame_outside_the_photograph_is_refused(center):
+    outside = person(center=center, person=3)
+    message = f"photo-000.jpg: person 3 at {center} lies outside the image of 400x300 pixels"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cut_crop(photograph(400, 300), outside, CropSettings())
+
+
+def test_colours_stay_in_order():
+    image = np.zeros((160, 200, 3), np.uint8)
+    image[:] = (200, 100, 30)
+    crop = cut_crop(image, person(), CropSettings())
+    assert np.abs(decode_image(crop.jpeg, "crop")[40, 40].astype(int) - (200, 100, 30)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"person_px": 31}, "crop.person_px must be from 32 to 4096, got 31"),
+        ({"margin": 0.9}, "crop.margin must be from 1 to 4, got 0.9"),
+        ({"jpeg_quality": 101}, "crop.jpeg_quality must be from 1 to 100, got 101"),
+    ],
+)
+def test_a_crop_setting_out_of_range_is_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        CropSettings(**settings)
+
+
+def test_the_exif_orientation_is_ignored_as_the_annotators_did(tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :30] = 255
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise for display
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    image = read_image(path)
+    assert image.shape == (40, 60, 3)
+    assert image[:, :25].min() > 240
+    assert image[:, 35:].max() < 15
+
+
+def test_a_cmyk_photograph_is_read_in_its_colours(tmp_path):
+    path = tmp_path / "print.jpg"
+    Image.new("RGB", (32, 24), (200, 100, 30)).convert("CMYK").save(path, quality=95)
+    image = read_image(path)
+    assert image.shape == (24, 32, 3)
+    assert np.abs(image[12, 16].astype(int) - (200, 100, 30)).max() <= 6
+
+
+def test_a_grey_photograph_is_read_as_rgb(tmp_path):
+    path = tmp_path / "grey.jpg"
+    Image.new("L", (32, 24), 90).save(path)
+    image = read_image(path)
+    assert image.shape == (24, 32, 3)
+    assert (image[12, 16] == 90).all()
+
+
+def test_bytes_that_are_no_image_are_refused(tmp_path):
+    path = tmp_path / "page.jpg"
+    path.write_text("<html>404</html>")
+    with pytest.raises(ValueError, match=r"page\.jpg: not a readable image \(16 bytes\)$"):
+        read_image(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"page\.jpg: not a readable image \(0 bytes\)$"):
+        read_image(path)
+
+
+def test_a_photograph_that_ends_within_its_header_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(photograph()).save(file, "jpeg")
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(file.getvalue()[:300])
+    with pytest.raises(ValueError, match=r"cut\.jpg: not a readable image \(300 bytes\)$"):
+        read_image(path)

@@ -1,0 +1,56 @@
+"""In what order an epoch's samples come, and which worker takes which."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int64
+
+# Batches of one call may differ in length, so the axis is named but not bound.
+Positions = Int64[np.ndarray, " _sample"]
+
+
+def epoch_order(
+    bounds: Int64[np.ndarray, " shard_and_end"], seed: int, epoch: int, window: int
+) -> Positions:
+    """A permutation of all samples: shards shuffled, then samples within windows.
+
+    A pure function of its arguments, the same for every worker. `bounds` are
+    the positions where shards begin, and the total.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = np.concatenate(
+        [
+            np.arange(bounds[shard], bounds[shard + 1])
+            for shard in random.permutation(len(bounds) - 1)
+        ]
+    )
+    for start in range(0, len(order), window):
+        random.shuffle(order[start : start + window])
+    return order
+
+
+def rank_batches(
+    order: Positions, batch_size: int, rank: int, workers: int, first_step: int = 0
+) -> Iterator[Positions]:
+    """Yield this rank's share of each step's batch, from step `first_step` on.
+
+    Every rank takes the same number of steps; the last `len(order) % batch_size`
+    samples of the order sit the epoch out. `batch_size` counts all workers and
+    divides by their number.
+    """
+    share = batch_size // workers
+    for step in range(first_step, len(order) // batch_size):
+        start = step * batch_size + rank * share
+        yield order[start : start + share]
+
+
+def validation_batches(
+    samples: int, batch_size: int, rank: int, workers: int
+) -> Iterator[Positions]:
+    """Yield the batches that this rank evaluates: every sample on exactly one rank.
+
+    The batches are the same whatever the number of workers, so that results
+    are, to the last bit.
+    """
+    for start in range(rank * batch_size, samples, workers * batch_size):
+        yield np.arange(start, min(start + batch_size, samples))

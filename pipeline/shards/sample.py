@@ -1,0 +1,59 @@
+"""One sample of a shard: a stored crop and the person in it, as tar members KEY.jpg and KEY.json."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.data.crop import Crop
+from pipeline.data.people import Person, Visibility
+
+IMAGE_SUFFIX = "jpg"
+RECORD_SUFFIX = "json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A person with the stored crop; enough to carry a prediction back to the original image."""
+
+    person: Person
+    crop: Crop
+
+    @property
+    def key(self) -> str:
+        """Name of the sample in its shard."""
+        return self.person.key
+
+
+def record_of(sample: Sample) -> bytes:
+    """The sample's KEY.json."""
+    crop = {k: v for k, v in asdict(sample.crop).items() if k != "jpeg"}
+    record = asdict(sample.person) | {"crop": crop}
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def sample_from(jpeg: bytes, record: bytes, where: str) -> Sample:
+    """Put a sample together from its two members. Raises ValueError naming shard, key and field."""
+    try:
+        fields: dict[str, Any] = json.loads(record)
+        crop = fields.pop("crop")
+        person = Person(**_typed(fields))
+        return Sample(person=person, crop=Crop(jpeg=jpeg, **crop))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{where}: not a sample record: {error!r}") from error
+
+
+def _typed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists into the tuples that a Person holds."""
+    pair = tuple
+    optional = {
+        name: None if fields[name] is None else pair(fields[name]) for name in ("box", "image_size")
+    }
+    return (
+        fields
+        | optional
+        | {
+            "center": pair(fields["center"]),
+            "joints": tuple(pair(joint) for joint in fields["joints"]),
+            "visibility": tuple(Visibility(state) for state in fields["visibility"]),
+        }
+    )

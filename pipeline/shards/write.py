@@ -1,0 +1,68 @@
+"""Writing shards: WebDataset tars that appear whole or not at all."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import webdataset
+
+from pipeline.data.people import Split
+from pipeline.shards.index import ShardEntry
+from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, Sample, record_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardName:
+    """`train-000004.tar` is shard 4 of the training split."""
+
+    split: Split
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.split}-{self.number:06d}.tar"
+
+
+def write_shard(folder: Path, name: ShardName, samples: Iterable[Sample]) -> ShardEntry:
+    """Write samples as `folder/name` and return its index entry.
+
+    The file is written aside and renamed when complete. Equal samples give
+    equal bytes. Raises OSError if the disk refuses; nothing half-written
+    carries the shard's name then.
+    """
+    path = folder / str(name)
+    aside = path.with_suffix(".part")
+    people = head_sizes = 0
+    images = set()
+    try:
+        # Uncompressed and by an open file: WDS_SECURE forbids writing by name.
+        with (
+            aside.open("wb") as file,
+            webdataset.TarWriter(file, encoder=False, mtime=0, compress=False) as writer,
+        ):
+            for sample in samples:
+                writer.write(
+                    {
+                        "__key__": sample.key,
+                        IMAGE_SUFFIX: sample.crop.jpeg,
+                        RECORD_SUFFIX: record_of(sample),
+                    }
+                )
+                people += 1
+                head_sizes += sample.person.head_size is not None
+                images.add(sample.person.image)
+        with aside.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        size = aside.stat().st_size
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return ShardEntry(
+        name=str(name),
+        split=name.split,
+        people=people,
+        images=len(images),
+        head_sizes=head_sizes,
+        bytes=size,
+        sha256=digest,
+    )

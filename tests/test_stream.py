@@ -1,0 +1,248 @@
+"""From shards to batches: every joint lands where its dot is drawn."""
+
+import cv2
+import numpy as np
+import pytest
+from factories import person, samples
+
+from pipeline.data.crop import CropSettings, cut_crop
+from pipeline.data.people import Person, Visibility
+from pipeline.geometry import heatmap_from_input, transform
+from pipeline.joints import MPII
+from pipeline.settings import DataSettings
+from pipeline.shards.order import rank_batches
+from pipeline.shards.read import ShardReader
+from pipeline.shards.sample import Sample
+from pipeline.shards.stream import (
+    Augmentation,
+    Batch,
+    SampleLoader,
+    draw_augmentation,
+    stream_training,
+    stream_validation,
+)
+
+INPUT_PX = 256
+# Sixteen colours that neither JPEG nor a warp confuses.
+_LEVELS = (0, 128, 255)
+COLOURS = np.array(
+    [(r, g, b) for r in _LEVELS for g in _LEVELS for b in _LEVELS if r + g + b > 250]
+)
+COLOURS = COLOURS[:16]
+
+
+def dotted_person() -> tuple[np.ndarray, Person]:
+    """A black photograph with a dot of its own colour at each joint, all well within the frame."""
+    angles = np.arange(16) * 2.4  # radians: a spiral, in which no two are near
+    reach = 90 * np.sqrt((np.arange(16) + 0.5) / 16)
+    joints = np.stack((313.3 + reach * np.cos(angles), 218.7 + reach * np.sin(angles)), axis=1)
+    image = np.zeros((420, 640, 3), np.uint8)
+    for (x, y), colour in zip(joints, COLOURS.tolist(), strict=True):
+        center = round(x * 256), round(y * 256)
+        cv2.circle(image, center, 9 * 256, colour, -1, cv2.LINE_AA, shift=8)
+    made = person(
+        center=(313.3, 218.7), scale=1.5, joints=tuple((float(x), float(y)) for x, y in joints)
+    )
+    return image, made
+
+
+def find_dots(image: np.ndarray) -> np.ndarray:
+    """Where each colour's dot lies in an input image: (16, 2)."""
+    bright = image.max(axis=2).astype(np.float64)
+    count, label = cv2.connectedComponents((bright > 40).astype(np.uint8))
+    assert count == 1 + len(COLOURS)
+    found = np.full((16, 2), np.nan)
+    for part in range(1, count):
+        ys, xs = np.nonzero(label == part)
+        weight = bright[ys, xs]
+        at = np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
+        inside = np.hypot(xs - at[0], ys - at[1]) < 2.5
+        colour = image[ys[inside], xs[inside]].mean(axis=0)
+        found[np.abs(COLOURS - colour).sum(axis=1).argmin()] = at
+    assert not np.isnan(found).any()
+    return found
+
+
+@pytest.fixture(params=[128, 4096], ids=["shrunk", "as it is"])
+def dotted_loader(pack, request) -> SampleLoader:
+    image, made = dotted_person()
+    crop = cut_crop(image, made, CropSettings(person_px=request.param))
+    paths = pack([Sample(person=made, crop=crop)])
+    return SampleLoader(ShardReader([str(path) for path in paths]), MPII, INPUT_PX)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Augmentation(),
+        Augmentation(mirrored=True),
+        Augmentation(rotation_deg=37.0),
+        Augmentation(zoom=0.8),
+        Augmentation(zoom=1.3, rotation_deg=-55.0, mirrored=True),
+        Augmentation(zoom=0.9, rotation_deg=60.0, mirrored=True),
+    ],
+    ids=lambda how: f"{how.zoom}x {how.rotation_deg:g} deg {'mirrored' if how.mirrored else ''}",
+)
+def test_joints_land_where_the_picture_shows_them(dotted_loader, how):
+    batch = dotted_loader.batch(np.array([0]), [how])
+    dots = find_dots(batch.images[0].numpy())
+    # In a mirrored picture the dot drawn for the right ankle is on a left ankle.
+    shown = dots[list(MPII.mirror)] if how.mirrored else dots
+    on_heatmap = transform(shown, heatmap_from_input())
+    # A mistaken half-pixel would be off by 0.375 heatmap pixels.
+    assert np.abs(on_heatmap - batch.joints[0].numpy()).max() < 0.15
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_a_joint_is_carried_back_to_the_original_photograph(dotted_loader, position):
+    sample = dotted_loader.samples[0]
+    how = draw_augmentation(DataSettings(rotation_share=1.0, scale_jitter=0.1), 0, position)
+    batch = dotted_loader.batch(np.array([0]), [how])
+    matrix = heatmap_from_input() @ dotted_loader.input_from_original(sample, how)
+    back = transform(batch.joints[0].numpy().astype(np.float64), np.linalg.inv(matrix))
+    truth = np.array(sample.person.joints)[list(MPII.mirror) if how.mirrored else slice(None)]
+    assert np.abs(back - truth).max() < 1e-3
+    # And so is what the picture shows.
+    seen = transform(
+        find_dots(batch.images[0].numpy()),
+        np.linalg.inv(dotted_loader.input_from_original(sample, how)),
+    )
+    assert np.abs(seen - np.array(sample.person.joints)).max() < 0.7
+
+
+def loader_of(pack, *shards, input_px: int = 64) -> SampleLoader:
+    return SampleLoader(ShardReader([str(path) for path in pack(*shards)]), MPII, input_px)
+
+
+def test_a_flip_swaps_left_and_right_and_mirrors_x(pack):
+    # The frame is 100 px around (100, 80); 64 input px, 16 heatmap px: 0.16 a pixel.
+    joints = ((100.0, 80.0),) * 5 + ((125.0, 55.0),) + ((100.0, 80.0),) * 10
+    states = (Visibility.MISSING,) + (Visibility.VISIBLE,) * 15
+    loader = loader_of(pack, samples(1, joints=joints, visibility=states))
+    plain = loader.batch(np.array([0]))
+    assert plain.joints[0, 5].tolist() == pytest.approx([7.5 + 4, 7.5 - 4])
+    assert plain.annotated[0].tolist() == [False] + [True] * 15
+    flipped = loader.batch(np.array([0]), [Augmentation(mirrored=True)])
+    # Joint 5, the left ankle, becomes joint 0, the right one: x = 15 - 11.5.
+    assert flipped.joints[0, 0].tolist() == pytest.approx([3.5, 3.5])
+    assert flipped.annotated[0].tolist() == [True] * 5 + [False] + [True] * 10
+    assert (flipped.images.flip(2) - plain.images.int()).abs().float().mean() < 1
+
+
+def test_a_missing_joint_reaches_no_arithmetic(pack):
+    joints = ((1e30, -1e30),) + ((100.0, 80.0),) * 15
+    states = (Visibility.MISSING, Visibility.OCCLUDED) + (Visibility.VISIBLE,) * 14
+    batch = loader_of(pack, samples(1, joints=joints, visibility=states)).batch(np.array([0]))
+    assert batch.joints[0, 0].tolist() == [0.0, 0.0]
+    # An occluded joint is trained.
+    assert batch.annotated[0].tolist() == [False] + [True] * 15
+
+
+def test_colours_are_multiplied_later_by_the_gains(pack):
+    loader = loader_of(pack, samples(2))
+    batch = loader.batch(np.array([1, 0]), [Augmentation(gains=(0.6, 1.0, 1.4)), Augmentation()])
+    assert batch.gains.tolist() == [pytest.approx([0.6, 1.0, 1.4]), [1.0, 1.0, 1.0]]
+    assert batch.positions.tolist() == [1, 0]
+    assert len(batch) == 2
+    plain = loader.batch(np.array([1, 0]))
+    assert (batch.images == plain.images).all()
+
+
+def test_what_lies_outside_the_photograph_is_black(pack):
+    loader = loader_of(pack, samples(1, center=(0.0, 0.0)))
+    image = loader.batch(np.array([0])).images[0]
+    assert image[:30].max() == image[:, :30].max() == 0
+    assert image[34:, 34:].max() > 60
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(
+        (getattr(one, name) == getattr(other, name)).all()
+        for name in ("images", "joints", "annotated", "gains", "positions")
+    )
+
+
+def test_the_stream_is_the_same_for_any_number_of_threads(pack):
+    loader = loader_of(pack, samples(6), samples(5, first=6))
+    order = np.random.default_rng(0).permutation(11)
+
+    def stream(threads: int) -> list[Batch]:
+        batches = rank_batches(order, 2, 0, 1)
+        return list(stream_training(loader, batches, DataSettings(threads=threads), epoch=3))
+
+    one, three = stream(1), stream(3)
+    assert len(one) == len(three) == 5
+    assert all(same(a, b) for a, b in zip(one, three, strict=True))
+    assert np.concatenate([batch.positions for batch in one]).tolist() == order[:10].tolist()
+
+
+def test_augmentation_changes_with_epoch_and_sample_alone(pack):
+    loader = loader_of(pack, samples(3))
+    settings = DataSettings()
+
+    def first(order: list[int], epoch: int) -> Batch:
+        return next(stream_training(loader, [np.array(order)], settings, epoch))
+
+    assert same(first([0, 1], 0), first([0, 1], 0))
+    assert not same(first([0, 1], 0), first([0, 1], 1))
+    # A sample is varied alike wherever it comes in the epoch.
+    assert (first([0, 1], 0).images[1] == first([2, 1], 0).images[1]).all()
+
+
+def test_validation_is_not_varied(pack):
+    loader = loader_of(pack, samples(3))
+    first, second = stream_validation(loader, [np.array([0, 1]), np.array([2])], threads=2)
+    assert same(first, loader.batch(np.array([0, 1])))
+    assert same(second, loader.batch(np.array([2])))
+    assert (first.gains == 1).all()
+
+
+def test_an_abandoned_stream_stops_loading(pack):
+    loader = loader_of(pack, samples(2))
+    asked = []
+
+    def batches():
+        for step in range(1000):
+            asked.append(step)
+            yield np.array([step % 2])
+
+    stream = stream_validation(loader, batches(), threads=1)
+    next(stream)
+    stream.close()
+    assert len(asked) < 10
+
+
+def test_a_sample_that_cannot_be_decoded_stops_the_stream_by_name(pack):
+    good = samples(1)[0]
+    crop = type(good.crop)(jpeg=b"no image", left=0, top=0, factor_x=1.0, factor_y=1.0)
+    loader = loader_of(pack, [Sample(person=good.person, crop=crop)])
+    with pytest.raises(ValueError, match=r"^photo-000_00: not a readable image \(8 bytes\)$"):
+        next(stream_validation(loader, [np.array([0])], threads=1))
+
+
+def drawn(**changes) -> list[Augmentation]:
+    return [draw_augmentation(DataSettings(**changes), 0, position) for position in range(2000)]
+
+
+def test_augmentation_follows_the_distributions_of_the_authors():
+    varied = drawn()
+    octaves = np.log2([how.zoom for how in varied])
+    # A normal of deviation 0.25, clipped at twice that: 2.3 % lie at each end.
+    assert np.abs(octaves).max() == pytest.approx(0.5)
+    assert np.std(octaves) == pytest.approx(0.24, abs=0.01)
+    assert np.mean(octaves == octaves.max()) == pytest.approx(0.023, abs=0.012)
+    turns = np.array([how.rotation_deg for how in varied])
+    assert np.abs(turns).max() == pytest.approx(60)
+    assert np.mean(turns != 0) == pytest.approx(0.4, abs=0.04)
+    assert np.mean([how.mirrored for how in varied]) == pytest.approx(0.5, abs=0.04)
+    gains = np.array([how.gains for how in varied])
+    assert gains.min() == pytest.approx(0.6, abs=0.01)
+    assert gains.max() == pytest.approx(1.4, abs=0.01)
+    assert gains.mean(axis=0) == pytest.approx([1, 1, 1], abs=0.02)
+    # Each channel for itself.
+    assert abs(np.corrcoef(gains.T)[0, 1]) < 0.08
+
+
+def test_augmentation_can_be_switched_off():
+    off = drawn(scale_jitter=0.0, rotation_deg=0.0, flip_share=0.0, color_jitter=0.0)
+    assert set(off) == {Augmentation()}

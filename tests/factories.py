@@ -1,0 +1,83 @@
+"""Made people, photographs, samples and packed folders."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.data.crop import CropSettings, cut_crop
+from pipeline.data.people import Person, Split, Visibility
+from pipeline.joints import MPII, JointSet
+from pipeline.shards.index import Index
+from pipeline.shards.sample import Sample
+from pipeline.shards.write import ShardName, write_shard
+
+
+def person(*, joint_set: JointSet = MPII, **changes: Any) -> Person:
+    """A person framed by the square of side 100 around (100, 80), joints on a grid of 15 pixels."""
+    joints = tuple(
+        (100.0 + 15 * (k % 4 - 1.5), 80.0 + 15 * (k // 4 - 1.5))
+        for k in range(len(joint_set.joints))
+    )
+    made = Person(
+        image="photo-000.jpg",
+        person=0,
+        center=(100.0, 80.0),
+        scale=0.5,
+        joints=joints,
+        visibility=(Visibility.VISIBLE,) * len(joints),
+        head_size=20.0,
+    )
+    return replace(made, **changes)
+
+
+def photograph(width: int = 200, height: int = 160, seed: int = 0) -> np.ndarray:
+    """A blurred random pattern, RGB."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def sample(number: int = 0, *, person_px: int = 64, **changes: Any) -> Sample:
+    """A sample cut from photograph `number`."""
+    made = person(**{"image": f"photo-{number:03d}.jpg"} | changes)
+    return Sample(
+        person=made,
+        crop=cut_crop(photograph(seed=number), made, CropSettings(person_px=person_px)),
+    )
+
+
+def samples(count: int, *, first: int = 0, **changes: Any) -> list[Sample]:
+    """Samples numbered from `first`, each of its own photograph."""
+    return [sample(first + number, **changes) for number in range(count)]
+
+
+def index_of(entries: Sequence[Any], **changes: Any) -> Index:
+    """An index of shards as a packing job would write it."""
+    made = Index(
+        source="made",
+        joint_set="mpii",
+        annotations={"made.json": "0" * 64},
+        conventions={"index_base": 0, "center_adjusted": False},
+        crop={"person_px": 64, "margin": 1.5, "jpeg_quality": 95},
+        plan="00000000",
+        shards=tuple(entries),
+        skipped={},
+        left_out={},
+    )
+    return replace(made, **changes)
+
+
+def pack_samples(
+    folder: Path, shards: Sequence[Sequence[Sample]], *, split: Split = "train", **changes: Any
+) -> list[Path]:
+    """Write a shard for each list of samples, and their index; return the shards' paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [
+        write_shard(folder, ShardName(split=split, number=number), content)
+        for number, content in enumerate(shards)
+    ]
+    index_of(entries, **changes).write(folder)
+    return [folder / entry.name for entry in entries]

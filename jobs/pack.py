@@ -1,0 +1,143 @@
+"""Pack annotations and photographs into shards: `python -m jobs.pack --help`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from pipeline.command import clear_errors, parse
+from pipeline.data.crop import CropSettings
+from pipeline.packing import (
+    PackSettings,
+    ShardDone,
+    ShardJob,
+    close_plan,
+    open_plan,
+    pack_shard,
+    plan_packing,
+)
+from pipeline.progress import Pace, bar, duration, say
+from pipeline.shards.index import Index
+
+if TYPE_CHECKING:
+    import ray
+
+_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+_Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Cut people out of photographs and write them as WebDataset shards with an index, on Ray."""
+
+    source: tyro.conf.Positional[Literal["mpii-json", "mpii-hrnet", "lspet", "coco", "synthetic"]]
+    """Format of the annotations; synthetic: people rendered on the spot, without files."""
+    images: _Folder = None
+    """Folder of the photographs."""
+    annotations: _File = None
+    """Annotation file."""
+    head_boxes: _File = None
+    """MPII's detections_our_format.mat, with the head boxes of validation people that PCKh needs."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder to write, such as out: out/train-000000.tar ..., out/val-000000.tar ..., out/index.json."""
+    split: Literal["auto", "random", "train", "val"] = "auto"
+    """Which people validate; auto: the source's own split, else random images; train, val: all go there."""
+    val_images: int = 500
+    """Images that a random split holds out."""
+    people_per_shard: int = 512
+    """People in a shard, or a few more, since an image stays whole; training needs at least as many shards as workers."""
+    max_left_out: float = 0.01
+    """Share of people (0-1) that may be left out for missing, unreadable or unfitting images."""
+    scenes: int = 4500
+    """Scenes that synthetic renders, with one or two people each."""
+    seed: int = 0
+    """Seed of the split, of the order and of synthetic scenes."""
+    crop: CropSettings = field(default_factory=CropSettings)
+    """How crops are stored."""
+    address: Annotated[str, tyro.conf.arg(name="ray.address")] = ""
+    """Cluster to join; empty: RAY_ADDRESS or the submitted job's cluster, else one is started here."""
+
+    def settings(self) -> PackSettings:
+        """The part that decides what is packed. Raises ValueError."""
+        chosen = {name: value for name, value in vars(self).items() if name != "address"}
+        return PackSettings(**chosen)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse(Arguments, None, argv)
+    with clear_errors():
+        pack(arguments.settings(), arguments.address)
+
+
+def pack(settings: PackSettings, address: str = "") -> Index:
+    """Pack on Ray, going on from what an interrupted pack has finished. Raises ValueError."""
+    say(f"packing {settings.source} into {settings.out}")
+    plan = plan_packing(settings)
+    finished = open_plan(plan)
+    if finished is None:
+        say("packed already")
+        return Index.read(settings.out)
+    todo = [job for job in plan.jobs if str(job.name) not in finished]
+    if finished:
+        say(f"{len(finished)} of {len(plan.jobs)} shards were finished before")
+    if todo:
+        from pipeline.cluster import cluster
+
+        with cluster(address):
+            finished |= _run(settings, todo)
+    index = close_plan(plan, [finished[str(job.name)] for job in plan.jobs])
+    _conclude(index)
+    return index
+
+
+def _run(settings: PackSettings, jobs: list[ShardJob]) -> dict[str, ShardDone]:
+    """Write shards as Ray tasks, one core each, and show how far they are."""
+    import ray
+
+    pace, people = Pace(1.0), sum(len(job.people) for job in jobs)
+    task = ray.remote(num_cpus=1)(pack_shard)
+    pending = {task.remote(settings, job): job for job in jobs}
+    finished: dict[str, ShardDone] = {}
+    done = 0
+    while pending:
+        (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+        job = pending.pop(ready)
+        finished[str(job.name)] = _result(ready)
+        done += len(job.people)
+        if pace.is_due() or not pending:
+            say(
+                f"{bar(done, people)} people  {done / pace.elapsed_s():.0f}/s  "
+                f"left {duration(pace.left_s(done, people))}"
+            )
+    return finished
+
+
+def _result(reference: "ray.ObjectRef") -> ShardDone:
+    """A task's result; what it raised is raised here as it was."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+
+
+def _conclude(index: Index) -> None:
+    for split, counts in index.splits().items():
+        say(
+            f"{split}: {counts['people']:,} people of {counts['images']:,} images in "
+            f"{counts['shards']} shards"
+        )
+    for reason, count in index.skipped.items():
+        if count:
+            say(f"skipped, {reason}: {count:,}")
+    for reason, keys in index.left_out.items():
+        shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+        say(f"left out, {reason}: {len(keys):,} ({shown})")
+    say(f"joint set {index.joint_set}; all of it is in index.json")
+
+
+if __name__ == "__main__":
+    main()

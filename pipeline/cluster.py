@@ -1,0 +1,69 @@
+"""The Ray cluster: joined where there is one, else started on this machine."""
+
+import os
+
+# Read when Ray is imported, by this process and, passed on, by its actors.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray Train's default of 2 s would be added to every report and to a run's beginning and end.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+# Otherwise every line that a worker prints arrives twice.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+# Lines of several trials would be taken for repetitions of one another.
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from pipeline.settings import RaySettings
+
+# Samples never pass through the object store; Ray's default of 30 % of memory would only be taken away.
+_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[None]:
+    """Join the cluster at `address`, or start one on this machine, for the duration.
+
+    An empty address means RAY_ADDRESS (which a submitted job has), else this machine.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    if _exists(address):
+        ray.init(address=address or None, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            # Its State API frees what a training leaves that was stopped ungracefully.
+            include_dashboard=True,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _exists(address: str) -> bool:
+    """Whether a cluster is named, by setting or environment."""
+    return address not in ("", "local") or (address == "" and bool(os.environ.get("RAY_ADDRESS")))
+
+
+def check_capacity(settings: RaySettings) -> None:
+    """Raise ValueError if the cluster as it is has too few CPUs or GPUs for the workers."""
+    total = ray.cluster_resources()
+    for kind, setting, each in (
+        ("CPU", "cpus_per_worker", settings.cpus_per_worker),
+        ("GPU", "gpus_per_worker", settings.gpus_per_worker),
+    ):
+        needed, there = settings.workers * each, total.get(kind, 0)
+        if needed > there:
+            raise ValueError(
+                f"ray.workers={settings.workers} with ray.{setting}={each:g} need {needed:g} "
+                f"{kind}s, the cluster has {there:g}"
+            )

@@ -1,0 +1,67 @@
+"""What the command lines here do alike: parse quickly, fail with a sentence instead of a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
+
+import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
+
+Arguments = TypeVar("Arguments")
+
+_FAILED, _BAD_INPUT = 1, 2
+_registry = ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _bool(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
+    """Read true and false as people write them, not only as Python does."""
+    if info.type is not bool:
+        return None
+    words = {"true": True, "false": False}
+
+    def read(arguments: list[str]) -> bool:
+        if arguments[0].lower() not in words:
+            raise ValueError(f"expected true or false, got {arguments[0]!r}")
+        return words[arguments[0].lower()]
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{true,false}",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value).lower()],
+    )
+
+
+def parse(arguments: type[Arguments], description: str | None, argv: list[str] | None) -> Arguments:
+    """Read the command line; what is wrong with it ends the program with status 2 and a message."""
+    return tyro.cli(
+        arguments,
+        description=description,
+        args=argv,
+        registry=_registry,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """End the program with one sentence where the input was wrong (status 2) or the disk refused (1)."""
+    try:
+        yield
+    except ValueError as error:
+        fail(str(error), _BAD_INPUT)
+    except OSError as error:
+        fail(str(error), _FAILED)
+
+
+def fail(message: str, status: int = _FAILED) -> NoReturn:
+    """End the program with a message on standard error."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(status)

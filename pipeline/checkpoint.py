@@ -1,0 +1,116 @@
+"""Checkpoints: weights in safetensors, a JSON that a person can read, and the optimizer's state."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.network.hourglass import StackedHourglass
+from pipeline.settings import Settings
+
+WEIGHTS_NAME = "weights.safetensors"
+OPTIMIZER_NAME = "optimizer.pt"
+RECORD_NAME = "checkpoint.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far training has come: completed epochs, steps and samples over all workers."""
+
+    epochs: int = 0
+    steps: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The JSON of a checkpoint. `metrics` are those of the epoch it was written after."""
+
+    settings: Settings
+    joint_set: str
+    progress: Progress
+    metrics: dict[str, float]
+
+
+def save_checkpoint(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, record: Record
+) -> None:
+    """Write a checkpoint into an existing folder."""
+    weights = {
+        # safetensors stores plain layouts; channels_last would be refused.
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    save_file(weights, folder / WEIGHTS_NAME)
+    torch.save(optimizer.state_dict(), folder / OPTIMIZER_NAME)
+    content = {
+        "format": _FORMAT,
+        "joint_set": record.joint_set,
+        "progress": asdict(record.progress),
+        "metrics": record.metrics,
+        "settings": record.settings.flat(),
+        "versions": {"torch": torch.__version__},
+    }
+    (folder / RECORD_NAME).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_record(folder: Path) -> Record:
+    """Read a checkpoint's JSON. Raises ValueError naming the file and what is wrong."""
+    path = folder / RECORD_NAME
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{folder}: not a checkpoint folder (no {RECORD_NAME})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{path}: expected a checkpoint of format {_FORMAT}")
+    try:
+        return Record(
+            settings=Settings.from_flat(content["settings"]),
+            joint_set=content["joint_set"],
+            progress=Progress(**content["progress"]),
+            metrics=content["metrics"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def check_same_architecture(folder: Path, record: Record, settings: Settings) -> None:
+    """Raise ValueError if the checkpoint's network is not the one that `settings` describe."""
+    theirs, ours = record.settings.flat(), settings.flat()
+    for key in ours:
+        if key.startswith("model.") and theirs[key] != ours[key]:
+            raise ValueError(
+                f"{folder}: a checkpoint of another architecture: {key} is {theirs[key]} there, "
+                f"expected {ours[key]}"
+            )
+
+
+def load_weights(folder: Path, network: nn.Module) -> None:
+    """Load a checkpoint's weights. Raises ValueError naming the file if they don't fit."""
+    path = folder / WEIGHTS_NAME
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: weights can't be loaded: {error}") from error
+
+
+def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Load a checkpoint's optimizer state; tensors only, no pickled code."""
+    state = torch.load(folder / OPTIMIZER_NAME, weights_only=True, map_location="cpu")
+    optimizer.load_state_dict(state)
+
+
+def load_network(folder: Path, device: torch.device) -> tuple[StackedHourglass, Record]:
+    """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file."""
+    record = read_record(folder)
+    network = StackedHourglass(record.settings.model)
+    load_weights(folder, network)
+    return network.to(device).eval(), record

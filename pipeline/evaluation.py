@@ -1,0 +1,231 @@
+"""Evaluation: predictions in original-image pixels, counted once each."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from pipeline.data.people import Visibility
+from pipeline.geometry import heatmap_from_input, transform
+from pipeline.joints import JointSet
+from pipeline.metric import (
+    JointCounts,
+    Scores,
+    joint_counts,
+    normalised_errors,
+    person_sizes,
+    scores,
+)
+from pipeline.network.heatmaps import decode, unmirror
+from pipeline.settings import OptimSettings
+from pipeline.shards.order import Positions
+from pipeline.shards.sample import Sample
+from pipeline.shards.stream import Augmentation, Batch, SampleLoader
+from pipeline.training import batch_loss, network_input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Joints of some samples in pixels of their original images, and the heatmaps' heights there.
+
+    `loss` is the sum of the samples' validation losses.
+    """
+
+    positions: Positions
+    joints: Float[np.ndarray, "person joint 2"]
+    confidence: Float[np.ndarray, "person joint"]
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Counts of each measure (by its key) over some people; add them over batches and workers."""
+
+    counts: dict[str, JointCounts]
+    loss_sum: float
+    people: int
+
+    @classmethod
+    def nothing(cls, joint_set: JointSet) -> Self:
+        """The evaluation of nobody, to add to."""
+        zero = JointCounts.zero(len(joint_set.joints))
+        return cls(
+            counts={measure.key: zero for measure in joint_set.measures},
+            loss_sum=0.0,
+            people=0,
+        )
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        return Evaluation(
+            counts={key: self.counts[key] + other.counts[key] for key in self.counts},
+            loss_sum=self.loss_sum + other.loss_sum,
+            people=self.people + other.people,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data from which `from_json` makes the same evaluation."""
+        counts = {
+            key: {"correct": c.correct.tolist(), "annotated": c.annotated.tolist()}
+            for key, c in self.counts.items()
+        }
+        return {"counts": counts, "loss_sum": self.loss_sum, "people": self.people}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Rebuild an evaluation from `to_json`'s data."""
+        counts = {
+            key: JointCounts(
+                correct=np.array(c["correct"], np.int64),
+                annotated=np.array(c["annotated"], np.int64),
+            )
+            for key, c in content["counts"].items()
+        }
+        return cls(counts=counts, loss_sum=content["loss_sum"], people=content["people"])
+
+    def scores(self, joint_set: JointSet) -> dict[str, Scores]:
+        """Percentages of every measure that has at least one annotated joint."""
+        return {
+            measure.key: scores(self.counts[measure.key], joint_set, measure)
+            for measure in joint_set.measures
+            if self.counts[measure.key].annotated.any()
+        }
+
+
+def predict(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    loader: SampleLoader,
+    optim: OptimSettings,
+    device: torch.device,
+    *,
+    flip_test: bool,
+) -> Iterator[Predictions]:
+    """Yield the last stack's predictions batch by batch, computed in float32.
+
+    With `flip_test` the heatmaps are averaged with the mirrored image's. The
+    network is put in evaluation mode and left in the mode it came in.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                images = network_input(batch, device)
+                heatmaps: Tensor = network(images)
+                loss = float(batch_loss(heatmaps, batch, optim)) * len(batch)
+                last = heatmaps[-1]
+                if flip_test:
+                    mirrored = network(images.flip(-1))[-1]
+                    last = (last + unmirror(mirrored, loader.joint_set.mirror)) / 2
+                joints, confidence = decode(last)
+                yield Predictions(
+                    positions=batch.positions,
+                    joints=_to_original(joints, batch.positions, loader),
+                    confidence=confidence.cpu().numpy(),
+                    loss=loss,
+                )
+    finally:
+        network.train(was_training)
+
+
+def _to_original(
+    joints: Float[Tensor, "batch joint 2"], positions: Positions, loader: SampleLoader
+) -> Float[np.ndarray, "batch joint 2"]:
+    points = joints.double().cpu().numpy()
+    for row, position in enumerate(positions):
+        matrix = heatmap_from_input() @ loader.input_from_original(
+            loader.samples[position], Augmentation()
+        )
+        points[row] = transform(points[row], np.linalg.inv(matrix))
+    return points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What the annotations say of some people, in original-image pixels; NaN where there is no size."""
+
+    joints: Float[np.ndarray, "person joint 2"]
+    annotated: Bool[np.ndarray, "person joint"]
+    head_size: Float[np.ndarray, " person"]
+    box_size: Float[np.ndarray, " person"]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Self:
+        """Collect the truth of samples."""
+        people = [sample.person for sample in samples]
+        return cls(
+            joints=np.array([person.joints for person in people]),
+            annotated=np.array([person.visibility for person in people]) != Visibility.MISSING,
+            head_size=np.array([person.head_size or np.nan for person in people], np.float64),
+            box_size=np.array(
+                [max(person.box[2:]) if person.box else np.nan for person in people],
+                np.float64,
+            ),
+        )
+
+
+def measure_errors(
+    predicted: Float[np.ndarray, "person joint 2"], truth: Truth, joint_set: JointSet
+) -> dict[str, Float[np.ndarray, "person joint"]]:
+    """Normalised errors by measure; NaN where a joint does not count."""
+    return {
+        measure.key: normalised_errors(
+            predicted,
+            truth.joints,
+            truth.annotated,
+            person_sizes(
+                measure,
+                truth.joints,
+                truth.annotated,
+                truth.head_size,
+                truth.box_size,
+            ),
+        )
+        for measure in joint_set.measures
+    }
+
+
+def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evaluation:
+    """Count predictions against the truth of their samples."""
+    total = Evaluation.nothing(loader.joint_set)
+    for batch in predictions:
+        truth = Truth.of([loader.samples[position] for position in batch.positions])
+        errors = measure_errors(batch.joints, truth, loader.joint_set)
+        total += Evaluation(
+            counts={key: joint_counts(value) for key, value in errors.items()},
+            loss_sum=batch.loss,
+            people=len(batch.positions),
+        )
+    return total
+
+
+def constant_pose(training: Sequence[Sample], joints: int) -> Float[np.ndarray, "joint 2"]:
+    """Mean position of each joint within the frames of training people, in units of the frame's side.
+
+    What a network that ignores the picture would say: the baseline to beat.
+    """
+    total, seen = np.zeros((joints, 2)), np.zeros(joints)
+    for sample in training:
+        person = sample.person
+        annotated = np.array(person.visibility) != Visibility.MISSING
+        offsets = (np.array(person.joints) - person.center) / (200 * person.scale)
+        total[annotated] += offsets[annotated]
+        seen += annotated
+    return total / np.maximum(seen, 1)[:, None]
+
+
+def predict_constant_pose(
+    pose: Float[np.ndarray, "joint 2"], samples: Sequence[Sample]
+) -> Predictions:
+    """Place a constant pose in every sample's frame."""
+    people = [sample.person for sample in samples]
+    return Predictions(
+        positions=np.arange(len(people)),
+        joints=np.array([np.array(p.center) + 200 * p.scale * pose for p in people]),
+        confidence=np.zeros((len(people), len(pose))),
+        loss=0.0,
+    )

@@ -1,0 +1,135 @@
+"""Pictures, each a function from arrays to a matplotlib Figure; callers save or log them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.joints import JointSet
+from pipeline.metric import THRESHOLDS, JointCounts, Scores
+
+_LEFT, _RIGHT, _MIDDLE, _TRUTH = "#ff7f0e", "#1f9bff", "#7bd34f", "#ffffff"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose:
+    """A person to draw: an image with joints in its pixels; `truth` where it is known."""
+
+    image: UInt8[np.ndarray, "height width 3"]
+    joints: Float[np.ndarray, "joint 2"]
+    shown: Bool[np.ndarray, " joint"]
+    truth: Float[np.ndarray, "joint 2"] | None = None
+    annotated: Bool[np.ndarray, " joint"] | None = None
+    title: str = ""
+
+
+def overlay(poses: Sequence[Pose], joint_set: JointSet, title: str) -> Figure:
+    """Skeletons over images: left limbs orange, right blue; the truth as white rings."""
+    columns = min(4, len(poses))
+    rows = -(-len(poses) // columns)
+    figure = Figure(figsize=(3 * columns, 3.15 * rows + 0.5), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, pose in zip(axes, poses, strict=False):
+        _draw_pose(axis, pose, joint_set)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_pose(axis: Axes, pose: Pose, joint_set: JointSet) -> None:
+    axis.imshow(pose.image)
+    for start, end in joint_set.limbs:
+        if pose.shown[start] and pose.shown[end]:
+            color = _side_color(joint_set.joints[start], joint_set.joints[end])
+            axis.plot(*pose.joints[[start, end]].T, color=color, linewidth=2)
+    for joint, name in enumerate(joint_set.joints):
+        if pose.shown[joint]:
+            axis.plot(*pose.joints[joint], "o", color=_side_color(name, name), markersize=3.5)
+        if pose.truth is not None and pose.annotated is not None and pose.annotated[joint]:
+            axis.plot(*pose.truth[joint], "o", mfc="none", mec=_TRUTH, mew=0.9, markersize=6)
+    height, width = pose.image.shape[:2]
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+    axis.set_title(pose.title, fontsize=8)
+
+
+def _side_color(*names: str) -> str:
+    if all(name.startswith("left") for name in names):
+        return _LEFT
+    if all(name.startswith("right") for name in names):
+        return _RIGHT
+    return _MIDDLE
+
+
+def curves(history: Mapping[str, Sequence[tuple[int, float]]], headline: str) -> Figure:
+    """Loss and accuracy by epoch. `history` holds (epoch, value) by metric name."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, accuracy = figure.subplots(1, 2)
+    for name in ("train_loss", "val_loss"):
+        if history.get(name):
+            losses.plot(*zip(*history[name], strict=True), marker=".", label=name)
+    losses.set(xlabel="epoch", ylabel="loss (sum over stacks)", yscale="log")
+    losses.legend()
+    if history.get(headline):
+        accuracy.plot(*zip(*history[headline], strict=True), marker=".", color="tab:green")
+    accuracy.set(xlabel="epoch", ylabel=f"{headline} (%)", ylim=(0, 100))
+    for axis in (losses, accuracy):
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def joint_bars(result: Scores) -> Figure:
+    """The headline percentage of each joint, and the pooled mean as a line."""
+    threshold = result.measure.thresholds[0]
+    values = result.joints[threshold]
+    figure = Figure(figsize=(7, 0.28 * len(values) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    axis.barh(list(values), list(values.values()), color="tab:blue")
+    axis.axvline(result.headline, color="tab:red", label=f"pooled {result.headline:.1f}")
+    axis.invert_yaxis()
+    axis.set(xlabel=f"{result.measure.headline} (%)", xlim=(0, 100))
+    axis.legend()
+    return figure
+
+
+def threshold_curve(counts: JointCounts, result: Scores) -> Figure:
+    """Percentage of correct joints against the threshold, pooled over the joints of the mean."""
+    members = list(result.joint_set.in_mean)
+    pooled = counts.correct[:, members].sum(axis=1) / counts.annotated[members].sum()
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(THRESHOLDS, 100 * pooled)
+    axis.set(
+        xlabel=f"threshold (share of {result.measure.title}'s normaliser)",
+        ylabel=f"{result.measure.title} (%), AUC {result.auc:.1f}",
+        xlim=(0, 0.5),
+        ylim=(0, 100),
+    )
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def trials_against(
+    name: str, values: Sequence[float], accuracy: Sequence[float], headline: str
+) -> Figure:
+    """Accuracy of a sweep's trials against one setting; the line joins the best of each value."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(values, accuracy, "o", color="tab:blue", alpha=0.7, label="trial")
+    best = {
+        value: max(a for v, a in zip(values, accuracy, strict=True) if v == value)
+        for value in sorted(set(values))
+    }
+    axis.plot(list(best), list(best.values()), "-", color="tab:orange", label="best")
+    axis.set(xlabel=name, ylabel=f"best {headline} (%)")
+    if len(best) > 1 and max(best) / max(min(best), 1e-12) >= 20:
+        axis.set_xscale("log")
+    else:
+        axis.set_xticks(list(best), [f"{value:g}" for value in best])
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure

@@ -1,0 +1,252 @@
+"""One worker's share of a training run: network, optimizer and data; knows neither Ray nor MLflow.
+
+Where torch.distributed is initialised the workers train together (DDP); else
+the worker is alone.
+"""
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.checkpoint import (
+    Progress,
+    Record,
+    check_same_architecture,
+    load_optimizer,
+    load_weights,
+    read_record,
+    save_checkpoint,
+)
+from pipeline.evaluation import Evaluation, evaluate, predict
+from pipeline.joints import joint_set
+from pipeline.metric import JointCounts
+from pipeline.overlays import draw_overlays
+from pipeline.progress import Pace
+from pipeline.settings import Settings
+from pipeline.shards.order import epoch_order, rank_batches, validation_batches
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import Batch, SampleLoader, stream_training, stream_validation
+from pipeline.training import (
+    build_network,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+    train_step,
+    training_dtype,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker is told: plain data, since it crosses processes.
+
+    `settings` are by dotted key, with `model.joints` resolved; `train` and
+    `val` are absolute paths of shards.
+    """
+
+    settings: dict[str, Any]
+    joint_set: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """Where an epoch stands: steps taken, mean loss so far, speed over all workers.
+
+    `input_wait_share` is the share of the time that was spent waiting for samples.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    samples_per_s: float
+    input_wait_share: float
+
+
+class Learner:
+    """Trains and evaluates as rank `rank` of `workers`."""
+
+    def __init__(self, task: Task, rank: int, workers: int, device: torch.device) -> None:
+        self.settings = settings = Settings.from_flat(task.settings)
+        torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
+        self.rank, self.workers, self.device = rank, workers, device
+        self.joint_set = joint_set(task.joint_set)
+        self.train_reader = ShardReader(task.train)
+        self._train = SampleLoader(self.train_reader, self.joint_set, settings.model.input_px)
+        self._val = SampleLoader(ShardReader(task.val), self.joint_set, settings.model.input_px)
+        self.network = build_network(settings.model, settings.optim.seed, device)
+        self._optimizer = build_optimizer(self.network, settings.optim)
+        self._dtype = training_dtype(settings.optim, device)
+        self._parallel = _parallel(self.network, device)
+        self.progress = Progress()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that every rank takes in an epoch."""
+        return len(self.train_reader) // self.settings.optim.batch_size
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint. Raises ValueError if it is of another architecture."""
+        record = read_record(folder)
+        check_same_architecture(folder, record, self.settings)
+        load_weights(folder, self.network)
+        load_optimizer(folder, self._optimizer)
+        self.progress = record.progress
+
+    def save(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Write a checkpoint into an existing folder."""
+        record = Record(
+            settings=self.settings,
+            joint_set=self.joint_set.name,
+            progress=self.progress,
+            metrics=metrics,
+        )
+        save_checkpoint(folder, self.network, self._optimizer, record)
+
+    def train_epoch(self, every_s: float) -> Iterator[StepReport]:
+        """Take every step of the next epoch; report every few seconds, and always at the last step.
+
+        Losses on the way are this rank's; the last report's is the mean over workers.
+        """
+        optim, steps, pace = self.settings.optim, self.steps_per_epoch, Pace(every_s)
+        waited, losses = 0.0, torch.zeros((), device=self.device)
+        epoch = self.progress.epochs
+        self._parallel.train()
+        for step, (batch, wait) in enumerate(_timed(self._batches(epoch)), start=1):
+            rate = learning_rate(optim, self.progress.samples / self.samples_in_all)
+            set_learning_rate(self._optimizer, rate)
+            losses += train_step(
+                self._parallel, self._optimizer, batch, optim, self.device, self._dtype
+            )
+            waited += wait
+            self._advance(epoch_ends=step == steps)
+            if step == steps or pace.is_due():
+                elapsed = pace.elapsed_s()
+                yield StepReport(
+                    epoch=epoch,
+                    step=step,
+                    steps=steps,
+                    loss=self._mean(losses / step) if step == steps else float(losses) / step,
+                    learning_rate=rate,
+                    samples_per_s=step * optim.batch_size / elapsed,
+                    input_wait_share=waited / elapsed,
+                )
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate every validation person once over all workers; every rank gets the total."""
+        self._average_statistics()
+        settings = self.settings.evaluation
+        mine = validation_batches(
+            len(self._val.samples), settings.batch_size, self.rank, self.workers
+        )
+        predictions = predict(
+            self.network,
+            stream_validation(self._val, mine, self.settings.data.threads),
+            self._val,
+            self.settings.optim,
+            self.device,
+            flip_test=settings.flip_test,
+        )
+        return self._total(evaluate(predictions, self._val))
+
+    def draw_overlays(self, title: str) -> Figure:
+        """Draw predictions on fixed validation people, the same in every epoch."""
+        return draw_overlays(self.network, self._val, self.settings, self.device, title)
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        data = self.settings.data
+        order = epoch_order(self.train_reader.bounds, data.seed, epoch, data.shuffle_window)
+        mine = rank_batches(order, self.settings.optim.batch_size, self.rank, self.workers)
+        return stream_training(self._train, mine, data, epoch)
+
+    @property
+    def samples_in_all(self) -> int:
+        """Samples that all epochs see over all workers."""
+        optim = self.settings.optim
+        return self.steps_per_epoch * optim.batch_size * optim.epochs
+
+    def _advance(self, *, epoch_ends: bool) -> None:
+        done = self.progress
+        self.progress = Progress(
+            epochs=done.epochs + epoch_ends,
+            steps=done.steps + 1,
+            samples=done.samples + self.settings.optim.batch_size,
+        )
+
+    def _mean(self, value: Tensor) -> float:
+        if self.workers > 1:
+            dist.all_reduce(value)
+        return float(value) / self.workers
+
+    def _average_statistics(self) -> None:
+        """Give every rank the mean of all ranks' BatchNorm statistics.
+
+        Each rank's own have seen its own samples only; broadcasting one rank's
+        at every step, as DDP would, waits for the slowest and uses less data.
+        """
+        if self.workers > 1:
+            for buffer in self.network.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.workers
+
+    def _total(self, mine: Evaluation) -> Evaluation:
+        if self.workers == 1:
+            return mine
+        # Counts stay whole numbers below 2**53, which float64 adds exactly.
+        flat = [array for c in mine.counts.values() for array in (c.correct, c.annotated)]
+        packed = np.concatenate([a.ravel() for a in flat] + [[mine.loss_sum, mine.people]])
+        total = torch.from_numpy(packed.astype(np.float64)).to(self.device)
+        dist.all_reduce(total)
+        return _unpack(total.cpu().numpy(), mine)
+
+
+def _unpack(total: np.ndarray, like: Evaluation) -> Evaluation:
+    counts, start = {}, 0
+    for key, theirs in like.counts.items():
+        middle = start + theirs.correct.size
+        end = middle + theirs.annotated.size
+        counts[key] = JointCounts(
+            correct=total[start:middle].reshape(theirs.correct.shape).astype(np.int64),
+            annotated=total[middle:end].astype(np.int64),
+        )
+        start = end
+    return Evaluation(counts=counts, loss_sum=float(total[-2]), people=int(total[-1]))
+
+
+def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return network
+    with warnings.catch_warnings():
+        # Its successor is unknown to older torch, and still broadcasts at the start.
+        warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
+        return DistributedDataParallel(
+            network,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+
+def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Yield each batch with the seconds that it was waited for."""
+    iterator = iter(batches)
+    while True:
+        started = time.monotonic()
+        batch = next(iterator, None)
+        if batch is None:
+            return
+        yield batch, time.monotonic() - started

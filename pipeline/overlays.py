@@ -1,0 +1,84 @@
+"""Pictures of predictions on stored samples."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from pipeline.data.crop import decode_image
+from pipeline.data.people import Visibility
+from pipeline.evaluation import predict
+from pipeline.figures import Pose, overlay
+from pipeline.geometry import heatmap_from_input, transform
+from pipeline.settings import Settings
+from pipeline.shards.sample import Sample
+from pipeline.shards.stream import Batch, SampleLoader, draw_augmentation
+
+
+def draw_overlays(
+    network: nn.Module,
+    loader: SampleLoader,
+    settings: Settings,
+    device: torch.device,
+    title: str,
+) -> Figure:
+    """Predict people evenly spaced over the samples and draw them on their stored crops.
+
+    The truth is drawn beside, as white rings. Title is the figure's.
+    """
+    chosen = spaced(len(loader.samples), settings.evaluation.overlays)
+    (predictions,) = predict(
+        network,
+        [loader.batch(chosen)],
+        loader,
+        settings.optim,
+        device,
+        flip_test=settings.evaluation.flip_test,
+    )
+    poses = [
+        pose_of(loader.samples[position], joints)
+        for position, joints in zip(chosen, predictions.joints, strict=True)
+    ]
+    return overlay(poses, loader.joint_set, title)
+
+
+def spaced(samples: int, count: int) -> np.ndarray:
+    """At most `count` positions, evenly spaced over `samples`."""
+    return np.unique(np.linspace(0, samples - 1, min(count, samples)).astype(np.int64))
+
+
+def pose_of(sample: Sample, predicted: np.ndarray) -> Pose:
+    """A sample's stored crop with predicted joints (joint, 2) in original-image pixels and the truth."""
+    to_crop = sample.crop.from_original
+    person = sample.person
+    return Pose(
+        image=decode_image(sample.crop.jpeg, sample.key),
+        joints=transform(predicted, to_crop),
+        shown=np.ones(len(predicted), bool),
+        truth=transform(np.array(person.joints), to_crop),
+        annotated=np.array(person.visibility) != Visibility.MISSING,
+        title=sample.key,
+    )
+
+
+def draw_augmented(loader: SampleLoader, settings: Settings, samples: int) -> Figure:
+    """Draw samples as training sees them, joints and all: rotated, scaled, mirrored, coloured."""
+    chosen = spaced(len(loader.samples), samples)
+    varied = [draw_augmentation(settings.data, 0, int(p)) for p in chosen]
+    batch = loader.batch(chosen, varied)
+    to_input = np.linalg.inv(heatmap_from_input())
+    poses = [
+        Pose(
+            image=_seen(batch, row),
+            joints=transform(batch.joints[row].double().numpy(), to_input),
+            shown=batch.annotated[row].numpy(),
+            title=loader.samples[position].key,
+        )
+        for row, position in enumerate(chosen)
+    ]
+    return overlay(poses, loader.joint_set, "training samples as the network sees them")
+
+
+def _seen(batch: Batch, row: int) -> np.ndarray:
+    colored = batch.images[row].float() * batch.gains[row]
+    return colored.clamp(0, 255).byte().numpy()

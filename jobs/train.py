@@ -1,0 +1,88 @@
+"""Train a stacked hourglass network on the Ray cluster: `python -m jobs.train --help`."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from pipeline.command import clear_errors, fail, parse
+from pipeline.plan import Plan, plan_training
+from pipeline.progress import say
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train a stacked hourglass network with DDP over Ray workers, and record it in MLflow."""
+
+    settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=Settings
+    )
+    dry_run: bool = False
+    """Print the resolved settings, the network's cost and what the data holds; start nothing."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse(Arguments, None, argv)
+    with clear_errors():
+        plan = plan_training(arguments.settings)
+        describe(plan)
+        if not arguments.dry_run:
+            run(plan)
+
+
+def describe(plan: Plan) -> None:
+    """Say what will be trained, on what, at which cost."""
+    from pipeline.network.cost import network_cost
+
+    settings = plan.settings
+    cost = network_cost(settings.model)
+    per_worker = settings.optim.batch_size // settings.ray.workers
+    for key, value in settings.flat().items():
+        say(f"  {key} = {value!r}")
+    say(f"parameters: {cost.parameters:,}")
+    say(
+        f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, an image"
+    )
+    say(
+        f"memory: about {cost.training_bytes(per_worker, 4) / 2**30:.2f} GiB a worker in fp32, "
+        f"{cost.training_bytes(per_worker, 2) / 2**30:.2f} GiB in bf16, at {per_worker} samples a step"
+    )
+    for name, shards in (("train", plan.train), ("val", plan.val)):
+        say(
+            f"{name}: {shards.people:,} people in {len(shards.paths)} shards, joint set "
+            f"{shards.joint_set.name}, source {shards.source}"
+        )
+    steps, left = divmod(plan.train.people, settings.optim.batch_size)
+    say(f"epoch: {steps:,} steps of {settings.optim.batch_size}; {left} people sit each epoch out")
+    if plan.is_complete:
+        say(
+            f"run {settings.ray.name} has had its {settings.optim.epochs} epochs already; "
+            "give another --ray.name to train anew"
+        )
+
+
+def run(plan: Plan) -> None:
+    """Train, then say how good the network is and where it lies."""
+    from pipeline.cluster import cluster
+    from pipeline.launch import TrainingFailedError, train
+    from pipeline.metric import table
+    from pipeline.tracking import ui_command
+
+    settings = plan.settings
+    with cluster(settings.ray.address):
+        say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
+        try:
+            outcome = train(plan)
+        except TrainingFailedError as error:
+            fail(f"training run {settings.ray.name} failed: {error}")
+    for scores in outcome.scores.values():
+        say(f"\n{table(scores)}")
+    say(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
+    say(f"MLflow: run {settings.ray.name} of experiment {settings.tracking.experiment!r}")
+    say(f"  {ui_command(settings.tracking.uri)}")
+
+
+if __name__ == "__main__":
+    main()

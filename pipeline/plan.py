@@ -1,0 +1,155 @@
+"""What a run will do, worked out and checked before any cluster resource is taken."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.checkpoint import RECORD_NAME, Record, check_same_architecture, read_record
+from pipeline.joints import JointSet, Measure
+from pipeline.settings import Settings
+from pipeline.shards.index import ShardSet, find_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run's settings with nothing left open, its shards, and the checkpoint that it would go on from."""
+
+    settings: Settings
+    train: ShardSet
+    val: ShardSet
+    measure: Measure
+    resumes: Record | None
+
+    @property
+    def joint_set(self) -> JointSet:
+        """The joints that are trained."""
+        return self.train.joint_set
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its checkpoints."""
+        return Path(self.settings.ray.storage) / self.settings.ray.name
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run of this name has had all its epochs."""
+        return (
+            self.resumes is not None and self.resumes.progress.epochs >= self.settings.optim.epochs
+        )
+
+
+def plan_training(settings: Settings) -> Plan:
+    """Resolve and check settings. Raises ValueError saying what is wrong, where, and what was expected."""
+    train = find_shards("data.train", settings.data.train)
+    val = find_shards("data.val", settings.data.val)
+    if train.joint_set is not val.joint_set:
+        raise ValueError(
+            f"data.train has the joint set {train.joint_set.name}, data.val {val.joint_set.name}; "
+            "expected the same"
+        )
+    settings = _resolved(settings, train)
+    measure = _checked_measure(settings, val)
+    _check_amounts(settings, train)
+    _check_writable(Path(settings.ray.storage))
+    plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
+    return Plan(
+        settings=settings,
+        train=train,
+        val=val,
+        measure=measure,
+        resumes=_latest_record(plan.folder, settings),
+    )
+
+
+def working_root() -> Path:
+    """Where results go by default: the working folder, but in a submitted job one that outlives it."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return Path.home() / "hourglass-ray"
+    return Path.cwd()
+
+
+def tracking_uri(setting: str) -> str:
+    """The MLflow URI that `tracking.uri` stands for; a relative SQLite path becomes absolute."""
+    uri = setting or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        return f"sqlite:///{working_root() / 'mlflow.db'}"
+    scheme, separator, path = uri.partition(":///")
+    if scheme == "sqlite" and separator and not path.startswith("/"):
+        return f"sqlite:///{Path(path).absolute()}"
+    if "://" not in uri:
+        raise ValueError(
+            f"tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got {uri!r}"
+        )
+    return uri
+
+
+def storage_folder(setting: str) -> Path:
+    """The folder that `ray.storage` stands for."""
+    if "://" in setting:
+        raise ValueError(f"ray.storage must be a folder that every node sees, got {setting!r}")
+    return Path(setting).expanduser().absolute() if setting else working_root() / "runs"
+
+
+def _resolved(settings: Settings, train: ShardSet) -> Settings:
+    joints = len(train.joint_set.joints)
+    if settings.model.joints not in (0, joints):
+        raise ValueError(
+            f"model.joints must be {joints} for the joint set {train.joint_set.name} of "
+            f"data.train, got {settings.model.joints}"
+        )
+    model = settings.model
+    name = f"{train.joint_set.name}-s{model.stacks}m{model.modules}-{settings.fingerprint()}"
+    return settings.replaced(
+        {
+            "model.joints": joints,
+            "ray.storage": str(storage_folder(settings.ray.storage)),
+            "ray.name": settings.ray.name or name,
+            "tracking.uri": tracking_uri(settings.tracking.uri),
+        }
+    )
+
+
+def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
+    measure = val.joint_set.measure(settings.evaluation.measure)
+    if measure.normaliser == "head" and not val.head_sizes:
+        others = ", ".join(m.key for m in val.joint_set.measures if m is not measure)
+        raise ValueError(
+            f"data.val={settings.data.val!r}: none of {val.people:,} people has a head size, so "
+            f"{measure.title} is undefined; pack again with --head-boxes, or set "
+            f"evaluation.measure to {others}"
+        )
+    return measure
+
+
+def _check_amounts(settings: Settings, train: ShardSet) -> None:
+    workers, batch_size = settings.ray.workers, settings.optim.batch_size
+    if len(train.paths) < workers:
+        raise ValueError(
+            f"data.train={settings.data.train!r} has {len(train.paths)} shards, expected at least "
+            f"ray.workers={workers}; pack with a smaller --people-per-shard"
+        )
+    if train.people < batch_size:
+        raise ValueError(
+            f"data.train={settings.data.train!r} has {train.people:,} people, expected at least "
+            f"optim.batch_size={batch_size}"
+        )
+
+
+def _check_writable(storage: Path) -> None:
+    there = next(folder for folder in (storage, *storage.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(f"ray.storage={str(storage)!r} can't be written: {error}") from error
+
+
+def _latest_record(folder: Path, settings: Settings) -> Record | None:
+    """The run's newest checkpoint. Raises ValueError if its network is another one."""
+    checkpoints = sorted(path.parent for path in folder.glob(f"epoch_*/{RECORD_NAME}"))
+    if not checkpoints:
+        return None
+    record = read_record(checkpoints[-1])
+    check_same_architecture(checkpoints[-1], record, settings)
+    return record

@@ -3,12 +3,20 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from pipeline.command import clear_errors, parse
 from pipeline.progress import Pace, bar, duration, say
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.evaluation import Evaluation
+    from pipeline.metric import Scores
+    from pipeline.settings import Settings
+    from pipeline.shards.stream import SampleLoader
 
 _Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -23,7 +31,7 @@ class Arguments:
     val: Annotated[str, tyro.conf.arg(name="data.val")]
     """Validation shards: a glob or comma-separated globs."""
     train: Annotated[str, tyro.conf.arg(name="data.train")] = ""
-    """Training shards; with them a constant pose (their mean) is measured beside the network."""
+    """Training shards; with them a constant pose, their mean, is measured beside the network."""
     flip_test: Annotated[
         bool, tyro.conf.arg(name="evaluation.flip-test"), tyro.conf.FlagConversionOff
     ] = True
@@ -49,15 +57,119 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     """Measure, print, and write what was asked for. Raises ValueError."""
     import torch
 
-    from pipeline.checkpoint import read_record
-    from pipeline.evaluation import Evaluator
+    from pipeline.checkpoint import load_network
     from pipeline.metric import table
-    from pipeline.shards.index import find_shards
 
-    record = read_record(arguments.checkpoint)
-    shards = find_shards("data.val", arguments.val)
-    if shards.joint_set.name != record.joint_set:
+    if arguments.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
+    torch.set_num_threads(arguments.threads)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no GPU that torch can use")
+    is_cuda = arguments.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if is_cuda else "cpu")
+    network, record = load_network(arguments.checkpoint, device)
+    loader = _loader("data.val", arguments.val, record.joint_set, record.settings)
+    evaluation = _measure(network, loader, record.settings, arguments)
+    joint_set = loader.joint_set
+    results = {"network": evaluation.scores(joint_set)}
+    if arguments.train:
+        training = _loader("data.train", arguments.train, record.joint_set, record.settings)
+        results["constant pose"] = _constant_pose(training, loader).scores(joint_set)
+    for name, scores in results.items():
+        for score in scores.values():
+            say(f"\n{name}\n{table(score)}")
+    _write(results, evaluation, arguments)
+    if arguments.figures is not None:
+        _draw(network, loader, record.settings, evaluation, arguments.figures)
+
+
+def _loader(setting: str, pattern: str, joint_set: str, settings: "Settings") -> "SampleLoader":
+    from pipeline.shards.index import find_shards
+    from pipeline.shards.read import ShardReader
+    from pipeline.shards.stream import SampleLoader
+
+    shards = find_shards(setting, pattern)
+    if shards.joint_set.name != joint_set:
         raise ValueError(
-            f"data.val={arguments.val!r} has the joint set {shards.joint_set.name}, "
-            f"{arguments.checkpoint} was trained on {record.joint_set}"
+            f"{setting}={pattern!r} has the joint set {shards.joint_set.name}, expected "
+            f"{joint_set}, which the checkpoint was trained on"
         )
+    return SampleLoader(ShardReader(shards.paths), shards.joint_set, settings.model.input_px)
+
+
+def _measure(
+    network: "nn.Module", loader: "SampleLoader", settings: "Settings", arguments: Arguments
+) -> "Evaluation":
+    from pipeline.evaluation import Evaluation, evaluate, predict
+    from pipeline.shards.order import validation_batches
+    from pipeline.shards.stream import stream_validation
+
+    people, pace = len(loader.samples), Pace(2.0)
+    batches = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)
+    total = Evaluation.nothing(loader.joint_set)
+    for predictions in predict(
+        network,
+        stream_validation(loader, batches, arguments.threads),
+        loader,
+        settings.optim,
+        next(network.parameters()).device,
+        flip_test=arguments.flip_test,
+    ):
+        total += evaluate([predictions], loader)
+        if pace.is_due():
+            left = duration(pace.left_s(total.people, people))
+            say(f"{bar(total.people, people)} people  left {left}")
+    return total
+
+
+def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluation":
+    from pipeline.evaluation import constant_pose, evaluate, predict_constant_pose
+
+    pose = constant_pose(training.samples, len(loader.joint_set.joints))
+    return evaluate([predict_constant_pose(pose, loader.samples)], loader)
+
+
+def _write(
+    results: dict[str, dict[str, "Scores"]], evaluation: "Evaluation", arguments: Arguments
+) -> None:
+    if arguments.json is None:
+        return
+    content: dict[str, Any] = {
+        "checkpoint": str(arguments.checkpoint),
+        "data.val": arguments.val,
+        "people": evaluation.people,
+        "flip_test": arguments.flip_test,
+        "loss": evaluation.loss_sum / evaluation.people,
+    }
+    for name, scores in results.items():
+        content[name.replace(" ", "_")] = {key: s.as_dict() for key, s in scores.items()}
+    arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    say(f"written: {arguments.json}")
+
+
+def _draw(
+    network: "nn.Module",
+    loader: "SampleLoader",
+    settings: "Settings",
+    evaluation: "Evaluation",
+    folder: Path,
+) -> None:
+    from pipeline.figures import joint_bars, threshold_curve
+    from pipeline.overlays import draw_overlays
+
+    measure = loader.joint_set.measure(settings.evaluation.measure)
+    scores = evaluation.scores(loader.joint_set)[measure.key]
+    device = next(network.parameters()).device
+    title = f"{loader.joint_set.name} validation, {measure.headline} {scores.headline:.1f}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in (
+        ("overlay", draw_overlays(network, loader, settings, device, title)),
+        ("joints", joint_bars(scores)),
+        ("thresholds", threshold_curve(evaluation.counts[measure.key], scores)),
+    ):
+        figure.savefig(folder / f"{name}.png", dpi=100)
+    say(f"written: {folder}/overlay.png, joints.png, thresholds.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,17 +1,16 @@
 """Pack annotations and photographs into shards: `python -m jobs.pack --help`."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from pipeline.command import clear_errors, parse
-from pipeline.data.crop import CropSettings
 from pipeline.packing import (
     PackSettings,
     ShardDone,
     ShardJob,
+    SourceName,
     close_plan,
     open_plan,
     pack_shard,
@@ -23,52 +22,29 @@ from pipeline.shards.index import Index
 if TYPE_CHECKING:
     import ray
 
-_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
-_Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(PackSettings):
     """Cut people out of photographs and write them as WebDataset shards with an index, on Ray."""
 
-    source: tyro.conf.Positional[Literal["mpii-json", "mpii-hrnet", "lspet", "coco", "synthetic"]]
+    source: tyro.conf.Positional[SourceName]
     """Format of the annotations; synthetic: people rendered on the spot, without files."""
-    images: _Folder = None
-    """Folder of the photographs."""
-    annotations: _File = None
-    """Annotation file."""
-    head_boxes: _File = None
-    """MPII's detections_our_format.mat, with the head boxes of validation people that PCKh needs."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder to write, such as out: out/train-000000.tar ..., out/val-000000.tar ..., out/index.json."""
-    split: Literal["auto", "random", "train", "val"] = "auto"
-    """Which people validate; auto: the source's own split, else random images; train, val: all go there."""
-    val_images: int = 500
-    """Images that a random split holds out."""
-    people_per_shard: int = 512
-    """People in a shard, or a few more, since an image stays whole; training needs at least as many shards as workers."""
-    max_left_out: float = 0.01
-    """Share of people (0-1) that may be left out for missing, unreadable or unfitting images."""
-    scenes: int = 4500
-    """Scenes that synthetic renders, with one or two people each."""
-    seed: int = 0
-    """Seed of the split, of the order and of synthetic scenes."""
-    crop: CropSettings = field(default_factory=CropSettings)
-    """How crops are stored."""
     address: Annotated[str, tyro.conf.arg(name="ray.address")] = ""
     """Cluster to join; empty: RAY_ADDRESS or the submitted job's cluster, else one is started here."""
 
+    @property
     def settings(self) -> PackSettings:
-        """The part that decides what is packed. Raises ValueError."""
-        chosen = {name: value for name, value in vars(self).items() if name != "address"}
-        return PackSettings(**chosen)
+        """The part that says what to pack."""
+        return PackSettings(
+            **{item.name: getattr(self, item.name) for item in fields(PackSettings)}
+        )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
     with clear_errors():
-        pack(arguments.settings(), arguments.address)
+        pack(arguments.settings, arguments.address)
 
 
 def pack(settings: PackSettings, address: str = "") -> Index:

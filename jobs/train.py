@@ -1,7 +1,7 @@
 """Train a stacked hourglass network on the Ray cluster: `python -m jobs.train --help`."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -9,6 +9,9 @@ from pipeline.command import clear_errors, fail, parse
 from pipeline.plan import Plan, plan_training
 from pipeline.progress import say
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.launch import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,14 @@ def main(argv: list[str] | None = None) -> None:
     with clear_errors():
         plan = plan_training(arguments.settings)
         describe(plan)
-        if not arguments.dry_run:
-            run(plan)
+        if arguments.dry_run:
+            return
+
+        from pipeline.cluster import cluster
+
+        with cluster(plan.settings.ray.address):
+            outcome = train_plan(plan)
+        conclude(plan, outcome)
 
 
 def describe(plan: Plan) -> None:
@@ -63,24 +72,30 @@ def describe(plan: Plan) -> None:
         )
 
 
-def run(plan: Plan) -> None:
-    """Train, then say how good the network is and where it lies."""
-    from pipeline.cluster import cluster
+def train_plan(plan: Plan) -> "Outcome":
+    """Train on the connected cluster; a failure ends the program with status 1."""
     from pipeline.launch import TrainingFailedError, train
+
+    settings = plan.settings
+    say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
+    try:
+        return train(plan)
+    except TrainingFailedError as error:
+        fail(f"training run {settings.ray.name} failed: {error}")
+
+
+def conclude(plan: Plan, outcome: "Outcome") -> None:
+    """Say how good the network is, where it lies and how to look at it."""
     from pipeline.metric import table
     from pipeline.tracking import ui_command
 
     settings = plan.settings
-    with cluster(settings.ray.address):
-        say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
-        try:
-            outcome = train(plan)
-        except TrainingFailedError as error:
-            fail(f"training run {settings.ray.name} failed: {error}")
+    say(f"\n{table(outcome.scores[plan.measure.key])}")
     for scores in outcome.scores.values():
-        say(f"\n{table(scores)}")
+        if scores.measure is not plan.measure:
+            say(f"{scores.measure.headline} (pooled): {scores.headline:.2f}")
     say(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
-    say(f"MLflow: run {settings.ray.name} of experiment {settings.tracking.experiment!r}")
+    say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to look:")
     say(f"  {ui_command(settings.tracking.uri)}")
 
 

@@ -30,7 +30,7 @@ def overlay(poses: Sequence[Pose], joint_set: JointSet, title: str) -> Figure:
     """Skeletons over images: left limbs orange, right blue; the truth as white rings."""
     columns = min(4, len(poses))
     rows = -(-len(poses) // columns)
-    figure = Figure(figsize=(3 * columns, 3.15 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.4 * columns, 2.55 * rows + 0.4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis in axes:
         axis.set_axis_off()

@@ -10,6 +10,7 @@ import ray.train
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
+    LoggingConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
@@ -50,6 +51,11 @@ class Outcome:
     metrics: dict[str, float]
     scores: dict[str, Scores]
 
+    @property
+    def overlay(self) -> Path:
+        """Picture of the best checkpoint's predictions on validation people."""
+        return self.checkpoint / overlay_name(self.epoch)
+
 
 class Recorder(UserCallback):
     """Logs every epoch to MLflow; runs in Ray Train's controller."""
@@ -87,7 +93,8 @@ def train(
     run = start_run(plan, parent)
     status: tracking.Status = "FAILED"
     try:
-        result = _trainer(plan, [Recorder(run), *callbacks]).fit()
+        label = plan.settings.ray.name if parent else ""
+        result = _trainer(plan, label, [Recorder(run), *callbacks]).fit()
         outcome = _record(plan, run, result)
         status = "FINISHED"
     finally:
@@ -114,7 +121,7 @@ def start_run(plan: Plan, parent: tracking.Run | None) -> tracking.Run:
     )
 
 
-def _trainer(plan: Plan, callbacks: list[UserCallback]) -> TorchTrainer:
+def _trainer(plan: Plan, label: str, callbacks: list[UserCallback]) -> TorchTrainer:
     settings = plan.settings
     resources = {"CPU": settings.ray.cpus_per_worker}
     if settings.ray.gpus_per_worker:
@@ -124,6 +131,7 @@ def _trainer(plan: Plan, callbacks: list[UserCallback]) -> TorchTrainer:
         joint_set=plan.joint_set.name,
         train=plan.train.paths,
         val=plan.val.paths,
+        label=label,
     )
     return TorchTrainer(
         train_worker,
@@ -146,6 +154,8 @@ def _trainer(plan: Plan, callbacks: list[UserCallback]) -> TorchTrainer:
                 checkpoint_score_attribute=plan.measure.metric_name,
                 checkpoint_score_order="max",
             ),
+            # Ray would repeat every epoch's metrics from every rank.
+            logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": _KEEP_MEMORY},
         ),
     )

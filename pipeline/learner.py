@@ -51,13 +51,15 @@ class Task:
     """What a worker is told: plain data, since it crosses processes.
 
     `settings` are by dotted key, with `model.joints` resolved; `train` and
-    `val` are absolute paths of shards.
+    `val` are absolute paths of shards. `label` begins every line that is said,
+    so that the trials of a sweep can be told apart.
     """
 
     settings: dict[str, Any]
     joint_set: str
     train: tuple[str, ...]
     val: tuple[str, ...]
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The training loop as one Ray Train worker runs it: build, resume, then train, evaluate, report."""
 
 import json
-import logging
 import math
 import tempfile
 from pathlib import Path
@@ -20,17 +19,16 @@ _LINE_EVERY_S = 5.0
 
 def train_worker(task: dict[str, Any]) -> None:
     """Train as one rank. `task` holds the fields of a `Task`. Reports once an epoch."""
-    # Ray would print every epoch's metrics from every rank, beside our own lines.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = ray.train.get_context()
+    told = Task(**task)
     learner = Learner(
-        Task(**task),
+        told,
         context.get_world_rank(),
         context.get_world_size(),
         ray.train.torch.get_device(),
     )
     resume(learner)
-    narrator = Narrator(learner)
+    narrator = Narrator(learner, told.label)
     while learner.progress.epochs < learner.settings.optim.epochs:
         for step in learner.train_epoch(_LINE_EVERY_S):
             narrator.stepped(step)
@@ -104,8 +102,9 @@ def epoch_metrics(
 class Narrator:
     """Says on rank 0 how training goes: epoch, loss, accuracy, speed, time left."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner, label: str) -> None:
         self._learner = learner
+        self._label = f"{label}: " if label else ""
         self._before = learner.progress.samples
         self._pace = Pace(0)
         self._score = ""
@@ -114,7 +113,7 @@ class Narrator:
         """Say where an epoch stands."""
         if self._learner.rank == 0:
             say(
-                f"epoch {step.epoch + 1}/{self._learner.settings.optim.epochs}  "
+                f"{self._label}epoch {step.epoch + 1}/{self._learner.settings.optim.epochs}  "
                 f"step {step.step}/{step.steps}  loss {step.loss:.4g}  {self._score}"
                 f"{step.samples_per_s:.0f} samples/s  "
                 f"input wait {step.input_wait_share:.0%}  left {self._left()}"
@@ -128,7 +127,7 @@ class Narrator:
         self._score = f"{measure.headline} {score:.2f}  "
         if learner.rank == 0:
             say(
-                f"epoch {learner.progress.epochs}/{learner.settings.optim.epochs} evaluated  "
+                f"{self._label}epoch {learner.progress.epochs}/{learner.settings.optim.epochs} evaluated  "
                 f"train loss {metrics['train_loss']:.4g}  val loss {metrics['val_loss']:.4g}  "
                 f"{self._score}left {self._left()}"
             )

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard
 
-SYNTHETIC_NAME = "synthetic"
+SourceName = Literal["mpii-json", "mpii-hrnet", "lspet", "coco", "synthetic"]
+SYNTHETIC_NAME: SourceName = "synthetic"
 _STATE_NAME = ".packing"
 # Images looked into before packing, to see whether the annotations are theirs.
 _PROBED_IMAGES = 64
@@ -32,20 +33,31 @@ LeftOut = dict[str, list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class PackSettings:
-    """What to pack and how; see jobs.pack for what each means."""
+    """What to pack and how."""
 
-    source: str
-    images: Path | None
-    annotations: Path | None
-    head_boxes: Path | None
+    source: SourceName
+    """Format of the annotations; synthetic: people rendered on the spot, without files."""
+    images: Path | None = None
+    """Folder of the photographs."""
+    annotations: Path | None = None
+    """Annotation file."""
+    head_boxes: Path | None = None
+    """MPII's detections_our_format.mat, with the head boxes of validation people that PCKh needs."""
     out: Path
-    split: Literal["auto", "random", "train", "val"]
-    val_images: int
-    people_per_shard: int
-    max_left_out: float
-    scenes: int
-    seed: int
-    crop: CropSettings
+    """Folder to write: train-000000.tar ..., val-000000.tar ... and index.json."""
+    split: Literal["auto", "random", "train", "val"] = "auto"
+    """Which people validate; auto: the source's own split, else random images; train, val: all go there."""
+    val_images: int = 500
+    """Images that a random split holds out."""
+    people_per_shard: int = 512
+    """People in a shard, or a few more, since an image stays whole; training needs at least as many shards as workers."""
+    max_left_out: float = 0.01
+    """Share of people, 0-1, that may be left out for missing, unreadable or unfitting images."""
+    scenes: int = 4500
+    """Scenes that synthetic renders, with one or two people each."""
+    seed: int = 0
+    """Seed of the split, of the order and of synthetic scenes."""
+    crop: CropSettings = field(default_factory=CropSettings)
 
     def __post_init__(self) -> None:
         for name, least in (("val_images", 1), ("people_per_shard", 1), ("scenes", 2), ("seed", 0)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.checkpoint import RECORD_NAME, Record, check_same_architecture, read_record
 from pipeline.joints import JointSet, Measure
 from pipeline.settings import Settings
-from pipeline.shards.index import ShardSet, find_shards
+from pipeline.shards.index import ShardSet, absolute_globs, find_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def plan_training(settings: Settings) -> Plan:
             f"data.train has the joint set {train.joint_set.name}, data.val {val.joint_set.name}; "
             "expected the same"
         )
-    settings = _resolved(settings, train)
+    settings = _resolved(settings, train, val)
     measure = _checked_measure(settings, val)
     _check_amounts(settings, train)
     _check_writable(Path(settings.ray.storage))
@@ -91,7 +91,7 @@ def storage_folder(setting: str) -> Path:
     return Path(setting).expanduser().absolute() if setting else working_root() / "runs"
 
 
-def _resolved(settings: Settings, train: ShardSet) -> Settings:
+def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
     joints = len(train.joint_set.joints)
     if settings.model.joints not in (0, joints):
         raise ValueError(
@@ -99,9 +99,12 @@ def _resolved(settings: Settings, train: ShardSet) -> Settings:
             f"data.train, got {settings.model.joints}"
         )
     model = settings.model
-    name = f"{train.joint_set.name}-s{model.stacks}m{model.modules}-{settings.fingerprint()}"
+    fingerprint = settings.fingerprint(f"{train.checksum} {val.checksum}")
+    name = f"{train.joint_set.name}-s{model.stacks}m{model.modules}-{fingerprint}"
     return settings.replaced(
         {
+            "data.train": absolute_globs(settings.data.train),
+            "data.val": absolute_globs(settings.data.val),
             "model.joints": joints,
             "ray.storage": str(storage_folder(settings.ray.storage)),
             "ray.name": settings.ray.name or name,

@@ -303,10 +303,11 @@ class Settings:
             },
         )
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, data_checksum: str) -> str:
         """Return eight hexadecimal digits that name what decides the outcome of training.
 
-        Where the run is stored, tracked and executed does not enter.
+        Where data lie does not enter, but what they are does, by their
+        checksum; nor where the run is stored, tracked and executed.
         """
         decisive = {
             key: value
@@ -314,6 +315,7 @@ class Settings:
             if key.partition(".")[0] in ("data", "model", "optim", "evaluation")
             or key == "ray.workers"
         }
+        decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -81,9 +81,9 @@ def sample_body(rng: Generator) -> Body:
     build = _sample_build(rng)
     named = _pose_trunk(rng, build) | _pose_legs(rng, build)
     points = np.array([named[name] for name in POINTS])
-    # One in seven is seen from behind; neither goes as far as a profile, which would confuse left and right.
-    turn = float(np.clip(rng.normal(0, 22), -55, 55)) + 180 * (rng.random() < 0.15)
-    roll = rng.uniform(-80, 80) if rng.random() < 0.1 else rng.normal(0, 6)
+    # One in ten is seen from behind; neither goes as far as a profile, which would confuse left and right.
+    turn = float(np.clip(rng.normal(0, 22), -55, 55)) + 180 * (rng.random() < 0.1)
+    roll = rng.uniform(-80, 80) if rng.random() < 0.05 else rng.normal(0, 6)
     view = _rotation(2, roll) @ _rotation(0, rng.uniform(-4, 16)) @ _rotation(1, turn)
     return Body(points=points @ view.T, build=build)
 
@@ -134,7 +134,7 @@ def _pick(rng: Generator, habits: tuple[_Habit, ...]) -> _Habit:
 
 def _pose_trunk(rng: Generator, build: Build) -> dict[str, FloatArray]:
     """Return the points above the pelvis, arms included."""
-    is_bent = rng.random() < 0.15
+    is_bent = rng.random() < 0.1
     bend = rng.uniform(25, 65) if is_bent else rng.uniform(-8, 14)
     trunk = _rotation(2, rng.normal(0, 7)) @ _rotation(1, rng.normal(0, 8))
     trunk = trunk @ _rotation(0, bend)

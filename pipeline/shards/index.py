@@ -144,6 +144,11 @@ def find_shards(setting: str, pattern: str) -> ShardSet:
     )
 
 
+def absolute_globs(pattern: str) -> str:
+    """The same globs, good from any folder: a worker's working folder is another one."""
+    return ",".join(str(Path(part.strip()).absolute()) for part in pattern.split(","))
+
+
 def _checked_entry(path: Path, index: Index) -> ShardEntry:
     by_name = {entry.name: entry for entry in index.shards}
     if path.name not in by_name:

@@ -6,21 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pipeline.command import clear_errors, parse
-from pipeline.packing import (
-    PackSettings,
-    ShardDone,
-    ShardJob,
-    SourceName,
-    close_plan,
-    open_plan,
-    pack_shard,
-    plan_packing,
-)
+from pipeline.pack_settings import PackSettings, SourceName
 from pipeline.progress import Pace, bar, duration, say
-from pipeline.shards.index import Index
 
 if TYPE_CHECKING:
     import ray
+
+    from pipeline.packing import ShardDone, ShardJob
+    from pipeline.shards.index import Index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +40,11 @@ def main(argv: list[str] | None = None) -> None:
         pack(arguments.settings, arguments.address)
 
 
-def pack(settings: PackSettings, address: str = "") -> Index:
+def pack(settings: PackSettings, address: str = "") -> "Index":
     """Pack on Ray, going on from what an interrupted pack has finished. Raises ValueError."""
+    from pipeline.packing import close_plan, open_plan, plan_packing
+    from pipeline.shards.index import Index
+
     say(f"packing {settings.source} into {settings.out}")
     plan = plan_packing(settings)
     finished = open_plan(plan)
@@ -68,9 +64,11 @@ def pack(settings: PackSettings, address: str = "") -> Index:
     return index
 
 
-def _run(settings: PackSettings, jobs: list[ShardJob]) -> dict[str, ShardDone]:
+def _run(settings: PackSettings, jobs: list["ShardJob"]) -> dict[str, "ShardDone"]:
     """Write shards as Ray tasks, one core each, and show how far they are."""
     import ray
+
+    from pipeline.packing import pack_shard
 
     pace, people = Pace(1.0), sum(len(job.people) for job in jobs)
     task = ray.remote(num_cpus=1)(pack_shard)
@@ -90,7 +88,7 @@ def _run(settings: PackSettings, jobs: list[ShardJob]) -> dict[str, ShardDone]:
     return finished
 
 
-def _result(reference: "ray.ObjectRef") -> ShardDone:
+def _result(reference: "ray.ObjectRef") -> "ShardDone":
     """A task's result; what it raised is raised here as it was."""
     import ray
 
@@ -100,7 +98,7 @@ def _result(reference: "ray.ObjectRef") -> ShardDone:
         raise error.cause from error
 
 
-def _conclude(index: Index) -> None:
+def _conclude(index: "Index") -> None:
     for split, counts in index.splits().items():
         say(
             f"{split}: {counts['people']:,} people of {counts['images']:,} images in "

@@ -6,8 +6,7 @@ from pathlib import Path
 from jobs.pack import pack
 from jobs.train import conclude, describe, train_plan
 from pipeline.command import clear_errors
-from pipeline.data.crop import CropSettings
-from pipeline.packing import SYNTHETIC_NAME, PackSettings
+from pipeline.pack_settings import SYNTHETIC_NAME, CropSettings, PackSettings
 from pipeline.plan import plan_training
 from pipeline.progress import Pace, duration, say
 from pipeline.settings import Settings
@@ -31,7 +30,7 @@ _SETTINGS = {
     "optim.learning_rate": 0.008,
     "optim.schedule": "cosine",
     "optim.batch_size": 24,
-    "optim.epochs": 6,
+    "optim.epochs": 7,
     "optim.sigma_px": 1.25,
     "optim.target_peak": 10.0,
     "ray.workers": 2,

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pipeline.command import clear_errors, fail, parse
-from pipeline.plan import Plan, plan_training
 from pipeline.progress import say
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.launch import Outcome
+    from pipeline.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
     with clear_errors():
+        from pipeline.plan import plan_training
+
         plan = plan_training(arguments.settings)
         describe(plan)
         if arguments.dry_run:
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         conclude(plan, outcome)
 
 
-def describe(plan: Plan) -> None:
+def describe(plan: "Plan") -> None:
     """Say what will be trained, on what, at which cost."""
     from pipeline.network.cost import network_cost
 
@@ -72,7 +74,7 @@ def describe(plan: Plan) -> None:
         )
 
 
-def train_plan(plan: Plan) -> "Outcome":
+def train_plan(plan: "Plan") -> "Outcome":
     """Train on the connected cluster; a failure ends the program with status 1."""
     from pipeline.launch import TrainingFailedError, train
 
@@ -84,7 +86,7 @@ def train_plan(plan: Plan) -> "Outcome":
         fail(f"training run {settings.ray.name} failed: {error}")
 
 
-def conclude(plan: Plan, outcome: "Outcome") -> None:
+def conclude(plan: "Plan", outcome: "Outcome") -> None:
     """Say how good the network is, where it lies and how to look at it."""
     from pipeline.metric import table
     from pipeline.tracking import ui_command

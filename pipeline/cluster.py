@@ -10,7 +10,6 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 # Lines of several trials would be taken for repetitions of one another.
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import logging
 from collections.abc import Iterator
@@ -36,6 +35,8 @@ def cluster(address: str) -> Iterator[None]:
     if _exists(address):
         ray.init(address=address or None, logging_level=logging.WARNING)
     else:
+        # This machine gets no notice of being taken away.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         ray.init(
             address="local",
             # Its State API frees what a training leaves that was stopped ungracefully.

@@ -4,73 +4,30 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from pipeline.data.annotations import Annotations
-from pipeline.data.crop import CropSettings, Image, cut_crop, read_image
+from pipeline.data.crop import Image, cut_crop, read_image
 from pipeline.data.people import Person, Split, Visibility
 from pipeline.data.sources import SOURCES, read_annotations
 from pipeline.data.synthetic import render_scene, scene_people
 from pipeline.joints import SYNTHETIC
+from pipeline.pack_settings import SYNTHETIC_NAME, PackSettings
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard
 
-SourceName = Literal["mpii-json", "mpii-hrnet", "lspet", "coco", "synthetic"]
-SYNTHETIC_NAME: SourceName = "synthetic"
 _STATE_NAME = ".packing"
 # Images looked into before packing, to see whether the annotations are theirs.
 _PROBED_IMAGES = 64
 
 LeftOut = dict[str, list[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackSettings:
-    """What to pack and how."""
-
-    source: SourceName
-    """Format of the annotations; synthetic: people rendered on the spot, without files."""
-    images: Path | None = None
-    """Folder of the photographs."""
-    annotations: Path | None = None
-    """Annotation file."""
-    head_boxes: Path | None = None
-    """MPII's detections_our_format.mat, with the head boxes of validation people that PCKh needs."""
-    out: Path
-    """Folder to write: train-000000.tar ..., val-000000.tar ... and index.json."""
-    split: Literal["auto", "random", "train", "val"] = "auto"
-    """Which people validate; auto: the source's own split, else random images; train, val: all go there."""
-    val_images: int = 500
-    """Images that a random split holds out."""
-    people_per_shard: int = 512
-    """People in a shard, or a few more, since an image stays whole; training needs at least as many shards as workers."""
-    max_left_out: float = 0.01
-    """Share of people, 0-1, that may be left out for missing, unreadable or unfitting images."""
-    scenes: int = 4500
-    """Scenes that synthetic renders, with one or two people each."""
-    seed: int = 0
-    """Seed of the split, of the order and of synthetic scenes."""
-    crop: CropSettings = field(default_factory=CropSettings)
-
-    def __post_init__(self) -> None:
-        for name, least in (("val_images", 1), ("people_per_shard", 1), ("scenes", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.max_left_out <= 1:
-            raise ValueError(f"max_left_out must be from 0 to 1, got {self.max_left_out}")
-        needs_files = self.source != SYNTHETIC_NAME
-        for name in ("images", "annotations"):
-            if (getattr(self, name) is not None) != needs_files:
-                raise ValueError(
-                    f"--{name} is {'required for' if needs_files else 'not for'} {self.source}"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)

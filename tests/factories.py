@@ -8,9 +8,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.data.crop import CropSettings, cut_crop
+from pipeline.data.crop import cut_crop
 from pipeline.data.people import Person, Split, Visibility
 from pipeline.joints import MPII, JointSet
+from pipeline.pack_settings import CropSettings
 from pipeline.shards.index import Index
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard

@@ -9,8 +9,9 @@ import pytest
 from factories import person, photograph
 from PIL import Image
 
-from pipeline.data.crop import CropSettings, cut_crop, decode_image, read_image
+from pipeline.data.crop import cut_crop, decode_image, read_image
 from pipeline.geometry import transform
+from pipeline.pack_settings import CropSettings
 
 
 def dotted(width: int, height: int, x: float, y: float, radius: float = 6.0) -> np.ndarray:

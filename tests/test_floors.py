@@ -39,6 +39,7 @@ FLOORS = {
     "pipeline.network": 1,
     "pipeline.data.people": 0,
     "pipeline.joints": 0,
+    "pipeline.pack_settings": 0,
     "pipeline.settings": 0,
 }
 # Side by side: they never import each other, though they share a floor and a folder.

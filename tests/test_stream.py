@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from factories import person, samples
 
-from pipeline.data.crop import CropSettings, cut_crop
+from pipeline.data.crop import cut_crop
 from pipeline.data.people import Person, Visibility
 from pipeline.geometry import heatmap_from_input, transform
 from pipeline.joints import MPII
+from pipeline.pack_settings import CropSettings
 from pipeline.settings import DataSettings
 from pipeline.shards.order import rank_batches
 from pipeline.shards.read import ShardReader

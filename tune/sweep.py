@@ -1,14 +1,17 @@
 """Sweep over settings: `python -m tune.sweep --help`. Every trial is a training run with some settings replaced."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from pipeline.command import clear_errors, fail, parse
 from pipeline.progress import say
 from pipeline.settings import Settings
-from tune.spaces import SpaceName, Sweep, plan_sweep
+from tune.spaces import SpaceName
+
+if TYPE_CHECKING:
+    from tune.plan import Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
             "model.modules": arguments.modules,
             "optim.learning_rate": arguments.learning_rates,
         }
+        from tune.plan import plan_sweep
+
         sweep = plan_sweep(arguments.settings, arguments.space, given)
         describe(sweep)
         if not arguments.dry_run:
@@ -49,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
                 fail(f"{failures} of {len(sweep.plans)} trials failed")
 
 
-def describe(sweep: Sweep) -> None:
+def describe(sweep: "Sweep") -> None:
     """Say which trials there are and what they cost."""
     from pipeline.network.cost import network_cost
 

@@ -22,7 +22,8 @@ from pipeline.network.cost import network_cost
 from pipeline.plan import plan_training
 from pipeline.progress import Pace, duration, say
 from pipeline.settings import RaySettings, Settings
-from tune.spaces import Sweep, trial_name
+from tune.plan import Sweep
+from tune.spaces import trial_name
 
 # A trial's own process only waits for its workers. Asking for no CPU at all is
 # refused, and for a share of one would leave too few for the workers.

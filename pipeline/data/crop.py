@@ -9,30 +9,9 @@ from jaxtyping import UInt8
 
 from pipeline.data.people import Person
 from pipeline.geometry import Matrix, crop_from_original
+from pipeline.pack_settings import CropSettings
 
 Image = UInt8[np.ndarray, "height width 3"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropSettings:
-    """How a person's crop is stored."""
-
-    person_px: int = 256
-    """Stored side of a person's frame in pixels; smaller photographs are not enlarged."""
-    margin: float = 1.5
-    """Side of the stored square over the frame's, so that turning and shrinking find pixels."""
-    jpeg_quality: int = 95
-    """JPEG quality, 1-100."""
-
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("person_px", 32, 4096),
-            ("margin", 1, 4),
-            ("jpeg_quality", 1, 100),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ValueError(f"crop.{name} must be from {least} to {most}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

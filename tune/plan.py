@@ -1,0 +1,51 @@
+"""What a sweep will run, planned and checked before any cluster resource is taken."""
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pipeline.joints import Measure
+from pipeline.plan import Plan, plan_training
+from pipeline.settings import Settings
+from tune.spaces import AXES, SpaceName, trial_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A planned sweep: base settings with nothing left open but the axes, and one plan a trial.
+
+    `axes` are the values of each replaced setting. `base.ray.storage` is the
+    sweep's own folder.
+    """
+
+    name: str
+    base: Settings
+    axes: dict[str, tuple[Any, ...]]
+    plans: tuple[Plan, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep keeps its table, figures and runs."""
+        return Path(self.base.ray.storage)
+
+    @property
+    def measure(self) -> Measure:
+        """What trials are ranked by."""
+        return self.plans[0].measure
+
+
+def plan_sweep(settings: Settings, space: SpaceName, given: dict[str, tuple[Any, ...]]) -> Sweep:
+    """Plan every trial of a grid. Raises ValueError for the first that can't be run.
+
+    `given` values, by dotted key, replace those of the named space or add an axis to it.
+    """
+    axes = AXES[space] | {key: values for key, values in given.items() if values}
+    base = plan_training(settings).settings
+    name = settings.ray.name or f"sweep-{space}-{base.ray.name}"
+    base = base.replaced({"ray.storage": str(Path(base.ray.storage) / name)})
+    plans = tuple(
+        plan_training(base.replaced(point | {"ray.name": trial_name(point)}))
+        for point in (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
+    )
+    return Sweep(name=name, base=base, axes=axes, plans=plans)

@@ -154,7 +154,6 @@ def _trainer(plan: Plan, label: str, callbacks: list[UserCallback]) -> TorchTrai
                 checkpoint_score_attribute=plan.measure.metric_name,
                 checkpoint_score_order="max",
             ),
-            # Ray would repeat every epoch's metrics from every rank.
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": _KEEP_MEMORY},
         ),

@@ -1,6 +1,7 @@
 """The training loop as one Ray Train worker runs it: build, resume, then train, evaluate, report."""
 
 import json
+import logging
 import math
 import tempfile
 from pathlib import Path
@@ -19,6 +20,9 @@ _LINE_EVERY_S = 5.0
 
 def train_worker(task: dict[str, Any]) -> None:
     """Train as one rank. `task` holds the fields of a `Task`. Reports once an epoch."""
+    # Some of Ray Train's loggers hang from the root, past LoggingConfig, and would
+    # print every epoch's metrics from every rank.
+    logging.getLogger().setLevel(logging.WARNING)
     context = ray.train.get_context()
     told = Task(**task)
     learner = Learner(

@@ -189,9 +189,9 @@ def test_a_whole_number_passes_as_a_float():
 
 
 def test_the_fingerprint_names_what_decides_the_outcome():
-    plain = Settings().fingerprint()
+    plain = Settings().fingerprint("data")
     assert re.fullmatch("[0-9a-f]{8}", plain)
-    assert plain == Settings().fingerprint()
+    assert plain == Settings().fingerprint("data") != Settings().fingerprint("other data")
     for decisive in (
         {"model.stacks": 2},
         {"data.seed": 1},
@@ -199,7 +199,7 @@ def test_the_fingerprint_names_what_decides_the_outcome():
         {"evaluation.flip_test": False},
         {"ray.workers": 2},
     ):
-        assert Settings().replaced(decisive).fingerprint() != plain
+        assert Settings().replaced(decisive).fingerprint("data") != plain
 
 
 def test_where_a_run_is_stored_and_tracked_does_not_change_its_fingerprint():
@@ -207,9 +207,10 @@ def test_where_a_run_is_stored_and_tracked_does_not_change_its_fingerprint():
         {
             "ray.storage": "runs",
             "ray.name": "first",
+            "data.train": "elsewhere/train-*.tar",
             "ray.cpus_per_worker": 4,
             "ray.max_failures": 0,
             "tracking.uri": "sqlite:///mlflow.db",
         }
     )
-    assert elsewhere.fingerprint() == Settings().fingerprint()
+    assert elsewhere.fingerprint("data") == Settings().fingerprint("data")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+from matplotlib.figure import Figure
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -25,7 +26,10 @@ from pipeline.figures import curves, joint_bars, threshold_curve
 from pipeline.learner import Task
 from pipeline.loop import EVALUATION_NAME, overlay_name, train_worker
 from pipeline.metric import Scores, table
+from pipeline.overlays import draw_augmented
 from pipeline.plan import Plan
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import SampleLoader
 
 __all__ = ["Outcome", "Recorder", "TrainingFailedError", "train"]
 
@@ -93,6 +97,7 @@ def train(
     run = start_run(plan, parent)
     status: tracking.Status = "FAILED"
     try:
+        tracking.log_figure(run, _training_samples(plan), "samples.png")
         label = plan.settings.ray.name if parent else ""
         result = _trainer(plan, label, [Recorder(run), *callbacks]).fit()
         outcome = _record(plan, run, result)
@@ -158,6 +163,13 @@ def _trainer(plan: Plan, label: str, callbacks: list[UserCallback]) -> TorchTrai
             worker_runtime_env={"env_vars": _KEEP_MEMORY},
         ),
     )
+
+
+def _training_samples(plan: Plan) -> Figure:
+    """Some people of the first shard, augmented: whoever looks sees at once if joints are off."""
+    reader = ShardReader(plan.train.paths[:1])
+    loader = SampleLoader(reader, plan.joint_set, plan.settings.model.input_px)
+    return draw_augmented(loader, plan.settings, samples=12)
 
 
 def _record(plan: Plan, run: tracking.Run, result: ray.train.Result) -> Outcome:

@@ -1,0 +1,251 @@
+"""The whole thread on a real Ray cluster: pack, train, resume, fail, sweep, submit. One cluster for all."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.settings import Settings
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# One stack, eight features, 64 pixels: what is tested is the way there, not the result.
+TINY = {
+    "model.stacks": 1,
+    "model.features": 8,
+    "model.order": 2,
+    "model.input_px": 64,
+    "optim.optimizer": "adamw",
+    "optim.learning_rate": 0.01,
+    "optim.batch_size": 8,
+    "optim.epochs": 2,
+    "optim.target_peak": 10.0,
+    "ray.cpus_per_worker": 0.5,
+    "ray.max_failures": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[str]:
+    """Start the one local cluster; return its dashboard's URL."""
+    import ray
+
+    from pipeline.cluster import cluster
+
+    with cluster("local"):
+        yield f"http://{ray._private.worker.global_worker.node.webui_url}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for data, runs and the MLflow store."""
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def packed(dashboard: str, place: Path) -> Path:
+    """A packed synthetic dataset: 64 scenes for training, 21 for validation."""
+    from jobs.pack import main
+
+    main(
+        ["synthetic", "--out", str(place / "data"), "--scenes", "85", "--val-images", "21"]
+        + ["--people-per-shard", "20", "--crop.person-px", "96"]
+    )
+    return place / "data"
+
+
+def arguments(packed: Path, place: Path, **changes: Any) -> list[str]:
+    """A command line for tiny networks; `changes` by dotted key with __ for the dot."""
+    chosen = TINY | {
+        "data.train": f"{packed}/train-*.tar",
+        "data.val": f"{packed}/val-*.tar",
+        "ray.storage": str(place / "runs"),
+        "tracking.uri": f"sqlite:///{place}/mlflow.db",
+    }
+    chosen |= {key.replace("__", "."): value for key, value in changes.items()}
+    return [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
+
+
+def run_named(place: Path, name: str) -> Run:
+    """The one MLflow run of a name."""
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.`hourglass.name` = '{name}'")
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(packed: Path, place: Path) -> str:
+    """A run of two workers, trained with the command line; returns its name."""
+    from jobs.train import main
+
+    main(arguments(packed, place, ray__workers=2, ray__name="pair"))
+    return "pair"
+
+
+def test_packing_writes_shards_and_an_index(packed: Path):
+    content = json.loads((packed / "index.json").read_text())
+    assert content["source"] == content["joint_set"] == "synthetic"
+    assert content["splits"]["train"]["images"] == 64
+    assert content["splits"]["val"]["images"] == 21
+    assert sorted(path.name for path in packed.iterdir()) == sorted(
+        ["index.json"] + [shard["name"] for shard in content["shards"]]
+    )
+
+
+def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):
+    run = run_named(place, trained)
+    assert run.info.status == "FINISHED"
+    assert set(run.data.params) == set(Settings().flat())
+    assert run.data.params["model.stacks"] == "1"
+    assert run.data.tags["joint_set"] == "synthetic"
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    for name in ("train_loss", "val_loss", "pckh_0.5", "pckh_0.1", "pckh_0.5/left_wrist"):
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        assert steps == [1, 2], name
+
+
+def test_a_run_keeps_figures_and_its_best_checkpoint(trained: str, place: Path):
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    run_id = run_named(place, trained).info.run_id
+    top = {artifact.path for artifact in client.list_artifacts(run_id)}
+    assert top == {
+        *("best_checkpoint", "overlays", "curves.png", "joints.png"),
+        *("samples.png", "scores.txt", "thresholds.png"),
+    }
+    overlays = [artifact.path for artifact in client.list_artifacts(run_id, "overlays")]
+    assert overlays == ["overlays/overlay_0001.png", "overlays/overlay_0002.png"]
+    best = {artifact.path for artifact in client.list_artifacts(run_id, "best_checkpoint")}
+    assert "best_checkpoint/weights.safetensors" in best
+
+
+def test_two_workers_count_what_one_counts(trained: str, packed: Path, place: Path):
+    from jobs.evaluate import main
+
+    folder = place / "runs" / trained / "epoch_0002"
+    scores = place / "scores.json"
+    main(
+        ["--checkpoint", str(folder), "--data.val", f"{packed}/val-*.tar"]
+        + ["--json", str(scores), "--threads", "1"]
+    )
+    alone = json.loads(scores.read_text())
+    together = json.loads((folder / "evaluation.json").read_text())
+    people = json.loads((packed / "index.json").read_text())["splits"]["val"]["people"]
+    assert alone["people"] == together["people"] == people
+    counts = together["counts"]["pckh"]
+    assert list(alone["network"]["pckh"]["annotated"].values()) == counts["annotated"]
+    for row, threshold in ((50, "0.5"), (10, "0.1")):
+        shares = [
+            100 * correct / annotated
+            for correct, annotated in zip(counts["correct"][row], counts["annotated"], strict=True)
+        ]
+        assert list(alone["network"]["pckh"]["joints"][threshold].values()) == shares
+
+
+def test_a_run_of_the_same_name_goes_on_where_it_stopped(
+    trained: str, packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
+):
+    from jobs.train import main
+
+    before = run_named(place, trained).info.run_id
+    main(arguments(packed, place, ray__workers=2, ray__name=trained, optim__epochs=3))
+    run = run_named(place, trained)
+    assert run.info.run_id == before
+    assert run.data.tags["changed.optim.epochs"] == "3"
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    steps = [m.step for m in client.get_metric_history(before, "train_loss")]
+    assert steps == [1, 2, 3]
+    record = json.loads((place / "runs" / trained / "epoch_0003" / "checkpoint.json").read_text())
+    assert record["progress"]["epochs"] == 3
+    assert "best checkpoint" in capfd.readouterr().out
+
+
+def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
+    packed: Path, place: Path, capsys: pytest.CaptureFixture[str]
+):
+    from jobs.train import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(packed, place, ray__workers=2, ray__cpus_per_worker=99))
+    assert stopped.value.code == 2
+    assert "need 198 CPUs, the cluster has" in capsys.readouterr().err
+
+
+def test_a_failing_worker_fails_the_run_and_the_command(
+    packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    from jobs.train import main
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in packed.iterdir():
+        content = path.read_bytes()
+        if path.name == "train-000000.tar":
+            # The picture's first bytes follow the tar header's 512.
+            content = content[:512] + bytes(64) + content[576:]
+        (broken / path.name).write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(broken, place, ray__name="broken"))
+    assert stopped.value.code == 1
+    assert "not a readable image" in capfd.readouterr().err
+    assert run_named(place, "broken").info.status == "FAILED"
+
+
+def test_a_sweep_nests_one_training_run_a_trial(
+    packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
+):
+    from tune.sweep import main
+
+    main(
+        arguments(packed, place, ray__name="stacks", optim__epochs=1, ray__workers=1)
+        + ["--space", "stacks", "--stacks", "1", "2"]
+    )
+    parent = run_named(place, "stacks")
+    assert parent.info.status == "FINISHED"
+    for stacks in (1, 2):
+        trial = run_named(place, f"stacks-{stacks}")
+        assert trial.info.status == "FINISHED"
+        assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert trial.data.params["model.stacks"] == str(stacks)
+        assert "pckh_0.5" in trial.data.metrics
+    folder = place / "runs" / "stacks"
+    table = pd.read_csv(folder / "trials.csv")
+    assert sorted(table["model.stacks"]) == [1, 2]
+    assert table["score"].is_monotonic_decreasing
+    assert (folder / "pckh_against_model.stacks.png").stat().st_size > 10_000
+    assert "best: stacks-" in capfd.readouterr().out
+
+
+def test_a_submitted_job_trains_streams_and_fails_as_it_should(
+    dashboard: str, packed: Path, place: Path
+):
+    def submit(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
+        command += ["--address", dashboard, "--working-dir", str(ROOT), "--"]
+        environment = os.environ | {"RAY_AUTH_MODE": "token"}
+        return subprocess.run(
+            [*command, sys.executable, "-m", "jobs.train", *words],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+
+    done = submit(*arguments(packed, place, ray__name="submitted", optim__epochs=1))
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/1 evaluated" in done.stdout
+    assert "pooled mean" in done.stdout
+    assert run_named(place, "submitted").info.status == "FINISHED"
+    failed = submit(*arguments(packed, place, data__train="/nowhere/train-*.tar"))
+    assert failed.returncode != 0
+    assert "no shards match data.train='/nowhere/train-*.tar'" in failed.stdout + failed.stderr

@@ -72,10 +72,14 @@ def quickstart() -> None:
         f"\nDone in {duration(pace.elapsed_s())}. These people were rendered (synthetic), not "
         "photographed; the validation ones were never seen in training.\n"
         f"Predictions on them, drawn over the truth: {_PICTURE}\n\n"
-        "Next, on real photographs (MPII, COCO, LSP extended; see README):\n"
-        "  .venv/bin/python -m jobs.pack lspet --images IMAGES --annotations joints.mat --out out/lspet\n"
-        "  .venv/bin/python -m jobs.train --data.train 'out/lspet/train-*.tar' "
-        "--data.val 'out/lspet/val-*.tar' --model.stacks 2"
+        "Next, on real photographs, such as LSP Extended (for MPII and COCO see README; the training\n"
+        "takes two cores about 15 minutes, and its settings are explained by --help):\n"
+        "  source .venv/bin/activate\n"
+        "  python -m jobs.pack lspet --images IMAGES --annotations joints.mat --out out/lspet\n"
+        "  python -m jobs.train --data.train 'out/lspet/train-*.tar' --data.val 'out/lspet/val-*.tar' \\\n"
+        "      --model.stacks 1 --model.features 64 --model.input-px 128 --optim.optimizer adamw \\\n"
+        "      --optim.learning-rate 5e-3 --optim.schedule cosine --optim.batch-size 32 --optim.epochs 36 \\\n"
+        "      --optim.target-peak 10 --optim.missing-joints mask --optim.sigma-px 1.25 --ray.workers 2"
     )
 
 

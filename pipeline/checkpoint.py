@@ -12,6 +12,7 @@ from torch import nn
 
 from pipeline.network.hourglass import StackedHourglass
 from pipeline.settings import Settings
+from pipeline.training import channels_last
 
 WEIGHTS_NAME = "weights.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
@@ -111,6 +112,6 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
 def load_network(folder: Path, device: torch.device) -> tuple[StackedHourglass, Record]:
     """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file."""
     record = read_record(folder)
-    network = StackedHourglass(record.settings.model)
+    network = channels_last(StackedHourglass(record.settings.model))
     load_weights(folder, network)
     return network.to(device).eval(), record

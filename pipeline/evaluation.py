@@ -136,7 +136,7 @@ def _to_original(
     joints: Float[Tensor, "batch joint 2"], positions: Positions, loader: SampleLoader
 ) -> Float[np.ndarray, "batch joint 2"]:
     points = joints.double().cpu().numpy()
-    for row, position in enumerate(positions):
+    for row, position in enumerate(positions.tolist()):
         matrix = heatmap_from_input() @ loader.input_from_original(
             loader.samples[position], Augmentation()
         )
@@ -193,7 +193,7 @@ def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evalua
     """Count predictions against the truth of their samples."""
     total = Evaluation.nothing(loader.joint_set)
     for batch in predictions:
-        truth = Truth.of([loader.samples[position] for position in batch.positions])
+        truth = Truth.of([loader.samples[position] for position in batch.positions.tolist()])
         errors = measure_errors(batch.joints, truth, loader.joint_set)
         total += Evaluation(
             counts={key: joint_counts(value) for key, value in errors.items()},

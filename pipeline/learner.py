@@ -4,6 +4,7 @@ Where torch.distributed is initialised the workers train together (DDP); else
 the worker is alone.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -122,6 +123,7 @@ class Learner:
         """Take every step of the next epoch; report every few seconds, and always at the last step.
 
         Losses on the way are this rank's; the last report's is the mean over workers.
+        Raises ArithmeticError if the loss is no longer finite.
         """
         optim, steps, pace = self.settings.optim, self.steps_per_epoch, Pace(every_s)
         waited, losses = 0.0, torch.zeros((), device=self.device)
@@ -137,11 +139,17 @@ class Learner:
             self._advance(epoch_ends=step == steps)
             if step == steps or pace.is_due():
                 elapsed = pace.elapsed_s()
+                mean = self._mean(losses / step) if step == steps else float(losses) / step
+                if not math.isfinite(mean):
+                    raise ArithmeticError(
+                        f"the loss is {mean} in epoch {epoch + 1}, by step {step} of {steps}, "
+                        f"at learning rate {rate:g}; a smaller optim.learning_rate may help"
+                    )
                 yield StepReport(
                     epoch=epoch,
                     step=step,
                     steps=steps,
-                    loss=self._mean(losses / step) if step == steps else float(losses) / step,
+                    loss=mean,
                     learning_rate=rate,
                     samples_per_s=step * optim.batch_size / elapsed,
                     input_wait_share=waited / elapsed,

@@ -82,7 +82,7 @@ def epoch_metrics(
     """An epoch's metrics by the names that MLflow shows; percentages are 0-100.
 
     Undefined values (a joint that nobody has annotated) are left out, since
-    Ray would store NaN as null.
+    Ray would store NaN as null. Raises ValueError if the headline is undefined.
     """
     metrics: dict[str, float] = {
         "epoch": learner.progress.epochs,
@@ -100,6 +100,12 @@ def epoch_metrics(
             metrics[f"{key}_{threshold:g}_unweighted"] = scores.unweighted[threshold]
             for joint, value in scores.joints[threshold].items():
                 metrics[f"{key}_{threshold:g}/{joint}"] = value
+    measure = learner.joint_set.measure(learner.settings.evaluation.measure)
+    if not math.isfinite(metrics.get(measure.metric_name, math.nan)):
+        raise ValueError(
+            f"{measure.headline} is undefined: none of {evaluation.people} validation people has "
+            f"what it is normalised by; set evaluation.measure to another"
+        )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 

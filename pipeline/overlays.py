@@ -37,7 +37,7 @@ def draw_overlays(
     )
     poses = [
         pose_of(loader.samples[position], joints)
-        for position, joints in zip(chosen, predictions.joints, strict=True)
+        for position, joints in zip(chosen.tolist(), predictions.joints, strict=True)
     ]
     return overlay(poses, loader.joint_set, title)
 
@@ -74,7 +74,7 @@ def draw_augmented(loader: SampleLoader, settings: Settings, samples: int) -> Fi
             shown=batch.annotated[row].numpy(),
             title=loader.samples[position].key,
         )
-        for row, position in enumerate(chosen)
+        for row, position in enumerate(chosen.tolist())
     ]
     return overlay(poses, loader.joint_set, "training samples as the network sees them")
 

@@ -1,5 +1,7 @@
 """What a sweep will run, planned and checked before any cluster resource is taken."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -42,10 +44,18 @@ def plan_sweep(settings: Settings, space: SpaceName, given: dict[str, tuple[Any,
     """
     axes = AXES[space] | {key: values for key, values in given.items() if values}
     base = plan_training(settings).settings
-    name = settings.ray.name or f"sweep-{space}-{base.ray.name}"
+    name = settings.ray.name or _name(space, base, axes)
     base = base.replaced({"ray.storage": str(Path(base.ray.storage) / name)})
     plans = tuple(
         plan_training(base.replaced(point | {"ray.name": trial_name(point)}))
         for point in (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
     )
     return Sweep(name=name, base=base, axes=axes, plans=plans)
+
+
+def _name(space: SpaceName, base: Settings, axes: dict[str, tuple[Any, ...]]) -> str:
+    """A name that the same sweep of the same data always has, and no other."""
+    # A run's name ends with the fingerprint of its settings and data.
+    fingerprint = base.ray.name.rpartition("-")[2]
+    text = json.dumps([fingerprint, axes], sort_keys=True)
+    return f"sweep-{space}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def read_record(folder: Path) -> Record:
             progress=Progress(**content["progress"]),
             metrics=content["metrics"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -104,9 +105,16 @@ def load_weights(folder: Path, network: nn.Module) -> None:
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Load a checkpoint's optimizer state; tensors only, no pickled code."""
-    state = torch.load(folder / OPTIMIZER_NAME, weights_only=True, map_location="cpu")
-    optimizer.load_state_dict(state)
+    """Load a checkpoint's optimizer state; tensors only, no pickled code.
+
+    Raises ValueError naming the file if it is damaged, holds anything else, or is another optimizer's.
+    """
+    path = folder / OPTIMIZER_NAME
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(state)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, UnpicklingError) as error:
+        raise ValueError(f"{path}: optimizer state can't be loaded: {error}") from error
 
 
 def load_network(folder: Path, device: torch.device) -> tuple[StackedHourglass, Record]:

@@ -1,0 +1,229 @@
+"""Checkpoints: what is saved comes back, a person can read it, and what is foreign is refused by name."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.checkpoint import (
+    Progress,
+    Record,
+    check_same_architecture,
+    load_network,
+    load_optimizer,
+    load_weights,
+    read_record,
+    save_checkpoint,
+)
+from pipeline.settings import Settings
+from pipeline.training import build_network, build_optimizer
+
+CPU = torch.device("cpu")
+SETTINGS = Settings.from_flat(
+    {
+        "data.train": "/packed/train-*.tar",
+        "model.stacks": 1,
+        "model.features": 8,
+        "model.joints": 16,
+        "model.input_px": 64,
+        "optim.optimizer": "adamw",
+    }
+)
+RECORD = Record(
+    settings=SETTINGS,
+    joint_set="mpii",
+    progress=Progress(epochs=3, steps=12, samples=48),
+    metrics={"pckh_0.5": 12.5, "val_loss": 0.25},
+)
+
+
+def images() -> torch.Tensor:
+    random = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    return random.contiguous(memory_format=torch.channels_last)
+
+
+def trained(steps: int = 2):
+    """A network and its optimizer after some steps, so that both have something to keep."""
+    network = build_network(SETTINGS.model, 0, CPU)
+    optimizer = build_optimizer(network, SETTINGS.optim)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(images()).square().mean().backward()
+        optimizer.step()
+    return network, optimizer
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    folder = tmp_path / "epoch_0003"
+    folder.mkdir()
+    save_checkpoint(folder, *trained(), RECORD)
+    return folder
+
+
+def rewritten(folder: Path, **changes) -> None:
+    path = folder / "checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_loaded_network_gives_the_same_outputs(saved):
+    network, _ = trained()
+    loaded, record = load_network(saved, CPU)
+    assert torch.equal(loaded(images()), network.eval()(images()))
+    assert not loaded.training
+    # As in training; the plain layout takes half as long again on CPU.
+    assert loaded.stem_conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert record == RECORD
+
+
+def test_a_loaded_optimizer_goes_on_alike(saved):
+    network, optimizer = trained()
+    other = build_network(SETTINGS.model, 1, CPU)
+    load_weights(saved, other)
+    loaded = build_optimizer(other, SETTINGS.optim)
+    load_optimizer(saved, loaded)
+    ours, theirs = optimizer.state_dict(), loaded.state_dict()
+    assert ours["param_groups"] == theirs["param_groups"]
+    assert ours["state"].keys() == theirs["state"].keys() != set()
+    for number, state in ours["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, theirs["state"][number][name]), name
+    for one, stepper in ((network, optimizer), (other, loaded)):
+        stepper.zero_grad()
+        one.train()(images()).square().mean().backward()
+        stepper.step()
+    for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_person_can_read_the_record(saved):
+    content = json.loads((saved / "checkpoint.json").read_text())
+    assert content["settings"] == SETTINGS.flat()
+    assert content["settings"]["model.features"] == 8
+    assert content["progress"] == {"epochs": 3, "steps": 12, "samples": 48}
+    assert content["metrics"] == {"pckh_0.5": 12.5, "val_loss": 0.25}
+    assert content["joint_set"] == "mpii"
+    assert content["format"] == 1
+    assert content["versions"] == {"torch": torch.__version__}
+    assert len((saved / "checkpoint.json").read_text().splitlines()) > 30
+
+
+def test_prediction_needs_no_pickle(saved):
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "checkpoint.json",
+        "optimizer.pt",
+        "weights.safetensors",
+    ]
+    (saved / "optimizer.pt").unlink()
+    loaded, _ = load_network(saved, CPU)
+    assert torch.equal(loaded(images()), trained()[0].eval()(images()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model.stacks", 2), ("model.features", 16), ("model.joints", 14), ("model.input_px", 128)],
+)
+def test_another_architecture_is_refused_by_its_dotted_key(saved, key, value):
+    said = (
+        f"{saved}: a checkpoint of another architecture: {key} is "
+        f"{SETTINGS.flat()[key]} there, expected {value}"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        check_same_architecture(saved, read_record(saved), SETTINGS.replaced({key: value}))
+
+
+def test_another_learning_rate_is_no_other_architecture(saved):
+    others = SETTINGS.replaced({"optim.learning_rate": 1.0, "data.train": "elsewhere"})
+    check_same_architecture(saved, read_record(saved), others)
+
+
+def test_truncated_weights_are_refused_by_name(saved):
+    path = saved / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: weights can't be loaded: "):
+        load_network(saved, CPU)
+
+
+def test_weights_of_another_network_are_refused_by_name(saved):
+    other = build_network(SETTINGS.replaced({"model.features": 16}).model, 0, CPU)
+    path = saved / "weights.safetensors"
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: .*\n.*size mismatch"):
+        load_weights(saved, other)
+
+
+def test_weights_that_are_gone_are_refused_by_name(saved):
+    (saved / "weights.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"weights\.safetensors: weights can't be loaded: "):
+        load_network(saved, CPU)
+
+
+def test_a_foreign_folder_is_no_checkpoint(tmp_path):
+    said = f"{tmp_path}: not a checkpoint folder (no checkpoint.json)"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_record(tmp_path)
+    with pytest.raises(ValueError, match="not a checkpoint folder"):
+        read_record(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="not a checkpoint folder"):
+        read_record(tmp_path / "file")
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])
+def test_a_record_that_is_no_json_is_refused(saved, content):
+    path = saved / "checkpoint.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: not readable as JSON: "):
+        read_record(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 2}, "expected a checkpoint of format 1"),
+        (
+            {"settings": {"model.stackz": 1}},
+            "unknown setting 'model.stackz'; did you mean 'model.stacks'?",
+        ),
+        ({"settings": {"model.stacks": 0}}, "model.stacks must be at least 1, got 0"),
+        ({"settings": {"model.stacks": "1"}}, "model.stacks must be of type int, got '1'"),
+        ({"progress": {"epoch": 3}}, "unexpected keyword argument 'epoch'"),
+    ],
+)
+def test_a_record_that_is_not_ours_is_refused_by_name(saved, change, said):
+    rewritten(saved, **change)
+    path = re.escape(str(saved / "checkpoint.json"))
+    with pytest.raises(ValueError, match=f"^{path}: .*{re.escape(said)}"):
+        read_record(saved)
+
+
+def test_a_record_of_a_list_is_refused(saved):
+    (saved / "checkpoint.json").write_text("[1]")
+    with pytest.raises(ValueError, match="expected a checkpoint of format 1"):
+        read_record(saved)
+
+
+class Code:
+    """Runs a command where it is unpickled without care."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_an_optimizer_that_holds_code_is_refused(saved, tmp_path):
+    torch.save({"state": Code(f"touch {tmp_path / 'ran'}")}, saved / "optimizer.pt")
+    network, optimizer = trained()
+    with pytest.raises(
+        ValueError, match=r"optimizer.pt: optimizer state can't be loaded: Weights only load failed"
+    ):
+        load_optimizer(saved, optimizer)
+    assert not (tmp_path / "ran").exists()
+    # The trap is one: loaded without care, it runs.
+    torch.load(saved / "optimizer.pt", weights_only=False)
+    assert (tmp_path / "ran").exists()
+    assert network.training

@@ -1,0 +1,294 @@
+"""Evaluation with networks that know the answer: predictions in original pixels, counted by hand."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from factories import sample, samples
+from torch import nn
+
+from pipeline.data.people import Visibility
+from pipeline.evaluation import (
+    Evaluation,
+    Predictions,
+    constant_pose,
+    evaluate,
+    predict,
+    predict_constant_pose,
+)
+from pipeline.joints import COCO, MPII
+from pipeline.metric import JointCounts
+from pipeline.network.heatmaps import render
+from pipeline.settings import OptimSettings
+from pipeline.shards.order import validation_batches
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import Batch, SampleLoader
+from pipeline.training import network_input
+
+CPU = torch.device("cpu")
+AT_HALF, AT_TENTH = 50, 10
+# A frame of 100 pixels on a heatmap of 16.
+PIXEL = 100 / 16
+_GONE = (Visibility.MISSING,)
+
+
+def loader_of(pack, *shards, joint_set=MPII, **options) -> SampleLoader:
+    paths = pack(*shards, joint_set=joint_set.name, **options)
+    return SampleLoader(ShardReader([str(path) for path in paths]), joint_set, 64)
+
+
+def batches_of(loader: SampleLoader, size: int) -> list[Batch]:
+    positions = validation_batches(len(loader.samples), size, rank=0, workers=1)
+    return [loader.batch(chosen) for chosen in positions]
+
+
+class Oracle(nn.Module):
+    """Two stacks: the first says nothing, the last the truth of the picture it is shown, mirrored or not.
+
+    `heights` multiply the last stack's maps of a plain and of a mirrored picture.
+    """
+
+    def __init__(self, batches: Sequence[Batch], heights: tuple[float, float] = (1.0, 1.0)) -> None:
+        super().__init__()
+        self.batches, self.heights = batches, heights
+        self.modes: list[bool] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.modes.append(self.training)
+        for batch in self.batches:
+            shown = network_input(batch, CPU)
+            maps = render(batch.joints, batch.annotated, 16, 1.75, 1.0)
+            if images.shape == shown.shape and torch.equal(images, shown):
+                return torch.stack((torch.zeros_like(maps), self.heights[0] * maps))
+            if images.shape == shown.shape and torch.equal(images, shown.flip(-1)):
+                # The left wrist of the picture is a right one in the mirror.
+                mirrored = maps[:, list(MPII.mirror)].flip(-1)
+                return torch.stack((torch.zeros_like(maps), self.heights[1] * mirrored))
+        raise AssertionError("shown a picture that is in no batch")
+
+
+def run(network: nn.Module, loader: SampleLoader, batches: Sequence[Batch], **changes):
+    optim = OptimSettings(**changes.pop("optim", {}))
+    return list(predict(network, batches, loader, optim, CPU, **{"flip_test": False} | changes))
+
+
+def varied_samples(count: int) -> list:
+    """People whose joints, centre and size differ, so that no two predictions can be confused."""
+    random = np.random.default_rng(5)
+    made = []
+    for number in range(count):
+        center = (90.0 + 7.3 * number, 80.0)
+        joints = tuple(
+            (float(x), float(y)) for x, y in np.array(center) + random.uniform(-30, 30, (16, 2))
+        )
+        made.append(sample(number, center=center, scale=0.4 + 0.05 * number, joints=joints))
+    return made
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_predictions_come_back_in_pixels_of_the_original(pack, flip_test):
+    made = varied_samples(3)
+    loader = loader_of(pack, made)
+    batches = batches_of(loader, 3)
+    [predictions] = run(Oracle(batches), loader, batches, flip_test=flip_test)
+    truth = np.array([one.person.joints for one in made])
+    heatmap_px = np.array([200 * one.person.scale / 16 for one in made])
+    off = np.abs(predictions.joints - truth) / heatmap_px[:, None, None]
+    # The decoder knows a quarter of a heatmap pixel.
+    assert off.max() <= 0.25 + 1e-4
+    assert predictions.positions.tolist() == [0, 1, 2]
+
+
+def test_a_flip_test_of_an_exact_network_changes_nothing(pack):
+    loader = loader_of(pack, varied_samples(3))
+    batches = batches_of(loader, 3)
+    [plain] = run(Oracle(batches), loader, batches)
+    [flipped] = run(Oracle(batches), loader, batches, flip_test=True)
+    assert np.array_equal(plain.joints, flipped.joints)
+    assert plain.confidence == pytest.approx(flipped.confidence)
+
+
+def test_a_flip_test_averages_the_two_heatmaps(pack):
+    loader = loader_of(pack, samples(1))
+    batches = batches_of(loader, 1)
+    [plain] = run(Oracle(batches, heights=(1.0, 0.5)), loader, batches)
+    [flipped] = run(Oracle(batches, heights=(1.0, 0.5)), loader, batches, flip_test=True)
+    assert flipped.confidence == pytest.approx(0.75 * plain.confidence)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_is_evaluated_in_evaluation_mode_and_left_as_it_was(pack, training):
+    loader = loader_of(pack, samples(3))
+    batches = batches_of(loader, 2)
+    network = Oracle(batches).train(training)
+    run(network, loader, batches, flip_test=True)
+    assert network.modes == [False] * 4
+    assert network.training is training
+
+
+def test_a_network_that_fails_is_left_in_training_mode(pack):
+    loader = loader_of(pack, samples(1))
+    network = Oracle([])
+    with pytest.raises(AssertionError, match="in no batch"):
+        run(network, loader, batches_of(loader, 1))
+    assert network.training
+
+
+class Constant(nn.Module):
+    """Two stacks that say `value` everywhere."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.full((2, len(images), 16, 16, 16), self.value)
+
+
+def test_losses_are_summed_over_people(pack):
+    loader = loader_of(pack, samples(3, visibility=_GONE * 16))
+    batches = batches_of(loader, 2)
+    predictions = run(Constant(2.0), loader, batches)
+    # Nothing is annotated, so every target is zero: 2 squared, of two stacks.
+    assert [part.loss for part in predictions] == pytest.approx([2 * 8.0, 8.0])
+    assert evaluate(predictions, loader).loss_sum == pytest.approx(24.0)
+    masked = run(Constant(2.0), loader, batches, optim={"missing_joints": "mask"})
+    assert [part.loss for part in masked] == [0.0, 0.0]
+
+
+def off_by(loader: SampleLoader, offsets: Sequence[float]) -> Predictions:
+    """Every joint of person k predicted offsets[k] pixels to the right of the truth."""
+    truth = np.array([one.person.joints for one in loader.samples])
+    return Predictions(
+        positions=np.arange(len(offsets)),
+        joints=truth + np.array(offsets)[:, None, None] * [1.0, 0.0],
+        confidence=np.ones(truth.shape[:2]),
+        loss=1.5,
+    )
+
+
+def test_two_people_are_counted_by_hand(pack):
+    # Head sizes 20 and 80; both are off by 12 pixels: 0.6 and 0.15.
+    states = (Visibility.MISSING, Visibility.OCCLUDED) + (Visibility.VISIBLE,) * 14
+    loader = loader_of(pack, [sample(0, head_size=20.0), sample(1, head_size=80.0)])
+    missing = loader_of(pack, [sample(0, head_size=80.0, visibility=states)], folder="other")
+    result = evaluate([off_by(loader, [12.0, 12.0])], loader)
+    pckh = result.counts["pckh"]
+    assert pckh.annotated.tolist() == [2] * 16
+    assert pckh.correct[AT_HALF].tolist() == [1] * 16
+    assert pckh.correct[AT_TENTH].tolist() == [0] * 16
+    assert (pckh.correct[14, 0], pckh.correct[15, 0]) == (0, 1)
+    assert (result.people, result.loss_sum) == (2, 1.5)
+    # A missing joint counts neither way, an occluded one as any other.
+    counts = evaluate([off_by(missing, [12.0])], missing).counts["pckh"]
+    assert counts.annotated.tolist() == [0] + [1] * 15
+    assert counts.correct[AT_HALF].tolist() == [0] + [1] * 15
+
+
+def test_the_torso_is_the_other_yardstick(pack):
+    # Left shoulder (13) at (92.5, 102.5), right hip (2) at (107.5, 57.5): 15 * sqrt(10) = 47.43 px.
+    loader = loader_of(pack, [sample(0, head_size=None)])
+    counts = evaluate([off_by(loader, [9.0])], loader).counts["pck_torso"]
+    # 9 / 47.43 is 0.1897.
+    assert counts.correct[19].tolist() == [1] * 16
+    assert counts.correct[18].tolist() == [0] * 16
+
+
+def test_scores_leave_out_a_measure_that_nobody_has(pack):
+    loader = loader_of(pack, samples(2, head_size=None))
+    result = evaluate([off_by(loader, [0.0, 0.0])], loader)
+    assert list(result.scores(MPII)) == ["pck_torso"]
+    assert result.scores(MPII)["pck_torso"].headline == 100.0
+    assert Evaluation.nothing(MPII).scores(MPII) == {}
+
+
+def test_the_box_of_coco_is_its_longer_side(pack):
+    made = sample(0, joint_set=COCO, head_size=None, box=(50.0, 30.0, 100.0, 60.0))
+    loader = loader_of(pack, [made], joint_set=COCO)
+    counts = evaluate([off_by(loader, [5.0])], loader).counts["pck_box"]
+    assert counts.correct[5].tolist() == [1] * 17
+    assert counts.correct[4].tolist() == [0] * 17
+
+
+def test_batches_of_any_size_give_the_same_counts(pack):
+    loader = loader_of(pack, varied_samples(5))
+    results = []
+    for size in (5, 2, 1):
+        batches = batches_of(loader, size)
+        results.append(evaluate(run(Oracle(batches), loader, batches), loader))
+    for other in results[1:]:
+        assert other.people == results[0].people == 5
+        assert other.loss_sum == pytest.approx(results[0].loss_sum)
+        for key, counts in results[0].counts.items():
+            assert np.array_equal(counts.correct, other.counts[key].correct)
+            assert np.array_equal(counts.annotated, other.counts[key].annotated)
+    # Neither all right nor all wrong, or the comparison would say little.
+    assert 0 < results[0].counts["pckh"].correct[AT_TENTH].sum() < 5 * 16
+
+
+def test_evaluations_add(pack):
+    loader = loader_of(pack, samples(2))
+    once = evaluate([off_by(loader, [0.0, 0.0])], loader)
+    twice = once + once
+    assert (twice.people, twice.loss_sum) == (4, 3.0)
+    assert twice.counts["pckh"].annotated.tolist() == [4] * 16
+    assert twice.counts["pckh"].correct[0].tolist() == [4] * 16
+    total = Evaluation.nothing(MPII) + once
+    assert total.counts["pckh"].correct[0].tolist() == [2] * 16
+
+
+def test_an_evaluation_survives_json(pack):
+    loader = loader_of(pack, samples(2))
+    result = evaluate([off_by(loader, [4.0, 0.0])], loader)
+    back = Evaluation.from_json(json.loads(json.dumps(result.to_json())))
+    assert (back.people, back.loss_sum) == (result.people, result.loss_sum)
+    assert back.counts.keys() == result.counts.keys()
+    for key, counts in result.counts.items():
+        assert isinstance(back.counts[key], JointCounts)
+        assert np.array_equal(back.counts[key].correct, counts.correct)
+        assert np.array_equal(back.counts[key].annotated, counts.annotated)
+
+
+# The baseline that ignores the picture
+
+
+def test_a_constant_pose_is_the_mean_within_the_frames():
+    small = sample(0, joints=((110.0, 80.0), (75.0, 80.0)) + ((100.0, 80.0),) * 14)
+    states = (Visibility.VISIBLE, *_GONE) + (Visibility.VISIBLE,) * 14
+    large = sample(
+        1,
+        scale=1.0,
+        joints=((100.0, 120.0), (5e6, -5e6)) + ((100.0, 80.0),) * 14,
+        visibility=states,
+    )
+    pose = constant_pose([small, large], 16)
+    # (0.1, 0) of a side of 100 and (0, 0.2) of a side of 200.
+    assert pose[0] == pytest.approx([0.05, 0.1])
+    # Missing in one, the other's alone.
+    assert pose[1] == pytest.approx([-0.25, 0.0])
+    assert pose[2:] == pytest.approx(np.zeros((14, 2)))
+
+
+def test_a_joint_that_nobody_shows_stays_in_the_middle():
+    pose = constant_pose([sample(0, visibility=_GONE + (Visibility.VISIBLE,) * 15)], 16)
+    assert pose[0].tolist() == [0.0, 0.0]
+
+
+def test_a_constant_pose_is_placed_in_every_frame():
+    pose = np.zeros((16, 2))
+    pose[3] = (0.05, 0.1)
+    people = [sample(0, center=(50.0, 60.0)), sample(1, center=(100.0, 80.0), scale=1.0)]
+    placed = predict_constant_pose(pose, people)
+    assert placed.joints[0, 3].tolist() == pytest.approx([55.0, 70.0])
+    assert placed.joints[1, 3].tolist() == pytest.approx([110.0, 100.0])
+    assert placed.joints[1, 0].tolist() == [100.0, 80.0]
+    assert placed.positions.tolist() == [0, 1]
+
+
+def test_people_who_all_stand_alike_are_predicted_by_their_mean(pack):
+    loader = loader_of(pack, samples(3))
+    pose = constant_pose(loader.samples, 16)
+    result = evaluate([predict_constant_pose(pose, loader.samples)], loader)
+    assert result.scores(MPII)["pckh"].pooled == {0.5: 100.0, 0.1: 100.0}

@@ -1,0 +1,294 @@
+"""A worker's share of training on real shards: alone, restored, and as two ranks together."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from factories import pack_samples, sample, samples
+
+from pipeline.checkpoint import Progress, read_record
+from pipeline.evaluation import Evaluation
+from pipeline.learner import Learner, Task
+
+CPU = torch.device("cpu")
+
+
+def task_of(train: list[Path], val: list[Path], **changes) -> Task:
+    """A tiny network in float32, without augmentation, two samples a step."""
+    settings = {
+        "data.scale_jitter": 0.0,
+        "data.rotation_deg": 0.0,
+        "data.flip_share": 0.0,
+        "data.color_jitter": 0.0,
+        "model.stacks": 1,
+        "model.features": 8,
+        "model.joints": 16,
+        "model.input_px": 64,
+        "optim.optimizer": "adamw",
+        "optim.learning_rate": 1e-2,
+        "optim.target_peak": 10.0,
+        "optim.precision": "fp32",
+        "optim.batch_size": 2,
+        "optim.epochs": 3,
+        "evaluation.batch_size": 2,
+    }
+    return Task(
+        settings=settings | changes,
+        joint_set="mpii",
+        train=tuple(map(str, train)),
+        val=tuple(map(str, val)),
+    )
+
+
+@pytest.fixture
+def shards(tmp_path) -> tuple[list[Path], list[Path]]:
+    """Seven people to train on in two shards, five to validate on."""
+    people = samples(7)
+    return (
+        pack_samples(tmp_path / "train", [people[:4], people[4:]]),
+        pack_samples(tmp_path / "val", [samples(5, first=20)], split="val"),
+    )
+
+
+def alone(task: Task) -> Learner:
+    return Learner(task, 0, 1, CPU)
+
+
+def train(learner: Learner, epochs: int) -> list[float]:
+    """Train, and return each epoch's mean loss."""
+    losses = []
+    for _ in range(epochs):
+        *_, last = learner.train_epoch(every_s=1e9)
+        losses.append(last.loss)
+    return losses
+
+
+def test_an_epoch_takes_as_many_whole_batches_as_there_are(shards):
+    learner = alone(task_of(*shards, **{"optim.batch_size": 3}))
+    assert learner.steps_per_epoch == 2
+    assert learner.samples_in_all == 2 * 3 * 3
+    reports = list(learner.train_epoch(every_s=0.0))
+    assert [(report.epoch, report.step, report.steps) for report in reports] == [
+        (0, 1, 2),
+        (0, 2, 2),
+    ]
+    assert learner.progress == Progress(epochs=1, steps=2, samples=6)
+    [report] = learner.train_epoch(every_s=1e9)
+    assert (report.epoch, report.step) == (1, 2)
+    assert learner.progress == Progress(epochs=2, steps=4, samples=12)
+
+
+def test_a_report_says_how_fast_and_how_well_it_goes(shards):
+    learner = alone(task_of(*shards))
+    reports = list(learner.train_epoch(every_s=0.0))
+    assert all(report.loss > 0 and report.samples_per_s > 0 for report in reports)
+    assert all(0 <= report.input_wait_share <= 1 for report in reports)
+    assert [report.learning_rate for report in reports] == [1e-2] * 3
+
+
+def test_the_learning_rate_falls_over_all_epochs(shards):
+    learner = alone(task_of(*shards, **{"optim.schedule": "cosine", "optim.epochs": 2}))
+    rates = [report.learning_rate for _ in range(2) for report in learner.train_epoch(0.0)]
+    # Six steps in all: 0, 30, 60, ... degrees.
+    cosines = np.cos(np.deg2rad([0, 30, 60, 90, 120, 150]))
+    assert rates == pytest.approx((1e-2 * 0.5 * (1 + cosines)).tolist())
+
+
+def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
+    random = np.random.default_rng(3)
+    people = [
+        sample(
+            number,
+            joints=tuple(
+                (float(x), float(y)) for x, y in (100, 80) + random.uniform(-35, 35, (16, 2))
+            ),
+        )
+        for number in range(8)
+    ]
+    paths = pack_samples(tmp_path / "train", [people])
+    changes = {"model.features": 32, "optim.batch_size": 8, "optim.epochs": 80}
+    learner = alone(task_of(paths, paths, **changes | {"evaluation.flip_test": False}))
+    losses = train(learner, 80)
+    assert losses[-1] < losses[0] / 10
+    # And what it has learned is where the joints are.
+    assert learner.evaluate().scores(learner.joint_set)["pckh"].headline > 90
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adamw"])
+def test_training_that_was_interrupted_ends_where_it_would_have(
+    shards, tmp_path, threads, optimizer
+):
+    task = task_of(
+        *shards,
+        **{
+            "data.rotation_deg": 30.0,
+            "data.scale_jitter": 0.25,
+            "data.flip_share": 0.5,
+            "data.color_jitter": 0.4,
+            "data.threads": threads,
+            "optim.optimizer": optimizer,
+            "optim.schedule": "cosine",
+            "optim.learning_rate": 1e-3,
+        },
+    )
+    straight = alone(task)
+    losses = train(straight, 3)
+    first = alone(task)
+    train(first, 1)
+    first.evaluate()
+    first.save(tmp_path, {"val_loss": 1.0})
+    second = alone(task)
+    second.restore(tmp_path)
+    assert second.progress == Progress(epochs=1, steps=3, samples=6)
+    assert train(second, 2) == losses[1:]
+    assert second.progress == straight.progress
+    ours, theirs = second.network.state_dict(), straight.network.state_dict()
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
+
+
+def test_a_checkpoint_says_what_was_trained(shards, tmp_path):
+    task = task_of(*shards)
+    learner = alone(task)
+    train(learner, 1)
+    learner.save(tmp_path, {"val_loss": 0.5})
+    record = read_record(tmp_path)
+    assert (record.joint_set, record.metrics) == ("mpii", {"val_loss": 0.5})
+    assert record.settings == learner.settings
+    wider = alone(replace(task, settings=task.settings | {"model.features": 12}))
+    with pytest.raises(ValueError, match=r"model\.features is 8 there, expected 12$"):
+        wider.restore(tmp_path)
+
+
+def test_everyone_who_validates_is_counted_once(shards):
+    learner = alone(task_of(*shards))
+    result = learner.evaluate()
+    assert result.people == 5
+    assert result.counts["pckh"].annotated.tolist() == [5] * 16
+
+
+def test_pictures_show_as_many_people_as_they_should(shards):
+    learner = alone(task_of(*shards, **{"evaluation.overlays": 3}))
+    figure = learner.draw_overlays("after an epoch")
+    titles = [axis.get_title() for axis in figure.axes if axis.images]
+    # Evenly spaced over the five.
+    assert titles == ["photo-020_00", "photo-022_00", "photo-024_00"]
+
+
+# Two ranks
+
+
+def train_rank(rank: int, folder: Path, task: Task) -> None:
+    """Train an epoch and evaluate as one of two ranks; leave what came of it in `folder`."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
+    )
+    learner = Learner(task, rank, 2, CPU)
+    before = learner.evaluate()
+    (folder / f"before-{rank}.json").write_text(json.dumps(before.to_json()))
+    *_, last = learner.train_epoch(every_s=1e9)
+    own = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
+    after = learner.evaluate()
+    (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
+    torch.save(
+        {
+            "state": learner.network.state_dict(),
+            "own statistics": own,
+            "loss": last.loss,
+            "progress": vars(learner.progress),
+        },
+        folder / f"rank-{rank}.pt",
+    )
+    dist.destroy_process_group()
+
+
+def train_both(_: int, folder: Path, task: Task) -> None:
+    """Be a fresh process, load for both ranks what they need, and split into them."""
+    import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
+
+    torch.multiprocessing.start_processes(train_rank, (folder, task), nprocs=2, start_method="fork")
+    # Taking torch down again would take as long as all of the above.
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
+    """What two ranks leave after an epoch of eight people, validated on seven."""
+    folder = tmp_path_factory.mktemp("ranks")
+    task = task_of(
+        pack_samples(folder / "train", [samples(4), samples(4, first=4)]),
+        pack_samples(folder / "val", [samples(7, first=20)], split="val"),
+        **{"optim.batch_size": 4, "optim.learning_rate": 1e-3},
+    )
+    torch.multiprocessing.spawn(train_both, (folder, task), nprocs=1)
+    return folder, task
+
+
+def evaluation(folder: Path, name: str) -> Evaluation:
+    return Evaluation.from_json(json.loads((folder / f"{name}.json").read_text()))
+
+
+def ranks_of(folder: Path) -> list[dict]:
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+
+
+def assert_same(one: Evaluation, other: Evaluation) -> None:
+    assert one.people == other.people
+    for key, counts in one.counts.items():
+        assert np.array_equal(counts.correct, other.counts[key].correct)
+        assert np.array_equal(counts.annotated, other.counts[key].annotated)
+
+
+def test_two_ranks_evaluate_exactly_what_one_does(two_ranks):
+    folder, task = two_ranks
+    result = alone(task).evaluate()
+    # Seven people: four batches, two for each rank, the last of one person.
+    assert result.people == 7
+    assert result.counts["pck_torso"].annotated.tolist() == [7] * 16
+    for rank in (0, 1):
+        theirs = evaluation(folder, f"before-{rank}")
+        assert_same(theirs, result)
+        assert theirs.loss_sum == pytest.approx(result.loss_sum)
+
+
+def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
+    folder, task = two_ranks
+    learner = alone(task)
+    learner.network.load_state_dict(ranks_of(folder)[0]["state"])
+    result = learner.evaluate()
+    for rank in (0, 1):
+        assert_same(evaluation(folder, f"after-{rank}"), result)
+
+
+def test_two_ranks_hold_the_same_weights_and_statistics(two_ranks):
+    folder, task = two_ranks
+    first, second = ranks_of(folder)
+    assert first["state"].keys() == second["state"].keys()
+    for name, value in first["state"].items():
+        assert torch.equal(value, second["state"][name]), name
+    fresh = alone(task).network.state_dict()
+    assert not torch.equal(first["state"]["stem_conv.weight"], fresh["stem_conv.weight"])
+
+
+def test_statistics_are_the_mean_of_what_the_ranks_have_seen(two_ranks):
+    folder, _ = two_ranks
+    first, second = ranks_of(folder)
+    name = "stem_norm.running_mean"
+    own = [rank["own statistics"][name] for rank in (first, second)]
+    # Each has seen other people.
+    assert not torch.equal(*own)
+    assert torch.allclose(first["state"][name], (own[0] + own[1]) / 2)
+
+
+def test_two_ranks_say_one_loss_and_count_all_samples(two_ranks):
+    folder, _ = two_ranks
+    first, second = ranks_of(folder)
+    assert first["loss"] == second["loss"]
+    assert first["progress"] == second["progress"] == {"epochs": 1, "steps": 2, "samples": 8}

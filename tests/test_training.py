@@ -1,0 +1,213 @@
+"""One training step and what it needs, without data on disk."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.settings import ModelSettings, OptimSettings
+from pipeline.shards.stream import Batch
+from pipeline.training import (
+    batch_loss,
+    build_network,
+    build_optimizer,
+    learning_rate,
+    network_input,
+    set_learning_rate,
+    train_step,
+    training_dtype,
+)
+
+CPU = torch.device("cpu")
+TINY = ModelSettings(stacks=1, features=8, joints=2, input_px=64, order=3)
+
+
+def batch_of(joints, annotated=None, images=None, gains=None) -> Batch:
+    """A batch from joints in heatmap pixels; images of 64 pixels are a fixed random pattern."""
+    count, number = len(joints), len(joints[0])
+    if images is None:
+        images = np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
+    return Batch(
+        images=torch.from_numpy(np.asarray(images, np.uint8)),
+        joints=torch.tensor(joints, dtype=torch.float32),
+        annotated=torch.tensor(annotated or [[True] * number] * count),
+        gains=torch.tensor(gains or [[1.0] * 3] * count),
+        positions=np.arange(count),
+    )
+
+
+# Learning rate and optimizer
+
+
+@pytest.mark.parametrize(
+    ("schedule", "done", "rate"),
+    [
+        ("constant", 0.0, 0.004),
+        ("constant", 0.9, 0.004),
+        ("cosine", 0.0, 0.004),
+        # The cosine of 60 degrees is 1/2.
+        ("cosine", 1 / 3, 0.003),
+        ("cosine", 0.5, 0.002),
+        ("cosine", 2 / 3, 0.001),
+        ("cosine", 1.0, 0.0),
+        # A run whose epochs were extended never turns upwards.
+        ("cosine", 1.5, 0.0),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(schedule, done, rate):
+    settings = OptimSettings(learning_rate=0.004, schedule=schedule)
+    assert learning_rate(settings, done) == pytest.approx(rate, abs=1e-12)
+
+
+def test_rmsprop_is_the_papers():
+    network = build_network(TINY, 0, CPU)
+    optimizer = build_optimizer(network, OptimSettings(weight_decay=0.01))
+    assert type(optimizer) is torch.optim.RMSprop
+    [group] = optimizer.param_groups
+    assert (group["lr"], group["alpha"], group["eps"]) == (2.5e-4, 0.99, 1e-8)
+    assert (group["weight_decay"], group["momentum"], group["centered"]) == (0.01, 0, False)
+    assert len(group["params"]) == len(list(network.parameters()))
+
+
+def test_adamw_takes_rate_and_decay():
+    settings = OptimSettings(optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
+    optimizer = build_optimizer(build_network(TINY, 0, CPU), settings)
+    assert type(optimizer) is torch.optim.AdamW
+    [group] = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
+
+
+def test_a_learning_rate_is_set_for_every_weight():
+    optimizer = build_optimizer(build_network(TINY, 0, CPU), OptimSettings())
+    optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 1.0})
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+# Input and loss
+
+
+def test_pixels_become_floats_up_to_one_with_their_colours_varied():
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    images[0, 3, 5] = (100, 200, 255)
+    images[1, 3, 5] = (100, 200, 255)
+    batch = batch_of([[(0, 0)]] * 2, images=images, gains=[[0.6, 1.0, 1.4], [1.0, 1.4, 0.6]])
+    shown = network_input(batch, CPU)
+    # Row 3, column 5; red, green, blue. What is brighter than white is white.
+    assert shown[0, :, 3, 5].tolist() == pytest.approx([60 / 255, 200 / 255, 1.0])
+    assert shown[1, :, 3, 5].tolist() == pytest.approx([100 / 255, 1.0, 153 / 255])
+    assert shown.sum() == pytest.approx(float(shown[:, :, 3, 5].sum()))
+    assert shown.dtype == torch.float32
+    assert shown.is_contiguous(memory_format=torch.channels_last)
+
+
+def gaussian_square(x: float, y: float, sigma: float, peak: float) -> float:
+    """Mean square of a Gaussian on a map of 16 pixels, pixel by pixel."""
+    return sum(
+        (peak * np.exp(-((c - x) ** 2 + (r - y) ** 2) / (2 * sigma**2))) ** 2
+        for r in range(16)
+        for c in range(16)
+    ) / (16 * 16)
+
+
+def test_a_missing_joint_trains_an_empty_map_or_nothing():
+    # Joint 0 is predicted zero, joint 1 is missing and predicted one everywhere.
+    batch = batch_of([[(5.0, 6.5), (0.0, 0.0)]], annotated=[[True, False]])
+    heatmaps = torch.zeros(2, 1, 2, 16, 16)
+    heatmaps[:, :, 1] = 1.0
+    known = gaussian_square(5.0, 6.5, 1.75, 2.0)
+    zero = batch_loss(heatmaps, batch, OptimSettings(target_peak=2.0))
+    # Two stacks; the mean over two joints.
+    assert float(zero) == pytest.approx(2 * (known + 1.0) / 2)
+    mask = batch_loss(heatmaps, batch, OptimSettings(target_peak=2.0, missing_joints="mask"))
+    assert float(mask) == pytest.approx(2 * known)
+
+
+def test_a_joint_outside_the_map_trains_as_a_missing_one():
+    batch = batch_of([[(15.6, 3.0), (4.0, 4.0)]])
+    heatmaps = torch.zeros(1, 1, 2, 16, 16)
+    heatmaps[:, :, 0] = 3.0
+    drawn = gaussian_square(4.0, 4.0, 1.0, 1.0)
+    zero = batch_loss(heatmaps, batch, OptimSettings(sigma_px=1.0))
+    assert float(zero) == pytest.approx((9.0 + drawn) / 2)
+    mask = batch_loss(heatmaps, batch, OptimSettings(sigma_px=1.0, missing_joints="mask"))
+    assert float(mask) == pytest.approx(drawn)
+
+
+# The network and a step
+
+
+def test_a_seed_gives_the_same_weights_and_leaves_other_chance_alone():
+    torch.manual_seed(123)
+    expected = torch.rand(1)
+    torch.manual_seed(123)
+    first, second = build_network(TINY, 7, CPU), build_network(TINY, 7, CPU)
+    assert torch.equal(torch.rand(1), expected)
+    for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not torch.equal(first.stem_conv.weight, build_network(TINY, 8, CPU).stem_conv.weight)
+
+
+def test_weights_are_laid_out_as_images_come():
+    for name, parameter in build_network(TINY, 0, CPU).named_parameters():
+        if parameter.dim() == 4:
+            out, channels, height, width = parameter.shape
+            assert parameter.stride() == (
+                channels * height * width,
+                1,
+                width * channels,
+                channels,
+            ), (name, out)
+
+
+def test_a_step_lowers_the_loss_and_moves_every_weight():
+    network = build_network(TINY, 0, CPU)
+    settings = OptimSettings(optimizer="adamw", learning_rate=1e-3, target_peak=10.0)
+    optimizer = build_optimizer(network, settings)
+    batch = batch_of([[(3.0, 4.0), (10.0, 12.0)], [(8.0, 8.0), (2.0, 13.0)]])
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    losses = [
+        float(train_step(network, optimizer, batch, settings, CPU, torch.float32)) for _ in range(5)
+    ]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.99 * losses[0]
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_a_loss_that_is_returned_holds_on_to_nothing():
+    network = build_network(TINY, 0, CPU)
+    optimizer = build_optimizer(network, OptimSettings())
+    batch = batch_of([[(3.0, 4.0), (10.0, 12.0)]] * 2)
+    loss = train_step(network, optimizer, batch, OptimSettings(), CPU, torch.float32)
+    assert not loss.requires_grad
+
+
+def test_in_reduced_precision_the_weights_and_the_loss_stay_whole():
+    network = build_network(TINY, 0, CPU)
+    optimizer = build_optimizer(network, OptimSettings())
+    batch = batch_of([[(3.0, 4.0), (10.0, 12.0)]] * 2)
+    seen = []
+    network.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
+    loss = train_step(network, optimizer, batch, OptimSettings(), CPU, torch.bfloat16)
+    assert seen == [torch.bfloat16]
+    assert loss.dtype == torch.float32
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "dtype"),
+    [
+        ("fp32", {"avx512_bf16": True}, torch.float32),
+        ("bf16", {}, torch.bfloat16),
+        ("auto", {}, torch.float32),
+        ("auto", {"avx2": True, "avx512_bf16": False}, torch.float32),
+        ("auto", {"avx512_bf16": True}, torch.bfloat16),
+        ("auto", {"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_half_precision_is_taken_where_the_device_multiplies_it(
+    monkeypatch, precision, flags, dtype
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert training_dtype(OptimSettings(precision=precision), CPU) is dtype

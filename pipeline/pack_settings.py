@@ -64,6 +64,8 @@ class PackSettings:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.max_left_out <= 1:
             raise ValueError(f"max_left_out must be from 0 to 1, got {self.max_left_out}")
+        if self.source == SYNTHETIC_NAME and self.head_boxes is not None:
+            raise ValueError("--head-boxes is not for synthetic, whose people have head sizes")
         needs_files = self.source != SYNTHETIC_NAME
         for name in ("images", "annotations"):
             if (getattr(self, name) is not None) != needs_files:

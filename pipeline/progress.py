@@ -1,6 +1,5 @@
 """Lines that show how far a long piece of work has come."""
 
-import sys
 import time
 from collections.abc import Callable
 
@@ -48,8 +47,3 @@ def bar(done: int, total: int, width: int = 24) -> str:
     """A progress bar as text."""
     filled = width * done // max(total, 1)
     return "[" + "#" * filled + "." * (width - filled) + f"] {done:,}/{total:,}"
-
-
-def warn(line: str) -> None:
-    """Print a warning to standard error."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)

@@ -36,7 +36,8 @@ def read_mat(path: Path) -> dict[str, Any]:
     import scipy.io
 
     try:
-        contents: dict[str, Any] = scipy.io.loadmat(path)
+        # As text: for a Path that is absent scipy says something else.
+        contents: dict[str, Any] = scipy.io.loadmat(str(path), appendmat=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # scipy raises whatever its parser stumbles over

@@ -1,0 +1,662 @@
+"""Packing without Ray: what becomes of every person, and what is refused before anything is written."""
+
+import copy
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from factories import photograph
+from PIL import Image as PillowImage
+
+from pipeline.data.people import Visibility
+from pipeline.geometry import transform
+from pipeline.pack_settings import CropSettings, PackSettings
+from pipeline.packing import (
+    ShardDone,
+    check_fit,
+    close_plan,
+    open_plan,
+    pack_shard,
+    plan_packing,
+)
+from pipeline.shards.index import Index
+from pipeline.shards.read import ShardReader
+
+
+def hrnet_record(image: str, **changes) -> dict:
+    """A person as HRNet's file has it, framed by the square of side 100 around (100, 80) once adjusted."""
+    joints = [[86.0 + 10 * (k % 4), 61.0 + 12 * (k // 4)] for k in range(16)]
+    record = {
+        "image": image,
+        "center": [101.0, 75.0],
+        "scale": 0.4,
+        "joints": joints,
+        "joints_vis": [1] * 16,
+    }
+    return copy.deepcopy(record | changes)
+
+
+def mpii_record(image: str, *, validation: bool, person: int = 1, **changes) -> dict:
+    """A person as pytorch-pose's file has it, in a photograph of 200x160 pixels."""
+    record = {
+        "img_paths": image,
+        "isValidation": float(validation),
+        "img_width": 200.0,
+        "img_height": 160.0,
+        "objpos": [101.0, 75.0],
+        "scale_provided": 0.4,
+        "joint_self": [[86.0 + 10 * (k % 4), 61.0 + 12 * (k // 4), 1.0] for k in range(16)],
+        "people_index": float(person),
+    }
+    return record | changes
+
+
+def names(count: int) -> list[str]:
+    return [f"photo-{number:03d}.jpg" for number in range(count)]
+
+
+def write_photographs(tmp_path: Path, images: list[str]) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir(exist_ok=True)
+    for seed, image in enumerate(images):
+        cv2.imwrite(str(folder / image), photograph(seed=seed))
+
+
+def write_annotations(tmp_path: Path, content: object) -> None:
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+
+
+def settings_of(tmp_path: Path, **changes) -> PackSettings:
+    """Pack tmp_path's images, three people a shard, two images for validation, none left out."""
+    made = {
+        "source": "mpii-hrnet",
+        "images": tmp_path / "images",
+        "annotations": tmp_path / "annotations.json",
+        "out": tmp_path / "out",
+        "val_images": 2,
+        "people_per_shard": 3,
+        "max_left_out": 0.0,
+        "crop": CropSettings(person_px=64),
+    }
+    return PackSettings(**made | changes)
+
+
+def made_dataset(tmp_path: Path, count: int = 8, **changes) -> PackSettings:
+    """Photographs with a person each."""
+    write_photographs(tmp_path, names(count))
+    write_annotations(tmp_path, [hrnet_record(image) for image in names(count)])
+    return settings_of(tmp_path, **changes)
+
+
+def pack_all(settings: PackSettings) -> Index:
+    """Pack as the command does, but in this process."""
+    plan = plan_packing(settings)
+    finished = open_plan(plan)
+    assert finished is not None
+    done = [finished.get(str(job.name)) or pack_shard(settings, job) for job in plan.jobs]
+    return close_plan(plan, done)
+
+
+def packed_people(settings: PackSettings, pattern: str = "*.tar"):
+    paths = [str(path) for path in sorted(settings.out.glob(pattern))]
+    return [sample.person for sample in ShardReader(paths)]
+
+
+# People that can't be packed
+
+
+def test_a_missing_image_is_counted_and_named(tmp_path):
+    settings = made_dataset(tmp_path, max_left_out=0.2)
+    (tmp_path / "images" / "photo-003.jpg").unlink()
+    plan = plan_packing(settings)
+    assert plan.left_out == {"missing image": ["photo-003_00"]}
+    assert plan.people == 8
+    assert sum(len(job.people) for job in plan.jobs) == 7
+    index = pack_all(settings)
+    assert index.left_out == {"missing image": ["photo-003_00"]}
+    assert "photo-003_00" not in {person.key for person in packed_people(settings)}
+
+
+def test_too_many_missing_images_are_an_error_that_names_them(tmp_path):
+    settings = made_dataset(tmp_path, max_left_out=0.25)
+    for image in names(8)[:2]:
+        (tmp_path / "images" / image).unlink()
+    # Two of eight are a quarter, which is allowed.
+    assert plan_packing(settings).left_out == {"missing image": ["photo-000_00", "photo-001_00"]}
+    for image in names(8)[2:4]:
+        (tmp_path / "images" / image).unlink()
+    said = (
+        "4 of 8 people can't be packed (50.00%), allowed by --max-left-out are 25.00%: "
+        "missing image: 4 (photo-000_00, photo-001_00, photo-002_00, ...)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        plan_packing(settings)
+    assert not settings.out.exists()
+
+
+def test_a_folder_with_none_of_the_images_is_another_folder(tmp_path):
+    settings = made_dataset(tmp_path, max_left_out=1.0)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    said = (
+        f"--images {elsewhere} holds none of the 8 images of {settings.annotations}, "
+        "such as photo-000.jpg"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        plan_packing(replace(settings, images=elsewhere))
+    with pytest.raises(ValueError, match=r"^--images .*/nowhere: no such folder$"):
+        plan_packing(replace(settings, images=tmp_path / "nowhere"))
+
+
+def test_an_unreadable_image_is_counted_and_the_others_are_packed(tmp_path):
+    settings = made_dataset(tmp_path, max_left_out=0.2)
+    (tmp_path / "images" / "photo-005.jpg").write_bytes(b"no photograph")
+    index = pack_all(settings)
+    assert index.left_out == {"unreadable image": ["photo-005_00"]}
+    assert sum(entry.people for entry in index.shards) == 7
+
+
+def test_packing_again_with_a_greater_share_goes_on_from_the_shards_that_are_there(tmp_path):
+    settings = made_dataset(tmp_path)
+    (tmp_path / "images" / "photo-005.jpg").write_bytes(b"")
+    said = (
+        "1 of 8 people can't be packed (12.50%), allowed by --max-left-out are 0.00%: "
+        "unreadable image: 1 (photo-005_00)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        pack_all(settings)
+    shards = sorted(settings.out.glob("*.tar"))
+    assert len(shards) == 3
+    assert not (settings.out / "index.json").exists()
+    plan = plan_packing(replace(settings, max_left_out=0.2))
+    finished = open_plan(plan)
+    assert sorted(finished) == [path.name for path in shards]
+    index = close_plan(plan, [finished[str(job.name)] for job in plan.jobs])
+    assert index.left_out == {"unreadable image": ["photo-005_00"]}
+    assert sum(entry.people for entry in index.shards) == 7
+
+
+def test_a_shard_of_which_nobody_is_left_is_not_there(tmp_path):
+    settings = made_dataset(tmp_path, split="train", people_per_shard=1, max_left_out=0.2)
+    (tmp_path / "images" / "photo-005.jpg").write_bytes(b"")
+    index = pack_all(settings)
+    assert len(index.shards) == 7
+    assert sorted(path.name for path in settings.out.glob("*.tar")) == sorted(
+        entry.name for entry in index.shards
+    )
+
+
+def coco_content(sizes: dict[str, tuple[int, int]]) -> dict:
+    keypoints = [number for k in range(17) for number in (80 + 2 * k, 60 + 2 * k, 2)]
+    return {
+        "images": [
+            {"id": number, "file_name": image, "width": width, "height": height}
+            for number, (image, (width, height)) in enumerate(sizes.items())
+        ],
+        "annotations": [
+            {"image_id": number, "keypoints": keypoints, "bbox": [60, 40, 80, 80], "iscrowd": 0}
+            for number in range(len(sizes))
+        ]
+        + [{"image_id": 0, "iscrowd": 1}],
+    }
+
+
+def test_an_image_of_another_size_is_left_out(tmp_path):
+    write_photographs(tmp_path, names(4))
+    sizes = dict.fromkeys(names(4), (200, 160)) | {"photo-002.jpg": (160, 200)}
+    write_annotations(tmp_path, coco_content(sizes))
+    settings = settings_of(tmp_path, source="coco", max_left_out=0.25)
+    index = pack_all(settings)
+    assert index.left_out == {"image of another size": ["photo-002_00"]}
+    assert index.skipped == {"crowd": 1}
+
+
+def test_a_frame_outside_its_image_is_left_out(tmp_path):
+    write_photographs(tmp_path, names(4))
+    records = [hrnet_record(image) for image in names(4)]
+    records[1] = hrnet_record("photo-001.jpg", center=[2000.0, 75.0])
+    write_annotations(tmp_path, records)
+    index = pack_all(settings_of(tmp_path, max_left_out=0.25))
+    assert index.left_out == {"frame outside the image": ["photo-001_00"]}
+
+
+# Annotations of other images
+
+
+def test_annotations_of_other_sizes_do_not_fit(tmp_path):
+    write_photographs(tmp_path, names(4))
+    write_annotations(tmp_path, coco_content(dict.fromkeys(names(4), (999, 160))))
+    folder = tmp_path / "images"
+    said = (
+        f"the annotations don't fit the images in {folder}: 4 of 4 looked at; "
+        f"{folder / 'photo-000.jpg'} has (200, 160) pixels, expected (999, 160)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        plan_packing(settings_of(tmp_path, source="coco", max_left_out=1.0))
+
+
+def test_annotations_with_joints_outside_do_not_fit(tmp_path):
+    write_photographs(tmp_path, names(4))
+    outside = [[400.0 + k, 300.0] for k in range(16)]
+    records = [hrnet_record(image, joints=outside) for image in names(4)]
+    write_annotations(tmp_path, records)
+    said = (
+        f"3 of 4 looked at; {tmp_path / 'images' / 'photo-001.jpg'} of (200, 160) pixels, "
+        "joints up to [414.0, 299.0]"
+    )
+    records[0] = hrnet_record("photo-000.jpg")
+    write_annotations(tmp_path, records)
+    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+        plan_packing(settings_of(tmp_path))
+    # Half of them might be an odd dataset.
+    records[1] = hrnet_record("photo-001.jpg")
+    write_annotations(tmp_path, records)
+    assert len(plan_packing(settings_of(tmp_path)).jobs) == 2
+
+
+def test_an_unreadable_image_says_nothing_of_the_fit(tmp_path):
+    settings = made_dataset(tmp_path, 3)
+    for image in names(3):
+        (tmp_path / "images" / image).write_bytes(b"no photograph")
+    people = [person for job in plan_packing(settings).jobs for person in job.people]
+    check_fit(people, settings.images)
+
+
+# Splits and shards
+
+
+def crowd_dataset(tmp_path: Path, **changes) -> PackSettings:
+    """Twelve photographs with one, two or three people each: twenty-four people."""
+    write_photographs(tmp_path, names(12))
+    people = [image for number, image in enumerate(names(12)) for _ in range(1 + number % 3)]
+    # Far apart in the file, so that nothing rests on its order.
+    write_annotations(tmp_path, [hrnet_record(image) for image in people[::2] + people[1::2]])
+    return settings_of(tmp_path, **changes)
+
+
+def test_a_random_split_holds_out_whole_images(tmp_path):
+    plan = plan_packing(crowd_dataset(tmp_path, val_images=5))
+    images = {"train": set(), "val": set()}
+    for job in plan.jobs:
+        images[job.name.split] |= {person.image for person in job.people}
+        assert {person.split for person in job.people} == {job.name.split}
+    assert (len(images["train"]), len(images["val"])) == (7, 5)
+    assert not images["train"] & images["val"]
+    assert sum(len(job.people) for job in plan.jobs) == 24
+
+
+def test_another_seed_holds_out_other_images(tmp_path):
+    def held_out(seed: int) -> set[str]:
+        plan = plan_packing(settings_of(tmp_path, seed=seed, val_images=5))
+        return {p.image for job in plan.jobs for p in job.people if job.name.split == "val"}
+
+    crowd_dataset(tmp_path)
+    assert held_out(0) == held_out(0) != held_out(1)
+
+
+def test_the_people_of_an_image_stay_in_one_shard(tmp_path):
+    plan = plan_packing(crowd_dataset(tmp_path, people_per_shard=2))
+    where: dict[str, set[str]] = {}
+    for job in plan.jobs:
+        for person in job.people:
+            where.setdefault(person.image, set()).add(str(job.name))
+        # Two fill a shard; an image of three may come to one that holds one.
+        assert len(job.people) <= 4
+    assert {len(shards) for shards in where.values()} == {1}
+    assert len(where) == 12
+
+
+def test_shards_are_numbered_within_their_split(tmp_path):
+    plan = plan_packing(made_dataset(tmp_path, 9, val_images=4))
+    assert [str(job.name) for job in plan.jobs] == [
+        "train-000000.tar",
+        "train-000001.tar",
+        "val-000000.tar",
+        "val-000001.tar",
+    ]
+    assert [len(job.people) for job in plan.jobs] == [3, 2, 3, 1]
+
+
+def test_training_images_are_shuffled_and_validation_images_are_not(tmp_path):
+    def order(split: str) -> list[str]:
+        plan = plan_packing(settings_of(tmp_path, split=split))
+        return [person.image for job in plan.jobs for person in job.people]
+
+    made_dataset(tmp_path)
+    assert order("val") == names(8)
+    assert order("train") != names(8)
+    assert sorted(order("train")) == names(8)
+
+
+def test_too_large_a_validation_split_is_refused(tmp_path):
+    settings = made_dataset(tmp_path, val_images=8)
+    said = r"^--val-images must be below the 8 images there are, got 8$"
+    with pytest.raises(ValueError, match=said):
+        plan_packing(settings)
+    assert len(plan_packing(replace(settings, split="train")).jobs) == 3
+
+
+def test_a_file_with_a_split_of_its_own_keeps_it(tmp_path):
+    write_photographs(tmp_path, names(5))
+    validates = [True, False, False, True, False]
+    write_annotations(
+        tmp_path,
+        [mpii_record(i, validation=v) for i, v in zip(names(5), validates, strict=True)],
+    )
+    settings = settings_of(tmp_path, source="mpii-json", val_images=1)
+    index = pack_all(settings)
+    assert index.splits() == {
+        "train": {"people": 3, "images": 3, "shards": 1},
+        "val": {"people": 2, "images": 2, "shards": 1},
+    }
+    validation = packed_people(settings, "val-*.tar")
+    assert [person.image for person in validation] == ["photo-000.jpg", "photo-003.jpg"]
+    # Asked for, a random split replaces it.
+    drawn = plan_packing(replace(settings, split="random", val_images=4))
+    assert sum(len(job.people) for job in drawn.jobs if job.name.split == "val") == 4
+
+
+def test_an_image_in_both_splits_is_refused(tmp_path):
+    write_photographs(tmp_path, names(2))
+    write_annotations(
+        tmp_path,
+        [
+            mpii_record("photo-000.jpg", validation=False),
+            mpii_record("photo-001.jpg", validation=False),
+            mpii_record("photo-001.jpg", validation=True, person=2),
+        ],
+    )
+    said = r"^photo-001\.jpg is in both splits; expected each image in one$"
+    with pytest.raises(ValueError, match=said):
+        plan_packing(settings_of(tmp_path, source="mpii-json"))
+
+
+def test_people_who_share_a_key_are_refused(tmp_path):
+    write_photographs(tmp_path, names(1))
+    write_annotations(tmp_path, [mpii_record("photo-000.jpg", validation=False)] * 2)
+    said = r"^1 people share a key with another, expected each once: \['photo-000_00'\]$"
+    with pytest.raises(ValueError, match=said):
+        plan_packing(settings_of(tmp_path, source="mpii-json"))
+
+
+# Interruptions
+
+
+def test_an_interrupted_pack_is_picked_up(tmp_path):
+    settings = made_dataset(tmp_path)
+    plan = plan_packing(settings)
+    assert open_plan(plan) == {}
+    done = [pack_shard(settings, job) for job in plan.jobs[:2]]
+    again = plan_packing(settings)
+    assert open_plan(again) == {"train-000000.tar": done[0], "train-000001.tar": done[1]}
+    index = pack_all(settings)
+    assert [entry.name for entry in index.shards] == [str(job.name) for job in plan.jobs]
+    assert sum(entry.people for entry in index.shards) == 8
+
+
+@pytest.mark.parametrize("damage", ["gone", "shorter"])
+def test_a_shard_that_is_gone_or_of_another_size_is_packed_again(tmp_path, damage):
+    settings = made_dataset(tmp_path)
+    plan = plan_packing(settings)
+    open_plan(plan)
+    kept, lost = (pack_shard(settings, job) for job in plan.jobs[:2])
+    path = settings.out / lost.entry.name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-512])
+    assert open_plan(plan) == {kept.entry.name: kept}
+    pack_all(settings)
+    assert path.stat().st_size == lost.entry.bytes
+
+
+def test_a_shard_that_is_half_written_is_not_finished(tmp_path, monkeypatch):
+    settings = made_dataset(tmp_path)
+    plan = plan_packing(settings)
+    open_plan(plan)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.packing.cut_crop", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pack_shard(settings, plan.jobs[0])
+    assert list(settings.out.glob("*.tar")) == []
+    assert open_plan(plan) == {}
+
+
+def test_a_finished_pack_says_so_and_leaves_nothing_else_behind(tmp_path):
+    settings = made_dataset(tmp_path)
+    pack_all(settings)
+    assert open_plan(plan_packing(settings)) is None
+    assert sorted(path.name for path in settings.out.iterdir()) == [
+        "index.json",
+        "train-000000.tar",
+        "train-000001.tar",
+        "val-000000.tar",
+    ]
+    # Moved photographs are the same dataset.
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert open_plan(plan_packing(replace(settings, images=tmp_path / "moved"))) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"val_images": 3}, {"crop": CropSettings(person_px=65)}]
+)
+def test_a_folder_with_another_dataset_is_refused(tmp_path, change):
+    settings = made_dataset(tmp_path)
+    pack_all(settings)
+    said = f"--out {settings.out} holds another dataset; choose an empty folder"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        open_plan(plan_packing(replace(settings, **change)))
+
+
+def test_a_folder_with_an_unfinished_pack_of_other_annotations_is_refused(tmp_path):
+    settings = made_dataset(tmp_path)
+    open_plan(plan_packing(settings))
+    write_annotations(tmp_path, [hrnet_record(image, scale=0.41) for image in names(8)])
+    said = (
+        f"--out {settings.out} holds an unfinished pack of other data or settings; "
+        "choose an empty folder or remove it"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        open_plan(plan_packing(settings))
+
+
+# What the index says
+
+
+def test_the_index_says_what_was_packed_and_how(tmp_path):
+    settings = made_dataset(tmp_path)
+    index = pack_all(settings)
+    assert Index.read(settings.out) == index
+    assert (index.source, index.joint_set) == ("mpii-hrnet", "mpii")
+    file_sum = hashlib.sha256((tmp_path / "annotations.json").read_bytes()).hexdigest()
+    assert index.annotations == {"annotations.json": file_sum}
+    assert index.conventions == {
+        "split": "auto",
+        "val_images": 2,
+        "seed": 0,
+        "index_base": 1,
+        "center_adjusted": False,
+    }
+    assert index.crop == {"person_px": 64, "margin": 1.5, "jpeg_quality": 95}
+    assert (index.skipped, index.left_out) == ({}, {})
+    assert [(e.name, e.split, e.people, e.images, e.head_sizes) for e in index.shards] == [
+        ("train-000000.tar", "train", 3, 3, 0),
+        ("train-000001.tar", "train", 3, 3, 0),
+        ("val-000000.tar", "val", 2, 2, 0),
+    ]
+    for entry in index.shards:
+        data = (settings.out / entry.name).read_bytes()
+        assert (entry.bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    content = json.loads((settings.out / "index.json").read_text())
+    assert content["splits"]["train"] == {"people": 6, "images": 6, "shards": 2}
+
+
+def test_a_packed_person_is_the_annotated_one(tmp_path):
+    joints = hrnet_record("")["joints"]
+    joints[4] = [-1.0, -1.0]
+    record = hrnet_record("photo-000.jpg", joints=joints, joints_vis=[1] * 4 + [0] + [1] * 11)
+    write_photographs(tmp_path, names(1))
+    write_annotations(tmp_path, [record])
+    settings = settings_of(tmp_path, split="train")
+    pack_all(settings)
+    [person] = packed_people(settings)
+    # From 1-based to 0-based; 75 + 15 * 0.4 - 1 is 80.
+    assert person.center == pytest.approx((100.0, 80.0))
+    assert person.scale == pytest.approx(0.5)
+    assert person.joints[0] == (85.0, 60.0)
+    assert person.visibility[3:6] == (Visibility.VISIBLE, Visibility.MISSING, Visibility.VISIBLE)
+    # The size is the photograph's, which the annotations do not state.
+    assert person.image_size == (200, 160)
+
+
+def test_the_same_pack_gives_equal_bytes_in_whatever_order(tmp_path):
+    settings = crowd_dataset(tmp_path)
+    pack_all(settings)
+    other = replace(settings, out=tmp_path / "other")
+    plan = plan_packing(other)
+    open_plan(plan)
+    backwards = [pack_shard(other, job) for job in reversed(plan.jobs)]
+    close_plan(plan, backwards[::-1])
+    files = sorted(path.name for path in settings.out.iterdir())
+    assert files == sorted(path.name for path in other.out.iterdir())
+    for name in files:
+        assert (settings.out / name).read_bytes() == (other.out / name).read_bytes()
+
+
+def test_a_finished_shard_survives_its_record(tmp_path):
+    settings = made_dataset(tmp_path)
+    plan = plan_packing(settings)
+    open_plan(plan)
+    done = pack_shard(settings, plan.jobs[0])
+    assert isinstance(done, ShardDone)
+    assert open_plan(plan)["train-000000.tar"].entry == done.entry
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": None}, "--images is required for mpii-hrnet"),
+        ({"annotations": None}, "--annotations is required for mpii-hrnet"),
+        ({"source": "synthetic"}, "--images is not for synthetic"),
+        ({"val_images": 0}, "val_images must be at least 1, got 0"),
+        ({"people_per_shard": 0}, "people_per_shard must be at least 1, got 0"),
+        ({"scenes": 1}, "scenes must be at least 2, got 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"max_left_out": 1.5}, "max_left_out must be from 0 to 1, got 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(tmp_path, change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        settings_of(tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"person_px": 31}, "crop.person_px must be from 32 to 4096, got 31"),
+        ({"margin": 0.9}, "crop.margin must be from 1 to 4, got 0.9"),
+        ({"jpeg_quality": 101}, "crop.jpeg_quality must be from 1 to 100, got 101"),
+    ],
+)
+def test_crop_settings_out_of_range_are_refused_by_name(change, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        CropSettings(**change)
+
+
+# Rendered people
+
+
+def test_rendered_people_are_packed_and_called_synthetic(tmp_path):
+    settings = PackSettings(
+        source="synthetic", out=tmp_path / "out", scenes=8, val_images=2, people_per_shard=4
+    )
+    index = pack_all(settings)
+    assert (index.source, index.joint_set, index.annotations) == ("synthetic", "synthetic", {})
+    assert index.conventions == {"split": "auto", "val_images": 2, "seed": 0, "scenes": 8}
+    assert index.splits()["val"]["images"] == 2
+    assert index.splits()["train"]["images"] == 6
+    assert all(entry.head_sizes == entry.people for entry in index.shards)
+    people = packed_people(settings)
+    assert {person.image for person in people} == {f"synthetic-{k:06d}.jpg" for k in range(8)}
+
+
+# The real files
+
+
+def test_the_photographs_of_mpii_are_packed_with_the_heads_of_their_validation_people(
+    tmp_path, mpii_dir
+):
+    settings = PackSettings(
+        source="mpii-json",
+        images=mpii_dir / "images",
+        annotations=mpii_dir / "mpii_annotations.json.gz",
+        head_boxes=mpii_dir / "detections_our_format.mat",
+        out=tmp_path / "out",
+        max_left_out=1.0,
+    )
+    index = pack_all(settings)
+    assert sorted(index.annotations) == ["detections_our_format.mat", "mpii_annotations.json.gz"]
+    validation = packed_people(settings, "val-*.tar")
+    truth = scipy.io.loadmat(mpii_dir / "detections_our_format.mat")["headboxes_src"][..., :5]
+    sizes = 0.6 * np.hypot(*(truth[1] - truth[0]))
+    assert [person.head_size for person in validation] == pytest.approx(sizes.tolist())
+    theirs = json.loads((mpii_dir / "hrnet_style.json").read_text())
+    assert [person.image for person in validation] == [record["image"] for record in theirs]
+    # The other seven photographs are of people whom the file leaves out.
+    assert index.splits() == {"val": {"people": 5, "images": 5, "shards": 1}}
+    assert len(index.left_out["missing image"]) == 25_204 - 5
+
+
+def test_the_photographs_of_coco_are_packed(tmp_path, coco_dir):
+    settings = PackSettings(
+        source="coco",
+        images=coco_dir / "images",
+        annotations=coco_dir / "person_keypoints.json",
+        out=tmp_path / "out",
+        val_images=1,
+        max_left_out=0.0,
+    )
+    index = pack_all(settings)
+    assert sum(entry.people for entry in index.shards) == 12
+    assert index.splits()["val"]["images"] == 1
+    assert index.splits()["train"]["images"] == 3
+    assert index.skipped == {"no labelled joint": 2}
+    assert all(person.box is not None for person in packed_people(settings))
+
+
+def test_the_first_shard_of_leeds_sports_pose_extended_is_packed(tmp_path, lspet_dir):
+    settings = PackSettings(
+        source="lspet",
+        images=lspet_dir / "images",
+        annotations=lspet_dir / "joints.mat",
+        out=tmp_path / "out",
+        people_per_shard=16,
+        max_left_out=0.0,
+    )
+    plan = plan_packing(settings)
+    assert sum(len(job.people) for job in plan.jobs if job.name.split == "val") == 500
+    open_plan(plan)
+    done = pack_shard(settings, plan.jobs[0])
+    assert done.left_out == {}
+    assert (done.entry.people, done.entry.images, done.entry.head_sizes) == (16, 16, 0)
+    for sample in ShardReader([str(settings.out / "train-000000.tar")]):
+        with PillowImage.open(lspet_dir / "images" / sample.person.image) as image:
+            assert sample.person.image_size == image.size
+        shown = np.array(sample.person.visibility) != Visibility.MISSING
+        crop = cv2.imdecode(np.frombuffer(sample.crop.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        on_crop = transform(np.array(sample.person.joints)[shown], sample.crop.from_original)
+        assert (on_crop > -1).all()
+        assert (on_crop < (crop.shape[1] + 1, crop.shape[0] + 1)).all()

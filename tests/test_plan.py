@@ -1,0 +1,274 @@
+"""Planning: what is left open is resolved, and what can't run is refused before anything is started."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from factories import pack_samples, samples
+
+from pipeline.checkpoint import Progress, Record, save_checkpoint
+from pipeline.joints import COCO, LSP, MPII
+from pipeline.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
+from pipeline.settings import Settings
+from pipeline.training import build_network, build_optimizer
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder, and no environment that would decide anything."""
+    for name in ("MLFLOW_TRACKING_URI", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def packed(tmp_path: Path, folder: str = "packed", joint_set=MPII, **changes) -> Path:
+    """Six people to train on in two shards, two to validate on."""
+    made = [samples(3, joint_set=joint_set), samples(3, first=3, joint_set=joint_set)]
+    pack_samples(tmp_path / folder / "train", made, joint_set=joint_set.name)
+    validation = samples(2, first=6, joint_set=joint_set, **changes)
+    pack_samples(tmp_path / folder / "val", [validation], split="val", joint_set=joint_set.name)
+    return tmp_path / folder
+
+
+def settings_of(folder: Path, **changes) -> Settings:
+    return Settings.from_flat(
+        {
+            "data.train": str(folder / "train" / "*.tar"),
+            "data.val": str(folder / "val" / "*.tar"),
+            "model.stacks": 1,
+            "model.features": 8,
+            "model.input_px": 64,
+        }
+        | changes
+    )
+
+
+def refused(settings: Settings, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        plan_training(settings)
+
+
+def files_in(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*"))
+
+
+# What is resolved
+
+
+def test_everything_left_open_is_resolved(tmp_path, working_folder):
+    plan = plan_training(settings_of(packed(tmp_path)))
+    settings = plan.settings
+    assert settings.model.joints == 16
+    assert settings.ray.storage == str(working_folder / "runs")
+    assert settings.tracking.uri == f"sqlite:///{working_folder / 'mlflow.db'}"
+    assert re.fullmatch("mpii-s1m1-[0-9a-f]{8}", settings.ray.name)
+    assert plan.folder == working_folder / "runs" / settings.ray.name
+    assert plan.measure is MPII.measure("pckh")
+    assert plan.joint_set is MPII
+    assert (plan.train.people, plan.val.people) == (6, 2)
+    assert plan.resumes is None
+    assert not plan.is_complete
+
+
+def test_a_plan_of_a_plan_is_the_same(tmp_path):
+    plan = plan_training(settings_of(packed(tmp_path)))
+    assert plan_training(plan.settings) == plan
+
+
+def test_globs_become_absolute(tmp_path, monkeypatch):
+    folder = packed(tmp_path)
+    monkeypatch.chdir(folder)
+    settings = settings_of(folder).replaced(
+        {"data.train": "train/train-000000.tar, train/*1.tar", "data.val": "val/*.tar"}
+    )
+    data = plan_training(settings).settings.data
+    assert data.train == f"{folder}/train/train-000000.tar,{folder}/train/*1.tar"
+    assert data.val == f"{folder}/val/*.tar"
+
+
+@pytest.mark.parametrize(("joint_set", "joints"), [(MPII, 16), (LSP, 14), (COCO, 17)])
+def test_the_data_decide_how_many_joints_there_are(tmp_path, joint_set, joints):
+    plan = plan_training(settings_of(packed(tmp_path, joint_set=joint_set)))
+    assert plan.settings.model.joints == joints
+    assert plan.measure is joint_set.measures[0]
+    assert plan.settings.ray.name.startswith(f"{joint_set.name}-s1m1-")
+
+
+def test_a_name_is_made_of_what_decides_the_outcome(tmp_path):
+    here, there = packed(tmp_path), packed(tmp_path, "elsewhere")
+    plain = plan_training(settings_of(here)).settings.ray.name
+    assert plan_training(settings_of(there)).settings.ray.name == plain
+    assert plan_training(settings_of(here, **{"model.stacks": 2})).settings.ray.name != plain
+    pack_samples(there / "val", [samples(2, first=8)], split="val")
+    assert plan_training(settings_of(there)).settings.ray.name != plain
+    assert plan_training(settings_of(here, **{"ray.name": "mine"})).settings.ray.name == "mine"
+
+
+def test_a_relative_sqlite_path_becomes_absolute(working_folder):
+    assert tracking_uri("sqlite:///db/m.db") == f"sqlite:///{working_folder}/db/m.db"
+    assert tracking_uri("sqlite:////db/m.db") == "sqlite:////db/m.db"
+    assert tracking_uri("http://host:5000") == "http://host:5000"
+
+
+def test_the_environment_names_the_tracking_server_unless_the_setting_does(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://theirs:5000")
+    assert tracking_uri("") == "http://theirs:5000"
+    assert tracking_uri("http://ours:5000") == "http://ours:5000"
+
+
+def test_a_folder_is_named_from_the_home_or_the_working_folder(working_folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage_folder("~/runs") == Path("/home/someone/runs")
+    assert storage_folder("runs") == working_folder / "runs"
+    assert storage_folder("/disk/runs") == Path("/disk/runs")
+
+
+def test_a_submitted_job_keeps_its_results_where_they_outlive_it(monkeypatch, working_folder):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert working_root() == working_folder
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert working_root() == Path("/home/someone/hourglass-ray")
+    assert storage_folder("") == Path("/home/someone/hourglass-ray/runs")
+    assert tracking_uri("") == "sqlite:////home/someone/hourglass-ray/mlflow.db"
+
+
+def test_planning_writes_nothing(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path))
+    before = files_in(tmp_path)
+    plan_training(settings)
+    plan_training(settings.replaced({"ray.storage": str(tmp_path / "not" / "there")}))
+    assert files_in(tmp_path) == before
+
+
+# What is refused
+
+
+def test_no_shards_are_refused(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path))
+    pattern = str(tmp_path / "packed" / "train" / "nothing-*.tar")
+    said = f"no shards match data.train={pattern!r} (looked from {working_folder})"
+    refused(settings.replaced({"data.train": pattern}), said)
+    refused(
+        settings.replaced({"data.val": ""}),
+        "data.val is required: a glob of shards, such as 'out/train-*.tar'",
+    )
+
+
+def test_fewer_shards_than_workers_are_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"ray.workers": 3})
+    said = (
+        f"data.train={settings.data.train!r} has 2 shards, expected at least ray.workers=3; "
+        "pack with a smaller --people-per-shard"
+    )
+    refused(settings, said)
+    assert plan_training(settings.replaced({"ray.workers": 2})).settings.ray.workers == 2
+
+
+def test_fewer_people_than_a_batch_are_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"optim.batch_size": 7})
+    said = f"data.train={settings.data.train!r} has 6 people, expected at least optim.batch_size=7"
+    refused(settings, said)
+    assert plan_training(settings.replaced({"optim.batch_size": 6})).train.people == 6
+
+
+def test_validation_by_other_joints_is_refused(tmp_path):
+    other = settings_of(packed(tmp_path, "other", joint_set=LSP)).data.val
+    settings = settings_of(packed(tmp_path)).replaced({"data.val": other})
+    refused(settings, "data.train has the joint set mpii, data.val lsp; expected the same")
+
+
+def test_a_number_of_joints_that_the_data_contradict_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"model.joints": 14})
+    said = "model.joints must be 16 for the joint set mpii of data.train, got 14"
+    refused(settings, said)
+    assert plan_training(settings.replaced({"model.joints": 16})).settings.model.joints == 16
+
+
+def test_an_unknown_measure_is_refused_with_the_known_ones(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"evaluation.measure": "oks"})
+    said = "evaluation.measure: joint set mpii has pckh, pck_torso, not 'oks'"
+    refused(settings, said)
+    chosen = settings.replaced({"evaluation.measure": "pck_torso"})
+    assert plan_training(chosen).measure.key == "pck_torso"
+
+
+def test_people_without_heads_have_no_pckh(tmp_path):
+    settings = settings_of(packed(tmp_path, head_size=None))
+    said = (
+        f"data.val={settings.data.val!r}: none of 2 people has a head size, so PCKh is undefined; "
+        "pack again with --head-boxes, or set evaluation.measure to pck_torso"
+    )
+    refused(settings, said)
+    chosen = settings.replaced({"evaluation.measure": "pck_torso"})
+    assert plan_training(chosen).measure.key == "pck_torso"
+
+
+@pytest.mark.parametrize("below", ["", "/runs"])
+def test_a_storage_that_cannot_be_written_is_refused(tmp_path, below):
+    (tmp_path / "file").touch()
+    storage = f"{tmp_path / 'file'}{below}"
+    settings = settings_of(packed(tmp_path), **{"ray.storage": storage})
+    with pytest.raises(ValueError, match=f"^{re.escape(f'ray.storage={storage!r}')} can't be writ"):
+        plan_training(settings)
+
+
+def test_a_storage_of_a_network_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"ray.storage": "s3://bucket/runs"})
+    refused(settings, "ray.storage must be a folder that every node sees, got 's3://bucket/runs'")
+
+
+def test_a_tracking_uri_without_a_scheme_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"tracking.uri": "mlflow.db"})
+    said = (
+        "tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got 'mlflow.db'"
+    )
+    refused(settings, said)
+
+
+# What a run goes on from
+
+
+def checkpointed(plan: Plan, epochs: int, **changes) -> Path:
+    """Write a checkpoint of the plan's run as training would."""
+    settings = plan.settings.replaced(changes)
+    folder = plan.folder / f"epoch_{epochs:04d}"
+    folder.mkdir(parents=True)
+    network = build_network(settings.model, 0, torch.device("cpu"))
+    record = Record(
+        settings=settings, joint_set="mpii", progress=Progress(epochs=epochs), metrics={}
+    )
+    save_checkpoint(folder, network, build_optimizer(network, settings.optim), record)
+    return folder
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"optim.epochs": 10, "ray.name": "mine"})
+    plan = plan_training(settings)
+    checkpointed(plan, 9)
+    checkpointed(plan, 2)
+    assert plan_training(settings).resumes.progress.epochs == 9
+    assert not plan_training(settings).is_complete
+
+
+def test_a_run_that_has_had_its_epochs_is_complete(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"optim.epochs": 10, "ray.name": "mine"})
+    checkpointed(plan_training(settings), 10)
+    plan = plan_training(settings)
+    assert plan.is_complete
+    assert not plan_training(settings.replaced({"optim.epochs": 11})).is_complete
+    assert not replace(plan, resumes=None).is_complete
+
+
+def test_a_checkpoint_of_another_network_in_the_runs_folder_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"ray.name": "mine"})
+    folder = checkpointed(plan_training(settings), 3, **{"model.features": 12})
+    refused(
+        settings,
+        f"{folder}: a checkpoint of another architecture: model.features is 12 there, expected 8",
+    )
+    assert plan_training(settings.replaced({"ray.name": "other"})).resumes is None

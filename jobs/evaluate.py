@@ -158,7 +158,10 @@ def _draw(
     from pipeline.overlays import draw_overlays
 
     measure = loader.joint_set.measure(settings.evaluation.measure)
-    scores = evaluation.scores(loader.joint_set)[measure.key]
+    measured = evaluation.scores(loader.joint_set)
+    # These people may lack what training was measured by, such as head sizes.
+    scores = measured.get(measure.key) or next(iter(measured.values()))
+    measure = scores.measure
     device = next(network.parameters()).device
     title = f"{loader.joint_set.name} validation, {measure.headline} {scores.headline:.1f}"
     folder.mkdir(parents=True, exist_ok=True)

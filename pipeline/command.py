@@ -41,13 +41,15 @@ def _bool(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
 
 def parse(arguments: type[Arguments], description: str | None, argv: list[str] | None) -> Arguments:
     """Read the command line; what is wrong with it ends the program with status 2 and a message."""
-    return tyro.cli(
-        arguments,
-        description=description,
-        args=argv,
-        registry=_registry,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    # Settings that only clash with one another are past tyro's own messages.
+    with clear_errors():
+        return tyro.cli(
+            arguments,
+            description=description,
+            args=argv,
+            registry=_registry,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
 
 
 @contextmanager

@@ -74,8 +74,9 @@ class Recorder(UserCallback):
         checkpoint: ray.train.Checkpoint | None,
     ) -> None:
         """Log rank 0's metrics and picture."""
-        epoch = int(metrics[0]["epoch"])
-        tracking.log_metrics(self._run, metrics[0], epoch)
+        reported = dict(metrics[0])
+        epoch = int(reported.pop("epoch"))
+        tracking.log_metrics(self._run, reported, epoch)
         if checkpoint is not None:
             with checkpoint.as_directory() as folder:
                 tracking.log_file(self._run, Path(folder) / overlay_name(epoch), "overlays")

@@ -19,12 +19,15 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 Status = Literal["RUNNING", "FINISHED", "FAILED"]
 History = dict[str, list[tuple[int, float]]]
 
 _NAME_TAG = "hourglass.name"
 _PARENT_TAG = "mlflow.parentRunId"
+# The UI would open on its pages for language models.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def start_run(
         else:
             client.update_run(run_id, status="RUNNING")
         _log_params(client, run_id, params)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         raise ValueError(f"tracking.uri={uri!r}: MLflow: {error}") from error
     return Run(uri=uri, experiment_id=experiment_id, run_id=run_id)
 
@@ -106,7 +109,11 @@ def ui_command(uri: str) -> str:
     """How a person opens the MLflow UI on what is recorded at `uri`."""
     if uri.startswith(("http:", "https:")):
         return f"open {uri}"
-    return f"mlflow server --backend-store-uri {uri} --host 127.0.0.1 --port 5000 --workers 1"
+    # With job execution, which none of this needs, the server starts seven more processes.
+    return (
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
+        f"--backend-store-uri {uri} --host 127.0.0.1 --port 5000 --workers 1"
+    )
 
 
 def history(run: Run, names: Sequence[str]) -> History:
@@ -133,7 +140,7 @@ def _experiment(client: MlflowClient, uri: str, name: str, artifacts: Path) -> s
     # Ray's workers run elsewhere: a relative default would scatter the files.
     location = None if uri.startswith(("http:", "https:")) else artifacts.as_uri()
     try:
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
     except MlflowException:
         created = client.get_experiment_by_name(name)  # by another trial, just now
         if created is None:

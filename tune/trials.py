@@ -1,14 +1,10 @@
 """The trials of a sweep on Ray Tune: each a training run, nested under the sweep's MLflow run."""
 
 import math
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
-
-# Tune would write a CSV, a JSON and a TensorBoard file for each trial; MLflow has it all.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 import pandas as pd
 import ray

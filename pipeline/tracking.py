@@ -26,8 +26,6 @@ History = dict[str, list[tuple[int, float]]]
 
 _NAME_TAG = "hourglass.name"
 _PARENT_TAG = "mlflow.parentRunId"
-# The UI would open on its pages for language models.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +138,7 @@ def _experiment(client: MlflowClient, uri: str, name: str, artifacts: Path) -> s
     # Ray's workers run elsewhere: a relative default would scatter the files.
     location = None if uri.startswith(("http:", "https:")) else artifacts.as_uri()
     try:
-        return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
+        return client.create_experiment(name, artifact_location=location)
     except MlflowException:
         created = client.get_experiment_by_name(name)  # by another trial, just now
         if created is None:

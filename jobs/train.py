@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> None:
         from pipeline.plan import plan_training
 
         plan = plan_training(arguments.settings)
+        if arguments.dry_run:
+            for key, value in plan.settings.flat().items():
+                say(f"  {key} = {value!r}")
         describe(plan)
         if arguments.dry_run:
             return
@@ -50,8 +53,6 @@ def describe(plan: "Plan") -> None:
     settings = plan.settings
     cost = network_cost(settings.model)
     per_worker = settings.optim.batch_size // settings.ray.workers
-    for key, value in settings.flat().items():
-        say(f"  {key} = {value!r}")
     say(f"parameters: {cost.parameters:,}")
     say(
         f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, an image"

@@ -1,7 +1,6 @@
 """From a plan to a trained network: start the workers, record what they report, keep the best."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,17 +81,11 @@ class Recorder(UserCallback):
                 tracking.log_file(self._run, Path(folder) / overlay_name(epoch), "overlays")
 
 
-def train(
-    plan: Plan,
-    *,
-    parent: tracking.Run | None = None,
-    callbacks: Sequence[UserCallback] = (),
-) -> Outcome:
+def train(plan: Plan, *, parent: tracking.Run | None = None) -> Outcome:
     """Train on the cluster that is connected, in the plan's MLflow run, under `parent` if given.
 
     Raises ValueError if the cluster is too small or MLflow can't be reached, and
-    TrainingFailedError when training fails; the run is marked
-    so whatever happens.
+    TrainingFailedError when training fails; the MLflow run is ended whatever happens.
     """
     check_capacity(plan.settings.ray)
     run = start_run(plan, parent)
@@ -100,7 +93,7 @@ def train(
     try:
         tracking.log_figure(run, _training_samples(plan), "samples.png")
         label = plan.settings.ray.name if parent else ""
-        result = _trainer(plan, label, [Recorder(run), *callbacks]).fit()
+        result = _trainer(plan, run, label).fit()
         outcome = _record(plan, run, result)
         status = "FINISHED"
     finally:
@@ -127,7 +120,7 @@ def start_run(plan: Plan, parent: tracking.Run | None) -> tracking.Run:
     )
 
 
-def _trainer(plan: Plan, label: str, callbacks: list[UserCallback]) -> TorchTrainer:
+def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
     settings = plan.settings
     resources = {"CPU": settings.ray.cpus_per_worker}
     if settings.ray.gpus_per_worker:
@@ -151,7 +144,7 @@ def _trainer(plan: Plan, label: str, callbacks: list[UserCallback]) -> TorchTrai
         run_config=RunConfig(
             name=settings.ray.name,
             storage_path=settings.ray.storage,
-            callbacks=callbacks,
+            callbacks=[Recorder(run)],
             failure_config=FailureConfig(
                 max_failures=settings.ray.max_failures, controller_failure_limit=_START_TRIES
             ),

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.checkpoint import RECORD_NAME, Record, check_same_architecture, read_record
@@ -53,20 +53,27 @@ def plan_training(settings: Settings) -> Plan:
     _check_amounts(settings, train)
     _check_writable(Path(settings.ray.storage))
     plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
-    return Plan(
-        settings=settings,
-        train=train,
-        val=val,
-        measure=measure,
-        resumes=_latest_record(plan.folder, settings),
-    )
+    return replace(plan, resumes=_latest_record(plan.folder, settings))
 
 
 def working_root() -> Path:
     """Where results go by default: the working folder, but in a submitted job one that outlives it."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return Path.home() / "hourglass-ray"
-    return Path.cwd()
+    return Path.home() / "hourglass-ray" if _is_submitted() else Path.cwd()
+
+
+def _is_submitted() -> bool:
+    """Whether this is a Ray job, which runs in a temporary copy of the working folder."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _absolute(setting: str, value: str, path: str) -> Path:
+    """An absolute path; a relative one is refused where its folder is about to vanish."""
+    if _is_submitted() and not Path(path).expanduser().is_absolute():
+        raise ValueError(
+            f"{setting} must be absolute in a submitted job, which runs in a temporary folder, "
+            f"got {value!r}"
+        )
+    return Path(path).expanduser().absolute()
 
 
 def tracking_uri(setting: str) -> str:
@@ -76,7 +83,7 @@ def tracking_uri(setting: str) -> str:
         return f"sqlite:///{working_root() / 'mlflow.db'}"
     scheme, separator, path = uri.partition(":///")
     if scheme == "sqlite" and separator and not path.startswith("/"):
-        return f"sqlite:///{Path(path).absolute()}"
+        return f"sqlite:///{_absolute('tracking.uri', uri, path)}"
     if "://" not in uri:
         raise ValueError(
             f"tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got {uri!r}"
@@ -88,7 +95,7 @@ def storage_folder(setting: str) -> Path:
     """The folder that `ray.storage` stands for."""
     if "://" in setting:
         raise ValueError(f"ray.storage must be a folder that every node sees, got {setting!r}")
-    return Path(setting).expanduser().absolute() if setting else working_root() / "runs"
+    return _absolute("ray.storage", setting, setting) if setting else working_root() / "runs"
 
 
 def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:

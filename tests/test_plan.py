@@ -137,6 +137,15 @@ def test_a_submitted_job_keeps_its_results_where_they_outlive_it(monkeypatch, wo
     assert tracking_uri("") == "sqlite:////home/someone/hourglass-ray/mlflow.db"
 
 
+def test_a_submitted_job_refuses_a_relative_place_for_its_results(monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ValueError, match=r"ray\.storage must be absolute .* got 'runs'"):
+        storage_folder("runs")
+    with pytest.raises(ValueError, match=r"tracking\.uri must be absolute .* got 'sqlite:///m.db'"):
+        tracking_uri("sqlite:///m.db")
+    assert storage_folder("/shared/runs") == Path("/shared/runs")
+
+
 def test_planning_writes_nothing(tmp_path, working_folder):
     settings = settings_of(packed(tmp_path))
     before = files_in(tmp_path)

@@ -30,8 +30,8 @@ _SETTINGS = {
     "optim.learning_rate": 0.008,
     "optim.schedule": "cosine",
     "optim.batch_size": 24,
-    "optim.epochs": 7,
-    "optim.sigma_px": 1.25,
+    "optim.epochs": 6,
+    "optim.sigma_px": 1.0,
     "optim.target_peak": 10.0,
     "ray.workers": 2,
     "tracking.experiment": "quickstart",
@@ -56,9 +56,9 @@ def quickstart() -> None:
             PackSettings(
                 source=SYNTHETIC_NAME,
                 out=_DATA,
-                val_images=400,
+                val_images=300,
                 people_per_shard=512,
-                scenes=4500,
+                scenes=4300,
                 crop=CropSettings(person_px=160),
             )
         )

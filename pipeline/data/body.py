@@ -82,7 +82,7 @@ def sample_body(rng: Generator) -> Body:
     named = _pose_trunk(rng, build) | _pose_legs(rng, build)
     points = np.array([named[name] for name in POINTS])
     # One in ten is seen from behind; neither goes as far as a profile, which would confuse left and right.
-    turn = float(np.clip(rng.normal(0, 22), -55, 55)) + 180 * (rng.random() < 0.1)
+    turn = float(np.clip(rng.normal(0, 18), -45, 45)) + 180 * (rng.random() < 0.1)
     roll = rng.uniform(-80, 80) if rng.random() < 0.05 else rng.normal(0, 6)
     view = _rotation(2, roll) @ _rotation(0, rng.uniform(-4, 16)) @ _rotation(1, turn)
     return Body(points=points @ view.T, build=build)

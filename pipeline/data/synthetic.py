@@ -96,7 +96,7 @@ def _sample_scene(rng: Generator, index: int) -> Scene:
     width = int(rng.integers(288, 321) if count == 2 else rng.integers(224, 321))
     size = width, int(rng.integers(224, 321))
     figures = [_sample_figure(rng, size, slot, count) for slot in range(count)]
-    occluders = _sample_occluders(rng, figures, size) if rng.random() < 0.35 else []
+    occluders = _sample_occluders(rng, figures, size) if rng.random() < 0.25 else []
     order = rng.permutation(count)
     parts: list[Part] = list(occluders)
     people: dict[int, Person] = {}

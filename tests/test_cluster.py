@@ -198,7 +198,8 @@ def test_a_failing_worker_fails_the_run_and_the_command(
     with pytest.raises(SystemExit) as stopped:
         main(arguments(broken, place, ray__name="broken"))
     assert stopped.value.code == 1
-    assert "not a readable image" in capfd.readouterr().err
+    assert "train-000001.tar: synthetic-" in (told := capfd.readouterr().err)
+    assert "not a readable image" in told
     assert run_named(place, "broken").info.status == "FAILED"
 
 

@@ -217,7 +217,9 @@ def test_a_sample_that_cannot_be_decoded_stops_the_stream_by_name(pack):
     good = samples(1)[0]
     crop = type(good.crop)(jpeg=b"no image", left=0, top=0, factor_x=1.0, factor_y=1.0)
     loader = loader_of(pack, [Sample(person=good.person, crop=crop)])
-    with pytest.raises(ValueError, match=r"^photo-000_00: not a readable image \(8 bytes\)$"):
+    with pytest.raises(
+        ValueError, match=r"^train-000000.tar: photo-000_00: not a readable image \(8 bytes\)$"
+    ):
         next(stream_validation(loader, [np.array([0])], threads=1))
 
 

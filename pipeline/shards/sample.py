@@ -1,7 +1,7 @@
 """One sample of a shard: a stored crop and the person in it, as tar members KEY.jpg and KEY.json."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.data.crop import Crop
@@ -13,10 +13,14 @@ RECORD_SUFFIX = "json"
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A person with the stored crop; enough to carry a prediction back to the original image."""
+    """A person with the stored crop; enough to carry a prediction back to the original image.
+
+    `place` names shard and key of a sample that was read, for errors.
+    """
 
     person: Person
     crop: Crop
+    place: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
@@ -37,7 +41,7 @@ def sample_from(jpeg: bytes, record: bytes, where: str) -> Sample:
         fields: dict[str, Any] = json.loads(record)
         crop = fields.pop("crop")
         person = Person(**_typed(fields))
-        return Sample(person=person, crop=Crop(jpeg=jpeg, **crop))
+        return Sample(person=person, crop=Crop(jpeg=jpeg, **crop), place=where)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{where}: not a sample record: {error!r}") from error
 

@@ -118,7 +118,7 @@ class SampleLoader:
         )
 
     def _warp(self, sample: Sample, matrix: Matrix, out: UInt8[np.ndarray, "px px 3"]) -> None:
-        crop = decode_image(sample.crop.jpeg, sample.key)
+        crop = decode_image(sample.crop.jpeg, sample.place or sample.key)
         from_crop = matrix @ np.linalg.inv(sample.crop.from_original)
         cv2.warpAffine(crop, from_crop[:2], out.shape[:2], dst=out, flags=cv2.INTER_LINEAR)
 

@@ -277,7 +277,49 @@ COCO = JointSet(
     ),
 )
 
-JOINT_SETS = {joint_set.name: joint_set for joint_set in (MPII, LSP, COCO, SYNTHETIC)}
+# Sapp and Taskar, CVPR 2013: upper bodies in films. The 11 annotated points of their
+# examples.mat (29 columns) in its order; pose-hg-train's h5 files keep it, as the pairs
+# {1,4} {2,5} {3,6} {7,8} {9,10} of its flip (src/util/img.lua, counted from 1) confirm.
+FLIC = JointSet(
+    name="flic",
+    joints=(
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_eye",
+        "right_eye",
+        "nose",
+    ),
+    flip_pairs=((0, 3), (1, 4), (2, 5), (6, 7), (8, 9)),
+    limbs=(
+        (0, 1),
+        (1, 2),
+        (3, 4),
+        (4, 5),
+        (0, 3),
+        (0, 6),
+        (3, 7),
+        (6, 7),
+        (8, 10),
+        (9, 10),
+    ),
+    groups=(
+        ("face", (8, 9, 10)),
+        ("shoulder", (0, 3)),
+        ("elbow", (1, 4)),
+        ("wrist", (2, 5)),
+        ("hip", (6, 7)),
+    ),
+    in_mean=tuple(range(11)),
+    measures=(_pck_torso(0, 7),),
+)
+
+JOINT_SETS = {joint_set.name: joint_set for joint_set in (MPII, LSP, COCO, FLIC, SYNTHETIC)}
 
 
 def joint_set(name: str) -> JointSet:

@@ -4,7 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-SourceName = Literal["mpii-json", "mpii-hrnet", "lspet", "coco", "synthetic"]
+SourceName = Literal[
+    "mpii-json",
+    "mpii-hrnet",
+    "mpii-mat",
+    "mpii-h5",
+    "lsp",
+    "lspet",
+    "coco",
+    "flic",
+    "synthetic",
+]
 SYNTHETIC_NAME: SourceName = "synthetic"
 
 

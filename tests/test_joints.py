@@ -4,11 +4,16 @@ import re
 
 import pytest
 
-from pipeline.joints import COCO, JOINT_SETS, LSP, MPII, joint_set
+from pipeline.joints import COCO, FLIC, JOINT_SETS, LSP, MPII, joint_set
 
 
 def test_the_flip_map_of_mpii_is_the_published_one():
     assert MPII.mirror == (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
+
+
+def test_the_flip_map_of_flic_is_that_of_the_papers_authors():
+    # {1,4}, {2,5}, {3,6}, {7,8}, {9,10} in their code, which counts from 1.
+    assert FLIC.mirror == (3, 4, 5, 0, 1, 2, 7, 6, 9, 8, 10)
 
 
 @pytest.mark.parametrize("joints", JOINT_SETS.values(), ids=JOINT_SETS.keys())
@@ -48,15 +53,19 @@ def test_auto_is_the_joint_sets_own_measure():
     assert LSP.measure("auto").headline == "PCKh@0.5"
     assert COCO.measure("auto").headline == "PCK-torso@0.2"
     assert COCO.measure("pck_box").headline == "PCK-box@0.05"
+    assert FLIC.measure("auto").headline == "PCK-torso@0.2"
+    assert FLIC.measure("auto").thresholds == (0.2, 0.1)
 
 
 def test_pckh_is_refused_where_there_is_no_head_box():
     message = "evaluation.measure: joint set coco has pck_torso, pck_box, not 'pckh'"
     with pytest.raises(ValueError, match=re.escape(message)):
         COCO.measure("pckh")
+    with pytest.raises(ValueError, match="joint set flic has pck_torso, not 'pckh'"):
+        FLIC.measure("pckh")
 
 
 def test_an_unknown_joint_set_is_refused_with_the_known_ones():
-    message = "unknown joint set 'flic'; known: coco, lsp, mpii, synthetic"
+    message = "unknown joint set 'aic'; known: coco, flic, lsp, mpii, synthetic"
     with pytest.raises(ValueError, match=re.escape(message)):
-        joint_set("flic")
+        joint_set("aic")

@@ -293,7 +293,10 @@ def test_people_that_were_left_out_stay_listed_in_the_index(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"joint_set": "flic"}, "unknown joint set 'flic'; known: coco, lsp, mpii, synthetic"),
+        (
+            {"joint_set": "halpe"},
+            "unknown joint set 'halpe'; known: coco, flic, lsp, mpii, synthetic",
+        ),
         ({"format": 2}, "expected an index of format 1"),
         ({"surprise": 1}, "not an index: "),
         ({"shards": [{"name": "train-000000.tar"}]}, "not an index: "),

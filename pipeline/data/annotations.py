@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from pipeline.data.people import Person, Visibility
 from pipeline.joints import JointSet
 
@@ -31,13 +34,18 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not readable as JSON: {error}") from error
 
 
-def read_mat(path: Path) -> dict[str, Any]:
-    """Read a MATLAB file. Raises ValueError naming the file."""
+def read_mat(path: Path, *, as_structs: bool = False) -> dict[str, Any]:
+    """Read a MATLAB file, structs as objects with attributes if asked. Raises ValueError naming the file.
+
+    As structs, axes of length 1 are dropped: a lone struct is itself, not an
+    array of one (see `elements`).
+    """
     import scipy.io
 
+    options = {"struct_as_record": False, "squeeze_me": True} if as_structs else {}
     try:
         # As text: for a Path that is absent scipy says something else.
-        contents: dict[str, Any] = scipy.io.loadmat(str(path), appendmat=False)
+        contents: dict[str, Any] = scipy.io.loadmat(str(path), appendmat=False, **options)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # scipy raises whatever its parser stumbles over
@@ -45,11 +53,50 @@ def read_mat(path: Path) -> dict[str, Any]:
     return contents
 
 
+def elements(value: Any) -> list[Any]:
+    """The elements of a MATLAB array, which comes as a lone element where it has just one."""
+    return list(np.atleast_1d(value).ravel())
+
+
+def read_h5(path: Path) -> dict[str, Any]:
+    """Read the datasets of an HDF5 file as arrays. Raises ValueError naming the file."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return {name: np.asarray(value) for name, value in file.items()}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, TypeError) as error:
+        raise ValueError(f"{path}: not readable as HDF5: {error}") from error
+
+
 def entry(record: Mapping[str, Any], field_name: str, where: str) -> Any:
     """Return a field of a record. Raises ValueError naming place and field."""
     if not isinstance(record, Mapping) or field_name not in record:
         raise ValueError(f"{where}: field {field_name!r} is absent")
     return record[field_name]
+
+
+def numbers(value: Any, shape: tuple[int, ...], where: str) -> Float[np.ndarray, "..."]:
+    """Return finite numbers of a given shape. Raises ValueError naming place, expected and got."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: expected numbers of shape {shape}, got {value!r:.80}") from None
+    if array.shape != shape:
+        raise ValueError(f"{where} has shape {array.shape}, expected {shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{where}: expected finite numbers, got {value!r:.80}")
+    return array
+
+
+def positive(value: Any, where: str) -> float:
+    """Return a number above 0. Raises ValueError naming place and value."""
+    number = float(numbers(value, (), where))
+    if number <= 0:
+        raise ValueError(f"{where} must be above 0, got {number:g}")
+    return number
 
 
 def frame_joints(

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.data.annotations import Annotations, entry, read_json, read_mat
+from pipeline.data.annotations import (
+    Annotations,
+    entry,
+    numbers,
+    positive,
+    read_h5,
+    read_json,
+    read_mat,
+)
 from pipeline.data.people import Person, Visibility
 from pipeline.joints import MPII
 
@@ -16,7 +24,7 @@ from pipeline.joints import MPII
 _CENTER_DOWN = 15
 _SCALE_UP = 1.25
 # The official toolkit's SC_BIAS: head size is this share of the head box's diagonal.
-_HEAD_BIAS = 0.6
+HEAD_BIAS = 0.6
 # Published truth is rounded; an order that differs is off by hundreds of pixels.
 _SAME_PLACE_PX = 2.5
 
@@ -47,10 +55,10 @@ def read_mpii_json(path: Path, head_boxes: Path | None = None) -> Annotations:
 
 
 def _json_person(record: Any, where: str) -> Person:
-    triples = _numbers(entry(record, "joint_self", where), (16, 3), f"{where}: joint_self")
+    triples = numbers(entry(record, "joint_self", where), (16, 3), f"{where}: joint_self")
     center, scale = adjusted(
         _point(entry(record, "objpos", where), f"{where}: objpos"),
-        _positive(entry(record, "scale_provided", where), f"{where}: scale_provided"),
+        positive(entry(record, "scale_provided", where), f"{where}: scale_provided"),
     )
     return Person(
         image=str(entry(record, "img_paths", where)),
@@ -97,11 +105,11 @@ def read_mpii_hrnet(path: Path, head_boxes: Path | None = None) -> Annotations:
 
 
 def _hrnet_person(record: Any, where: str, in_image: Counter[str]) -> Person:
-    joints = _numbers(entry(record, "joints", where), (16, 2), f"{where}: joints")
-    annotated = _numbers(entry(record, "joints_vis", where), (16,), f"{where}: joints_vis")
+    joints = numbers(entry(record, "joints", where), (16, 2), f"{where}: joints")
+    annotated = numbers(entry(record, "joints_vis", where), (16,), f"{where}: joints_vis")
     center, scale = adjusted(
         _point(entry(record, "center", where), f"{where}: center"),
-        _positive(entry(record, "scale", where), f"{where}: scale"),
+        positive(entry(record, "scale", where), f"{where}: scale"),
     )
     image = str(entry(record, "image", where))
     return Person(
@@ -173,51 +181,20 @@ def read_mpii_truth(path: Path) -> MpiiTruth:
     return MpiiTruth(
         joints=fields["pos_gt_src"].transpose(2, 0, 1),
         annotated=fields["jnt_missing"].T == 0,
-        head_sizes=_HEAD_BIAS * np.linalg.norm(boxes[1] - boxes[0], axis=0),
+        head_sizes=HEAD_BIAS * np.linalg.norm(boxes[1] - boxes[0], axis=0),
     )
 
 
-def _numbers(value: Any, shape: tuple[int, ...], where: str) -> Float[np.ndarray, "..."]:
-    try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: expected numbers of shape {shape}, got {value!r:.80}") from None
-    if array.shape != shape:
-        raise ValueError(f"{where} has shape {array.shape}, expected {shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{where}: expected finite numbers, got {value!r:.80}")
-    return array
-
-
 def _point(value: Any, where: str) -> tuple[float, float]:
-    x, y = _numbers(value, (2,), where)
+    x, y = numbers(value, (2,), where)
     return float(x), float(y)
-
-
-def _positive(value: Any, where: str) -> float:
-    number = float(_numbers(value, (), where))
-    if number <= 0:
-        raise ValueError(f"{where} must be above 0, got {number:g}")
-    return number
 
 
 def read_mpii_predictions(path: Path, people: int) -> Float[np.ndarray, "person 16 2"]:
     """Read `preds` (people, 16, 2) from a .mat or .h5 file. Raises ValueError naming file and shape."""
-    contents = _read_h5(path) if path.suffix in (".h5", ".hdf5") else read_mat(path)
+    contents = read_h5(path) if path.suffix in (".h5", ".hdf5") else read_mat(path)
     predictions = np.asarray(entry(contents, "preds", str(path)), np.float64)
     expected = (people, len(MPII.joints), 2)
     if predictions.shape != expected:
         raise ValueError(f"{path}: preds has shape {predictions.shape}, expected {expected}")
     return predictions
-
-
-def _read_h5(path: Path) -> dict[str, Any]:
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return {name: np.asarray(value) for name, value in file.items()}
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, TypeError) as error:
-        raise ValueError(f"{path}: not readable as HDF5: {error}") from error

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from pipeline.data.annotations import Annotations
 from pipeline.data.coco import read_coco
-from pipeline.data.lsp import read_lspet
+from pipeline.data.lsp import read_lsp, read_lspet
 from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json
+from pipeline.data.mpii_mat import read_mpii_mat
+from pipeline.data.pose_h5 import read_flic, read_mpii_h5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,14 @@ SOURCES = {
     "mpii-hrnet": Source(
         read=read_mpii_hrnet, index_base=1, center_adjusted=False, takes_head_boxes=True
     ),
+    "mpii-mat": Source(
+        read=lambda path, _: read_mpii_mat(path), index_base=1, center_adjusted=False
+    ),
+    "mpii-h5": Source(read=lambda path, _: read_mpii_h5(path), index_base=1, center_adjusted=True),
+    "lsp": Source(read=lambda path, _: read_lsp(path), index_base=0, center_adjusted=False),
     "lspet": Source(read=lambda path, _: read_lspet(path), index_base=0, center_adjusted=False),
     "coco": Source(read=lambda path, _: read_coco(path), index_base=0, center_adjusted=False),
+    "flic": Source(read=lambda path, _: read_flic(path), index_base=1, center_adjusted=True),
 }
 
 

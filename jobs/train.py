@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pipeline.command import clear_errors, fail, parse
+from pipeline.joints import MPII
 from pipeline.progress import say
 from pipeline.settings import Settings
 
@@ -22,35 +23,55 @@ class Arguments:
         default_factory=Settings
     )
     dry_run: bool = False
-    """Print the resolved settings, the network's cost and what the data holds; start nothing."""
+    """Print the resolved settings, the network's cost and what the data holds; start nothing. Without data: the cost alone."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
     with clear_errors():
-        from pipeline.plan import plan_training
-
-        plan = plan_training(arguments.settings)
         if arguments.dry_run:
-            for key, value in plan.settings.flat().items():
-                say(f"  {key} = {value!r}")
+            dry_run(arguments.settings)
+        else:
+            run(arguments.settings)
+
+
+def dry_run(settings: Settings) -> None:
+    """Say what training would do. Raises ValueError where it could not."""
+    from pipeline.plan import plan_training
+
+    if settings.data.train or settings.data.val:
+        plan = plan_training(settings)
+        _say_settings(plan.settings)
         describe(plan)
-        if arguments.dry_run:
-            return
-
-        from pipeline.cluster import cluster
-
-        with cluster(plan.settings.ray.address):
-            outcome = train_plan(plan)
-        conclude(plan, outcome)
+    else:
+        joints = settings.model.joints or len(MPII.joints)
+        settings = settings.replaced({"model.joints": joints})
+        _say_settings(settings)
+        say(f"no data: with {joints} joints, and nothing checked but the settings")
+        _say_cost(settings)
 
 
-def describe(plan: "Plan") -> None:
-    """Say what will be trained, on what, at which cost."""
+def run(settings: Settings) -> None:
+    """Train. Raises ValueError before the cluster is asked for anything, if the input is wrong."""
+    from pipeline.cluster import cluster
+    from pipeline.plan import plan_training
+
+    plan = plan_training(settings)
+    describe(plan)
+    with cluster(plan.settings.ray.address):
+        outcome = train_plan(plan)
+    conclude(plan, outcome)
+
+
+def _say_settings(settings: Settings) -> None:
+    for key, value in settings.flat().items():
+        say(f"  {key} = {value!r}")
+
+
+def _say_cost(settings: Settings) -> None:
     from pipeline.network.cost import network_cost
 
-    settings = plan.settings
     cost = network_cost(settings.model)
     per_worker = settings.optim.batch_size // settings.ray.workers
     say(f"parameters: {cost.parameters:,}")
@@ -61,6 +82,12 @@ def describe(plan: "Plan") -> None:
         f"memory: about {cost.training_bytes(per_worker, 4) / 2**30:.2f} GiB a worker in fp32, "
         f"{cost.training_bytes(per_worker, 2) / 2**30:.2f} GiB in bf16, at {per_worker} samples a step"
     )
+
+
+def describe(plan: "Plan") -> None:
+    """Say what will be trained, on what, at which cost."""
+    settings = plan.settings
+    _say_cost(settings)
     for name, shards in (("train", plan.train), ("val", plan.val)):
         say(
             f"{name}: {shards.people:,} people in {len(shards.paths)} shards, joint set "

@@ -16,6 +16,7 @@ import torch
 from factories import pack_samples, samples
 
 import jobs.evaluate
+import jobs.inspect
 import jobs.pack
 import jobs.score
 import jobs.train
@@ -38,6 +39,7 @@ OPTIONS = {
         *("checkpoint", "data.val", "data.train", "evaluation.flip_test"),
         *("device", "threads", "figures", "json"),
     ),
+    "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "json"),
     "tune.sweep": (*TRAINING, "space", "stacks", "modules", "learning_rates", "dry_run"),
 }
@@ -100,6 +102,7 @@ COMMANDS = {
     "jobs.train": jobs.train.main,
     "jobs.pack": jobs.pack.main,
     "jobs.evaluate": jobs.evaluate.main,
+    "jobs.inspect": jobs.inspect.main,
     "jobs.score": jobs.score.main,
     "tune.sweep": tune.sweep.main,
 }
@@ -130,6 +133,9 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.pack", "flic --out o", "flic"),
         ("jobs.evaluate", "--checkpoint c", "--data.val"),
         ("jobs.evaluate", "--checkpoint c --data.val v --device tpu", "tpu"),
+        ("jobs.inspect", "x-*.tar", "--out"),
+        ("jobs.inspect", "--out o", "SHARDS is required"),
+        ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),
         ("jobs.score", "--predictions p", "--truth"),
         ("tune.sweep", "--space everything", "everything"),
         ("tune.sweep", "--stacks 1 two", "two"),
@@ -159,6 +165,7 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
             "--checkpoint c --data.val v",
             "error: c: not a checkpoint folder (no checkpoint.json)",
         ),
+        ("jobs.inspect", "x-*.tar --out o", "error: no shards match SHARDS='x-*.tar'"),
         ("jobs.score", "--predictions p.mat --truth t.mat", "error: t.mat: no such file"),
         ("tune.sweep", "--data.train x-*.tar", "error: no shards match data.train='x-*.tar'"),
     ],
@@ -209,6 +216,14 @@ def test_a_dry_run_says_what_training_costs_and_creates_nothing(tmp_path, capsys
     # 2 and 6 operations for each of 8.33 billion multiply-accumulates.
     assert re.search(r"^GFLOPs: 16\.6\d forward, (49\.9|50\.0)\d training, an image$", said, re.M)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_folder):
+    run(jobs.train.main, "--model.stacks", 8, "--dry-run")
+    told = capsys.readouterr().out
+    assert "no data: with 16 joints" in told
+    assert "parameters: 25,434,112" in told
+    assert not list(working_folder.iterdir())
 
 
 def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, working_folder):

@@ -12,6 +12,8 @@ from pipeline.joints import JointSet
 from pipeline.metric import THRESHOLDS, JointCounts, Scores
 
 _LEFT, _RIGHT, _MIDDLE, _TRUTH = "#ff7f0e", "#1f9bff", "#7bd34f", "#ffffff"
+# What fits above one person's picture.
+_TITLE_LETTERS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,12 @@ def _draw_pose(axis: Axes, pose: Pose, joint_set: JointSet) -> None:
     height, width = pose.image.shape[:2]
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)
-    axis.set_title(pose.title, fontsize=8)
+    # Titles are often names of files, which may hold what a formula would begin with.
+    axis.set_title(_short(pose.title), fontsize=8, parse_math=False)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _TITLE_LETTERS else "\u2026" + name[1 - _TITLE_LETTERS :]
 
 
 def _side_color(*names: str) -> str:

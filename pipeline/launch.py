@@ -25,7 +25,7 @@ from pipeline.figures import curves, joint_bars, threshold_curve
 from pipeline.learner import Task
 from pipeline.loop import EVALUATION_NAME, overlay_name, train_worker
 from pipeline.metric import Scores, table
-from pipeline.overlays import draw_augmented
+from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader
@@ -163,7 +163,7 @@ def _training_samples(plan: Plan) -> Figure:
     """Some people of the first shard, augmented: whoever looks sees at once if joints are off."""
     reader = ShardReader(plan.train.paths[:1])
     loader = SampleLoader(reader, plan.joint_set, plan.settings.model.input_px)
-    return draw_augmented(loader, plan.settings, samples=12)
+    return draw_augmented(loader, plan.settings.data, spaced(len(reader), 12))
 
 
 def _record(plan: Plan, run: tracking.Run, result: ray.train.Result) -> Outcome:

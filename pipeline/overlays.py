@@ -1,4 +1,6 @@
-"""Pictures of predictions on stored samples."""
+"""Pictures of stored samples: predictions, annotations, and what training makes of them."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from pipeline.data.people import Visibility
 from pipeline.evaluation import predict
 from pipeline.figures import Pose, overlay
 from pipeline.geometry import heatmap_from_input, transform
-from pipeline.settings import Settings
+from pipeline.settings import DataSettings, Settings
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import Batch, SampleLoader, draw_augmentation
 
@@ -61,11 +63,26 @@ def pose_of(sample: Sample, predicted: np.ndarray) -> Pose:
     )
 
 
-def draw_augmented(loader: SampleLoader, settings: Settings, samples: int) -> Figure:
+def draw_truth(loader: SampleLoader, positions: np.ndarray, title: str) -> Figure:
+    """Draw annotated joints on stored crops; white rings mark the occluded ones."""
+    poses = []
+    for sample in map(loader.samples.__getitem__, positions.tolist()):
+        states = np.array(sample.person.visibility)
+        pose = pose_of(sample, np.array(sample.person.joints))
+        shown, ringed = states != Visibility.MISSING, states == Visibility.OCCLUDED
+        poses.append(replace(pose, shown=shown, annotated=ringed))
+    return overlay(poses, loader.joint_set, title)
+
+
+def draw_augmented(
+    loader: SampleLoader,
+    settings: DataSettings,
+    positions: np.ndarray,
+    title: str = "training samples as the network sees them",
+) -> Figure:
     """Draw samples as training sees them, joints and all: rotated, scaled, mirrored, coloured."""
-    chosen = spaced(len(loader.samples), samples)
-    varied = [draw_augmentation(settings.data, 0, int(p)) for p in chosen]
-    batch = loader.batch(chosen, varied)
+    varied = [draw_augmentation(settings, 0, int(p)) for p in positions]
+    batch = loader.batch(positions, varied)
     to_input = np.linalg.inv(heatmap_from_input())
     poses = [
         Pose(
@@ -74,9 +91,9 @@ def draw_augmented(loader: SampleLoader, settings: Settings, samples: int) -> Fi
             shown=batch.annotated[row].numpy(),
             title=loader.samples[position].key,
         )
-        for row, position in enumerate(chosen.tolist())
+        for row, position in enumerate(positions.tolist())
     ]
-    return overlay(poses, loader.joint_set, "training samples as the network sees them")
+    return overlay(poses, loader.joint_set, title)
 
 
 def _seen(batch: Batch, row: int) -> np.ndarray:

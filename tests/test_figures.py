@@ -19,8 +19,8 @@ from pipeline.figures import (
 )
 from pipeline.joints import MPII
 from pipeline.metric import THRESHOLDS, JointCounts, Scores, scores
-from pipeline.overlays import draw_augmented, pose_of, spaced
-from pipeline.settings import Settings
+from pipeline.overlays import draw_augmented, draw_truth, pose_of, spaced
+from pipeline.settings import DataSettings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader
 
@@ -142,7 +142,7 @@ def test_people_to_draw_are_evenly_spaced(people, count, chosen):
 def test_training_samples_are_drawn_as_the_network_sees_them(pack):
     paths = pack(samples(4))
     loader = SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)
-    figure = draw_augmented(loader, Settings(), 3)
+    figure = draw_augmented(loader, DataSettings(), spaced(4, 3))
     shown = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title() for axis in shown] == ["photo-000_00", "photo-001_00", "photo-003_00"]
     assert shown[0].images[0].get_array().shape == (64, 64, 3)
@@ -153,19 +153,37 @@ def test_unvaried_training_samples_carry_their_joints(pack):
     made = person()
     paths = pack(samples(1))
     loader = SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)
-    plain = Settings().replaced(
-        {
-            "data.scale_jitter": 0.0,
-            "data.rotation_deg": 0.0,
-            "data.flip_share": 0.0,
-            "data.color_jitter": 0.0,
-        }
-    )
-    [axis, *_] = draw_augmented(loader, plain, 1).axes
+    plain = DataSettings(scale_jitter=0.0, rotation_deg=0.0, flip_share=0.0, color_jitter=0.0)
+    [axis, *_] = draw_augmented(loader, plain, np.array([0])).axes
     dots = np.array([line.get_xydata()[0] for line in lines_of(axis, "o")])
     # The frame of 100 pixels around (100, 80) on 64 pixels, whose middle is 31.5.
     expected = (np.array(made.joints) - (100, 80)) * 0.64 + 31.5
     assert dots == pytest.approx(expected, abs=1e-3)
+
+
+def test_annotated_joints_are_drawn_on_the_stored_crop_and_occluded_ones_ringed(pack):
+    states = (Visibility.MISSING, Visibility.OCCLUDED) + (Visibility.VISIBLE,) * 14
+    paths = pack(samples(1, visibility=states))
+    loader = SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)
+    [axis, *_] = draw_truth(loader, np.array([0]), "").axes
+    rings = rings_of(axis)
+    dots = [line for line in lines_of(axis, "o") if line not in rings]
+    # The stored square begins at (25, 5), 64 pixels for the frame's 100; joint 0 is missing.
+    factor_x, factor_y = (loader.samples[0].crop.factor_x, loader.samples[0].crop.factor_y)
+    joints = np.array(loader.samples[0].person.joints)
+    expected = (joints - (24.5, 4.5)) * (factor_x, factor_y) - 0.5
+    assert np.array([dot.get_xydata()[0] for dot in dots]) == pytest.approx(expected[1:])
+    [ring] = rings
+    assert ring.get_xydata()[0] == pytest.approx(expected[1])
+    # Of 15 limbs one ends at the right ankle.
+    assert len(lines_of(axis, "None")) == 14
+
+
+def test_a_long_name_is_shortened_and_never_read_as_a_formula():
+    [axis, *_] = overlay([pose(title="a" * 40 + "_$x_{_01")], MPII, "").axes
+    assert axis.get_title() == "\u2026" + "a" * 23 + "_$x_{_01"
+    assert not axis.title.get_parse_math()
+    assert is_picture(axis.figure)
 
 
 # Curves and bars

@@ -1,0 +1,109 @@
+"""Contact sheets: which people to look at, drawn as stored and as training sees them."""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from pipeline.data.people import Visibility
+from pipeline.inspection import Columns, Flags
+from pipeline.overlays import draw_augmented, draw_truth
+from pipeline.settings import DataSettings
+from pipeline.shards.stream import SampleLoader
+
+_PEOPLE = 12
+_TITLES = {
+    "random": "random people",
+    "smallest": "smallest frames",
+    "occluded": "most joints occluded or missing",
+    "suspicious": "suspicious records",
+}
+SHEET_FILES = tuple(f"{name}-{kind}.png" for name in _TITLES for kind in ("stored", "training"))
+
+# People by their rows in Columns. Sheets differ in length, so the axis is named but not bound.
+Chosen = Int64[np.ndarray, " _chosen"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Pictures of some people: PNG files of the stored crops and of training's inputs.
+
+    `captions` has the name of each person and what is to be said of them.
+    """
+
+    name: str
+    title: str
+    captions: tuple[tuple[str, str], ...]
+    stored: bytes
+    training: bytes
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The pictures by the names of their files."""
+        return {f"{self.name}-stored.png": self.stored, f"{self.name}-training.png": self.training}
+
+
+def choose(columns: Columns, found: Mapping[str, Flags], seed: int) -> dict[str, Chosen]:
+    """At most 12 people for each sheet, out of those whose picture can be decoded.
+
+    `found` is `anomalies(columns, joint_set)`; each of its checks has its turn.
+    """
+    readable = np.flatnonzero([not fault for fault in columns.unreadable])
+    random = np.random.default_rng(seed).permutation(readable)[:_PEOPLE]
+    missing = (columns.states == Visibility.MISSING).sum(axis=1)
+    hidden = missing + (columns.states == Visibility.OCCLUDED).sum(axis=1)
+    return {
+        "random": np.sort(random),
+        "smallest": readable[np.argsort(columns.frames_px[readable], kind="stable")][:_PEOPLE],
+        "occluded": readable[np.argsort(-hidden[readable], kind="stable")][:_PEOPLE],
+        "suspicious": _in_turns(found, set(readable.tolist())),
+    }
+
+
+def _in_turns(found: Mapping[str, Flags], allowed: set[int]) -> Chosen:
+    queues = [[row for row in flags if row in allowed] for flags in found.values()]
+    ranked = sorted((rank, row) for queue in queues for rank, row in enumerate(queue))
+    rows = dict.fromkeys(row for _, row in ranked)
+    return np.array(list(rows)[:_PEOPLE], np.int64)
+
+
+def draw_sheets(
+    loader: SampleLoader,
+    columns: Columns,
+    found: Mapping[str, Flags],
+    settings: DataSettings,
+    seed: int,
+) -> Iterator[Sheet]:
+    """Draw every sheet that has people."""
+    for name, rows in choose(columns, found, seed).items():
+        if not len(rows):
+            continue
+        title = _TITLES[name]
+        captions = zip(columns.names(rows.tolist()), _notes(rows, columns, found), strict=True)
+        stored = draw_truth(loader, rows, f"{title}: stored crops")
+        training = draw_augmented(loader, settings, rows, f"{title}: as training sees them")
+        pictures = []
+        for figure in (stored, training):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=100)
+            pictures.append(buffer.getvalue())
+        yield Sheet(
+            name=name,
+            title=title,
+            captions=tuple(captions),
+            stored=pictures[0],
+            training=pictures[1],
+        )
+
+
+def _notes(rows: Chosen, columns: Columns, found: Mapping[str, Flags]) -> Iterator[str]:
+    for row in rows.tolist():
+        states = columns.states[row]
+        facts = [
+            f"frame {columns.frames_px[row]:.0f} px",
+            f"{(states == Visibility.OCCLUDED).sum()} joints occluded",
+            f"{(states == Visibility.MISSING).sum()} missing",
+        ]
+        yield "; ".join(facts + [flags[row] for flags in found.values() if row in flags])

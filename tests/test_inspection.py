@@ -1,0 +1,331 @@
+"""The card counts what is there, names what looks wrong, and the page shows it to anybody."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories import pack_samples, person, sample, samples
+
+import jobs.inspect
+from pipeline.card_page import card_page, card_text
+from pipeline.contact_sheet import SHEET_FILES, Sheet, choose
+from pipeline.data.people import Visibility
+from pipeline.inspection import Anomaly, Card, Coinciding, Columns, anomalies, card_of, columns_of
+from pipeline.joints import LSP, MPII
+from pipeline.shards.sample import Sample
+
+VISIBLE, OCCLUDED, MISSING = Visibility.VISIBLE, Visibility.OCCLUDED, Visibility.MISSING
+# The frame of 100 pixels lies well inside, whatever the photograph that was cut.
+SIZE = (400, 300)
+
+FAR = "joints farther than one frame side from the centre"
+OUTSIDE = "annotated joints outside the image"
+HEAD = "head size not within 2-50 % of the frame side"
+FEW = "fewer than 3 annotated joints"
+FRAME = "more than half of the frame outside the image"
+UNREADABLE = "picture not decodable"
+TINY = "frame side under 32 pixels"
+
+
+def columns(people: list[Sample], splits: list[str] | None = None) -> Columns:
+    return columns_of(people, splits or ["train"] * len(people), MPII)
+
+
+def card(people: list[Sample], splits: list[str] | None = None) -> Card:
+    read = columns(people, splits)
+    return card_of(read, anomalies(read, MPII), joint_set=MPII, source="made", shards=1)
+
+
+def found(people: list[Sample]) -> dict[str, dict[int, str]]:
+    """The checks that flag anybody."""
+    return {kind: flags for kind, flags in anomalies(columns(people), MPII).items() if flags}
+
+
+def with_joint(joint: tuple[float, float], **changes) -> Sample:
+    """A person whose right ankle, joint 0, is elsewhere."""
+    joints = (joint, *person().joints[1:])
+    return sample(**{"joints": joints, "image_size": SIZE} | changes)
+
+
+# Counts
+
+
+def test_people_images_and_heads_are_counted_by_split():
+    people = [
+        sample(0),
+        sample(0, person=1, head_size=None),
+        sample(1),
+        sample(2),
+    ]
+    made = card(people, ["train", "train", "train", "val"])
+    assert (made.people, made.images, made.head_sizes, made.shards) == (4, 3, 3, 1)
+    counts = {split: (of.people, of.images) for split, of in made.splits.items()}
+    assert counts == {"train": (3, 2), "val": (1, 1)}
+
+
+def test_joints_are_counted_by_state_and_outside_only_where_annotated():
+    states = (OCCLUDED, MISSING) + (VISIBLE,) * 14
+    joints = ((-1.0, 80.0), (-1.0, 80.0), (10.0, 299.6), *person().joints[3:])
+    people = [
+        sample(0, visibility=states, joints=joints, image_size=SIZE),
+        sample(1, image_size=SIZE),
+    ]
+    counted = card(people).joints
+    ankle, knee, hip = (counted[name] for name in MPII.joints[:3])
+    assert (ankle.missing, ankle.occluded, ankle.visible, ankle.outside) == (0, 1, 1, 1)
+    assert (knee.missing, knee.occluded, knee.visible, knee.outside) == (1, 0, 1, 0)
+    # The last pixel's area ends at 299.5.
+    assert (hip.missing, hip.occluded, hip.visible, hip.outside) == (0, 0, 2, 1)
+
+
+def test_spreads_are_percentiles_over_people():
+    # Frames of 100, 110, ... 200 pixels stored with 50; joints 45 pixels high; heads of 20.
+    scales = [0.5 + 0.05 * k for k in range(11)]
+    people = [sample(k, scale=scale, person_px=50) for k, scale in enumerate(scales)]
+    spreads = card(people).spreads
+    frames = spreads["frame side, original pixels"]
+    assert frames == pytest.approx({"1": 101, "5": 105, "50": 150, "95": 195, "99": 199})
+    assert spreads["person height / frame side"]["50"] == pytest.approx(45 / 150)
+    assert spreads["head size / frame side"]["50"] == pytest.approx(20 / 150)
+    densities = spreads["stored pixels per original pixel"]
+    assert densities["50"] == pytest.approx(50 / 150, abs=0.005)
+
+
+def test_a_spread_of_nothing_is_empty():
+    made = card(samples(2, head_size=None))
+    assert made.spreads["head size / frame side"] == {}
+    assert "head size / frame side" not in card_text(made)
+
+
+def test_a_sample_with_another_number_of_joints_is_named():
+    with pytest.raises(ValueError, match="photo-000_00 has 16 joints, expected 14"):
+        columns_of(samples(1), ["train"], LSP)
+
+
+# Duplicates
+
+
+def test_images_of_both_splits_are_named():
+    people = [sample(0), sample(1), sample(1, person=1)]
+    assert card(people, ["train", "train", "val"]).leaks == ("photo-001.jpg",)
+    assert card(people).leaks == ()
+
+
+def test_crops_that_are_the_same_to_the_byte_are_found():
+    first, other = sample(0), sample(1)
+    copy = replace(first, person=replace(first.person, image="copy.jpg"))
+    made = card([first, other, copy], ["train", "train", "val"])
+    assert made.identical_crops == (("train/photo-000_00", "val/copy_00"),)
+
+
+def moved(number: int, by: float, index: int, **changes) -> Sample:
+    joints = tuple((x + by, y) for x, y in person().joints)
+    return sample(number, person=index, joints=joints, **changes)
+
+
+def test_people_of_one_image_whose_joints_coincide_are_found():
+    # The frame's side is 100: 4 pixels are close, 5 are not, and another image is another matter.
+    people = [sample(0), moved(0, 4.0, 1), sample(1), moved(1, 5.0, 1), moved(2, 0.0, 0)]
+    [pair] = card(people).coinciding_people
+    assert pair == Coinciding(
+        first="train/photo-000_00", second="train/photo-000_01", distance_share=0.04
+    )
+
+
+def test_people_are_compared_by_the_joints_that_both_have():
+    few = (VISIBLE,) * 2 + (MISSING,) * 14
+    three = (VISIBLE,) * 3 + (MISSING,) * 13
+    elsewhere = person().joints[:3] + ((900.0, 900.0),) * 13
+    assert card([sample(0), sample(0, person=1, visibility=few)]).coinciding_people == ()
+    hidden = sample(0, person=1, visibility=three, joints=elsewhere)
+    assert len(card([sample(0), hidden]).coinciding_people) == 1
+
+
+# Anomalies
+
+
+def test_a_clean_set_has_none():
+    made = card(samples(5, image_size=SIZE))
+    assert made.leaks == made.identical_crops == made.coinciding_people == ()
+    assert set(made.anomalies) == {FAR, OUTSIDE, HEAD, FEW, FRAME, UNREADABLE, TINY}
+    assert not any(made.anomalies.values())
+
+
+def test_a_joint_farther_than_a_frame_side_is_named():
+    # 60, 80, 100 is exactly one side of the frame.
+    people = [with_joint((160.0, 160.0)), with_joint((160.0, 160.5)), with_joint((np.nan, 80.0))]
+    flags = found(people)
+    assert list(flags) == [FAR]
+    assert list(flags[FAR]) == [1, 2]
+    assert flags[FAR][1] == "right_ankle: up to 100 px from the centre, frame side 100 px"
+    states = (MISSING,) + (VISIBLE,) * 15
+    assert found([with_joint((900.0, 900.0), visibility=states)]) == {}
+
+
+def test_a_joint_outside_the_image_is_named():
+    near = {"center": (60.0, 80.0)}
+    people = [with_joint((-0.5, 80.0), **near), with_joint((-2.0, 80.0), **near)]
+    assert found(people) == {OUTSIDE: {1: "right_ankle outside 400x300 by up to 1.5 px"}}
+    assert found([with_joint((-2.0, 80.0), center=(60.0, 80.0), image_size=None)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("head_size", "is_strange"),
+    [(0.0, True), (1.9, True), (2.0, False), (50.0, False), (51.0, True), (None, False)],
+)
+def test_a_head_is_between_a_fiftieth_and_half_of_the_frame(head_size, is_strange):
+    flags = found(samples(1, head_size=head_size))
+    reason = f"head size {head_size or 0:.4g} px, frame side 100 px"
+    assert flags == ({HEAD: {0: reason}} if is_strange else {})
+
+
+@pytest.mark.parametrize(("joints", "is_few"), [(0, True), (2, True), (3, False)])
+def test_fewer_than_three_joints_are_few(joints, is_few):
+    states = (OCCLUDED,) * joints + (MISSING,) * (16 - joints)
+    flags = found(samples(1, visibility=states))
+    assert flags == ({FEW: {0: f"{joints} annotated joints"}} if is_few else {})
+
+
+def test_a_frame_mostly_outside_the_image_is_named():
+    inside = {"joints": ((20.0, 80.0),) * 16, "image_size": SIZE}
+    # The image begins at -0.5: of 100 columns 50.5 and 41 are in it.
+    people = [sample(center=(0.0, 80.0), **inside), sample(center=(-9.5, 80.0), **inside)]
+    assert found(people) == {FRAME: {1: "59 % of the frame outside the image"}}
+
+
+def test_pictures_that_cannot_be_decoded_are_named():
+    good = sample(0)
+    jpeg = good.crop.jpeg
+    broken = [replace(good, crop=replace(good.crop, jpeg=data)) for data in (b"text", jpeg[:-200])]
+    flags = found([good, *broken])
+    assert flags == {
+        UNREADABLE: {
+            1: "not a readable image (4 bytes)",
+            2: f"cut off after {len(jpeg) - 200:,} bytes",
+        }
+    }
+
+
+def test_tiny_people_are_named():
+    at_center = {"joints": ((100.0, 80.0),) * 16, "head_size": 5.0}
+    people = [sample(scale=0.16, **at_center), sample(scale=0.15, **at_center)]
+    assert found(people) == {TINY: {1: "frame side 30.0 px"}}
+
+
+def test_a_reason_names_three_joints_and_counts_the_rest():
+    flags = found(samples(1, joints=((100.0, 280.0),) * 5 + person().joints[5:]))
+    assert flags[FAR] == {
+        0: "right_ankle, right_knee, right_hip and 2 more: up to 200 px from the centre, "
+        "frame side 100 px"
+    }
+
+
+# Sheets
+
+
+def test_sheets_take_the_smallest_and_the_most_occluded_people():
+    hidden = (OCCLUDED,) * 2 + (MISSING,) * 3 + (VISIBLE,) * 11
+    people = [
+        sample(k, scale=0.5 + 0.01 * (k % 7), visibility=hidden if k == 9 else (VISIBLE,) * 16)
+        for k in range(20)
+    ]
+    chosen = choose(columns(people), {}, seed=0)
+    assert chosen["smallest"].tolist() == [0, 7, 14, 1, 8, 15, 2, 9, 16, 3, 10, 17]
+    assert chosen["occluded"].tolist() == [9, *range(9), 10, 11]
+    assert chosen["suspicious"].tolist() == []
+    assert len(set(chosen["random"].tolist())) == 12
+    assert choose(columns(people), {}, seed=0)["random"].tolist() == chosen["random"].tolist()
+    assert choose(columns(people), {}, seed=1)["random"].tolist() != chosen["random"].tolist()
+
+
+def test_every_check_has_its_turn_on_the_sheet_of_suspicious_people():
+    flags = {"one": dict.fromkeys(range(15), ""), "two": {19: ""}, "three": {0: "", 18: ""}}
+    chosen = choose(columns(samples(20)), flags, seed=0)["suspicious"].tolist()
+    assert chosen[:4] == [0, 19, 1, 18]
+    assert len(chosen) == 12
+
+
+def test_people_without_a_picture_are_on_no_sheet():
+    people = samples(3)
+    people[1] = replace(people[1], crop=replace(people[1].crop, jpeg=b""))
+    read = columns(people)
+    chosen = choose(read, anomalies(read, MPII), seed=0)
+    assert [sorted(rows.tolist()) for rows in chosen.values()] == [[0, 2], [0, 2], [0, 2], []]
+
+
+# The page and the text
+
+
+def test_names_from_outside_are_escaped():
+    name = "<script>alert('x')</script>&\".jpg"
+    shown = Sheet(
+        name="random", title="people", captions=((name, name),), stored=b"1", training=b"2"
+    )
+    made = replace(
+        card(samples(1)),
+        source=name,
+        leaks=(name,),
+        identical_crops=((name, name),),
+        coinciding_people=(Coinciding(first=name, second=name, distance_share=0.0),),
+        anomalies={TINY: (Anomaly(key=name, split="train", reason=name),)},
+    )
+    page = card_page(made, [shown])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;.jpg") == 12
+
+
+def test_ten_of_a_list_are_printed_and_the_rest_counted():
+    made = card(samples(13, head_size=0.0, image_size=SIZE))
+    lines = card_text(made).splitlines()
+    start = lines.index(f"{HEAD}: 13")
+    assert lines[start + 1] == "  train/photo-000_00  head size 0 px, frame side 100 px"
+    assert lines[start + 11] == "  and 3 more"
+    assert lines[start + 12] == f"{FEW}: 0"
+
+
+def inspect(*arguments: object) -> None:
+    jobs.inspect.main([str(argument) for argument in arguments])
+
+
+def test_the_command_writes_card_page_and_pictures(tmp_path, capsys):
+    broken = sample(3)
+    broken = replace(broken, crop=replace(broken.crop, jpeg=b"nothing"))
+    train = [*samples(3), broken, sample(4, head_size=0.0)]
+    pack_samples(tmp_path / "train", [train])
+    pack_samples(tmp_path / "val", [samples(2, first=2)], split="val")
+    out = tmp_path / "out" / "new"
+    inspect(*(f"{tmp_path}/{split}/*.tar" for split in ("train", "val")), "--out", out)
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "made, joint set mpii: 7 people in 5 images, 2 shards, 7 people with a head size\n"
+    )
+    assert "crops identical to the byte: 1\n  train/photo-002_00 = val/photo-002_00\n" in said
+    content = json.loads((out / "card.json").read_text())
+    assert content["splits"] == {
+        "train": {"people": 5, "images": 5},
+        "val": {"people": 2, "images": 2},
+    }
+    assert content["leaks"] == ["photo-002.jpg", "photo-003.jpg"]
+    [anomaly] = content["anomalies"][UNREADABLE]
+    assert (anomaly["key"], anomaly["split"]) == ("photo-003_00", "train")
+    assert [entry["key"] for entry in content["anomalies"][HEAD]] == ["photo-004_00"]
+    assert sorted(path.name for path in out.glob("*.png")) == sorted(SHEET_FILES)
+    page = (out / "index.html").read_text()
+    assert re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,iVBOR', page) == list(
+        SHEET_FILES
+    )
+    # Nothing is fetched from anywhere.
+    assert not re.search(r"https?:|<script|<link", page)
+
+
+def test_a_sheet_that_nobody_is_on_any_more_goes(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "suspicious-stored.png").write_bytes(b"of an earlier look")
+    pack_samples(tmp_path / "packed", [samples(2)])
+    inspect(tmp_path / "packed" / "*.tar", "--out", out)
+    assert not (out / "suspicious-stored.png").exists()
+    assert Path(out / "random-stored.png").exists()

@@ -51,6 +51,7 @@ def pack(settings: PackSettings, address: str = "") -> "Index":
     if finished is None:
         say("packed already")
         return Index.read(settings.out)
+    say(f"{sum(len(job.people) for job in plan.jobs):,} people in {len(plan.jobs)} shards")
     todo = [job for job in plan.jobs if str(job.name) not in finished]
     if finished:
         say(f"{len(finished)} of {len(plan.jobs)} shards were finished before")

@@ -1,6 +1,6 @@
 """Joint sets: names, mirror pairs, limbs and measures of accuracy, as data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Normaliser = Literal["head", "segment", "box"]
@@ -83,76 +83,64 @@ def _pck_torso(left_shoulder: int, right_hip: int) -> Measure:
     )
 
 
-_MPII_JOINTS = (
-    "right_ankle",
-    "right_knee",
-    "right_hip",
-    "left_hip",
-    "left_knee",
-    "left_ankle",
-    "pelvis",
-    "thorax",
-    "upper_neck",
-    "head_top",
-    "right_wrist",
-    "right_elbow",
-    "right_shoulder",
-    "left_shoulder",
-    "left_elbow",
-    "left_wrist",
-)
-_MPII_PAIRS = ((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13))
-_MPII_LIMBS = (
-    (0, 1),
-    (1, 2),
-    (2, 6),
-    (3, 6),
-    (3, 4),
-    (4, 5),
-    (6, 7),
-    (7, 8),
-    (8, 9),
-    (10, 11),
-    (11, 12),
-    (12, 7),
-    (13, 7),
-    (13, 14),
-    (14, 15),
-)
-# As published tables have it, "head" is head-top alone.
-_MPII_GROUPS = (
-    ("head", (9,)),
-    ("shoulder", (12, 13)),
-    ("elbow", (11, 14)),
-    ("wrist", (10, 15)),
-    ("hip", (2, 3)),
-    ("knee", (1, 4)),
-    ("ankle", (0, 5)),
-)
-# Andriluka et al., CVPR 2014; the official toolkit leaves pelvis (6) and thorax (7) out of the mean.
-_MPII_MEAN = tuple(joint for joint in range(16) if joint not in (6, 7))
-_HEAD_BOX_PCKH = Measure(key="pckh", title="PCKh", normaliser="head", thresholds=(0.5, 0.1))
-
+# Andriluka et al., CVPR 2014; the official toolkit leaves pelvis (6) and thorax (7) out of the
+# mean. As published tables have it, the group "head" is head-top alone.
 MPII = JointSet(
     name="mpii",
-    joints=_MPII_JOINTS,
-    flip_pairs=_MPII_PAIRS,
-    limbs=_MPII_LIMBS,
-    groups=_MPII_GROUPS,
-    in_mean=_MPII_MEAN,
-    measures=(_HEAD_BOX_PCKH, _pck_torso(13, 2)),
+    joints=(
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+        "upper_neck",
+        "head_top",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    limbs=(
+        (0, 1),
+        (1, 2),
+        (2, 6),
+        (3, 6),
+        (3, 4),
+        (4, 5),
+        (6, 7),
+        (7, 8),
+        (8, 9),
+        (10, 11),
+        (11, 12),
+        (12, 7),
+        (13, 7),
+        (13, 14),
+        (14, 15),
+    ),
+    groups=(
+        ("head", (9,)),
+        ("shoulder", (12, 13)),
+        ("elbow", (11, 14)),
+        ("wrist", (10, 15)),
+        ("hip", (2, 3)),
+        ("knee", (1, 4)),
+        ("ankle", (0, 5)),
+    ),
+    in_mean=tuple(joint for joint in range(16) if joint not in (6, 7)),
+    measures=(
+        Measure(key="pckh", title="PCKh", normaliser="head", thresholds=(0.5, 0.1)),
+        _pck_torso(13, 2),
+    ),
 )
 
 # Rendered people carry the joints of MPII, so that a network moves from one to the other.
-SYNTHETIC = JointSet(
-    name="synthetic",
-    joints=_MPII_JOINTS,
-    flip_pairs=_MPII_PAIRS,
-    limbs=_MPII_LIMBS,
-    groups=_MPII_GROUPS,
-    in_mean=_MPII_MEAN,
-    measures=(_HEAD_BOX_PCKH, _pck_torso(13, 2)),
-)
+SYNTHETIC = replace(MPII, name="synthetic")
 
 # Johnson and Everingham, BMVC 2010 and CVPR 2011. There is no head box: the head size
 # is the distance from head-top to neck.

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import ArrayLike
 
-from pipeline.data.crop import decode_image
 from pipeline.data.people import Split, Visibility
 from pipeline.joints import JointSet
 from pipeline.shards.sample import Sample
@@ -25,7 +24,6 @@ _TINY_FRAME_PX = 32
 _COINCIDING_SHARE = 0.05
 # Joints that one reason names.
 _LISTED = 3
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 # Rows that a check flags, with what is wrong of each.
 Flags = dict[int, str]
@@ -144,7 +142,7 @@ def columns_of(samples: Iterable[Sample], splits: Iterable[Split], joint_set: Jo
             raise ValueError(f"{sample.key} has {len(person.joints)} joints, expected {wanted}")
         people.append(person)
         digests.append(hashlib.sha256(sample.crop.jpeg).hexdigest())
-        unreadable.append(_fault(sample.crop.jpeg))
+        unreadable.append(_fault(sample))
         densities.append((sample.crop.factor_x * sample.crop.factor_y) ** 0.5)
     nan = float("nan")
     return Columns(
@@ -165,14 +163,11 @@ def columns_of(samples: Iterable[Sample], splits: Iterable[Split], joint_set: Jo
     )
 
 
-def _fault(jpeg: bytes) -> str:
-    # OpenCV 4 fills what is cut off with grey and calls it an image.
-    if jpeg.startswith(_JPEG_START) and not jpeg.endswith(_JPEG_END):
-        return f"cut off after {len(jpeg):,} bytes"
+def _fault(sample: Sample) -> str:
     try:
-        decode_image(jpeg, "picture")
+        sample.picture()
     except ValueError as error:
-        return str(error).removeprefix("picture: ")
+        return str(error).removeprefix(f"{sample.place or sample.key}: ")
     return ""
 
 

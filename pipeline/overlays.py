@@ -7,7 +7,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.data.crop import decode_image
 from pipeline.data.people import Visibility
 from pipeline.evaluation import predict
 from pipeline.figures import Pose, overlay
@@ -54,7 +53,7 @@ def pose_of(sample: Sample, predicted: np.ndarray) -> Pose:
     to_crop = sample.crop.from_original
     person = sample.person
     return Pose(
-        image=decode_image(sample.crop.jpeg, sample.key),
+        image=sample.picture(),
         joints=transform(predicted, to_crop),
         shown=np.ones(len(predicted), bool),
         truth=transform(np.array(person.joints), to_crop),

@@ -1,5 +1,7 @@
 """From shards to batches: every joint lands where its dot is drawn."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -220,6 +222,14 @@ def test_a_sample_that_cannot_be_decoded_stops_the_stream_by_name(pack):
     with pytest.raises(
         ValueError, match=r"^train-000000.tar: photo-000_00: not a readable image \(8 bytes\)$"
     ):
+        next(stream_validation(loader, [np.array([0])], threads=1))
+
+
+def test_a_picture_that_is_cut_off_stops_the_stream_by_name(pack):
+    good = samples(1)[0]
+    cut = replace(good, crop=replace(good.crop, jpeg=good.crop.jpeg[:-200]))
+    loader = loader_of(pack, [cut])
+    with pytest.raises(ValueError, match=r"^train-000000.tar: photo-000_00: cut off after "):
         next(stream_validation(loader, [np.array([0])], threads=1))
 
 

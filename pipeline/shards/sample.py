@@ -4,11 +4,12 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.data.crop import Crop
+from pipeline.data.crop import Crop, Image, decode_image
 from pipeline.data.people import Person, Visibility
 
 IMAGE_SUFFIX = "jpg"
 RECORD_SUFFIX = "json"
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,14 @@ class Sample:
     def key(self) -> str:
         """Name of the sample in its shard."""
         return self.person.key
+
+    def picture(self) -> Image:
+        """Decode the stored crop, RGB. Raises ValueError naming shard and key if it is cut off or no image."""
+        name, jpeg = self.place or self.key, self.crop.jpeg
+        # OpenCV 4 fills what is cut off with grey and calls it an image.
+        if jpeg.startswith(_JPEG_START) and not jpeg.endswith(_JPEG_END):
+            raise ValueError(f"{name}: cut off after {len(jpeg):,} bytes")
+        return decode_image(jpeg, name)
 
 
 def record_of(sample: Sample) -> bytes:

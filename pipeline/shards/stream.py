@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from pipeline.data.crop import decode_image
 from pipeline.data.people import Visibility
 from pipeline.geometry import (
     Matrix,
@@ -118,9 +117,10 @@ class SampleLoader:
         )
 
     def _warp(self, sample: Sample, matrix: Matrix, out: UInt8[np.ndarray, "px px 3"]) -> None:
-        crop = decode_image(sample.crop.jpeg, sample.place or sample.key)
         from_crop = matrix @ np.linalg.inv(sample.crop.from_original)
-        cv2.warpAffine(crop, from_crop[:2], out.shape[:2], dst=out, flags=cv2.INTER_LINEAR)
+        cv2.warpAffine(
+            sample.picture(), from_crop[:2], out.shape[:2], dst=out, flags=cv2.INTER_LINEAR
+        )
 
     def _joints(
         self, sample: Sample, matrix: Matrix, mirrored: bool

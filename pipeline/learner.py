@@ -87,6 +87,7 @@ class Learner:
         torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
         self.rank, self.workers, self.device = rank, workers, device
         self.joint_set = joint_set(task.joint_set)
+        self.measure = self.joint_set.measure(settings.evaluation.measure)
         self.train_reader = ShardReader(task.train)
         self._train = SampleLoader(self.train_reader, self.joint_set, settings.model.input_px)
         self._val = SampleLoader(ShardReader(task.val), self.joint_set, settings.model.input_px)

@@ -100,11 +100,11 @@ def epoch_metrics(
             metrics[f"{key}_{threshold:g}_unweighted"] = scores.unweighted[threshold]
             for joint, value in scores.joints[threshold].items():
                 metrics[f"{key}_{threshold:g}/{joint}"] = value
-    measure = learner.joint_set.measure(learner.settings.evaluation.measure)
+    measure = learner.measure
     if not math.isfinite(metrics.get(measure.metric_name, math.nan)):
         raise ValueError(
             f"{measure.headline} is undefined: none of {evaluation.people} validation people has "
-            f"what it is normalised by; set evaluation.measure to another"
+            "what it is normalised by; set evaluation.measure to another"
         )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
@@ -132,9 +132,8 @@ class Narrator:
     def evaluated(self, metrics: dict[str, float]) -> None:
         """Say how accurate the network is after an epoch."""
         learner = self._learner
-        measure = learner.joint_set.measure(learner.settings.evaluation.measure)
-        score = metrics.get(measure.metric_name, math.nan)
-        self._score = f"{measure.headline} {score:.2f}  "
+        measure = learner.measure
+        self._score = f"{measure.headline} {metrics[measure.metric_name]:.2f}  "
         if learner.rank == 0:
             say(
                 f"{self._label}epoch {learner.progress.epochs}/{learner.settings.optim.epochs} evaluated  "

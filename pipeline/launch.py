@@ -46,12 +46,10 @@ _KEEP_MEMORY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a finished run leaves: its best checkpoint, metrics and scores, and its MLflow run."""
+    """What a finished run leaves: its best checkpoint, the epoch that it is of, and its scores."""
 
-    run: tracking.Run
     checkpoint: Path
     epoch: int
-    metrics: dict[str, float]
     scores: dict[str, Scores]
 
     @property
@@ -184,10 +182,4 @@ def _record(plan: Plan, run: tracking.Run, result: ray.train.Result) -> Outcome:
     tracking.log_folder(run, folder, "best_checkpoint")
     best_metrics = {f"best_{headline}": best.headline, "best_epoch": metrics["epoch"]}
     tracking.log_metrics(run, best_metrics, int(metrics["epoch"]))
-    return Outcome(
-        run=run,
-        checkpoint=folder,
-        epoch=int(metrics["epoch"]),
-        metrics=metrics,
-        scores=scores,
-    )
+    return Outcome(checkpoint=folder, epoch=int(metrics["epoch"]), scores=scores)

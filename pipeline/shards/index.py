@@ -129,7 +129,8 @@ def find_shards(setting: str, pattern: str) -> ShardSet:
     if not paths:
         raise ValueError(f"no shards match {setting}={pattern!r} (looked from {Path.cwd()})")
     indexes = {folder: Index.read(folder) for folder in {path.parent for path in paths}}
-    entries = tuple(_checked_entry(path, indexes[path.parent]) for path in paths)
+    known = {folder / e.name: e for folder, index in indexes.items() for e in index.shards}
+    entries = tuple(_checked_entry(path, known) for path in paths)
     names = sorted({index.joint_set for index in indexes.values()})
     if len(names) > 1:
         raise ValueError(
@@ -149,11 +150,10 @@ def absolute_globs(pattern: str) -> str:
     return ",".join(str(Path(part.strip()).absolute()) for part in pattern.split(","))
 
 
-def _checked_entry(path: Path, index: Index) -> ShardEntry:
-    by_name = {entry.name: entry for entry in index.shards}
-    if path.name not in by_name:
+def _checked_entry(path: Path, known: dict[Path, ShardEntry]) -> ShardEntry:
+    if path not in known:
         raise ValueError(f"{path}: not in {path.parent / INDEX_NAME}")
-    entry, size = by_name[path.name], path.stat().st_size
+    entry, size = known[path], path.stat().st_size
     if size != entry.bytes:
         raise ValueError(
             f"{path}: {size:,} bytes, expected {entry.bytes:,} by its index; pack it again"

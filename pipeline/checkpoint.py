@@ -1,6 +1,7 @@
 """Checkpoints: weights in safetensors, a JSON that a person can read, and the optimizer's state."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,13 +20,20 @@ WEIGHTS_NAME = "weights.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 RECORD_NAME = "checkpoint.json"
 _FORMAT = 1
+# What decides which samples the steps of an epoch see.
+_ORDER = ("data.seed", "data.shuffle_window", "optim.batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far training has come: completed epochs, steps and samples over all workers."""
+    """How far training has come: completed epochs, steps and samples over all workers.
+
+    `epoch_steps` are the steps of the epoch under way. With `epochs` they are
+    the position in the stream of samples, from which it goes on.
+    """
 
     epochs: int = 0
+    epoch_steps: int = 0
     steps: int = 0
     samples: int = 0
 
@@ -86,13 +94,22 @@ def read_record(folder: Path) -> Record:
 
 def check_same_architecture(folder: Path, record: Record, settings: Settings) -> None:
     """Raise ValueError if the checkpoint's network is not the one that `settings` describe."""
+    model = [key for key in settings.flat() if key.startswith("model.")]
+    _check_same(f"{folder}: a checkpoint of another architecture", record, settings, model)
+
+
+def check_same_order(folder: Path, record: Record, settings: Settings) -> None:
+    """Raise ValueError if `settings` order an epoch's samples otherwise than the checkpoint's did."""
+    _check_same(
+        f"{folder}: a checkpoint within an epoch of another order", record, settings, _ORDER
+    )
+
+
+def _check_same(what: str, record: Record, settings: Settings, keys: Sequence[str]) -> None:
     theirs, ours = record.settings.flat(), settings.flat()
-    for key in ours:
-        if key.startswith("model.") and theirs[key] != ours[key]:
-            raise ValueError(
-                f"{folder}: a checkpoint of another architecture: {key} is {theirs[key]} there, "
-                f"expected {ours[key]}"
-            )
+    for key in keys:
+        if theirs[key] != ours[key]:
+            raise ValueError(f"{what}: {key} is {theirs[key]} there, expected {ours[key]}")
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:

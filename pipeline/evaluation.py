@@ -22,9 +22,10 @@ from pipeline.metric import (
 )
 from pipeline.network.heatmaps import decode, unmirror
 from pipeline.settings import OptimSettings
+from pipeline.shards.augmentation import Augmentation
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import Sample
-from pipeline.shards.stream import Augmentation, Batch, SampleLoader
+from pipeline.shards.stream import Batch, SampleLoader
 from pipeline.training import batch_loss, network_input
 
 
@@ -203,7 +204,7 @@ def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evalua
     return total
 
 
-def constant_pose(training: Sequence[Sample], joints: int) -> Float[np.ndarray, "joint 2"]:
+def constant_pose(training: Iterable[Sample], joints: int) -> Float[np.ndarray, "joint 2"]:
     """Mean position of each joint within the frames of training people, in units of the frame's side.
 
     What a network that ignores the picture would say: the baseline to beat.
@@ -219,7 +220,7 @@ def constant_pose(training: Sequence[Sample], joints: int) -> Float[np.ndarray, 
 
 
 def predict_constant_pose(
-    pose: Float[np.ndarray, "joint 2"], samples: Sequence[Sample]
+    pose: Float[np.ndarray, "joint 2"], samples: Iterable[Sample]
 ) -> Predictions:
     """Place a constant pose in every sample's frame."""
     people = [sample.person for sample in samples]

@@ -23,6 +23,7 @@ from pipeline.checkpoint import (
     Progress,
     Record,
     check_same_architecture,
+    check_same_order,
     load_optimizer,
     load_weights,
     read_record,
@@ -89,13 +90,19 @@ class Learner:
         self.joint_set = joint_set(task.joint_set)
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self.train_reader = ShardReader(task.train)
-        self._train = SampleLoader(self.train_reader, self.joint_set, settings.model.input_px)
-        self._val = SampleLoader(ShardReader(task.val), self.joint_set, settings.model.input_px)
+        self._train = self._loader(self.train_reader)
+        self._val = self._loader(ShardReader(task.val))
         self.network = build_network(settings.model, settings.optim.seed, device)
         self._optimizer = build_optimizer(self.network, settings.optim)
         self._dtype = training_dtype(settings.optim, device)
         self._parallel = _parallel(self.network, device)
         self.progress = Progress()
+
+    def _loader(self, reader: ShardReader) -> SampleLoader:
+        settings = self.settings
+        return SampleLoader(
+            reader, self.joint_set, settings.model.input_px, settings.data.bad_samples
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -103,9 +110,15 @@ class Learner:
         return len(self.train_reader) // self.settings.optim.batch_size
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint. Raises ValueError if it is of another architecture."""
+        """Go on from a checkpoint.
+
+        Raises ValueError if it is of another architecture, or lies within an
+        epoch of another order.
+        """
         record = read_record(folder)
         check_same_architecture(folder, record, self.settings)
+        if record.progress.epoch_steps:
+            check_same_order(folder, record, self.settings)
         load_weights(folder, self.network)
         load_optimizer(folder, self._optimizer)
         self.progress = record.progress
@@ -121,16 +134,17 @@ class Learner:
         save_checkpoint(folder, self.network, self._optimizer, record)
 
     def train_epoch(self, every_s: float) -> Iterator[StepReport]:
-        """Take every step of the next epoch; report every few seconds, and always at the last step.
+        """Take the steps that the epoch has left; report every few seconds, and always at the last step.
 
-        Losses on the way are this rank's; the last report's is the mean over workers.
-        Raises ArithmeticError if the loss is no longer finite.
+        Losses are means over the steps taken here: on the way this rank's, at
+        the last report over all workers. Raises ArithmeticError if the loss
+        is no longer finite.
         """
         optim, steps, pace = self.settings.optim, self.steps_per_epoch, Pace(every_s)
         waited, losses = 0.0, torch.zeros((), device=self.device)
-        epoch = self.progress.epochs
+        epoch, before = self.progress.epochs, self.progress.epoch_steps
         self._parallel.train()
-        for step, (batch, wait) in enumerate(_timed(self._batches(epoch)), start=1):
+        for step, (batch, wait) in enumerate(_timed(self._batches()), start=before + 1):
             rate = learning_rate(optim, self.progress.samples / self.samples_in_all)
             set_learning_rate(self._optimizer, rate)
             losses += train_step(
@@ -140,7 +154,12 @@ class Learner:
             self._advance(epoch_ends=step == steps)
             if step == steps or pace.is_due():
                 elapsed = pace.elapsed_s()
-                mean = self._mean(losses / step) if step == steps else float(losses) / step
+                taken = step - before
+                mean = (
+                    self._sum(losses / taken) / self.workers
+                    if step == steps
+                    else float(losses) / taken
+                )
                 if not math.isfinite(mean):
                     raise ArithmeticError(
                         f"the loss is {mean} in epoch {epoch + 1}, by step {step} of {steps}, "
@@ -152,7 +171,7 @@ class Learner:
                     steps=steps,
                     loss=mean,
                     learning_rate=rate,
-                    samples_per_s=step * optim.batch_size / elapsed,
+                    samples_per_s=taken * optim.batch_size / elapsed,
                     input_wait_share=waited / elapsed,
                 )
 
@@ -177,11 +196,27 @@ class Learner:
         """Draw predictions on fixed validation people, the same in every epoch."""
         return draw_overlays(self.network, self._val, self.settings, self.device, title)
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        data = self.settings.data
-        order = epoch_order(self.train_reader.bounds, data.seed, epoch, data.shuffle_window)
-        mine = rank_batches(order, self.settings.optim.batch_size, self.rank, self.workers)
-        return stream_training(self._train, mine, data, epoch)
+    def bad_samples(self) -> dict[str, str]:
+        """What is wrong with the samples that this rank has passed over, by split and position."""
+        return {
+            f"{split} {position}": message
+            for split, loader in (("train", self._train), ("val", self._val))
+            for position, message in loader.bad.found.items()
+        }
+
+    def count_bad_samples(self) -> int:
+        """Bad samples passed over by all workers so far; every rank must call it."""
+        count = torch.tensor(float(len(self.bad_samples())), device=self.device)
+        return round(self._sum(count))
+
+    def _batches(self) -> Iterator[Batch]:
+        """This rank's batches of the epoch under way, from its first that is still to come."""
+        data, done = self.settings.data, self.progress
+        order = epoch_order(self.train_reader.bounds, data.seed, done.epochs, data.shuffle_window)
+        mine = rank_batches(
+            order, self.settings.optim.batch_size, self.rank, self.workers, done.epoch_steps
+        )
+        return stream_training(self._train, mine, data, done.epochs)
 
     @property
     def samples_in_all(self) -> int:
@@ -193,14 +228,15 @@ class Learner:
         done = self.progress
         self.progress = Progress(
             epochs=done.epochs + epoch_ends,
+            epoch_steps=0 if epoch_ends else done.epoch_steps + 1,
             steps=done.steps + 1,
             samples=done.samples + self.settings.optim.batch_size,
         )
 
-    def _mean(self, value: Tensor) -> float:
+    def _sum(self, value: Tensor) -> float:
         if self.workers > 1:
             dist.all_reduce(value)
-        return float(value) / self.workers
+        return float(value)
 
     def _average_statistics(self) -> None:
         """Give every rank the mean of all ranks' BatchNorm statistics.

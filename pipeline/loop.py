@@ -38,6 +38,7 @@ def train_worker(task: dict[str, Any]) -> None:
             narrator.stepped(step)
         evaluation = learner.evaluate()
         metrics = epoch_metrics(learner, step, evaluation)
+        narrator.passed_over()
         narrator.evaluated(metrics)
         report(learner, metrics, evaluation)
 
@@ -93,6 +94,8 @@ def epoch_metrics(
         "samples_per_s": trained.samples_per_s,
         "input_wait_percent": 100 * trained.input_wait_share,
     }
+    if learner.settings.data.bad_samples:
+        metrics["bad_samples"] = learner.count_bad_samples()
     for key, scores in evaluation.scores(learner.joint_set).items():
         metrics[f"{key}_auc"] = scores.auc
         for threshold, pooled in scores.pooled.items():
@@ -118,6 +121,7 @@ class Narrator:
         self._before = learner.progress.samples
         self._pace = Pace(0)
         self._score = ""
+        self._told: set[str] = set()
 
     def stepped(self, step: StepReport) -> None:
         """Say where an epoch stands."""
@@ -128,6 +132,14 @@ class Narrator:
                 f"{step.samples_per_s:.0f} samples/s  "
                 f"input wait {step.input_wait_share:.0%}  left {self._left()}"
             )
+
+    def passed_over(self) -> None:
+        """Name the bad samples that are new; every rank speaks of its own."""
+        found = self._learner.bad_samples()
+        for place, message in found.items():
+            if place not in self._told:
+                say(f"{self._label}rank {self._learner.rank} passed over {message}")
+        self._told = set(found)
 
     def evaluated(self, metrics: dict[str, float]) -> None:
         """Say how accurate the network is after an epoch."""

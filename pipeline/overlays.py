@@ -12,8 +12,9 @@ from pipeline.evaluation import predict
 from pipeline.figures import Pose, overlay
 from pipeline.geometry import heatmap_from_input, transform
 from pipeline.settings import DataSettings, Settings
+from pipeline.shards.augmentation import draw_augmentation
 from pipeline.shards.sample import Sample
-from pipeline.shards.stream import Batch, SampleLoader, draw_augmentation
+from pipeline.shards.stream import Batch, SampleLoader
 
 
 def draw_overlays(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.data.synthetic import render_scene, scene_people
 from pipeline.joints import SYNTHETIC
 from pipeline.pack_settings import SYNTHETIC_NAME, PackSettings
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
+from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes, members_from
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard
 
@@ -126,7 +127,11 @@ def pack_shard(settings: PackSettings, job: ShardJob) -> ShardDone:
         (settings.out / entry.name).unlink()
         entry = None
     done = ShardDone(entry=entry, left_out=left_out)
-    record = settings.out / _STATE_NAME / f"{job.name}.json"
+    state = settings.out / _STATE_NAME
+    if entry is not None:
+        members = Members.scan(settings.out / entry.name)
+        (state / f"{job.name}.npz").write_bytes(members_bytes({entry.name: members}))
+    record = state / f"{job.name}.json"
     aside = record.with_suffix(".part")
     aside.write_text(json.dumps(asdict(done)))
     aside.replace(record)
@@ -144,6 +149,7 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
             left_out.setdefault(reason, []).extend(keys)
     settings = plan.settings
     _check_left_out(left_out, plan.people, settings)
+    entries = tuple(shard.entry for shard in done if shard.entry is not None)
     index = Index(
         source=settings.source,
         joint_set=plan.joint_set,
@@ -151,7 +157,8 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
         conventions=_conventions(settings),
         crop=asdict(settings.crop),
         plan=plan.fingerprint,
-        shards=tuple(shard.entry for shard in done if shard.entry is not None),
+        shards=entries,
+        members=_write_members(plan, entries),
         skipped=plan.skipped,
         left_out=left_out,
     )
@@ -160,6 +167,20 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
         path.unlink()
     plan.state.rmdir()
     return index
+
+
+def _write_members(plan: PackPlan, entries: Sequence[ShardEntry]) -> str:
+    """Join what the shards left of their members in members.npz; return its sha256."""
+    members: dict[str, Members] = {}
+    for entry in entries:
+        path = plan.state / f"{entry.name}.npz"
+        members |= members_from(path.read_bytes(), str(path))
+    content = members_bytes(members)
+    path = plan.settings.out / MEMBERS_NAME
+    aside = path.with_suffix(".part")
+    aside.write_bytes(content)
+    aside.replace(path)
+    return hashlib.sha256(content).hexdigest()
 
 
 def check_fit(people: list[Person], images: Path) -> None:
@@ -314,6 +335,8 @@ def _finished(plan: PackPlan, job: ShardJob) -> ShardDone | None:
     entry = ShardEntry(**content["entry"]) if content["entry"] else None
     path = plan.settings.out / str(job.name)
     if entry and (not path.exists() or path.stat().st_size != entry.bytes):
+        return None
+    if entry and not (plan.state / f"{job.name}.npz").exists():
         return None
     return ShardDone(entry=entry, left_out=content["left_out"])
 

@@ -36,6 +36,8 @@ class DataSettings:
     """Samples that are shuffled together, after the shards themselves have been shuffled."""
     threads: int = 1
     """Threads in each worker that decode and warp."""
+    bad_samples: int = 0
+    """Samples that each worker may pass over, named and counted, for being cut off, damaged or without joints; 0: stop at the first."""
     scale_jitter: float = 0.25
     """Standard deviation of log2 of the scale factor, clipped at twice that (0: none)."""
     rotation_deg: float = 30.0
@@ -56,6 +58,7 @@ class DataSettings:
             self.shuffle_window,
         )
         _require(self.threads >= 1, "data.threads", "at least 1", self.threads)
+        _require(self.bad_samples >= 0, "data.bad_samples", "at least 0", self.bad_samples)
         _require(
             0 <= self.scale_jitter <= 1,
             "data.scale_jitter",
@@ -315,6 +318,8 @@ class Settings:
             if key.partition(".")[0] in ("data", "model", "optim", "evaluation")
             or key == "ray.workers"
         }
+        # The stream is the same for any number of threads.
+        del decisive["data.threads"]
         decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

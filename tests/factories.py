@@ -1,5 +1,6 @@
 """Made people, photographs, samples and packed folders."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.data.people import Person, Split, Visibility
 from pipeline.joints import MPII, JointSet
 from pipeline.pack_settings import CropSettings
 from pipeline.shards.index import Index
+from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard
 
@@ -72,13 +74,25 @@ def index_of(entries: Sequence[Any], **changes: Any) -> Index:
 
 
 def pack_samples(
-    folder: Path, shards: Sequence[Sequence[Sample]], *, split: Split = "train", **changes: Any
+    folder: Path,
+    shards: Sequence[Sequence[Sample]],
+    *,
+    split: Split = "train",
+    members: bool = False,
+    **changes: Any,
 ) -> list[Path]:
-    """Write a shard for each list of samples, and their index; return the shards' paths."""
+    """Write a shard for each list of samples, and their index; return the shards' paths.
+
+    Without `members` as before there was a members.npz, so that the tars are scanned.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     entries = [
         write_shard(folder, ShardName(split=split, number=number), content)
         for number, content in enumerate(shards)
     ]
+    if members:
+        content = members_bytes({e.name: Members.scan(folder / e.name) for e in entries})
+        (folder / MEMBERS_NAME).write_bytes(content)
+        changes = {"members": hashlib.sha256(content).hexdigest()} | changes
     index_of(entries, **changes).write(folder)
     return [folder / entry.name for entry in entries]

@@ -103,7 +103,7 @@ def test_a_person_can_read_the_record(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     assert content["settings"] == SETTINGS.flat()
     assert content["settings"]["model.features"] == 8
-    assert content["progress"] == {"epochs": 3, "steps": 12, "samples": 48}
+    assert content["progress"] == {"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48}
     assert content["metrics"] == {"pckh_0.5": 12.5, "val_loss": 0.25}
     assert content["joint_set"] == "mpii"
     assert content["format"] == 1

@@ -43,7 +43,7 @@ def centroid(image: np.ndarray) -> np.ndarray:
 def test_a_dot_is_found_where_the_crops_matrix_says(center, scale, person_px):
     image = dotted(300, 240, 131.4, 117.8, radius=12)
     crop = cut_crop(image, person(center=center, scale=scale), CropSettings(person_px=person_px))
-    found = centroid(decode_image(crop.jpeg, "crop"))
+    found = centroid(decode_image(crop.jpeg))
     expected = transform(np.array([131.4, 117.8]), crop.from_original)
     assert np.abs(found - expected).max() < 0.1
 
@@ -52,21 +52,21 @@ def test_a_crop_holds_the_frame_with_its_margin():
     # The frame is 100 px wide; with half as much again 75 px on each side of the centre.
     crop = cut_crop(photograph(400, 300), person(center=(200.0, 150.0)), CropSettings(person_px=50))
     assert (crop.left, crop.top) == (125, 75)
-    assert decode_image(crop.jpeg, "crop").shape == (76, 76, 3)
+    assert decode_image(crop.jpeg).shape == (76, 76, 3)
     assert crop.factor_x == crop.factor_y == 76 / 151
 
 
 def test_a_crop_ends_where_the_photograph_does():
     crop = cut_crop(photograph(400, 300), person(center=(10.0, 290.0)), CropSettings(person_px=256))
     assert (crop.left, crop.top) == (0, 215)
-    assert decode_image(crop.jpeg, "crop").shape == (85, 86, 3)
+    assert decode_image(crop.jpeg).shape == (85, 86, 3)
 
 
 def test_a_small_photograph_is_never_enlarged():
     image = photograph(400, 300)
     crop = cut_crop(image, person(center=(200.0, 150.0)), CropSettings(person_px=101))
     assert (crop.factor_x, crop.factor_y) == (1.0, 1.0)
-    stored = decode_image(crop.jpeg, "crop")
+    stored = decode_image(crop.jpeg)
     assert np.abs(stored.astype(int) - image[75:226, 125:276]).mean() < 2
 
 
@@ -82,7 +82,7 @@ def test_colours_stay_in_order():
     image = np.zeros((160, 200, 3), np.uint8)
     image[:] = (200, 100, 30)
     crop = cut_crop(image, person(), CropSettings())
-    assert np.abs(decode_image(crop.jpeg, "crop")[40, 40].astype(int) - (200, 100, 30)).max() <= 3
+    assert np.abs(decode_image(crop.jpeg)[40, 40].astype(int) - (200, 100, 30)).max() <= 3
 
 
 @pytest.mark.parametrize(

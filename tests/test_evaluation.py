@@ -148,10 +148,10 @@ class Constant(nn.Module):
 
 
 def test_losses_are_summed_over_people(pack):
-    loader = loader_of(pack, samples(3, visibility=_GONE * 16))
+    loader = loader_of(pack, samples(3, joints=((5000.0, 5000.0),) * 16))
     batches = batches_of(loader, 2)
     predictions = run(Constant(2.0), loader, batches)
-    # Nothing is annotated, so every target is zero: 2 squared, of two stacks.
+    # Every joint is far outside, so every target is zero: 2 squared, of two stacks.
     assert [part.loss for part in predictions] == pytest.approx([2 * 8.0, 8.0])
     assert evaluate(predictions, loader).loss_sum == pytest.approx(24.0)
     masked = run(Constant(2.0), loader, batches, optim={"missing_joints": "mask"})

@@ -51,6 +51,7 @@ APART = (("jobs", "tune"), ("pipeline.loop", "pipeline.tracking"))
 HOMES = {
     "matplotlib": ("pipeline.figures",),
     "mlflow": ("pipeline.tracking",),
+    "simplejpeg": ("pipeline.data.crop",),
     "tyro": ("jobs", "tune", "pipeline.command"),
     "webdataset": ("pipeline.shards.write",),
 }

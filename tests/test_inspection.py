@@ -204,7 +204,7 @@ def test_pictures_that_cannot_be_decoded_are_named():
     assert flags == {
         UNREADABLE: {
             1: "not a readable image (4 bytes)",
-            2: f"cut off after {len(jpeg) - 200:,} bytes",
+            2: f"damaged JPEG of {len(jpeg) - 200:,} bytes: Premature end of JPEG file",
         }
     }
 

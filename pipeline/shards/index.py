@@ -3,12 +3,14 @@
 import glob
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pipeline.data.people import Split
 from pipeline.joints import JointSet, joint_set
+from pipeline.shards.members import MEMBERS_NAME, Members, members_from
 
 INDEX_NAME = "index.json"
 _FORMAT = 1
@@ -32,7 +34,8 @@ class Index:
     """A packed dataset: where it came from, what it holds, and what was left out.
 
     `source` and `conventions` say how the annotations were read, `plan` names
-    the packing job, `left_out` lists people by reason.
+    the packing job, `left_out` lists people by reason. `members` is the sha256
+    of members.npz, empty for datasets that were packed before there was one.
     """
 
     source: str
@@ -44,6 +47,7 @@ class Index:
     shards: tuple[ShardEntry, ...]
     skipped: dict[str, int]
     left_out: dict[str, list[str]]
+    members: str = ""
 
     def write(self, folder: Path) -> None:
         """Write index.json whole or not at all."""
@@ -94,7 +98,8 @@ class Index:
 class ShardSet:
     """Shards that belong together: absolute paths in order, and what the index says of each.
 
-    `checksum` stands for the content of all of them.
+    `checksum` stands for the content of all of them. `margin` is the side of
+    the smallest stored square over the person's frame.
     """
 
     paths: tuple[str, ...]
@@ -102,6 +107,7 @@ class ShardSet:
     joint_set: JointSet
     source: str
     checksum: str
+    margin: float
 
     @property
     def people(self) -> int:
@@ -114,12 +120,12 @@ class ShardSet:
         return sum(entry.head_sizes for entry in self.entries)
 
 
-def find_shards(setting: str, pattern: str) -> ShardSet:
+def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     """Resolve comma-separated globs to shards and check them against their index.
 
     `setting` is the dotted key that errors name. Raises ValueError if nothing
     matches, a shard is not in its index or has another size, or joint sets
-    differ.
+    differ. A shard may be cut off by up to `bad_allowed` samples.
     """
     if not pattern:
         raise ValueError(f"{setting} is required: a glob of shards, such as 'out/train-*.tar'")
@@ -130,7 +136,10 @@ def find_shards(setting: str, pattern: str) -> ShardSet:
         raise ValueError(f"no shards match {setting}={pattern!r} (looked from {Path.cwd()})")
     indexes = {folder: Index.read(folder) for folder in {path.parent for path in paths}}
     known = {folder / e.name: e for folder, index in indexes.items() for e in index.shards}
-    entries = tuple(_checked_entry(path, known) for path in paths)
+    members = {folder: _checked_members(folder, index) for folder, index in indexes.items()}
+    entries = tuple(
+        _checked_entry(path, known, members[path.parent], bad_allowed) for path in paths
+    )
     names = sorted({index.joint_set for index in indexes.values()})
     if len(names) > 1:
         raise ValueError(
@@ -142,6 +151,7 @@ def find_shards(setting: str, pattern: str) -> ShardSet:
         joint_set=joint_set(names[0]),
         source=", ".join(sorted({index.source for index in indexes.values()})),
         checksum=hashlib.sha256("".join(e.sha256 for e in entries).encode()).hexdigest()[:16],
+        margin=min(float(index.crop["margin"]) for index in indexes.values()),
     )
 
 
@@ -150,12 +160,32 @@ def absolute_globs(pattern: str) -> str:
     return ",".join(str(Path(part.strip()).absolute()) for part in pattern.split(","))
 
 
-def _checked_entry(path: Path, known: dict[Path, ShardEntry]) -> ShardEntry:
+def _checked_members(folder: Path, index: Index) -> dict[str, Members]:
+    """The members that belong to an index; none where it knows of none."""
+    if not index.members:
+        return {}
+    path = folder / MEMBERS_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file, but {INDEX_NAME} expects it") from None
+    if hashlib.sha256(content).hexdigest() != index.members:
+        raise ValueError(f"{path}: not the file that {INDEX_NAME} was written with; pack again")
+    return members_from(content, str(path))
+
+
+def _checked_entry(
+    path: Path, known: Mapping[Path, ShardEntry], members: Mapping[str, Members], bad_allowed: int
+) -> ShardEntry:
     if path not in known:
         raise ValueError(f"{path}: not in {path.parent / INDEX_NAME}")
     entry, size = known[path], path.stat().st_size
-    if size != entry.bytes:
-        raise ValueError(
-            f"{path}: {size:,} bytes, expected {entry.bytes:,} by its index; pack it again"
-        )
-    return entry
+    if size == entry.bytes:
+        return entry
+    lost = members[path.name].num_beyond(size) if path.name in members else entry.people
+    if size < entry.bytes and lost <= bad_allowed:
+        return entry
+    raise ValueError(
+        f"{path}: {size:,} bytes, expected {entry.bytes:,} by its index"
+        f"{f'; {lost:,} samples are cut off' if size < entry.bytes else ''}; pack it again"
+    )

@@ -1,79 +1,85 @@
 """Exact, fast reading of shards: every sample by its number, through an index and mmap."""
 
 import mmap
-import tarfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, Sample, sample_from
-
-# (start, size) of a member's bytes in its tar
-_Span = tuple[int, int]
+from pipeline.shards.members import MEMBERS_NAME, Members, members_from
+from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, BadSampleError, Sample, sample_from
 
 
-class ShardReader(Sequence[Sample]):
+class ShardReader:
     """The samples of several uncompressed tars as one sequence, in the order of the tars.
 
     `bounds` are the positions where shards begin, and the total. Safe to share
-    between threads. Raises ValueError naming shard and key for a tar that is
-    truncated or a sample that lacks a member.
+    between threads. Where members.npz lies beside the shards they are not
+    read before a sample is; else they are scanned, and ValueError names what
+    is truncated. A sample whose bytes are not those that were packed raises
+    BadSampleError naming shard and key.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._names = [Path(path).name for path in paths]
-        members = [_members(path) for path in paths]
+        self._members = _members_of([Path(path) for path in paths])
         self._maps = [_map_file(path) for path in paths]
-        self._keys = [key for shard in members for key in shard]
-        self._spans = [spans for shard in members for spans in shard.values()]
-        self.bounds = np.cumsum([0] + [len(shard) for shard in members])
+        self.bounds = np.cumsum([0] + [len(members) for members in self._members])
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return int(self.bounds[-1])
 
-    def __getitem__(self, position: int) -> Sample:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[position] for position in range(len(self)))
+
+    def __getitem__(self, position: int) -> Sample:
         position = range(len(self))[position]
         shard = int(np.searchsorted(self.bounds, position, side="right")) - 1
-        data = self._maps[shard]
-        (image, image_size), (record, record_size) = self._spans[position]
-        return sample_from(
-            data[image : image + image_size],
-            data[record : record + record_size],
-            f"{self._names[shard]}: {self._keys[position]}",
+        members, row = self._members[shard], position - int(self.bounds[shard])
+        place = f"{self._names[shard]}: {members.keys[row]}"
+        image, record = (
+            _sound_bytes(self._maps[shard], members, row, column, f"{place}.{suffix}")
+            for column, suffix in enumerate((IMAGE_SUFFIX, RECORD_SUFFIX))
         )
+        return sample_from(image, record, place)
 
 
-def _map_file(path: str) -> mmap.mmap:
+def _sound_bytes(
+    shard: mmap.mmap | bytes, members: Members, row: int, column: int, place: str
+) -> bytes:
+    """A member's bytes. Raises BadSampleError if they are not those that its checksum stands for."""
+    start, size = int(members.starts[row, column]), int(members.sizes[row, column])
+    content = shard[start : start + size]
+    if len(content) < size:
+        raise BadSampleError(f"{place}: cut off, as the shard ends after {len(shard):,} bytes")
+    checksum, expected = zlib.crc32(content), int(members.crc32[row, column])
+    if checksum != expected:
+        raise BadSampleError(f"{place}: checksum {checksum:08x}, expected {expected:08x}")
+    return content
+
+
+def _map_file(path: str) -> mmap.mmap | bytes:
     with Path(path).open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # What is empty cannot be mapped.
+        is_empty = not file.seek(0, 2)
+        return b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _members(path: str) -> dict[str, tuple[_Span, _Span]]:
-    """Where each sample's image and record lie, by key."""
-    found: dict[str, dict[str, _Span]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, suffix = member.name.partition(".")
-                found.setdefault(key, {})[suffix] = member.offset_data, member.size
-            # tarfile takes a header that is cut off or damaged for the end.
-            if not _is_end_mark(path, tar.offset):
-                raise ValueError(f"{path}: damaged or truncated after {next(reversed(found))}")
-    except tarfile.TarError as error:
-        raise ValueError(f"{path}: not a sound tar: {error}") from error
-    size = Path(path).stat().st_size
-    for key, spans in found.items():
-        for suffix in (IMAGE_SUFFIX, RECORD_SUFFIX):
-            if suffix not in spans:
-                raise ValueError(f"{path}: {key} has no .{suffix}")
-            if sum(spans[suffix]) > size:
-                raise ValueError(f"{path}: truncated within {key}.{suffix}")
-    return {key: (spans[IMAGE_SUFFIX], spans[RECORD_SUFFIX]) for key, spans in found.items()}
+def _members_of(paths: Sequence[Path]) -> list[Members]:
+    """The members of each shard, from members.npz or, where there is none, from the tars."""
+    stored = {folder: _stored_members(folder) for folder in {path.parent for path in paths}}
+    return [_members(path, stored[path.parent]) for path in paths]
 
 
-def _is_end_mark(path: str, offset: int) -> bool:
-    """Whether the tar's blocks end at `offset` as they should, with a block of zeros."""
-    with Path(path).open("rb") as file:
-        file.seek(offset)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+def _members(path: Path, stored: dict[str, Members] | None) -> Members:
+    if stored is None:
+        return Members.scan(path)
+    if path.name not in stored:
+        raise ValueError(f"{path}: not in {path.parent / MEMBERS_NAME}")
+    return stored[path.name]
+
+
+def _stored_members(folder: Path) -> dict[str, Members] | None:
+    path = folder / MEMBERS_NAME
+    return members_from(path.read_bytes(), str(path)) if path.exists() else None

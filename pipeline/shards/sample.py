@@ -1,15 +1,30 @@
 """One sample of a shard: a stored crop and the person in it, as tar members KEY.jpg and KEY.json."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from pipeline.data.crop import Crop, Image, decode_image
+from pipeline.data.crop import Crop, Image, ImageRGBA, decode_crop
 from pipeline.data.people import Person, Visibility
 
 IMAGE_SUFFIX = "jpg"
 RECORD_SUFFIX = "json"
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Samples by position; a list of them is one, and so is a reader of shards."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int, /) -> "Sample": ...
+
+    def __iter__(self) -> Iterator["Sample"]: ...
+
+
+class BadSampleError(ValueError):
+    """A stored sample that training can't use. Says shard, key, and what is wrong with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +43,21 @@ class Sample:
         """Name of the sample in its shard."""
         return self.person.key
 
+    @property
+    def where(self) -> str:
+        """What errors call the sample."""
+        return self.place or self.key
+
+    def pixels(self) -> ImageRGBA:
+        """Decode the stored crop. Raises BadSampleError naming shard and key if it is cut off or no image."""
+        try:
+            return decode_crop(self.crop.jpeg)
+        except ValueError as error:
+            raise BadSampleError(f"{self.where}: {error}") from error
+
     def picture(self) -> Image:
-        """Decode the stored crop, RGB. Raises ValueError naming shard and key if it is cut off or no image."""
-        name, jpeg = self.place or self.key, self.crop.jpeg
-        # OpenCV 4 fills what is cut off with grey and calls it an image.
-        if jpeg.startswith(_JPEG_START) and not jpeg.endswith(_JPEG_END):
-            raise ValueError(f"{name}: cut off after {len(jpeg):,} bytes")
-        return decode_image(jpeg, name)
+        """The stored crop to look at, RGB. Raises BadSampleError like `pixels`."""
+        return self.pixels()[:, :, :3]
 
 
 def record_of(sample: Sample) -> bytes:
@@ -45,14 +68,14 @@ def record_of(sample: Sample) -> bytes:
 
 
 def sample_from(jpeg: bytes, record: bytes, where: str) -> Sample:
-    """Put a sample together from its two members. Raises ValueError naming shard, key and field."""
+    """Put a sample together from its two members. Raises BadSampleError naming shard, key and field."""
     try:
         fields: dict[str, Any] = json.loads(record)
         crop = fields.pop("crop")
         person = Person(**_typed(fields))
         return Sample(person=person, crop=Crop(jpeg=jpeg, **crop), place=where)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{where}: not a sample record: {error!r}") from error
+        raise BadSampleError(f"{where}: not a sample record: {error!r}") from error
 
 
 def _typed(fields: dict[str, Any]) -> dict[str, Any]:

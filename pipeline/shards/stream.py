@@ -20,8 +20,10 @@ from pipeline.geometry import (
 )
 from pipeline.joints import JointSet
 from pipeline.settings import DataSettings
+from pipeline.shards.augmentation import Augmentation, draw_augmentation
+from pipeline.shards.bad import BadSamples
 from pipeline.shards.order import Positions
-from pipeline.shards.sample import Sample
+from pipeline.shards.sample import BadSampleError, Sample, Samples
 
 # Batches under way or ready, beside one for each thread: enough to ride out a slow one.
 _AHEAD = 2
@@ -44,65 +46,58 @@ class Batch:
         return len(self.positions)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How one sample is varied: frame enlarged by `zoom`, image turned and mirrored, channels multiplied."""
-
-    zoom: float = 1.0
-    rotation_deg: float = 0.0
-    mirrored: bool = False
-    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-
-def draw_augmentation(settings: DataSettings, epoch: int, position: int) -> Augmentation:
-    """Draw a sample's augmentation, a pure function of seed, epoch and position.
-
-    The distributions are those of the authors' code: 2 to the power of a
-    clipped normal for the scale, a clipped normal for the angle.
-    """
-    random = np.random.default_rng([settings.seed, epoch, position])
-    octaves, turn = random.standard_normal(2).clip(-2, 2)
-    rotated, flipped = random.random(2) < (settings.rotation_share, settings.flip_share)
-    low, high = 1 - settings.color_jitter, 1 + settings.color_jitter
-    red, green, blue = random.uniform(low, high, 3).tolist()
-    return Augmentation(
-        zoom=float(2 ** (octaves * settings.scale_jitter)),
-        rotation_deg=float(turn * settings.rotation_deg) if rotated else 0.0,
-        mirrored=bool(flipped),
-        gains=(red, green, blue),
-    )
-
-
 class SampleLoader:
-    """Turns stored samples into batches of network inputs of side `input_px`."""
+    """Turns stored samples into batches of network inputs of side `input_px`.
 
-    def __init__(self, samples: Sequence[Sample], joint_set: JointSet, input_px: int) -> None:
+    Samples that can't be used are left to `bad`.
+    """
+
+    def __init__(
+        self, samples: Samples, joint_set: JointSet, input_px: int, bad_allowed: int = 0
+    ) -> None:
         # Parallelism is over samples; OpenCV's own threads would only compete.
         cv2.setNumThreads(1)
         self.samples = samples
         self.joint_set = joint_set
         self.input_px = input_px
+        self.bad = BadSamples(bad_allowed)
 
     def batch(
-        self, positions: Positions, augmentations: Sequence[Augmentation] | None = None
+        self,
+        positions: Positions,
+        augmentations: Sequence[Augmentation] | None = None,
+        samples: Samples | None = None,
     ) -> Batch:
-        """Load the samples at `positions`, unvaried without `augmentations`."""
-        varied = augmentations or [Augmentation()] * len(positions)
+        """Load the samples at `positions`, unvaried without `augmentations`; of `samples` if given.
+
+        Bad ones are left out, which makes the batch shorter. Raises BadSampleError
+        past the number allowed.
+        """
+        held = self.samples if samples is None else samples
         size, joints = self.input_px, len(self.joint_set.joints)
         images = np.empty((len(positions), size, size, 3), np.uint8)
         points = np.empty((len(positions), joints, 2), np.float32)
         annotated = np.empty((len(positions), joints), bool)
-        for row, (position, how) in enumerate(zip(positions, varied, strict=True)):
-            sample = self.samples[int(position)]
-            matrix = self.input_from_original(sample, how)
-            self._warp(sample, matrix, images[row])
-            points[row], annotated[row] = self._joints(sample, matrix, how.mirrored)
+        varied = augmentations or [Augmentation()] * len(positions)
+        kept: list[tuple[int, Augmentation]] = []
+        for position, how in zip(positions.tolist(), varied, strict=True):
+            row = len(kept)
+            try:
+                sample = held[position]
+                matrix = self.input_from_original(sample, how)
+                points[row], annotated[row] = self._joints(sample, matrix, how.mirrored)
+                self._warp(sample, matrix, images[row])
+            except BadSampleError as error:
+                self.bad.note(position, error)
+                continue
+            kept.append((position, how))
+        rows = len(kept)
         return Batch(
-            images=torch.from_numpy(images),
-            joints=torch.from_numpy(points),
-            annotated=torch.from_numpy(annotated),
-            gains=torch.tensor([how.gains for how in varied]),
-            positions=positions,
+            images=torch.from_numpy(images[:rows]),
+            joints=torch.from_numpy(points[:rows]),
+            annotated=torch.from_numpy(annotated[:rows]),
+            gains=torch.tensor([how.gains for _, how in kept]).reshape(rows, 3),
+            positions=np.array([position for position, _ in kept], np.int64),
         )
 
     def input_from_original(self, sample: Sample, how: Augmentation) -> Matrix:
@@ -118,15 +113,21 @@ class SampleLoader:
 
     def _warp(self, sample: Sample, matrix: Matrix, out: UInt8[np.ndarray, "px px 3"]) -> None:
         from_crop = matrix @ np.linalg.inv(sample.crop.from_original)
-        cv2.warpAffine(
-            sample.picture(), from_crop[:2], out.shape[:2], dst=out, flags=cv2.INTER_LINEAR
+        warped = cv2.warpAffine(
+            sample.pixels(), from_crop[:2], out.shape[:2], flags=cv2.INTER_LINEAR
         )
+        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
 
     def _joints(
         self, sample: Sample, matrix: Matrix, mirrored: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        points = transform(np.array(sample.person.joints), heatmap_from_input() @ matrix)
-        annotated = np.array(sample.person.visibility) != Visibility.MISSING
+        person, wanted = sample.person, len(self.joint_set.joints)
+        if len(person.joints) != wanted:
+            raise BadSampleError(f"{sample.where}: {len(person.joints)} joints, expected {wanted}")
+        annotated = np.array(person.visibility) != Visibility.MISSING
+        if not annotated.any():
+            raise BadSampleError(f"{sample.where}: no joint is annotated")
+        points = transform(np.array(person.joints), heatmap_from_input() @ matrix)
         if mirrored:
             order = list(self.joint_set.mirror)
             points, annotated = points[order], annotated[order]
@@ -140,11 +141,15 @@ def stream_training(
     settings: DataSettings,
     epoch: int,
 ) -> Iterator[Batch]:
-    """Yield augmented batches in order; the same stream whatever the number of threads."""
+    """Yield augmented batches in order; the same stream whatever the number of threads.
+
+    A batch always has its full length, on which the other workers count: in
+    place of bad samples it repeats good ones.
+    """
 
     def load(positions: Positions) -> Batch:
         varied = [draw_augmentation(settings, epoch, int(p)) for p in positions]
-        return loader.batch(positions, varied)
+        return _filled(loader.batch(positions, varied), len(positions))
 
     return _look_ahead(load, batches, settings.threads)
 
@@ -152,8 +157,24 @@ def stream_training(
 def stream_validation(
     loader: SampleLoader, batches: Iterable[Positions], threads: int
 ) -> Iterator[Batch]:
-    """Yield unvaried batches in order."""
-    return _look_ahead(loader.batch, batches, threads)
+    """Yield unvaried batches in order, shorter where a sample is bad."""
+    return (batch for batch in _look_ahead(loader.batch, batches, threads) if len(batch))
+
+
+def _filled(batch: Batch, length: int) -> Batch:
+    """Repeat a batch's samples until there are `length`. Raises BadSampleError if it has none."""
+    if len(batch) == length:
+        return batch
+    if not len(batch):
+        raise BadSampleError(f"none of a batch's {length} samples can be used")
+    rows = np.resize(np.arange(len(batch)), length)
+    return Batch(
+        images=batch.images[rows],
+        joints=batch.joints[rows],
+        annotated=batch.annotated[rows],
+        gains=batch.gains[rows],
+        positions=batch.positions[rows],
+    )
 
 
 def _look_ahead(

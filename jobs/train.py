@@ -1,5 +1,6 @@
 """Train a stacked hourglass network on the Ray cluster: `python -m jobs.train --help`."""
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,6 +87,8 @@ def _say_cost(settings: Settings) -> None:
 
 def describe(plan: "Plan") -> None:
     """Say what will be trained, on what, at which cost."""
+    from pipeline.shards.augmentation import reach
+
     settings = plan.settings
     _say_cost(settings)
     for name, shards in (("train", plan.train), ("val", plan.val)):
@@ -95,6 +98,13 @@ def describe(plan: "Plan") -> None:
         )
     steps, left = divmod(plan.train.people, settings.optim.batch_size)
     say(f"epoch: {steps:,} steps of {settings.optim.batch_size}; {left} people sit each epoch out")
+    wanted = reach(settings.data)
+    if plan.train.margin < wanted:
+        say(
+            f"note: crops were packed with a margin of {plan.train.margin:g}, augmentation reaches "
+            f"{wanted:.2f}: corners may be black where the photograph had pixels; "
+            f"pack with --crop.margin {math.ceil(100 * wanted) / 100:g}"
+        )
     if plan.is_complete:
         say(
             f"run {settings.ray.name} has had its {settings.optim.epochs} epochs already; "

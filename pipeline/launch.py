@@ -160,8 +160,9 @@ def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
 def _training_samples(plan: Plan) -> Figure:
     """Some people of the first shard, augmented: whoever looks sees at once if joints are off."""
     reader = ShardReader(plan.train.paths[:1])
-    loader = SampleLoader(reader, plan.joint_set, plan.settings.model.input_px)
-    return draw_augmented(loader, plan.settings.data, spaced(len(reader), 12))
+    data = plan.settings.data
+    loader = SampleLoader(reader, plan.joint_set, plan.settings.model.input_px, data.bad_samples)
+    return draw_augmented(loader, data, spaced(len(reader), 12))
 
 
 def _record(plan: Plan, run: tracking.Run, result: ray.train.Result) -> Outcome:

@@ -39,7 +39,7 @@ def draw_overlays(
     )
     poses = [
         pose_of(loader.samples[position], joints)
-        for position, joints in zip(chosen.tolist(), predictions.joints, strict=True)
+        for position, joints in zip(predictions.positions.tolist(), predictions.joints, strict=True)
     ]
     return overlay(poses, loader.joint_set, title)
 
@@ -91,7 +91,7 @@ def draw_augmented(
             shown=batch.annotated[row].numpy(),
             title=loader.samples[position].key,
         )
-        for row, position in enumerate(positions.tolist())
+        for row, position in enumerate(batch.positions.tolist())
     ]
     return overlay(poses, loader.joint_set, title)
 

@@ -41,8 +41,8 @@ class Plan:
 
 def plan_training(settings: Settings) -> Plan:
     """Resolve and check settings. Raises ValueError saying what is wrong, where, and what was expected."""
-    train = find_shards("data.train", settings.data.train)
-    val = find_shards("data.val", settings.data.val)
+    train = find_shards("data.train", settings.data.train, settings.data.bad_samples)
+    val = find_shards("data.val", settings.data.val, settings.data.bad_samples)
     if train.joint_set is not val.joint_set:
         raise ValueError(
             f"data.train has the joint set {train.joint_set.name}, data.val {val.joint_set.name}; "

@@ -58,18 +58,28 @@ def decode_image(data: bytes) -> Image:
     return image
 
 
-def decode_crop(data: bytes) -> ImageRGBA:
-    """Decode a stored image with a fourth channel that is all 255. Raises ValueError if it is damaged.
+class CropDecoder:
+    """Decodes stored images into memory that it keeps and uses again; one for each thread.
 
-    Four channels are warped in half the time of three: 0.17 against 0.31 ms.
-    Unlike OpenCV, simplejpeg refuses damage that a JPEG decoder could paint over.
+    Fresh pages for every image would cost a tenth of the time. The fourth
+    channel is all 255: four are warped in half the time of three. Unlike
+    OpenCV, simplejpeg refuses damage that a JPEG decoder could paint over.
     """
-    if not data.startswith(_JPEG_START):
-        return cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2RGBA)
-    try:
-        return simplejpeg.decode_jpeg(data, "RGBA")
-    except ValueError as error:
-        raise ValueError(f"damaged JPEG of {len(data):,} bytes: {error}") from None
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def decode(self, data: bytes) -> ImageRGBA:
+        """Decode an image, valid until the next. Raises ValueError if it is damaged or none."""
+        if not data.startswith(_JPEG_START):
+            return cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2RGBA)
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if self._memory.size < 4 * height * width:
+                self._memory = np.empty(4 * height * width, np.uint8)
+            return simplejpeg.decode_jpeg(data, "RGBA", buffer=self._memory)
+        except ValueError as error:
+            raise ValueError(f"damaged JPEG of {len(data):,} bytes: {error}") from None
 
 
 def cut_crop(image: Image, person: Person, settings: CropSettings) -> Crop:

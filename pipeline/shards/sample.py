@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from pipeline.data.crop import Crop, Image, ImageRGBA, decode_crop
+from pipeline.data.crop import Crop, CropDecoder, Image, ImageRGBA
 from pipeline.data.people import Person, Visibility
 
 IMAGE_SUFFIX = "jpg"
@@ -48,16 +48,16 @@ class Sample:
         """What errors call the sample."""
         return self.place or self.key
 
-    def pixels(self) -> ImageRGBA:
-        """Decode the stored crop. Raises BadSampleError naming shard and key if it is cut off or no image."""
+    def pixels(self, decoder: CropDecoder) -> ImageRGBA:
+        """Decode the stored crop. Raises BadSampleError naming shard and key if it is damaged or no image."""
         try:
-            return decode_crop(self.crop.jpeg)
+            return decoder.decode(self.crop.jpeg)
         except ValueError as error:
             raise BadSampleError(f"{self.where}: {error}") from error
 
     def picture(self) -> Image:
         """The stored crop to look at, RGB. Raises BadSampleError like `pixels`."""
-        return self.pixels()[:, :, :3]
+        return self.pixels(CropDecoder())[:, :, :3]
 
 
 def record_of(sample: Sample) -> bytes:

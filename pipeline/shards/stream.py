@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import local
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from pipeline.data.crop import CropDecoder
 from pipeline.data.people import Visibility
 from pipeline.geometry import (
     Matrix,
@@ -46,6 +48,14 @@ class Batch:
         return len(self.positions)
 
 
+class _Scratch(local):
+    """Memory that a thread uses again for every sample."""
+
+    def __init__(self, input_px: int) -> None:
+        self.decoder = CropDecoder()
+        self.warped = np.empty((input_px, input_px, 4), np.uint8)
+
+
 class SampleLoader:
     """Turns stored samples into batches of network inputs of side `input_px`.
 
@@ -61,6 +71,7 @@ class SampleLoader:
         self.joint_set = joint_set
         self.input_px = input_px
         self.bad = BadSamples(bad_allowed)
+        self._scratch = _Scratch(input_px)
 
     def batch(
         self,
@@ -113,10 +124,15 @@ class SampleLoader:
 
     def _warp(self, sample: Sample, matrix: Matrix, out: UInt8[np.ndarray, "px px 3"]) -> None:
         from_crop = matrix @ np.linalg.inv(sample.crop.from_original)
-        warped = cv2.warpAffine(
-            sample.pixels(), from_crop[:2], out.shape[:2], flags=cv2.INTER_LINEAR
+        mine = self._scratch
+        cv2.warpAffine(
+            sample.pixels(mine.decoder),
+            from_crop[:2],
+            out.shape[:2],
+            dst=mine.warped,
+            flags=cv2.INTER_LINEAR,
         )
-        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
+        cv2.cvtColor(mine.warped, cv2.COLOR_RGBA2RGB, dst=out)
 
     def _joints(
         self, sample: Sample, matrix: Matrix, mirrored: bool

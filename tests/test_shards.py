@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import tarfile
 from dataclasses import replace
@@ -232,13 +233,14 @@ def test_what_is_cut_off_is_named_sample_by_sample(pack):
     path.write_bytes(path.read_bytes()[:end])
     reader = ShardReader([str(path)])
     assert reader[0] == samples(1)[0]
-    message = f"photo-001_00.json: cut off, as the shard ends after {end:,} bytes"
+    missing = len(record_of(samples(2)[1])) - 20
+    message = f"photo-001_00.json: cut off, {missing} of its bytes are missing"
     with pytest.raises(BadSampleError, match=re.escape(message)):
         reader[1]
     with pytest.raises(BadSampleError, match=r"photo-002_00\.jpg: cut off"):
         reader[2]
     path.write_bytes(b"")
-    with pytest.raises(BadSampleError, match=r"photo-000_00\.jpg: cut off.* after 0 bytes"):
+    with pytest.raises(BadSampleError, match=r"photo-000_00\.jpg: cut off, "):
         ShardReader([str(path)])[0]
 
 
@@ -252,6 +254,25 @@ def test_as_many_samples_may_be_cut_off_as_are_allowed(pack):
     for allowed in (0, 1):
         with pytest.raises(ValueError, match=re.escape(message)):
             find_shards("data.train", str(path), allowed)
+
+
+def test_a_shard_that_is_cut_short_while_it_is_read_ends_no_process(pack):
+    [path] = pack(samples(3), members=True)
+    reader = ShardReader([str(path)])
+    assert reader[0] == samples(1)[0]
+    os.truncate(path, 512)
+    with pytest.raises(BadSampleError, match=r"photo-002_00\.jpg: cut off"):
+        reader[2]
+
+
+def test_only_a_few_of_many_shards_are_kept_open(pack):
+    paths = pack(*([one] for one in samples(40)), members=True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    reader = ShardReader([str(path) for path in paths])
+    assert [one.key for one in reader] == [one.key for one in samples(40)]
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 16
+    del reader
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_members_that_are_gone_or_of_another_packing_are_named(pack):

@@ -1,12 +1,12 @@
-"""Exact, fast reading of shards: every sample by its number, through an index and mmap."""
+"""Exact, fast reading of shards: every sample by its number, from where members.npz says it is."""
 
-import mmap
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.shards.files import LocalFiles
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
 from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, BadSampleError, Sample, sample_from
 
@@ -22,9 +22,9 @@ class ShardReader:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._names = [Path(path).name for path in paths]
+        self._paths = list(paths)
         self._members = _members_of([Path(path) for path in paths])
-        self._maps = [_map_file(path) for path in paths]
+        self._files = LocalFiles()
         self.bounds = np.cumsum([0] + [len(members) for members in self._members])
 
     def __len__(self) -> int:
@@ -37,33 +37,34 @@ class ShardReader:
         position = range(len(self))[position]
         shard = int(np.searchsorted(self.bounds, position, side="right")) - 1
         members, row = self._members[shard], position - int(self.bounds[shard])
-        place = f"{self._names[shard]}: {members.keys[row]}"
+        path = self._paths[shard]
+        # The two lie side by side, so they come by one read.
+        begin = int(members.starts[row].min())
+        end = int((members.starts[row] + members.sizes[row]).max())
+        content = self._files.read(path, begin, end - begin)
+        place = f"{Path(path).name}: {members.keys[row]}"
         image, record = (
-            _sound_bytes(self._maps[shard], members, row, column, f"{place}.{suffix}")
+            _sound_bytes(content, begin, members, (row, column), f"{place}.{suffix}")
             for column, suffix in enumerate((IMAGE_SUFFIX, RECORD_SUFFIX))
         )
         return sample_from(image, record, place)
 
 
 def _sound_bytes(
-    shard: mmap.mmap | bytes, members: Members, row: int, column: int, place: str
+    content: bytes, begin: int, members: Members, at: tuple[int, int], place: str
 ) -> bytes:
-    """A member's bytes. Raises BadSampleError if they are not those that its checksum stands for."""
-    start, size = int(members.starts[row, column]), int(members.sizes[row, column])
-    content = shard[start : start + size]
-    if len(content) < size:
-        raise BadSampleError(f"{place}: cut off, as the shard ends after {len(shard):,} bytes")
-    checksum, expected = zlib.crc32(content), int(members.crc32[row, column])
+    """A member's bytes, of a shard's from `begin` on.
+
+    Raises BadSampleError if they are not those that its checksum stands for.
+    """
+    start, size = int(members.starts[at]) - begin, int(members.sizes[at])
+    member = content[start : start + size]
+    if len(member) < size:
+        raise BadSampleError(f"{place}: cut off, {size - len(member):,} of its bytes are missing")
+    checksum, expected = zlib.crc32(member), int(members.crc32[at])
     if checksum != expected:
         raise BadSampleError(f"{place}: checksum {checksum:08x}, expected {expected:08x}")
-    return content
-
-
-def _map_file(path: str) -> mmap.mmap | bytes:
-    with Path(path).open("rb") as file:
-        # What is empty cannot be mapped.
-        is_empty = not file.seek(0, 2)
-        return b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return member
 
 
 def _members_of(paths: Sequence[Path]) -> list[Members]:

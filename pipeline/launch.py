@@ -22,12 +22,14 @@ from pipeline import tracking
 from pipeline.cluster import check_capacity
 from pipeline.evaluation import Evaluation
 from pipeline.figures import curves, joint_bars, threshold_curve
-from pipeline.learner import Task
+from pipeline.learner import Task, training_shards
 from pipeline.loop import EVALUATION_NAME, overlay_name, train_worker
 from pipeline.metric import Scores, table
 from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
+from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
+from pipeline.shards.sample import Samples
 from pipeline.shards.stream import SampleLoader
 
 __all__ = ["Outcome", "Recorder", "TrainingFailedError", "train"]
@@ -36,6 +38,8 @@ __all__ = ["Outcome", "Recorder", "TrainingFailedError", "train"]
 _COLLECTIVE_TIMEOUT_S = 300
 # A cluster that can't start the workers is an error after this many tries, not an endless wait.
 _START_TRIES = 5
+# Training people in the picture that a run starts with.
+_SHOWN = 12
 # glibc hands large blocks back to the kernel after each step; taking them again
 # costs up to half of a step on CPU. Read when a process starts.
 _KEEP_MEMORY = {
@@ -159,10 +163,15 @@ def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
 
 def _training_samples(plan: Plan) -> Figure:
     """Some people of the first shard, augmented: whoever looks sees at once if joints are off."""
-    reader = ShardReader(plan.train.paths[:1])
     data = plan.settings.data
-    loader = SampleLoader(reader, plan.joint_set, plan.settings.model.input_px, data.bad_samples)
-    return draw_augmented(loader, data, spaced(len(reader), 12))
+    shards = training_shards(plan.train.paths[:1], data, rank=0, workers=1)
+    samples: Samples = (
+        shards
+        if isinstance(shards, ShardReader)
+        else shards.first(_SHOWN, BadSamples(data.bad_samples))
+    )
+    loader = SampleLoader(samples, plan.joint_set, plan.settings.model.input_px, data.bad_samples)
+    return draw_augmented(loader, data, spaced(len(samples), _SHOWN))
 
 
 def _record(plan: Plan, run: tracking.Run, result: ray.train.Result) -> Outcome:

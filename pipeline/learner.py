@@ -34,10 +34,18 @@ from pipeline.joints import joint_set
 from pipeline.metric import JointCounts
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
-from pipeline.settings import Settings
+from pipeline.settings import DataSettings, Settings
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import Batch, SampleLoader, stream_training, stream_validation
+from pipeline.shards.sample import Samples
+from pipeline.shards.stream import (
+    Batch,
+    SampleLoader,
+    stream_given,
+    stream_training,
+    stream_validation,
+)
+from pipeline.shards.streaming import ShardStream
 from pipeline.training import (
     build_network,
     build_optimizer,
@@ -62,6 +70,21 @@ class Task:
     train: tuple[str, ...]
     val: tuple[str, ...]
     label: str = ""
+
+
+def training_shards(
+    paths: tuple[str, ...], data: DataSettings, rank: int, workers: int
+) -> ShardReader | ShardStream:
+    """Training shards, read as the settings say."""
+    if data.reading == "exact":
+        return ShardReader(paths)
+    return ShardStream(
+        locations=paths,
+        seed=data.seed,
+        rank=rank,
+        workers=workers,
+        window=data.shuffle_window,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +112,8 @@ class Learner:
         self.rank, self.workers, self.device = rank, workers, device
         self.joint_set = joint_set(task.joint_set)
         self.measure = self.joint_set.measure(settings.evaluation.measure)
-        self.train_reader = ShardReader(task.train)
-        self._train = self._loader(self.train_reader)
+        self._shards = training_shards(task.train, settings.data, rank, workers)
+        self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val))
         self.network = build_network(settings.model, settings.optim.seed, device)
         self._optimizer = build_optimizer(self.network, settings.optim)
@@ -98,16 +121,18 @@ class Learner:
         self._parallel = _parallel(self.network, device)
         self.progress = Progress()
 
-    def _loader(self, reader: ShardReader) -> SampleLoader:
+    def _loader(self, samples: Samples) -> SampleLoader:
         settings = self.settings
         return SampleLoader(
-            reader, self.joint_set, settings.model.input_px, settings.data.bad_samples
+            samples, self.joint_set, settings.model.input_px, settings.data.bad_samples
         )
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps that every rank takes in an epoch."""
-        return len(self.train_reader) // self.settings.optim.batch_size
+        data, shards = self.settings.data, self._shards
+        samples = len(shards) if isinstance(shards, ShardReader) else data.epoch_samples
+        return samples // self.settings.optim.batch_size
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint.
@@ -211,11 +236,14 @@ class Learner:
 
     def _batches(self) -> Iterator[Batch]:
         """This rank's batches of the epoch under way, from its first that is still to come."""
-        data, done = self.settings.data, self.progress
-        order = epoch_order(self.train_reader.bounds, data.seed, done.epochs, data.shuffle_window)
-        mine = rank_batches(
-            order, self.settings.optim.batch_size, self.rank, self.workers, done.epoch_steps
-        )
+        data, done, shards = self.settings.data, self.progress, self._shards
+        batch_size = self.settings.optim.batch_size
+        if isinstance(shards, ShardStream):
+            steps = range(done.epoch_steps, self.steps_per_epoch)
+            given = shards.batches(done.epochs, batch_size // self.workers, steps, self._train.bad)
+            return stream_given(self._train, given, data, done.epochs)
+        order = epoch_order(shards.bounds, data.seed, done.epochs, data.shuffle_window)
+        mine = rank_batches(order, batch_size, self.rank, self.workers, done.epoch_steps)
         return stream_training(self._train, mine, data, done.epochs)
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.checkpoint import RECORD_NAME, Record, check_same_architecture, read_record
 from pipeline.joints import JointSet, Measure
 from pipeline.settings import Settings
-from pipeline.shards.index import ShardSet, absolute_globs, find_shards
+from pipeline.shards.index import ShardSet, absolute_globs, find_shards, find_streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,12 @@ class Plan:
 
 def plan_training(settings: Settings) -> Plan:
     """Resolve and check settings. Raises ValueError saying what is wrong, where, and what was expected."""
-    train = find_shards("data.train", settings.data.train, settings.data.bad_samples)
-    val = find_shards("data.val", settings.data.val, settings.data.bad_samples)
+    data = settings.data
+    val = find_shards("data.val", data.val, data.bad_samples)
+    if data.reading == "exact":
+        train = find_shards("data.train", data.train, data.bad_samples)
+    else:
+        train = find_streams("data.train", data.train, val.joint_set, data.epoch_samples)
     if train.joint_set is not val.joint_set:
         raise ValueError(
             f"data.train has the joint set {train.joint_set.name}, data.val {val.joint_set.name}; "

@@ -36,6 +36,10 @@ class DataSettings:
     """Samples that are shuffled together, after the shards themselves have been shuffled."""
     threads: int = 1
     """Threads in each worker that decode and warp."""
+    reading: Literal["exact", "streaming"] = "exact"
+    """How training shards are read: exact: each sample once an epoch, through their index; streaming: front to back through webdataset, for tars that are compressed or have no index, approximate: a sample may come twice or not at all."""
+    epoch_samples: int = 0
+    """Training samples that make an epoch when streaming, where no index counts them."""
     bad_samples: int = 0
     """Samples that each worker may pass over, named and counted, for being cut off, damaged or without joints; 0: stop at the first."""
     scale_jitter: float = 0.25
@@ -58,6 +62,13 @@ class DataSettings:
             self.shuffle_window,
         )
         _require(self.threads >= 1, "data.threads", "at least 1", self.threads)
+        streams = self.reading == "streaming"
+        _require(
+            (self.epoch_samples > 0) == streams,
+            "data.epoch_samples",
+            "above 0 with data.reading=streaming, else 0",
+            self.epoch_samples,
+        )
         _require(self.bad_samples >= 0, "data.bad_samples", "at least 0", self.bad_samples)
         _require(
             0 <= self.scale_jitter <= 1,

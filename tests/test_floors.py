@@ -53,7 +53,7 @@ HOMES = {
     "mlflow": ("pipeline.tracking",),
     "simplejpeg": ("pipeline.data.crop",),
     "tyro": ("jobs", "tune", "pipeline.command"),
-    "webdataset": ("pipeline.shards.write",),
+    "webdataset": ("pipeline.shards.write", "pipeline.shards.streaming"),
 }
 # What a figure is may be said anywhere; drawing one has its home.
 ANYWHERE = ("matplotlib.figure.Figure",)
@@ -234,7 +234,7 @@ def test_every_floor_that_is_named_is_inhabited():
         (
             "pipeline.shards.read",
             "import webdataset as wds",
-            "pipeline.shards.read imports webdataset, whose home is pipeline.shards.write",
+            "pipeline.shards.read imports webdataset, whose home is pipeline.shards.write and pipeline.shards.streaming",
         ),
         (
             "pipeline.tracking",

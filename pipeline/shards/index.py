@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,26 +99,20 @@ class Index:
 class ShardSet:
     """Shards that belong together: absolute paths in order, and what the index says of each.
 
+    `people` counts those in all shards, `head_sizes` those with a head size.
+
     `checksum` stands for the content of all of them. `margin` is the side of
     the smallest stored square over the person's frame.
     """
 
     paths: tuple[str, ...]
     entries: tuple[ShardEntry, ...]
+    people: int
+    head_sizes: int
     joint_set: JointSet
     source: str
     checksum: str
     margin: float
-
-    @property
-    def people(self) -> int:
-        """People in all shards."""
-        return sum(entry.people for entry in self.entries)
-
-    @property
-    def head_sizes(self) -> int:
-        """People that have a head size."""
-        return sum(entry.head_sizes for entry in self.entries)
 
 
 def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
@@ -127,13 +122,7 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     matches, a shard is not in its index or has another size, or joint sets
     differ. A shard may be cut off by up to `bad_allowed` samples.
     """
-    if not pattern:
-        raise ValueError(f"{setting} is required: a glob of shards, such as 'out/train-*.tar'")
-    paths = sorted(
-        {Path(p).absolute() for part in pattern.split(",") for p in glob.glob(part.strip())}
-    )
-    if not paths:
-        raise ValueError(f"no shards match {setting}={pattern!r} (looked from {Path.cwd()})")
+    paths = _resolved(setting, pattern)
     indexes = {folder: Index.read(folder) for folder in {path.parent for path in paths}}
     known = {folder / e.name: e for folder, index in indexes.items() for e in index.shards}
     members = {folder: _checked_members(folder, index) for folder, index in indexes.items()}
@@ -148,11 +137,43 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     return ShardSet(
         paths=tuple(map(str, paths)),
         entries=entries,
+        people=sum(entry.people for entry in entries),
+        head_sizes=sum(entry.head_sizes for entry in entries),
         joint_set=joint_set(names[0]),
         source=", ".join(sorted({index.source for index in indexes.values()})),
         checksum=hashlib.sha256("".join(e.sha256 for e in entries).encode()).hexdigest()[:16],
         margin=min(float(index.crop["margin"]) for index in indexes.values()),
     )
+
+
+def find_streams(setting: str, pattern: str, joint_set: JointSet, samples: int) -> ShardSet:
+    """Resolve comma-separated globs to shards that have no index, `samples` of them to an epoch.
+
+    `setting` is the dotted key that errors name. Raises ValueError if nothing matches.
+    """
+    paths = _resolved(setting, pattern)
+    named = [f"{path.name} {path.stat().st_size}" for path in paths]
+    return ShardSet(
+        paths=tuple(map(str, paths)),
+        entries=(),
+        people=samples,
+        head_sizes=0,
+        joint_set=joint_set,
+        source="streamed",
+        checksum=hashlib.sha256("\n".join(named).encode()).hexdigest()[:16],
+        margin=math.inf,
+    )
+
+
+def _resolved(setting: str, pattern: str) -> list[Path]:
+    if not pattern:
+        raise ValueError(f"{setting} is required: a glob of shards, such as 'out/train-*.tar'")
+    paths = sorted(
+        {Path(p).absolute() for part in pattern.split(",") for p in glob.glob(part.strip())}
+    )
+    if not paths:
+        raise ValueError(f"no shards match {setting}={pattern!r} (looked from {Path.cwd()})")
+    return paths
 
 
 def absolute_globs(pattern: str) -> str:

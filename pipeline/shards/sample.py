@@ -1,7 +1,7 @@
 """One sample of a shard: a stored crop and the person in it, as tar members KEY.jpg and KEY.json."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -67,10 +67,15 @@ def record_of(sample: Sample) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode()
 
 
-def sample_from(jpeg: bytes, record: bytes, where: str) -> Sample:
-    """Put a sample together from its two members. Raises BadSampleError naming shard, key and field."""
+def sample_from(
+    jpeg: bytes, record: bytes, where: str, absent: Mapping[str, Any] | None = None
+) -> Sample:
+    """Put a sample together from its two members; `absent` stands in for fields that are not there.
+
+    Raises BadSampleError naming shard, key and field.
+    """
     try:
-        fields: dict[str, Any] = json.loads(record)
+        fields: dict[str, Any] = {**(absent or {}), **json.loads(record)}
         crop = fields.pop("crop")
         person = Person(**_typed(fields))
         return Sample(person=person, crop=Crop(jpeg=jpeg, **crop), place=where)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import local
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -27,6 +28,8 @@ from pipeline.shards.bad import BadSamples
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import BadSampleError, Sample, Samples
 
+# What a batch is loaded from.
+Item = TypeVar("Item")
 # Batches under way or ready, beside one for each thread: enough to ride out a slow one.
 _AHEAD = 2
 
@@ -77,24 +80,23 @@ class SampleLoader:
         self,
         positions: Positions,
         augmentations: Sequence[Augmentation] | None = None,
-        samples: Samples | None = None,
+        samples: Sequence[Sample] | None = None,
     ) -> Batch:
-        """Load the samples at `positions`, unvaried without `augmentations`; of `samples` if given.
+        """Load the samples at `positions`, or those given, unvaried without `augmentations`.
 
         Bad ones are left out, which makes the batch shorter. Raises BadSampleError
         past the number allowed.
         """
-        held = self.samples if samples is None else samples
         size, joints = self.input_px, len(self.joint_set.joints)
         images = np.empty((len(positions), size, size, 3), np.uint8)
         points = np.empty((len(positions), joints, 2), np.float32)
         annotated = np.empty((len(positions), joints), bool)
         varied = augmentations or [Augmentation()] * len(positions)
         kept: list[tuple[int, Augmentation]] = []
-        for position, how in zip(positions.tolist(), varied, strict=True):
+        for place, (position, how) in enumerate(zip(positions.tolist(), varied, strict=True)):
             row = len(kept)
             try:
-                sample = held[position]
+                sample = samples[place] if samples else self.samples[position]
                 matrix = self.input_from_original(sample, how)
                 points[row], annotated[row] = self._joints(sample, matrix, how.mirrored)
                 self._warp(sample, matrix, images[row])
@@ -170,6 +172,22 @@ def stream_training(
     return _look_ahead(load, batches, settings.threads)
 
 
+def stream_given(
+    loader: SampleLoader,
+    batches: Iterable[tuple[Positions, list[Sample]]],
+    settings: DataSettings,
+    epoch: int,
+) -> Iterator[Batch]:
+    """Yield augmented batches of samples that come with a number each, like `stream_training`."""
+
+    def load(numbered: tuple[Positions, list[Sample]]) -> Batch:
+        numbers, samples = numbered
+        varied = [draw_augmentation(settings, epoch, int(n)) for n in numbers]
+        return _filled(loader.batch(numbers, varied, samples), len(numbers))
+
+    return _look_ahead(load, batches, settings.threads)
+
+
 def stream_validation(
     loader: SampleLoader, batches: Iterable[Positions], threads: int
 ) -> Iterator[Batch]:
@@ -194,13 +212,13 @@ def _filled(batch: Batch, length: int) -> Batch:
 
 
 def _look_ahead(
-    load: Callable[[Positions], Batch], batches: Iterable[Positions], threads: int
+    load: Callable[[Item], Batch], items: Iterable[Item], threads: int
 ) -> Iterator[Batch]:
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         waiting: deque[Future[Batch]] = deque()
         try:
-            for positions in batches:
-                waiting.append(pool.submit(load, positions))
+            for item in items:
+                waiting.append(pool.submit(load, item))
                 if len(waiting) > threads + _AHEAD:
                     yield waiting.popleft().result()
             while waiting:

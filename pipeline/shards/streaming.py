@@ -1,0 +1,123 @@
+"""Reading shards from front to back, through webdataset: what is compressed, or has no index.
+
+Approximate, and named so: an epoch is a stated number of samples, each worker
+reads shards of its own, and a sample may come twice in an epoch or not at all.
+Every worker takes the same number of steps nevertheless, and the stream is a
+pure function of seed, epoch, rank and number of workers.
+"""
+
+import itertools
+import lzma
+import random
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from webdataset.filters import shuffle
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from pipeline.shards.bad import BadSamples
+from pipeline.shards.files import open_stream
+from pipeline.shards.order import Positions
+from pipeline.shards.sample import RECORD_SUFFIX, BadSampleError, Sample, sample_from
+
+_IMAGE_SUFFIXES = ("jpg", "jpeg", "png")
+# What Python's readers raise for a stream that ends early or is none.
+_BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
+# What a record need not say. Without a crop the picture is the whole original.
+_ABSENT = {
+    "person": 0,
+    "box": None,
+    "image_size": None,
+    "crop": {"left": 0, "top": 0, "factor_x": 1.0, "factor_y": 1.0},
+}
+
+Raw = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardStream:
+    """Shards to read front to back as rank `rank` of `workers`, shuffled in a buffer of `window` samples."""
+
+    locations: Sequence[str]
+    seed: int
+    rank: int
+    workers: int
+    window: int
+
+    def batches(
+        self, epoch: int, size: int, steps: range, bad: BadSamples
+    ) -> Iterator[tuple[Positions, list[Sample]]]:
+        """Yield the batches of `size` samples of an epoch's `steps`, with a number for each sample.
+
+        Raises BadSampleError for what `bad` does not allow, or if no shard has
+        a sample that can be used.
+        """
+        samples = self._samples(epoch, bad)
+        skipped = itertools.islice(samples, steps.start * size)
+        for _ in skipped:
+            pass
+        for step in steps:
+            # Numbers that no other worker gives, for the augmentation's draws.
+            first = (step * self.workers + self.rank) * size
+            yield np.arange(first, first + size), list(itertools.islice(samples, size))
+
+    def first(self, count: int, bad: BadSamples) -> list[Sample]:
+        """The first samples of the stream, unshuffled."""
+        unshuffled = replace(self, window=1)
+        return list(itertools.islice(unshuffled._samples(0, bad), count))
+
+    def _samples(self, epoch: int, bad: BadSamples) -> Iterator[Sample]:
+        mixed = shuffle(
+            self.window, initial=self.window, rng=random.Random(f"{self.seed} {epoch} {self.rank}")
+        )
+        for raw in mixed(self._raw_samples(epoch, bad)):
+            try:
+                yield _sample_of(raw)
+            except BadSampleError as error:
+                bad.note(raw["__place__"], error)
+
+    def _raw_samples(self, epoch: int, bad: BadSamples) -> Iterator[Raw]:
+        """Samples as they come from the tars, pass after pass, the shards in another order each time."""
+        for turn in itertools.count():
+            order = np.random.default_rng([self.seed, epoch, turn]).permutation(len(self.locations))
+            found = 0
+            for shard in order[self.rank :: self.workers].tolist():
+                for raw in _read(self.locations[shard], bad):
+                    found += 1
+                    yield raw
+            if not found:
+                raise BadSampleError(f"no samples in {', '.join(self.locations[:3])}, ...")
+
+
+def _read(location: str, bad: BadSamples) -> Iterator[Raw]:
+    """The samples of one tar, compressed or not; where it breaks off is noted."""
+    name, last = PurePosixPath(location).name, "its start"
+    try:
+        with open_stream(location) as stream:
+            files = tar_file_expander([{"url": name, "stream": stream}], select_files=_is_read)
+            for raw in group_by_keys(files):
+                last = raw["__key__"]
+                yield raw | {"__place__": f"{name}: {last}"}
+    except _BROKEN as error:
+        # webdataset adds what it was reading, in its own terms.
+        reason = str(error.args[0] if error.args else error).partition(" @ ")[0]
+        bad.note(name, BadSampleError(f"{name}: broke off after {last}: {reason}"))
+
+
+def _is_read(name: str) -> bool:
+    """Whether a member is a picture or a record; nothing else is looked at."""
+    return name.rpartition(".")[2].lower() in (*_IMAGE_SUFFIXES, RECORD_SUFFIX)
+
+
+def _sample_of(raw: Raw) -> Sample:
+    """Put a sample together. Only joints, visibility, center and scale have to be in its record."""
+    place = raw["__place__"]
+    image = next((raw[suffix] for suffix in _IMAGE_SUFFIXES if suffix in raw), None)
+    if image is None or RECORD_SUFFIX not in raw:
+        raise BadSampleError(f"{place}: expected a picture and a .{RECORD_SUFFIX}")
+    return sample_from(image, raw[RECORD_SUFFIX], place, _ABSENT | {"image": raw["__key__"]})

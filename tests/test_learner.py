@@ -3,6 +3,8 @@
 import json
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from factories import pack_samples, sample, samples
 from pipeline.checkpoint import Progress, read_record
 from pipeline.evaluation import Evaluation
 from pipeline.learner import Learner, Task
+from pipeline.shards.order import epoch_order
 
 CPU = torch.device("cpu")
 
@@ -155,8 +158,9 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
         assert torch.equal(ours[name], value), name
 
 
-def seen_by(learner: Learner, steps: int) -> list[int]:
-    """Train `steps` steps and return the positions of their samples."""
+@contextmanager
+def watched(learner: Learner) -> Iterator[list[int]]:
+    """Collect the positions of the samples that are loaded to train on."""
     seen: list[int] = []
     original = learner._train.batch
 
@@ -166,6 +170,12 @@ def seen_by(learner: Learner, steps: int) -> list[int]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learner._train, "batch", spied)
+        yield seen
+
+
+def seen_by(learner: Learner, steps: int) -> list[int]:
+    """Train `steps` steps and return the positions of their samples."""
+    with watched(learner) as seen:
         reports = learner.train_epoch(every_s=0.0)
         for _ in range(steps):
             next(reports)
@@ -271,7 +281,8 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     learner = Learner(task, rank, 2, CPU)
     before = learner.evaluate()
     (folder / f"before-{rank}.json").write_text(json.dumps(before.to_json()))
-    *_, last = learner.train_epoch(every_s=1e9)
+    with watched(learner) as seen:
+        *_, last = learner.train_epoch(every_s=1e9)
     own = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
     after = learner.evaluate()
     (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
@@ -280,6 +291,7 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
             "state": learner.network.state_dict(),
             "own statistics": own,
             "loss": last.loss,
+            "seen": seen,
             "progress": vars(learner.progress),
         },
         folder / f"rank-{rank}.pt",
@@ -298,10 +310,12 @@ def train_both(_: int, folder: Path, task: Task) -> None:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
-    """What two ranks leave after an epoch of eight people, validated on seven."""
+    """What two ranks leave after an epoch of nine people in five shards, validated on seven."""
     folder = tmp_path_factory.mktemp("ranks")
+    people = samples(9)
+    shards = [people[:3], people[3:4], people[4:6], people[6:7], people[7:]]
     task = task_of(
-        pack_samples(folder / "train", [samples(4), samples(4, first=4)]),
+        pack_samples(folder / "train", shards, members=True),
         pack_samples(folder / "val", [samples(7, first=20)], split="val"),
         **{"optim.batch_size": 4, "optim.learning_rate": 1e-3},
     )
@@ -363,6 +377,16 @@ def test_statistics_are_the_mean_of_what_the_ranks_have_seen(two_ranks):
     # Each has seen other people.
     assert not torch.equal(*own)
     assert torch.allclose(first["state"][name], (own[0] + own[1]) / 2)
+
+
+def test_two_ranks_see_every_sample_of_unequal_shards_once_up_to_the_remainder(two_ranks):
+    folder, _ = two_ranks
+    first, second = (rank["seen"] for rank in ranks_of(folder))
+    # Nine people in batches of four: two steps each, and one person sits the epoch out.
+    assert len(first) == len(second) == 4
+    assert len(set(first + second)) == 8
+    order = epoch_order(np.array([0, 3, 4, 6, 7, 9]), seed=0, epoch=0, window=2048)
+    assert set(first + second) == set(order[:8].tolist())
 
 
 def test_two_ranks_say_one_loss_and_count_all_samples(two_ranks):

@@ -49,8 +49,13 @@ FLOORS = {
 APART = (("jobs", "tune"), ("pipeline.loop", "pipeline.tracking"))
 # Outside libraries and where they may be imported.
 HOMES = {
+    "aiohttp": ("pipeline.shards.transport",),
+    "botocore": ("pipeline.shards.transport",),
+    "fsspec": ("pipeline.shards.transport",),
+    "gcsfs": ("pipeline.shards.transport",),
     "matplotlib": ("pipeline.figures",),
     "mlflow": ("pipeline.tracking",),
+    "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop",),
     "tyro": ("jobs", "tune", "pipeline.command"),
     "webdataset": ("pipeline.shards.write", "pipeline.shards.streaming"),

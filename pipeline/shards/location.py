@@ -1,0 +1,91 @@
+"""Where a shard lies: a local path, a file: URL, or a URL of another machine."""
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from braceexpand import braceexpand
+
+_REMOTE = ("gs", "http", "https", "s3")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_WILDCARDS = "*?["
+
+
+def scheme_of(location: str) -> str:
+    """gs, http, https, s3, or file for everything local.
+
+    Raises ValueError for any other scheme, above all `pipe:`, which WebDataset
+    would hand to a shell.
+    """
+    found = _SCHEME.match(location)
+    scheme = found[1] if found else "file"
+    if scheme == "file" or (scheme in _REMOTE and location.startswith(f"{scheme}://")):
+        return scheme
+    known = ", ".join(f"{name}://" for name in ("file", *_REMOTE))
+    raise ValueError(f"{location}: expected a local path or one of {known}")
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is on another machine. Raises ValueError for an unknown scheme."""
+    return scheme_of(location) in _REMOTE
+
+
+def local_path(location: str) -> str:
+    """The path that a local location stands for: itself, or that of a file: URL.
+
+    Raises ValueError if the URL names another host or no absolute path.
+    """
+    assert not is_remote(location), location
+    if not location.startswith("file:"):
+        return location
+    rest = location.removeprefix("file:")
+    # By hand: a URL parser would take a glob's question mark for a query.
+    host, slash, path = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
+    if host not in ("", "localhost") or not (slash + path).startswith("/"):
+        raise ValueError(f"{location}: expected an absolute path on this machine, file:///folder/…")
+    return unquote(slash + path)
+
+
+def name_of(location: str) -> str:
+    """A location's last component, `train-000004.tar`, without an http URL's query."""
+    return PurePosixPath(_path(location)).name
+
+
+def sibling(location: str, name: str) -> str:
+    """Where the file `name` of the same folder lies. An http URL keeps its query, which may be a key."""
+    if location.startswith(("http://", "https://")):
+        folder = _path(location).rpartition("/")[0]
+        return urlsplit(location)._replace(path=f"{folder}/{name}").geturl()
+    folder, slash, _ = location.rpartition("/")
+    return f"{folder}{slash}{name}"
+
+
+def split_pattern(pattern: str) -> list[str]:
+    """The patterns between commas; a comma within braces separates nothing."""
+    parts, depth = [""], 0
+    for letter in pattern:
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+def spell_out(pattern: str) -> Iterator[str]:
+    """Yield what a pattern's braces stand for, as `{000..009}` or `{train,val}`. Raises ValueError."""
+    try:
+        yield from braceexpand(pattern, escape=False)
+    except ValueError as error:
+        raise ValueError(f"{pattern}: {error}") from None
+
+
+def has_wildcard(pattern: str) -> bool:
+    """Whether a local or object store's pattern may match several names."""
+    return any(letter in pattern for letter in _WILDCARDS)
+
+
+def _path(location: str) -> str:
+    """The path within a URL; object stores and disks know no query, so `?` and `#` are theirs."""
+    return urlsplit(location).path if location.startswith(("http://", "https://")) else location

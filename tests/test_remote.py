@@ -1,0 +1,494 @@
+"""Shards on other machines: named, read and downloaded from real servers."""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import boto3
+import fsspec.config
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipeline.shards import remote, transport
+from pipeline.shards.location import is_remote, local_path, name_of, sibling
+from pipeline.shards.remote import expand, fetch, read_all, read_range, size_of
+
+# Long enough to come in several blocks; no two places of it look alike.
+CONTENT = b"".join(number.to_bytes(4, "big") for number in range(100_000))
+SIZE = len(CONTENT)
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class WebServer(ThreadingHTTPServer):
+    """Serves `files`; `served` are the bytes sent for each request but those that ask for a size."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {"/train-000000.tar": CONTENT}
+        self.served: list[int] = []
+        self.breaks: list[int] = []
+        self.statuses: list[int] = []
+        self.knows_ranges = True
+        self.stalls_after: int | None = None
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.shard = f"{self.url}/train-000000.tar"
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that hang up."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: WebServer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
+        if path not in self.server.files or status != 200:
+            self.send_error(404 if status == 200 else status)
+            return
+        content = self.server.files[path]
+        body, status = content, 200
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked and self.server.knows_ranges:
+            start, end = asked.groups()
+            body, status = content[int(start) : int(end) + 1], 206
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+        self.end_headers()
+        if asked and asked[2] == "0":
+            self.wfile.write(body[:1])
+            self.close_connection = True
+        else:
+            self.send_body(body)
+
+    def send_body(self, body: bytes) -> None:
+        self.server.may_go_on.wait(10)
+        if self.server.breaks:
+            body = body[: self.server.breaks.pop(0)]
+            self.close_connection = True
+        if self.server.stalls_after is not None:
+            self.wfile.write(body[: self.server.stalls_after])
+            self.server.may_go_on.clear()
+            self.server.may_go_on.wait(10)
+            return
+        self.server.served.append(len(body))
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    server = WebServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.may_go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch) -> list[float]:
+    """The seconds that were to be waited before trying again, which here take no time."""
+    waited: list[float] = []
+    monkeypatch.setattr(remote, "sleep", waited.append)
+    return waited
+
+
+@pytest.fixture(autouse=True)
+def fresh_connections(monkeypatch) -> Iterator[None]:
+    """Every test has servers and an environment of its own, and no proxy before them."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    transport._filesystem.cache_clear()
+    yield
+    transport._filesystem.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def set_aws_environment(monkeypatch, endpoint: str, variable: str) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv(variable, endpoint)
+
+
+@pytest.fixture
+def bucket(s3_endpoint, monkeypatch) -> str:
+    """A bucket with CONTENT as two training shards and a validation shard."""
+    set_aws_environment(monkeypatch, s3_endpoint, "AWS_ENDPOINT_URL")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="pose")
+    for name in ("train-000000.tar", "train-000001.tar", "val-000000.tar"):
+        client.put_object(Bucket="pose", Key=f"mpii/{name}", Body=CONTENT)
+    client.close()
+    return "s3://pose/mpii"
+
+
+# Locations
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "s3", "gs"])
+def test_urls_of_other_machines_are_remote(scheme):
+    assert is_remote(f"{scheme}://pose/train-000000.tar")
+
+
+@pytest.mark.parametrize(
+    "location", ["out/train.tar", "/out/a:b.tar", "file:///out/train.tar", "a b.tar"]
+)
+def test_paths_and_file_urls_are_local(location):
+    assert not is_remote(location)
+
+
+@pytest.mark.parametrize(
+    "location", ["pipe:cat train.tar", "ftp://host/train.tar", "s3:pose/train.tar", "HTTP://h/a"]
+)
+def test_other_schemes_are_refused_by_name(location):
+    message = (
+        f"{location}: expected a local path or one of file://, gs://, http://, https://, s3://"
+    )
+    for question in (is_remote, local_path, expand):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            question(location)
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("out/train.tar", "out/train.tar"),
+        ("file:///out/a%20b/train-?.tar", "/out/a b/train-?.tar"),
+        ("file://localhost/out/train.tar", "/out/train.tar"),
+        ("file:/out/train.tar", "/out/train.tar"),
+    ],
+)
+def test_a_file_url_is_the_path_in_it(location, path):
+    assert local_path(location) == path
+
+
+@pytest.mark.parametrize("location", ["file://host/out/train.tar", "file:train.tar", "file://"])
+def test_a_file_url_of_another_host_or_without_a_path_is_refused(location):
+    with pytest.raises(ValueError, match=f"^{re.escape(location)}: expected an absolute path"):
+        local_path(location)
+
+
+@pytest.mark.parametrize(
+    ("location", "beside", "name"),
+    [
+        ("/out/train.tar", "/out/index.json", "train.tar"),
+        ("train.tar", "index.json", "train.tar"),
+        ("file:///out/train.tar", "file:///out/index.json", "train.tar"),
+        ("s3://pose/a?b/train#1.tar", "s3://pose/a?b/index.json", "train#1.tar"),
+        ("http://h/out/train.tar?key=a/b", "http://h/out/index.json?key=a/b", "train.tar"),
+    ],
+)
+def test_a_sibling_lies_in_the_same_folder(location, beside, name):
+    assert sibling(location, "index.json") == beside
+    assert name_of(location) == name
+
+
+# Patterns
+
+
+def test_local_patterns_name_files_by_absolute_paths_once_each(tmp_path, monkeypatch):
+    for name in ("train-1.tar", "train-0.tar", "val-0.tar", "val-1.tar"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    pattern = f"train-*.tar, {tmp_path}/train-1.tar,file://{tmp_path}/val-?.tar,"
+    names = ("train-0.tar", "train-1.tar", "val-0.tar", "val-1.tar")
+    assert expand(pattern) == [str(tmp_path / name) for name in names]
+    assert expand("{train,val}-{0..1}.tar") == expand(pattern)
+    assert expand("test-*.tar") == expand("test.tar") == []
+
+
+def test_a_local_shard_that_braces_name_but_is_not_there_is_refused(tmp_path):
+    (tmp_path / "train-0.tar").touch()
+    pattern = f"{tmp_path}/train-{{0..1}}.tar"
+    message = f"{tmp_path}/train-1.tar: no such file, expected what {pattern!r} names"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        expand(pattern)
+
+
+def test_braces_are_spelt_out_over_http_and_commas_within_them_separate_nothing():
+    assert expand("http://h/{train,val}-{08..10}.tar?key=[1],https://h/a.tar") == [
+        *(f"http://h/train-{number}.tar?key=[1]" for number in ("08", "09", "10")),
+        *(f"http://h/val-{number}.tar?key=[1]" for number in ("08", "09", "10")),
+        "https://h/a.tar",
+    ]
+
+
+def test_a_wildcard_over_http_is_refused_for_braces():
+    with pytest.raises(ValueError, match=r"^http://h/train-\*\.tar: http can't list a folder"):
+        expand("http://h/train-*.tar")
+
+
+def test_braces_without_an_end_are_refused():
+    with pytest.raises(ValueError, match=r"^http://h/\{0\.\.9\.tar: Unbalanced braces"):
+        expand("http://h/{0..9.tar")
+
+
+def test_wildcards_match_in_a_bucket(bucket):
+    train = [f"{bucket}/train-000000.tar", f"{bucket}/train-000001.tar"]
+    assert expand(f"{bucket}/train-*.tar") == train
+    assert expand(f"{bucket}/{{train,val}}-*.tar") == [*train, f"{bucket}/val-000000.tar"]
+    assert expand(f"{bucket}/test-*.tar") == []
+
+
+def test_what_is_named_in_a_bucket_is_not_looked_up():
+    assert expand("s3://nowhere/{a,b}.tar") == ["s3://nowhere/a.tar", "s3://nowhere/b.tar"]
+
+
+# Reading
+
+
+def test_a_file_is_read_whole_and_in_part_over_http(web):
+    web.files["/index.json"] = b'{"format": 1}'
+    assert size_of(web.shard) == SIZE
+    assert read_all(sibling(web.shard, "index.json")) == b'{"format": 1}'
+    assert read_range(web.shard, 1_234, 40_000) == CONTENT[1_234:41_234]
+    assert read_range(web.shard, 5, 0) == b""
+
+
+def test_several_threads_read_at_once(web):
+    starts = range(0, SIZE - 5_000, 5_000)
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda start: read_range(web.shard, start, 5_000), starts))
+    assert read == [CONTENT[start : start + 5_000] for start in starts]
+
+
+def test_a_read_that_breaks_off_goes_on(web, waits):
+    web.breaks = [100, 0, 0, 200, 0]
+    assert read_range(web.shard, 50, 1_000) == CONTENT[50:1_050]
+    assert web.served == [100, 0, 0, 200, 0, 700]
+    assert waits == [0.5, 0.5, 1.0, 0.5, 0.5]
+
+
+def test_a_busy_server_is_asked_again(web, waits):
+    web.statuses = [503, 429]
+    assert size_of(web.shard) == SIZE
+    assert waits == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"), [(200, "404 Not Found"), (403, "403 Forbidden"), (401, "401 Unauth")]
+)
+def test_a_file_that_is_absent_or_closed_is_an_error_at_once(web, waits, tmp_path, status, answer):
+    location = f"{web.url}/absent.tar"
+    message = f"^{re.escape(location)}: the server answers {answer}.*, expected a file that may be"
+    for read in (
+        lambda: size_of(location),
+        lambda: read_all(location),
+        lambda: read_range(location, 0, 10),
+        lambda: fetch(location, tmp_path / "a.tar", size=SIZE, sha256=None),
+    ):
+        web.statuses = [status]
+        with pytest.raises(ValueError, match=message):
+            read()
+    assert waits == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_range_from_a_server_that_knows_none_is_refused_but_at_the_start(web):
+    web.knows_ranges = False
+    assert read_range(web.shard, 0, 1_000) == CONTENT[:1_000]
+    with pytest.raises(ValueError, match=r"tar: the server ignores Range requests, expected"):
+        read_range(web.shard, 1, 1_000)
+
+
+def test_a_server_that_falls_silent_is_given_up(web, waits, monkeypatch):
+    monkeypatch.setattr(transport, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    web.stalls_after = 0
+    message = "given up after 2 attempts without progress, with 0 of 10 bytes: Timeout on reading"
+    with pytest.raises(ConnectionError, match=message):
+        read_range(web.shard, 0, 10)
+    assert waits == [0.5]
+
+
+def test_a_server_that_is_not_there_is_given_up(web, waits):
+    gone = WebServer()
+    gone.server_close()
+    message = f"^{re.escape(gone.shard)}: given up after 6 attempts without progress: "
+    with pytest.raises(ConnectionError, match=message):
+        size_of(gone.shard)
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+
+# Downloading
+
+
+def test_a_shard_is_downloaded_whole(web, tmp_path):
+    target = tmp_path / "train.tar"
+    fetch(web.shard, target, size=SIZE, sha256=sha256(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [target]
+    assert web.served == [SIZE]
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_broke(web, waits, tmp_path):
+    target = tmp_path / "train.tar"
+    web.breaks = [100_000, 100_000, 50_000]
+    fetch(web.shard, target, size=SIZE, sha256=sha256(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert web.served == [100_000, 100_000, 50_000, SIZE - 250_000]
+    assert waits == [0.5, 0.5, 0.5]
+
+
+def test_a_download_goes_on_from_what_a_crash_left(web, tmp_path):
+    target = tmp_path / "train.tar"
+    (tmp_path / "train.tar.part").write_bytes(CONTENT[:300_000])
+    fetch(web.shard, target, size=SIZE, sha256=sha256(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert web.served == [SIZE - 300_000]
+
+
+@pytest.mark.parametrize("left", [b"another file's", CONTENT + b"more"])
+def test_what_a_crash_left_of_something_else_is_dropped(web, tmp_path, left):
+    target = tmp_path / "train.tar"
+    (tmp_path / "train.tar.part").write_bytes(left)
+    fetch(web.shard, target, size=SIZE, sha256=sha256(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_download_without_progress_is_given_up_and_keeps_what_came(web, waits, tmp_path):
+    web.breaks = [100_000, 0, 0, 0, 0, 0, 0]
+    message = (
+        f"^{re.escape(web.shard)}: given up after 6 attempts without progress, "
+        f"with 100,000 of {SIZE:,} bytes: "
+    )
+    with pytest.raises(ConnectionError, match=message):
+        fetch(web.shard, tmp_path / "train.tar", size=SIZE, sha256=None)
+    assert waits == [0.5, 0.5, 1.0, 2.0, 4.0, 8.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["train.tar.part"]
+    assert (tmp_path / "train.tar.part").read_bytes() == CONTENT[:100_000]
+
+
+def test_a_server_that_knows_no_ranges_corrupts_no_download(web, tmp_path):
+    target = tmp_path / "train.tar"
+    web.knows_ranges = False
+    web.breaks = [100_000, 150_000]
+    fetch(web.shard, target, size=SIZE, sha256=None)
+    assert target.read_bytes() == CONTENT
+    assert web.served == [100_000, 150_000, SIZE]
+
+
+def test_a_wrong_checksum_is_named_and_leaves_nothing(web, tmp_path):
+    expected = "0" * 64
+    message = f"{web.shard}: SHA-256 {sha256(CONTENT)}, expected {expected}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fetch(web.shard, tmp_path / "train.tar", size=SIZE, sha256=expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_size_is_named_before_anything_is_downloaded(web, tmp_path):
+    message = f"{web.shard}: {SIZE:,} bytes, expected 1,000"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fetch(web.shard, tmp_path / "train.tar", size=1_000, sha256=None)
+    assert list(tmp_path.iterdir()) == []
+    assert web.served == []
+
+
+# Object stores
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_a_shard_is_read_from_the_endpoint_that_the_environment_names(
+    bucket, s3_endpoint, variable, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(transport, "_CHUNK_BYTES", 150_000)
+    set_aws_environment(monkeypatch, s3_endpoint, variable)
+    shard = f"{bucket}/train-000000.tar"
+    assert size_of(shard) == SIZE
+    assert read_all(shard) == CONTENT
+    assert read_range(shard, 1_234, 40_000) == CONTENT[1_234:41_234]
+    fetch(shard, tmp_path / "train.tar", size=SIZE, sha256=sha256(CONTENT))
+    assert (tmp_path / "train.tar").read_bytes() == CONTENT
+
+
+def test_several_threads_read_from_a_bucket(bucket):
+    starts = range(0, SIZE - 20_000, 20_000)
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda s: read_range(f"{bucket}/train-000000.tar", s, 20_000), starts))
+    assert read == [CONTENT[start : start + 20_000] for start in starts]
+
+
+@pytest.mark.parametrize("absent", ["s3://pose/absent.tar", "s3://absent/train.tar"])
+def test_an_object_that_is_absent_is_an_error_at_once(bucket, waits, absent):
+    message = f"^{re.escape(absent)}: no such file, expected one that may be read$"
+    for read in (lambda: size_of(absent), lambda: read_range(absent, 0, 10)):
+        with pytest.raises(ValueError, match=message):
+            read()
+    assert waits == []
+
+
+def test_an_object_store_without_credentials_is_an_error_at_once(bucket, waits, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    with pytest.raises(ValueError, match=r"0\.tar: can't be read: .*credentials"):
+        size_of(f"{bucket}/train-000000.tar")
+    assert waits == []
+
+
+def test_an_object_store_that_is_not_there_is_given_up(web, waits, monkeypatch):
+    gone = WebServer()
+    gone.server_close()
+    set_aws_environment(monkeypatch, gone.url, "AWS_ENDPOINT_URL")
+    for read in (lambda: size_of("s3://pose/a.tar"), lambda: expand("s3://pose/*.tar")):
+        with pytest.raises(ConnectionError, match=r"^s3://pose/.*\.tar: given up after 6 "):
+            read()
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0] * 2
+
+
+def test_gs_is_read_by_gcsfs(web, waits, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.url)
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    described = {"bucket": "pose", "name": "train.tar", "size": str(SIZE)}
+    web.files |= {
+        "/storage/v1/b/pose/o/train.tar": json.dumps(described).encode(),
+        "/download/storage/v1/b/pose/o/train.tar": CONTENT,
+    }
+    assert size_of("gs://pose/train.tar") == SIZE
+    assert read_range("gs://pose/train.tar", 1_234, 40_000) == CONTENT[1_234:41_234]
+    with pytest.raises(ValueError, match=r"^gs://pose/absent\.tar: no such file, expected one"):
+        size_of("gs://pose/absent.tar")
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package", "module"), [("s3", "s3fs", "s3fs"), ("gs", "gcsfs", "gcsfs.core")]
+)
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, scheme, package, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    location = f"{scheme}://pose/train.tar"
+    message = f"{location} needs the package {package}: pip install 'hourglass-ray[remote]'"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        size_of(location)

@@ -1,14 +1,16 @@
-"""Shards on other machines: named, read and downloaded from real servers."""
+"""Shards on other machines: named, read and downloaded from real servers, and cached."""
 
 import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import boto3
 import fsspec.config
@@ -16,6 +18,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipeline.shards import remote, transport
+from pipeline.shards.cache import ShardCache
 from pipeline.shards.location import is_remote, local_path, name_of, sibling
 from pipeline.shards.remote import expand, fetch, read_all, read_range, size_of
 
@@ -492,3 +495,126 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, scheme, p
     message = f"{location} needs the package {package}: pip install 'hourglass-ray[remote]'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         size_of(location)
+
+
+# The cache
+
+
+@pytest.fixture
+def shards(web) -> list[tuple[str, int, str]]:
+    """Location, size and checksum of four shards of 1,000 bytes each."""
+    contents = {f"/train-{n}.tar": bytes([n]) * 1_000 for n in range(4)}
+    web.files |= contents
+    return [(web.url + path, 1_000, sha256(content)) for path, content in contents.items()]
+
+
+def copies(folder: Path) -> list[str]:
+    return sorted(path.name.partition("-")[2] for path in folder.glob("?*-*"))
+
+
+def test_a_shard_is_downloaded_into_the_cache_once(web, shards, tmp_path):
+    cache = ShardCache(tmp_path / "cache", 10_000)
+    path = cache.path_of(*shards[1])
+    assert path.read_bytes() == b"\1" * 1_000
+    assert path.name == f"{shards[1][2]}-train-1.tar"
+    assert cache.path_of(*shards[1]) == path
+    assert ShardCache(tmp_path / "cache", 10_000).path_of(*shards[1]) == path
+    assert web.served == [1_000]
+
+
+def test_equal_names_of_two_datasets_do_not_meet(web, tmp_path):
+    web.files |= {"/a/train.tar": b"a" * 10, "/b/train.tar": b"b" * 10}
+    cache = ShardCache(tmp_path, 100)
+    first = cache.path_of(f"{web.url}/a/train.tar", 10, sha256(b"a" * 10))
+    second = cache.path_of(f"{web.url}/b/train.tar", 10, sha256(b"b" * 10))
+    assert (first.read_bytes(), second.read_bytes()) == (b"a" * 10, b"b" * 10)
+
+
+def test_the_least_recently_used_copy_makes_room(web, shards, tmp_path):
+    cache = ShardCache(tmp_path, 3_500)
+    for used in (0, 1, 2, 0, 3):
+        cache.path_of(*shards[used])
+    assert copies(tmp_path) == ["train-0.tar", "train-2.tar", "train-3.tar"]
+    cache.path_of(*shards[1])
+    assert copies(tmp_path) == ["train-0.tar", "train-1.tar", "train-3.tar"]
+
+
+def test_the_bound_counts_the_download_under_way(web, shards, tmp_path):
+    cache = ShardCache(tmp_path, 2_000)
+    for used in (0, 1):
+        cache.path_of(*shards[used])
+    web.breaks = [400] + [0] * 6
+    with pytest.raises(ConnectionError):
+        cache.path_of(*shards[2])
+    assert copies(tmp_path) == ["train-1.tar", "train-2.tar.part"]
+    assert cache.path_of(*shards[2]).read_bytes() == b"\2" * 1_000
+    assert web.served[-1] == 600
+
+
+def test_what_crashed_downloads_left_is_removed_and_other_files_are_not(shards, tmp_path):
+    (tmp_path / f"{'0' * 64}-train.tar.part").write_bytes(bytes(9_000))
+    (tmp_path / "notes.txt").write_bytes(bytes(9_000))
+    ShardCache(tmp_path, 2_000).path_of(*shards[0])
+    assert copies(tmp_path) == ["train-0.tar"]
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_a_copy_of_another_size_is_downloaded_again(shards, tmp_path):
+    cache = ShardCache(tmp_path, 10_000)
+    cache.path_of(*shards[1]).write_bytes(b"cut off")
+    assert cache.path_of(*shards[1]).read_bytes() == b"\1" * 1_000
+
+
+def test_a_shard_larger_than_the_cache_is_refused(shards, tmp_path):
+    message = f"{shards[0][0]}: 1,000 bytes, expected at most the 999 of the cache"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ShardCache(tmp_path, 999).path_of(*shards[0])
+
+
+def test_a_checksum_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^http://h/a\.tar: expected a SHA-256 of 64 digits, got"):
+        ShardCache(tmp_path / "cache", 999).path_of("http://h/a.tar", 10, "../../a")
+
+
+def test_an_open_copy_stays_readable_when_it_makes_room(shards, tmp_path):
+    cache = ShardCache(tmp_path, 1_000)
+    with cache.open(*shards[1]) as file:
+        cache.path_of(*shards[2])
+        assert copies(tmp_path) == ["train-2.tar"]
+        assert file.read() == b"\1" * 1_000
+
+
+def test_a_copy_that_goes_before_it_is_opened_is_downloaded_again(shards, tmp_path, monkeypatch):
+    cache = ShardCache(tmp_path, 1_000)
+    find, calls = cache.path_of, []
+
+    def path_of(*shard: object) -> Path:
+        path = find(*shard)
+        if not calls:
+            path.unlink()
+        calls.append(shard)
+        return path
+
+    monkeypatch.setattr(cache, "path_of", path_of)
+    with cache.open(*shards[1]) as file:
+        assert file.read() == b"\1" * 1_000
+    assert len(calls) == 2
+
+
+def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from pipeline.shards.cache import ShardCache\n"
+        "cache = ShardCache(Path(sys.argv[1]), 10**6)\n"
+        "print('ready', flush=True)\n"
+        "path = cache.path_of(sys.argv[2], int(sys.argv[3]), sys.argv[4])\n"
+        "print(len(path.read_bytes()))\n"
+    )
+    arguments = [str(tmp_path), web.shard, str(SIZE), sha256(CONTENT)]
+    command = [sys.executable, "-W", "error", "-c", program, *arguments]
+    web.may_go_on.clear()
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    web.may_go_on.set()
+    assert [process.communicate()[0] for process in started] == [f"{SIZE}\n"] * 2
+    assert web.served == [SIZE]

@@ -35,6 +35,7 @@ from pipeline.metric import JointCounts
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
 from pipeline.settings import DataSettings, Settings
+from pipeline.shards.cache import ShardCache
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
@@ -77,7 +78,7 @@ def training_shards(
 ) -> ShardReader | ShardStream:
     """Training shards, read as the settings say."""
     if data.reading == "exact":
-        return ShardReader(paths)
+        return ShardReader(paths, shard_cache(data))
     return ShardStream(
         locations=paths,
         seed=data.seed,
@@ -85,6 +86,13 @@ def training_shards(
         workers=workers,
         window=data.shuffle_window,
     )
+
+
+def shard_cache(data: DataSettings) -> ShardCache | None:
+    """The cache that the settings ask for."""
+    if not data.cache:
+        return None
+    return ShardCache(Path(data.cache), round(data.cache_gb * 1e9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +122,7 @@ class Learner:
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
-        self._val = self._loader(ShardReader(task.val))
+        self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
         self.network = build_network(settings.model, settings.optim.seed, device)
         self._optimizer = build_optimizer(self.network, settings.optim)
         self._dtype = training_dtype(settings.optim, device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.checkpoint import RECORD_NAME, Record, check_same_architecture, read_record
 from pipeline.joints import JointSet, Measure
 from pipeline.settings import Settings
-from pipeline.shards.index import ShardSet, absolute_globs, find_shards, find_streams
+from pipeline.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +114,8 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
     name = f"{train.joint_set.name}-s{model.stacks}m{model.modules}-{fingerprint}"
     return settings.replaced(
         {
-            "data.train": absolute_globs(settings.data.train),
-            "data.val": absolute_globs(settings.data.val),
+            "data.train": absolute_patterns(settings.data.train),
+            "data.val": absolute_patterns(settings.data.val),
             "model.joints": joints,
             "ray.storage": str(storage_folder(settings.ray.storage)),
             "ray.name": settings.ray.name or name,

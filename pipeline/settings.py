@@ -27,7 +27,7 @@ class DataSettings:
     """Where samples come from and how they are varied."""
 
     train: str = ""
-    """Training shards: a glob or comma-separated globs of local tar files, such as 'out/train-*.tar'."""
+    """Training shards: comma-separated globs or braces, local or at http(s)://, s3:// or gs://, such as 'out/train-*.tar' or 'https://host/train-{000000..000012}.tar'."""
     val: str = ""
     """Validation shards, like data.train."""
     seed: int = 0
@@ -40,6 +40,10 @@ class DataSettings:
     """How training shards are read: exact: each sample once an epoch, through their index; streaming: front to back through webdataset, for tars that are compressed or have no index, approximate: a sample may come twice or not at all."""
     epoch_samples: int = 0
     """Training samples that make an epoch when streaming, where no index counts them."""
+    cache: str = ""
+    """Folder on each node for whole copies of remote shards; empty: remote samples are read one by one."""
+    cache_gb: float = 20.0
+    """Gigabytes (1e9 bytes) that data.cache may hold; the least recently used copies go first."""
     bad_samples: int = 0
     """Samples that each worker may pass over, named and counted, for being cut off, damaged or without joints; 0: stop at the first."""
     scale_jitter: float = 0.25
@@ -62,6 +66,7 @@ class DataSettings:
             self.shuffle_window,
         )
         _require(self.threads >= 1, "data.threads", "at least 1", self.threads)
+        _require(self.cache_gb > 0, "data.cache_gb", "above 0", self.cache_gb)
         streams = self.reading == "streaming"
         _require(
             (self.epoch_samples > 0) == streams,
@@ -329,8 +334,9 @@ class Settings:
             if key.partition(".")[0] in ("data", "model", "optim", "evaluation")
             or key == "ray.workers"
         }
-        # The stream is the same for any number of threads.
-        del decisive["data.threads"]
+        # The stream is the same for any number of threads, wherever it is kept.
+        for key in ("data.threads", "data.cache", "data.cache_gb"):
+            del decisive[key]
         decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

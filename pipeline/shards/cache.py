@@ -10,7 +10,6 @@ from io import BufferedReader
 from pathlib import Path
 
 from pipeline.shards.location import name_of
-from pipeline.shards.remote import fetch
 
 # A copy's name is its checksum and its name, so equal names of two datasets
 # don't meet; whatever else lies in the folder is left alone.
@@ -43,6 +42,9 @@ class ShardCache:
             raise ValueError(
                 f"{location}: {size:,} bytes, expected at most the {self.max_bytes:,} of the cache"
             )
+        # As in files: only where it is needed.
+        from pipeline.shards.remote import fetch
+
         path = self.folder / f"{sha256}-{name_of(location)}"
         if _use(path, size):
             return path

@@ -1,6 +1,5 @@
 """The index of a packed dataset: index.json beside its shards."""
 
-import glob
 import hashlib
 import json
 import math
@@ -11,6 +10,8 @@ from typing import Any, Self
 
 from pipeline.data.people import Split
 from pipeline.joints import JointSet, joint_set
+from pipeline.shards.files import content_of, size_in_bytes
+from pipeline.shards.location import is_remote, local_path, name_of, sibling, split_pattern
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
 
 INDEX_NAME = "index.json"
@@ -61,15 +62,19 @@ class Index:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read a folder's index.json. Raises ValueError naming the file and what is wrong."""
-        path = folder / INDEX_NAME
+        return cls.at(str(folder / INDEX_NAME))
+
+    @classmethod
+    def at(cls, path: str) -> Self:
+        """Read an index, wherever it lies. Raises ValueError like `read`."""
         try:
-            content = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise ValueError(
-                f"{path}: no such file; shards need the index that jobs.pack writes beside them"
-            ) from None
+            content = json.loads(content_of(path))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not readable as JSON: {error}") from error
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; shards need the index that jobs.pack writes beside them"
+            ) from None
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise ValueError(f"{path}: expected an index of format {_FORMAT}")
         content.pop("splits", None)
@@ -83,6 +88,10 @@ class Index:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         return index
+
+    def entry(self, name: str) -> ShardEntry | None:
+        """What is said of the shard `name`, None if nothing."""
+        return next((entry for entry in self.shards if entry.name == name), None)
 
     def splits(self) -> dict[str, dict[str, int]]:
         """People, images and shards of each split."""
@@ -122,12 +131,12 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     matches, a shard is not in its index or has another size, or joint sets
     differ. A shard may be cut off by up to `bad_allowed` samples.
     """
-    paths = _resolved(setting, pattern)
-    indexes = {folder: Index.read(folder) for folder in {path.parent for path in paths}}
-    known = {folder / e.name: e for folder, index in indexes.items() for e in index.shards}
-    members = {folder: _checked_members(folder, index) for folder, index in indexes.items()}
+    locations = _resolved(setting, pattern)
+    known = {at: sibling(at, INDEX_NAME) for at in locations}
+    indexes = {path: Index.at(path) for path in sorted(set(known.values()))}
+    members = {path: _checked_members(path, index) for path, index in indexes.items()}
     entries = tuple(
-        _checked_entry(path, known, members[path.parent], bad_allowed) for path in paths
+        _checked_entry(at, indexes[path], members[path], bad_allowed) for at, path in known.items()
     )
     names = sorted({index.joint_set for index in indexes.values()})
     if len(names) > 1:
@@ -135,7 +144,7 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
             f"{setting}={pattern!r}: shards have the joint sets {', '.join(names)}, expected one"
         )
     return ShardSet(
-        paths=tuple(map(str, paths)),
+        paths=tuple(locations),
         entries=entries,
         people=sum(entry.people for entry in entries),
         head_sizes=sum(entry.head_sizes for entry in entries),
@@ -151,10 +160,10 @@ def find_streams(setting: str, pattern: str, joint_set: JointSet, samples: int) 
 
     `setting` is the dotted key that errors name. Raises ValueError if nothing matches.
     """
-    paths = _resolved(setting, pattern)
-    named = [f"{path.name} {path.stat().st_size}" for path in paths]
+    locations = _resolved(setting, pattern)
+    named = [f"{name_of(at)} {size_in_bytes(at)}" for at in locations]
     return ShardSet(
-        paths=tuple(map(str, paths)),
+        paths=tuple(locations),
         entries=(),
         people=samples,
         head_sizes=0,
@@ -165,48 +174,56 @@ def find_streams(setting: str, pattern: str, joint_set: JointSet, samples: int) 
     )
 
 
-def _resolved(setting: str, pattern: str) -> list[Path]:
+def _resolved(setting: str, pattern: str) -> list[str]:
+    from pipeline.shards.remote import expand
+
     if not pattern:
         raise ValueError(f"{setting} is required: a glob of shards, such as 'out/train-*.tar'")
-    paths = sorted(
-        {Path(p).absolute() for part in pattern.split(",") for p in glob.glob(part.strip())}
-    )
-    if not paths:
+    try:
+        locations = expand(pattern)
+    except ValueError as error:
+        raise ValueError(f"{setting}: {error}") from error
+    if not locations:
         raise ValueError(f"no shards match {setting}={pattern!r} (looked from {Path.cwd()})")
-    return paths
+    return locations
 
 
-def absolute_globs(pattern: str) -> str:
-    """The same globs, good from any folder: a worker's working folder is another one."""
-    return ",".join(str(Path(part.strip()).absolute()) for part in pattern.split(","))
+def absolute_patterns(pattern: str) -> str:
+    """The same patterns, good from any folder: a worker's working folder is another one."""
+    return ",".join(
+        part if is_remote(part) else str(Path(local_path(part)).absolute())
+        for part in split_pattern(pattern)
+    )
 
 
-def _checked_members(folder: Path, index: Index) -> dict[str, Members]:
-    """The members that belong to an index; none where it knows of none."""
+def _checked_members(path: str, index: Index) -> dict[str, Members]:
+    """The members that belong to the index at `path`; none where it knows of none."""
     if not index.members:
         return {}
-    path = folder / MEMBERS_NAME
+    members = sibling(path, MEMBERS_NAME)
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file, but {INDEX_NAME} expects it") from None
+        content = content_of(members)
+    except ValueError as error:
+        raise ValueError(f"{error}, but {INDEX_NAME} expects it") from None
     if hashlib.sha256(content).hexdigest() != index.members:
-        raise ValueError(f"{path}: not the file that {INDEX_NAME} was written with; pack again")
-    return members_from(content, str(path))
+        raise ValueError(f"{members}: not the file that {INDEX_NAME} was written with; pack again")
+    return members_from(content, members)
 
 
 def _checked_entry(
-    path: Path, known: Mapping[Path, ShardEntry], members: Mapping[str, Members], bad_allowed: int
+    location: str, index: Index, members: Mapping[str, Members], bad_allowed: int
 ) -> ShardEntry:
-    if path not in known:
-        raise ValueError(f"{path}: not in {path.parent / INDEX_NAME}")
-    entry, size = known[path], path.stat().st_size
+    name = name_of(location)
+    entry = index.entry(name)
+    if entry is None:
+        raise ValueError(f"{location}: not in {sibling(location, INDEX_NAME)}")
+    size = size_in_bytes(location)
     if size == entry.bytes:
         return entry
-    lost = members[path.name].num_beyond(size) if path.name in members else entry.people
+    lost = members[name].num_beyond(size) if name in members else entry.people
     if size < entry.bytes and lost <= bad_allowed:
         return entry
     raise ValueError(
-        f"{path}: {size:,} bytes, expected {entry.bytes:,} by its index"
+        f"{location}: {size:,} bytes, expected {entry.bytes:,} by its index"
         f"{f'; {lost:,} samples are cut off' if size < entry.bytes else ''}; pack it again"
     )

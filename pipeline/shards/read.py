@@ -1,12 +1,16 @@
 """Exact, fast reading of shards: every sample by its number, from where members.npz says it is."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from pipeline.shards.files import LocalFiles
+from pipeline.shards.cache import ShardCache
+from pipeline.shards.files import OpenFiles, content_of, open_local, read_part
+from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
+from pipeline.shards.location import is_remote, local_path, name_of, sibling
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
 from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, BadSampleError, Sample, sample_from
 
@@ -18,13 +22,14 @@ class ShardReader:
     between threads. Where members.npz lies beside the shards they are not
     read before a sample is; else they are scanned, and ValueError names what
     is truncated. A sample whose bytes are not those that were packed raises
-    BadSampleError naming shard and key.
+    BadSampleError naming shard and key. Remote shards are read sample by
+    sample, or through a `cache`.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = list(paths)
-        self._members = _members_of([Path(path) for path in paths])
-        self._files = LocalFiles()
+    def __init__(self, locations: Sequence[str], cache: ShardCache | None = None) -> None:
+        self._locations = list(locations)
+        self._members = _members_of(self._locations)
+        self._files = _Files(self._locations, cache)
         self.bounds = np.cumsum([0] + [len(members) for members in self._members])
 
     def __len__(self) -> int:
@@ -37,17 +42,42 @@ class ShardReader:
         position = range(len(self))[position]
         shard = int(np.searchsorted(self.bounds, position, side="right")) - 1
         members, row = self._members[shard], position - int(self.bounds[shard])
-        path = self._paths[shard]
+        location = self._locations[shard]
         # The two lie side by side, so they come by one read.
         begin = int(members.starts[row].min())
         end = int((members.starts[row] + members.sizes[row]).max())
-        content = self._files.read(path, begin, end - begin)
-        place = f"{Path(path).name}: {members.keys[row]}"
+        content = self._files.read(location, begin, end - begin)
+        place = f"{name_of(location)}: {members.keys[row]}"
         image, record = (
             _sound_bytes(content, begin, members, (row, column), f"{place}.{suffix}")
             for column, suffix in enumerate((IMAGE_SUFFIX, RECORD_SUFFIX))
         )
         return sample_from(image, record, place)
+
+
+class _Files:
+    """Shards to read parts of: local ones, remote ones by ranges, or whole through a cache."""
+
+    def __init__(self, locations: Sequence[str], cache: ShardCache | None) -> None:
+        self._has_cache = cache is not None
+        self._open = OpenFiles(_cached_opener(locations, cache) if cache else open_local)
+
+    def read(self, location: str, start: int, size: int) -> bytes:
+        """Read `size` bytes from `start` on, fewer where a local shard ends."""
+        if is_remote(location) and not self._has_cache:
+            return read_part(location, start, size)
+        return self._open.read(location, start, size)
+
+
+def _cached_opener(locations: Sequence[str], cache: ShardCache) -> Callable[[str], IO[bytes]]:
+    entries = _entries_of(locations)
+
+    def open_shard(location: str) -> IO[bytes]:
+        if not is_remote(location):
+            return open_local(location)
+        return cache.open(location, entries[location].bytes, entries[location].sha256)
+
+    return open_shard
 
 
 def _sound_bytes(
@@ -60,27 +90,38 @@ def _sound_bytes(
     start, size = int(members.starts[at]) - begin, int(members.sizes[at])
     member = content[start : start + size]
     if len(member) < size:
-        raise BadSampleError(f"{place}: cut off, {size - len(member):,} of its bytes are missing")
+        missing = size - len(member)
+        raise BadSampleError(f"{place}: cut off, {missing:,} of its bytes are missing")
     checksum, expected = zlib.crc32(member), int(members.crc32[at])
     if checksum != expected:
         raise BadSampleError(f"{place}: checksum {checksum:08x}, expected {expected:08x}")
     return member
 
 
-def _members_of(paths: Sequence[Path]) -> list[Members]:
+def _entries_of(locations: Sequence[str]) -> dict[str, ShardEntry]:
+    """What their indexes say of remote shards."""
+    known = {at: sibling(at, INDEX_NAME) for at in locations if is_remote(at)}
+    indexes = {path: Index.at(path) for path in set(known.values())}
+    found = {at: indexes[path].entry(name_of(at)) for at, path in known.items()}
+    return {at: entry for at, entry in found.items() if entry is not None}
+
+
+def _members_of(locations: Sequence[str]) -> list[Members]:
     """The members of each shard, from members.npz or, where there is none, from the tars."""
-    stored = {folder: _stored_members(folder) for folder in {path.parent for path in paths}}
-    return [_members(path, stored[path.parent]) for path in paths]
+    known = {at: sibling(at, MEMBERS_NAME) for at in locations}
+    stored = {path: _stored(path) for path in set(known.values())}
+    return [_members(at, stored[path], path) for at, path in known.items()]
 
 
-def _members(path: Path, stored: dict[str, Members] | None) -> Members:
+def _stored(path: str) -> dict[str, Members] | None:
+    if is_remote(path) or Path(local_path(path)).exists():
+        return members_from(content_of(path), path)
+    return None
+
+
+def _members(location: str, stored: dict[str, Members] | None, path: str) -> Members:
     if stored is None:
-        return Members.scan(path)
-    if path.name not in stored:
-        raise ValueError(f"{path}: not in {path.parent / MEMBERS_NAME}")
-    return stored[path.name]
-
-
-def _stored_members(folder: Path) -> dict[str, Members] | None:
-    path = folder / MEMBERS_NAME
-    return members_from(path.read_bytes(), str(path)) if path.exists() else None
+        return Members.scan(Path(local_path(location)))
+    if name_of(location) not in stored:
+        raise ValueError(f"{location}: not in {path}")
+    return stored[name_of(location)]

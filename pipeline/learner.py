@@ -23,13 +23,14 @@ from pipeline.checkpoint import (
     Progress,
     Record,
     check_same_architecture,
+    check_same_joints,
     load_optimizer,
     load_weights,
     read_record,
     save_checkpoint,
 )
 from pipeline.evaluation import Evaluation, evaluate, predict
-from pipeline.joints import joint_set
+from pipeline.joints import JointSet
 from pipeline.metric import JointCounts
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
@@ -51,13 +52,13 @@ from pipeline.training import (
 class Task:
     """What a worker is told: plain data, since it crosses processes.
 
-    `settings` are by dotted key, with `model.joints` resolved; `train` and
-    `val` are absolute paths of shards. `label` begins every line that is said,
+    `settings` are by dotted key, with `model.joints` resolved; `joint_set` is
+    `JointSet.to_json()`; `train` and `val` are absolute paths of shards. `label` begins every line that is said,
     so that the trials of a sweep can be told apart.
     """
 
     settings: dict[str, Any]
-    joint_set: str
+    joint_set: dict[str, Any]
     train: tuple[str, ...]
     val: tuple[str, ...]
     label: str = ""
@@ -86,7 +87,7 @@ class Learner:
         self.settings = settings = Settings.from_flat(task.settings)
         torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
         self.rank, self.workers, self.device = rank, workers, device
-        self.joint_set = joint_set(task.joint_set)
+        self.joint_set = JointSet.from_json(task.joint_set)
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self.train_reader = ShardReader(task.train)
         self._train = SampleLoader(self.train_reader, self.joint_set, settings.model.input_px)
@@ -103,9 +104,10 @@ class Learner:
         return len(self.train_reader) // self.settings.optim.batch_size
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint. Raises ValueError if it is of another architecture."""
+        """Go on from a checkpoint. Raises ValueError if it is of another architecture or joint set."""
         record = read_record(folder)
         check_same_architecture(folder, record, self.settings)
+        check_same_joints(folder, record, self.joint_set)
         load_weights(folder, self.network)
         load_optimizer(folder, self._optimizer)
         self.progress = record.progress
@@ -114,7 +116,7 @@ class Learner:
         """Write a checkpoint into an existing folder."""
         record = Record(
             settings=self.settings,
-            joint_set=self.joint_set.name,
+            joint_set=self.joint_set,
             progress=self.progress,
             metrics=metrics,
         )

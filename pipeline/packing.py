@@ -17,7 +17,7 @@ from pipeline.data.crop import Image, cut_crop, read_image
 from pipeline.data.people import Person, Split, Visibility
 from pipeline.data.sources import SOURCES, read_annotations
 from pipeline.data.synthetic import render_scene, scene_people
-from pipeline.joints import SYNTHETIC
+from pipeline.joints import SYNTHETIC, JointSet
 from pipeline.pack_settings import SYNTHETIC_NAME, PackSettings
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.shards.sample import Sample
@@ -51,7 +51,7 @@ class PackPlan:
     """All shards of a dataset. `left_out` are people whose image is missing, `people` all others too."""
 
     settings: PackSettings
-    joint_set: str
+    joint_set: JointSet
     jobs: tuple[ShardJob, ...]
     people: int
     skipped: dict[str, int]
@@ -80,7 +80,7 @@ def plan_packing(settings: PackSettings) -> PackPlan:
     _check_keys(jobs)
     return PackPlan(
         settings=settings,
-        joint_set=annotations.joint_set.name,
+        joint_set=annotations.joint_set,
         jobs=jobs,
         people=len(annotations.people),
         skipped=dict(annotations.skipped),

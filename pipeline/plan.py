@@ -1,12 +1,19 @@
 """What a run will do, worked out and checked before any cluster resource is taken."""
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.checkpoint import RECORD_NAME, Record, check_same_architecture, read_record
-from pipeline.joints import JointSet, Measure
+from pipeline.checkpoint import (
+    RECORD_NAME,
+    Record,
+    check_same_architecture,
+    check_same_joints,
+    read_record,
+)
+from pipeline.joints import JOINT_SETS, JointSet, Measure
 from pipeline.settings import Settings
 from pipeline.shards.index import ShardSet, absolute_globs, find_shards
 
@@ -43,17 +50,17 @@ def plan_training(settings: Settings) -> Plan:
     """Resolve and check settings. Raises ValueError saying what is wrong, where, and what was expected."""
     train = find_shards("data.train", settings.data.train)
     val = find_shards("data.val", settings.data.val)
-    if train.joint_set is not val.joint_set:
+    difference = train.joint_set.difference(val.joint_set)
+    if difference:
         raise ValueError(
-            f"data.train has the joint set {train.joint_set.name}, data.val {val.joint_set.name}; "
-            "expected the same"
+            f"data.train and data.val have different joint sets: {difference}; expected the same"
         )
     settings = _resolved(settings, train, val)
     measure = _checked_measure(settings, val)
     _check_amounts(settings, train)
     _check_writable(Path(settings.ray.storage))
     plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
-    return replace(plan, resumes=_latest_record(plan.folder, settings))
+    return replace(plan, resumes=_latest_record(plan))
 
 
 def working_root() -> Path:
@@ -106,7 +113,11 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
             f"data.train, got {settings.model.joints}"
         )
     model = settings.model
-    fingerprint = settings.fingerprint(f"{train.checksum} {val.checksum}")
+    data = f"{train.checksum} {val.checksum}"
+    if train.joint_set not in JOINT_SETS.values():
+        # Shards hold joints by number; what they are called and how they mirror is beside them.
+        data += f" {json.dumps(train.joint_set.to_json())}"
+    fingerprint = settings.fingerprint(data)
     name = f"{train.joint_set.name}-s{model.stacks}m{model.modules}-{fingerprint}"
     return settings.replaced(
         {
@@ -123,11 +134,11 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
 def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
     measure = val.joint_set.measure(settings.evaluation.measure)
     if measure.normaliser == "head" and not val.head_sizes:
-        others = ", ".join(m.key for m in val.joint_set.measures if m is not measure)
+        others = ", ".join(m.key for m in val.joint_set.measures if m != measure)
         raise ValueError(
             f"data.val={settings.data.val!r}: none of {val.people:,} people has a head size, so "
-            f"{measure.title} is undefined; pack again with --head-boxes, or set "
-            f"evaluation.measure to {others}"
+            f"{measure.title} is undefined; pack again with --head-boxes"
+            + (f", or set evaluation.measure to {others}" if others else "")
         )
     return measure
 
@@ -155,11 +166,12 @@ def _check_writable(storage: Path) -> None:
         raise ValueError(f"ray.storage={str(storage)!r} can't be written: {error}") from error
 
 
-def _latest_record(folder: Path, settings: Settings) -> Record | None:
-    """The run's newest checkpoint. Raises ValueError if its network is another one."""
-    checkpoints = sorted(path.parent for path in folder.glob(f"epoch_*/{RECORD_NAME}"))
+def _latest_record(plan: Plan) -> Record | None:
+    """The run's newest checkpoint. Raises ValueError if its network or joint set is another one."""
+    checkpoints = sorted(path.parent for path in plan.folder.glob(f"epoch_*/{RECORD_NAME}"))
     if not checkpoints:
         return None
     record = read_record(checkpoints[-1])
-    check_same_architecture(checkpoints[-1], record, settings)
+    check_same_architecture(checkpoints[-1], record, plan.settings)
+    check_same_joints(checkpoints[-1], record, plan.joint_set)
     return record

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from pipeline.plain_data import did_you_mean
+
 Scalar = str | int | float | bool
 
 
@@ -290,7 +292,7 @@ class Settings:
         known = self.flat()
         for key, value in changes.items():
             if key not in known:
-                raise ValueError(f"unknown setting {key!r}{_suggestion(key, list(known))}")
+                raise ValueError(f"unknown setting {key!r}{did_you_mean(key, known)}")
             section, _, name = key.partition(".")
             by_section.setdefault(section, {})[name] = _typed(
                 getattr(self, section), name, key, value
@@ -335,10 +337,3 @@ def _typed(section: object, name: str, key: str, value: Any) -> Scalar:
         return float(value)
     _require(type(value) is expected, key, f"of type {expected.__name__}", value)
     return value
-
-
-def _suggestion(key: str, known: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -196,9 +196,9 @@ def packed(tmp_path: Path, joint_set=MPII, **changes) -> list[str]:
     """The options that name six people to train on and three to validate on."""
     folder = tmp_path / joint_set.name
     train = [samples(3, joint_set=joint_set), samples(3, first=3, joint_set=joint_set)]
-    pack_samples(folder / "train", train, joint_set=joint_set.name)
+    pack_samples(folder / "train", train, joint_set=joint_set)
     val = samples(3, first=6, joint_set=joint_set, **changes)
-    pack_samples(folder / "val", [val], split="val", joint_set=joint_set.name)
+    pack_samples(folder / "val", [val], split="val", joint_set=joint_set)
     return ["--data.train", f"{folder}/train/*.tar", "--data.val", f"{folder}/val/*.tar"]
 
 
@@ -368,7 +368,7 @@ def checkpoint(tmp_path) -> Path:
         }
     )
     network = build_network(settings.model, 0, torch.device("cpu"))
-    record = Record(settings=settings, joint_set="mpii", progress=Progress(epochs=2), metrics={})
+    record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={})
     folder = tmp_path / "epoch_0002"
     folder.mkdir()
     save_checkpoint(folder, network, build_optimizer(network, settings.optim), record)
@@ -423,8 +423,8 @@ def test_shards_of_other_joints_are_refused(tmp_path, capsys, checkpoint, settin
     shards = [*ours[:position], theirs[position], *ours[position + 1 :]]
     said = said_on_failure(capsys, jobs.evaluate.main, "--checkpoint", checkpoint, *shards)
     assert said == (
-        f"error: {setting}={theirs[position]!r} has the joint set lsp, expected mpii, "
-        "which the checkpoint was trained on"
+        f"error: {setting}={theirs[position]!r} and the checkpoint have different joint sets: "
+        "lsp and mpii; expected the same"
     )
 
 

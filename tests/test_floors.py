@@ -41,8 +41,10 @@ FLOORS = {
     "pipeline.metric": 1,
     "pipeline.network": 1,
     "pipeline.data.people": 0,
+    "pipeline.joint_set": 0,
     "pipeline.joints": 0,
     "pipeline.pack_settings": 0,
+    "pipeline.plain_data": 0,
     "pipeline.settings": 0,
 }
 # Side by side: they never import each other, though they share a floor and a folder.

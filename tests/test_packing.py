@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 
 from pipeline.data.people import Visibility
 from pipeline.geometry import transform
+from pipeline.joints import MPII, SYNTHETIC
 from pipeline.pack_settings import CropSettings, PackSettings
 from pipeline.packing import (
     ShardDone,
@@ -477,7 +478,7 @@ def test_the_index_says_what_was_packed_and_how(tmp_path):
     settings = made_dataset(tmp_path)
     index = pack_all(settings)
     assert Index.read(settings.out) == index
-    assert (index.source, index.joint_set) == ("mpii-hrnet", "mpii")
+    assert (index.source, index.joint_set) == ("mpii-hrnet", MPII)
     file_sum = hashlib.sha256((tmp_path / "annotations.json").read_bytes()).hexdigest()
     assert index.annotations == {"annotations.json": file_sum}
     assert index.conventions == {
@@ -584,7 +585,7 @@ def test_rendered_people_are_packed_and_called_synthetic(tmp_path):
         source="synthetic", out=tmp_path / "out", scenes=8, val_images=2, people_per_shard=4
     )
     index = pack_all(settings)
-    assert (index.source, index.joint_set, index.annotations) == ("synthetic", "synthetic", {})
+    assert (index.source, index.joint_set, index.annotations) == ("synthetic", SYNTHETIC, {})
     assert index.conventions == {"split": "auto", "val_images": 2, "seed": 0, "scenes": 8}
     assert index.splits()["val"]["images"] == 2
     assert index.splits()["train"]["images"] == 6

@@ -11,7 +11,9 @@ from pipeline.data.people import Split
 from pipeline.joints import JointSet, joint_set
 
 INDEX_NAME = "index.json"
-_FORMAT = 1
+_FORMAT = 2
+# Of format 1 an index named its joint set, one of those known by name.
+_NAMED_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Index:
     """
 
     source: str
-    joint_set: str
+    joint_set: JointSet
     annotations: dict[str, str]
     conventions: dict[str, Any]
     crop: dict[str, Any]
@@ -50,6 +52,7 @@ class Index:
         path = folder / INDEX_NAME
         aside = path.with_suffix(".part")
         content = {"format": _FORMAT, "splits": self.splits()} | asdict(self)
+        content["joint_set"] = self.joint_set.to_json()
         aside.write_text(json.dumps(content, indent=1) + "\n")
         aside.replace(path)
 
@@ -65,19 +68,21 @@ class Index:
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not readable as JSON: {error}") from error
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise ValueError(f"{path}: expected an index of format {_FORMAT}")
+        form = content.pop("format", None) if isinstance(content, dict) else None
+        if form not in (_FORMAT, _NAMED_FORMAT):
+            raise ValueError(
+                f"{path}: expected an index of format {_NAMED_FORMAT} or {_FORMAT}, got {form!r}"
+            )
         content.pop("splits", None)
         try:
             shards = tuple(ShardEntry(**entry) for entry in content.pop("shards"))
-            index = cls(shards=shards, **content)
+            stored = content.pop("joint_set")
+            joints = joint_set(stored) if form == _NAMED_FORMAT else JointSet.from_json(stored)
+            return cls(shards=shards, joint_set=joints, **content)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: not an index: {error}") from error
-        try:
-            joint_set(index.joint_set)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        return index
 
     def splits(self) -> dict[str, dict[str, int]]:
         """People, images and shards of each split."""
@@ -131,15 +136,17 @@ def find_shards(setting: str, pattern: str) -> ShardSet:
     indexes = {folder: Index.read(folder) for folder in {path.parent for path in paths}}
     known = {folder / e.name: e for folder, index in indexes.items() for e in index.shards}
     entries = tuple(_checked_entry(path, known) for path in paths)
-    names = sorted({index.joint_set for index in indexes.values()})
-    if len(names) > 1:
-        raise ValueError(
-            f"{setting}={pattern!r}: shards have the joint sets {', '.join(names)}, expected one"
-        )
+    first, *others = (index.joint_set for _, index in sorted(indexes.items()))
+    for other in others:
+        if other != first:
+            raise ValueError(
+                f"{setting}={pattern!r}: shards have different joint sets: {first.difference(other)}; "
+                "expected one"
+            )
     return ShardSet(
         paths=tuple(map(str, paths)),
         entries=entries,
-        joint_set=joint_set(names[0]),
+        joint_set=first,
         source=", ".join(sorted({index.source for index in indexes.values()})),
         checksum=hashlib.sha256("".join(e.sha256 for e in entries).encode()).hexdigest()[:16],
     )

@@ -52,6 +52,7 @@ class PackPlan:
 
     settings: PackSettings
     joint_set: JointSet
+    conventions: dict[str, Any]
     jobs: tuple[ShardJob, ...]
     people: int
     skipped: dict[str, int]
@@ -81,6 +82,7 @@ def plan_packing(settings: PackSettings) -> PackPlan:
     return PackPlan(
         settings=settings,
         joint_set=annotations.joint_set,
+        conventions=_conventions(settings, annotations),
         jobs=jobs,
         people=len(annotations.people),
         skipped=dict(annotations.skipped),
@@ -148,7 +150,7 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
         source=settings.source,
         joint_set=plan.joint_set,
         annotations=_file_sums(settings),
-        conventions=_conventions(settings),
+        conventions=plan.conventions,
         crop=asdict(settings.crop),
         plan=plan.fingerprint,
         shards=tuple(shard.entry for shard in done if shard.entry is not None),
@@ -202,9 +204,9 @@ def _misfit(person: Person, path: Path) -> str | None:
 
 
 def _read(settings: PackSettings) -> Annotations:
-    if settings.annotations is None:
+    if settings.files is None:
         return Annotations(joint_set=SYNTHETIC, people=scene_people(settings.seed, settings.scenes))
-    return read_annotations(settings.source, settings.annotations, settings.head_boxes)
+    return read_annotations(settings.source, settings.files)
 
 
 def _with_images(people: list[Person], settings: PackSettings) -> tuple[list[Person], list[str]]:
@@ -361,21 +363,20 @@ def _load(name: str, settings: PackSettings) -> Image:
 
 def _fingerprint(settings: PackSettings) -> str:
     decisive: dict[str, Any] = asdict(settings) | _file_sums(settings)
-    for name in ("out", "images", "annotations", "head_boxes", "max_left_out"):
+    for name in ("out", "images", "annotations", "head_boxes", "joint_set", "max_left_out"):
         del decisive[name]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _file_sums(settings: PackSettings) -> dict[str, str]:
     sums = {}
-    for path in (settings.annotations, settings.head_boxes):
-        if path is not None:
-            with path.open("rb") as file:
-                sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for path in settings.files.paths if settings.files else ():
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
 
 
-def _conventions(settings: PackSettings) -> dict[str, Any]:
+def _conventions(settings: PackSettings, annotations: Annotations) -> dict[str, Any]:
     chosen = {
         "split": settings.split,
         "val_images": settings.val_images,
@@ -385,6 +386,6 @@ def _conventions(settings: PackSettings) -> dict[str, Any]:
         return chosen | {"scenes": settings.scenes}
     source = SOURCES[settings.source]
     return chosen | {
-        "index_base": source.index_base,
+        "index_base": (annotations.index_base if source.index_base is None else source.index_base),
         "center_adjusted": source.center_adjusted,
     }

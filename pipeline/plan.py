@@ -14,6 +14,7 @@ from pipeline.checkpoint import (
     read_record,
 )
 from pipeline.joints import JOINT_SETS, JointSet, Measure
+from pipeline.pack_settings import TABLE_NAME
 from pipeline.settings import Settings
 from pipeline.shards.index import ShardSet, absolute_globs, find_shards
 
@@ -134,10 +135,11 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
 def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
     measure = val.joint_set.measure(settings.evaluation.measure)
     if measure.normaliser == "head" and not val.head_sizes:
+        needed = "a column head_size" if val.source == TABLE_NAME else "--head-boxes"
         others = ", ".join(m.key for m in val.joint_set.measures if m != measure)
         raise ValueError(
             f"data.val={settings.data.val!r}: none of {val.people:,} people has a head size, so "
-            f"{measure.title} is undefined; pack again with --head-boxes"
+            f"{measure.title} is undefined; pack again with {needed}"
             + (f", or set evaluation.measure to {others}" if others else "")
         )
     return measure

@@ -129,6 +129,11 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.train", "--evaluation.flip-test maybe", "expected true or false, got 'maybe'"),
         ("jobs.train", "--optim.batch-size 3 --ray.workers 2", "a multiple of ray.workers=2"),
         ("jobs.pack", "mpii-hrnet --out o", "--images is required for mpii-hrnet"),
+        (
+            "jobs.pack",
+            "table --images i --annotations a.csv --out o",
+            "--joint-set is required for table",
+        ),
         ("jobs.pack", "synthetic --out o --scenes 1", "scenes must be at least 2, got 1"),
         ("jobs.pack", "flic --out o", "flic"),
         ("jobs.evaluate", "--checkpoint c", "--data.val"),

@@ -41,6 +41,7 @@ FLOORS = {
     "pipeline.metric": 1,
     "pipeline.network": 1,
     "pipeline.data.people": 0,
+    "pipeline.joint_file": 0,
     "pipeline.joint_set": 0,
     "pipeline.joints": 0,
     "pipeline.pack_settings": 0,
@@ -53,6 +54,8 @@ APART = (("jobs", "tune"), ("pipeline.loop", "pipeline.tracking"))
 HOMES = {
     "matplotlib": ("pipeline.figures",),
     "mlflow": ("pipeline.tracking",),
+    "pandas": ("tune.trials",),
+    "pyarrow": ("pipeline.data.table_cells",),
     "tyro": ("jobs", "tune", "pipeline.command"),
     "webdataset": ("pipeline.shards.write",),
 }

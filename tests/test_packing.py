@@ -552,6 +552,8 @@ def test_a_finished_shard_survives_its_record(tmp_path):
         ({"images": None}, "--images is required for mpii-hrnet"),
         ({"annotations": None}, "--annotations is required for mpii-hrnet"),
         ({"source": "synthetic"}, "--images is not for synthetic"),
+        ({"joint_set": Path("horse.toml")}, "--joint-set is not for mpii-hrnet"),
+        ({"source": "table"}, "--joint-set is required for table"),
         ({"val_images": 0}, "val_images must be at least 1, got 0"),
         ({"people_per_shard": 0}, "people_per_shard must be at least 1, got 0"),
         ({"scenes": 1}, "scenes must be at least 2, got 1"),

@@ -295,6 +295,19 @@ def test_a_run_that_has_had_its_epochs_is_complete(tmp_path):
     assert not replace(plan, resumes=None).is_complete
 
 
+def test_horses_without_head_sizes_are_told_of_their_column(tmp_path):
+    own = replace(MPII, name="horse", measures=MPII.measures[:1])
+    folder = packed(tmp_path, joint_set=own, head_size=None)
+    index = folder / "val" / "index.json"
+    index.write_text(index.read_text().replace('"source": "made"', '"source": "table"'))
+    settings = settings_of(folder)
+    refused(
+        settings,
+        f"data.val={settings.data.val!r}: none of 2 people has a head size, so PCKh is undefined; "
+        "pack again with a column head_size",
+    )
+
+
 def test_a_checkpoint_of_other_joints_in_the_runs_folder_is_refused(tmp_path):
     renamed = replace(MPII, joints=("right_foot", *MPII.joints[1:]))
     settings = settings_of(packed(tmp_path, joint_set=renamed), **{"ray.name": "mine"})

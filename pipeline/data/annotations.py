@@ -16,11 +16,15 @@ from pipeline.joints import JointSet
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """The people of one annotation file; `skipped` counts entries left out, by reason."""
+    """The people of one annotation file; `skipped` counts entries left out, by reason.
+
+    `index_base` is the number of the first pixel where the files themselves say it.
+    """
 
     joint_set: JointSet
     people: list[Person]
     skipped: Mapping[str, int] = field(default_factory=dict)
+    index_base: int | None = None
 
 
 def read_json(path: Path) -> Any:

@@ -13,6 +13,7 @@ from pipeline.progress import Pace, bar, duration, say
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.checkpoint import Record
     from pipeline.evaluation import Evaluation
     from pipeline.metric import Scores
     from pipeline.settings import Settings
@@ -68,12 +69,12 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     is_cuda = arguments.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
     network, record = load_network(arguments.checkpoint, device)
-    loader = _loader("data.val", arguments.val, record.joint_set, record.settings)
+    loader = _loader("data.val", arguments.val, record)
     evaluation = _measure(network, loader, record.settings, arguments)
     joint_set = loader.joint_set
     results = {"network": evaluation.scores(joint_set)}
     if arguments.train:
-        training = _loader("data.train", arguments.train, record.joint_set, record.settings)
+        training = _loader("data.train", arguments.train, record)
         results["constant pose"] = _constant_pose(training, loader).scores(joint_set)
     for name, scores in results.items():
         for score in scores.values():
@@ -83,18 +84,20 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         _draw(network, loader, record.settings, evaluation, arguments.figures)
 
 
-def _loader(setting: str, pattern: str, joint_set: str, settings: "Settings") -> "SampleLoader":
+def _loader(setting: str, pattern: str, record: "Record") -> "SampleLoader":
     from pipeline.shards.index import find_shards
     from pipeline.shards.read import ShardReader
     from pipeline.shards.stream import SampleLoader
 
     shards = find_shards(setting, pattern)
-    if shards.joint_set.name != joint_set:
+    difference = shards.joint_set.difference(record.joint_set)
+    if difference:
         raise ValueError(
-            f"{setting}={pattern!r} has the joint set {shards.joint_set.name}, expected "
-            f"{joint_set}, which the checkpoint was trained on"
+            f"{setting}={pattern!r} and the checkpoint have different joint sets: {difference}; "
+            "expected the same"
         )
-    return SampleLoader(ShardReader(shards.paths), shards.joint_set, settings.model.input_px)
+    input_px = record.settings.model.input_px
+    return SampleLoader(ShardReader(shards.paths), shards.joint_set, input_px)
 
 
 def _measure(

@@ -111,7 +111,7 @@ def _conclude(index: "Index") -> None:
     for reason, keys in index.left_out.items():
         shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
         say(f"left out, {reason}: {len(keys):,} ({shown})")
-    say(f"joint set {index.joint_set}; all of it is in index.json")
+    say(f"joint set {index.joint_set.name}; all of it is in index.json")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def conclude(plan: "Plan", outcome: "Outcome") -> None:
     settings = plan.settings
     say(f"\n{table(outcome.scores[plan.measure.key])}")
     for scores in outcome.scores.values():
-        if scores.measure is not plan.measure:
+        if scores.measure != plan.measure:
             say(f"{scores.measure.headline} (pooled): {scores.headline:.2f}")
     say(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
     say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to look:")

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipeline.joints import JointSet, joint_set
 from pipeline.network.hourglass import StackedHourglass
 from pipeline.settings import Settings
 from pipeline.training import channels_last
@@ -19,7 +20,9 @@ from pipeline.training import channels_last
 WEIGHTS_NAME = "weights.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 RECORD_NAME = "checkpoint.json"
-_FORMAT = 1
+_FORMAT = 2
+# Of format 1 a checkpoint named its joint set, one of those known by name.
+_NAMED_FORMAT = 1
 # What decides which samples the steps of an epoch see.
 _ORDER = ("data.seed", "data.shuffle_window", "optim.batch_size")
 
@@ -43,7 +46,7 @@ class Record:
     """The JSON of a checkpoint. `metrics` are those of the epoch it was written after."""
 
     settings: Settings
-    joint_set: str
+    joint_set: JointSet
     progress: Progress
     metrics: dict[str, float]
 
@@ -61,7 +64,7 @@ def save_checkpoint(
     torch.save(optimizer.state_dict(), folder / OPTIMIZER_NAME)
     content = {
         "format": _FORMAT,
-        "joint_set": record.joint_set,
+        "joint_set": record.joint_set.to_json(),
         "progress": asdict(record.progress),
         "metrics": record.metrics,
         "settings": record.settings.flat(),
@@ -79,12 +82,16 @@ def read_record(folder: Path) -> Record:
         raise ValueError(f"{folder}: not a checkpoint folder (no {RECORD_NAME})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{path}: expected a checkpoint of format {_FORMAT}")
+    form = content.get("format") if isinstance(content, dict) else None
+    if form not in (_FORMAT, _NAMED_FORMAT):
+        raise ValueError(
+            f"{path}: expected a checkpoint of format {_NAMED_FORMAT} or {_FORMAT}, got {form!r}"
+        )
     try:
+        stored = content["joint_set"]
         return Record(
             settings=Settings.from_flat(content["settings"]),
-            joint_set=content["joint_set"],
+            joint_set=(joint_set(stored) if form == _NAMED_FORMAT else JointSet.from_json(stored)),
             progress=Progress(**content["progress"]),
             metrics=content["metrics"],
         )
@@ -110,6 +117,15 @@ def _check_same(what: str, record: Record, settings: Settings, keys: Sequence[st
     for key in keys:
         if theirs[key] != ours[key]:
             raise ValueError(f"{what}: {key} is {theirs[key]} there, expected {ours[key]}")
+
+
+def check_same_joints(folder: Path, record: Record, joints: JointSet) -> None:
+    """Raise ValueError if the checkpoint was trained on other joints than those of the data, `joints`."""
+    difference = record.joint_set.difference(joints)
+    if difference:
+        raise ValueError(
+            f"{folder}: checkpoint and data have different joint sets: {difference}; expected the same"
+        )
 
 
 def load_weights(folder: Path, network: nn.Module) -> None:

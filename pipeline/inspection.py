@@ -345,9 +345,10 @@ def _head_sizes(columns: Columns, _: JointSet) -> Flags:
     }
 
 
-def _few_joints(columns: Columns, _: JointSet) -> Flags:
+def _few_joints(columns: Columns, joint_set: JointSet) -> Flags:
     counts = columns.annotated.sum(axis=1)
-    return {row: f"{counts[row]} annotated joints" for row in _rows(counts < _FEWEST_JOINTS)}
+    fewest = min(_FEWEST_JOINTS, len(joint_set.joints))
+    return {row: f"{counts[row]} annotated joints" for row in _rows(counts < fewest)}
 
 
 def _frames_outside(columns: Columns, _: JointSet) -> Flags:

@@ -1,75 +1,21 @@
-"""Joint sets: names, mirror pairs, limbs and measures of accuracy, as data."""
+"""Joint sets: names, mirror pairs, limbs and measures of accuracy; those that are known by name."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-Normaliser = Literal["head", "segment", "box"]
+from pipeline.joint_set import JointSet, Measure, Normaliser
 
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A percentage of correct keypoints: how an error in pixels is normalised.
-
-    `normaliser` says what a distance is divided by: `head` the stored head
-    size, `segment` the distance between the two annotated joints `segment`,
-    `box` the longer side of the annotated person box. `thresholds` are shares
-    of it; the first is the headline. `auc_limit` is the upper end of the area
-    under the curve.
-    """
-
-    key: str
-    title: str
-    normaliser: Normaliser
-    segment: tuple[int, int] = (0, 0)
-    thresholds: tuple[float, ...]
-    auc_limit: float = 0.5
-
-    @property
-    def headline(self) -> str:
-        """Name of the headline figure, such as `PCKh@0.5`."""
-        return f"{self.title}@{self.thresholds[0]:g}"
-
-    @property
-    def metric_name(self) -> str:
-        """Name of the headline among a run's metrics, such as `pckh_0.5`."""
-        return f"{self.key}_{self.thresholds[0]:g}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointSet:
-    """The joints that a dataset annotates, in its own order.
-
-    `flip_pairs` change places in a mirrored image. `limbs` are drawn, from
-    joint to joint. `groups` name the rows of a published table (left and right
-    averaged). `in_mean` are the joints that enter a mean. The first of
-    `measures` is the joint set's own.
-    """
-
-    name: str
-    joints: tuple[str, ...]
-    flip_pairs: tuple[tuple[int, int], ...]
-    limbs: tuple[tuple[int, int], ...]
-    groups: tuple[tuple[str, tuple[int, ...]], ...]
-    in_mean: tuple[int, ...]
-    measures: tuple[Measure, ...]
-
-    @property
-    def mirror(self) -> tuple[int, ...]:
-        """Index of each joint's counterpart in a mirrored image."""
-        order = list(range(len(self.joints)))
-        for left, right in self.flip_pairs:
-            order[left], order[right] = right, left
-        return tuple(order)
-
-    def measure(self, key: str) -> Measure:
-        """Return the measure named `key`; `auto` is the joint set's own. Raises ValueError."""
-        if key == "auto":
-            return self.measures[0]
-        for measure in self.measures:
-            if measure.key == key:
-                return measure
-        known = ", ".join(measure.key for measure in self.measures)
-        raise ValueError(f"evaluation.measure: joint set {self.name} has {known}, not {key!r}")
+__all__ = [
+    "COCO",
+    "FLIC",
+    "JOINT_SETS",
+    "LSP",
+    "MPII",
+    "SYNTHETIC",
+    "JointSet",
+    "Measure",
+    "Normaliser",
+    "joint_set",
+]
 
 
 def _pck_torso(left_shoulder: int, right_hip: int) -> Measure:

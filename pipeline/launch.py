@@ -129,7 +129,7 @@ def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
         resources["GPU"] = settings.ray.gpus_per_worker
     task = Task(
         settings=settings.flat(),
-        joint_set=plan.joint_set.name,
+        joint_set=plan.joint_set.to_json(),
         train=plan.train.paths,
         val=plan.val.paths,
         label=label,

@@ -23,6 +23,7 @@ from pipeline.checkpoint import (
     Progress,
     Record,
     check_same_architecture,
+    check_same_joints,
     check_same_order,
     load_optimizer,
     load_weights,
@@ -30,7 +31,7 @@ from pipeline.checkpoint import (
     save_checkpoint,
 )
 from pipeline.evaluation import Evaluation, evaluate, predict
-from pipeline.joints import joint_set
+from pipeline.joints import JointSet
 from pipeline.metric import JointCounts
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
@@ -61,13 +62,13 @@ from pipeline.training import (
 class Task:
     """What a worker is told: plain data, since it crosses processes.
 
-    `settings` are by dotted key, with `model.joints` resolved; `train` and
-    `val` are absolute paths of shards. `label` begins every line that is said,
+    `settings` are by dotted key, with `model.joints` resolved; `joint_set` is
+    `JointSet.to_json()`; `train` and `val` are absolute paths of shards. `label` begins every line that is said,
     so that the trials of a sweep can be told apart.
     """
 
     settings: dict[str, Any]
-    joint_set: str
+    joint_set: dict[str, Any]
     train: tuple[str, ...]
     val: tuple[str, ...]
     label: str = ""
@@ -118,7 +119,7 @@ class Learner:
         self.settings = settings = Settings.from_flat(task.settings)
         torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
         self.rank, self.workers, self.device = rank, workers, device
-        self.joint_set = joint_set(task.joint_set)
+        self.joint_set = JointSet.from_json(task.joint_set)
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
@@ -145,11 +146,12 @@ class Learner:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint.
 
-        Raises ValueError if it is of another architecture, or lies within an
-        epoch of another order.
+        Raises ValueError if it is of another architecture or joint set, or
+        lies within an epoch of another order.
         """
         record = read_record(folder)
         check_same_architecture(folder, record, self.settings)
+        check_same_joints(folder, record, self.joint_set)
         if record.progress.epoch_steps:
             check_same_order(folder, record, self.settings)
         load_weights(folder, self.network)
@@ -160,7 +162,7 @@ class Learner:
         """Write a checkpoint into an existing folder."""
         record = Record(
             settings=self.settings,
-            joint_set=self.joint_set.name,
+            joint_set=self.joint_set,
             progress=self.progress,
             metrics=metrics,
         )

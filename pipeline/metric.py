@@ -157,29 +157,31 @@ def scores(counts: JointCounts, joint_set: JointSet, measure: Measure) -> Scores
 
 
 def table(result: Scores) -> str:
-    """The per-joint table as text, with the groups and the means below."""
-    names = [_text(threshold) for threshold in result.measure.thresholds]
-    title = result.measure.title
-    head = f"{'joint':<16}" + "".join(f"{title + '@' + name:>15}" for name in names)
+    """The per-joint table as text, with the groups, if any, and the means below."""
+    measure, groups = result.measure, result.joint_set.groups
+    heads = [f"{measure.title}@{_text(threshold)}" for threshold in measure.thresholds]
+    first = max(16, *(len(name) + 1 for name in (*result.annotated, *dict(groups))))
+    column = max(15, *(len(head) + 1 for head in heads))
+
+    def row(name: str, values: list[float]) -> str:
+        cells = ("-" if np.isnan(value) else f"{value:.2f}" for value in values)
+        return f"{name:<{first}}" + "".join(f"{cell:>{column}}" for cell in cells)
+
+    head = f"{'joint':<{first}}" + "".join(f"{head:>{column}}" for head in heads)
     lines = [head + f"{'annotated':>11}"]
     for joint, annotated in result.annotated.items():
-        values = [result.joints[t][joint] for t in result.measure.thresholds]
-        lines.append(_row(joint, values) + f"{annotated:>11,}")
-    lines.append("-" * len(lines[0]))
-    for group in result.groups[result.measure.thresholds[0]]:
-        values = [result.groups[t][group] for t in result.measure.thresholds]
-        lines.append(_row(group, values))
-    lines.append("-" * len(lines[0]))
-    lines.append(_row("pooled mean", list(result.pooled.values())))
-    lines.append(_row("unweighted mean", list(result.unweighted.values())))
-    lines.append(_row(f"AUC 0-{result.measure.auc_limit:g}", [result.auc]))
+        values = [result.joints[t][joint] for t in measure.thresholds]
+        lines.append(row(joint, values) + f"{annotated:>11,}")
+    rule = "-" * len(lines[0])
+    if groups:
+        lines.append(rule)
+    for group, _ in groups:
+        lines.append(row(group, [result.groups[t][group] for t in measure.thresholds]))
+    lines.append(rule)
+    lines.append(row("pooled mean", list(result.pooled.values())))
+    lines.append(row("unweighted mean", list(result.unweighted.values())))
+    lines.append(row(f"AUC 0-{measure.auc_limit:g}", [result.auc]))
     return "\n".join(lines)
-
-
-def _row(name: str, values: list[float]) -> str:
-    return f"{name:<16}" + "".join(
-        f"{'-' if np.isnan(value) else format(value, '.2f'):>15}" for value in values
-    )
 
 
 def _text(key: object) -> str:

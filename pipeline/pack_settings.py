@@ -13,9 +13,26 @@ SourceName = Literal[
     "lspet",
     "coco",
     "flic",
+    "table",
     "synthetic",
 ]
 SYNTHETIC_NAME: SourceName = "synthetic"
+TABLE_NAME: SourceName = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationFiles:
+    """The files that a source is read from; the last two only where it takes them."""
+
+    annotations: Path
+    head_boxes: Path | None = None
+    joint_set: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Those that are given."""
+        given = (self.annotations, self.head_boxes, self.joint_set)
+        return tuple(path for path in given if path is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +69,8 @@ class PackSettings:
     """Annotation file."""
     head_boxes: Path | None = None
     """MPII's detections_our_format.mat, with the head boxes of validation people that PCKh needs."""
+    joint_set: Path | None = None
+    """Joint-set file of a table, in TOML: names, mirror pairs, limbs, and how its pixels count."""
     out: Path
     """Folder to write: train-000000.tar ..., val-000000.tar ... and index.json."""
     split: Literal["auto", "random", "train", "val"] = "auto"
@@ -82,3 +101,17 @@ class PackSettings:
                 raise ValueError(
                     f"--{name} is {'required for' if needs_files else 'not for'} {self.source}"
                 )
+        is_table = self.source == TABLE_NAME
+        if (self.joint_set is not None) != is_table:
+            raise ValueError(
+                f"--joint-set is {'required for' if is_table else 'not for'} {self.source}"
+            )
+
+    @property
+    def files(self) -> AnnotationFiles | None:
+        """The annotation files; None where people are rendered."""
+        if self.annotations is None:
+            return None
+        return AnnotationFiles(
+            annotations=self.annotations, head_boxes=self.head_boxes, joint_set=self.joint_set
+        )

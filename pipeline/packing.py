@@ -17,7 +17,7 @@ from pipeline.data.crop import Image, cut_crop, read_image
 from pipeline.data.people import Person, Split, Visibility
 from pipeline.data.sources import SOURCES, read_annotations
 from pipeline.data.synthetic import render_scene, scene_people
-from pipeline.joints import SYNTHETIC
+from pipeline.joints import SYNTHETIC, JointSet
 from pipeline.pack_settings import SYNTHETIC_NAME, PackSettings
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes, members_from
@@ -52,7 +52,8 @@ class PackPlan:
     """All shards of a dataset. `left_out` are people whose image is missing, `people` all others too."""
 
     settings: PackSettings
-    joint_set: str
+    joint_set: JointSet
+    conventions: dict[str, Any]
     jobs: tuple[ShardJob, ...]
     people: int
     skipped: dict[str, int]
@@ -81,7 +82,8 @@ def plan_packing(settings: PackSettings) -> PackPlan:
     _check_keys(jobs)
     return PackPlan(
         settings=settings,
-        joint_set=annotations.joint_set.name,
+        joint_set=annotations.joint_set,
+        conventions=_conventions(settings, annotations),
         jobs=jobs,
         people=len(annotations.people),
         skipped=dict(annotations.skipped),
@@ -154,7 +156,7 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
         source=settings.source,
         joint_set=plan.joint_set,
         annotations=_file_sums(settings),
-        conventions=_conventions(settings),
+        conventions=plan.conventions,
         crop=asdict(settings.crop),
         plan=plan.fingerprint,
         shards=entries,
@@ -223,9 +225,9 @@ def _misfit(person: Person, path: Path) -> str | None:
 
 
 def _read(settings: PackSettings) -> Annotations:
-    if settings.annotations is None:
+    if settings.files is None:
         return Annotations(joint_set=SYNTHETIC, people=scene_people(settings.seed, settings.scenes))
-    return read_annotations(settings.source, settings.annotations, settings.head_boxes)
+    return read_annotations(settings.source, settings.files)
 
 
 def _with_images(people: list[Person], settings: PackSettings) -> tuple[list[Person], list[str]]:
@@ -384,21 +386,20 @@ def _load(name: str, settings: PackSettings) -> Image:
 
 def _fingerprint(settings: PackSettings) -> str:
     decisive: dict[str, Any] = asdict(settings) | _file_sums(settings)
-    for name in ("out", "images", "annotations", "head_boxes", "max_left_out"):
+    for name in ("out", "images", "annotations", "head_boxes", "joint_set", "max_left_out"):
         del decisive[name]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _file_sums(settings: PackSettings) -> dict[str, str]:
     sums = {}
-    for path in (settings.annotations, settings.head_boxes):
-        if path is not None:
-            with path.open("rb") as file:
-                sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for path in settings.files.paths if settings.files else ():
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
 
 
-def _conventions(settings: PackSettings) -> dict[str, Any]:
+def _conventions(settings: PackSettings, annotations: Annotations) -> dict[str, Any]:
     chosen = {
         "split": settings.split,
         "val_images": settings.val_images,
@@ -408,6 +409,6 @@ def _conventions(settings: PackSettings) -> dict[str, Any]:
         return chosen | {"scenes": settings.scenes}
     source = SOURCES[settings.source]
     return chosen | {
-        "index_base": source.index_base,
+        "index_base": (annotations.index_base if source.index_base is None else source.index_base),
         "center_adjusted": source.center_adjusted,
     }

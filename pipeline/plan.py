@@ -1,14 +1,24 @@
 """What a run will do, worked out and checked before any cluster resource is taken."""
 
+import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.checkpoint import RECORD_NAME, Record, check_same_architecture, read_record
-from pipeline.joints import JointSet, Measure
-from pipeline.settings import Settings
+from pipeline.checkpoint import (
+    RECORD_NAME,
+    Record,
+    check_same_architecture,
+    check_same_joints,
+    read_record,
+)
+from pipeline.joints import JOINT_SETS, JointSet, Measure
+from pipeline.pack_settings import TABLE_NAME
+from pipeline.settings import DataSettings, Settings
 from pipeline.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
+from pipeline.shards.location import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +51,28 @@ class Plan:
 
 def plan_training(settings: Settings) -> Plan:
     """Resolve and check settings. Raises ValueError saying what is wrong, where, and what was expected."""
-    data = settings.data
-    val = find_shards("data.val", data.val, data.bad_samples)
-    if data.reading == "exact":
-        train = find_shards("data.train", data.train, data.bad_samples)
-    else:
-        train = find_streams("data.train", data.train, val.joint_set, data.epoch_samples)
-    if train.joint_set is not val.joint_set:
+    train, val = _find_data(settings.data)
+    difference = train.joint_set.difference(val.joint_set)
+    if difference:
         raise ValueError(
-            f"data.train has the joint set {train.joint_set.name}, data.val {val.joint_set.name}; "
-            "expected the same"
+            f"data.train and data.val have different joint sets: {difference}; expected the same"
         )
     settings = _resolved(settings, train, val)
     measure = _checked_measure(settings, val)
     _check_amounts(settings, train)
+    _check_cache(settings.data, train)
     _check_writable(Path(settings.ray.storage))
     plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
-    return replace(plan, resumes=_latest_record(plan.folder, settings))
+    return replace(plan, resumes=_latest_record(plan))
+
+
+def _find_data(data: DataSettings) -> tuple[ShardSet, ShardSet]:
+    """Training and validation shards; those that are streamed have the joint set of the others."""
+    if data.reading == "exact":
+        train = find_shards("data.train", data.train, data.bad_samples)
+        return train, find_shards("data.val", data.val, data.bad_samples)
+    val = find_shards("data.val", data.val, data.bad_samples)
+    return find_streams("data.train", data.train, val.joint_set, data.epoch_samples), val
 
 
 def working_root() -> Path:
@@ -110,13 +125,20 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
             f"data.train, got {settings.model.joints}"
         )
     model = settings.model
-    fingerprint = settings.fingerprint(f"{train.checksum} {val.checksum}")
+    data = f"{train.checksum} {val.checksum}"
+    if train.joint_set not in JOINT_SETS.values():
+        # Shards hold joints by number; what they are called and how they mirror is beside them.
+        data += f" {json.dumps(train.joint_set.to_json())}"
+    fingerprint = settings.fingerprint(data)
     name = f"{train.joint_set.name}-s{model.stacks}m{model.modules}-{fingerprint}"
     return settings.replaced(
         {
             "data.train": absolute_patterns(settings.data.train),
             "data.val": absolute_patterns(settings.data.val),
             "model.joints": joints,
+            "data.cache": str(Path(settings.data.cache).expanduser().absolute())
+            if settings.data.cache
+            else "",
             "ray.storage": str(storage_folder(settings.ray.storage)),
             "ray.name": settings.ray.name or name,
             "tracking.uri": tracking_uri(settings.tracking.uri),
@@ -127,11 +149,12 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
 def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
     measure = val.joint_set.measure(settings.evaluation.measure)
     if measure.normaliser == "head" and not val.head_sizes:
-        others = ", ".join(m.key for m in val.joint_set.measures if m is not measure)
+        needed = "a column head_size" if val.source == TABLE_NAME else "--head-boxes"
+        others = ", ".join(m.key for m in val.joint_set.measures if m != measure)
         raise ValueError(
             f"data.val={settings.data.val!r}: none of {val.people:,} people has a head size, so "
-            f"{measure.title} is undefined; pack again with --head-boxes, or set "
-            f"evaluation.measure to {others}"
+            f"{measure.title} is undefined; pack again with {needed}"
+            + (f", or set evaluation.measure to {others}" if others else "")
         )
     return measure
 
@@ -150,6 +173,21 @@ def _check_amounts(settings: Settings, train: ShardSet) -> None:
         )
 
 
+def _check_cache(data: DataSettings, train: ShardSet) -> None:
+    """Refuse a cache that would have to download shards again and again within a window."""
+    remote = [entry for at, entry in zip(train.paths, train.entries, strict=False) if is_remote(at)]
+    if not (data.cache and remote):
+        return
+    fewest = min(entry.people for entry in remote)
+    together = math.ceil(data.shuffle_window / fewest) + 1
+    needed = sum(sorted((entry.bytes for entry in remote), reverse=True)[:together])
+    if needed > data.cache_gb * 1e9:
+        raise ValueError(
+            f"data.cache_gb must be at least {math.ceil(needed / 1e7) / 100} to hold the shards of "
+            f"data.shuffle_window={data.shuffle_window} samples, got {data.cache_gb:g}"
+        )
+
+
 def _check_writable(storage: Path) -> None:
     there = next(folder for folder in (storage, *storage.parents) if folder.exists())
     try:
@@ -159,11 +197,12 @@ def _check_writable(storage: Path) -> None:
         raise ValueError(f"ray.storage={str(storage)!r} can't be written: {error}") from error
 
 
-def _latest_record(folder: Path, settings: Settings) -> Record | None:
-    """The run's newest checkpoint. Raises ValueError if its network is another one."""
-    checkpoints = sorted(path.parent for path in folder.glob(f"epoch_*/{RECORD_NAME}"))
+def _latest_record(plan: Plan) -> Record | None:
+    """The run's newest checkpoint. Raises ValueError if its network or joint set is another one."""
+    checkpoints = sorted(path.parent for path in plan.folder.glob(f"epoch_*/{RECORD_NAME}"))
     if not checkpoints:
         return None
     record = read_record(checkpoints[-1])
-    check_same_architecture(checkpoints[-1], record, settings)
+    check_same_architecture(checkpoints[-1], record, plan.settings)
+    check_same_joints(checkpoints[-1], record, plan.joint_set)
     return record

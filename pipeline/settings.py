@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from pipeline.plain_data import did_you_mean
+
 Scalar = str | int | float | bool
 
 
@@ -43,7 +45,7 @@ class DataSettings:
     cache: str = ""
     """Folder on each node for whole copies of remote shards; empty: remote samples are read one by one."""
     cache_gb: float = 20.0
-    """Gigabytes (1e9 bytes) that data.cache may hold; the least recently used copies go first."""
+    """Bound of data.cache in gigabytes of 1e9 bytes; the least recently used copies go first."""
     bad_samples: int = 0
     """Samples that each worker may pass over, named and counted, for being cut off, damaged or without joints; 0: stop at the first."""
     scale_jitter: float = 0.25
@@ -309,7 +311,7 @@ class Settings:
         known = self.flat()
         for key, value in changes.items():
             if key not in known:
-                raise ValueError(f"unknown setting {key!r}{_suggestion(key, list(known))}")
+                raise ValueError(f"unknown setting {key!r}{did_you_mean(key, known)}")
             section, _, name = key.partition(".")
             by_section.setdefault(section, {})[name] = _typed(
                 getattr(self, section), name, key, value
@@ -357,10 +359,3 @@ def _typed(section: object, name: str, key: str, value: Any) -> Scalar:
         return float(value)
     _require(type(value) is expected, key, f"of type {expected.__name__}", value)
     return value
-
-
-def _suggestion(key: str, known: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

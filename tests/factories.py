@@ -61,7 +61,7 @@ def index_of(entries: Sequence[Any], **changes: Any) -> Index:
     """An index of shards as a packing job would write it."""
     made = Index(
         source="made",
-        joint_set="mpii",
+        joint_set=MPII,
         annotations={"made.json": "0" * 64},
         conventions={"index_base": 0, "center_adjusted": False},
         crop={"person_px": 64, "margin": 1.5, "jpeg_quality": 95},

@@ -18,6 +18,7 @@ from pipeline.checkpoint import (
     read_record,
     save_checkpoint,
 )
+from pipeline.joints import MPII
 from pipeline.settings import Settings
 from pipeline.training import build_network, build_optimizer
 
@@ -34,7 +35,7 @@ SETTINGS = Settings.from_flat(
 )
 RECORD = Record(
     settings=SETTINGS,
-    joint_set="mpii",
+    joint_set=MPII,
     progress=Progress(epochs=3, steps=12, samples=48),
     metrics={"pckh_0.5": 12.5, "val_loss": 0.25},
 )
@@ -105,10 +106,18 @@ def test_a_person_can_read_the_record(saved):
     assert content["settings"]["model.features"] == 8
     assert content["progress"] == {"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48}
     assert content["metrics"] == {"pckh_0.5": 12.5, "val_loss": 0.25}
-    assert content["joint_set"] == "mpii"
-    assert content["format"] == 1
+    assert content["joint_set"] == MPII.to_json()
+    assert content["format"] == 2
     assert content["versions"] == {"torch": torch.__version__}
     assert len((saved / "checkpoint.json").read_text().splitlines()) > 30
+
+
+def test_a_record_of_the_first_format_names_its_joint_set(saved):
+    rewritten(saved, format=1, joint_set="mpii")
+    assert read_record(saved) == RECORD
+    rewritten(saved, joint_set="halpe")
+    with pytest.raises(ValueError, match=r"checkpoint\.json: unknown joint set 'halpe'; known: "):
+        read_record(saved)
 
 
 def test_prediction_needs_no_pickle(saved):
@@ -182,13 +191,14 @@ def test_a_record_that_is_no_json_is_refused(saved, content):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "expected a checkpoint of format 1"),
+        ({"format": 3}, "expected a checkpoint of format 1 or 2, got 3"),
         (
             {"settings": {"model.stackz": 1}},
             "unknown setting 'model.stackz'; did you mean 'model.stacks'?",
         ),
         ({"settings": {"model.stacks": 0}}, "model.stacks must be at least 1, got 0"),
         ({"settings": {"model.stacks": "1"}}, "model.stacks must be of type int, got '1'"),
+        ({"joint_set": None}, "joint set must be a table of fields, got None"),
         ({"progress": {"epoch": 3}}, "unexpected keyword argument 'epoch'"),
     ],
 )
@@ -201,7 +211,7 @@ def test_a_record_that_is_not_ours_is_refused_by_name(saved, change, said):
 
 def test_a_record_of_a_list_is_refused(saved):
     (saved / "checkpoint.json").write_text("[1]")
-    with pytest.raises(ValueError, match="expected a checkpoint of format 1"):
+    with pytest.raises(ValueError, match="expected a checkpoint of format 1 or 2, got None"):
         read_record(saved)
 
 

@@ -96,7 +96,7 @@ def trained(packed: Path, place: Path) -> str:
 
 def test_packing_writes_shards_and_an_index(packed: Path):
     content = json.loads((packed / "index.json").read_text())
-    assert content["source"] == content["joint_set"] == "synthetic"
+    assert content["source"] == content["joint_set"]["name"] == "synthetic"
     assert content["splits"]["train"]["images"] == 64
     assert content["splits"]["val"]["images"] == 21
     assert sorted(path.name for path in packed.iterdir()) == sorted(

@@ -129,6 +129,11 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.train", "--evaluation.flip-test maybe", "expected true or false, got 'maybe'"),
         ("jobs.train", "--optim.batch-size 3 --ray.workers 2", "a multiple of ray.workers=2"),
         ("jobs.pack", "mpii-hrnet --out o", "--images is required for mpii-hrnet"),
+        (
+            "jobs.pack",
+            "table --images i --annotations a.csv --out o",
+            "--joint-set is required for table",
+        ),
         ("jobs.pack", "synthetic --out o --scenes 1", "scenes must be at least 2, got 1"),
         ("jobs.pack", "flic --out o", "flic"),
         ("jobs.evaluate", "--checkpoint c", "--data.val"),
@@ -196,9 +201,9 @@ def packed(tmp_path: Path, joint_set=MPII, **changes) -> list[str]:
     """The options that name six people to train on and three to validate on."""
     folder = tmp_path / joint_set.name
     train = [samples(3, joint_set=joint_set), samples(3, first=3, joint_set=joint_set)]
-    pack_samples(folder / "train", train, joint_set=joint_set.name)
+    pack_samples(folder / "train", train, joint_set=joint_set)
     val = samples(3, first=6, joint_set=joint_set, **changes)
-    pack_samples(folder / "val", [val], split="val", joint_set=joint_set.name)
+    pack_samples(folder / "val", [val], split="val", joint_set=joint_set)
     return ["--data.train", f"{folder}/train/*.tar", "--data.val", f"{folder}/val/*.tar"]
 
 
@@ -368,7 +373,7 @@ def checkpoint(tmp_path) -> Path:
         }
     )
     network = build_network(settings.model, 0, torch.device("cpu"))
-    record = Record(settings=settings, joint_set="mpii", progress=Progress(epochs=2), metrics={})
+    record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={})
     folder = tmp_path / "epoch_0002"
     folder.mkdir()
     save_checkpoint(folder, network, build_optimizer(network, settings.optim), record)
@@ -423,8 +428,8 @@ def test_shards_of_other_joints_are_refused(tmp_path, capsys, checkpoint, settin
     shards = [*ours[:position], theirs[position], *ours[position + 1 :]]
     said = said_on_failure(capsys, jobs.evaluate.main, "--checkpoint", checkpoint, *shards)
     assert said == (
-        f"error: {setting}={theirs[position]!r} has the joint set lsp, expected mpii, "
-        "which the checkpoint was trained on"
+        f"error: {setting}={theirs[position]!r} and the checkpoint have different joint sets: "
+        "lsp and mpii; expected the same"
     )
 
 

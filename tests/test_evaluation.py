@@ -35,7 +35,7 @@ _GONE = (Visibility.MISSING,)
 
 
 def loader_of(pack, *shards, joint_set=MPII, **options) -> SampleLoader:
-    paths = pack(*shards, joint_set=joint_set.name, **options)
+    paths = pack(*shards, joint_set=joint_set, **options)
     return SampleLoader(ShardReader([str(path) for path in paths]), joint_set, 64)
 
 

@@ -41,8 +41,11 @@ FLOORS = {
     "pipeline.metric": 1,
     "pipeline.network": 1,
     "pipeline.data.people": 0,
+    "pipeline.joint_file": 0,
+    "pipeline.joint_set": 0,
     "pipeline.joints": 0,
     "pipeline.pack_settings": 0,
+    "pipeline.plain_data": 0,
     "pipeline.settings": 0,
 }
 # Side by side: they never import each other, though they share a floor and a folder.
@@ -55,6 +58,8 @@ HOMES = {
     "gcsfs": ("pipeline.shards.transport",),
     "matplotlib": ("pipeline.figures",),
     "mlflow": ("pipeline.tracking",),
+    "pandas": ("tune.trials",),
+    "pyarrow": ("pipeline.data.table_cells",),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop",),
     "tyro": ("jobs", "tune", "pipeline.command"),

@@ -1,10 +1,12 @@
 """Joint sets: tables that have to agree with themselves."""
 
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from pipeline.joints import COCO, FLIC, JOINT_SETS, LSP, MPII, joint_set
+from pipeline.joints import COCO, FLIC, JOINT_SETS, LSP, MPII, JointSet, Measure, joint_set
 
 
 def test_the_flip_map_of_mpii_is_the_published_one():
@@ -69,3 +71,164 @@ def test_an_unknown_joint_set_is_refused_with_the_known_ones():
     message = "unknown joint set 'aic'; known: coco, flic, lsp, mpii, synthetic"
     with pytest.raises(ValueError, match=re.escape(message)):
         joint_set("aic")
+
+
+# What travels
+
+
+@pytest.mark.parametrize("joints", JOINT_SETS.values(), ids=JOINT_SETS.keys())
+def test_a_joint_set_comes_back_from_json_as_it_was(joints):
+    assert JointSet.from_json(json.loads(json.dumps(joints.to_json()))) == joints
+
+
+def test_json_names_joints_instead_of_counting_them():
+    content = LSP.to_json()
+    assert list(content) == [
+        "name",
+        "joints",
+        "flip_pairs",
+        "limbs",
+        "groups",
+        "in_mean",
+        "measures",
+    ]
+    assert content["flip_pairs"][0] == ["right_ankle", "left_ankle"]
+    assert content["limbs"][-1] == ["left_hip", "left_shoulder"]
+    assert content["groups"]["head"] == ["neck", "head_top"]
+    assert content["measures"][0] == {
+        "key": "pckh",
+        "title": "PCKh",
+        "normaliser": "segment",
+        "segment": ["head_top", "neck"],
+        "thresholds": [0.5, 0.1],
+        "auc_limit": 0.5,
+    }
+    assert "segment" not in MPII.to_json()["measures"][0]
+
+
+def test_joint_sets_are_told_apart_by_name_or_by_what_differs():
+    assert MPII.difference(replace(MPII)) == ""
+    assert MPII.difference(LSP) == "mpii and lsp"
+    other = replace(MPII, limbs=(), in_mean=(0,))
+    assert MPII.difference(other) == "two called mpii that differ in limbs, in_mean"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limb": []}, "joint set: unknown field 'limb'; did you mean 'limbs'?"),
+        ({"limbs": None}, "limbs must be a list, got None"),
+        ({"limbs": [["neck"]]}, "limbs[0] must be two joints, got ['neck']"),
+        (
+            {"limbs": [["neck", "head_top"], ["neck", "headtop"]]},
+            "limbs[1][1]: unknown joint 'headtop'; did you mean 'head_top'?",
+        ),
+        ({"in_mean": ["nose"]}, "in_mean[0]: unknown joint 'nose'"),
+        ({"groups": ["head"]}, "groups must be a table of lists of joints, got ['head']"),
+        ({"groups": {"head": "neck"}}, "groups.head must be a list, got 'neck'"),
+        ({"name": 5}, "name must be a text, got 5"),
+        ({"joints": ["a", 5]}, "joints[1] must be a text, got 5"),
+        ({"measures": [{}]}, "measures[0]: field 'key' is absent"),
+    ],
+)
+def test_json_that_is_no_joint_set_is_refused_by_field(change, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        JointSet.from_json(LSP.to_json() | change)
+
+
+def test_json_without_a_field_or_no_table_at_all_is_refused():
+    content = LSP.to_json()
+    del content["flip_pairs"]
+    with pytest.raises(ValueError, match=r"^joint set: field 'flip_pairs' is absent$"):
+        JointSet.from_json(content)
+    with pytest.raises(ValueError, match=r"^joint set must be a table of fields, got 'lsp'$"):
+        JointSet.from_json("lsp")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": 1}, "measures[0].title must be a text, got 1"),
+        ({"thresholds": [0.5, "0.1"]}, "measures[0].thresholds[1] must be a number, got '0.1'"),
+        ({"thresholds": []}, "measures[0].thresholds must hold at least one threshold, got none"),
+        (
+            {"normaliser": "torso"},
+            "measures[0].normaliser must be one of head, segment, box, got 'torso'",
+        ),
+        ({"segment": ["neck"]}, "measures[0].segment must be two joints, got ['neck']"),
+        ({"limit": 1}, "measures[0]: unknown field 'limit'; did you mean 'auc_limit'?"),
+    ],
+)
+def test_json_that_is_no_measure_is_refused_by_field(change, message):
+    content = LSP.to_json()
+    content["measures"][0] |= change
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        JointSet.from_json(content)
+
+
+# What agrees with itself
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"name": "my horse"},
+            "name must be made of letters a-z, digits, '_', '.' and '-', got 'my horse'",
+        ),
+        ({"joints": ()}, "joints must hold at least one joint, got none"),
+        ({"joints": ("a", "b", "a")}, "joints must hold a joint once, got 'a' 2 times"),
+        (
+            {"joints": ("a", "left ear")},
+            "joints[1] must be made of letters a-z, digits and '_', got 'left ear'",
+        ),
+        ({"flip_pairs": ((0, 5), (1, 14))}, "flip_pairs[1] must hold joints from 0 to 13, got 14"),
+        ({"flip_pairs": ((0, 5), (5, 1))}, "flip_pairs must hold a joint once, got 'left_ankle'"),
+        (
+            {"flip_pairs": ((3, 3),)},
+            "flip_pairs[0] must be two different joints, got the same twice",
+        ),
+        ({"limbs": ((0, 1), (-1, 2))}, "limbs[1] must hold joints from 0 to 13, got -1"),
+        ({"limbs": ((2, 2),)}, "limbs[0] must be two different joints, got the same twice"),
+        ({"groups": (("legs", (0, 20)),)}, "groups.legs must hold joints from 0 to 13, got 20"),
+        ({"groups": (("legs", ()),)}, "groups.legs must hold at least one joint, got none"),
+        ({"in_mean": (14,)}, "in_mean must hold joints from 0 to 13, got 14"),
+        ({"in_mean": ()}, "in_mean must hold at least one joint, got none"),
+        ({"in_mean": (1, 1)}, "in_mean must hold a joint once, got 1 2 times"),
+        ({"measures": ()}, "measures must hold at least one measure, got none"),
+        (
+            {"measures": LSP.measures[:1] * 2},
+            "measures must hold a measure once, got 'pckh' 2 times",
+        ),
+        (
+            {"measures": (replace(LSP.measures[0], segment=(1, 14)),)},
+            "measures[0].segment must hold joints from 0 to 13, got 14",
+        ),
+    ],
+)
+def test_a_joint_set_that_contradicts_itself_is_refused(change, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        replace(LSP, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": "pck head"}, "key must be made of letters a-z, digits and '_', got 'pck head'"),
+        ({"thresholds": ()}, "thresholds must hold at least one threshold, got none"),
+        ({"thresholds": (0.1, 0.1)}, "thresholds must hold a threshold once, got 0.1 2 times"),
+        ({"thresholds": (0.5, 0.6)}, "thresholds[1] must be hundredths from 0.01 to 0.5, got 0.6"),
+        ({"thresholds": (0.055,)}, "thresholds[0] must be hundredths from 0.01 to 0.5, got 0.055"),
+        ({"auc_limit": 0.0}, "auc_limit must be hundredths from 0.01 to 0.5, got 0"),
+        ({"segment": (0, 1)}, "segment is not for the normaliser head"),
+        (
+            {"normaliser": "segment", "segment": (1, 1)},
+            "segment must be two different joints, got the same twice",
+        ),
+    ],
+)
+def test_a_measure_that_contradicts_itself_is_refused(change, message):
+    right = {"key": "pckh", "title": "PCKh", "normaliser": "head", "thresholds": (0.5,)}
+    assert Measure(**right).headline == "PCKh@0.5"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Measure(**right | change)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from factories import pack_samples, sample, samples
 
 from pipeline.checkpoint import Progress, read_record
 from pipeline.evaluation import Evaluation
+from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
 from pipeline.shards.order import epoch_order
 
@@ -44,7 +46,7 @@ def task_of(train: list[Path], val: list[Path], **changes) -> Task:
     }
     return Task(
         settings=settings | changes,
-        joint_set="mpii",
+        joint_set=MPII.to_json(),
         train=tuple(map(str, train)),
         val=tuple(map(str, val)),
     )
@@ -86,6 +88,18 @@ def test_an_epoch_takes_as_many_whole_batches_as_there_are(shards):
     [report] = learner.train_epoch(every_s=1e9)
     assert (report.epoch, report.step) == (1, 2)
     assert learner.progress == Progress(epochs=2, steps=4, samples=12)
+
+
+def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):
+    task = task_of(*shards)
+    alone(task).save(tmp_path, {})
+    unpaired = replace(MPII, flip_pairs=()).to_json()
+    message = (
+        f"{tmp_path}: checkpoint and data have different joint sets: two called mpii that differ in "
+        "flip_pairs; expected the same"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        alone(replace(task, joint_set=unpaired)).restore(tmp_path)
 
 
 def test_a_report_says_how_fast_and_how_well_it_goes(shards):
@@ -248,7 +262,7 @@ def test_a_checkpoint_says_what_was_trained(shards, tmp_path):
     train(learner, 1)
     learner.save(tmp_path, {"val_loss": 0.5})
     record = read_record(tmp_path)
-    assert (record.joint_set, record.metrics) == ("mpii", {"val_loss": 0.5})
+    assert (record.joint_set, record.metrics) == (MPII, {"val_loss": 0.5})
     assert record.settings == learner.settings
     wider = alone(replace(task, settings=task.settings | {"model.features": 12}))
     with pytest.raises(ValueError, match=r"model\.features is 8 there, expected 12$"):

@@ -1,5 +1,7 @@
 """PCKh, counted by hand and against the numbers that others published."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.io
@@ -197,3 +199,15 @@ def test_published_predictions_score_what_was_published(mpii_dir, name):
     assert result.unweighted[0.5] == pytest.approx(published["unweighted"], abs=0.01)
     assert result.pooled[0.1] == pytest.approx(published["pooled at 0.1"], abs=0.01)
     assert result.auc == pytest.approx(published["auc"], abs=0.01)
+
+
+def test_the_table_has_room_for_long_names_and_no_place_for_groups_that_are_not():
+    names = tuple(f"joint_number_{number:02d}_of_sixteen" for number in range(16))
+    own = replace(MPII, joints=names, groups=())
+    measure = replace(own.measure("pckh"), title="PCK-of-a-horse")
+    lines = table(scores(made_counts(), own, measure)).splitlines()
+    assert " PCK-of-a-horse@0.5 PCK-of-a-horse@0.1 " in lines[0]
+    assert len({len(line) for line in lines[:17]}) == 1
+    assert all(f"{name} " in line for name, line in zip(names, lines[1:17], strict=True))
+    assert [line for line in lines if set(line) == {"-"}] == [lines[17]]
+    assert lines[18].startswith("pooled mean")

@@ -456,7 +456,7 @@ def test_a_source_can_be_planned_by_its_name(tmp_path, source, write, joint_set)
         val_images=1,
     )
     plan = plan_packing(settings)
-    assert (plan.joint_set, plan.people, len(plan.jobs)) == (joint_set, 2, 2)
+    assert (plan.joint_set.name, plan.people, len(plan.jobs)) == (joint_set, 2, 2)
 
 
 # The real file

@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 
 from pipeline.data.people import Visibility
 from pipeline.geometry import transform
+from pipeline.joints import MPII, SYNTHETIC
 from pipeline.pack_settings import CropSettings, PackSettings
 from pipeline.packing import (
     ShardDone,
@@ -478,7 +479,7 @@ def test_the_index_says_what_was_packed_and_how(tmp_path):
     settings = made_dataset(tmp_path)
     index = pack_all(settings)
     assert Index.read(settings.out) == index
-    assert (index.source, index.joint_set) == ("mpii-hrnet", "mpii")
+    assert (index.source, index.joint_set) == ("mpii-hrnet", MPII)
     file_sum = hashlib.sha256((tmp_path / "annotations.json").read_bytes()).hexdigest()
     assert index.annotations == {"annotations.json": file_sum}
     assert index.conventions == {
@@ -552,6 +553,8 @@ def test_a_finished_shard_survives_its_record(tmp_path):
         ({"images": None}, "--images is required for mpii-hrnet"),
         ({"annotations": None}, "--annotations is required for mpii-hrnet"),
         ({"source": "synthetic"}, "--images is not for synthetic"),
+        ({"joint_set": Path("horse.toml")}, "--joint-set is not for mpii-hrnet"),
+        ({"source": "table"}, "--joint-set is required for table"),
         ({"val_images": 0}, "val_images must be at least 1, got 0"),
         ({"people_per_shard": 0}, "people_per_shard must be at least 1, got 0"),
         ({"scenes": 1}, "scenes must be at least 2, got 1"),
@@ -585,7 +588,7 @@ def test_rendered_people_are_packed_and_called_synthetic(tmp_path):
         source="synthetic", out=tmp_path / "out", scenes=8, val_images=2, people_per_shard=4
     )
     index = pack_all(settings)
-    assert (index.source, index.joint_set, index.annotations) == ("synthetic", "synthetic", {})
+    assert (index.source, index.joint_set, index.annotations) == ("synthetic", SYNTHETIC, {})
     assert index.conventions == {"split": "auto", "val_images": 2, "seed": 0, "scenes": 8}
     assert index.splits()["val"]["images"] == 2
     assert index.splits()["train"]["images"] == 6

@@ -29,9 +29,9 @@ def working_folder(tmp_path, monkeypatch) -> Path:
 def packed(tmp_path: Path, folder: str = "packed", joint_set=MPII, **changes) -> Path:
     """Six people to train on in two shards, two to validate on."""
     made = [samples(3, joint_set=joint_set), samples(3, first=3, joint_set=joint_set)]
-    pack_samples(tmp_path / folder / "train", made, joint_set=joint_set.name)
+    pack_samples(tmp_path / folder / "train", made, joint_set=joint_set)
     validation = samples(2, first=6, joint_set=joint_set, **changes)
-    pack_samples(tmp_path / folder / "val", [validation], split="val", joint_set=joint_set.name)
+    pack_samples(tmp_path / folder / "val", [validation], split="val", joint_set=joint_set)
     return tmp_path / folder
 
 
@@ -68,8 +68,8 @@ def test_everything_left_open_is_resolved(tmp_path, working_folder):
     assert settings.tracking.uri == f"sqlite:///{working_folder / 'mlflow.db'}"
     assert re.fullmatch("mpii-s1m1-[0-9a-f]{8}", settings.ray.name)
     assert plan.folder == working_folder / "runs" / settings.ray.name
-    assert plan.measure is MPII.measure("pckh")
-    assert plan.joint_set is MPII
+    assert plan.measure == MPII.measure("pckh")
+    assert plan.joint_set == MPII
     assert (plan.train.people, plan.val.people) == (6, 2)
     assert plan.resumes is None
     assert not plan.is_complete
@@ -95,7 +95,7 @@ def test_globs_become_absolute(tmp_path, monkeypatch):
 def test_the_data_decide_how_many_joints_there_are(tmp_path, joint_set, joints):
     plan = plan_training(settings_of(packed(tmp_path, joint_set=joint_set)))
     assert plan.settings.model.joints == joints
-    assert plan.measure is joint_set.measures[0]
+    assert plan.measure == joint_set.measures[0]
     assert plan.settings.ray.name.startswith(f"{joint_set.name}-s1m1-")
 
 
@@ -188,7 +188,31 @@ def test_fewer_people_than_a_batch_are_refused(tmp_path):
 def test_validation_by_other_joints_is_refused(tmp_path):
     other = settings_of(packed(tmp_path, "other", joint_set=LSP)).data.val
     settings = settings_of(packed(tmp_path)).replaced({"data.val": other})
-    refused(settings, "data.train has the joint set mpii, data.val lsp; expected the same")
+    refused(
+        settings,
+        "data.train and data.val have different joint sets: mpii and lsp; expected the same",
+    )
+
+
+def test_validation_data_whose_joint_set_only_shares_the_name_are_refused(tmp_path):
+    settings = settings_of(packed(tmp_path))
+    unpaired = replace(MPII, flip_pairs=MPII.flip_pairs[1:], limbs=())
+    other = settings_of(packed(tmp_path, "other", joint_set=unpaired)).data.val
+    refused(
+        settings.replaced({"data.val": other}),
+        "data.train and data.val have different joint sets: two called mpii that differ in "
+        "flip_pairs, limbs; expected the same",
+    )
+
+
+def test_a_joint_set_of_ones_own_is_part_of_what_names_a_run(tmp_path):
+    names = set()
+    for number, pairs in enumerate((MPII.flip_pairs, MPII.flip_pairs[1:])):
+        own = replace(MPII, name="own", flip_pairs=pairs)
+        plan = plan_training(settings_of(packed(tmp_path, str(number), joint_set=own)))
+        assert plan.settings.ray.name.startswith("own-s1m1-")
+        names.add(plan.settings.ray.name)
+    assert len(names) == 2
 
 
 def test_a_number_of_joints_that_the_data_contradict_is_refused(tmp_path):
@@ -248,9 +272,7 @@ def checkpointed(plan: Plan, epochs: int, **changes) -> Path:
     folder = plan.folder / f"epoch_{epochs:04d}"
     folder.mkdir(parents=True)
     network = build_network(settings.model, 0, torch.device("cpu"))
-    record = Record(
-        settings=settings, joint_set="mpii", progress=Progress(epochs=epochs), metrics={}
-    )
+    record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=epochs), metrics={})
     save_checkpoint(folder, network, build_optimizer(network, settings.optim), record)
     return folder
 
@@ -271,6 +293,30 @@ def test_a_run_that_has_had_its_epochs_is_complete(tmp_path):
     assert plan.is_complete
     assert not plan_training(settings.replaced({"optim.epochs": 11})).is_complete
     assert not replace(plan, resumes=None).is_complete
+
+
+def test_horses_without_head_sizes_are_told_of_their_column(tmp_path):
+    own = replace(MPII, name="horse", measures=MPII.measures[:1])
+    folder = packed(tmp_path, joint_set=own, head_size=None)
+    index = folder / "val" / "index.json"
+    index.write_text(index.read_text().replace('"source": "made"', '"source": "table"'))
+    settings = settings_of(folder)
+    refused(
+        settings,
+        f"data.val={settings.data.val!r}: none of 2 people has a head size, so PCKh is undefined; "
+        "pack again with a column head_size",
+    )
+
+
+def test_a_checkpoint_of_other_joints_in_the_runs_folder_is_refused(tmp_path):
+    renamed = replace(MPII, joints=("right_foot", *MPII.joints[1:]))
+    settings = settings_of(packed(tmp_path, joint_set=renamed), **{"ray.name": "mine"})
+    folder = checkpointed(plan_training(settings), 3)
+    refused(
+        settings,
+        f"{folder}: checkpoint and data have different joint sets: two called mpii that differ in "
+        "joints; expected the same",
+    )
 
 
 def test_a_checkpoint_of_another_network_in_the_runs_folder_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from pipeline.data.lsp import read_lspet
 from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
 from pipeline.data.people import Visibility
 from pipeline.data.sources import SOURCES, read_annotations
+from pipeline.pack_settings import AnnotationFiles
 
 MISSING, OCCLUDED, VISIBLE = Visibility
 
@@ -429,14 +430,14 @@ def test_a_bad_annotation_of_coco_is_named(tmp_path, change, message):
 def test_a_source_refuses_head_boxes_that_it_cannot_take(tmp_path):
     path = coco_file(tmp_path / "a.json", {})
     with pytest.raises(ValueError, match=r"^--head-boxes heads\.mat: coco takes none$"):
-        read_annotations("coco", path, Path("heads.mat"))
-    assert len(read_annotations("coco", path, None).people) == 1
+        read_annotations("coco", AnnotationFiles(annotations=path, head_boxes=Path("heads.mat")))
+    assert len(read_annotations("coco", AnnotationFiles(annotations=path)).people) == 1
 
 
 def test_a_file_without_people_is_refused(tmp_path):
     path = coco_file(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"a\.json: no people$"):
-        read_annotations("coco", path, None)
+        read_annotations("coco", AnnotationFiles(annotations=path))
 
 
 def test_every_source_tells_its_conventions():

@@ -14,7 +14,7 @@ import webdataset
 from factories import index_of, person, sample, samples
 
 from pipeline.data.people import Visibility
-from pipeline.joints import COCO
+from pipeline.joints import COCO, MPII
 from pipeline.shards.index import Index, find_shards
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import BadSampleError, record_of
@@ -55,7 +55,7 @@ def test_every_field_of_a_person_survives(pack):
         image_size=(200, 160),
         split="val",
     )
-    [path] = pack([made], joint_set="coco")
+    [path] = pack([made], joint_set=COCO)
     [back] = ShardReader([str(path)])
     assert back == made
     assert all(type(state) is Visibility for state in back.person.visibility)
@@ -379,11 +379,36 @@ def test_a_shard_that_its_index_does_not_know_is_refused(pack):
 def test_shards_of_different_joint_sets_are_refused(pack):
     [first] = pack(samples(1), folder="a")
     made = sample(joint_set=COCO, joints=((1.0, 1.0),) * 17, visibility=(Visibility.VISIBLE,) * 17)
-    [second] = pack([made], folder="b", joint_set="coco")
+    [second] = pack([made], folder="b", joint_set=COCO)
     pattern = f"{first},{second}"
-    message = f"data.train={pattern!r}: shards have the joint sets coco, mpii, expected one"
+    message = (
+        f"data.train={pattern!r}: shards have different joint sets: mpii and coco; expected one"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         find_shards("data.train", pattern)
+
+
+def test_shards_whose_joint_sets_only_share_the_name_are_refused(pack):
+    [first] = pack(samples(1), folder="a")
+    [second] = pack(samples(1), folder="b", joint_set=replace(MPII, limbs=()))
+    pattern = f"{second},{first}"
+    message = (
+        f"data.train={pattern!r}: shards have different joint sets: two called mpii that differ in "
+        "limbs; expected one"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        find_shards("data.train", pattern)
+
+
+def test_an_index_of_the_first_format_names_its_joint_set(pack):
+    [path] = pack(samples(1))
+    index = path.parent / "index.json"
+    content = json.loads(index.read_text())
+    assert content["format"] == 2
+    assert content["joint_set"]["flip_pairs"][0] == ["right_ankle", "left_ankle"]
+    index.write_text(json.dumps(content | {"format": 1, "joint_set": "mpii"}))
+    assert Index.read(path.parent).joint_set == MPII
+    assert find_shards("data.train", str(path)).joint_set == MPII
 
 
 def test_an_index_comes_back_as_it_was_written(pack):
@@ -404,10 +429,15 @@ def test_people_that_were_left_out_stay_listed_in_the_index(tmp_path):
     ("change", "message"),
     [
         (
-            {"joint_set": "halpe"},
+            {"format": 1, "joint_set": "halpe"},
             "unknown joint set 'halpe'; known: coco, flic, lsp, mpii, synthetic",
         ),
-        ({"format": 2}, "expected an index of format 1"),
+        ({"format": 3}, "expected an index of format 1 or 2, got 3"),
+        ({"joint_set": "mpii"}, "joint set must be a table of fields, got 'mpii'"),
+        (
+            {"joint_set": {"name": "mpii", "joint": []}},
+            "joint set: unknown field 'joint'; did you mean 'joints'?",
+        ),
         ({"surprise": 1}, "not an index: "),
         ({"shards": [{"name": "train-000000.tar"}]}, "not an index: "),
     ],

@@ -16,11 +16,15 @@ from pipeline.joints import JointSet
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """The people of one annotation file; `skipped` counts entries left out, by reason."""
+    """The people of one annotation file; `skipped` counts entries left out, by reason.
+
+    `index_base` is the number of the first pixel where the files themselves say it.
+    """
 
     joint_set: JointSet
     people: list[Person]
     skipped: Mapping[str, int] = field(default_factory=dict)
+    index_base: int | None = None
 
 
 def read_json(path: Path) -> Any:
@@ -97,6 +101,13 @@ def positive(value: Any, where: str) -> float:
     if number <= 0:
         raise ValueError(f"{where} must be above 0, got {number:g}")
     return number
+
+
+def frame_box(box: tuple[float, float, float, float]) -> tuple[tuple[float, float], float]:
+    """Centre and scale of the square a quarter wider than the longer side of a box (x, y, width, height)."""
+    left, top, width, height = box
+    # A box counts from the pixel's edge, a joint from its centre.
+    return (left + width / 2 - 0.5, top + height / 2 - 0.5), 1.25 * max(width, height) / 200
 
 
 def frame_joints(

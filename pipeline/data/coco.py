@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.annotations import Annotations, entry, read_json
+from pipeline.data.annotations import Annotations, entry, frame_box, read_json
 from pipeline.data.people import Person, Visibility
 from pipeline.joints import COCO
 
@@ -56,14 +56,14 @@ def _person(
     left, top, width, height = map(float, entry(record, "bbox", where))
     if min(width, height) <= 0:
         raise ValueError(f"{where}: bbox must have a positive size, got {record['bbox']}")
+    center, scale = frame_box((left, top, width, height))
     image = images[image_id]
     name = entry(image, "file_name", f"{where}: image {image_id}")
     return Person(
         image=str(name),
         person=in_image[name],
-        # A box counts from the pixel's edge, a joint from its centre.
-        center=(left + width / 2 - 0.5, top + height / 2 - 0.5),
-        scale=1.25 * max(width, height) / 200,
+        center=center,
+        scale=scale,
         joints=tuple(
             (float(x), float(y)) for x, y in zip(numbers[0::3], numbers[1::3], strict=True)
         ),

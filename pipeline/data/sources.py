@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.data.annotations import Annotations
 from pipeline.data.coco import read_coco
@@ -10,6 +9,9 @@ from pipeline.data.lsp import read_lsp, read_lspet
 from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json
 from pipeline.data.mpii_mat import read_mpii_mat
 from pipeline.data.pose_h5 import read_flic, read_mpii_h5
+from pipeline.data.table import read_table
+from pipeline.joint_file import read_joint_file
+from pipeline.pack_settings import AnnotationFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,40 +19,63 @@ class Source:
     """An annotation format and its conventions.
 
     `index_base` is the number of the first pixel in the file (people always
-    come out 0-based); `center_adjusted` says whether the file's centre and
-    scale already carry the authors' adjustment.
+    come out 0-based), None where the files say it themselves;
+    `center_adjusted` says whether the file's centre and scale already carry
+    the authors' adjustment.
     """
 
-    read: Callable[[Path, Path | None], Annotations]
-    index_base: int
+    read: Callable[[AnnotationFiles], Annotations]
+    index_base: int | None
     center_adjusted: bool
     takes_head_boxes: bool = False
 
 
+def _read_table(files: AnnotationFiles) -> Annotations:
+    assert files.joint_set is not None, "PackSettings has seen to it"
+    return read_table(files.annotations, read_joint_file(files.joint_set))
+
+
 SOURCES = {
     "mpii-json": Source(
-        read=read_mpii_json, index_base=1, center_adjusted=False, takes_head_boxes=True
+        read=lambda files: read_mpii_json(files.annotations, files.head_boxes),
+        index_base=1,
+        center_adjusted=False,
+        takes_head_boxes=True,
     ),
     "mpii-hrnet": Source(
-        read=read_mpii_hrnet, index_base=1, center_adjusted=False, takes_head_boxes=True
+        read=lambda files: read_mpii_hrnet(files.annotations, files.head_boxes),
+        index_base=1,
+        center_adjusted=False,
+        takes_head_boxes=True,
     ),
     "mpii-mat": Source(
-        read=lambda path, _: read_mpii_mat(path), index_base=1, center_adjusted=False
+        read=lambda files: read_mpii_mat(files.annotations), index_base=1, center_adjusted=False
     ),
-    "mpii-h5": Source(read=lambda path, _: read_mpii_h5(path), index_base=1, center_adjusted=True),
-    "lsp": Source(read=lambda path, _: read_lsp(path), index_base=0, center_adjusted=False),
-    "lspet": Source(read=lambda path, _: read_lspet(path), index_base=0, center_adjusted=False),
-    "coco": Source(read=lambda path, _: read_coco(path), index_base=0, center_adjusted=False),
-    "flic": Source(read=lambda path, _: read_flic(path), index_base=1, center_adjusted=True),
+    "mpii-h5": Source(
+        read=lambda files: read_mpii_h5(files.annotations), index_base=1, center_adjusted=True
+    ),
+    "lsp": Source(
+        read=lambda files: read_lsp(files.annotations), index_base=0, center_adjusted=False
+    ),
+    "lspet": Source(
+        read=lambda files: read_lspet(files.annotations), index_base=0, center_adjusted=False
+    ),
+    "coco": Source(
+        read=lambda files: read_coco(files.annotations), index_base=0, center_adjusted=False
+    ),
+    "flic": Source(
+        read=lambda files: read_flic(files.annotations), index_base=1, center_adjusted=True
+    ),
+    "table": Source(read=_read_table, index_base=None, center_adjusted=False),
 }
 
 
-def read_annotations(source: str, path: Path, head_boxes: Path | None) -> Annotations:
-    """Read `path` in the format `source`. Raises ValueError naming file, field and value."""
+def read_annotations(source: str, files: AnnotationFiles) -> Annotations:
+    """Read `files` in the format `source`. Raises ValueError naming file, field and value."""
     reader = SOURCES[source]
-    if head_boxes is not None and not reader.takes_head_boxes:
-        raise ValueError(f"--head-boxes {head_boxes}: {source} takes none")
-    annotations = reader.read(path, head_boxes)
+    if files.head_boxes is not None and not reader.takes_head_boxes:
+        raise ValueError(f"--head-boxes {files.head_boxes}: {source} takes none")
+    annotations = reader.read(files)
     if not annotations.people:
-        raise ValueError(f"{path}: no people")
+        raise ValueError(f"{files.annotations}: no people")
     return annotations

@@ -15,7 +15,9 @@ from pipeline.shards.location import is_remote, local_path, name_of, sibling, sp
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
 
 INDEX_NAME = "index.json"
-_FORMAT = 1
+_FORMAT = 2
+# Of format 1 an index named its joint set, one of those known by name.
+_NAMED_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Index:
     """
 
     source: str
-    joint_set: str
+    joint_set: JointSet
     annotations: dict[str, str]
     conventions: dict[str, Any]
     crop: dict[str, Any]
@@ -56,6 +58,7 @@ class Index:
         path = folder / INDEX_NAME
         aside = path.with_suffix(".part")
         content = {"format": _FORMAT, "splits": self.splits()} | asdict(self)
+        content["joint_set"] = self.joint_set.to_json()
         aside.write_text(json.dumps(content, indent=1) + "\n")
         aside.replace(path)
 
@@ -75,19 +78,21 @@ class Index:
             raise ValueError(
                 f"{error}; shards need the index that jobs.pack writes beside them"
             ) from None
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise ValueError(f"{path}: expected an index of format {_FORMAT}")
+        form = content.pop("format", None) if isinstance(content, dict) else None
+        if form not in (_FORMAT, _NAMED_FORMAT):
+            raise ValueError(
+                f"{path}: expected an index of format {_NAMED_FORMAT} or {_FORMAT}, got {form!r}"
+            )
         content.pop("splits", None)
         try:
             shards = tuple(ShardEntry(**entry) for entry in content.pop("shards"))
-            index = cls(shards=shards, **content)
+            stored = content.pop("joint_set")
+            joints = joint_set(stored) if form == _NAMED_FORMAT else JointSet.from_json(stored)
+            return cls(shards=shards, joint_set=joints, **content)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: not an index: {error}") from error
-        try:
-            joint_set(index.joint_set)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        return index
 
     def entry(self, name: str) -> ShardEntry | None:
         """What is said of the shard `name`, None if nothing."""
@@ -138,17 +143,19 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     entries = tuple(
         _checked_entry(at, indexes[path], members[path], bad_allowed) for at, path in known.items()
     )
-    names = sorted({index.joint_set for index in indexes.values()})
-    if len(names) > 1:
-        raise ValueError(
-            f"{setting}={pattern!r}: shards have the joint sets {', '.join(names)}, expected one"
-        )
+    first, *others = (index.joint_set for _, index in sorted(indexes.items()))
+    for other in others:
+        if other != first:
+            raise ValueError(
+                f"{setting}={pattern!r}: shards have different joint sets: {first.difference(other)}; "
+                "expected one"
+            )
     return ShardSet(
         paths=tuple(locations),
         entries=entries,
         people=sum(entry.people for entry in entries),
         head_sizes=sum(entry.head_sizes for entry in entries),
-        joint_set=joint_set(names[0]),
+        joint_set=first,
         source=", ".join(sorted({index.source for index in indexes.values()})),
         checksum=hashlib.sha256("".join(e.sha256 for e in entries).encode()).hexdigest()[:16],
         margin=min(float(index.crop["margin"]) for index in indexes.values()),

@@ -1,0 +1,246 @@
+"""Reader of a user's own table: a row a person, its joints as a joint-set file names them."""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from pipeline.data.annotations import Annotations, frame_box, frame_joints
+from pipeline.data.people import Person, Split, Visibility
+from pipeline.data.table_cells import Cells, read_cells
+from pipeline.joint_file import JointFile
+from pipeline.joint_set import JointSet, Measure
+from pipeline.plain_data import did_you_mean
+
+_BOX = ("box_x", "box_y", "box_width", "box_height")
+_FRAME = ("center_x", "center_y", "scale")
+_IMAGE_SIZE = ("image_width", "image_height")
+# Columns that a table has all of or none.
+_TOGETHER = (_BOX, _FRAME, _IMAGE_SIZE)
+_COLUMNS = ("image", "person", "split", "head_size", *_BOX, *_FRAME, *_IMAGE_SIZE)
+_STATES = {
+    **{str(state.value): state for state in Visibility},
+    **{state.name.lower(): state for state in Visibility},
+}
+# A joint may lie on any pixel, but not so many of them, in number and in share, on one that
+# a table with this fault is full of.
+_SUSPICIOUS_JOINTS, _SUSPICIOUS_SHARE = 10, 0.01
+
+_Point = tuple[float, float]
+
+
+def read_table(path: Path, joint_file: JointFile) -> Annotations:
+    """Read a table of the joints that a joint-set file names; its pixels count from `index_base`.
+
+    Columns: `image`, and for each joint NAME_x and NAME_y, in pixels; by choice
+    NAME_visibility, `person`, `split`, `head_size`, box, centre and scale, and
+    size of the image. A joint is missing where x and y are empty or its
+    visibility says so, never because of a coordinate's value. Where there is no
+    centre, the frame comes from the box as COCO's does, else from the joints;
+    people without a joint are skipped, and those with one whom nothing else
+    frames. Raises ValueError naming file, line, column, value and what was
+    expected.
+    """
+    joint_set, base = joint_file.joint_set, joint_file.index_base
+    cells = read_cells(path)
+    _check_columns(cells, joint_set)
+    people: list[Person] = []
+    skipped: Counter[str] = Counter()
+    for row, number in enumerate(_person_numbers(cells)):
+        person = _person(cells, row, number, joint_set.joints, base)
+        if isinstance(person, Person):
+            people.append(person)
+        else:
+            skipped[person] += 1
+    _check_pixels(path, people, base)
+    _check_sizes(path, people, joint_set.measures[0])
+    return Annotations(joint_set=joint_set, people=people, skipped=skipped, index_base=base)
+
+
+def _check_columns(cells: Cells, joint_set: JointSet) -> None:
+    """Raise ValueError naming a column that is unknown, or absent though needed."""
+    by_joint = {name: (f"{name}_x", f"{name}_y", f"{name}_visibility") for name in joint_set.joints}
+    known = [*_COLUMNS, *(column for columns in by_joint.values() for column in columns)]
+    for column in cells.columns:
+        if column not in known:
+            close = did_you_mean(column, known)
+            expected = ", ".join(_COLUMNS) + " and, of each joint, NAME_x, NAME_y, NAME_visibility"
+            raise ValueError(
+                f"{cells.path}: unknown column {column!r}{close or f'; expected {expected}'}"
+            )
+    needed = ["image", *(column for columns in by_joint.values() for column in columns[:2])]
+    for column in needed:
+        if column not in cells.columns:
+            raise ValueError(f"{cells.path}: column {column!r} is absent")
+    for together in _TOGETHER:
+        absent = [column for column in together if column not in cells.columns]
+        if absent and len(absent) < len(together):
+            raise ValueError(
+                f"{cells.path}: column {absent[0]!r} is absent, expected all of "
+                f"{', '.join(together)} or none"
+            )
+
+
+def _person_numbers(cells: Cells) -> list[int]:
+    """Each row's number within its image: its own, or counted. Raises ValueError if it is there twice."""
+    images = [_image(cells, row) for row in range(len(cells.rows))]
+    if "person" not in cells.columns:
+        counters = {image: itertools.count() for image in images}
+        return [next(counters[image]) for image in images]
+    numbers = [cells.whole("person", row, least=0) for row in range(len(cells.rows))]
+    first: dict[tuple[str, int], str] = {}
+    for called, image, number in zip(cells.rows, images, numbers, strict=True):
+        if (image, number) in first:
+            raise ValueError(
+                f"{cells.path}: {called}: person {number} of {image} is on "
+                f"{first[image, number]} already, expected each once"
+            )
+        first[image, number] = called
+    return numbers
+
+
+def _person(cells: Cells, row: int, number: int, names: Sequence[str], base: int) -> Person | str:
+    """A row's person, or why it is skipped."""
+    joints, states = _joints(cells, row, names, base)
+    if not any(states):
+        return "no annotated joint"
+    box = _box(cells, row, base)
+    frame = _frame(cells, row, base) or (frame_box(box) if box else None)
+    if frame is None and sum(map(bool, states)) < 2:
+        # A frame around one joint has no size.
+        return "one annotated joint, and neither centre nor box"
+    center, scale = frame or frame_joints(joints, states)
+    return Person(
+        image=_image(cells, row),
+        person=number,
+        center=center,
+        scale=scale,
+        joints=joints,
+        visibility=states,
+        head_size=_head_size(cells, row),
+        box=box,
+        image_size=_image_size(cells, row),
+        split=_split(cells, row),
+    )
+
+
+def _image(cells: Cells, row: int) -> str:
+    expected = "the path of a photograph below --images"
+    path = PurePosixPath(cells.text("image", row, expected))
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise cells.wrong("image", row, expected)
+    # So that ./a.jpg and a.jpg are one image, on one side of the split.
+    return str(path)
+
+
+def _split(cells: Cells, row: int) -> Split | None:
+    if "split" not in cells.columns:
+        return None
+    name = cells.text("split", row, "train or val")
+    if name not in ("train", "val"):
+        raise cells.wrong("split", row, "train or val")
+    return "train" if name == "train" else "val"
+
+
+def _joints(
+    cells: Cells, row: int, names: Sequence[str], base: int
+) -> tuple[tuple[_Point, ...], tuple[Visibility, ...]]:
+    joints, states = [], []
+    for name in names:
+        point, state = _joint(cells, row, name)
+        joints.append((point[0] - base, point[1] - base))
+        states.append(state)
+    return tuple(joints), tuple(states)
+
+
+def _joint(cells: Cells, row: int, name: str) -> tuple[_Point, Visibility]:
+    """A joint as the table has it, and its state."""
+    x, y, visibility = f"{name}_x", f"{name}_y", f"{name}_visibility"
+    stated = _state(cells, row, visibility) if cells.has(row, visibility) else None
+    if not cells.has(row, x, y):
+        if stated:
+            raise cells.wrong(visibility, row, f"missing, since {x} and {y} are empty")
+        return (0.0, 0.0), Visibility.MISSING
+    for column, other in ((x, y), (y, x)):
+        if not cells.has(row, column):
+            raise cells.wrong(column, row, f"a number, as in {other}, or nothing in both")
+    point = cells.number(x, row), cells.number(y, row)
+    return point, Visibility.VISIBLE if stated is None else stated
+
+
+def _state(cells: Cells, row: int, column: str) -> Visibility:
+    # A column of numbers with gaps is written as 2.0.
+    name = str(cells.columns[column][row]).strip().lower().removesuffix(".0")
+    if name not in _STATES:
+        raise cells.wrong(column, row, "one of " + ", ".join(_STATES))
+    return _STATES[name]
+
+
+def _head_size(cells: Cells, row: int) -> float | None:
+    return cells.positive("head_size", row) if cells.has(row, "head_size") else None
+
+
+def _box(cells: Cells, row: int, base: int) -> tuple[float, float, float, float] | None:
+    if not cells.has(row, *_BOX):
+        return None
+    left, top = (cells.number(column, row) - base for column in _BOX[:2])
+    width, height = (cells.positive(column, row) for column in _BOX[2:])
+    return left, top, width, height
+
+
+def _frame(cells: Cells, row: int, base: int) -> tuple[_Point, float] | None:
+    """Centre and scale where the row has them."""
+    if not cells.has(row, *_FRAME):
+        return None
+    x, y = (cells.number(column, row) - base for column in _FRAME[:2])
+    return (x, y), cells.positive("scale", row)
+
+
+def _image_size(cells: Cells, row: int) -> tuple[int, int] | None:
+    if not cells.has(row, *_IMAGE_SIZE):
+        return None
+    width, height = (cells.whole(column, row, least=1) for column in _IMAGE_SIZE)
+    return width, height
+
+
+def _check_pixels(path: Path, people: list[Person], base: int) -> None:
+    """Raise ValueError if many joints lie where they would only by a mistake in zeros or in the base."""
+    points = np.array(
+        [
+            joint
+            for person in people
+            for joint, state in zip(person.joints, person.visibility, strict=True)
+            if state is not Visibility.MISSING
+        ]
+    ).reshape(-1, 2)
+    many = max(_SUSPICIOUS_JOINTS, _SUSPICIOUS_SHARE * len(points))
+    stored = points + base
+    zeros = int((stored == 0).all(axis=1).sum())
+    if zeros >= many:
+        raise ValueError(
+            f"{path}: {zeros:,} of {len(points):,} joints that are not missing lie at (0, 0); "
+            "expected empty cells, or the visibility missing, where a joint is not annotated"
+        )
+    before = int(((stored >= 0) & (stored < 1)).any(axis=1).sum())
+    if base == 1 and before >= many:
+        raise ValueError(
+            f"{path}: {before:,} of {len(points):,} joints have an x or y from 0 to 1, before the "
+            "first pixel by index_base = 1 of the joint-set file; expected index_base = 0"
+        )
+
+
+def _check_sizes(path: Path, people: list[Person], measure: Measure) -> None:
+    """Raise ValueError if nobody has what the measure divides by."""
+    has_any = {
+        "head": any(person.head_size for person in people),
+        "box": any(person.box for person in people),
+        "segment": True,
+    }
+    if people and not has_any[measure.normaliser]:
+        columns = ", ".join(_BOX) if measure.normaliser == "box" else "head_size"
+        raise ValueError(
+            f"{path}: expected {columns} of at least one person, since the joint-set file has "
+            f"normaliser = {measure.normaliser!r}; got none"
+        )

@@ -1,0 +1,155 @@
+"""The cells of a user's table, CSV or Parquet; each can be named by line and column in an error."""
+
+import csv
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# What pandas and R write for a number that is not there; an empty cell says the same.
+_NOTHING = ("", "nan", "na")
+# A pandas index that went into the file beside the columns.
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Cells by column and row; `rows` is what an error calls each row, such as `line 2`."""
+
+    path: Path
+    columns: dict[str, list[Any]]
+    rows: list[str]
+
+    def wrong(self, column: str, row: int, expected: str) -> ValueError:
+        """The error that names a cell, what it holds, and what was expected."""
+        value = self.columns[column][row]
+        got = "nothing" if _is_empty(value) else repr(value)
+        return ValueError(
+            f"{self.path}: {self.rows[row]}, column {column}: expected {expected}, got {got:.80}"
+        )
+
+    def has(self, row: int, *columns: str) -> bool:
+        """Whether any of these columns is there and holds something."""
+        return any(
+            column in self.columns and not _is_empty(self.columns[column][row])
+            for column in columns
+        )
+
+    def text(self, column: str, row: int, expected: str) -> str:
+        """A cell's text, without spaces around. Raises ValueError if it is empty or no text."""
+        value = self.columns[column][row]
+        if not isinstance(value, str) or not value.strip():
+            raise self.wrong(column, row, expected)
+        return value.strip()
+
+    def number(self, column: str, row: int, expected: str = "a number") -> float:
+        """A cell's finite number. Raises ValueError."""
+        value = self.columns[column][row]
+        try:
+            # float() would take True for 1, and 1_0 for 10.
+            number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise self.wrong(column, row, expected)
+        return number
+
+    def positive(self, column: str, row: int) -> float:
+        """A cell's number above 0. Raises ValueError."""
+        expected = "a number above 0"
+        number = self.number(column, row, expected)
+        if number <= 0:
+            raise self.wrong(column, row, expected)
+        return number
+
+    def whole(self, column: str, row: int, least: int) -> int:
+        """A cell's whole number, at least `least`. Raises ValueError."""
+        expected = f"a whole number from {least}"
+        number = self.number(column, row, expected)
+        if number < least or not number.is_integer():
+            raise self.wrong(column, row, expected)
+        return int(number)
+
+
+def read_cells(path: Path) -> Cells:
+    """Read a table by its suffix, .csv or .parquet. Raises ValueError naming the file, and in CSV the line.
+
+    CSV is UTF-8, separated by commas, with a header; lines without any content are passed over.
+    """
+    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: expected a table whose name ends in .csv or .parquet")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    return readers[path.suffix.lower()](path)
+
+
+def _read_csv(path: Path) -> Cells:
+    # Not by pandas, which fills up short lines, shifts those with a cell too many, and
+    # doesn't say on which line a cell stood.
+    rows, records, end = [], [], 1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, strict=True)
+            header = _header(path, next(lines, []))
+            end = lines.line_num
+            for record in lines:
+                start, end = end + 1, lines.line_num
+                if not any(cell.strip() for cell in record):
+                    continue
+                if len(record) != len(header):
+                    raise ValueError(
+                        f"{path}: line {start}: expected {len(header)} cells as in the header, "
+                        f"got {len(record)}"
+                    )
+                rows.append(f"line {start}")
+                records.append(record)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as CSV in UTF-8: {error}") from error
+    columns = {name: [record[n] for record in records] for n, name in enumerate(header)}
+    return Cells(path=path, columns=columns, rows=rows)
+
+
+def _read_parquet(path: Path) -> Cells:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        # The file alone: a folder named key=value above it is no column.
+        with path.open("rb") as file:
+            table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not readable as Parquet: {error}") from error
+    kept = [name for name in table.column_names if not _PANDAS_INDEX.fullmatch(name)]
+    header = _header(path, kept)
+    columns = {name: table.column(name).to_pylist() for name in header}
+    return Cells(
+        path=path, columns=columns, rows=[f"row {row + 1}" for row in range(table.num_rows)]
+    )
+
+
+def _header(path: Path, names: list[str]) -> list[str]:
+    """Check the names of the columns."""
+    header = [name.strip() for name in names]
+    if not any(header):
+        raise ValueError(f"{path}: expected a header of columns, got none")
+    for separator, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and separator in header[0]:
+            raise ValueError(f"{path}: expected columns separated by commas, got {called}")
+    if "" in header:
+        raise ValueError(
+            f"{path}: column {header.index('') + 1} has no name; if it is pandas' index, write "
+            "the table with index=False"
+        )
+    for name, count in Counter(header).items():
+        if count > 1:
+            raise ValueError(f"{path}: column {name!r} is there {count} times, expected once")
+    return header
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in _NOTHING
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,732 @@
+"""Users' own joints: the joint-set file, the table, and the way from there to a trained network."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from factories import photograph
+
+import jobs.evaluate
+import jobs.inspect
+from pipeline.checkpoint import read_record
+from pipeline.data.annotations import Annotations
+from pipeline.data.people import Person, Visibility
+from pipeline.data.table import read_table
+from pipeline.joint_file import read_joint_file
+from pipeline.joint_set import JointSet, Measure
+from pipeline.learner import Learner, Task
+from pipeline.loop import epoch_metrics
+from pipeline.pack_settings import PackSettings
+from pipeline.packing import close_plan, open_plan, pack_shard, plan_packing
+from pipeline.plan import plan_training
+from pipeline.settings import Settings
+from pipeline.shards.index import Index
+
+MISSING, OCCLUDED, VISIBLE = Visibility
+
+HORSE = """
+name = "horse"
+joints = ["nose", "left_ear", "right_ear", "withers"]
+flip_pairs = [["left_ear", "right_ear"]]
+limbs = [["nose", "left_ear"], ["nose", "right_ear"], ["nose", "withers"]]
+normaliser = ["nose", "withers"]
+index_base = 0
+"""
+COLUMNS = ["image"] + [
+    f"{name}_{a}" for name in ("nose", "left_ear", "right_ear", "withers") for a in "xy"
+]
+ROW = {
+    "image": "a.jpg",
+    **{"nose_x": 10, "nose_y": 20, "left_ear_x": 30, "left_ear_y": 5.5},
+    **{"right_ear_x": 40, "right_ear_y": 6, "withers_x": 110, "withers_y": 60},
+}
+FRAME = {"center_x": 60, "center_y": 40, "scale": 0.7}
+BOX = {"box_x": 8, "box_y": 4, "box_width": 120, "box_height": 80}
+
+
+def toml_of(folder: Path, text: str = HORSE, **lines: str | None) -> Path:
+    """Write a joint-set file: `text` with some of its lines replaced, added, or (None) left out."""
+    kept = [line for line in text.strip().splitlines() if line.partition(" =")[0] not in lines]
+    kept += [f"{name} = {value}" for name, value in lines.items() if value is not None]
+    path = folder / "horse.toml"
+    path.write_text("\n".join(kept) + "\n")
+    return path
+
+
+def csv_of(folder: Path, *rows: dict) -> Path:
+    """Write a CSV table whose columns are those of the first row; None is an empty cell."""
+    lines = [",".join(rows[0])]
+    lines += [
+        ",".join("" if row[name] is None else str(row[name]) for name in rows[0]) for row in rows
+    ]
+    path = folder / "horses.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def parquet_of(folder: Path, *rows: dict) -> Path:
+    path = folder / "horses.parquet"
+    table = pyarrow.table({name: [row[name] for row in rows] for name in rows[0]})
+    pyarrow.parquet.write_table(table, path)
+    return path
+
+
+def read(folder: Path, *rows: dict, **lines: str | None) -> Annotations:
+    return read_table(csv_of(folder, *rows), read_joint_file(toml_of(folder, **lines)))
+
+
+def read_one(folder: Path, **changes: object) -> Person:
+    [person] = read(folder, ROW | changes).people
+    return person
+
+
+def refused(folder: Path, said: str, *rows: dict, **lines: str | None) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{folder}/horses.csv: {said}')}$"):
+        read(folder, *rows, **lines)
+
+
+# The joint-set file
+
+
+def test_a_joint_set_file_names_joints_pairs_limbs_and_measure(tmp_path):
+    file = read_joint_file(toml_of(tmp_path))
+    assert file.index_base == 0
+    assert file.joint_set == JointSet(
+        name="horse",
+        joints=("nose", "left_ear", "right_ear", "withers"),
+        flip_pairs=((1, 2),),
+        limbs=((0, 1), (0, 2), (0, 3)),
+        groups=(),
+        in_mean=(0, 1, 2, 3),
+        measures=(
+            Measure(
+                key="pck_segment",
+                title="PCK-segment",
+                normaliser="segment",
+                segment=(0, 3),
+                thresholds=(0.2, 0.1),
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("normaliser", "headline", "metric", "thresholds"),
+    [
+        ('"head"', "PCKh@0.5", "pckh_0.5", (0.5, 0.1)),
+        ('"box"', "PCK-box@0.05", "pck_box_0.05", (0.05, 0.2)),
+        ('["withers", "nose"]', "PCK-segment@0.2", "pck_segment_0.2", (0.2, 0.1)),
+    ],
+)
+def test_a_normaliser_makes_a_measure_with_its_usual_thresholds(
+    tmp_path, normaliser, headline, metric, thresholds
+):
+    [measure] = read_joint_file(toml_of(tmp_path, normaliser=normaliser)).joint_set.measures
+    assert (measure.headline, measure.metric_name) == (headline, metric)
+    assert measure.thresholds == thresholds
+
+
+def test_thresholds_mean_groups_and_base_are_free_to_choose(tmp_path):
+    path = toml_of(
+        tmp_path,
+        index_base="1",
+        thresholds="[0.3, 0.05]",
+        in_mean='["nose", "withers"]',
+        groups='{ ear = ["left_ear", "right_ear"] }',
+    )
+    file = read_joint_file(path)
+    assert file.index_base == 1
+    assert file.joint_set.measures[0].thresholds == (0.3, 0.05)
+    assert file.joint_set.in_mean == (0, 3)
+    assert file.joint_set.groups == (("ear", (1, 2)),)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ({"limb": "[]"}, "joint set: unknown field 'limb'; did you mean 'limbs'?"),
+        ({"colour": '"bay"'}, "joint set: unknown field 'colour'"),
+        ({"joints": None}, "joint set: field 'joints' is absent"),
+        ({"index_base": None}, "joint set: field 'index_base' is absent"),
+        ({"normaliser": None}, "joint set: field 'normaliser' is absent"),
+        (
+            {"index_base": "2"},
+            "index_base must be the number of the first pixel in the table, 0 or 1, got 2",
+        ),
+        (
+            {"index_base": "true"},
+            "index_base must be the number of the first pixel in the table, 0 or 1, got True",
+        ),
+        ({"name": "7"}, "name must be a text, got 7"),
+        ({"joints": '"nose"'}, "joints must be a list, got 'nose'"),
+        (
+            {"limbs": '[["nose", "wither"]]'},
+            "limbs[0][1]: unknown joint 'wither'; did you mean 'withers'?",
+        ),
+        ({"limbs": '["nose"]'}, "limbs[0] must be a list, got 'nose'"),
+        ({"flip_pairs": '[["left_ear"]]'}, "flip_pairs[0] must be two joints, got ['left_ear']"),
+        (
+            {"flip_pairs": '[["left_ear", "right_ear"], ["left_ear", "nose"]]'},
+            "flip_pairs must hold a joint once, got 'left_ear'",
+        ),
+        (
+            {"normaliser": '"heads"'},
+            "normaliser must be 'head', 'box' or a list of two joints, got 'heads'; "
+            "did you mean 'head'?",
+        ),
+        ({"normaliser": "3"}, "normaliser must be 'head', 'box' or a list of two joints, got 3"),
+        (
+            {"normaliser": '["nose", "tail"]'},
+            "normaliser[1]: unknown joint 'tail'",
+        ),
+        (
+            {"normaliser": '["nose", "nose"]'},
+            "segment must be two different joints, got the same twice",
+        ),
+        ({"thresholds": "[0.7]"}, "thresholds[0] must be hundredths from 0.01 to 0.5, got 0.7"),
+        ({"thresholds": "0.2"}, "thresholds must be a list, got 0.2"),
+        ({"thresholds": '["0.2"]'}, "thresholds[0] must be a number, got '0.2'"),
+        ({"in_mean": '["ear"]'}, "in_mean[0]: unknown joint 'ear'"),
+        (
+            {"joints": '["nose", "left_ear", "right_ear", "withers", "left ear"]'},
+            "joints[4] must be made of letters a-z, digits and '_', got 'left ear'",
+        ),
+        (
+            {"joints": '["nose", "left_ear", "right_ear", "withers", "box"]'},
+            "joints must not name 'box': box_x and box_y are columns of their own",
+        ),
+        (
+            {"flip_pairs": None},
+            "flip_pairs lacks ['left_ear', 'right_ear'], which change places in a mirrored image",
+        ),
+        (
+            {"flip_pairs": '[["left_ear", "nose"], ["right_ear", "withers"]]'},
+            "flip_pairs lacks ['left_ear', 'right_ear'], which change places in a mirrored image",
+        ),
+    ],
+)
+def test_a_joint_set_file_with_a_mistake_is_refused_by_field(tmp_path, lines, said):
+    path = toml_of(tmp_path, **lines)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}$"):
+        read_joint_file(path)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("front_left_paw", "front_right_paw"), ("l_eye", "r_eye"), ("EyeL_L", "EyeL_R")],
+)
+def test_sides_are_known_by_any_part_of_a_name(tmp_path, left, right):
+    lines = {
+        "joints": json.dumps(["nose", left, right]),
+        "limbs": "[]",
+        "normaliser": '"head"',
+        "flip_pairs": None,
+    }
+    path = toml_of(tmp_path, **lines)
+    message = f"flip_pairs lacks ['{left}', '{right}'], which change places in a mirrored image"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_joint_file(path)
+    lines["flip_pairs"] = json.dumps([[right, left]])
+    assert read_joint_file(toml_of(tmp_path, **lines)).joint_set.mirror == (0, 2, 1)
+
+
+def test_joints_without_sides_need_no_flip_pairs(tmp_path):
+    lines = {"joints": '["nose", "left_ear"]', "limbs": None, "flip_pairs": None}
+    file = read_joint_file(toml_of(tmp_path, **lines, normaliser='"box"'))
+    assert file.joint_set.mirror == (0, 1)
+    assert file.joint_set.limbs == ()
+
+
+def test_a_joint_set_file_that_is_not_there_or_no_toml_is_refused(tmp_path):
+    path = tmp_path / "horse.toml"
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: no such file$"):
+        read_joint_file(path)
+    path.write_text("name: horse\n")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: not readable as TOML: "):
+        read_joint_file(path)
+
+
+# The table
+
+
+def test_a_row_is_a_person_whose_coordinates_are_kept_to_the_fraction(tmp_path):
+    person = read_one(tmp_path)
+    assert (person.image, person.person, person.key) == ("a.jpg", 0, "a_00")
+    assert person.joints == ((10.0, 20.0), (30.0, 5.5), (40.0, 6.0), (110.0, 60.0))
+    assert person.visibility == (VISIBLE,) * 4
+    assert (person.head_size, person.box, person.image_size, person.split) == (None,) * 4
+
+
+def test_the_frame_of_joints_alone_is_a_quarter_wider_than_their_box(tmp_path):
+    person = read_one(tmp_path)
+    # From 10 to 110 and from 5.5 to 60.
+    assert person.center == (60.0, 32.75)
+    assert person.scale == pytest.approx(1.25 * 100 / 200)
+
+
+def test_the_frame_of_a_box_is_a_quarter_wider_and_goes_before_that_of_the_joints(tmp_path):
+    person = read_one(tmp_path, **BOX)
+    # From pixel edge 8 to 128: pixels 8 to 127, the middle 67.5.
+    assert person.center == (67.5, 43.5)
+    assert person.scale == pytest.approx(1.25 * 120 / 200)
+    assert person.box == (8.0, 4.0, 120.0, 80.0)
+
+
+def test_centre_and_scale_go_before_the_box(tmp_path):
+    person = read_one(tmp_path, **BOX, **FRAME)
+    assert (person.center, person.scale) == ((60.0, 40.0), 0.7)
+    assert person.box == (8.0, 4.0, 120.0, 80.0)
+
+
+def test_a_table_that_counts_from_one_becomes_zero_based_in_joints_centre_and_box(tmp_path):
+    [person] = read(tmp_path, ROW | BOX | FRAME, index_base="1").people
+    assert person.joints == ((9.0, 19.0), (29.0, 4.5), (39.0, 5.0), (109.0, 59.0))
+    assert (person.center, person.scale) == ((59.0, 39.0), 0.7)
+    assert person.box == (7.0, 3.0, 120.0, 80.0)
+    [person] = read(tmp_path, ROW | BOX, index_base="1").people
+    assert person.center == (66.5, 42.5)
+
+
+def test_empty_coordinates_are_a_missing_joint(tmp_path):
+    person = read_one(tmp_path, nose_x=None, nose_y=None, left_ear_x="NaN", left_ear_y="nan")
+    assert person.visibility == (MISSING, MISSING, VISIBLE, VISIBLE)
+    assert person.joints[0] == (0.0, 0.0)
+
+
+def test_a_joint_at_zero_is_not_missing(tmp_path):
+    person = read_one(tmp_path, nose_x=0, nose_y=0, left_ear_x=-3.5)
+    assert person.visibility == (VISIBLE,) * 4
+    assert person.joints[:2] == ((0.0, 0.0), (-3.5, 5.5))
+
+
+@pytest.mark.parametrize(
+    ("stated", "state"),
+    [
+        ("0", MISSING),
+        ("1", OCCLUDED),
+        ("2", VISIBLE),
+        ("2.0", VISIBLE),
+        ("missing", MISSING),
+        ("Occluded", OCCLUDED),
+        (" visible ", VISIBLE),
+        (None, VISIBLE),
+    ],
+)
+def test_visibility_is_a_number_or_a_word(tmp_path, stated, state):
+    person = read_one(tmp_path, left_ear_visibility=stated)
+    assert person.visibility == (VISIBLE, state, VISIBLE, VISIBLE)
+
+
+def test_a_joint_without_coordinates_may_be_said_to_be_missing(tmp_path):
+    changes = {"nose_x": None, "nose_y": None, "nose_visibility": 0}
+    assert read_one(tmp_path, **changes).visibility[0] is MISSING
+
+
+def test_head_size_split_and_size_of_the_image_are_taken(tmp_path):
+    row = {"head_size": 12.5, "split": "val", "image_width": 640, "image_height": 480.0}
+    person = read_one(tmp_path, **row)
+    assert (person.head_size, person.split, person.image_size) == (12.5, "val", (640, 480))
+    empty = {"head_size": None, "image_width": None, "image_height": None}
+    person = read_one(tmp_path, **row | empty)
+    assert (person.head_size, person.image_size) == (None, None)
+
+
+def test_people_are_counted_within_their_image_in_the_order_of_the_rows(tmp_path):
+    rows = [ROW | {"image": name} for name in ("a.jpg", "b.jpg", "./a.jpg", "below/a.jpg")]
+    people = read(tmp_path, *rows).people
+    assert [(person.image, person.person) for person in people] == [
+        ("a.jpg", 0),
+        ("b.jpg", 0),
+        ("a.jpg", 1),
+        ("below/a.jpg", 0),
+    ]
+
+
+def test_people_may_have_numbers_of_their_own(tmp_path):
+    rows = [ROW | {"person": number} for number in (7, 3)]
+    assert [person.person for person in read(tmp_path, *rows).people] == [7, 3]
+
+
+def test_people_whom_nothing_frames_are_counted_and_skipped(tmp_path):
+    nobody = ROW | dict.fromkeys(COLUMNS[1:]) | dict.fromkeys(FRAME)
+    one = nobody | {"nose_x": 5, "nose_y": 6}
+    framed = one | FRAME
+    annotations = read(tmp_path, framed, nobody, one, nobody | FRAME, ROW | dict.fromkeys(FRAME))
+    assert [person.person for person in annotations.people] == [0, 4]
+    assert annotations.people[0].visibility == (VISIBLE, MISSING, MISSING, MISSING)
+    assert annotations.skipped == {
+        "no annotated joint": 2,
+        "one annotated joint, and neither centre nor box": 1,
+    }
+
+
+def test_lines_are_named_as_an_editor_counts_them(tmp_path):
+    path = csv_of(tmp_path, ROW)
+    header, row = path.read_text().splitlines()
+    path.write_text(
+        "\ufeff" + "\n".join([header, row, "", ",,,,,,,,", row.replace("20", "2O")]) + "\n"
+    )
+    file = read_joint_file(toml_of(tmp_path))
+    message = f"{path}: line 5, column nose_y: expected a number, got '2O'"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_table(path, file)
+    path.write_text("\ufeff" + "\r\n".join([header, row, "", ",,,,,,,,", row]) + "\r\n")
+    assert [person.person for person in read_table(path, file).people] == [0, 1]
+
+
+def test_parquet_and_csv_give_the_same_people(tmp_path):
+    full = ROW | BOX | FRAME
+    full |= {"head_size": 12.5, "split": "val", "nose_visibility": "occluded", "person": 3}
+    gaps = full | {"image": "b.jpg", "split": "train", "withers_x": None, "withers_y": None}
+    gaps |= dict.fromkeys(BOX) | {"head_size": None, "nose_visibility": None}
+    file = read_joint_file(toml_of(tmp_path, index_base="1"))
+    from_csv = read_table(csv_of(tmp_path, full, gaps), file)
+    assert [person.box is None for person in from_csv.people] == [False, True]
+    assert from_csv == read_table(parquet_of(tmp_path, full, gaps), file)
+
+
+def test_parquet_as_pandas_writes_it_is_read_alike(tmp_path):
+    columns = {name: [float("nan"), value] for name, value in ROW.items()} | {
+        "image": ["a.jpg", "b.jpg"],
+        "nose_x": [1.0, 2.0],
+        "nose_y": [1.0, 2.0],
+        "left_ear_x": [5.0, 2.0],
+        "left_ear_y": [9.0, 2.0],
+        "left_ear_visibility": [2.0, float("nan")],
+        "__index_level_0__": [4, 9],
+    }
+    path = tmp_path / "horses.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    people = read_table(path, read_joint_file(toml_of(tmp_path))).people
+    assert people[0].visibility == (VISIBLE, VISIBLE, MISSING, MISSING)
+    assert people[1].visibility == (VISIBLE,) * 4
+
+
+# Mistakes in a table
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"nose_x": "ten"}, "column nose_x: expected a number, got 'ten'"),
+        ({"nose_x": "inf"}, "column nose_x: expected a number, got 'inf'"),
+        ({"nose_x": "1_0"}, "column nose_x: expected a number, got '1_0'"),
+        (
+            {"nose_x": None},
+            "column nose_x: expected a number, as in nose_y, or nothing in both, got nothing",
+        ),
+        (
+            {"withers_y": "NaN"},
+            "column withers_y: expected a number, as in withers_x, or nothing in both, got nothing",
+        ),
+        (
+            {"nose_visibility": "hidden"},
+            "column nose_visibility: expected one of 0, 1, 2, missing, occluded, visible, "
+            "got 'hidden'",
+        ),
+        (
+            {"nose_visibility": "3"},
+            "column nose_visibility: expected one of 0, 1, 2, missing, occluded, visible, got '3'",
+        ),
+        (
+            {"nose_x": None, "nose_y": None, "nose_visibility": "visible"},
+            "column nose_visibility: expected missing, since nose_x and nose_y are empty, "
+            "got 'visible'",
+        ),
+        (
+            {"nose_x": None, "nose_y": None, "nose_visibility": "1"},
+            "column nose_visibility: expected missing, since nose_x and nose_y are empty, got '1'",
+        ),
+        (
+            {"image": None},
+            "column image: expected the path of a photograph below --images, got nothing",
+        ),
+        (
+            {"image": "/data/a.jpg"},
+            "column image: expected the path of a photograph below --images, got '/data/a.jpg'",
+        ),
+        (
+            {"image": "../a.jpg"},
+            "column image: expected the path of a photograph below --images, got '../a.jpg'",
+        ),
+        ({"split": "test"}, "column split: expected train or val, got 'test'"),
+        ({"split": None}, "column split: expected train or val, got nothing"),
+        ({"person": "1.5"}, "column person: expected a whole number from 0, got '1.5'"),
+        ({"person": "-1"}, "column person: expected a whole number from 0, got '-1'"),
+        ({"person": None}, "column person: expected a whole number from 0, got nothing"),
+        ({"head_size": "0"}, "column head_size: expected a number above 0, got '0'"),
+        (BOX | {"box_width": 0}, "column box_width: expected a number above 0, got '0'"),
+        (BOX | {"box_y": None}, "column box_y: expected a number, got nothing"),
+        (FRAME | {"scale": None}, "column scale: expected a number above 0, got nothing"),
+        (FRAME | {"scale": "-0.5"}, "column scale: expected a number above 0, got '-0.5'"),
+        (FRAME | {"center_x": "mid"}, "column center_x: expected a number, got 'mid'"),
+        (
+            {"image_width": "0", "image_height": 5},
+            "column image_width: expected a whole number from 1, got '0'",
+        ),
+    ],
+)
+def test_a_cell_with_a_mistake_is_named(tmp_path, change, said):
+    right = dict.fromkeys(change, 1) | {"image": "b.jpg"}
+    right |= {"split": "val"} if "split" in change else {}
+    refused(tmp_path, f"line 3, {said}", ROW | right, ROW | change)
+
+
+def test_a_person_that_is_there_twice_is_refused(tmp_path):
+    rows = [ROW | {"person": 1}, ROW | {"person": 0}, ROW | {"person": 1}]
+    refused(tmp_path, "line 4: person 1 of a.jpg is on line 2 already, expected each once", *rows)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ("left_eer_x", "unknown column 'left_eer_x'; did you mean 'left_ear_x'?"),
+        ("boxx", "unknown column 'boxx'; did you mean 'box_x'?"),
+        (
+            "comment",
+            "unknown column 'comment'; expected image, person, split, head_size, box_x, box_y, "
+            "box_width, box_height, center_x, center_y, scale, image_width, image_height and, of "
+            "each joint, NAME_x, NAME_y, NAME_visibility",
+        ),
+        (
+            "box_x",
+            "column 'box_y' is absent, expected all of box_x, box_y, box_width, box_height or none",
+        ),
+        ("scale", "column 'center_x' is absent, expected all of center_x, center_y, scale or none"),
+        (
+            "image_height",
+            "column 'image_width' is absent, expected all of image_width, image_height or none",
+        ),
+        ("", "column 10 has no name; if it is pandas' index, write the table with index=False"),
+    ],
+)
+def test_a_column_that_is_unknown_or_lacks_another_is_refused(tmp_path, extra, said):
+    refused(tmp_path, said, ROW | {extra: 1})
+
+
+@pytest.mark.parametrize("absent", ["image", "withers_y"])
+def test_a_column_that_is_absent_is_named(tmp_path, absent):
+    row = {name: value for name, value in ROW.items() if name != absent}
+    refused(tmp_path, f"column '{absent}' is absent", row)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected a header of columns, got none"),
+        ("image;nose_x\na.jpg;1\n", "expected columns separated by commas, got semicolons"),
+        ("image\tnose_x\na.jpg\t1\n", "expected columns separated by commas, got tabs"),
+        ("image,nose_x,image\n", "column 'image' is there 2 times, expected once"),
+        ("image,nose_x\na.jpg\n", "line 2: expected 2 cells as in the header, got 1"),
+        (
+            'image,nose_x\n"a\n.jpg",1\nb.jpg,1,\n',
+            "line 4: expected 2 cells as in the header, got 3",
+        ),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path, text, said):
+    path = tmp_path / "horses.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}$"):
+        read_table(path, read_joint_file(toml_of(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("horses.xlsx", b"", "expected a table whose name ends in .csv or .parquet"),
+        ("horses.csv", None, "no such file"),
+        ("horses.csv", b"image,\xff\n", "not readable as CSV in UTF-8: "),
+        ("horses.parquet", b"image,nose_x\n", "not readable as Parquet: "),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, name, content, said):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}"):
+        read_table(path, read_joint_file(toml_of(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"nose_x": True}, "column nose_x: expected a number, got True"),
+        ({"image": 5}, "column image: expected the path of a photograph below --images, got 5"),
+    ],
+)
+def test_a_cell_of_parquet_is_named_by_row(tmp_path, change, said):
+    path = parquet_of(tmp_path, ROW | change)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: row 1, {said}')}$"):
+        read_table(path, read_joint_file(toml_of(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("normaliser", "columns"),
+    [("head", {"head_size": None}), ("box", dict.fromkeys(BOX)), ("head", {}), ("box", {})],
+)
+def test_a_table_without_what_accuracy_is_divided_by_is_refused(tmp_path, normaliser, columns):
+    named = "head_size" if normaliser == "head" else "box_x, box_y, box_width, box_height"
+    said = (
+        f"expected {named} of at least one person, since the joint-set file has normaliser = "
+        f"'{normaliser}'; got none"
+    )
+    refused(tmp_path, said, ROW | columns, normaliser=f'"{normaliser}"')
+
+
+def test_many_joints_at_the_corner_are_taken_for_a_mistake(tmp_path):
+    zero = ROW | {"nose_x": 0, "nose_y": 0}
+    assert len(read(tmp_path, *[zero] * 9).people) == 9
+    refused(
+        tmp_path,
+        "10 of 40 joints that are not missing lie at (0, 0); expected empty cells, or the "
+        "visibility missing, where a joint is not annotated",
+        *[zero] * 10,
+    )
+    said = ROW | {"nose_x": 0, "nose_y": 0, "nose_visibility": 0}
+    assert len(read(tmp_path, *[said] * 10).people) == 10
+    # One in a hundred joints, but no more than that.
+    assert len(read(tmp_path, *[zero] * 10, *[ROW] * 241).people) == 251
+
+
+def test_many_joints_before_the_first_pixel_are_taken_for_a_wrong_base(tmp_path):
+    edge = ROW | {"left_ear_y": 0.5}
+    assert len(read(tmp_path, *[edge] * 10, index_base="0").people) == 10
+    assert len(read(tmp_path, *[edge] * 9, index_base="1").people) == 9
+    refused(
+        tmp_path,
+        "10 of 40 joints have an x or y from 0 to 1, before the first pixel by index_base = 1 of "
+        "the joint-set file; expected index_base = 0",
+        *[edge] * 10,
+        index_base="1",
+    )
+    below = ROW | {"left_ear_y": -0.5}
+    assert len(read(tmp_path, *[below] * 10, index_base="1").people) == 10
+
+
+# From a table to a trained network
+
+
+@pytest.fixture
+def settings(tmp_path) -> PackSettings:
+    """A table of six horses in as many photographs, two of which validate."""
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = []
+    for number in range(6):
+        name, split = f"horse-{number}.jpg", "val" if number > 3 else "train"
+        cv2.imwrite(str(images / name), photograph(seed=number))
+        rows.append(ROW | {"image": name, "split": split, "nose_visibility": "occluded"})
+    return PackSettings(
+        source="table",
+        images=images,
+        annotations=csv_of(tmp_path, *rows),
+        joint_set=toml_of(tmp_path),
+        out=tmp_path / "out",
+        people_per_shard=2,
+    )
+
+
+def pack(settings: PackSettings) -> Index:
+    plan = plan_packing(settings)
+    open_plan(plan)
+    return close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
+
+
+def training_settings(folder: Path) -> Settings:
+    return Settings.from_flat(
+        {
+            "data.train": f"{folder}/train-*.tar",
+            "data.val": f"{folder}/val-*.tar",
+            "model.stacks": 1,
+            "model.features": 8,
+            "model.input_px": 64,
+            "optim.batch_size": 2,
+            "optim.epochs": 1,
+            "ray.storage": f"{folder}/runs",
+        }
+    )
+
+
+def test_the_index_holds_joint_set_sums_and_base(settings):
+    index = pack(settings)
+    assert Index.read(settings.out) == index
+    assert index.joint_set == read_joint_file(settings.joint_set).joint_set
+    assert sorted(index.annotations) == ["horse.toml", "horses.csv"]
+    assert index.conventions == {
+        "split": "auto",
+        "val_images": 500,
+        "seed": 0,
+        "index_base": 0,
+        "center_adjusted": False,
+    }
+    assert index.source == "table"
+    assert {name: counts["people"] for name, counts in index.splits().items()} == {
+        "train": 4,
+        "val": 2,
+    }
+
+
+def test_another_joint_set_file_is_another_dataset(settings):
+    pack(settings)
+    assert open_plan(plan_packing(settings)) is None
+    toml_of(settings.joint_set.parent, index_base="1")
+    with pytest.raises(ValueError, match=r"holds another dataset; choose an empty folder$"):
+        open_plan(plan_packing(settings))
+
+
+def test_head_boxes_are_not_for_a_table(settings):
+    with pytest.raises(ValueError, match=r"^--head-boxes heads\.mat: table takes none$"):
+        plan_packing(replace(settings, head_boxes=Path("heads.mat")))
+
+
+def test_joints_of_ones_own_are_trained_saved_restored_and_measured(
+    settings, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pack(settings)
+    joint_set = read_joint_file(settings.joint_set).joint_set
+    plan = plan_training(training_settings(settings.out))
+    assert plan.joint_set == joint_set
+    assert plan.settings.model.joints == 4
+    assert plan.settings.ray.name.startswith("horse-s1m1-")
+    assert plan.measure.metric_name == "pck_segment_0.2"
+    task = Task(
+        settings=plan.settings.flat(),
+        joint_set=plan.joint_set.to_json(),
+        train=plan.train.paths,
+        val=plan.val.paths,
+    )
+    learner = Learner(task, 0, 1, torch.device("cpu"))
+    *_, last = learner.train_epoch(every_s=1e9)
+    metrics = epoch_metrics(learner, last, learner.evaluate())
+    assert {"pck_segment_0.2", "pck_segment_0.1/left_ear", "pck_segment_auc"} <= set(metrics)
+    folder = plan.folder / "epoch_0001"
+    folder.mkdir(parents=True)
+    learner.save(folder, metrics)
+    assert read_record(folder).joint_set == joint_set
+    assert plan_training(training_settings(settings.out)).is_complete
+    second = Learner(task, 0, 1, torch.device("cpu"))
+    second.restore(folder)
+    assert second.progress.epochs == 1
+
+    shards = [f"--data.{name}={settings.out}/{name}-*.tar" for name in ("val", "train")]
+    jobs.evaluate.main(
+        ["--checkpoint", str(folder), *shards, "--threads", "1", "--figures", str(tmp_path / "f")]
+    )
+    said = capsys.readouterr().out
+    # All horses stand alike, so the mean of those to train on is exact.
+    assert said.count("withers") == 2
+    assert re.search(r"constant pose\n.*PCK-segment@0.2.*\nnose +100.00", said)
+    assert (tmp_path / "f" / "overlay.png").exists()
+
+    jobs.inspect.main([f"{settings.out}/*.tar", "--out", str(tmp_path / "card")])
+    assert "table, joint set horse: 6 people in 6 images" in capsys.readouterr().out
+    card = json.loads((tmp_path / "card" / "card.json").read_text())
+    assert card["joints"]["nose"] == {"missing": 0, "occluded": 6, "visible": 0, "outside": 0}

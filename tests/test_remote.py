@@ -1,5 +1,6 @@
 """Shards on other machines: named, read and downloaded from real servers, and cached."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -9,18 +10,30 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
 import fsspec.config
 import pytest
+from factories import samples
 from moto.server import ThreadedMotoServer
+from test_learner import alone, task_of
 
+from pipeline.joints import MPII
+from pipeline.plan import plan_training
+from pipeline.settings import Settings
 from pipeline.shards import remote, transport
+from pipeline.shards.bad import BadSamples
 from pipeline.shards.cache import ShardCache
+from pipeline.shards.index import find_shards
 from pipeline.shards.location import is_remote, local_path, name_of, sibling
+from pipeline.shards.order import epoch_order
+from pipeline.shards.read import ShardReader
 from pipeline.shards.remote import expand, fetch, read_all, read_range, size_of
+from pipeline.shards.sample import BadSampleError, record_of
+from pipeline.shards.streaming import ShardStream
 
 # Long enough to come in several blocks; no two places of it look alike.
 CONTENT = b"".join(number.to_bytes(4, "big") for number in range(100_000))
@@ -618,3 +631,131 @@ def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
     web.may_go_on.set()
     assert [process.communicate()[0] for process in started] == [f"{SIZE}\n"] * 2
     assert web.served == [SIZE]
+
+
+# Shards of samples
+
+
+def publish(web: WebServer, paths: list[Path]) -> str:
+    """Serve a packed folder; return the address of its shards, braces and all."""
+    web.files = {f"/pose/{path.name}": path.read_bytes() for path in paths[0].parent.iterdir()}
+    return f"{web.url}/pose/train-{{000000..{len(paths) - 1:06d}}}.tar"
+
+
+def test_remote_samples_are_read_one_by_one(web, pack):
+    written = samples(5)
+    pattern = publish(web, pack(written[:3], written[3:], members=True))
+    found = find_shards("data.train", pattern)
+    assert (found.people, found.joint_set) == (5, MPII)
+    reader = ShardReader(found.paths)
+    web.served.clear()
+    assert reader[4] == written[4]
+    # No more than the sample came: its picture, its record, and what a tar has around them.
+    [served] = web.served
+    assert served < len(written[4].crop.jpeg) + len(record_of(written[4])) + 2048
+    assert list(reader) == written
+
+
+def test_a_connection_that_breaks_within_a_sample_is_taken_up_again(web, pack):
+    written = samples(3)
+    publish(web, pack(written, members=True))
+    reader = ShardReader([f"{web.url}/pose/train-000000.tar"])
+    web.breaks += [700, 0, 5]
+    assert list(reader) == written
+
+
+def test_a_remote_shard_that_changed_is_named_sample_by_sample(web, pack):
+    [path] = pack(samples(2), members=True)
+    publish(web, [path])
+    web.files["/pose/train-000000.tar"] = bytes(path.stat().st_size)
+    with pytest.raises(
+        BadSampleError,
+        match=r"^train-000000\.tar: photo-001_00\.jpg: checksum 0*[0-9a-f]+, expected",
+    ):
+        ShardReader([f"{web.url}/pose/train-000000.tar"])[1]
+
+
+@pytest.mark.parametrize("absent", ["index.json", "members.npz", "train-000001.tar"])
+def test_what_is_missing_of_a_remote_dataset_is_named(web, pack, absent):
+    pattern = publish(web, pack(samples(1), samples(1, first=1), members=True))
+    del web.files[f"/pose/{absent}"]
+    message = f"{web.url}/pose/{absent}: the server answers 404 "
+    with pytest.raises(ValueError, match=re.escape(message)):
+        find_shards("data.train", pattern)
+
+
+def test_a_cache_downloads_a_shard_once_for_all_epochs_and_readers(web, pack, tmp_path):
+    written = samples(6)
+    paths = pack(written[:2], written[2:4], written[4:], members=True)
+    locations = find_shards("data.train", publish(web, paths)).paths
+    total = sum(path.stat().st_size for path in paths)
+    web.served.clear()
+    # Whole downloads go on with a server that knows no ranges, where samples could not be read.
+    readers = [ShardReader(locations, ShardCache(tmp_path / "cache", total)) for _ in range(2)]
+    small = sum(web.served)
+    web.knows_ranges = False
+    for epoch in range(3):
+        for reader in readers:
+            order = epoch_order(reader.bounds, 0, epoch, 4).tolist()
+            assert [reader[position] for position in order] == [written[at] for at in order]
+    assert sum(web.served) - small == total
+
+
+def test_a_cache_that_holds_one_shard_of_three_still_reads_them_all(web, pack, tmp_path):
+    written = samples(6)
+    paths = pack(written[:2], written[2:4], written[4:], members=True)
+    largest = max(path.stat().st_size for path in paths)
+    reader = ShardReader(
+        find_shards("data.train", publish(web, paths)).paths, ShardCache(tmp_path / "c", largest)
+    )
+    for _ in range(2):
+        assert list(reader) == written
+        held = [copy for copy in (tmp_path / "c").iterdir() if copy.name != ".lock"]
+        assert sum(copy.stat().st_size for copy in held) <= largest
+
+
+def test_a_cache_too_small_for_a_window_of_samples_is_refused_before_training(web, pack, tmp_path):
+    paths = pack(*([one] for one in samples(6)), members=True)
+    settings = Settings.from_flat(
+        {
+            "data.train": publish(web, paths),
+            "data.val": str(paths[0]),
+            "data.cache": str(tmp_path / "cache"),
+            "data.cache_gb": 1e-6,
+            "data.shuffle_window": 2,
+            "ray.storage": str(tmp_path / "runs"),
+        }
+    )
+    with pytest.raises(
+        ValueError, match=r"^data\.cache_gb must be at least 0\.\d+ to hold the shards"
+    ):
+        plan_training(settings)
+
+
+def test_compressed_shards_stream_from_a_server(web, pack):
+    written = samples(4)
+    [path] = pack(written)
+    web.files["/theirs.tar.gz"] = gzip.compress(path.read_bytes())
+    web.breaks += [1000]
+    stream = ShardStream(
+        locations=[f"{web.url}/theirs.tar.gz"], seed=0, rank=0, workers=1, window=1
+    )
+    assert stream.first(4, BadSamples(0)) == written
+
+
+def test_a_run_is_planned_and_trained_from_an_object_store(bucket, pack, tmp_path):
+    client = boto3.client("s3")
+    for folder, split in (("t", "train"), ("v", "val")):
+        paths = pack(samples(3), samples(2, first=3), folder=folder, split=split, members=True)
+        for path in paths[0].parent.iterdir():
+            client.upload_file(str(path), "pose", f"{folder}/{path.name}")
+    client.close()
+    task = task_of(
+        [], [], **{"data.train": "s3://pose/t/train-*.tar", "data.val": "s3://pose/v/*.tar"}
+    )
+    settings = Settings.from_flat(task.settings | {"ray.storage": str(tmp_path / "runs")})
+    plan = plan_training(settings)
+    assert plan.settings.data.train == "s3://pose/t/train-*.tar"
+    learner = alone(replace(task, train=plan.train.paths, val=plan.val.paths))
+    *_, last = learner.train_epoch(every_s=1e9)
+    assert (last.step, learner.evaluate().people) == (2, 5)

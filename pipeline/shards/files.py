@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from typing import IO, BinaryIO
+from typing import IO
 
 from pipeline.shards.location import is_remote, local_path
 
@@ -63,7 +63,7 @@ class _OpenFile:
         return b"".join(parts)
 
 
-def open_local(location: str) -> BinaryIO:
+def open_local(location: str) -> io.FileIO:
     """Open a local file for reading. Raises OSError."""
     return Path(local_path(location)).open("rb", buffering=0)
 
@@ -89,7 +89,7 @@ def size_in_bytes(location: str) -> int:
     return Path(local_path(location)).stat().st_size
 
 
-def open_stream(location: str) -> BinaryIO:
+def open_stream(location: str) -> io.BufferedReader:
     """Open a shard to read it from front to back. Raises OSError, or ValueError like `size_in_bytes`."""
     if is_remote(location):
         return io.BufferedReader(_RemoteStream(location), _CHUNK)

@@ -13,7 +13,6 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.files import open_stream
+from pipeline.shards.location import name_of
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import RECORD_SUFFIX, BadSampleError, Sample, sample_from
 
@@ -96,7 +96,7 @@ class ShardStream:
 
 def _read(location: str, bad: BadSamples) -> Iterator[Raw]:
     """The samples of one tar, compressed or not; where it breaks off is noted."""
-    name, last = PurePosixPath(location).name, "its start"
+    name, last = name_of(location), "its start"
     try:
         with open_stream(location) as stream:
             files = tar_file_expander([{"url": name, "stream": stream}], select_files=_is_read)

@@ -250,7 +250,7 @@ def test_as_many_samples_may_be_cut_off_as_are_allowed(pack):
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:end])
     assert find_shards("data.train", str(path), bad_allowed=2).people == 5
-    message = f"{path}: {end:,} bytes, expected {size:,} by its index; 2 samples are cut off"
+    message = f"{path}: {end:,} bytes, expected {size:,} by its index, samples cut off: 2"
     for allowed in (0, 1):
         with pytest.raises(ValueError, match=re.escape(message)):
             find_shards("data.train", str(path), allowed)

@@ -232,5 +232,5 @@ def _checked_entry(
         return entry
     raise ValueError(
         f"{location}: {size:,} bytes, expected {entry.bytes:,} by its index"
-        f"{f'; {lost:,} samples are cut off' if size < entry.bytes else ''}; pack it again"
+        f"{f', samples cut off: {lost:,}' if size < entry.bytes else ''}; pack it again"
     )

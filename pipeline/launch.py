@@ -31,6 +31,7 @@ from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
 from pipeline.shards.stream import SampleLoader
+from pipeline.training import KEEP_MEMORY
 
 __all__ = ["Outcome", "Recorder", "TrainingFailedError", "train"]
 
@@ -40,12 +41,6 @@ _COLLECTIVE_TIMEOUT_S = 300
 _START_TRIES = 5
 # Training people in the picture that a run starts with.
 _SHOWN = 12
-# glibc hands large blocks back to the kernel after each step; taking them again
-# costs up to half of a step on CPU. Read when a process starts.
-_KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +151,7 @@ def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
                 checkpoint_score_order="max",
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
-            worker_runtime_env={"env_vars": _KEEP_MEMORY},
+            worker_runtime_env={"env_vars": KEEP_MEMORY},
         ),
     )
 

@@ -12,6 +12,13 @@ from pipeline.network.loss import heatmap_mse
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.shards.stream import Batch
 
+# Environment of training processes. glibc hands large blocks back to the kernel after
+# each step; taking them again costs up to half of a step on CPU. Read when a process starts.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
+
 
 def build_network(model: ModelSettings, seed: int, device: torch.device) -> StackedHourglass:
     """Create the network with the weights that `seed` gives, the same on every worker."""

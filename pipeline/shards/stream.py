@@ -97,9 +97,7 @@ class SampleLoader:
             row = len(kept)
             try:
                 sample = samples[place] if samples else self.samples[position]
-                matrix = self.input_from_original(sample, how)
-                points[row], annotated[row] = self._joints(sample, matrix, how.mirrored)
-                self._warp(sample, matrix, images[row])
+                points[row], annotated[row] = self.load(sample, how, images[row])
             except BadSampleError as error:
                 self.bad.note(position, error)
                 continue
@@ -112,6 +110,18 @@ class SampleLoader:
             gains=torch.tensor([how.gains for _, how in kept]).reshape(rows, 3),
             positions=np.array([position for position, _ in kept], np.int64),
         )
+
+    def load(
+        self, sample: Sample, how: Augmentation, image: UInt8[np.ndarray, "px px 3"]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Warp a sample into `image`; return its joints in heatmap pixels, and which are annotated.
+
+        Raises BadSampleError if the sample can't be used.
+        """
+        matrix = self.input_from_original(sample, how)
+        points, annotated = self._joints(sample, matrix, how.mirrored)
+        self._warp(sample, matrix, image)
+        return points, annotated
 
     def input_from_original(self, sample: Sample, how: Augmentation) -> Matrix:
         """Matrix from the original image's pixels to the network input's."""

@@ -15,6 +15,7 @@ import scipy.io
 import torch
 from factories import pack_samples, samples
 
+import jobs.benchmark
 import jobs.evaluate
 import jobs.inspect
 import jobs.pack
@@ -41,6 +42,7 @@ OPTIONS = {
     ),
     "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "json"),
+    "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
     "tune.sweep": (*TRAINING, "space", "stacks", "modules", "learning_rates", "dry_run"),
 }
 
@@ -60,7 +62,7 @@ def working_folder(tmp_path, monkeypatch) -> Path:
 _HELP = """
 import importlib, sys
 try:
-    importlib.import_module(sys.argv[1]).main(["--help"])
+    importlib.import_module(sys.argv[1]).main([*sys.argv[2:], "--help"])
 except SystemExit as end:
     print("status", end.code, file=sys.stderr)
 print("loaded", *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
@@ -70,7 +72,11 @@ print("loaded", *sorted({name.partition(".")[0] for name in sys.modules}), file=
 @pytest.mark.parametrize("command", OPTIONS)
 def test_help_answers_at_once_and_documents_every_setting(command):
     answer = subprocess.run(
-        [sys.executable, "-c", _HELP, command], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _HELP, *command.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     status, loaded = answer.stderr.splitlines()
     assert status == "status 0"
@@ -104,6 +110,7 @@ COMMANDS = {
     "jobs.evaluate": jobs.evaluate.main,
     "jobs.inspect": jobs.inspect.main,
     "jobs.score": jobs.score.main,
+    "jobs.benchmark": jobs.benchmark.main,
     "tune.sweep": tune.sweep.main,
 }
 
@@ -142,6 +149,9 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.inspect", "--out o", "SHARDS is required"),
         ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),
         ("jobs.score", "--predictions p", "--truth"),
+        ("jobs.benchmark", "", "Expected one of {loader}"),
+        ("jobs.benchmark", "loader --rounds 0", "--rounds must be at least 1, got 0"),
+        ("jobs.benchmark", "loader --threads 2 0", "--threads must be at least 1, got 0"),
         ("tune.sweep", "--space everything", "everything"),
         ("tune.sweep", "--stacks 1 two", "two"),
     ],
@@ -152,7 +162,8 @@ def test_a_bad_value_ends_with_a_message(capsys, command, arguments, said):
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_an_unknown_option_ends_with_a_message(capsys, command):
-    said = said_on_failure(capsys, COMMANDS[command], "--nonsense", "1")
+    name, *subcommand = command.split()
+    said = said_on_failure(capsys, COMMANDS[name], *subcommand, "--nonsense", "1")
     assert said
 
 
@@ -172,6 +183,7 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
         ),
         ("jobs.inspect", "x-*.tar --out o", "error: no shards match SHARDS='x-*.tar'"),
         ("jobs.score", "--predictions p.mat --truth t.mat", "error: t.mat: no such file"),
+        ("jobs.benchmark", "loader --photographs p", "error: p: no such folder of photographs"),
         ("tune.sweep", "--data.train x-*.tar", "error: no shards match data.train='x-*.tar'"),
     ],
 )

@@ -21,6 +21,7 @@ FLOORS = {
     "pipeline.cluster": 4,
     "pipeline.command": 4,
     "pipeline.launch": 4,
+    "pipeline.benchmark": 3,
     "pipeline.loop": 3,
     "pipeline.tracking": 3,
     "pipeline.card_page": 2,
@@ -61,7 +62,7 @@ HOMES = {
     "pandas": ("tune.trials",),
     "pyarrow": ("pipeline.data.table_cells",),
     "s3fs": ("pipeline.shards.transport",),
-    "simplejpeg": ("pipeline.data.crop",),
+    "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
     "tyro": ("jobs", "tune", "pipeline.command"),
     "webdataset": ("pipeline.shards.write", "pipeline.shards.streaming"),
 }

@@ -1,0 +1,41 @@
+"""Whether a worker's resident memory grows with epochs, or with the dataset."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pipeline.benchmark.routes import INPUT_PX
+from pipeline.joints import MPII
+from pipeline.settings import DataSettings
+from pipeline.shards.order import epoch_order, rank_batches
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import SampleLoader, stream_training
+
+EPOCHS = (1, 2, 5, 10, 20)
+
+
+def resident_over_epochs(
+    shards: Sequence[str], batch_size: int, epochs: Sequence[int] = EPOCHS
+) -> dict[int, float]:
+    """Resident memory in MiB after the epochs that are asked for, in this process, with two threads."""
+    torch.set_num_threads(1)
+    settings = DataSettings(threads=2)
+    reader = ShardReader(shards)
+    loader = SampleLoader(reader, MPII, INPUT_PX)
+    found = {}
+    for epoch in range(max(epochs)):
+        order = epoch_order(reader.bounds, settings.seed, epoch, settings.shuffle_window)
+        steps = rank_batches(order, batch_size, rank=0, workers=1)
+        for batch in stream_training(loader, steps, settings, epoch):
+            assert len(batch) == batch_size
+        if epoch + 1 in epochs:
+            found[epoch + 1] = resident_mib()
+    return found
+
+
+def resident_mib() -> float:
+    """Resident memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    [kib] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(kib) / 1024

@@ -1,0 +1,166 @@
+"""The plain route, to compare with: what code for human pose commonly does to load a sample.
+
+Read and decode the whole photograph, one warp to the network's input, colour
+and normalise in float32 NumPy, a Gaussian pasted into each joint's heatmap,
+and torch's DataLoader around it.
+"""
+
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.data.crop import Image
+from pipeline.data.people import Person
+from pipeline.geometry import Matrix, heatmap_from_input, input_from_original, transform
+from pipeline.joints import MPII, JointSet
+from pipeline.settings import DataSettings, ModelSettings, OptimSettings
+from pipeline.shards.augmentation import draw_augmentation
+
+
+class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Float images 0-1 (3, input_px, input_px) and heatmaps, varied just as our stream varies them.
+
+    With `on_whole`, colours are put in order and mirrored in the whole
+    photograph, before the warp, as published code has it (HRNet,
+    pytorch-pose); without, as soon as that costs least. The result is the
+    same. Every joint must be annotated.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        people: Sequence[Person],
+        joint_set: JointSet,
+        settings: DataSettings,
+        model: ModelSettings,
+        sigma_px: float,
+        *,
+        on_whole: bool = False,
+    ) -> None:
+        self._folder, self._people, self._joint_set = folder, people, joint_set
+        self._settings, self._model, self._sigma_px = settings, model, sigma_px
+        self._on_whole = on_whole
+
+    def __len__(self) -> int:
+        return len(self._people)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        person = self._people[position]
+        how = draw_augmentation(self._settings, 0, position)
+        size = self._model.input_px
+        matrix = input_from_original(
+            person.center,
+            person.scale,
+            size,
+            zoom=how.zoom,
+            rotation_deg=how.rotation_deg,
+            mirrored=how.mirrored,
+        )
+        warp = self._warp_whole if self._on_whole else self._warp
+        image = warp(str(self._folder / person.image), matrix, how.mirrored)
+        points = transform(np.array(person.joints), heatmap_from_input() @ matrix)
+        if how.mirrored:
+            points = points[list(self._joint_set.mirror)]
+        pixels = image.astype(np.float32) * (np.array(how.gains, np.float32) / 255)
+        pixels = np.clip(pixels, 0, 1, out=pixels)
+        maps = paste_gaussians(points, self._model.heatmap_px, self._sigma_px)
+        return (
+            torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            torch.from_numpy(maps),
+        )
+
+    def _warp(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
+        """The matrix mirrors, and the decoder writes RGB."""
+        photograph = cv2.imread(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        assert photograph is not None, path
+        size = self._model.input_px
+        return cv2.warpAffine(photograph, matrix[:2], (size, size), flags=cv2.INTER_LINEAR)
+
+    def _warp_whole(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
+        """Convert and mirror every pixel of the photograph first."""
+        photograph = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        assert photograph is not None, path
+        photograph = cv2.cvtColor(photograph, cv2.COLOR_BGR2RGB)
+        if mirrored:
+            mirror = np.diag([-1.0, 1.0, 1.0])
+            mirror[0, 2] = photograph.shape[1] - 1
+            photograph, matrix = photograph[:, ::-1], matrix @ mirror
+        size = self._model.input_px
+        return cv2.warpAffine(photograph, matrix[:2], (size, size), flags=cv2.INTER_LINEAR)
+
+
+def paste_gaussians(
+    joints: Float[np.ndarray, "joint 2"], size: int, sigma_px: float
+) -> Float32[np.ndarray, "joint size size"]:
+    """Paste a Gaussian of three sigmas around each joint, rounded to a pixel, where it meets the map.
+
+    The map of a joint outside it stays zero.
+    """
+    maps = np.zeros((len(joints), size, size), np.float32)
+    radius = int(np.ceil(3 * sigma_px))
+    grid = np.arange(-radius, radius + 1, dtype=np.float32)
+    for heatmap, (x, y) in zip(maps, joints, strict=True):
+        column, row = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+        if not (0 <= column < size and 0 <= row < size):
+            continue
+        patch = np.exp(-(grid**2 + grid[:, None] ** 2) / (2 * sigma_px**2))
+        left, top = max(0, column - radius), max(0, row - radius)
+        right, bottom = min(size, column + radius + 1), min(size, row + radius + 1)
+        heatmap[top:bottom, left:right] = patch[
+            top - row + radius : bottom - row + radius,
+            left - column + radius : right - column + radius,
+        ]
+    return maps
+
+
+def plain_dataset(
+    folder: Path, people: Sequence[Person], *, on_whole: bool = False
+) -> PlainDataset:
+    """The route with the default settings of training, for MPII's joints."""
+    return PlainDataset(
+        folder,
+        people,
+        MPII,
+        DataSettings(),
+        ModelSettings(),
+        OptimSettings().sigma_px,
+        on_whole=on_whole,
+    )
+
+
+def plain_loader(
+    dataset: PlainDataset, batch_size: int, samples: int, processes: int = 0
+) -> DataLoader[Any]:
+    """Torch's DataLoader of whole batches, about `samples`, shuffled, with its workers kept alive."""
+    shuffled = np.random.default_rng(0).permutation(len(dataset))
+    order = np.resize(shuffled, max(1, samples // batch_size) * batch_size).tolist()
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=order,
+        **worker_options(processes),
+    )
+
+
+def worker_options(processes: int) -> dict[str, Any]:
+    """DataLoader's options for so many worker processes.
+
+    They are forked by a server without threads: forking this process could copy a held lock.
+    """
+    if not processes:
+        return {"num_workers": 0}
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return {
+        "num_workers": processes,
+        "persistent_workers": True,
+        "multiprocessing_context": context,
+    }

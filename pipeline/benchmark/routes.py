@@ -1,0 +1,94 @@
+"""The stages of the data path on one core, each by itself over the same crops, and all of it."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import simplejpeg
+import torch
+
+from pipeline.joints import MPII
+from pipeline.network.heatmaps import render
+from pipeline.settings import DataSettings, ModelSettings, OptimSettings
+from pipeline.shards.augmentation import draw_augmentation
+from pipeline.shards.order import Positions, epoch_order, rank_batches
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import SampleLoader, stream_training
+from pipeline.training import network_input
+
+INPUT_PX = ModelSettings().input_px
+_DATA, _OPTIM = DataSettings(), OptimSettings()
+
+
+def batches(reader: ShardReader, batch_size: int, samples: int) -> Iterator[Positions]:
+    """Whole batches of as many epochs as `samples` take."""
+    per_epoch = len(reader) // batch_size
+    for number in range(max(1, samples // batch_size)):
+        epoch, step = divmod(number, per_epoch)
+        if step == 0:
+            order = epoch_order(reader.bounds, _DATA.seed, epoch, _DATA.shuffle_window)
+            shares = rank_batches(order, batch_size, rank=0, workers=1)
+        yield next(shares)
+
+
+class Ours:
+    """The stages of our data path over some shards; each method loads and returns how many."""
+
+    def __init__(self, shards: Sequence[str], batch_size: int, samples: int) -> None:
+        self._reader = ShardReader(shards)
+        self._loader = SampleLoader(self._reader, MPII, INPUT_PX)
+        self._batch_size, self._samples = batch_size, samples
+        self._positions = np.concatenate(list(self._batches())).tolist()
+        self._held = list(self._reader)
+        self._drawn = [draw_augmentation(_DATA, 0, number) for number in range(len(self._held))]
+        sizes = [simplejpeg.decode_jpeg_header(sample.crop.jpeg)[:2] for sample in self._held]
+        self._buffer = np.empty(3 * max(height * width for height, width in sizes), np.uint8)
+        self._image = np.empty((INPUT_PX, INPUT_PX, 3), np.uint8)
+        self._batch = next(self._stream(1))
+
+    def stream(self, threads: int = 1) -> int:
+        """All of it: order, reading, decoding, warp, joints, batches, hand-over."""
+        return sum(len(batch) for batch in self._stream(threads))
+
+    def sample_function(self) -> int:
+        """What makes a JPEG and a person into pixels and joints, one at a time, in memory."""
+        for position in self._positions:
+            self._loader.load(self._held[position], self._drawn[position], self._image)
+        return len(self._positions)
+
+    def decode_only(self) -> int:
+        """Decoding, the fastest way: three channels into memory that is used again."""
+        for position in self._positions:
+            simplejpeg.decode_jpeg(self._held[position].crop.jpeg, "RGB", buffer=self._buffer)
+        return len(self._positions)
+
+    def reading_only(self) -> int:
+        """Reading, checking and parsing samples in the epochs' order."""
+        for positions in self._batches():
+            for position in positions.tolist():
+                self._reader[position]
+        return len(self._positions)
+
+    def network_input(self) -> int:
+        """What the device does to a batch's images, on the CPU."""
+        return self._on_device(partial(network_input, self._batch, torch.device("cpu")))
+
+    def heatmaps(self) -> int:
+        """What the device does to a batch's joints, on the CPU."""
+        joints, annotated = self._batch.joints, self._batch.annotated
+        size = ModelSettings().heatmap_px
+        return self._on_device(
+            partial(render, joints, annotated, size, _OPTIM.sigma_px, _OPTIM.target_peak)
+        )
+
+    def _on_device(self, work: partial) -> int:
+        repeats = len(self._positions) // len(self._batch)
+        for _ in range(repeats):
+            work()
+        return repeats * len(self._batch)
+
+    def _batches(self) -> Iterator[Positions]:
+        return batches(self._reader, self._batch_size, self._samples)
+
+    def _stream(self, threads: int) -> Iterator:
+        return stream_training(self._loader, self._batches(), DataSettings(threads=threads), 0)

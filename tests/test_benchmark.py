@@ -1,0 +1,251 @@
+"""The benchmark of the data path: it compares the same work, and its figures belong together."""
+
+import json
+import os
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from factories import person, photograph
+
+from pipeline.benchmark.crops import curve, inside, psnr
+from pipeline.benchmark.loader import LoaderBenchmark, measure_routes, prepare, summary
+from pipeline.benchmark.memory import resident_over_epochs
+from pipeline.benchmark.parallel import BatchDataset, measure_parallel
+from pipeline.benchmark.photographs import cut_people, find_photographs
+from pipeline.benchmark.plain import paste_gaussians, plain_dataset
+from pipeline.benchmark.report import loader_report
+from pipeline.benchmark.timing import Lap, in_fresh_process, on_one_core, pooled, ratio, speed
+from pipeline.geometry import crop_from_original
+from pipeline.joints import MPII
+from pipeline.network.heatmaps import is_drawn, render
+from pipeline.pack_settings import CropSettings
+from pipeline.settings import DataSettings
+from pipeline.shards.augmentation import draw_augmentation
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import SampleLoader
+from pipeline.training import KEEP_MEMORY, network_input
+
+TINY = LoaderBenchmark(
+    rounds=2,
+    workers=(1,),
+    sizes=((160, 120), (240, 180)),
+    num_photographs=2,
+    people=6,
+    samples=8,
+    plain_samples=4,
+    batch_size=4,
+    crops=(CropSettings(person_px=64, margin=2.0), CropSettings(person_px=64, margin=1.0)),
+    curve_people=4,
+    epochs=(1, 2),
+)
+
+
+@pytest.fixture(scope="module")
+def workloads(tmp_path_factory):
+    """Six people in rendered photographs of each of two small sizes, packed."""
+    return prepare(TINY, tmp_path_factory.mktemp("benchmark"))
+
+
+# The same work
+
+
+@pytest.mark.parametrize("on_whole", [False, True])
+def test_the_plain_route_makes_what_the_stream_and_the_device_make(workloads, on_whole):
+    [workload, _] = workloads
+    plain = plain_dataset(workload.folder, workload.people, on_whole=on_whole)
+    loader = SampleLoader(ShardReader([workload.shard]), MPII, 256)
+    positions = np.arange(len(plain))
+    drawn = [draw_augmentation(DataSettings(), 0, int(p)) for p in positions]
+    assert {how.mirrored for how in drawn} == {True, False}
+    batch = loader.batch(positions, drawn)
+    images = network_input(batch, torch.device("cpu"))
+    heatmaps = render(batch.joints, batch.annotated, 64, 1.75, 1.0)
+    drawn_joints = is_drawn(batch.joints, batch.annotated, 64)
+    for position, (image, maps) in enumerate(plain):
+        assert image.dtype == maps.dtype == torch.float32
+        # What is stored is a JPEG, and the photographs are small and grainy.
+        assert (image - images[position]).abs().mean() < 0.04
+        shown = drawn_joints[position]
+        assert torch.equal(maps.amax(dim=(1, 2)) > 0, shown)
+        assert torch.equal(
+            maps[shown].flatten(1).argmax(1), heatmaps[position][shown].flatten(1).argmax(1)
+        )
+
+
+def test_both_orders_of_the_plain_route_agree(workloads):
+    [_, workload] = workloads
+    one, other = (
+        plain_dataset(workload.folder, workload.people, on_whole=on_whole)
+        for on_whole in (False, True)
+    )
+    for position in range(len(one)):
+        assert (one[position][0] - other[position][0]).abs().mean() < 0.01
+        assert torch.equal(one[position][1], other[position][1])
+
+
+def test_a_pasted_gaussian_is_cut_off_at_the_border_and_three_sigmas():
+    [inner, corner, outer] = paste_gaussians(
+        np.array([[8.4, 5.0], [0.0, 15.4], [15.6, 3.0]]), 16, 1.0
+    )
+    assert inner[5, 8] == 1.0
+    assert inner[5, 9] == pytest.approx(np.exp(-0.5))
+    assert inner[5, 11] == pytest.approx(np.exp(-4.5))
+    assert (inner > 0).sum() == 49
+    assert corner[15, 0] == 1.0
+    assert (corner > 0).sum() == 16
+    assert not outer.any()
+
+
+def test_a_worker_process_loads_the_batches_that_a_thread_does(workloads):
+    [workload, _] = workloads
+    positions = np.array([3, 0, 5])
+    [batch] = [BatchDataset([workload.shard], [positions])[0]]
+    loader = SampleLoader(ShardReader([workload.shard]), MPII, 256)
+    drawn = [draw_augmentation(DataSettings(), 0, int(p)) for p in positions]
+    assert torch.equal(batch.images, loader.batch(positions, drawn).images)
+
+
+# Figures
+
+
+def test_ratios_are_those_of_the_samples_per_second_that_are_written(workloads):
+    with on_one_core():
+        laps = measure_routes(TINY, workloads)
+    result = json.loads(json.dumps(summary(laps)))
+    assert {"of_decode", "over_plain", "pipe_overhead"} <= set(result)
+
+    def of(routes: dict, above: str, below: str) -> float:
+        pairs = zip(routes[above]["rounds"], routes[below]["rounds"], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    assert list(result["sizes"]) == ["160x120", "240x180"]
+    for part in (result, *result["sizes"].values()):
+        routes = part["routes"]
+        assert part["of_decode"] == pytest.approx(of(routes, "stream", "decode_only"))
+        assert part["pipe_overhead"] == pytest.approx(1 - of(routes, "stream", "sample_function"))
+        assert all(len(held["rounds"]) == TINY.rounds for held in routes.values())
+    over = [of(size["routes"], "stream", "plain") for size in result["sizes"].values()]
+    assert result["over_plain"] == pytest.approx(min(over))
+
+
+def test_laps_are_added_up_before_they_are_compared():
+    quick, slow = Lap(samples=30, wall_s=0.1, cpu_s=0.1), Lap(samples=30, wall_s=0.5, cpu_s=0.3)
+    [both] = pooled([quick], [slow])
+    assert both.per_s == pytest.approx(100.0)
+    figures = speed([quick, slow, both])
+    assert (figures["min"], figures["samples_per_s"]) == pytest.approx((60.0, 100.0))
+    assert figures["max"] == pytest.approx(300.0)
+    assert figures["cpu_ms"] == pytest.approx(1000 * 0.4 / 60)
+    # 2, 1 and 3: the median of the ratios, not 5 / 5, the ratio of the medians.
+    assert ratio([10.0, 5.0, 3.0], [5.0, 5.0, 1.0]) == 2.0
+
+
+def test_threads_and_processes_are_measured_end_to_end(workloads):
+    laps = measure_parallel(workloads, (1,), batch_size=4, samples=8, plain_samples=4, rounds=1)
+    assert list(laps) == ["threads 1", "processes 1", "plain processes 1"]
+    assert [lap.samples for [lap] in laps.values()] == [8, 8, 4]
+    assert all(lap.wall_s > 0 and lap.cpu_s >= 0 for [lap] in laps.values())
+
+
+def test_a_fresh_process_keeps_its_memory_and_leaves_ours_alone():
+    assert in_fresh_process(os.getenv, "MALLOC_TRIM_THRESHOLD_") == str(2**32)
+    assert not set(KEEP_MEMORY) & set(os.environ)
+    with pytest.raises(ValueError, match="invalid literal"):
+        in_fresh_process(int, "two")
+
+
+def test_resident_memory_is_said_for_the_epochs_asked_for(workloads):
+    found = resident_over_epochs([workload.shard for workload in workloads], 4, (1, 3))
+    assert list(found) == [1, 3]
+    assert min(found.values()) > 1
+
+
+def test_the_report_shows_all_that_was_measured(workloads):
+    row = {"person_px": 256, "margin": 2.0, "jpeg_quality": 90, "bytes": 2e4}
+    row |= {"psnr_db": 38.5, "missing_share": 0.0125, "decode_samples_per_s": 2800.0}
+    lap = [Lap(samples=10, wall_s=0.01, cpu_s=0.01)]
+    names = ("stream", "sample_function", "decode_only", "reading_only", "network_input")
+    routes = dict.fromkeys((*names, "heatmaps", "plain", "plain_on_whole"), lap)
+    size = {"photographs": 2, "photograph_bytes": 2e5, "people": 6, "shard_bytes_a_person": 3e4}
+    text = loader_report(
+        summary({"160x120": routes})
+        | {
+            "machine": {"cpu": "a CPU", "cores": 2, "load_average": 0.5},
+            "data": {"photographs": "rendered", "sizes": {"160x120": size}},
+            "end_to_end": {"threads 1": speed(lap)},
+            "crops": [row],
+            "memory": {"resident_mib": {6: {1: 100.0, 2: 101.5}}, "growth_mib": {6: 1.5}},
+        }
+    )
+    assert "photographs: rendered" in text
+    assert "of_decode 1.000   over_plain 1.0   pipe_overhead 0.000" in text
+    assert "1.25 %" in text
+
+
+# Accuracy of crops
+
+
+def test_the_signal_to_noise_ratio_by_hand():
+    truth = np.zeros((2, 2), np.uint8)
+    # Errors of 0, 0, 0 and 10: a mean square of 25, so 20 log10(255 / 5).
+    assert psnr(np.array([[0, 0], [0, 10]], np.uint8), truth) == pytest.approx(34.1514, abs=1e-4)
+    assert psnr(truth, truth) == float("inf")
+
+
+def test_pixels_whose_middle_is_on_the_image_are_inside():
+    # An image of 4x2 whose middle pixel border, (1.5, 0.5), goes to (3.5, 3.5) of an 8x8 input.
+    mask = inside(crop_from_original(-2, -3, 1, 1), 4, 2, 8)
+    assert np.argwhere(mask).tolist() == [[y, x] for y in (3, 4) for x in (2, 3, 4, 5)]
+
+
+def people_in_the_middle(folder: Path) -> list:
+    """Forty people in one photograph, with so much around them that augmentation stays on it."""
+    write_photograph(folder / "photo-000.jpg", 640, 640)
+    made = replace(person(), center=(320.3, 319.6), scale=1.2)
+    return [replace(made, person=number) for number in range(40)]
+
+
+@pytest.mark.parametrize(("margin", "lacks"), [(2.0, False), (1.0, True)])
+def test_a_margin_of_two_holds_every_pixel_that_augmentation_wants(tmp_path, margin, lacks):
+    people = people_in_the_middle(tmp_path)
+    [row] = curve(tmp_path, people, [CropSettings(person_px=96, margin=margin)], 1)
+    assert (row["missing_share"] > 0) == lacks
+    [sample, *_] = cut_people(tmp_path, people[:1], CropSettings(person_px=96, margin=margin))
+    assert row["bytes"] == len(sample.crop.jpeg)
+    assert (row["psnr_db"] > 35) == (not lacks)
+
+
+def test_larger_crops_come_nearer_to_the_photograph(tmp_path):
+    people = people_in_the_middle(tmp_path)[:4]
+    kinds = [CropSettings(person_px=px, margin=2.0) for px in (32, 64, 128)]
+    found = [row["psnr_db"] for row in curve(tmp_path, people, kinds, 1)]
+    assert found == sorted(found)
+
+
+# Photographs
+
+
+def write_photograph(path: Path, width: int, height: int) -> None:
+    cv2.imwrite(str(path), photograph(width, height))
+
+
+def test_photographs_are_found_by_size(tmp_path):
+    for name, size in (("a.jpg", (160, 120)), ("b.JPG", (160, 120)), ("c.jpg", (99, 99))):
+        write_photograph(tmp_path / name, *size)
+    (tmp_path / "notes.txt").write_text("no photograph")
+    assert find_photographs(tmp_path, TINY.sizes, 9) == {(160, 120): ["a.jpg", "b.JPG"]}
+    assert find_photographs(tmp_path, TINY.sizes, 1) == {(160, 120): ["a.jpg"]}
+
+
+def test_a_folder_without_photographs_of_the_sizes_is_refused(tmp_path):
+    write_photograph(tmp_path / "a.jpg", 100, 100)
+    with pytest.raises(ValueError, match="none of its 1 JPEG photographs has 160x120 or 240x180"):
+        find_photographs(tmp_path, TINY.sizes, 9)
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"b\.jpg: not a readable image"):
+        find_photographs(tmp_path, TINY.sizes, 9)

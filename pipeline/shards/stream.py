@@ -32,6 +32,8 @@ from pipeline.shards.sample import BadSampleError, Sample, Samples
 Item = TypeVar("Item")
 # Batches under way or ready, beside one for each thread: enough to ride out a slow one.
 _AHEAD = 2
+# The same for every sample.
+_HEATMAP_FROM_INPUT = heatmap_from_input()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ class SampleLoader:
         self.input_px = input_px
         self.bad = BadSamples(bad_allowed)
         self._scratch = _Scratch(input_px)
+        self._mirror = np.array(joint_set.mirror)
 
     def batch(
         self,
@@ -155,12 +158,12 @@ class SampleLoader:
         annotated = np.array(person.visibility) != Visibility.MISSING
         if not annotated.any():
             raise BadSampleError(f"{sample.where}: no joint is annotated")
-        points = transform(np.array(person.joints), heatmap_from_input() @ matrix)
+        points = transform(np.array(person.joints), _HEATMAP_FROM_INPUT @ matrix)
         if mirrored:
-            order = list(self.joint_set.mirror)
-            points, annotated = points[order], annotated[order]
+            points, annotated = points[self._mirror], annotated[self._mirror]
         # What is missing may hold any number; keep it from reaching arithmetic.
-        return np.where(annotated[:, None], points, 0.0), annotated
+        points[~annotated] = 0.0
+        return points, annotated
 
 
 def stream_training(

@@ -59,7 +59,7 @@ def quickstart() -> None:
                 val_images=300,
                 people_per_shard=512,
                 scenes=4300,
-                crop=CropSettings(person_px=160),
+                crop=CropSettings(person_px=160, margin=1.5, jpeg_quality=95),
             )
         )
         say("stage 3/3: train a small stacked hourglass with 2 DDP workers")

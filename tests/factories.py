@@ -48,7 +48,11 @@ def sample(number: int = 0, *, person_px: int = 64, **changes: Any) -> Sample:
     made = person(**{"image": f"photo-{number:03d}.jpg"} | changes)
     return Sample(
         person=made,
-        crop=cut_crop(photograph(seed=number), made, CropSettings(person_px=person_px)),
+        crop=cut_crop(
+            photograph(seed=number),
+            made,
+            CropSettings(person_px=person_px, margin=1.5, jpeg_quality=95),
+        ),
     )
 
 

@@ -50,21 +50,23 @@ def test_a_dot_is_found_where_the_crops_matrix_says(center, scale, person_px):
 
 def test_a_crop_holds_the_frame_with_its_margin():
     # The frame is 100 px wide; with half as much again 75 px on each side of the centre.
-    crop = cut_crop(photograph(400, 300), person(center=(200.0, 150.0)), CropSettings(person_px=50))
+    crop = cut_crop(
+        photograph(400, 300), person(center=(200.0, 150.0)), CropSettings(person_px=50, margin=1.5)
+    )
     assert (crop.left, crop.top) == (125, 75)
     assert decode_image(crop.jpeg).shape == (76, 76, 3)
     assert crop.factor_x == crop.factor_y == 76 / 151
 
 
 def test_a_crop_ends_where_the_photograph_does():
-    crop = cut_crop(photograph(400, 300), person(center=(10.0, 290.0)), CropSettings(person_px=256))
+    crop = cut_crop(photograph(400, 300), person(center=(10.0, 290.0)), CropSettings(margin=1.5))
     assert (crop.left, crop.top) == (0, 215)
     assert decode_image(crop.jpeg).shape == (85, 86, 3)
 
 
 def test_a_small_photograph_is_never_enlarged():
     image = photograph(400, 300)
-    crop = cut_crop(image, person(center=(200.0, 150.0)), CropSettings(person_px=101))
+    crop = cut_crop(image, person(center=(200.0, 150.0)), CropSettings(person_px=101, margin=1.5))
     assert (crop.factor_x, crop.factor_y) == (1.0, 1.0)
     stored = decode_image(crop.jpeg)
     assert np.abs(stored.astype(int) - image[75:226, 125:276]).mean() < 2
@@ -75,7 +77,7 @@ def test_a_frame_outside_the_photograph_is_refused(center):
     outside = person(center=center, person=3)
     message = f"photo-000.jpg: person 3 at {center} lies outside the image of 400x300 pixels"
     with pytest.raises(ValueError, match=re.escape(message)):
-        cut_crop(photograph(400, 300), outside, CropSettings())
+        cut_crop(photograph(400, 300), outside, CropSettings(margin=1.5))
 
 
 def test_colours_stay_in_order():

@@ -489,7 +489,7 @@ def test_the_index_says_what_was_packed_and_how(tmp_path):
         "index_base": 1,
         "center_adjusted": False,
     }
-    assert index.crop == {"person_px": 64, "margin": 1.5, "jpeg_quality": 95}
+    assert index.crop == {"person_px": 64, "margin": 2.0, "jpeg_quality": 90}
     assert (index.skipped, index.left_out) == ({}, {})
     assert [(e.name, e.split, e.people, e.images, e.head_sizes) for e in index.shards] == [
         ("train-000000.tar", "train", 3, 3, 0),

@@ -296,6 +296,10 @@ def test_a_training_batch_without_a_good_sample_is_an_error(pack):
         next(stream_training(loader, [np.arange(4)], DataSettings(), epoch=0))
 
 
+def test_crops_are_stored_as_wide_as_the_default_augmentation_reaches():
+    assert CropSettings().margin == pytest.approx(reach(DataSettings()))
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [

@@ -15,7 +15,9 @@ def _head(result: Mapping[str, Any]) -> str:
     rendered = data["photographs"] == "rendered"
     lines = [f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']:.1f}"]
     if rendered:
-        lines.append("photographs: rendered, with grain so that JPEG finds as much as in real ones")
+        lines.append(
+            "photographs: rendered, with grain that makes files as large as those of real ones"
+        )
     else:
         lines.append(f"photographs: {data['photographs']}")
     lines += [

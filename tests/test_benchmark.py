@@ -13,12 +13,13 @@ import torch
 from factories import person, photograph
 
 from pipeline.benchmark.crops import curve, inside, psnr
-from pipeline.benchmark.loader import LoaderBenchmark, measure_routes, prepare, summary
-from pipeline.benchmark.memory import resident_over_epochs
+from pipeline.benchmark.loader import LoaderBenchmark, measure_routes, prepare
+from pipeline.benchmark.memory import measure_memory
 from pipeline.benchmark.parallel import BatchDataset, measure_parallel
 from pipeline.benchmark.photographs import cut_people, find_photographs
 from pipeline.benchmark.plain import paste_gaussians, plain_dataset
 from pipeline.benchmark.report import loader_report
+from pipeline.benchmark.summary import summary
 from pipeline.benchmark.timing import Lap, in_fresh_process, on_one_core, pooled, ratio, speed
 from pipeline.geometry import crop_from_original
 from pipeline.joints import MPII
@@ -159,10 +160,14 @@ def test_a_fresh_process_keeps_its_memory_and_leaves_ours_alone():
         in_fresh_process(int, "two")
 
 
-def test_resident_memory_is_said_for_the_epochs_asked_for(workloads):
-    found = resident_over_epochs([workload.shard for workload in workloads], 4, (1, 3))
-    assert list(found) == [1, 3]
-    assert min(found.values()) > 1
+def test_memory_is_said_for_a_dataset_and_for_one_four_times_as_large(workloads, tmp_path):
+    shards = [workload.shard for workload in workloads]
+    found = measure_memory(shards, 4, (1, 2, 3), tmp_path / "larger")
+    assert len(list((tmp_path / "larger").iterdir())) == 8
+    small, large = found["resident_mib"][12], found["resident_mib"][48]
+    assert list(small) == list(large) == [1, 2, 3]
+    assert found["growth_mib"] == {12: small[3] - small[2], 48: large[3] - large[2]}
+    assert found["larger_dataset_mib"] == large[3] - small[3]
 
 
 def test_the_report_shows_all_that_was_measured(workloads):

@@ -3,9 +3,8 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import cv2
 
 from pipeline.benchmark.crops import CROPS, curve
-from pipeline.benchmark.memory import EPOCHS, resident_over_epochs
+from pipeline.benchmark.memory import EPOCHS, measure_memory
 from pipeline.benchmark.parallel import measure_parallel
 from pipeline.benchmark.photographs import (
     SIZES,
@@ -28,30 +27,10 @@ from pipeline.benchmark.photographs import (
 )
 from pipeline.benchmark.plain import plain_dataset, plain_loader
 from pipeline.benchmark.routes import INPUT_PX, Ours
-from pipeline.benchmark.timing import (
-    Laps,
-    Route,
-    in_fresh_process,
-    measure,
-    on_one_core,
-    pooled,
-    ratio,
-    speed,
-)
+from pipeline.benchmark.summary import OURS, PLAIN, PLAIN_WHOLE, summary
+from pipeline.benchmark.timing import Laps, Route, measure, on_one_core, speed
 from pipeline.pack_settings import CropSettings
 from pipeline.progress import say
-
-# Routes of our own, each by itself over the same people.
-_OURS = (
-    "stream",
-    "sample_function",
-    "decode_only",
-    "reading_only",
-    "network_input",
-    "heatmaps",
-)
-# What they are compared with, by photograph size: the plain route, and its usual order of steps.
-_PLAIN, _PLAIN_WHOLE = "plain", "plain_on_whole"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +88,12 @@ def measure_loader(settings: LoaderBenchmark, folder: Path) -> dict[str, Any]:
     with on_one_core():
         result["crops"] = curve(workloads[0].folder, people, settings.crops, settings.rounds)
     say(f"5/5 resident memory over {max(settings.epochs)} epochs")
-    result["memory"] = measure_memory(settings, workloads, folder / "four-times")
+    result["memory"] = measure_memory(
+        [workload.shard for workload in workloads],
+        settings.batch_size,
+        settings.epochs,
+        folder / "four-times",
+    )
     result["seconds"] = time.monotonic() - begin
     return result
 
@@ -138,9 +122,9 @@ def measure_routes(
     routes: dict[tuple[str, str], Route] = {}
     for workload in workloads:
         ours = Ours([workload.shard], settings.batch_size, settings.samples)
-        for name in _OURS:
+        for name in OURS:
             routes[workload.name, name] = Route(run=getattr(ours, name))
-        for name, on_whole in ((_PLAIN, False), (_PLAIN_WHOLE, True)):
+        for name, on_whole in ((PLAIN, False), (PLAIN_WHOLE, True)):
             dataset = plain_dataset(workload.folder, workload.people, on_whole=on_whole)
             loader = plain_loader(dataset, settings.batch_size, settings.plain_samples)
             routes[workload.name, name] = Route(run=partial(_count, loader, settings.batch_size))
@@ -149,7 +133,7 @@ def measure_routes(
     )
     return {
         workload.name: {
-            name: laps[f"{workload.name}/{name}"] for name in (*_OURS, _PLAIN, _PLAIN_WHOLE)
+            name: laps[f"{workload.name}/{name}"] for name in (*OURS, PLAIN, PLAIN_WHOLE)
         }
         for workload in workloads
     }
@@ -157,77 +141,6 @@ def measure_routes(
 
 def _count(loader: Any, batch_size: int) -> int:
     return batch_size * sum(1 for _ in loader)
-
-
-def summary(laps: Mapping[str, Mapping[str, Laps]]) -> dict[str, Any]:
-    """The headline ratios, pooled over sizes (`over_plain`: the least of them), and what they are of."""
-    together = {name: pooled(*(held[name] for held in laps.values())) for name in _OURS}
-    sizes = {name: _ratios(held) for name, held in laps.items()}
-    return {
-        "of_decode": _ratio(together, "stream", "decode_only"),
-        "over_plain": min(size["over_plain"] for size in sizes.values()),
-        "pipe_overhead": 1 - _ratio(together, "stream", "sample_function"),
-        "routes": {name: speed(held) for name, held in together.items()},
-        "sizes": sizes,
-    }
-
-
-def _ratios(laps: Mapping[str, Laps]) -> dict[str, Any]:
-    return {
-        "of_decode": _ratio(laps, "stream", "decode_only"),
-        "over_plain": _ratio(laps, "stream", _PLAIN),
-        "over_plain_on_whole": _ratio(laps, "stream", _PLAIN_WHOLE),
-        "over_plain_with_device_part": ratio(_with_device_part(laps), _per_s(laps[_PLAIN])),
-        "pipe_overhead": 1 - _ratio(laps, "stream", "sample_function"),
-        "routes": {name: speed(held) for name, held in laps.items()},
-    }
-
-
-def _ratio(laps: Mapping[str, Laps], above: str, below: str) -> float:
-    return ratio(_per_s(laps[above]), _per_s(laps[below]))
-
-
-def _per_s(laps: Laps) -> list[float]:
-    return [lap.per_s for lap in laps]
-
-
-def _with_device_part(laps: Mapping[str, Laps]) -> list[float]:
-    """Samples/s of the stream if the same core also made floats and heatmaps, as the plain route does."""
-    stages = zip(*(_per_s(laps[n]) for n in ("stream", "network_input", "heatmaps")), strict=True)
-    return [1 / sum(1 / per_s for per_s in round_of) for round_of in stages]
-
-
-def measure_memory(
-    settings: LoaderBenchmark, workloads: Sequence[Workload], larger: Path
-) -> dict[str, Any]:
-    """Resident MiB by epoch over the dataset and over one four times as large, in processes of their own."""
-    shards = [workload.shard for workload in workloads]
-    people = sum(len(workload.people) for workload in workloads)
-    found = {
-        people: in_fresh_process(
-            resident_over_epochs, shards, settings.batch_size, settings.epochs
-        ),
-        4 * people: in_fresh_process(
-            resident_over_epochs, _copies(shards, larger), settings.batch_size, settings.epochs
-        ),
-    }
-    # The first epoch fills the memory that is used again.
-    early, last = sorted(settings.epochs)[1], max(settings.epochs)
-    small, large = found.values()
-    return {
-        "resident_mib": found,
-        "growth_mib": {held: after[last] - after[early] for held, after in found.items()},
-        "larger_dataset_mib": large[last] - small[last],
-    }
-
-
-def _copies(shards: Sequence[str], folder: Path) -> list[str]:
-    """Four copies of each shard; members.npz is left out, so that they are scanned."""
-    folder.mkdir()
-    made = [folder / f"{copy}-{Path(shard).name}" for copy in range(4) for shard in shards]
-    for number, path in enumerate(made):
-        shutil.copy(shards[number % len(shards)], path)
-    return list(map(str, made))
 
 
 def _data(settings: LoaderBenchmark, workloads: Sequence[Workload]) -> dict[str, Any]:

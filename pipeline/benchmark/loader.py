@@ -27,7 +27,7 @@ from pipeline.benchmark.photographs import (
 )
 from pipeline.benchmark.plain import plain_dataset, plain_loader
 from pipeline.benchmark.routes import INPUT_PX, Ours
-from pipeline.benchmark.summary import OURS, PLAIN, PLAIN_WHOLE, summary
+from pipeline.benchmark.summary import LEAN_PLAIN, OURS, PLAIN, summary
 from pipeline.benchmark.timing import Laps, Route, measure, on_one_core, speed
 from pipeline.pack_settings import CropSettings
 from pipeline.progress import say
@@ -124,7 +124,7 @@ def measure_routes(
         ours = Ours([workload.shard], settings.batch_size, settings.samples)
         for name in OURS:
             routes[workload.name, name] = Route(run=getattr(ours, name))
-        for name, on_whole in ((PLAIN, False), (PLAIN_WHOLE, True)):
+        for name, on_whole in ((PLAIN, True), (LEAN_PLAIN, False)):
             dataset = plain_dataset(workload.folder, workload.people, on_whole=on_whole)
             loader = plain_loader(dataset, settings.batch_size, settings.plain_samples)
             routes[workload.name, name] = Route(run=partial(_count, loader, settings.batch_size))
@@ -133,7 +133,7 @@ def measure_routes(
     )
     return {
         workload.name: {
-            name: laps[f"{workload.name}/{name}"] for name in (*OURS, PLAIN, PLAIN_WHOLE)
+            name: laps[f"{workload.name}/{name}"] for name in (*OURS, PLAIN, LEAN_PLAIN)
         }
         for workload in workloads
     }

@@ -30,7 +30,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
 
     With `on_whole`, colours are put in order and mirrored in the whole
     photograph, before the warp, as published code has it (HRNet,
-    pytorch-pose); without, as soon as that costs least. The result is the
+    pytorch-pose); without, where that costs least. The result is the
     same. Every joint must be annotated.
     """
 

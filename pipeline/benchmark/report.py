@@ -35,13 +35,14 @@ def _routes(result: Mapping[str, Any]) -> str:
         held = [size["routes"][name] for size in result["sizes"].values()]
         whole = [result["routes"][name]] if name in result["routes"] else []
         rows.append([name.replace("_", " "), *(f"{h['samples_per_s']:,.0f}" for h in held + whole)])
-    for name in ("of_decode", "pipe_overhead", *(n for n in first if n.startswith("over_plain"))):
+    for name in ("of_decode", "pipe_overhead", *(n for n in first if n.startswith("over_"))):
         held = [size[name] for size in result["sizes"].values()]
         whole = [result[name]] if name in result else []
         rows.append([name, *(f"{value:.3f}" for value in held + whole)])
     return _aligned(rows) + (
         "\nsamples/s, medians; ratios are medians of the rounds' own. plain: the whole photograph decoded,\n"
-        "one warp, floats, heatmaps, DataLoader; on whole: colours and mirroring before the warp, as is usual;\n"
+        "colours in order and mirrored as published code does, one warp, floats, heatmaps, DataLoader; lean: with\n"
+        "colours and mirroring where they cost least; all: as many samples of each size;\n"
         "device part: with floats and heatmaps, which a GPU would make, on the same core"
     )
 

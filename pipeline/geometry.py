@@ -5,6 +5,8 @@ to W - 0.5, and its mirror takes x to W - 1 - x. Transforms are 3x3 matrices of
 homogeneous coordinates in float64.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Float
 
@@ -27,16 +29,18 @@ def input_from_original(
 
     A positive rotation turns the image clockwise as seen. Mirroring comes last.
     """
-    factor = input_px / (200 * scale * zoom)
-    angle = np.deg2rad(rotation_deg)
-    cos, sin = factor * np.cos(angle), factor * np.sin(angle)
-    middle = (input_px - 1) / 2
-    matrix = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    matrix[:2, 2] = middle - matrix[:2, :2] @ np.asarray(center)
-    if mirrored:
-        matrix[0] = -matrix[0]
-        matrix[0, 2] += input_px - 1
-    return matrix
+    # Single numbers: NumPy's small arrays would take five times as long, for every sample.
+    factor, angle = input_px / (200 * scale * zoom), math.radians(rotation_deg)
+    cos, sin = factor * math.cos(angle), factor * math.sin(angle)
+    (x, y), middle = center, (input_px - 1) / 2
+    side = -1 if mirrored else 1
+    return np.array(
+        [
+            [side * cos, -side * sin, middle - side * (cos * x - sin * y)],
+            [sin, cos, middle - (sin * x + cos * y)],
+            [0, 0, 1],
+        ]
+    )
 
 
 def crop_from_original(left: float, top: float, factor_x: float, factor_y: float) -> Matrix:
@@ -49,6 +53,17 @@ def crop_from_original(left: float, top: float, factor_x: float, factor_y: float
         [
             [factor_x, 0, (0.5 - left) * factor_x - 0.5],
             [0, factor_y, (0.5 - top) * factor_y - 0.5],
+            [0, 0, 1],
+        ]
+    )
+
+
+def original_from_crop(left: float, top: float, factor_x: float, factor_y: float) -> Matrix:
+    """The way back from `crop_from_original`: (p + 0.5) / factor - 0.5 + (left, top)."""
+    return np.array(
+        [
+            [1 / factor_x, 0, 0.5 / factor_x - 0.5 + left],
+            [0, 1 / factor_y, 0.5 / factor_y - 0.5 + top],
             [0, 0, 1],
         ]
     )

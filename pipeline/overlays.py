@@ -12,7 +12,7 @@ from pipeline.evaluation import predict
 from pipeline.figures import Pose, overlay
 from pipeline.geometry import heatmap_from_input, transform
 from pipeline.settings import DataSettings, Settings
-from pipeline.shards.augmentation import draw_augmentation
+from pipeline.shards.augmentation import draw_augmentations
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import Batch, SampleLoader
 
@@ -81,7 +81,7 @@ def draw_augmented(
     title: str = "training samples as the network sees them",
 ) -> Figure:
     """Draw samples as training sees them, joints and all: rotated, scaled, mirrored, coloured."""
-    varied = [draw_augmentation(settings, 0, int(p)) for p in positions]
+    varied = draw_augmentations(settings, 0, positions)
     batch = loader.batch(positions, varied)
     to_input = np.linalg.inv(heatmap_from_input())
     poses = [

@@ -26,7 +26,7 @@ from pipeline.joints import MPII
 from pipeline.network.heatmaps import is_drawn, render
 from pipeline.pack_settings import CropSettings
 from pipeline.settings import DataSettings
-from pipeline.shards.augmentation import draw_augmentation
+from pipeline.shards.augmentation import draw_augmentations
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader
 from pipeline.training import KEEP_MEMORY, network_input
@@ -61,7 +61,7 @@ def test_the_plain_route_makes_what_the_stream_and_the_device_make(workloads, on
     plain = plain_dataset(workload.folder, workload.people, on_whole=on_whole)
     loader = SampleLoader(ShardReader([workload.shard]), MPII, 256)
     positions = np.arange(len(plain))
-    drawn = [draw_augmentation(DataSettings(), 0, int(p)) for p in positions]
+    drawn = draw_augmentations(DataSettings(), 0, positions)
     assert {how.mirrored for how in drawn} == {True, False}
     batch = loader.batch(positions, drawn)
     images = network_input(batch, torch.device("cpu"))
@@ -107,7 +107,7 @@ def test_a_worker_process_loads_the_batches_that_a_thread_does(workloads):
     positions = np.array([3, 0, 5])
     [batch] = [BatchDataset([workload.shard], [positions])[0]]
     loader = SampleLoader(ShardReader([workload.shard]), MPII, 256)
-    drawn = [draw_augmentation(DataSettings(), 0, int(p)) for p in positions]
+    drawn = draw_augmentations(DataSettings(), 0, positions)
     assert torch.equal(batch.images, loader.batch(positions, drawn).images)
 
 

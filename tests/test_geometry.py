@@ -7,6 +7,7 @@ from pipeline.geometry import (
     crop_from_original,
     heatmap_from_input,
     input_from_original,
+    original_from_crop,
     transform,
 )
 
@@ -73,6 +74,11 @@ def test_a_crop_scales_the_area_of_a_pixel_rather_than_its_centre():
 
 def test_a_crop_that_is_not_resized_only_moves():
     assert moved(crop_from_original(10, 20, 1.0, 1.0), 13.0, 27.0) == [3.0, 7.0]
+
+
+def test_the_way_back_from_a_crop_is_the_inverse():
+    way = 10, 20, 0.5, 0.25
+    assert moved(original_from_crop(*way), *moved(crop_from_original(*way), 13.0, 27.0)) == [13, 27]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -14,7 +14,7 @@ from pipeline.geometry import heatmap_from_input, input_from_original, transform
 from pipeline.joints import MPII
 from pipeline.pack_settings import CropSettings
 from pipeline.settings import DataSettings
-from pipeline.shards.augmentation import Augmentation, draw_augmentation, reach
+from pipeline.shards.augmentation import Augmentation, draw_augmentations, reach
 from pipeline.shards.order import rank_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import BadSampleError, Sample
@@ -94,7 +94,9 @@ def test_joints_land_where_the_picture_shows_them(dotted_loader, how):
 @pytest.mark.parametrize("position", range(3))
 def test_a_joint_is_carried_back_to_the_original_photograph(dotted_loader, position):
     sample = dotted_loader.samples[0]
-    how = draw_augmentation(DataSettings(rotation_share=1.0, scale_jitter=0.1), 0, position)
+    [how] = draw_augmentations(
+        DataSettings(rotation_share=1.0, scale_jitter=0.1), 0, np.array([position])
+    )
     batch = dotted_loader.batch(np.array([0]), [how])
     matrix = heatmap_from_input() @ dotted_loader.input_from_original(sample, how)
     back = transform(batch.joints[0].numpy().astype(np.float64), np.linalg.inv(matrix))
@@ -315,8 +317,7 @@ def test_the_reach_of_augmentation_is_what_no_corner_of_an_input_leaves(changes,
     assert reach(settings) == pytest.approx(wanted)
     corners = np.array([[0, 0], [63, 0], [0, 63], [63, 63]], float)
     far = 0.0
-    for position in range(500):
-        how = draw_augmentation(settings, 0, position)
+    for how in draw_augmentations(settings, 0, np.arange(500)):
         matrix = input_from_original(
             (0.0, 0.0), 0.5, 64, zoom=how.zoom, rotation_deg=how.rotation_deg
         )
@@ -326,7 +327,7 @@ def test_the_reach_of_augmentation_is_what_no_corner_of_an_input_leaves(changes,
 
 
 def drawn(**changes) -> list[Augmentation]:
-    return [draw_augmentation(DataSettings(**changes), 0, position) for position in range(2000)]
+    return draw_augmentations(DataSettings(**changes), 0, np.arange(2000))
 
 
 def test_augmentation_follows_the_distributions_of_the_authors():
@@ -346,6 +347,23 @@ def test_augmentation_follows_the_distributions_of_the_authors():
     assert gains.mean(axis=0) == pytest.approx([1, 1, 1], abs=0.02)
     # Each channel for itself.
     assert abs(np.corrcoef(gains.T)[0, 1]) < 0.08
+
+
+def test_a_samples_augmentation_does_not_depend_on_those_drawn_with_it():
+    settings = DataSettings(seed=3)
+    together = draw_augmentations(settings, 5, np.array([7, 2, 9]))
+    assert draw_augmentations(settings, 5, np.array([9])) == [together[2]]
+    for seed, epoch in ((4, 5), (3, 6), (5, 3)):
+        other = draw_augmentations(DataSettings(seed=seed), epoch, np.array([7, 2, 9]))
+        assert all(one != another for one, another in zip(together, other, strict=True))
+
+
+def test_draws_of_neighbouring_samples_and_epochs_are_unrelated():
+    zooms = np.log2([how.zoom for how in drawn()])
+    later = np.log2([how.zoom for how in draw_augmentations(DataSettings(), 1, np.arange(2000))])
+    turns = np.array([how.rotation_deg for how in drawn(rotation_share=1.0)])
+    for one, other in ((zooms[:-1], zooms[1:]), (zooms, later), (zooms, turns)):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.08
 
 
 def test_augmentation_can_be_switched_off():

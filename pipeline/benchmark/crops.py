@@ -20,7 +20,7 @@ from pipeline.geometry import Matrix, crop_from_original, transform
 from pipeline.joints import MPII
 from pipeline.pack_settings import CropSettings
 from pipeline.settings import DataSettings
-from pipeline.shards.augmentation import Augmentation, draw_augmentation
+from pipeline.shards.augmentation import Augmentation, draw_augmentations
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import SampleLoader
 
@@ -96,7 +96,7 @@ def _references(loader: SampleLoader, folder: Path, samples: Sequence[Sample]) -
     found: dict[int, Reference] = {}
     name, photograph = "", np.empty((0, 0, 3), np.uint8)
     for number in sorted(range(len(samples)), key=lambda number: samples[number].person.image):
-        sample, how = samples[number], draw_augmentation(DataSettings(), 0, number)
+        sample, [how] = samples[number], draw_augmentations(DataSettings(), 0, np.array([number]))
         if sample.person.image != name:
             name = sample.person.image
             photograph = read_image(folder / name)

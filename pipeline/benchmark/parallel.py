@@ -16,7 +16,7 @@ from pipeline.benchmark.routes import INPUT_PX, Ours, batches
 from pipeline.benchmark.timing import Laps, Route, measure
 from pipeline.joints import MPII
 from pipeline.settings import DataSettings
-from pipeline.shards.augmentation import draw_augmentation
+from pipeline.shards.augmentation import draw_augmentations
 from pipeline.shards.order import Positions
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import Batch, SampleLoader
@@ -39,7 +39,7 @@ class BatchDataset(Dataset[Batch]):
         if self._loader is None:
             self._loader = SampleLoader(ShardReader(self._shards), MPII, INPUT_PX)
         positions = self._numbered[number]
-        drawn = [draw_augmentation(_DATA, 0, int(position)) for position in positions]
+        drawn = draw_augmentations(_DATA, 0, positions)
         return self._loader.batch(positions, drawn)
 
 

@@ -22,7 +22,7 @@ from pipeline.data.people import Person
 from pipeline.geometry import Matrix, heatmap_from_input, input_from_original, transform
 from pipeline.joints import MPII, JointSet
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings
-from pipeline.shards.augmentation import draw_augmentation
+from pipeline.shards.augmentation import draw_augmentations
 
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -54,7 +54,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         person = self._people[position]
-        how = draw_augmentation(self._settings, 0, position)
+        [how] = draw_augmentations(self._settings, 0, np.array([position]))
         size = self._model.input_px
         matrix = input_from_original(
             person.center,

@@ -10,7 +10,7 @@ import torch
 from pipeline.joints import MPII
 from pipeline.network.heatmaps import render
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings
-from pipeline.shards.augmentation import draw_augmentation
+from pipeline.shards.augmentation import draw_augmentations
 from pipeline.shards.order import Positions, epoch_order, rank_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader, stream_training
@@ -40,7 +40,7 @@ class Ours:
         self._batch_size, self._samples = batch_size, samples
         self._positions = np.concatenate(list(self._batches())).tolist()
         self._held = list(self._reader)
-        self._drawn = [draw_augmentation(_DATA, 0, number) for number in range(len(self._held))]
+        self._drawn = draw_augmentations(_DATA, 0, np.arange(len(self._held)))
         sizes = [simplejpeg.decode_jpeg_header(sample.crop.jpeg)[:2] for sample in self._held]
         self._buffer = np.empty(3 * max(height * width for height, width in sizes), np.uint8)
         self._image = np.empty((INPUT_PX, INPUT_PX, 3), np.uint8)

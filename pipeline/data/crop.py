@@ -9,7 +9,7 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from pipeline.data.people import Person
-from pipeline.geometry import Matrix, crop_from_original
+from pipeline.geometry import Matrix, crop_from_original, original_from_crop
 from pipeline.pack_settings import CropSettings
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -35,6 +35,11 @@ class Crop:
     def from_original(self) -> Matrix:
         """Matrix that takes original pixels to crop pixels."""
         return crop_from_original(self.left, self.top, self.factor_x, self.factor_y)
+
+    @property
+    def to_original(self) -> Matrix:
+        """Matrix that takes crop pixels to original pixels."""
+        return original_from_crop(self.left, self.top, self.factor_x, self.factor_y)
 
 
 def read_image(path: Path) -> Image:

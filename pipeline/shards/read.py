@@ -14,6 +14,8 @@ from pipeline.shards.location import is_remote, local_path, name_of, sibling
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
 from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, BadSampleError, Sample, sample_from
 
+_SUFFIXES = (IMAGE_SUFFIX, RECORD_SUFFIX)
+
 
 class ShardReader:
     """The samples of several uncompressed tars as one sequence, in the order of the tars.
@@ -28,6 +30,7 @@ class ShardReader:
 
     def __init__(self, locations: Sequence[str], cache: ShardCache | None = None) -> None:
         self._locations = list(locations)
+        self._names = [name_of(location) for location in locations]
         self._members = _members_of(self._locations)
         self._files = _Files(self._locations, cache)
         self.bounds = np.cumsum([0] + [len(members) for members in self._members])
@@ -42,15 +45,17 @@ class ShardReader:
         position = range(len(self))[position]
         shard = int(np.searchsorted(self.bounds, position, side="right")) - 1
         members, row = self._members[shard], position - int(self.bounds[shard])
-        location = self._locations[shard]
+        starts, sizes = members.starts[row].tolist(), members.sizes[row].tolist()
+        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
         # The two lie side by side, so they come by one read.
-        begin = int(members.starts[row].min())
-        end = int((members.starts[row] + members.sizes[row]).max())
-        content = self._files.read(location, begin, end - begin)
-        place = f"{name_of(location)}: {members.keys[row]}"
+        begin = min(starts)
+        content = self._files.read(self._locations[shard], begin, max(ends) - begin)
+        place = f"{self._names[shard]}: {members.keys[row]}"
         image, record = (
-            _sound_bytes(content, begin, members, (row, column), f"{place}.{suffix}")
-            for column, suffix in enumerate((IMAGE_SUFFIX, RECORD_SUFFIX))
+            _sound(content[start - begin : end - begin], end - start, checksum, f"{place}.{suffix}")
+            for start, end, checksum, suffix in zip(
+                starts, ends, members.crc32[row].tolist(), _SUFFIXES, strict=True
+            )
         )
         return sample_from(image, record, place)
 
@@ -80,19 +85,12 @@ def _cached_opener(locations: Sequence[str], cache: ShardCache) -> Callable[[str
     return open_shard
 
 
-def _sound_bytes(
-    content: bytes, begin: int, members: Members, at: tuple[int, int], place: str
-) -> bytes:
-    """A member's bytes, of a shard's from `begin` on.
-
-    Raises BadSampleError if they are not those that its checksum stands for.
-    """
-    start, size = int(members.starts[at]) - begin, int(members.sizes[at])
-    member = content[start : start + size]
+def _sound(member: bytes, size: int, expected: int, place: str) -> bytes:
+    """A member's bytes. Raises BadSampleError if they are not those that its checksum stands for."""
     if len(member) < size:
         missing = size - len(member)
         raise BadSampleError(f"{place}: cut off, {missing:,} of its bytes are missing")
-    checksum, expected = zlib.crc32(member), int(members.crc32[at])
+    checksum = zlib.crc32(member)
     if checksum != expected:
         raise BadSampleError(f"{place}: checksum {checksum:08x}, expected {expected:08x}")
     return member

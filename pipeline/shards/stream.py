@@ -23,7 +23,7 @@ from pipeline.geometry import (
 )
 from pipeline.joints import JointSet
 from pipeline.settings import DataSettings
-from pipeline.shards.augmentation import Augmentation, draw_augmentation
+from pipeline.shards.augmentation import Augmentation, draw_augmentations
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import BadSampleError, Sample, Samples
@@ -138,7 +138,7 @@ class SampleLoader:
         )
 
     def _warp(self, sample: Sample, matrix: Matrix, out: UInt8[np.ndarray, "px px 3"]) -> None:
-        from_crop = matrix @ np.linalg.inv(sample.crop.from_original)
+        from_crop = matrix @ sample.crop.to_original
         mine = self._scratch
         cv2.warpAffine(
             sample.pixels(mine.decoder),
@@ -155,7 +155,7 @@ class SampleLoader:
         person, wanted = sample.person, len(self.joint_set.joints)
         if len(person.joints) != wanted:
             raise BadSampleError(f"{sample.where}: {len(person.joints)} joints, expected {wanted}")
-        annotated = np.array(person.visibility) != Visibility.MISSING
+        annotated = np.array([state != Visibility.MISSING for state in person.visibility])
         if not annotated.any():
             raise BadSampleError(f"{sample.where}: no joint is annotated")
         points = transform(np.array(person.joints), _HEATMAP_FROM_INPUT @ matrix)
@@ -179,7 +179,7 @@ def stream_training(
     """
 
     def load(positions: Positions) -> Batch:
-        varied = [draw_augmentation(settings, epoch, int(p)) for p in positions]
+        varied = draw_augmentations(settings, epoch, positions)
         return _filled(loader.batch(positions, varied), len(positions))
 
     return _look_ahead(load, batches, settings.threads)
@@ -195,7 +195,7 @@ def stream_given(
 
     def load(numbered: tuple[Positions, list[Sample]]) -> Batch:
         numbers, samples = numbered
-        varied = [draw_augmentation(settings, epoch, int(n)) for n in numbers]
+        varied = draw_augmentations(settings, epoch, numbers)
         return _filled(loader.batch(numbers, varied, samples), len(numbers))
 
     return _look_ahead(load, batches, settings.threads)

@@ -17,6 +17,8 @@ from pipeline.shards.stream import Batch
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    # Memory of its own for each of an epoch's threads would let the process grow with epochs.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 

@@ -20,7 +20,15 @@ from pipeline.benchmark.photographs import cut_people, find_photographs
 from pipeline.benchmark.plain import paste_gaussians, plain_dataset
 from pipeline.benchmark.report import loader_report
 from pipeline.benchmark.summary import summary
-from pipeline.benchmark.timing import Lap, in_fresh_process, on_one_core, pooled, ratio, speed
+from pipeline.benchmark.timing import (
+    Lap,
+    by_cpu_time,
+    in_fresh_process,
+    on_one_core,
+    pooled,
+    ratio,
+    speed,
+)
 from pipeline.geometry import crop_from_original
 from pipeline.joints import MPII
 from pipeline.network.heatmaps import is_drawn, render
@@ -138,6 +146,7 @@ def test_laps_are_added_up_before_they_are_compared():
     quick, slow = Lap(samples=30, wall_s=0.1, cpu_s=0.1), Lap(samples=30, wall_s=0.5, cpu_s=0.3)
     [both] = pooled([quick], [slow])
     assert both.per_s == pytest.approx(100.0)
+    assert by_cpu_time([both])[0].per_s == pytest.approx(60 / 0.4)
     figures = speed([quick, slow, both])
     assert (figures["min"], figures["samples_per_s"]) == pytest.approx((60.0, 100.0))
     assert figures["max"] == pytest.approx(300.0)

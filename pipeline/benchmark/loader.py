@@ -28,7 +28,7 @@ from pipeline.benchmark.photographs import (
 from pipeline.benchmark.plain import plain_dataset, plain_loader
 from pipeline.benchmark.routes import INPUT_PX, Ours
 from pipeline.benchmark.summary import LEAN_PLAIN, OURS, PLAIN, summary
-from pipeline.benchmark.timing import Laps, Route, measure, on_one_core, speed
+from pipeline.benchmark.timing import Laps, Route, by_cpu_time, measure, on_one_core, speed
 from pipeline.pack_settings import CropSettings
 from pipeline.progress import say
 
@@ -133,7 +133,8 @@ def measure_routes(
     )
     return {
         workload.name: {
-            name: laps[f"{workload.name}/{name}"] for name in (*OURS, PLAIN, LEAN_PLAIN)
+            name: by_cpu_time(laps[f"{workload.name}/{name}"])
+            for name in (*OURS, PLAIN, LEAN_PLAIN)
         }
         for workload in workloads
     }

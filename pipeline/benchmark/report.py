@@ -40,7 +40,7 @@ def _routes(result: Mapping[str, Any]) -> str:
         whole = [result[name]] if name in result else []
         rows.append([name, *(f"{value:.3f}" for value in held + whole)])
     return _aligned(rows) + (
-        "\nsamples/s, medians; ratios are medians of the rounds' own. plain: the whole photograph decoded,\n"
+        "\nsamples a second of CPU time, medians; ratios are medians of the rounds' own. plain: the whole photograph decoded,\n"
         "colours in order and mirrored as published code does, one warp, floats, heatmaps, DataLoader; lean: with\n"
         "colours and mirroring where they cost least; all: as many samples of each size;\n"
         "device part: with floats and heatmaps, which a GPU would make, on the same core"

@@ -41,9 +41,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def inspect_shards(arguments: Arguments) -> None:
     """Read, print and write. Raises ValueError."""
-    from pipeline.card_page import card_page, card_text
-    from pipeline.contact_sheet import SHEET_FILES, draw_sheets
-    from pipeline.inspection import anomalies, card_of, columns_of
+    from pipeline.inspection.anomalies import anomalies
+    from pipeline.inspection.card import card_of
+    from pipeline.inspection.columns import columns_of
+    from pipeline.inspection.page import card_page, card_text
+    from pipeline.inspection.sheets import SHEET_FILES, draw_sheets
     from pipeline.settings import DataSettings
     from pipeline.shards.index import find_shards
     from pipeline.shards.read import ShardReader

@@ -10,10 +10,13 @@ import pytest
 from factories import pack_samples, person, sample, samples
 
 import jobs.inspect
-from pipeline.card_page import card_page, card_text
-from pipeline.contact_sheet import SHEET_FILES, Sheet, choose
 from pipeline.data.people import Visibility
-from pipeline.inspection import Anomaly, Card, Coinciding, Columns, anomalies, card_of, columns_of
+from pipeline.inspection.anomalies import anomalies
+from pipeline.inspection.card import Anomaly, Card, card_of
+from pipeline.inspection.columns import Columns, columns_of
+from pipeline.inspection.duplicates import Coinciding
+from pipeline.inspection.page import card_page, card_text
+from pipeline.inspection.sheets import SHEET_FILES, Sheet, choose
 from pipeline.joints import LSP, MPII
 from pipeline.shards.sample import Sample
 

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.data.people import Visibility
-from pipeline.inspection import Columns, Flags
+from pipeline.inspection.anomalies import Flags
+from pipeline.inspection.columns import Columns
 from pipeline.overlays import draw_augmented, draw_truth
 from pipeline.settings import DataSettings
 from pipeline.shards.stream import SampleLoader

@@ -12,7 +12,6 @@ from pipeline.joints import JointSet
 # An upright person fills about four fifths of MPII's frame and is some eight heads tall, which
 # makes a head a tenth of the frame; close-ups and people bent double stay within these shares.
 _HEAD_SHARES = (0.02, 0.5)
-_FEWEST_JOINTS = 3
 _TINY_FRAME_PX = 32
 # Joints that one reason names.
 _LISTED = 3
@@ -59,9 +58,14 @@ def _head_sizes(columns: Columns, _: JointSet) -> Flags:
     }
 
 
-def _few_joints(columns: Columns, _: JointSet) -> Flags:
-    counts = columns.annotated.sum(axis=1)
-    return {row: f"{counts[row]} annotated joints" for row in _rows(counts < _FEWEST_JOINTS)}
+def _no_joints(columns: Columns, _: JointSet) -> Flags:
+    nobody = ~columns.annotated.any(axis=1)
+    return dict.fromkeys(_rows(nobody), "a bad sample to training (data.bad_samples)")
+
+
+def _few_joints(columns: Columns, joint_set: JointSet) -> Flags:
+    counts, joints = columns.annotated.sum(axis=1), len(joint_set.joints)
+    return {row: f"{counts[row]} of {joints} joints" for row in _rows(np.isin(counts, (1, 2)))}
 
 
 def _frames_outside(columns: Columns, _: JointSet) -> Flags:
@@ -99,7 +103,8 @@ _CHECKS: dict[str, Callable[[Columns, JointSet], Flags]] = {
     "joints farther than one frame side from the centre": _far_joints,
     "annotated joints outside the image": _joints_outside,
     "head size not within 2-50 % of the frame side": _head_sizes,
-    "fewer than 3 annotated joints": _few_joints,
+    "no annotated joint": _no_joints,
+    "only 1 or 2 annotated joints": _few_joints,
     "more than half of the frame outside the image": _frames_outside,
     "picture not decodable": _unreadable,
     "frame side under 32 pixels": _tiny_people,

@@ -52,7 +52,8 @@ class Anomaly:
 class Card:
     """A dataset's card. `spreads` holds percentiles, none where nobody has the value.
 
-    `leaks` names images that are in both splits.
+    `leaks` names images that are in both splits. What `damaged_samples` lists is
+    part of no other count.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Card:
     splits: dict[str, SplitCounts]
     joints: dict[str, JointStates]
     spreads: dict[str, dict[str, float]]
+    damaged_samples: tuple[str, ...]
     leaks: tuple[str, ...]
     identical_crops: tuple[tuple[str, ...], ...]
     coinciding_people: tuple[Coinciding, ...]
@@ -88,6 +90,7 @@ def card_of(
         splits=_split_counts(columns),
         joints=_joint_states(columns, joint_set),
         spreads=_spreads(columns),
+        damaged_samples=columns.damaged,
         leaks=leaked_images(columns),
         identical_crops=identical_crops(columns),
         coinciding_people=coinciding_people(columns),

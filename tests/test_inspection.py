@@ -223,6 +223,22 @@ def test_people_with_no_or_few_joints_are_named_once(joints, flags):
     assert found(samples(1, visibility=states)) == flags
 
 
+def test_a_joint_set_of_two_joints_is_not_expected_to_have_three():
+    two = replace(
+        MPII,
+        joints=("nose", "tail"),
+        measures=MPII.measures[:1],
+        in_mean=(0, 1),
+        **dict.fromkeys(("flip_pairs", "limbs", "groups"), ()),
+    )
+    people = [
+        sample(joint_set=two),
+        sample(1, joint_set=two, visibility=(VISIBLE, MISSING)),
+    ]
+    flags = anomalies(columns_of(people, ["train"] * 2, two), two)
+    assert flags[FEW] == {1: "1 of 2 joints"}
+
+
 def test_a_frame_mostly_outside_the_image_is_named():
     inside = {"joints": ((20.0, 80.0),) * 16, "image_size": SIZE}
     # The image begins at -0.5: of 100 columns 50.5 and 41 are in it.

@@ -65,7 +65,9 @@ def _no_joints(columns: Columns, _: JointSet) -> Flags:
 
 def _few_joints(columns: Columns, joint_set: JointSet) -> Flags:
     counts, joints = columns.annotated.sum(axis=1), len(joint_set.joints)
-    return {row: f"{counts[row]} of {joints} joints" for row in _rows(np.isin(counts, (1, 2)))}
+    # Nobody has three joints of a set that is smaller.
+    few = (counts > 0) & (counts < min(3, joints))
+    return {row: f"{counts[row]} of {joints} joints" for row in _rows(few)}
 
 
 def _frames_outside(columns: Columns, _: JointSet) -> Flags:

@@ -1,28 +1,32 @@
 """Look at packed shards before training on them: `python -m jobs.inspect --help`."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import clear_errors, parse
+from pipeline.command import clear_errors, fail, parse
 from pipeline.progress import Pace, bar, duration, say
 
 if TYPE_CHECKING:
     from pipeline.data.people import Split
     from pipeline.shards.index import ShardSet
     from pipeline.shards.read import ShardReader
-    from pipeline.shards.sample import Sample
 
 _INPUT_PX = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Print a dataset's card, and write it with contact sheets as a page to look at. Needs no cluster."""
+    """Print a dataset's card, and write it with contact sheets as a page to look at. Needs no cluster.
+
+    Damaged samples are listed, and left out of everything else; if there are
+    any, the command ends with status 1 once all is written.
+    """
 
     shards: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SHARDS")]
     """Packed shards: globs or comma-separated globs, such as 'out/*.tar'."""
@@ -40,19 +44,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def inspect_shards(arguments: Arguments) -> None:
-    """Read, print and write. Raises ValueError."""
-    from pipeline.card_page import card_page, card_text
-    from pipeline.contact_sheet import SHEET_FILES, draw_sheets
-    from pipeline.inspection import anomalies, card_of, columns_of
+    """Read, print and write. Raises ValueError, and SystemExit at the end if samples are damaged."""
+    from pipeline.inspection.anomalies import anomalies
+    from pipeline.inspection.card import card_of
+    from pipeline.inspection.columns import columns_of
+    from pipeline.inspection.page import card_page, card_text
+    from pipeline.inspection.sheets import SHEET_FILES, draw_sheets
     from pipeline.settings import DataSettings
     from pipeline.shards.index import find_shards
     from pipeline.shards.read import ShardReader
     from pipeline.shards.stream import SampleLoader
 
     settings = DataSettings(seed=arguments.seed)
-    shards = find_shards("SHARDS", ",".join(arguments.shards))
+    # However many samples a shard was cut off by, they are to be listed.
+    shards = find_shards("SHARDS", ",".join(arguments.shards), bad_allowed=sys.maxsize)
     joint_set, reader = shards.joint_set, ShardReader(shards.paths)
-    columns = columns_of(_with_progress(reader), _splits(shards, reader), joint_set)
+    splits = _with_progress(_splits(shards, reader), len(reader))
+    columns = columns_of(reader, splits, joint_set)
     found = anomalies(columns, joint_set)
     card = card_of(
         columns, found, joint_set=joint_set, source=shards.source, shards=len(shards.paths)
@@ -70,15 +78,17 @@ def inspect_shards(arguments: Arguments) -> None:
     (arguments.out / "card.json").write_text(json.dumps(card.as_dict(), indent=1) + "\n")
     (arguments.out / "index.html").write_text(card_page(card, sheets), encoding="utf-8")
     say(f"\nwritten: {arguments.out}/index.html, card.json, {2 * len(sheets)} pictures")
+    if columns.damaged:
+        fail(f"damaged samples: {len(columns.damaged):,}; all are in {arguments.out}/card.json")
 
 
-def _with_progress(reader: "ShardReader") -> "Iterator[Sample]":
+def _with_progress(splits: "Iterable[Split]", samples: int) -> "Iterator[Split]":
+    """Show how far the reading of samples is that goes along with their splits."""
     pace = Pace(2.0)
-    for done, sample in enumerate(reader):
-        yield sample
+    for done, split in enumerate(splits, start=1):
+        yield split
         if pace.is_due():
-            left = duration(pace.left_s(done + 1, len(reader)))
-            say(f"{bar(done + 1, len(reader))} people  left {left}")
+            say(f"{bar(done, samples)} people  left {duration(pace.left_s(done, samples))}")
 
 
 def _splits(shards: "ShardSet", reader: "ShardReader") -> "Iterator[Split]":

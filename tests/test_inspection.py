@@ -1,19 +1,18 @@
 """The card counts what is there, names what looks wrong, and the page shows it to anybody."""
 
-import json
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import pack_samples, person, sample, samples
+from factories import person, sample, samples
 
-import jobs.inspect
-from pipeline.card_page import card_page, card_text
-from pipeline.contact_sheet import SHEET_FILES, Sheet, choose
 from pipeline.data.people import Visibility
-from pipeline.inspection import Anomaly, Card, Coinciding, Columns, anomalies, card_of, columns_of
+from pipeline.inspection.anomalies import anomalies
+from pipeline.inspection.card import Anomaly, Card, card_of
+from pipeline.inspection.columns import Columns, columns_of
+from pipeline.inspection.duplicates import Coinciding
+from pipeline.inspection.page import card_page, card_text
+from pipeline.inspection.sheets import Sheet, choose
 from pipeline.joints import LSP, MPII
 from pipeline.shards.sample import Sample
 
@@ -24,7 +23,8 @@ SIZE = (400, 300)
 FAR = "joints farther than one frame side from the centre"
 OUTSIDE = "annotated joints outside the image"
 HEAD = "head size not within 2-50 % of the frame side"
-FEW = "fewer than 3 annotated joints"
+NO_JOINT = "no annotated joint"
+FEW = "only 1 or 2 annotated joints"
 FRAME = "more than half of the frame outside the image"
 UNREADABLE = "picture not decodable"
 TINY = "frame side under 32 pixels"
@@ -100,9 +100,35 @@ def test_a_spread_of_nothing_is_empty():
     assert "head size / frame side" not in card_text(made)
 
 
-def test_a_sample_with_another_number_of_joints_is_named():
-    with pytest.raises(ValueError, match="photo-000_00 has 16 joints, expected 14"):
-        columns_of(samples(1), ["train"], LSP)
+# Damaged samples
+
+
+def test_a_sample_with_another_number_of_joints_is_damaged():
+    people = [sample(0), sample(1, joint_set=LSP), sample(2, visibility=(VISIBLE,) * 15)]
+    made = card([*people, sample(3)], ["train", "train", "val", "val"])
+    assert made.damaged_samples == (
+        "photo-001_00: 14 joints, expected 16",
+        "photo-002_00: 16 joints, 15 states, expected 16",
+    )
+    assert (made.people, made.images, made.head_sizes) == (2, 2, 2)
+    assert {split: of.people for split, of in made.splits.items()} == {"train": 1, "val": 1}
+    assert made.joints["right_ankle"].visible == 2
+
+
+def test_rows_carry_their_positions_past_damaged_samples():
+    read = columns([sample(0, joint_set=LSP), sample(1), sample(2, joint_set=LSP), sample(3)])
+    assert read.keys == ("photo-001_00", "photo-003_00")
+    assert read.positions.tolist() == [1, 3]
+
+
+def test_a_set_of_nothing_but_damage_has_a_card():
+    made = card(samples(2, joint_set=LSP))
+    assert (made.people, len(made.damaged_samples), made.splits) == (0, 2, {})
+    assert not any(made.anomalies.values())
+    assert card_text(made).startswith(
+        "made, joint set mpii: 0 people in 0 images, 1 shards, 0 people with a head size; "
+        "damaged samples, left out of these counts: 2\n"
+    )
 
 
 # Duplicates
@@ -150,7 +176,8 @@ def test_people_are_compared_by_the_joints_that_both_have():
 def test_a_clean_set_has_none():
     made = card(samples(5, image_size=SIZE))
     assert made.leaks == made.identical_crops == made.coinciding_people == ()
-    assert set(made.anomalies) == {FAR, OUTSIDE, HEAD, FEW, FRAME, UNREADABLE, TINY}
+    assert made.damaged_samples == ()
+    assert set(made.anomalies) == {FAR, OUTSIDE, HEAD, NO_JOINT, FEW, FRAME, UNREADABLE, TINY}
     assert not any(made.anomalies.values())
 
 
@@ -182,11 +209,18 @@ def test_a_head_is_between_a_fiftieth_and_half_of_the_frame(head_size, is_strang
     assert flags == ({HEAD: {0: reason}} if is_strange else {})
 
 
-@pytest.mark.parametrize(("joints", "is_few"), [(0, True), (2, True), (3, False)])
-def test_fewer_than_three_joints_are_few(joints, is_few):
+@pytest.mark.parametrize(
+    ("joints", "flags"),
+    [
+        (0, {NO_JOINT: {0: "a bad sample to training (data.bad_samples)"}}),
+        (1, {FEW: {0: "1 of 16 joints"}}),
+        (2, {FEW: {0: "2 of 16 joints"}}),
+        (3, {}),
+    ],
+)
+def test_people_with_no_or_few_joints_are_named_once(joints, flags):
     states = (OCCLUDED,) * joints + (MISSING,) * (16 - joints)
-    flags = found(samples(1, visibility=states))
-    assert flags == ({FEW: {0: f"{joints} annotated joints"}} if is_few else {})
+    assert found(samples(1, visibility=states)) == flags
 
 
 def test_a_joint_set_of_two_joints_is_not_expected_to_have_three():
@@ -202,7 +236,7 @@ def test_a_joint_set_of_two_joints_is_not_expected_to_have_three():
         sample(1, joint_set=two, visibility=(VISIBLE, MISSING)),
     ]
     flags = anomalies(columns_of(people, ["train"] * 2, two), two)
-    assert flags[FEW] == {1: "1 annotated joints"}
+    assert flags[FEW] == {1: "1 of 2 joints"}
 
 
 def test_a_frame_mostly_outside_the_image_is_named():
@@ -264,8 +298,8 @@ def test_every_check_has_its_turn_on_the_sheet_of_suspicious_people():
     assert len(chosen) == 12
 
 
-def test_people_without_a_picture_are_on_no_sheet():
-    people = samples(3)
+def test_people_without_a_picture_or_a_joint_are_on_no_sheet():
+    people = [*samples(3), sample(3, visibility=(MISSING,) * 16)]
     people[1] = replace(people[1], crop=replace(people[1].crop, jpeg=b""))
     read = columns(people)
     chosen = choose(read, anomalies(read, MPII), seed=0)
@@ -283,6 +317,7 @@ def test_names_from_outside_are_escaped():
     made = replace(
         card(samples(1)),
         source=name,
+        damaged_samples=(name,),
         leaks=(name,),
         identical_crops=((name, name),),
         coinciding_people=(Coinciding(first=name, second=name, distance_share=0.0),),
@@ -290,7 +325,7 @@ def test_names_from_outside_are_escaped():
     )
     page = card_page(made, [shown])
     assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;.jpg") == 12
+    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;.jpg") == 13
 
 
 def test_ten_of_a_list_are_printed_and_the_rest_counted():
@@ -299,49 +334,4 @@ def test_ten_of_a_list_are_printed_and_the_rest_counted():
     start = lines.index(f"{HEAD}: 13")
     assert lines[start + 1] == "  train/photo-000_00  head size 0 px, frame side 100 px"
     assert lines[start + 11] == "  and 3 more"
-    assert lines[start + 12] == f"{FEW}: 0"
-
-
-def inspect(*arguments: object) -> None:
-    jobs.inspect.main([str(argument) for argument in arguments])
-
-
-def test_the_command_writes_card_page_and_pictures(tmp_path, capsys):
-    broken = sample(3)
-    broken = replace(broken, crop=replace(broken.crop, jpeg=b"nothing"))
-    train = [*samples(3), broken, sample(4, head_size=0.0)]
-    pack_samples(tmp_path / "train", [train])
-    pack_samples(tmp_path / "val", [samples(2, first=2)], split="val")
-    out = tmp_path / "out" / "new"
-    inspect(*(f"{tmp_path}/{split}/*.tar" for split in ("train", "val")), "--out", out)
-    said = capsys.readouterr().out
-    assert said.startswith(
-        "made, joint set mpii: 7 people in 5 images, 2 shards, 7 people with a head size\n"
-    )
-    assert "crops identical to the byte: 1\n  train/photo-002_00 = val/photo-002_00\n" in said
-    content = json.loads((out / "card.json").read_text())
-    assert content["splits"] == {
-        "train": {"people": 5, "images": 5},
-        "val": {"people": 2, "images": 2},
-    }
-    assert content["leaks"] == ["photo-002.jpg", "photo-003.jpg"]
-    [anomaly] = content["anomalies"][UNREADABLE]
-    assert (anomaly["key"], anomaly["split"]) == ("photo-003_00", "train")
-    assert [entry["key"] for entry in content["anomalies"][HEAD]] == ["photo-004_00"]
-    assert sorted(path.name for path in out.glob("*.png")) == sorted(SHEET_FILES)
-    page = (out / "index.html").read_text()
-    assert re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,iVBOR', page) == list(
-        SHEET_FILES
-    )
-    # Nothing is fetched from anywhere.
-    assert not re.search(r"https?:|<script|<link", page)
-
-
-def test_a_sheet_that_nobody_is_on_any_more_goes(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "suspicious-stored.png").write_bytes(b"of an earlier look")
-    pack_samples(tmp_path / "packed", [samples(2)])
-    inspect(tmp_path / "packed" / "*.tar", "--out", out)
-    assert not (out / "suspicious-stored.png").exists()
-    assert Path(out / "random-stored.png").exists()
+    assert lines[start + 12] == f"{NO_JOINT}: 0"

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.data.people import Visibility
-from pipeline.inspection import Columns, Flags
+from pipeline.inspection.anomalies import Flags
+from pipeline.inspection.columns import Columns
 from pipeline.overlays import draw_augmented, draw_truth
 from pipeline.settings import DataSettings
 from pipeline.shards.stream import SampleLoader
@@ -46,19 +47,21 @@ class Sheet:
 
 
 def choose(columns: Columns, found: Mapping[str, Flags], seed: int) -> dict[str, Chosen]:
-    """At most 12 people for each sheet, out of those whose picture can be decoded.
+    """At most 12 people for each sheet, out of those that training can draw as well.
 
+    These have a picture that can be decoded, and an annotated joint.
     `found` is `anomalies(columns, joint_set)`; each of its checks has its turn.
     """
-    readable = np.flatnonzero([not fault for fault in columns.unreadable])
-    random = np.random.default_rng(seed).permutation(readable)[:_PEOPLE]
+    has_picture = np.array([not fault for fault in columns.unreadable], bool)
+    drawable = np.flatnonzero(has_picture & columns.annotated.any(axis=1))
+    random = np.random.default_rng(seed).permutation(drawable)[:_PEOPLE]
     missing = (columns.states == Visibility.MISSING).sum(axis=1)
     hidden = missing + (columns.states == Visibility.OCCLUDED).sum(axis=1)
     return {
         "random": np.sort(random),
-        "smallest": readable[np.argsort(columns.frames_px[readable], kind="stable")][:_PEOPLE],
-        "occluded": readable[np.argsort(-hidden[readable], kind="stable")][:_PEOPLE],
-        "suspicious": _in_turns(found, set(readable.tolist())),
+        "smallest": drawable[np.argsort(columns.frames_px[drawable], kind="stable")][:_PEOPLE],
+        "occluded": drawable[np.argsort(-hidden[drawable], kind="stable")][:_PEOPLE],
+        "suspicious": _in_turns(found, set(drawable.tolist())),
     }
 
 
@@ -82,8 +85,9 @@ def draw_sheets(
             continue
         title = _TITLES[name]
         captions = zip(columns.names(rows.tolist()), _notes(rows, columns, found), strict=True)
-        stored = draw_truth(loader, rows, f"{title}: stored crops")
-        training = draw_augmented(loader, settings, rows, f"{title}: as training sees them")
+        positions = columns.positions[rows]
+        stored = draw_truth(loader, positions, f"{title}: stored crops")
+        training = draw_augmented(loader, settings, positions, f"{title}: as training sees them")
         pictures = []
         for figure in (stored, training):
             buffer = io.BytesIO()

@@ -4,8 +4,8 @@ import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from pipeline.contact_sheet import Sheet
-from pipeline.inspection import PERCENTILES, Card
+from pipeline.inspection.card import PERCENTILES, Card
+from pipeline.inspection.sheets import Sheet
 
 _PRINTED = 10
 _ON_PAGE = 50
@@ -63,9 +63,11 @@ def card_page(card: Card, sheets: Sequence[Sheet]) -> str:
 
 
 def _headline(card: Card) -> str:
+    damaged = len(card.damaged_samples)
+    left_out = f"; damaged samples, left out of these counts: {damaged:,}" if damaged else ""
     return (
         f"{card.source}, joint set {card.joint_set}: {card.people:,} people in {card.images:,} "
-        f"images, {card.shards:,} shards, {card.head_sizes:,} people with a head size"
+        f"images, {card.shards:,} shards, {card.head_sizes:,} people with a head size{left_out}"
     )
 
 
@@ -91,6 +93,7 @@ def _tables(card: Card) -> list[Table]:
 def _findings(card: Card) -> dict[str, list[tuple[str, str]]]:
     """Each list of findings by its title: names, and what is said of them."""
     found = {
+        "damaged samples": [(sample, "") for sample in card.damaged_samples],
         "images in both splits": [(image, "") for image in card.leaks],
         "crops identical to the byte": [(" = ".join(names), "") for names in card.identical_crops],
         "people of one image whose joints coincide": [

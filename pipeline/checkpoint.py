@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -43,25 +43,30 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The JSON of a checkpoint. `metrics` are those of the epoch it was written after."""
+    """The JSON of a checkpoint. `metrics` are those of the epoch it was written after.
+
+    `origin` says where weights that were not trained here come from.
+    """
 
     settings: Settings
     joint_set: JointSet
     progress: Progress
     metrics: dict[str, float]
+    origin: dict[str, str] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, record: Record
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer | None, record: Record
 ) -> None:
-    """Write a checkpoint into an existing folder."""
+    """Write a checkpoint into an existing folder; without an optimizer it serves prediction alone."""
     weights = {
         # safetensors stores plain layouts; channels_last would be refused.
         name: tensor.detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
     }
     save_file(weights, folder / WEIGHTS_NAME)
-    torch.save(optimizer.state_dict(), folder / OPTIMIZER_NAME)
+    if optimizer is not None:
+        torch.save(optimizer.state_dict(), folder / OPTIMIZER_NAME)
     content = {
         "format": _FORMAT,
         "joint_set": record.joint_set.to_json(),
@@ -70,6 +75,8 @@ def save_checkpoint(
         "settings": record.settings.flat(),
         "versions": {"torch": torch.__version__},
     }
+    if record.origin:
+        content["origin"] = record.origin
     (folder / RECORD_NAME).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -94,6 +101,7 @@ def read_record(folder: Path) -> Record:
             joint_set=(joint_set(stored) if form == _NAMED_FORMAT else JointSet.from_json(stored)),
             progress=Progress(**content["progress"]),
             metrics=content["metrics"],
+            origin=content.get("origin", {}),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
@@ -143,6 +151,8 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     Raises ValueError naming the file if it is damaged, holds anything else, or is another optimizer's.
     """
     path = folder / OPTIMIZER_NAME
+    if not path.exists():
+        raise ValueError(f"{folder}: has no {OPTIMIZER_NAME}, so training can't go on from it")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(state)

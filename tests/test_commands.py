@@ -16,6 +16,7 @@ import torch
 from factories import pack_samples, samples
 
 import jobs.benchmark
+import jobs.convert
 import jobs.evaluate
 import jobs.inspect
 import jobs.pack
@@ -40,6 +41,7 @@ OPTIONS = {
         *("checkpoint", "data.val", "data.train", "evaluation.flip_test"),
         *("device", "threads", "figures", "json"),
     ),
+    "jobs.convert": ("weights", "out", "joint_set"),
     "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "json"),
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
@@ -108,6 +110,7 @@ COMMANDS = {
     "jobs.train": jobs.train.main,
     "jobs.pack": jobs.pack.main,
     "jobs.evaluate": jobs.evaluate.main,
+    "jobs.convert": jobs.convert.main,
     "jobs.inspect": jobs.inspect.main,
     "jobs.score": jobs.score.main,
     "jobs.benchmark": jobs.benchmark.main,
@@ -145,6 +148,8 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.pack", "flic --out o", "flic"),
         ("jobs.evaluate", "--checkpoint c", "--data.val"),
         ("jobs.evaluate", "--checkpoint c --data.val v --device tpu", "tpu"),
+        ("jobs.convert", "--weights w", "--out"),
+        ("jobs.convert", "--weights w --out o --joint-set m", "unknown joint set 'm'; known: coco"),
         ("jobs.inspect", "x-*.tar", "--out"),
         ("jobs.inspect", "--out o", "SHARDS is required"),
         ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),
@@ -181,6 +186,7 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
             "--checkpoint c --data.val v",
             "error: c: not a checkpoint folder (no checkpoint.json)",
         ),
+        ("jobs.convert", "--weights w.pth --out o", "error: w.pth: no such file"),
         ("jobs.inspect", "x-*.tar --out o", "error: no shards match SHARDS='x-*.tar'"),
         ("jobs.score", "--predictions p.mat --truth t.mat", "error: t.mat: no such file"),
         ("jobs.benchmark", "loader --photographs p", "error: p: no such folder of photographs"),

@@ -1,0 +1,96 @@
+"""Weights from elsewhere become a checkpoint: `python -m jobs.convert --help`."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from pipeline.command import clear_errors, parse
+from pipeline.progress import say
+
+if TYPE_CHECKING:
+    from pipeline.conversion.convert import Conversion
+    from pipeline.conversion.state_dict import StateDict
+    from pipeline.joints import JointSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Convert a state dict of pytorch-pose's hg or of Princeton's PoseNet into a checkpoint, where it is the same network."""
+
+    weights: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """What torch.save wrote, .pth or .pth.tar, or a .safetensors file."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Checkpoint folder to write; must not exist."""
+    joint_set: str = "mpii"
+    """Joint set that the network predicts, in its order."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse(Arguments, None, argv)
+    with clear_errors():
+        convert_file(arguments)
+
+
+def convert_file(arguments: Arguments) -> None:
+    """Read, say what was and was not carried over, and write. Raises ValueError before anything is written."""
+    from pipeline.checkpoint import Progress, Record, save_checkpoint
+    from pipeline.conversion.convert import convert
+    from pipeline.conversion.state_dict import read_state_dict
+    from pipeline.joints import joint_set
+    from pipeline.settings import Settings
+
+    weights, out = arguments.weights, arguments.out
+    joints = joint_set(arguments.joint_set)
+    if out.exists():
+        raise ValueError(f"--out {out} exists; expected a new folder")
+    state = read_state_dict(weights)
+    try:
+        conversion = convert(state.tensors, joints)
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from error
+    _report(weights, state, conversion, joints)
+    out.mkdir(parents=True)
+    record = Record(
+        settings=Settings(model=conversion.model),
+        joint_set=joints,
+        progress=Progress(),
+        metrics={},
+        origin={
+            "file": weights.name,
+            "sha256": _sha256(weights),
+            "layout": conversion.layout.name,
+        },
+    )
+    save_checkpoint(out, conversion.network, None, record)
+    say(f"written: {out}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _report(path: Path, state: "StateDict", conversion: "Conversion", joints: "JointSet") -> None:
+    from pipeline.conversion.convert import describe
+
+    model = conversion.model
+    parameters = sum(parameter.numel() for parameter in conversion.network.parameters())
+    say(f"{path.name}: {describe(conversion.layout, model)}")
+    if state.prefix:
+        say(f"keys: without their prefix {state.prefix}")
+    say(f"joints: in the order of {joints.name}, which the file doesn't say")
+    say(f"carried over: {conversion.carried} tensors as they are, {parameters:,} parameters")
+    if conversion.rounded:
+        say(f"rounded to float32: {len(conversion.rounded)} tensors")
+    if conversion.unused:
+        say(f"left out: {len(conversion.unused)} tensors of skips that the network never uses")
+    say("not carried over: optimizer, epoch and training settings; training can't resume from it")
+    say(f"input there: {conversion.layout.input_range}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The layout of `hg` in pytorch-pose (github.com/bearpaw/pytorch-pose, pose/models/hourglass.py)."""
+
+from pipeline.conversion.layout import Layout, Tensors, channels, count, head_channels
+from pipeline.settings import ModelSettings
+
+
+def _model(tensors: Tensors) -> ModelSettings:
+    joints, features = head_channels(tensors, "score.0.weight")
+    return ModelSettings(
+        stacks=count(tensors, "hg.#."),
+        modules=count(tensors, "hg.0.hg.0.0.#."),
+        order=count(tensors, "hg.0.hg.#."),
+        features=features,
+        joints=joints,
+    )
+
+
+def _differences(tensors: Tensors, model: ModelSettings) -> list[str]:
+    found = []
+    # The networks that pytorch-pose itself builds: 3,586,960 parameters with one stack, not 3,426,448.
+    if channels(tensors, "layer2.0.conv3.weight")[0] == model.features:
+        half, full = model.features // 2, model.features
+        found.append(
+            f"its stem reaches {full} channels one residual early: layer2 is {half} -> {full} and "
+            f"layer3 {full} -> {full}, here as in the authors' network {half} -> {half} and "
+            f"{half} -> {full}; layer2 and layer3 have no equal"
+        )
+    if not count(tensors, "res.#."):
+        found.append("it has no residuals between hourglass and heatmaps (early pytorch-pose)")
+    return found
+
+
+PYTORCH_POSE = Layout(
+    name="pytorch-pose's hg",
+    stem_conv="conv1",
+    stem_norm="bn1",
+    stem_residuals=("layer1.0", "layer2.0", "layer3.0"),
+    hourglass="hg.{stack}.hg.{height}.{branch}.{module}",
+    branches={"upper": "0", "down": "1", "up": "2", "inner": "3"},
+    residuals="res.{stack}.{module}",
+    stack={
+        "conv": "fc.{stack}.0",
+        "norm": "fc.{stack}.1",
+        "head": "score.{stack}",
+        "merge_features": "fc_.{stack}",
+        "merge_heatmaps": "score_.{stack}",
+    },
+    residual={
+        "norm1": "bn1",
+        "conv1": "conv1",
+        "norm2": "bn2",
+        "conv2": "conv2",
+        "norm3": "bn3",
+        "conv3": "conv3",
+        "skip": "downsample.0",
+    },
+    model=_model,
+    differences=_differences,
+    input_range=(
+        "RGB from 0 to 1 less the mean colour of the training images, which the file lacks; "
+        "here nothing is subtracted, so outputs are equal for equal inputs, and an image "
+        "gives others than it gave there"
+    ),
+)

@@ -1,0 +1,362 @@
+"""Weights from elsewhere: equal outputs where the networks are equal, and the reason where they are not."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from factories import pack_samples, samples
+from foreign_networks import Hg, PoseNet, trained
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import jobs.convert
+import jobs.evaluate
+from pipeline.checkpoint import load_network, load_optimizer, read_record
+from pipeline.joints import MPII
+from pipeline.training import build_optimizer
+
+CPU = torch.device("cpu")
+
+
+def converted(tmp_path: Path, content: object, *options: str) -> Path:
+    """Write what a checkpoint of theirs holds, convert it, and return the folder."""
+    path, out = tmp_path / "theirs.pth.tar", tmp_path / "converted"
+    torch.save(content, path)
+    jobs.convert.main(["--weights", str(path), "--out", str(out), *options])
+    return out
+
+
+def said_on_refusal(tmp_path: Path, capsys, content: object, *options: str) -> str:
+    """What is said of weights that are refused, without the file's name; nothing may be written."""
+    with pytest.raises(SystemExit) as end:
+        converted(tmp_path, content, *options)
+    assert end.value.code == 2
+    assert not (tmp_path / "converted").exists()
+    said = capsys.readouterr().err
+    start = f"error: {tmp_path / 'theirs.pth.tar'}: "
+    assert said.startswith(start)
+    return said.removeprefix(start)
+
+
+def images(side: int = 64) -> Tensor:
+    return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def prefixed(network: nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in network.state_dict().items()}
+
+
+# Equal networks
+
+NETWORKS = [
+    pytest.param(lambda: Hg(stacks=1), (1, 1, 4), id="hg, 1 stack"),
+    pytest.param(lambda: Hg(blocks=2), (2, 2, 4), id="hg, 2 stacks of 2 blocks"),
+    pytest.param(lambda: Hg(stacks=3, depth=2), (3, 1, 2), id="hg, 3 stacks of depth 2"),
+    pytest.param(lambda: PoseNet(stacks=1), (1, 1, 4), id="posenet, 1 stack"),
+    pytest.param(lambda: PoseNet(), (2, 1, 4), id="posenet, 2 stacks"),
+    pytest.param(lambda: PoseNet(stacks=3, depth=1), (3, 1, 1), id="posenet, 3 stacks of depth 1"),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
+def test_every_stack_predicts_the_same(tmp_path, make, shape):
+    torch.manual_seed(0)
+    theirs = trained(make())
+    ours, record = load_network(converted(tmp_path, theirs.state_dict()), CPU)
+    model = record.settings.model
+    assert (model.stacks, model.modules, model.order) == shape
+    assert (model.features, model.joints, model.input_px) == (16, 16, 256)
+    with torch.no_grad():
+        expected, predicted = theirs(images()), ours(images())
+        assert predicted.shape == (model.stacks, 2, 16, 16, 16)
+        # Sums in another order differ in float32, and leave nothing in float64.
+        largest = expected.abs().amax(dim=(1, 2, 3, 4), keepdim=True)
+        assert ((predicted - expected).abs() <= 1e-5 * largest).all()
+        expected, predicted = theirs.double()(images().double()), ours.double()(images().double())
+        assert ((predicted - expected).abs() <= 1e-12 * largest).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "wrap"),
+    [
+        (
+            lambda: Hg(),
+            lambda network: {
+                "epoch": 30,
+                "arch": "hg",
+                "state_dict": prefixed(network, "module."),
+                "best_acc": torch.tensor(0.5),
+                "optimizer": torch.optim.RMSprop(network.parameters()).state_dict(),
+            },
+        ),
+        (
+            lambda: PoseNet(),
+            lambda network: {
+                "state_dict": prefixed(network, "model.module."),
+                "optimizer": torch.optim.Adam(network.parameters()).state_dict(),
+                "epoch": 30,
+            },
+        ),
+        (lambda: Hg(), lambda network: prefixed(network, "module.")),
+        (lambda: PoseNet(), lambda network: prefixed(network, "module.")),
+    ],
+    ids=["pytorch-pose's checkpoint", "Princeton's checkpoint", "hg", "posenet"],
+)
+def test_checkpoints_are_unwrapped(tmp_path, make, wrap):
+    theirs = trained(make())
+    ours, _ = load_network(converted(tmp_path, wrap(theirs)), CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images()), theirs(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_safetensors_are_read_too(tmp_path):
+    theirs, path = trained(Hg(stacks=1)), tmp_path / "theirs.safetensors"
+    save_file(theirs.state_dict(), path)
+    jobs.convert.main(["--weights", str(path), "--out", str(tmp_path / "new" / "converted")])
+    ours, _ = load_network(tmp_path / "new" / "converted", CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images()), theirs(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_files_of_old_torch_count_no_batches(tmp_path):
+    weights = trained(PoseNet(stacks=1)).state_dict()
+    old = {key: value for key, value in weights.items() if "num_batches" not in key}
+    ours, _ = load_network(converted(tmp_path, old), CPU)
+    assert ours.stem_norm.num_batches_tracked == 0
+    assert torch.equal(ours.stem_norm.running_var, weights["pre.0.bn.running_var"])
+
+
+# What is said and written
+
+
+def test_the_report_says_what_was_found_and_what_was_not(tmp_path, capsys):
+    out = converted(tmp_path, prefixed(trained(PoseNet()), "model.module."))
+    assert capsys.readouterr().out.splitlines() == [
+        "theirs.pth.tar: Princeton's PoseNet: 2 stacks, 1 modules, order 4, 16 features, 16 joints",
+        "keys: without their prefix model.module.",
+        "joints: in the order of mpii, which the file doesn't say",
+        # 31 residuals of 21 tensors, 2 with a skip of 2; 7 of the stem, 9 of each head, 4 between.
+        "carried over: 684 tensors as they are, 29,800 parameters",
+        "left out: 58 tensors of skips that the network never uses",
+        "not carried over: optimizer, epoch and training settings; training can't resume from it",
+        "input there: RGB from 0 to 1, as here",
+        f"written: {out}",
+    ]
+
+
+def test_a_mean_that_was_subtracted_is_not_in_the_file(tmp_path, capsys):
+    converted(tmp_path, trained(Hg(stacks=1)).state_dict())
+    said = capsys.readouterr().out
+    assert "left out" not in said
+    assert "input there: RGB from 0 to 1 less the mean colour of the training images" in said
+
+
+def test_double_precision_is_rounded_and_said_to_be(tmp_path, capsys):
+    converted(tmp_path, trained(Hg(stacks=1)).double().state_dict())
+    assert "rounded" not in capsys.readouterr().out
+    (tmp_path / "again").mkdir()
+    weights = Hg(stacks=1).state_dict()
+    weights["conv1.bias"] = torch.full((4,), 0.1, dtype=torch.float64)
+    converted(tmp_path / "again", weights)
+    assert "rounded to float32: 1 tensors\n" in capsys.readouterr().out
+
+
+def test_the_record_names_the_source(tmp_path):
+    out = converted(tmp_path, Hg(stacks=1).state_dict())
+    content = json.loads((out / "checkpoint.json").read_text())
+    digest = hashlib.sha256((tmp_path / "theirs.pth.tar").read_bytes()).hexdigest()
+    origin = {"file": "theirs.pth.tar", "sha256": digest, "layout": "pytorch-pose's hg"}
+    assert content["origin"] == origin
+    record = read_record(out)
+    assert (record.origin, record.joint_set, record.metrics) == (origin, MPII, {})
+
+
+def test_training_cannot_go_on_from_it(tmp_path):
+    out = converted(tmp_path, Hg(stacks=1).state_dict())
+    network, record = load_network(out, CPU)
+    said = f"{out}: has no optimizer.pt, so training can't go on from it"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        load_optimizer(out, build_optimizer(network, record.settings.optim))
+
+
+def test_it_can_be_measured(tmp_path, capsys):
+    out = converted(tmp_path, trained(PoseNet(stacks=1)).state_dict())
+    [val] = pack_samples(tmp_path / "val", [samples(2, joint_set=MPII)], split="val")
+    jobs.evaluate.main(["--checkpoint", str(out), "--data.val", str(val), "--threads", "1"])
+    assert "PCKh@0.5" in capsys.readouterr().out
+
+
+# Networks that differ
+
+
+def test_the_stem_that_pytorch_pose_builds_is_not_ours(tmp_path, capsys):
+    said = said_on_refusal(tmp_path, capsys, Hg(stacks=1, stem=(1 / 2, 1, 1)).state_dict())
+    head, reason, *keys = said.splitlines()
+    assert head == (
+        "the network is not ours, nothing was carried over; read as pytorch-pose's hg: 1 stacks, "
+        "1 modules, order 4, 16 features, 16 joints"
+    )
+    assert reason == (
+        "  its stem reaches 16 channels one residual early: layer2 is 8 -> 16 and layer3 16 -> 16, "
+        "here as in the authors' network 8 -> 8 and 8 -> 16; layer2 and layer3 have no equal"
+    )
+    assert "  layer2.0.conv1.weight has shape (8, 8, 1, 1), expected (4, 8, 1, 1)" in keys
+
+
+@pytest.mark.parametrize(
+    ("make", "reasons"),
+    [
+        (
+            lambda: PoseNet(stacks=1, increase=8),
+            [
+                "its hourglasses gain 8 channels at each lower resolution (`increase`), here they keep 16",
+                "hgs.0.0.low1.conv1.conv.weight has shape (12, 16, 1, 1), expected (8, 16, 1, 1)",
+            ],
+        ),
+        (
+            lambda: PoseNet(stacks=1, stem=8),
+            [
+                "its stem has 8 channels whatever the features, here a quarter of 16: 4",
+                "pre.0.conv.weight has shape (8, 3, 7, 7), expected (4, 3, 7, 7)",
+            ],
+        ),
+    ],
+    ids=["increase", "stem"],
+)
+def test_another_posenet_is_refused_with_the_reason(tmp_path, capsys, make, reasons):
+    said = said_on_refusal(tmp_path, capsys, make().state_dict())
+    for reason in reasons:
+        assert f"  {reason}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda weights: weights.update({"fc.0.0.weight": torch.zeros(16, 8, 1, 1)}),
+            "fc.0.0.weight has shape (16, 8, 1, 1), expected (16, 16, 1, 1)",
+        ),
+        (
+            lambda weights: weights.pop("conv1.bias"),
+            "conv1.bias is absent, expected shape (4,)",
+        ),
+        (
+            # As in networks with GroupNorm.
+            lambda weights: weights.pop("bn1.running_var"),
+            "bn1.running_var is absent, expected shape (4,)",
+        ),
+        (
+            lambda weights: weights.update({"attention.weight": torch.zeros(3)}),
+            "attention.weight of shape (3,) has no place here",
+        ),
+        (
+            # Of no consequence in PoseNet, where only a skip that is needed is used.
+            lambda weights: weights.update({"res.0.0.downsample.0.weight": torch.eye(16)}),
+            "res.0.0.downsample.0.weight of shape (16, 16) has no place here",
+        ),
+        (
+            lambda weights: weights["conv1.weight"].fill_(float("nan")),
+            "conv1.weight has values that are not finite",
+        ),
+        (
+            lambda weights: weights.update({"bn1.bias": torch.zeros(4, dtype=torch.int64)}),
+            "bn1.bias is of torch.int64, expected torch.float32",
+        ),
+    ],
+    ids=["shape", "bias", "statistics", "extra", "skip", "nan", "integers"],
+)
+def test_a_key_without_equal_is_named(tmp_path, capsys, change, said):
+    weights = Hg(stacks=1).state_dict()
+    change(weights)
+    head, *lines = said_on_refusal(tmp_path, capsys, weights).splitlines()
+    assert head.startswith("the network is not ours, nothing was carried over; read as ")
+    assert lines == [f"  {said}"]
+
+
+def test_a_long_list_of_keys_is_cut(tmp_path, capsys):
+    weights = Hg(stacks=1).state_dict()
+    weights |= {f"extra.{number}": torch.zeros(1) for number in range(20)}
+    *_, last = said_on_refusal(tmp_path, capsys, weights).splitlines()
+    assert last == "  and 8 more such keys"
+
+
+def test_other_joints_are_refused(tmp_path, capsys):
+    weights = Hg(stacks=1).state_dict()
+    said = said_on_refusal(tmp_path, capsys, weights, "--joint-set", "lsp")
+    assert said == "predicts 16 joints, expected 14, as many as lsp has\n"
+
+
+# Files that are no such thing
+
+
+def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
+    said = said_on_refusal(tmp_path, capsys, nn.Linear(2, 2).state_dict())
+    assert said == (
+        "unknown layout: expected a key conv1.weight (pytorch-pose's hg) or pre.0.conv.weight "
+        "(Princeton's PoseNet), got weight, bias\n"
+    )
+    weights = {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(1000, 2048)}
+    assert said_on_refusal(tmp_path, capsys, weights) == (
+        "score.0.weight is absent or no convolution, expected shape (joints, features, 1, 1)\n"
+    )
+
+
+class Trap:
+    """Makes a file where it is unpickled without care."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.made),)
+
+
+def test_code_in_a_file_is_not_executed(tmp_path, capsys):
+    content = {"state_dict": Hg(stacks=1).state_dict(), "best_acc": Trap(tmp_path / "ran")}
+    said = said_on_refusal(tmp_path, capsys, content)
+    assert said == (
+        "holds objects of posix.mkdir, which would have to be executed to be read; expected "
+        "tensors alone, such as the file of torch.save(network.state_dict())\n"
+    )
+    assert not (tmp_path / "ran").exists()
+    # The trap is one: loaded without care, it runs.
+    torch.load(tmp_path / "theirs.pth.tar", weights_only=False)
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"weights": [1.0]}, "expected tensors by name, or such under 'state_dict'; 'weights' is "),
+        ({"state_dict": {}}, "expected tensors by name, got dict"),
+        (torch.zeros(3), "expected tensors by name, got Tensor"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(tmp_path, capsys, content, said):
+    assert said_on_refusal(tmp_path, capsys, content).startswith(said)
+
+
+@pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut off"])
+def test_a_damaged_file_is_refused_by_name(tmp_path, capsys, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as end:
+        jobs.convert.main(["--weights", str(path), "--out", str(tmp_path / "out")])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {path}: not readable as ")
+
+
+def test_a_folder_that_exists_is_not_written_to(tmp_path, capsys):
+    converted(tmp_path, Hg(stacks=1).state_dict())
+    before = (tmp_path / "converted" / "checkpoint.json").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as end:
+        converted(tmp_path, Hg(stacks=2).state_dict())
+    assert end.value.code == 2
+    said = f"error: --out {tmp_path / 'converted'} exists; expected a new folder\n"
+    assert capsys.readouterr().err == said
+    assert (tmp_path / "converted" / "checkpoint.json").stat().st_mtime_ns == before

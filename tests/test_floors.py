@@ -27,7 +27,6 @@ FLOORS = {
     "pipeline.loop": 3,
     "pipeline.tracking": 3,
     "pipeline.checkpoint": 2,
-    "pipeline.contact_sheet": 2,
     "pipeline.conversion": 2,
     "pipeline.evaluation": 2,
     "pipeline.learner": 2,

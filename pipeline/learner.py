@@ -6,18 +6,13 @@ the worker is alone.
 
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.checkpoint import (
     Progress,
@@ -32,14 +27,14 @@ from pipeline.checkpoint import (
 )
 from pipeline.evaluation import Evaluation, evaluate, predict
 from pipeline.joints import JointSet
-from pipeline.metric import JointCounts
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
-from pipeline.settings import DataSettings, Settings
-from pipeline.shards.cache import ShardCache
+from pipeline.ranks import average_statistics, parallel, total, total_evaluation
+from pipeline.settings import Settings
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
+from pipeline.shards.source import shard_cache, training_shards
 from pipeline.shards.stream import (
     Batch,
     SampleLoader,
@@ -74,28 +69,6 @@ class Task:
     label: str = ""
 
 
-def training_shards(
-    paths: tuple[str, ...], data: DataSettings, rank: int, workers: int
-) -> ShardReader | ShardStream:
-    """Training shards, read as the settings say."""
-    if data.reading == "exact":
-        return ShardReader(paths, shard_cache(data))
-    return ShardStream(
-        locations=paths,
-        seed=data.seed,
-        rank=rank,
-        workers=workers,
-        window=data.shuffle_window,
-    )
-
-
-def shard_cache(data: DataSettings) -> ShardCache | None:
-    """The cache that the settings ask for."""
-    if not data.cache:
-        return None
-    return ShardCache(Path(data.cache), round(data.cache_gb * 1e9))
-
-
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
     """Where an epoch stands: steps taken, mean loss so far, speed over all workers.
@@ -127,7 +100,7 @@ class Learner:
         self.network = build_network(settings.model, settings.optim.seed, device)
         self._optimizer = build_optimizer(self.network, settings.optim)
         self._dtype = training_dtype(settings.optim, device)
-        self._parallel = _parallel(self.network, device)
+        self._parallel = parallel(self.network, device)
         self.progress = Progress()
 
     def _loader(self, samples: Samples) -> SampleLoader:
@@ -191,7 +164,7 @@ class Learner:
                 elapsed = pace.elapsed_s()
                 taken = step - before
                 mean = (
-                    self._sum(losses / taken) / self.workers
+                    total(losses / taken, self.workers) / self.workers
                     if step == steps
                     else float(losses) / taken
                 )
@@ -212,7 +185,7 @@ class Learner:
 
     def evaluate(self) -> Evaluation:
         """Evaluate every validation person once over all workers; every rank gets the total."""
-        self._average_statistics()
+        average_statistics(self.network, self.workers)
         settings = self.settings.evaluation
         mine = validation_batches(
             len(self._val.samples), settings.batch_size, self.rank, self.workers
@@ -225,7 +198,7 @@ class Learner:
             self.device,
             flip_test=settings.flip_test,
         )
-        return self._total(evaluate(predictions, self._val))
+        return total_evaluation(evaluate(predictions, self._val), self.device, self.workers)
 
     def draw_overlays(self, title: str) -> Figure:
         """Draw predictions on fixed validation people, the same in every epoch."""
@@ -242,7 +215,7 @@ class Learner:
     def count_bad_samples(self) -> int:
         """Bad samples passed over by all workers so far; every rank must call it."""
         count = torch.tensor(float(len(self.bad_samples())), device=self.device)
-        return round(self._sum(count))
+        return round(total(count, self.workers))
 
     def _batches(self) -> Iterator[Batch]:
         """This rank's batches of the epoch under way, from its first that is still to come."""
@@ -269,60 +242,6 @@ class Learner:
             epoch_steps=0 if epoch_ends else done.epoch_steps + 1,
             steps=done.steps + 1,
             samples=done.samples + self.settings.optim.batch_size,
-        )
-
-    def _sum(self, value: Tensor) -> float:
-        if self.workers > 1:
-            dist.all_reduce(value)
-        return float(value)
-
-    def _average_statistics(self) -> None:
-        """Give every rank the mean of all ranks' BatchNorm statistics.
-
-        Each rank's own have seen its own samples only; broadcasting one rank's
-        at every step, as DDP would, waits for the slowest and uses less data.
-        """
-        if self.workers > 1:
-            for buffer in self.network.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.workers
-
-    def _total(self, mine: Evaluation) -> Evaluation:
-        if self.workers == 1:
-            return mine
-        # Counts stay whole numbers below 2**53, which float64 adds exactly.
-        flat = [array for c in mine.counts.values() for array in (c.correct, c.annotated)]
-        packed = np.concatenate([a.ravel() for a in flat] + [[mine.loss_sum, mine.people]])
-        total = torch.from_numpy(packed.astype(np.float64)).to(self.device)
-        dist.all_reduce(total)
-        return _unpack(total.cpu().numpy(), mine)
-
-
-def _unpack(total: np.ndarray, like: Evaluation) -> Evaluation:
-    counts, start = {}, 0
-    for key, theirs in like.counts.items():
-        middle = start + theirs.correct.size
-        end = middle + theirs.annotated.size
-        counts[key] = JointCounts(
-            correct=total[start:middle].reshape(theirs.correct.shape).astype(np.int64),
-            annotated=total[middle:end].astype(np.int64),
-        )
-        start = end
-    return Evaluation(counts=counts, loss_sum=float(total[-2]), people=int(total[-1]))
-
-
-def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return network
-    with warnings.catch_warnings():
-        # Its successor is unknown to older torch, and still broadcasts at the start.
-        warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
-        return DistributedDataParallel(
-            network,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
         )
 
 

@@ -33,6 +33,7 @@ FLOORS = {
     "pipeline.packing": 2,
     "pipeline.plan": 2,
     "pipeline.progress": 2,
+    "pipeline.ranks": 2,
     "pipeline.shards": 2,
     "pipeline.training": 2,
     "pipeline.data": 1,

@@ -49,6 +49,7 @@ def dry_run(settings: Settings) -> None:
         joints = settings.model.joints or len(MPII.joints)
         settings = settings.replaced({"model.joints": joints})
         _say_settings(settings)
+        _say_course(settings)
         say(f"no data: with {joints} joints, and nothing checked but the settings")
         _say_cost(settings)
 
@@ -85,6 +86,12 @@ def _say_cost(settings: Settings) -> None:
     )
 
 
+def _say_course(settings: Settings) -> None:
+    from pipeline.schedule import describe_course
+
+    say(f"learning rate: {describe_course(settings.optim)}")
+
+
 def describe(plan: "Plan") -> None:
     """Say what will be trained, on what, at which cost."""
     from pipeline.shards.augmentation import reach
@@ -98,6 +105,7 @@ def describe(plan: "Plan") -> None:
         )
     steps, left = divmod(plan.train.people, settings.optim.batch_size)
     say(f"epoch: {steps:,} steps of {settings.optim.batch_size}; {left} people sit each epoch out")
+    _say_course(settings)
     wanted = reach(settings.data)
     if plan.train.margin < wanted:
         say(

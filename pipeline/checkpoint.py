@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.joints import JointSet, joint_set
 from pipeline.network.hourglass import StackedHourglass
+from pipeline.schedule import Plateau
 from pipeline.settings import Settings
 from pipeline.training import channels_last
 
@@ -49,6 +50,7 @@ class Record:
     joint_set: JointSet
     progress: Progress
     metrics: dict[str, float]
+    plateau: Plateau = field(default_factory=Plateau)
 
 
 def save_checkpoint(
@@ -66,6 +68,7 @@ def save_checkpoint(
         "format": _FORMAT,
         "joint_set": record.joint_set.to_json(),
         "progress": asdict(record.progress),
+        "plateau": asdict(record.plateau),
         "metrics": record.metrics,
         "settings": record.settings.flat(),
         "versions": {"torch": torch.__version__},
@@ -94,6 +97,7 @@ def read_record(folder: Path) -> Record:
             joint_set=(joint_set(stored) if form == _NAMED_FORMAT else JointSet.from_json(stored)),
             progress=Progress(**content["progress"]),
             metrics=content["metrics"],
+            plateau=Plateau(**content.get("plateau", {})),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error

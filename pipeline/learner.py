@@ -30,6 +30,7 @@ from pipeline.joints import JointSet
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
 from pipeline.ranks import average_statistics, parallel, total, total_evaluation
+from pipeline.schedule import Plateau, learning_rate
 from pipeline.settings import Settings
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
@@ -46,7 +47,6 @@ from pipeline.shards.streaming import ShardStream
 from pipeline.training import (
     build_network,
     build_optimizer,
-    learning_rate,
     set_learning_rate,
     train_step,
     training_dtype,
@@ -102,6 +102,7 @@ class Learner:
         self._dtype = training_dtype(settings.optim, device)
         self._parallel = parallel(self.network, device)
         self.progress = Progress()
+        self._plateau = Plateau()
 
     def _loader(self, samples: Samples) -> SampleLoader:
         settings = self.settings
@@ -130,6 +131,7 @@ class Learner:
         load_weights(folder, self.network)
         load_optimizer(folder, self._optimizer)
         self.progress = record.progress
+        self._plateau = record.plateau
 
     def save(self, folder: Path, metrics: dict[str, float]) -> None:
         """Write a checkpoint into an existing folder."""
@@ -138,6 +140,7 @@ class Learner:
             joint_set=self.joint_set,
             progress=self.progress,
             metrics=metrics,
+            plateau=self._plateau,
         )
         save_checkpoint(folder, self.network, self._optimizer, record)
 
@@ -153,7 +156,12 @@ class Learner:
         epoch, before = self.progress.epochs, self.progress.epoch_steps
         self._parallel.train()
         for step, (batch, wait) in enumerate(_timed(self._batches()), start=before + 1):
-            rate = learning_rate(optim, self.progress.samples / self.samples_in_all)
+            rate = learning_rate(
+                optim,
+                self.progress.samples,
+                self.samples_in_all,
+                has_dropped=self._plateau.has_dropped,
+            )
             set_learning_rate(self._optimizer, rate)
             losses += train_step(
                 self._parallel, self._optimizer, batch, optim, self.device, self._dtype
@@ -199,6 +207,12 @@ class Learner:
             flip_test=settings.flip_test,
         )
         return total_evaluation(evaluate(predictions, self._val), self.device, self.workers)
+
+    def judge(self, accuracy: float) -> None:
+        """Note an epoch's headline accuracy; every rank must be told the same one."""
+        optim = self.settings.optim
+        if optim.schedule == "plateau":
+            self._plateau = self._plateau.after(accuracy, optim.patience)
 
     def draw_overlays(self, title: str) -> Figure:
         """Draw predictions on fixed validation people, the same in every epoch."""

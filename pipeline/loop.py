@@ -38,6 +38,7 @@ def train_worker(task: dict[str, Any]) -> None:
             narrator.stepped(step)
         evaluation = learner.evaluate()
         metrics = epoch_metrics(learner, step, evaluation)
+        learner.judge(metrics[learner.measure.metric_name])
         narrator.passed_over()
         narrator.evaluated(metrics)
         report(learner, metrics, evaluation)

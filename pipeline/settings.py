@@ -142,11 +142,21 @@ class OptimSettings:
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     """Optimizer; rmsprop with alpha 0.99 is the paper's."""
     learning_rate: float = 2.5e-4
-    """Learning rate at the start, per step of the whole batch."""
+    """Highest learning rate, per step of the whole batch, before optim.rate_scaling."""
+    rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """How the learning rate follows optim.batch_size: not at all, or times its ratio to optim.reference_batch, or times the ratio's root."""
+    reference_batch: int = 6
+    """Samples a step for which optim.learning_rate is meant; the paper's 6."""
+    warmup_samples: int = 0
+    """Samples over which the learning rate first rises linearly from 0; the paper has no warm-up."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW (L2 penalty of RMSprop)."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the learning rate over the samples of all epochs."""
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    """Course of the learning rate after warm-up: constant; cosine over the samples of all epochs; plateau: one drop to a fifth, the paper's, when validation accuracy no longer rises."""
+    cosine_end: float = 0.0
+    """Share of the highest learning rate, 0-1, at which optim.schedule=cosine ends."""
+    patience: int = 5
+    """Epochs without a better validation accuracy that make optim.schedule=plateau drop; the paper gives no number."""
     batch_size: int = 6
     """Samples a step over all workers together."""
     epochs: int = 100
@@ -175,9 +185,13 @@ class OptimSettings:
             "at least 0",
             self.weight_decay,
         )
-        for name in ("batch_size", "epochs"):
+        for name in ("batch_size", "reference_batch", "epochs", "patience"):
             value = getattr(self, name)
             _require(value >= 1, f"optim.{name}", "at least 1", value)
+        _require(
+            self.warmup_samples >= 0, "optim.warmup_samples", "at least 0", self.warmup_samples
+        )
+        _require(0 <= self.cosine_end <= 1, "optim.cosine_end", "from 0 to 1", self.cosine_end)
         for name in ("sigma_px", "target_peak"):
             value = getattr(self, name)
             _require(value > 0, f"optim.{name}", "above 0", value)

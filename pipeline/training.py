@@ -1,7 +1,5 @@
 """One training step, and what it needs; knows neither Ray nor MLflow."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -47,13 +45,6 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
         eps=1e-8,
         weight_decay=settings.weight_decay,
     )
-
-
-def learning_rate(settings: OptimSettings, done: float) -> float:
-    """Learning rate when `done` (0-1) of all samples have been seen."""
-    if settings.schedule == "cosine":
-        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    return settings.learning_rate
 
 
 def training_dtype(settings: OptimSettings, device: torch.device) -> torch.dtype:

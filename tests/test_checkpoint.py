@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.checkpoint import (
     save_checkpoint,
 )
 from pipeline.joints import MPII
+from pipeline.schedule import Plateau
 from pipeline.settings import Settings
 from pipeline.training import build_network, build_optimizer
 
@@ -38,6 +40,7 @@ RECORD = Record(
     joint_set=MPII,
     progress=Progress(epochs=3, steps=12, samples=48),
     metrics={"pckh_0.5": 12.5, "val_loss": 0.25},
+    plateau=Plateau(best=13.0, epochs_since=1, has_dropped=True),
 )
 
 
@@ -106,6 +109,7 @@ def test_a_person_can_read_the_record(saved):
     assert content["settings"]["model.features"] == 8
     assert content["progress"] == {"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48}
     assert content["metrics"] == {"pckh_0.5": 12.5, "val_loss": 0.25}
+    assert content["plateau"] == {"best": 13.0, "epochs_since": 1, "has_dropped": True}
     assert content["joint_set"] == MPII.to_json()
     assert content["format"] == 2
     assert content["versions"] == {"torch": torch.__version__}
@@ -118,6 +122,16 @@ def test_a_record_of_the_first_format_names_its_joint_set(saved):
     rewritten(saved, joint_set="halpe")
     with pytest.raises(ValueError, match=r"checkpoint\.json: unknown joint set 'halpe'; known: "):
         read_record(saved)
+
+
+def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
+    content = json.loads((saved / "checkpoint.json").read_text())
+    del content["plateau"]
+    added = ("rate_scaling", "reference_batch", "warmup_samples", "cosine_end", "patience")
+    for name in added:
+        del content["settings"][f"optim.{name}"]
+    (saved / "checkpoint.json").write_text(json.dumps(content))
+    assert read_record(saved) == replace(RECORD, plateau=Plateau())
 
 
 def test_prediction_needs_no_pickle(saved):

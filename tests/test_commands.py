@@ -218,14 +218,17 @@ def test_a_dry_run_says_what_training_costs_and_creates_nothing(tmp_path, capsys
     assert "train: 6 people in 2 shards, joint set mpii, source made\n" in said
     assert "val: 3 people in 1 shards, joint set mpii, source made\n" in said
     assert "epoch: 1 steps of 6; 0 people sit each epoch out\n" in said
+    assert "learning rate: 0.00025, constant\n" in said
     # 2 and 6 operations for each of 8.33 billion multiply-accumulates.
     assert re.search(r"^GFLOPs: 16\.6\d forward, (49\.9|50\.0)\d training, an image$", said, re.M)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_folder):
-    run(jobs.train.main, "--model.stacks", 8, "--dry-run")
+    scaled = ("--optim.rate-scaling", "linear", "--optim.batch-size", 24)
+    run(jobs.train.main, "--model.stacks", 8, *scaled, "--dry-run")
     told = capsys.readouterr().out
+    assert "learning rate: 0.001 (optim.learning_rate=0.00025, linear in optim.batch_size=" in told
     assert "no data: with 16 joints" in told
     assert "parameters: 25,434,112" in told
     assert not list(working_folder.iterdir())

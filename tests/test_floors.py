@@ -34,6 +34,7 @@ FLOORS = {
     "pipeline.plan": 2,
     "pipeline.progress": 2,
     "pipeline.ranks": 2,
+    "pipeline.schedule": 2,
     "pipeline.shards": 2,
     "pipeline.training": 2,
     "pipeline.data": 1,

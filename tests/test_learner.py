@@ -118,6 +118,61 @@ def test_the_learning_rate_falls_over_all_epochs(shards):
     assert rates == pytest.approx((1e-2 * 0.5 * (1 + cosines)).tolist())
 
 
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
+    tmp_path, monkeypatch, workers
+):
+    people = samples(12)
+    paths = pack_samples(tmp_path / "train", [people[:6], people[6:]])
+    task = task_of(
+        paths,
+        paths,
+        **{
+            # A rank of four has one sample, whose BatchNorm needs more than one pixel.
+            "model.order": 3,
+            "optim.batch_size": 4,
+            "optim.schedule": "cosine",
+            "optim.warmup_samples": 10,
+            "optim.rate_scaling": "linear",
+        },
+    )
+
+    def course(learner: Learner) -> list[tuple[int, float]]:
+        return [
+            (learner.progress.samples, report.learning_rate)
+            for _ in range(3)
+            for report in learner.train_epoch(0.0)
+        ]
+
+    expected = course(alone(task))
+    # Only a rank's own share is looked at here, so there is nobody to add up with.
+    monkeypatch.setattr("pipeline.learner.total", lambda value, _: float(value))
+    assert course(Learner(task, 0, workers, CPU)) == expected
+    # Two thirds of 1e-2: at 0 and 4 of 10 samples, then down a cosine of 26 from 8 + 4 on.
+    rate = 1e-2 * 4 / 6
+    assert [rate for _, rate in expected[:3]] == pytest.approx([0, 0.4 * rate, 0.8 * rate])
+    assert expected[-1][1] == pytest.approx(rate * 0.5 * (1 + np.cos(np.pi * 22 / 26)))
+
+
+def test_a_plateau_that_was_interrupted_drops_when_it_would_have(shards, tmp_path):
+    task = task_of(*shards, **{"optim.schedule": "plateau", "optim.patience": 2})
+
+    def rates(learner: Learner, accuracies: list[float]) -> list[float]:
+        found = []
+        for accuracy in accuracies:
+            *_, last = learner.train_epoch(1e9)
+            found.append(last.learning_rate)
+            learner.judge(accuracy)
+        return found
+
+    first = alone(task)
+    assert rates(first, [50.0, 40.0]) == [1e-2, 1e-2]
+    first.save(tmp_path, {})
+    second = alone(task)
+    second.restore(tmp_path)
+    assert rates(second, [49.0, 60.0, 60.0]) == pytest.approx([1e-2, 2e-3, 2e-3])
+
+
 def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
     random = np.random.default_rng(3)
     people = [

@@ -10,7 +10,6 @@ from pipeline.training import (
     batch_loss,
     build_network,
     build_optimizer,
-    learning_rate,
     network_input,
     set_learning_rate,
     train_step,
@@ -35,27 +34,7 @@ def batch_of(joints, annotated=None, images=None, gains=None) -> Batch:
     )
 
 
-# Learning rate and optimizer
-
-
-@pytest.mark.parametrize(
-    ("schedule", "done", "rate"),
-    [
-        ("constant", 0.0, 0.004),
-        ("constant", 0.9, 0.004),
-        ("cosine", 0.0, 0.004),
-        # The cosine of 60 degrees is 1/2.
-        ("cosine", 1 / 3, 0.003),
-        ("cosine", 0.5, 0.002),
-        ("cosine", 2 / 3, 0.001),
-        ("cosine", 1.0, 0.0),
-        # A run whose epochs were extended never turns upwards.
-        ("cosine", 1.5, 0.0),
-    ],
-)
-def test_the_learning_rate_follows_its_schedule(schedule, done, rate):
-    settings = OptimSettings(learning_rate=0.004, schedule=schedule)
-    assert learning_rate(settings, done) == pytest.approx(rate, abs=1e-12)
+# Optimizer
 
 
 def test_rmsprop_is_the_papers():

@@ -149,9 +149,23 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     path = folder / OPTIMIZER_NAME
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
+        _fit_groups(state["param_groups"], optimizer.param_groups)
         optimizer.load_state_dict(state)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, UnpicklingError) as error:
         raise ValueError(f"{path}: optimizer state can't be loaded: {error}") from error
+
+
+def _fit_groups(stored: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
+    """Make stored parameter groups run as this device does. Raises ValueError if there are more or fewer."""
+    if len(stored) != len(ours):
+        raise ValueError(
+            f"it has {len(stored)} parameter groups, expected {len(ours)}: optim.weight_decay was "
+            "another, or meant norms and biases too; train anew under another ray.name"
+        )
+    for group, own in zip(stored, ours, strict=True):
+        if "fused" in own:
+            # The checkpoint may come from another kind of device.
+            group["fused"] = own["fused"]
 
 
 def load_network(folder: Path, device: torch.device) -> tuple[StackedHourglass, Record]:

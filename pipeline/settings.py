@@ -150,7 +150,7 @@ class OptimSettings:
     warmup_samples: int = 0
     """Samples over which the learning rate first rises linearly from 0; the paper has no warm-up."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW (L2 penalty of RMSprop)."""
+    """Decoupled weight decay of AdamW, of convolutions' kernels only (L2 penalty of RMSprop, of all weights)."""
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
     """Course of the learning rate after warm-up: constant; cosine over the samples of all epochs; plateau: one drop to a fifth, the paper's, when validation accuracy no longer rises."""
     cosine_end: float = 0.0

@@ -1,5 +1,7 @@
 """One training step, and what it needs; knows neither Ray nor MLflow."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,12 +33,14 @@ def channels_last(network: StackedHourglass) -> StackedHourglass:
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
-    """Create the optimizer that the settings name."""
+    """Create the optimizer that the settings name; AdamW takes one kernel for all weights on a GPU."""
     if settings.optimizer == "adamw":
+        on_gpu = next(network.parameters()).is_cuda
         return torch.optim.AdamW(
-            network.parameters(),
+            _decayed_apart(network, settings.weight_decay),
             lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+            # On CPU it was measured to gain nothing.
+            fused=True if on_gpu else None,
         )
     return torch.optim.RMSprop(
         network.parameters(),
@@ -45,6 +49,18 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
         eps=1e-8,
         weight_decay=settings.weight_decay,
     )
+
+
+def _decayed_apart(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: the kernels of convolutions decay; norms and biases, which hold scales, do not."""
+    weights = list(network.parameters())
+    if not decay:
+        # One group in the network's order is what earlier runs have stored.
+        return [{"params": weights, "weight_decay": 0.0}]
+    return [
+        {"params": [w for w in weights if w.dim() == 4], "weight_decay": decay},
+        {"params": [w for w in weights if w.dim() != 4], "weight_decay": 0.0},
+    ]
 
 
 def training_dtype(settings: OptimSettings, device: torch.device) -> torch.dtype:

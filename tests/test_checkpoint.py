@@ -103,6 +103,27 @@ def test_a_loaded_optimizer_goes_on_alike(saved):
         assert torch.equal(ours, theirs)
 
 
+def test_an_optimizer_that_decayed_all_weights_is_refused(saved):
+    network, _ = trained()
+    settings = SETTINGS.replaced({"optim.weight_decay": 0.1}).optim
+    said = (
+        f"{saved}/optimizer.pt: optimizer state can't be loaded: it has 1 parameter groups, expected "
+        "2: optim.weight_decay was another, or meant norms and biases too; train anew under another "
+        "ray.name"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        load_optimizer(saved, build_optimizer(network, settings))
+
+
+def test_an_optimizer_from_a_gpu_runs_on_as_this_device_does(saved):
+    _, optimizer = trained()
+    state = torch.load(saved / "optimizer.pt")
+    state["param_groups"][0]["fused"] = True
+    torch.save(state, saved / "optimizer.pt")
+    load_optimizer(saved, optimizer)
+    assert optimizer.param_groups[0]["fused"] is None
+
+
 def test_a_person_can_read_the_record(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     assert content["settings"] == SETTINGS.flat()

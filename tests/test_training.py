@@ -49,10 +49,36 @@ def test_rmsprop_is_the_papers():
 
 def test_adamw_takes_rate_and_decay():
     settings = OptimSettings(optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
-    optimizer = build_optimizer(build_network(TINY, 0, CPU), settings)
+    network = build_network(TINY, 0, CPU)
+    optimizer = build_optimizer(network, settings)
     assert type(optimizer) is torch.optim.AdamW
-    [group] = optimizer.param_groups
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
+    decayed, spared = optimizer.param_groups
+    assert (decayed["lr"], decayed["weight_decay"]) == (0.01, 0.1)
+    assert (spared["lr"], spared["weight_decay"]) == (0.01, 0.0)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert {id(w) for w in decayed["params"]} == {id(c.weight) for c in convolutions}
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
+
+
+def test_decay_shrinks_kernels_and_leaves_norms_and_biases_alone():
+    network = build_network(TINY, 0, CPU)
+    settings = OptimSettings(optimizer="adamw", learning_rate=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(network, settings)
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for name, weight in network.named_parameters():
+        # Without a gradient decay alone acts: 1 - 0.1 * 0.5.
+        factor = 0.95 if weight.dim() == 4 else 1.0
+        assert torch.allclose(weight, factor * before[name]), name
+
+
+def test_without_decay_all_weights_are_one_group_in_the_networks_order():
+    network = build_network(TINY, 0, CPU)
+    [group] = build_optimizer(network, OptimSettings(optimizer="adamw")).param_groups
+    assert [id(w) for w in group["params"]] == [id(w) for w in network.parameters()]
+    assert (group["weight_decay"], group["fused"]) == (0.0, None)
 
 
 def test_a_learning_rate_is_set_for_every_weight():

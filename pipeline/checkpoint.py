@@ -1,11 +1,11 @@
-"""Checkpoints: weights in safetensors, a JSON that a person can read, and the optimizer's state."""
+"""Checkpoints: weights and their moving average in safetensors, a JSON that a person can read, and the optimizer's state."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -19,8 +19,11 @@ from pipeline.settings import Settings
 from pipeline.training import channels_last
 
 WEIGHTS_NAME = "weights.safetensors"
+AVERAGE_NAME = "ema.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 RECORD_NAME = "checkpoint.json"
+# Weights of a checkpoint: as trained, or their moving average; auto: the average where there is one.
+Weights = Literal["auto", "raw", "ema"]
 _FORMAT = 2
 # Of format 1 a checkpoint named its joint set, one of those known by name.
 _NAMED_FORMAT = 1
@@ -54,15 +57,17 @@ class Record:
 
 
 def save_checkpoint(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, record: Record
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    record: Record,
+    *,
+    average: nn.Module | None = None,
 ) -> None:
-    """Write a checkpoint into an existing folder."""
-    weights = {
-        # safetensors stores plain layouts; channels_last would be refused.
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    save_file(weights, folder / WEIGHTS_NAME)
+    """Write a checkpoint into an existing folder, with the moving `average` of the network if there is one."""
+    _save_weights(folder / WEIGHTS_NAME, network)
+    if average is not None:
+        _save_weights(folder / AVERAGE_NAME, average)
     torch.save(optimizer.state_dict(), folder / OPTIMIZER_NAME)
     content = {
         "format": _FORMAT,
@@ -74,6 +79,15 @@ def save_checkpoint(
         "versions": {"torch": torch.__version__},
     }
     (folder / RECORD_NAME).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _save_weights(path: Path, network: nn.Module) -> None:
+    weights = {
+        # safetensors stores plain layouts; channels_last would be refused.
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    save_file(weights, path)
 
 
 def read_record(folder: Path) -> Record:
@@ -132,9 +146,20 @@ def check_same_joints(folder: Path, record: Record, joints: JointSet) -> None:
         )
 
 
-def load_weights(folder: Path, network: nn.Module) -> None:
+def find_weights(folder: Path, weights: Weights) -> Literal["raw", "ema"]:
+    """Which weights of a checkpoint are meant. Raises ValueError if it has no average and that is."""
+    has_average = (folder / AVERAGE_NAME).exists()
+    if weights == "ema" and not has_average:
+        raise ValueError(f"{folder}: no {AVERAGE_NAME}: it was trained with optim.ema_samples=0")
+    if weights == "auto":
+        return "ema" if has_average else "raw"
+    return weights
+
+
+def load_weights(folder: Path, network: nn.Module, weights: Weights = "raw") -> None:
     """Load a checkpoint's weights. Raises ValueError naming the file if they don't fit."""
-    path = folder / WEIGHTS_NAME
+    is_average = find_weights(folder, weights) == "ema"
+    path = folder / (AVERAGE_NAME if is_average else WEIGHTS_NAME)
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -168,9 +193,11 @@ def _fit_groups(stored: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Non
             group["fused"] = own["fused"]
 
 
-def load_network(folder: Path, device: torch.device) -> tuple[StackedHourglass, Record]:
+def load_network(
+    folder: Path, device: torch.device, weights: Weights = "auto"
+) -> tuple[StackedHourglass, Record]:
     """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file."""
     record = read_record(folder)
     network = channels_last(StackedHourglass(record.settings.model))
-    load_weights(folder, network)
+    load_weights(folder, network, weights)
     return network.to(device).eval(), record

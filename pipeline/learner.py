@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from pipeline.checkpoint import (
     Progress,
     Record,
+    Weights,
     check_same_architecture,
     check_same_joints,
     check_same_order,
@@ -25,6 +27,7 @@ from pipeline.checkpoint import (
     read_record,
     save_checkpoint,
 )
+from pipeline.ema import WeightAverage
 from pipeline.evaluation import Evaluation, evaluate, predict
 from pipeline.joints import JointSet
 from pipeline.overlays import draw_overlays
@@ -98,6 +101,8 @@ class Learner:
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
         self.network = build_network(settings.model, settings.optim.seed, device)
+        samples = settings.optim.ema_samples
+        self._average = WeightAverage(self.network, samples) if samples else None
         self._optimizer = build_optimizer(self.network, settings.optim)
         self._dtype = training_dtype(settings.optim, device)
         self._parallel = parallel(self.network, device)
@@ -129,6 +134,9 @@ class Learner:
         if record.progress.epoch_steps:
             check_same_order(folder, record, self.settings)
         load_weights(folder, self.network)
+        if self._average is not None:
+            # The average may have been asked for since; then it starts from these weights.
+            load_weights(folder, self._average.network, "auto")
         load_optimizer(folder, self._optimizer)
         self.progress = record.progress
         self._plateau = record.plateau
@@ -142,7 +150,8 @@ class Learner:
             metrics=metrics,
             plateau=self._plateau,
         )
-        save_checkpoint(folder, self.network, self._optimizer, record)
+        average = None if self._average is None else self._average.network
+        save_checkpoint(folder, self.network, self._optimizer, record, average=average)
 
     def train_epoch(self, every_s: float) -> Iterator[StepReport]:
         """Take the steps that the epoch has left; report every few seconds, and always at the last step.
@@ -168,6 +177,8 @@ class Learner:
             )
             waited += wait
             self._advance(epoch_ends=step == steps)
+            if self._average is not None:
+                self._average.update(optim.batch_size, self.progress.samples)
             if step == steps or pace.is_due():
                 elapsed = pace.elapsed_s()
                 taken = step - before
@@ -191,15 +202,20 @@ class Learner:
                     input_wait_share=waited / elapsed,
                 )
 
-    def evaluate(self) -> Evaluation:
-        """Evaluate every validation person once over all workers; every rank gets the total."""
+    def evaluate(self, weights: Weights = "auto") -> Evaluation:
+        """Evaluate every validation person once over all workers; every rank gets the total.
+
+        By default of the weights that give the headline: the moving average where there is one.
+        """
         average_statistics(self.network, self.workers)
+        if self._average is not None:
+            average_statistics(self._average.network, self.workers)
         settings = self.settings.evaluation
         mine = validation_batches(
             len(self._val.samples), settings.batch_size, self.rank, self.workers
         )
         predictions = predict(
-            self.network,
+            self._network_of(weights),
             stream_validation(self._val, mine, self.settings.data.threads),
             self._val,
             self.settings.optim,
@@ -216,7 +232,13 @@ class Learner:
 
     def draw_overlays(self, title: str) -> Figure:
         """Draw predictions on fixed validation people, the same in every epoch."""
-        return draw_overlays(self.network, self._val, self.settings, self.device, title)
+        network = self._network_of("auto")
+        return draw_overlays(network, self._val, self.settings, self.device, title)
+
+    def _network_of(self, weights: Weights) -> nn.Module:
+        if weights == "raw" or self._average is None:
+            return self.network
+        return self._average.network
 
     def bad_samples(self) -> dict[str, str]:
         """What is wrong with the samples that this rank has passed over, by split and position."""

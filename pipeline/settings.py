@@ -157,6 +157,8 @@ class OptimSettings:
     """Share of the highest learning rate, 0-1, at which optim.schedule=cosine ends."""
     patience: int = 5
     """Epochs without a better validation accuracy that make optim.schedule=plateau drop; the paper gives no number."""
+    ema_samples: int = 0
+    """Time constant, in samples, of a moving average of the weights, which is evaluated beside them and then gives the run's headline; 0: none, as in the paper."""
     batch_size: int = 6
     """Samples a step over all workers together."""
     epochs: int = 100
@@ -188,9 +190,9 @@ class OptimSettings:
         for name in ("batch_size", "reference_batch", "epochs", "patience"):
             value = getattr(self, name)
             _require(value >= 1, f"optim.{name}", "at least 1", value)
-        _require(
-            self.warmup_samples >= 0, "optim.warmup_samples", "at least 0", self.warmup_samples
-        )
+        for name in ("warmup_samples", "ema_samples"):
+            value = getattr(self, name)
+            _require(value >= 0, f"optim.{name}", "at least 0", value)
         _require(0 <= self.cosine_end <= 1, "optim.cosine_end", "from 0 to 1", self.cosine_end)
         for name in ("sigma_px", "target_peak"):
             value = getattr(self, name)

@@ -13,6 +13,7 @@ from pipeline.checkpoint import (
     Progress,
     Record,
     check_same_architecture,
+    find_weights,
     load_network,
     load_optimizer,
     load_weights,
@@ -124,6 +125,23 @@ def test_an_optimizer_from_a_gpu_runs_on_as_this_device_does(saved):
     assert optimizer.param_groups[0]["fused"] is None
 
 
+def test_weights_and_their_average_lie_side_by_side(tmp_path):
+    network, optimizer = trained()
+    average = build_network(SETTINGS.model, 9, CPU)
+    save_checkpoint(tmp_path, network, optimizer, RECORD, average=average)
+    for weights, expected in (("raw", network), ("ema", average), ("auto", average)):
+        loaded, _ = load_network(tmp_path, CPU, weights)
+        assert torch.equal(loaded.stem_conv.weight, expected.stem_conv.weight), weights
+    assert (find_weights(tmp_path, "auto"), find_weights(tmp_path, "raw")) == ("ema", "raw")
+
+
+def test_an_average_that_was_never_kept_is_refused(saved):
+    assert find_weights(saved, "auto") == "raw"
+    said = f"{saved}: no ema.safetensors: it was trained with optim.ema_samples=0"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        load_network(saved, CPU, "ema")
+
+
 def test_a_person_can_read_the_record(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     assert content["settings"] == SETTINGS.flat()
@@ -148,7 +166,14 @@ def test_a_record_of_the_first_format_names_its_joint_set(saved):
 def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     del content["plateau"]
-    added = ("rate_scaling", "reference_batch", "warmup_samples", "cosine_end", "patience")
+    added = (
+        "ema_samples",
+        "rate_scaling",
+        "reference_batch",
+        "warmup_samples",
+        "cosine_end",
+        "patience",
+    )
     for name in added:
         del content["settings"][f"optim.{name}"]
     (saved / "checkpoint.json").write_text(json.dumps(content))

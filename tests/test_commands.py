@@ -14,6 +14,7 @@ import pytest
 import scipy.io
 import torch
 from factories import pack_samples, samples
+from safetensors.torch import save_file
 
 import jobs.evaluate
 import jobs.inspect
@@ -21,13 +22,14 @@ import jobs.pack
 import jobs.score
 import jobs.train
 import tune.sweep
-from pipeline.checkpoint import Progress, Record, save_checkpoint
+from pipeline.checkpoint import AVERAGE_NAME, Progress, Record, load_network, save_checkpoint
 from pipeline.joints import LSP, MPII
 from pipeline.pack_settings import CropSettings, PackSettings
 from pipeline.settings import Settings
 from pipeline.training import build_network, build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
 HEAVY = ("torch", "ray", "mlflow", "cv2", "webdataset")
 TRAINING = tuple(Settings().flat())
 PACKING = tuple(item.name for item in fields(PackSettings) if item.name not in ("crop", "source"))
@@ -36,7 +38,7 @@ OPTIONS = {
     "jobs.train": (*TRAINING, "dry_run"),
     "jobs.pack": (*PACKING, *CROPPING, "ray.address"),
     "jobs.evaluate": (
-        *("checkpoint", "data.val", "data.train", "evaluation.flip_test"),
+        *("checkpoint", "weights", "data.val", "data.train", "evaluation.flip_test"),
         *("device", "threads", "figures", "json"),
     ),
     "jobs.inspect": ("out", "seed"),
@@ -375,7 +377,7 @@ def checkpoint(tmp_path) -> Path:
             "evaluation.batch_size": 2,
         }
     )
-    network = build_network(settings.model, 0, torch.device("cpu"))
+    network = build_network(settings.model, 0, CPU)
     record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={})
     folder = tmp_path / "epoch_0002"
     folder.mkdir()
@@ -414,6 +416,24 @@ def test_the_network_is_measured_alone_without_training_shards(tmp_path, capsys,
     content = json.loads((tmp_path / "s.json").read_text())
     assert "constant_pose" not in content
     assert content["flip_test"] is False
+
+
+def test_either_weights_can_be_measured(tmp_path, capsys, checkpoint):
+    _, _, *validation = packed(tmp_path)
+    path = tmp_path / "s.json"
+    arguments = ("--checkpoint", checkpoint, *validation, "--threads", 1, "--json", path)
+    said = said_on_failure(capsys, jobs.evaluate.main, *arguments, "--weights", "ema")
+    assert (
+        said == f"error: {checkpoint}: no ema.safetensors: it was trained with optim.ema_samples=0"
+    )
+    other = build_network(load_network(checkpoint, CPU)[1].settings.model, 5, CPU)
+    save_file({n: t.contiguous() for n, t in other.state_dict().items()}, checkpoint / AVERAGE_NAME)
+    found = {}
+    for weights in ("raw", "ema", "auto"):
+        run(jobs.evaluate.main, *arguments, "--weights", weights)
+        found[weights] = json.loads(path.read_text())
+    assert [found[weights]["weights"] for weights in found] == ["raw", "ema", "ema"]
+    assert found["raw"]["loss"] != found["ema"]["loss"] == found["auto"]["loss"]
 
 
 def test_people_without_heads_are_drawn_by_a_measure_that_they_have(tmp_path, capsys, checkpoint):

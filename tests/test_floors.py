@@ -26,6 +26,7 @@ FLOORS = {
     "pipeline.card_page": 2,
     "pipeline.checkpoint": 2,
     "pipeline.contact_sheet": 2,
+    "pipeline.ema": 2,
     "pipeline.evaluation": 2,
     "pipeline.inspection": 2,
     "pipeline.learner": 2,

@@ -194,9 +194,16 @@ def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adamw"])
+@pytest.mark.parametrize(
+    ("optimizer", "changes"),
+    [
+        ("rmsprop", {}),
+        ("adamw", {}),
+        ("adamw", {"optim.ema_samples": 10, "optim.weight_decay": 0.1, "optim.warmup_samples": 9}),
+    ],
+)
 def test_training_that_was_interrupted_ends_where_it_would_have(
-    shards, tmp_path, threads, optimizer
+    shards, tmp_path, threads, optimizer, changes
 ):
     task = task_of(
         *shards,
@@ -209,7 +216,8 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
             "optim.optimizer": optimizer,
             "optim.schedule": "cosine",
             "optim.learning_rate": 1e-3,
-        },
+        }
+        | changes,
     )
     straight = alone(task)
     losses = train(straight, 3)
@@ -222,9 +230,28 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
     assert second.progress == Progress(epochs=1, steps=3, samples=6)
     assert train(second, 2) == losses[1:]
     assert second.progress == straight.progress
-    ours, theirs = second.network.state_dict(), straight.network.state_dict()
-    for name, value in theirs.items():
-        assert torch.equal(ours[name], value), name
+    assert left_by(second, tmp_path / "second") == left_by(straight, tmp_path / "straight")
+
+
+def left_by(learner: Learner, folder: Path) -> dict[str, bytes]:
+    """The bytes of all weights that a learner saves: raw and, where there is one, their average."""
+    folder.mkdir()
+    learner.save(folder, {})
+    found = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    assert len(found) == 1 + (learner.settings.optim.ema_samples > 0)
+    return found
+
+
+def test_an_average_that_is_asked_for_late_starts_from_the_weights(shards, tmp_path):
+    task = task_of(*shards)
+    first = alone(task)
+    train(first, 1)
+    first.save(tmp_path, {})
+    second = alone(replace(task, settings=task.settings | {"optim.ema_samples": 100}))
+    second.restore(tmp_path)
+    assert second.evaluate().loss_sum == second.evaluate("raw").loss_sum
+    train(second, 1)
+    assert second.evaluate().loss_sum != second.evaluate("raw").loss_sum
 
 
 @contextmanager
@@ -353,10 +380,11 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     with watched(learner) as seen:
         *_, last = learner.train_epoch(every_s=1e9)
     own = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
-    after = learner.evaluate()
+    after = learner.evaluate("raw")
     (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
     torch.save(
         {
+            "average": learner._average.network.state_dict(),
             "state": learner.network.state_dict(),
             "own statistics": own,
             "loss": last.loss,
@@ -386,7 +414,7 @@ def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
     task = task_of(
         pack_samples(folder / "train", shards, members=True),
         pack_samples(folder / "val", [samples(7, first=20)], split="val"),
-        **{"optim.batch_size": 4, "optim.learning_rate": 1e-3},
+        **{"optim.batch_size": 4, "optim.learning_rate": 1e-3, "optim.ema_samples": 100},
     )
     torch.multiprocessing.spawn(train_both, (folder, task), nprocs=1)
     return folder, task
@@ -423,7 +451,7 @@ def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
     folder, task = two_ranks
     learner = alone(task)
     learner.network.load_state_dict(ranks_of(folder)[0]["state"])
-    result = learner.evaluate()
+    result = learner.evaluate("raw")
     for rank in (0, 1):
         assert_same(evaluation(folder, f"after-{rank}"), result)
 
@@ -431,9 +459,11 @@ def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
 def test_two_ranks_hold_the_same_weights_and_statistics(two_ranks):
     folder, task = two_ranks
     first, second = ranks_of(folder)
-    assert first["state"].keys() == second["state"].keys()
-    for name, value in first["state"].items():
-        assert torch.equal(value, second["state"][name]), name
+    for kind in ("state", "average"):
+        assert first[kind].keys() == second[kind].keys()
+        for name, value in first[kind].items():
+            assert torch.equal(value, second[kind][name]), (kind, name)
+    assert not torch.equal(first["state"]["stem_conv.weight"], first["average"]["stem_conv.weight"])
     fresh = alone(task).network.state_dict()
     assert not torch.equal(first["state"]["stem_conv.weight"], fresh["stem_conv.weight"])
 

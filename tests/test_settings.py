@@ -90,6 +90,7 @@ def test_a_heatmap_has_a_quarter_of_the_inputs_side():
             lambda: OptimSettings(warmup_samples=-1),
             "optim.warmup_samples must be at least 0, got -1",
         ),
+        (lambda: OptimSettings(ema_samples=-1), "optim.ema_samples must be at least 0, got -1"),
         (lambda: OptimSettings(cosine_end=1.5), "optim.cosine_end must be from 0 to 1, got 1.5"),
         (lambda: OptimSettings(epochs=0), "optim.epochs must be at least 1, got 0"),
         (lambda: OptimSettings(sigma_px=0.0), "optim.sigma_px must be above 0, got 0.0"),

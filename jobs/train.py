@@ -75,14 +75,14 @@ def _say_cost(settings: Settings) -> None:
     from pipeline.network.cost import network_cost
 
     cost = network_cost(settings.model)
-    per_worker = settings.optim.batch_size // settings.ray.workers
+    at_once = settings.optim.batch_size // settings.ray.workers // settings.optim.accumulate
     say(f"parameters: {cost.parameters:,}")
     say(
         f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, an image"
     )
     say(
-        f"memory: about {cost.training_bytes(per_worker, 4) / 2**30:.2f} GiB a worker in fp32, "
-        f"{cost.training_bytes(per_worker, 2) / 2**30:.2f} GiB in bf16, at {per_worker} samples a step"
+        f"memory: about {cost.training_bytes(at_once, 4) / 2**30:.2f} GiB a worker in fp32, "
+        f"{cost.training_bytes(at_once, 2) / 2**30:.2f} GiB in bf16, at {at_once} samples at once"
     )
 
 

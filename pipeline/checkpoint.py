@@ -22,6 +22,8 @@ WEIGHTS_NAME = "weights.safetensors"
 AVERAGE_NAME = "ema.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 RECORD_NAME = "checkpoint.json"
+# Where the optimizer's state holds that of the loss's scale.
+_SCALER = "scaler"
 # Weights of a checkpoint: as trained, or their moving average; auto: the average where there is one.
 Weights = Literal["auto", "raw", "ema"]
 _FORMAT = 2
@@ -63,12 +65,19 @@ def save_checkpoint(
     record: Record,
     *,
     average: nn.Module | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """Write a checkpoint into an existing folder, with the moving `average` of the network if there is one."""
+    """Write a checkpoint into an existing folder.
+
+    With it the moving `average` of the network, if there is one, and the state of a `scaler` that is in use.
+    """
     _save_weights(folder / WEIGHTS_NAME, network)
     if average is not None:
         _save_weights(folder / AVERAGE_NAME, average)
-    torch.save(optimizer.state_dict(), folder / OPTIMIZER_NAME)
+    state = optimizer.state_dict()
+    if scaler is not None and scaler.is_enabled():
+        state[_SCALER] = scaler.state_dict()
+    torch.save(state, folder / OPTIMIZER_NAME)
     content = {
         "format": _FORMAT,
         "joint_set": record.joint_set.to_json(),
@@ -166,16 +175,22 @@ def load_weights(folder: Path, network: nn.Module, weights: Weights = "raw") -> 
         raise ValueError(f"{path}: weights can't be loaded: {error}") from error
 
 
-def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Load a checkpoint's optimizer state; tensors only, no pickled code.
+def load_optimizer(
+    folder: Path, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None
+) -> None:
+    """Load a checkpoint's optimizer state, and that of a `scaler` in use; tensors only, no pickled code.
 
+    A scaler that the checkpoint knows nothing of starts anew.
     Raises ValueError naming the file if it is damaged, holds anything else, or is another optimizer's.
     """
     path = folder / OPTIMIZER_NAME
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         _fit_groups(state["param_groups"], optimizer.param_groups)
+        stored = state.pop(_SCALER, None)
         optimizer.load_state_dict(state)
+        if scaler is not None and stored is not None:
+            scaler.load_state_dict(stored)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, UnpicklingError) as error:
         raise ValueError(f"{path}: optimizer state can't be loaded: {error}") from error
 

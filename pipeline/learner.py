@@ -50,10 +50,12 @@ from pipeline.shards.streaming import ShardStream
 from pipeline.training import (
     build_network,
     build_optimizer,
+    build_scaler,
     set_learning_rate,
     train_step,
     training_dtype,
 )
+from pipeline.transfer import transferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,10 @@ class Learner:
         self._average = WeightAverage(self.network, samples) if samples else None
         self._optimizer = build_optimizer(self.network, settings.optim)
         self._dtype = training_dtype(settings.optim, device)
-        self._parallel = parallel(self.network, device)
+        self._scaler = build_scaler(self._dtype, device)
+        self._parallel = parallel(
+            self.network, device, sync_batchnorm=settings.optim.sync_batchnorm
+        )
         self.progress = Progress()
         self._plateau = Plateau()
 
@@ -137,7 +142,7 @@ class Learner:
         if self._average is not None:
             # The average may have been asked for since; then it starts from these weights.
             load_weights(folder, self._average.network, "auto")
-        load_optimizer(folder, self._optimizer)
+        load_optimizer(folder, self._optimizer, self._scaler)
         self.progress = record.progress
         self._plateau = record.plateau
 
@@ -151,7 +156,9 @@ class Learner:
             plateau=self._plateau,
         )
         average = None if self._average is None else self._average.network
-        save_checkpoint(folder, self.network, self._optimizer, record, average=average)
+        save_checkpoint(
+            folder, self.network, self._optimizer, record, average=average, scaler=self._scaler
+        )
 
     def train_epoch(self, every_s: float) -> Iterator[StepReport]:
         """Take the steps that the epoch has left; report every few seconds, and always at the last step.
@@ -164,7 +171,8 @@ class Learner:
         waited, losses = 0.0, torch.zeros((), device=self.device)
         epoch, before = self.progress.epochs, self.progress.epoch_steps
         self._parallel.train()
-        for step, (batch, wait) in enumerate(_timed(self._batches()), start=before + 1):
+        batches = transferred(self._batches(), self.device)
+        for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
             rate = learning_rate(
                 optim,
                 self.progress.samples,
@@ -173,7 +181,13 @@ class Learner:
             )
             set_learning_rate(self._optimizer, rate)
             losses += train_step(
-                self._parallel, self._optimizer, batch, optim, self.device, self._dtype
+                self._parallel,
+                self._optimizer,
+                batch,
+                optim,
+                self.device,
+                self._dtype,
+                self._scaler,
             )
             waited += wait
             self._advance(epoch_ends=step == steps)
@@ -216,7 +230,9 @@ class Learner:
         )
         predictions = predict(
             self._network_of(weights),
-            stream_validation(self._val, mine, self.settings.data.threads),
+            transferred(
+                stream_validation(self._val, mine, self.settings.data.threads), self.device
+            ),
             self._val,
             self.settings.optim,
             self.device,

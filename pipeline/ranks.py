@@ -12,10 +12,15 @@ from pipeline.evaluation import Evaluation
 from pipeline.metric import JointCounts
 
 
-def parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap the network for training together; a worker that is alone gets it back as it is."""
+def parallel(network: nn.Module, device: torch.device, *, sync_batchnorm: bool) -> nn.Module:
+    """Wrap the network for training together; a worker that is alone gets it back as it is.
+
+    With `sync_batchnorm` its norms become synchronised ones in place, with the same weights.
+    """
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return network
+    if sync_batchnorm:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
     with warnings.catch_warnings():
         # Its successor is unknown to older torch, and still broadcasts at the start.
         warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)

@@ -161,6 +161,12 @@ class OptimSettings:
     """Time constant, in samples, of a moving average of the weights, which is evaluated beside them and then gives the run's headline; 0: none, as in the paper."""
     batch_size: int = 6
     """Samples a step over all workers together."""
+    accumulate: int = 1
+    """Parts in which each worker passes its share of a batch through the network, one after another, to save memory; gradients add up to the whole batch's, BatchNorm sees each part alone."""
+    clip_norm: float = 0.0
+    """Norm of all gradients together to which longer ones are shortened; 0: never, as in the paper."""
+    sync_batchnorm: bool = False
+    """Take BatchNorm's statistics over all workers' samples at each step, where each has few; on GPUs only."""
     epochs: int = 100
     """Passes over the training samples."""
     sigma_px: float = 1.75
@@ -169,8 +175,8 @@ class OptimSettings:
     """Height of the target's Gaussian; 10 keeps small networks from collapsing to all-zero heatmaps."""
     missing_joints: Literal["zero", "mask"] = "zero"
     """What an unannotated joint trains: an all-zero heatmap (the paper's), or nothing."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively; fp16 with a scaled loss, for GPUs that do not."""
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -187,10 +193,10 @@ class OptimSettings:
             "at least 0",
             self.weight_decay,
         )
-        for name in ("batch_size", "reference_batch", "epochs", "patience"):
+        for name in ("batch_size", "reference_batch", "accumulate", "epochs", "patience"):
             value = getattr(self, name)
             _require(value >= 1, f"optim.{name}", "at least 1", value)
-        for name in ("warmup_samples", "ema_samples"):
+        for name in ("warmup_samples", "ema_samples", "clip_norm"):
             value = getattr(self, name)
             _require(value >= 0, f"optim.{name}", "at least 0", value)
         _require(0 <= self.cosine_end <= 1, "optim.cosine_end", "from 0 to 1", self.cosine_end)
@@ -297,11 +303,20 @@ class Settings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
+        parts = f"ray.workers={self.ray.workers}"
+        if self.optim.accumulate > 1:
+            parts += f" times optim.accumulate={self.optim.accumulate}"
         _require(
-            self.optim.batch_size % self.ray.workers == 0,
+            self.optim.batch_size % (self.ray.workers * self.optim.accumulate) == 0,
             "optim.batch_size",
-            f"a multiple of ray.workers={self.ray.workers}",
+            f"a multiple of {parts}",
             self.optim.batch_size,
+        )
+        _require(
+            self.ray.gpus_per_worker > 0 or not self.optim.sync_batchnorm,
+            "optim.sync_batchnorm",
+            "False without ray.gpus_per_worker, since torch synchronises BatchNorm on GPUs only",
+            self.optim.sync_batchnorm,
         )
 
     @classmethod

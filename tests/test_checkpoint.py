@@ -23,7 +23,7 @@ from pipeline.checkpoint import (
 from pipeline.joints import MPII
 from pipeline.schedule import Plateau
 from pipeline.settings import Settings
-from pipeline.training import build_network, build_optimizer
+from pipeline.training import build_network, build_optimizer, build_scaler
 
 CPU = torch.device("cpu")
 SETTINGS = Settings.from_flat(
@@ -35,6 +35,11 @@ SETTINGS = Settings.from_flat(
         "model.input_px": 64,
         "optim.optimizer": "adamw",
     }
+)
+# Settings of optim that the first checkpoints know nothing of.
+ADDED = (
+    *("accumulate", "clip_norm", "cosine_end", "ema_samples", "patience"),
+    *("rate_scaling", "reference_batch", "sync_batchnorm", "warmup_samples"),
 )
 RECORD = Record(
     settings=SETTINGS,
@@ -142,6 +147,25 @@ def test_an_average_that_was_never_kept_is_refused(saved):
         load_network(saved, CPU, "ema")
 
 
+def test_the_scale_of_the_loss_comes_back(tmp_path):
+    network, optimizer = trained()
+    scaler, fresh = (build_scaler(torch.float16, CPU) for _ in range(2))
+    scaler.load_state_dict(scaler.state_dict() | {"scale": 1024.0})
+    save_checkpoint(tmp_path, network, optimizer, RECORD, scaler=scaler)
+    load_optimizer(tmp_path, optimizer, fresh)
+    assert fresh.get_scale() == 1024.0
+    # Whoever does not scale passes it over.
+    load_optimizer(tmp_path, optimizer, build_scaler(torch.float32, CPU))
+    load_optimizer(tmp_path, optimizer)
+
+
+def test_a_checkpoint_without_a_scale_starts_one(saved):
+    _, optimizer = trained()
+    scaler = build_scaler(torch.float16, CPU)
+    load_optimizer(saved, optimizer, scaler)
+    assert scaler.get_scale() == 2.0**16
+
+
 def test_a_person_can_read_the_record(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     assert content["settings"] == SETTINGS.flat()
@@ -166,15 +190,7 @@ def test_a_record_of_the_first_format_names_its_joint_set(saved):
 def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     del content["plateau"]
-    added = (
-        "ema_samples",
-        "rate_scaling",
-        "reference_batch",
-        "warmup_samples",
-        "cosine_end",
-        "patience",
-    )
-    for name in added:
+    for name in ADDED:
         del content["settings"][f"optim.{name}"]
     (saved / "checkpoint.json").write_text(json.dumps(content))
     assert read_record(saved) == replace(RECORD, plateau=Plateau())

@@ -65,6 +65,15 @@ def test_the_start_is_soon_forgotten():
     assert values(average.network) == pytest.approx([1 - math.exp(-0.5)] * 5, rel=1e-3)
 
 
+def test_norms_that_are_synchronised_afterwards_are_followed_too():
+    network = network_of(8.0)
+    average = WeightAverage(network, 500)
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    fill(network, 0.0)
+    average.update(500, 1_000_000)
+    assert values(average.network) == pytest.approx([8 / math.e] * 5)
+
+
 def test_the_network_trains_on_unaware():
     network = network_of(2.0)
     average = WeightAverage(network, 100)

@@ -38,6 +38,7 @@ FLOORS = {
     "pipeline.schedule": 2,
     "pipeline.shards": 2,
     "pipeline.training": 2,
+    "pipeline.transfer": 2,
     "pipeline.data": 1,
     "pipeline.figures": 1,
     "pipeline.geometry": 1,

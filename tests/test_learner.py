@@ -21,6 +21,7 @@ from pipeline.evaluation import Evaluation
 from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
 from pipeline.shards.order import epoch_order
+from pipeline.training import train_step
 
 CPU = torch.device("cpu")
 
@@ -148,6 +149,8 @@ def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
     # Only a rank's own share is looked at here, so there is nobody to add up with.
     monkeypatch.setattr("pipeline.learner.total", lambda value, _: float(value))
     assert course(Learner(task, 0, workers, CPU)) == expected
+    in_parts = replace(task, settings=task.settings | {"optim.accumulate": 4 // workers})
+    assert course(Learner(in_parts, 0, workers, CPU)) == expected
     # Two thirds of 1e-2: at 0 and 4 of 10 samples, then down a cosine of 26 from 8 + 4 on.
     rate = 1e-2 * 4 / 6
     assert [rate for _, rate in expected[:3]] == pytest.approx([0, 0.4 * rate, 0.8 * rate])
@@ -200,6 +203,16 @@ def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
         ("rmsprop", {}),
         ("adamw", {}),
         ("adamw", {"optim.ema_samples": 10, "optim.weight_decay": 0.1, "optim.warmup_samples": 9}),
+        # A part has one sample, whose BatchNorm needs more than one pixel.
+        (
+            "adamw",
+            {
+                "model.order": 3,
+                "optim.accumulate": 2,
+                "optim.clip_norm": 1.0,
+                "optim.precision": "fp16",
+            },
+        ),
     ],
 )
 def test_training_that_was_interrupted_ends_where_it_would_have(
@@ -390,10 +403,27 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
             "loss": last.loss,
             "seen": seen,
             "progress": vars(learner.progress),
+            "gradients": [gradient(rank, 2, task, parts) for parts in (1, 2)],
         },
         folder / f"rank-{rank}.pt",
     )
     dist.destroy_process_group()
+
+
+def gradient(rank: int, workers: int, task: Task, parts: int) -> torch.Tensor:
+    """A weight's gradient on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
+    settings = task.settings | {"optim.accumulate": parts}
+    learner = Learner(replace(task, settings=settings), rank, workers, CPU)
+    learner._parallel.eval()
+    train_step(
+        learner._parallel,
+        learner._optimizer,
+        next(learner._batches()),
+        learner.settings.optim,
+        CPU,
+        torch.float32,
+    )
+    return learner.network.stem_conv.weight.grad.clone()
 
 
 def train_both(_: int, folder: Path, task: Task) -> None:
@@ -476,6 +506,16 @@ def test_statistics_are_the_mean_of_what_the_ranks_have_seen(two_ranks):
     # Each has seen other people.
     assert not torch.equal(*own)
     assert torch.allclose(first["state"][name], (own[0] + own[1]) / 2)
+
+
+def test_ranks_and_parts_add_up_to_the_gradient_of_the_whole_batch(two_ranks):
+    folder, task = two_ranks
+    expected = gradient(0, 1, task, 1)
+    close = {"rtol": 0, "atol": 1e-5 * float(expected.abs().max())}
+    first, second = (rank["gradients"] for rank in ranks_of(folder))
+    for ours, theirs in zip(first, second, strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.allclose(ours, expected, **close)
 
 
 def test_two_ranks_see_every_sample_of_unequal_shards_once_up_to_the_remainder(two_ranks):

@@ -10,6 +10,7 @@ from pipeline.training import (
     batch_loss,
     build_network,
     build_optimizer,
+    build_scaler,
     network_input,
     set_learning_rate,
     train_step,
@@ -205,6 +206,7 @@ def test_in_reduced_precision_the_weights_and_the_loss_stay_whole():
     [
         ("fp32", {"avx512_bf16": True}, torch.float32),
         ("bf16", {}, torch.bfloat16),
+        ("fp16", {"avx512_bf16": True}, torch.float16),
         ("auto", {}, torch.float32),
         ("auto", {"avx2": True, "avx512_bf16": False}, torch.float32),
         ("auto", {"avx512_bf16": True}, torch.bfloat16),
@@ -216,3 +218,83 @@ def test_half_precision_is_taken_where_the_device_multiplies_it(
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     assert training_dtype(OptimSettings(precision=precision), CPU) is dtype
+
+
+# Parts of a batch, long gradients, small ones
+
+
+PEOPLE = [[(3.0, 4.0), (10.0, 12.0)], [(8.0, 8.0), (2.0, 13.0)], [(5.0, 1.0), (6.0, 6.0)]] * 2
+
+
+def stepped(changes, joints=PEOPLE, precision=torch.float32, scaler=None):
+    """A network after a step, and the step's loss; BatchNorm counts no batch and so sees no parts."""
+    settings = OptimSettings(target_peak=10.0, **changes)
+    network = build_network(TINY, 0, CPU).eval()
+    optimizer = build_optimizer(network, settings)
+    loss = train_step(network, optimizer, batch_of(joints), settings, CPU, precision, scaler)
+    return network, float(loss)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_the_parts_of_a_batch_add_up_to_its_gradient(parts):
+    whole, loss = stepped({})
+    in_parts, same = stepped({"accumulate": parts})
+    assert same == pytest.approx(loss, rel=1e-5)
+    for (name, ours), theirs in zip(in_parts.named_parameters(), whole.parameters(), strict=True):
+        scale = float(theirs.grad.abs().max())
+        assert torch.allclose(ours.grad, theirs.grad, rtol=0, atol=1e-5 * scale), name
+
+
+def test_only_a_part_is_in_the_network_at_once():
+    network = build_network(TINY, 0, CPU)
+    seen = []
+    network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    settings = OptimSettings(accumulate=3)
+    train_step(
+        network, build_optimizer(network, settings), batch_of(PEOPLE), settings, CPU, torch.float32
+    )
+    assert seen == [2, 2, 2]
+
+
+def length(network) -> float:
+    return float(torch.stack([w.grad.norm() for w in network.parameters()]).norm())
+
+
+def test_long_gradients_are_shortened_and_short_ones_left():
+    plain, _ = stepped({})
+    whole = length(plain)
+    shortened, _ = stepped({"clip_norm": whole / 4})
+    assert length(shortened) == pytest.approx(whole / 4, rel=1e-4)
+    # The direction stays.
+    ours, theirs = shortened.stem_conv.weight.grad, plain.stem_conv.weight.grad
+    assert torch.allclose(4 * ours, theirs, rtol=1e-3, atol=1e-6 * whole)
+    left, _ = stepped({"clip_norm": whole * 2})
+    assert torch.equal(left.stem_conv.weight.grad, theirs)
+
+
+def test_in_fp16_the_loss_is_scaled_and_the_step_is_not():
+    scaler = build_scaler(torch.float16, CPU)
+    assert scaler.is_enabled()
+    assert not build_scaler(torch.bfloat16, CPU).is_enabled()
+    # As it comes to be after steps that overflowed.
+    scaler.load_state_dict(scaler.state_dict() | {"scale": 256.0})
+    whole, loss = stepped({})
+    half, same = stepped({"clip_norm": 1e9}, precision=torch.float16, scaler=scaler)
+    assert same == pytest.approx(loss, rel=0.01)
+    assert length(half) == pytest.approx(length(whole), rel=0.05)
+    assert {weight.dtype for weight in half.parameters()} == {torch.float32}
+
+
+def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_halved():
+    scaler = build_scaler(torch.float16, CPU)
+    settings = OptimSettings(precision="fp16")
+    network = build_network(TINY, 0, CPU)
+    optimizer = build_optimizer(network, settings)
+    before = network.stem_conv.weight.detach().clone()
+    hook = network.stem_conv.weight.register_hook(lambda gradient: gradient * float("inf"))
+    train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float16, scaler)
+    assert torch.equal(network.stem_conv.weight, before)
+    assert scaler.get_scale() == 2.0**15
+    hook.remove()
+    train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float16, scaler)
+    assert not torch.equal(network.stem_conv.weight, before)

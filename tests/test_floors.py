@@ -50,6 +50,7 @@ FLOORS = {
     "pipeline.joints": 0,
     "pipeline.pack_settings": 0,
     "pipeline.plain_data": 0,
+    "pipeline.recipes": 0,
     "pipeline.settings": 0,
 }
 # Side by side: they never import each other, though they share a floor and a folder.

@@ -17,23 +17,17 @@ from torch import nn
 
 from pipeline.checkpoint import (
     Progress,
-    Record,
     Weights,
     check_same_architecture,
     check_same_joints,
     check_same_order,
-    load_optimizer,
-    load_weights,
     read_record,
-    save_checkpoint,
 )
-from pipeline.ema import WeightAverage
 from pipeline.evaluation import Evaluation, evaluate, predict
 from pipeline.joints import JointSet
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
-from pipeline.ranks import average_statistics, parallel, total, total_evaluation
-from pipeline.schedule import Plateau, learning_rate
+from pipeline.ranks import total, total_evaluation
 from pipeline.settings import Settings
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
@@ -47,14 +41,7 @@ from pipeline.shards.stream import (
     stream_validation,
 )
 from pipeline.shards.streaming import ShardStream
-from pipeline.training import (
-    build_network,
-    build_optimizer,
-    build_scaler,
-    set_learning_rate,
-    train_step,
-    training_dtype,
-)
+from pipeline.trainee import Trainee
 from pipeline.transfer import transferred
 
 
@@ -102,23 +89,23 @@ class Learner:
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
-        self.network = build_network(settings.model, settings.optim.seed, device)
-        samples = settings.optim.ema_samples
-        self._average = WeightAverage(self.network, samples) if samples else None
-        self._optimizer = build_optimizer(self.network, settings.optim)
-        self._dtype = training_dtype(settings.optim, device)
-        self._scaler = build_scaler(self._dtype, device)
-        self._parallel = parallel(
-            self.network, device, sync_batchnorm=settings.optim.sync_batchnorm
-        )
-        self.progress = Progress()
-        self._plateau = Plateau()
+        self._trainee = Trainee(settings, device)
 
     def _loader(self, samples: Samples) -> SampleLoader:
         settings = self.settings
         return SampleLoader(
             samples, self.joint_set, settings.model.input_px, settings.data.bad_samples
         )
+
+    @property
+    def network(self) -> nn.Module:
+        """The network as it is trained."""
+        return self._trainee.network
+
+    @property
+    def progress(self) -> Progress:
+        """How far training has come."""
+        return self._trainee.progress
 
     @property
     def steps_per_epoch(self) -> int:
@@ -138,27 +125,11 @@ class Learner:
         check_same_joints(folder, record, self.joint_set)
         if record.progress.epoch_steps:
             check_same_order(folder, record, self.settings)
-        load_weights(folder, self.network)
-        if self._average is not None:
-            # The average may have been asked for since; then it starts from these weights.
-            load_weights(folder, self._average.network, "auto")
-        load_optimizer(folder, self._optimizer, self._scaler)
-        self.progress = record.progress
-        self._plateau = record.plateau
+        self._trainee.restore(folder, record)
 
     def save(self, folder: Path, metrics: dict[str, float]) -> None:
         """Write a checkpoint into an existing folder."""
-        record = Record(
-            settings=self.settings,
-            joint_set=self.joint_set,
-            progress=self.progress,
-            metrics=metrics,
-            plateau=self._plateau,
-        )
-        average = None if self._average is None else self._average.network
-        save_checkpoint(
-            folder, self.network, self._optimizer, record, average=average, scaler=self._scaler
-        )
+        self._trainee.save(folder, self.joint_set, metrics)
 
     def train_epoch(self, every_s: float) -> Iterator[StepReport]:
         """Take the steps that the epoch has left; report every few seconds, and always at the last step.
@@ -170,29 +141,14 @@ class Learner:
         optim, steps, pace = self.settings.optim, self.steps_per_epoch, Pace(every_s)
         waited, losses = 0.0, torch.zeros((), device=self.device)
         epoch, before = self.progress.epochs, self.progress.epoch_steps
-        self._parallel.train()
+        self._trainee.parallel.train()
         batches = transferred(self._batches(), self.device)
         for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
-            rate = learning_rate(
-                optim,
-                self.progress.samples,
-                self.samples_in_all,
-                has_dropped=self._plateau.has_dropped,
-            )
-            set_learning_rate(self._optimizer, rate)
-            losses += train_step(
-                self._parallel,
-                self._optimizer,
-                batch,
-                optim,
-                self.device,
-                self._dtype,
-                self._scaler,
-            )
+            loss, rate = self._trainee.step(batch, self.samples_in_all)
+            losses += loss
             waited += wait
-            self._advance(epoch_ends=step == steps)
-            if self._average is not None:
-                self._average.update(optim.batch_size, self.progress.samples)
+            if step == steps:
+                self._trainee.end_epoch()
             if step == steps or pace.is_due():
                 elapsed = pace.elapsed_s()
                 taken = step - before
@@ -221,15 +177,13 @@ class Learner:
 
         By default of the weights that give the headline: the moving average where there is one.
         """
-        average_statistics(self.network, self.workers)
-        if self._average is not None:
-            average_statistics(self._average.network, self.workers)
+        self._trainee.average_statistics(self.workers)
         settings = self.settings.evaluation
         mine = validation_batches(
             len(self._val.samples), settings.batch_size, self.rank, self.workers
         )
         predictions = predict(
-            self._network_of(weights),
+            self._trainee.network_of(weights),
             transferred(
                 stream_validation(self._val, mine, self.settings.data.threads), self.device
             ),
@@ -242,19 +196,12 @@ class Learner:
 
     def judge(self, accuracy: float) -> None:
         """Note an epoch's headline accuracy; every rank must be told the same one."""
-        optim = self.settings.optim
-        if optim.schedule == "plateau":
-            self._plateau = self._plateau.after(accuracy, optim.patience)
+        self._trainee.judge(accuracy)
 
     def draw_overlays(self, title: str) -> Figure:
         """Draw predictions on fixed validation people, the same in every epoch."""
-        network = self._network_of("auto")
+        network = self._trainee.network_of("auto")
         return draw_overlays(network, self._val, self.settings, self.device, title)
-
-    def _network_of(self, weights: Weights) -> nn.Module:
-        if weights == "raw" or self._average is None:
-            return self.network
-        return self._average.network
 
     def bad_samples(self) -> dict[str, str]:
         """What is wrong with the samples that this rank has passed over, by split and position."""
@@ -286,15 +233,6 @@ class Learner:
         """Samples that all epochs see over all workers."""
         optim = self.settings.optim
         return self.steps_per_epoch * optim.batch_size * optim.epochs
-
-    def _advance(self, *, epoch_ends: bool) -> None:
-        done = self.progress
-        self.progress = Progress(
-            epochs=done.epochs + epoch_ends,
-            epoch_steps=0 if epoch_ends else done.epoch_steps + 1,
-            steps=done.steps + 1,
-            samples=done.samples + self.settings.optim.batch_size,
-        )
 
 
 def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:

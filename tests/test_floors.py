@@ -37,6 +37,7 @@ FLOORS = {
     "pipeline.ranks": 2,
     "pipeline.schedule": 2,
     "pipeline.shards": 2,
+    "pipeline.trainee": 2,
     "pipeline.training": 2,
     "pipeline.transfer": 2,
     "pipeline.data": 1,

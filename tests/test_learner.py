@@ -21,7 +21,6 @@ from pipeline.evaluation import Evaluation
 from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
 from pipeline.shards.order import epoch_order
-from pipeline.training import train_step
 
 CPU = torch.device("cpu")
 
@@ -397,7 +396,7 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
     torch.save(
         {
-            "average": learner._average.network.state_dict(),
+            "average": learner._trainee.network_of("ema").state_dict(),
             "state": learner.network.state_dict(),
             "own statistics": own,
             "loss": last.loss,
@@ -414,15 +413,8 @@ def gradient(rank: int, workers: int, task: Task, parts: int) -> torch.Tensor:
     """A weight's gradient on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
     settings = task.settings | {"optim.accumulate": parts}
     learner = Learner(replace(task, settings=settings), rank, workers, CPU)
-    learner._parallel.eval()
-    train_step(
-        learner._parallel,
-        learner._optimizer,
-        next(learner._batches()),
-        learner.settings.optim,
-        CPU,
-        torch.float32,
-    )
+    learner._trainee.parallel.eval()
+    learner._trainee.step(next(learner._batches()), samples_in_all=100)
     return learner.network.stem_conv.weight.grad.clone()
 
 

@@ -410,12 +410,12 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
 
 
 def gradient(rank: int, workers: int, task: Task, parts: int) -> torch.Tensor:
-    """A weight's gradient on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
+    """All gradients on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
     settings = task.settings | {"optim.accumulate": parts}
     learner = Learner(replace(task, settings=settings), rank, workers, CPU)
     learner._trainee.parallel.eval()
     learner._trainee.step(next(learner._batches()), samples_in_all=100)
-    return learner.network.stem_conv.weight.grad.clone()
+    return torch.cat([weight.grad.ravel() for weight in learner.network.parameters()])
 
 
 def train_both(_: int, folder: Path, task: Task) -> None:

@@ -29,6 +29,8 @@ class Arguments:
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Checkpoint folder, such as runs/NAME/epoch_0010."""
+    weights: Literal["auto", "raw", "ema"] = "auto"
+    """Which of the checkpoint's weights: raw, as trained; ema, their moving average; auto: the average where there is one."""
     val: Annotated[str, tyro.conf.arg(name="data.val")]
     """Validation shards: a glob or comma-separated globs."""
     train: Annotated[str, tyro.conf.arg(name="data.train")] = ""
@@ -58,7 +60,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     """Measure, print, and write what was asked for. Raises ValueError."""
     import torch
 
-    from pipeline.checkpoint import load_network
+    from pipeline.checkpoint import find_weights, load_network
     from pipeline.metric import table
 
     if arguments.threads < 1:
@@ -68,7 +70,10 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         raise ValueError("--device cuda: this machine has no GPU that torch can use")
     is_cuda = arguments.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
-    network, record = load_network(arguments.checkpoint, device)
+    network, record = load_network(arguments.checkpoint, device, arguments.weights)
+    weights = find_weights(arguments.checkpoint, arguments.weights)
+    if weights == "ema":
+        say("weights: their moving average (ema)")
     loader = _loader("data.val", arguments.val, record)
     evaluation = _measure(network, loader, record.settings, arguments)
     joint_set = loader.joint_set
@@ -79,7 +84,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     for name, scores in results.items():
         for score in scores.values():
             say(f"\n{name}\n{table(score)}")
-    _write(results, evaluation, arguments)
+    _write(results, evaluation, weights, arguments)
     if arguments.figures is not None:
         _draw(network, loader, record.settings, evaluation, arguments.figures)
 
@@ -133,12 +138,16 @@ def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluat
 
 
 def _write(
-    results: dict[str, dict[str, "Scores"]], evaluation: "Evaluation", arguments: Arguments
+    results: dict[str, dict[str, "Scores"]],
+    evaluation: "Evaluation",
+    weights: str,
+    arguments: Arguments,
 ) -> None:
     if arguments.json is None:
         return
     content: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint),
+        "weights": weights,
         "data.val": arguments.val,
         "people": evaluation.people,
         "flip_test": arguments.flip_test,

@@ -49,6 +49,7 @@ def dry_run(settings: Settings) -> None:
         joints = settings.model.joints or len(MPII.joints)
         settings = settings.replaced({"model.joints": joints})
         _say_settings(settings)
+        _say_course(settings)
         say(f"no data: with {joints} joints, and nothing checked but the settings")
         _say_cost(settings)
 
@@ -74,15 +75,21 @@ def _say_cost(settings: Settings) -> None:
     from pipeline.network.cost import network_cost
 
     cost = network_cost(settings.model)
-    per_worker = settings.optim.batch_size // settings.ray.workers
+    at_once = settings.optim.batch_size // settings.ray.workers // settings.optim.accumulate
     say(f"parameters: {cost.parameters:,}")
     say(
         f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, an image"
     )
     say(
-        f"memory: about {cost.training_bytes(per_worker, 4) / 2**30:.2f} GiB a worker in fp32, "
-        f"{cost.training_bytes(per_worker, 2) / 2**30:.2f} GiB in bf16, at {per_worker} samples a step"
+        f"memory: about {cost.training_bytes(at_once, 4) / 2**30:.2f} GiB a worker in fp32, "
+        f"{cost.training_bytes(at_once, 2) / 2**30:.2f} GiB in bf16, at {at_once} samples at once"
     )
+
+
+def _say_course(settings: Settings) -> None:
+    from pipeline.schedule import describe_course
+
+    say(f"learning rate: {describe_course(settings.optim)}")
 
 
 def describe(plan: "Plan") -> None:
@@ -98,6 +105,7 @@ def describe(plan: "Plan") -> None:
         )
     steps, left = divmod(plan.train.people, settings.optim.batch_size)
     say(f"epoch: {steps:,} steps of {settings.optim.batch_size}; {left} people sit each epoch out")
+    _say_course(settings)
     wanted = reach(settings.data)
     if plan.train.margin < wanted:
         say(

@@ -22,7 +22,7 @@ from pipeline import tracking
 from pipeline.cluster import check_capacity
 from pipeline.evaluation import Evaluation
 from pipeline.figures import curves, joint_bars, threshold_curve
-from pipeline.learner import Task, training_shards
+from pipeline.learner import Task
 from pipeline.loop import EVALUATION_NAME, overlay_name, train_worker
 from pipeline.metric import Scores, table
 from pipeline.overlays import draw_augmented, spaced
@@ -30,6 +30,7 @@ from pipeline.plan import Plan
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
+from pipeline.shards.source import training_shards
 from pipeline.shards.stream import SampleLoader
 from pipeline.training import KEEP_MEMORY
 

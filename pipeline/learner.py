@@ -6,40 +6,33 @@ the worker is alone.
 
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from pipeline.checkpoint import (
     Progress,
-    Record,
+    Weights,
     check_same_architecture,
     check_same_joints,
     check_same_order,
-    load_optimizer,
-    load_weights,
     read_record,
-    save_checkpoint,
 )
 from pipeline.evaluation import Evaluation, evaluate, predict
 from pipeline.joints import JointSet
-from pipeline.metric import JointCounts
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
-from pipeline.settings import DataSettings, Settings
-from pipeline.shards.cache import ShardCache
+from pipeline.ranks import total, total_evaluation
+from pipeline.settings import Settings
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
+from pipeline.shards.source import shard_cache, training_shards
 from pipeline.shards.stream import (
     Batch,
     SampleLoader,
@@ -48,14 +41,8 @@ from pipeline.shards.stream import (
     stream_validation,
 )
 from pipeline.shards.streaming import ShardStream
-from pipeline.training import (
-    build_network,
-    build_optimizer,
-    learning_rate,
-    set_learning_rate,
-    train_step,
-    training_dtype,
-)
+from pipeline.trainee import Trainee
+from pipeline.transfer import transferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,28 +59,6 @@ class Task:
     train: tuple[str, ...]
     val: tuple[str, ...]
     label: str = ""
-
-
-def training_shards(
-    paths: tuple[str, ...], data: DataSettings, rank: int, workers: int
-) -> ShardReader | ShardStream:
-    """Training shards, read as the settings say."""
-    if data.reading == "exact":
-        return ShardReader(paths, shard_cache(data))
-    return ShardStream(
-        locations=paths,
-        seed=data.seed,
-        rank=rank,
-        workers=workers,
-        window=data.shuffle_window,
-    )
-
-
-def shard_cache(data: DataSettings) -> ShardCache | None:
-    """The cache that the settings ask for."""
-    if not data.cache:
-        return None
-    return ShardCache(Path(data.cache), round(data.cache_gb * 1e9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +89,23 @@ class Learner:
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
-        self.network = build_network(settings.model, settings.optim.seed, device)
-        self._optimizer = build_optimizer(self.network, settings.optim)
-        self._dtype = training_dtype(settings.optim, device)
-        self._parallel = _parallel(self.network, device)
-        self.progress = Progress()
+        self._trainee = Trainee(settings, device)
 
     def _loader(self, samples: Samples) -> SampleLoader:
         settings = self.settings
         return SampleLoader(
             samples, self.joint_set, settings.model.input_px, settings.data.bad_samples
         )
+
+    @property
+    def network(self) -> nn.Module:
+        """The network as it is trained."""
+        return self._trainee.network
+
+    @property
+    def progress(self) -> Progress:
+        """How far training has come."""
+        return self._trainee.progress
 
     @property
     def steps_per_epoch(self) -> int:
@@ -154,19 +125,11 @@ class Learner:
         check_same_joints(folder, record, self.joint_set)
         if record.progress.epoch_steps:
             check_same_order(folder, record, self.settings)
-        load_weights(folder, self.network)
-        load_optimizer(folder, self._optimizer)
-        self.progress = record.progress
+        self._trainee.restore(folder, record)
 
     def save(self, folder: Path, metrics: dict[str, float]) -> None:
         """Write a checkpoint into an existing folder."""
-        record = Record(
-            settings=self.settings,
-            joint_set=self.joint_set,
-            progress=self.progress,
-            metrics=metrics,
-        )
-        save_checkpoint(folder, self.network, self._optimizer, record)
+        self._trainee.save(folder, self.joint_set, metrics)
 
     def train_epoch(self, every_s: float) -> Iterator[StepReport]:
         """Take the steps that the epoch has left; report every few seconds, and always at the last step.
@@ -178,20 +141,19 @@ class Learner:
         optim, steps, pace = self.settings.optim, self.steps_per_epoch, Pace(every_s)
         waited, losses = 0.0, torch.zeros((), device=self.device)
         epoch, before = self.progress.epochs, self.progress.epoch_steps
-        self._parallel.train()
-        for step, (batch, wait) in enumerate(_timed(self._batches()), start=before + 1):
-            rate = learning_rate(optim, self.progress.samples / self.samples_in_all)
-            set_learning_rate(self._optimizer, rate)
-            losses += train_step(
-                self._parallel, self._optimizer, batch, optim, self.device, self._dtype
-            )
+        self._trainee.parallel.train()
+        batches = transferred(self._batches(), self.device)
+        for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
+            loss, rate = self._trainee.step(batch, self.samples_in_all)
+            losses += loss
             waited += wait
-            self._advance(epoch_ends=step == steps)
+            if step == steps:
+                self._trainee.end_epoch()
             if step == steps or pace.is_due():
                 elapsed = pace.elapsed_s()
                 taken = step - before
                 mean = (
-                    self._sum(losses / taken) / self.workers
+                    total(losses / taken, self.workers) / self.workers
                     if step == steps
                     else float(losses) / taken
                 )
@@ -210,26 +172,36 @@ class Learner:
                     input_wait_share=waited / elapsed,
                 )
 
-    def evaluate(self) -> Evaluation:
-        """Evaluate every validation person once over all workers; every rank gets the total."""
-        self._average_statistics()
+    def evaluate(self, weights: Weights = "auto") -> Evaluation:
+        """Evaluate every validation person once over all workers; every rank gets the total.
+
+        By default of the weights that give the headline: the moving average where there is one.
+        """
+        self._trainee.average_statistics(self.workers)
         settings = self.settings.evaluation
         mine = validation_batches(
             len(self._val.samples), settings.batch_size, self.rank, self.workers
         )
         predictions = predict(
-            self.network,
-            stream_validation(self._val, mine, self.settings.data.threads),
+            self._trainee.network_of(weights),
+            transferred(
+                stream_validation(self._val, mine, self.settings.data.threads), self.device
+            ),
             self._val,
             self.settings.optim,
             self.device,
             flip_test=settings.flip_test,
         )
-        return self._total(evaluate(predictions, self._val))
+        return total_evaluation(evaluate(predictions, self._val), self.device, self.workers)
+
+    def judge(self, accuracy: float) -> None:
+        """Note an epoch's headline accuracy; every rank must be told the same one."""
+        self._trainee.judge(accuracy)
 
     def draw_overlays(self, title: str) -> Figure:
         """Draw predictions on fixed validation people, the same in every epoch."""
-        return draw_overlays(self.network, self._val, self.settings, self.device, title)
+        network = self._trainee.network_of("auto")
+        return draw_overlays(network, self._val, self.settings, self.device, title)
 
     def bad_samples(self) -> dict[str, str]:
         """What is wrong with the samples that this rank has passed over, by split and position."""
@@ -242,7 +214,7 @@ class Learner:
     def count_bad_samples(self) -> int:
         """Bad samples passed over by all workers so far; every rank must call it."""
         count = torch.tensor(float(len(self.bad_samples())), device=self.device)
-        return round(self._sum(count))
+        return round(total(count, self.workers))
 
     def _batches(self) -> Iterator[Batch]:
         """This rank's batches of the epoch under way, from its first that is still to come."""
@@ -261,69 +233,6 @@ class Learner:
         """Samples that all epochs see over all workers."""
         optim = self.settings.optim
         return self.steps_per_epoch * optim.batch_size * optim.epochs
-
-    def _advance(self, *, epoch_ends: bool) -> None:
-        done = self.progress
-        self.progress = Progress(
-            epochs=done.epochs + epoch_ends,
-            epoch_steps=0 if epoch_ends else done.epoch_steps + 1,
-            steps=done.steps + 1,
-            samples=done.samples + self.settings.optim.batch_size,
-        )
-
-    def _sum(self, value: Tensor) -> float:
-        if self.workers > 1:
-            dist.all_reduce(value)
-        return float(value)
-
-    def _average_statistics(self) -> None:
-        """Give every rank the mean of all ranks' BatchNorm statistics.
-
-        Each rank's own have seen its own samples only; broadcasting one rank's
-        at every step, as DDP would, waits for the slowest and uses less data.
-        """
-        if self.workers > 1:
-            for buffer in self.network.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.workers
-
-    def _total(self, mine: Evaluation) -> Evaluation:
-        if self.workers == 1:
-            return mine
-        # Counts stay whole numbers below 2**53, which float64 adds exactly.
-        flat = [array for c in mine.counts.values() for array in (c.correct, c.annotated)]
-        packed = np.concatenate([a.ravel() for a in flat] + [[mine.loss_sum, mine.people]])
-        total = torch.from_numpy(packed.astype(np.float64)).to(self.device)
-        dist.all_reduce(total)
-        return _unpack(total.cpu().numpy(), mine)
-
-
-def _unpack(total: np.ndarray, like: Evaluation) -> Evaluation:
-    counts, start = {}, 0
-    for key, theirs in like.counts.items():
-        middle = start + theirs.correct.size
-        end = middle + theirs.annotated.size
-        counts[key] = JointCounts(
-            correct=total[start:middle].reshape(theirs.correct.shape).astype(np.int64),
-            annotated=total[middle:end].astype(np.int64),
-        )
-        start = end
-    return Evaluation(counts=counts, loss_sum=float(total[-2]), people=int(total[-1]))
-
-
-def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return network
-    with warnings.catch_warnings():
-        # Its successor is unknown to older torch, and still broadcasts at the start.
-        warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
-        return DistributedDataParallel(
-            network,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
 
 
 def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:

@@ -37,7 +37,8 @@ def train_worker(task: dict[str, Any]) -> None:
         for step in learner.train_epoch(_LINE_EVERY_S):
             narrator.stepped(step)
         evaluation = learner.evaluate()
-        metrics = epoch_metrics(learner, step, evaluation)
+        metrics = epoch_metrics(learner, step, evaluation) | beside_metrics(learner, evaluation)
+        learner.judge(metrics[learner.measure.metric_name])
         narrator.passed_over()
         narrator.evaluated(metrics)
         report(learner, metrics, evaluation)
@@ -110,6 +111,21 @@ def epoch_metrics(
             "what it is normalised by; set evaluation.measure to another"
         )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def beside_metrics(learner: Learner, averaged: Evaluation) -> dict[str, float]:
+    """Loss and headline of the averaged weights and, beside them, of the raw ones; empty without an average.
+
+    Every rank must call it.
+    """
+    if not learner.settings.optim.ema_samples:
+        return {}
+    measure, found = learner.measure, {}
+    for name, evaluation in (("ema", averaged), ("raw", learner.evaluate("raw"))):
+        headline = evaluation.scores(learner.joint_set)[measure.key].headline
+        found[f"{name}/{measure.metric_name}"] = headline
+        found[f"{name}/val_loss"] = evaluation.loss_sum / evaluation.people
+    return found
 
 
 class Narrator:

@@ -171,6 +171,12 @@ def _check_amounts(settings: Settings, train: ShardSet) -> None:
             f"data.train={settings.data.train!r} has {train.people:,} people, expected at least "
             f"optim.batch_size={batch_size}"
         )
+    samples = train.people // batch_size * batch_size * settings.optim.epochs
+    if settings.optim.warmup_samples >= samples:
+        raise ValueError(
+            f"optim.warmup_samples must be below the {samples:,} samples of all epochs, "
+            f"got {settings.optim.warmup_samples}"
+        )
 
 
 def _check_cache(data: DataSettings, train: ShardSet) -> None:

@@ -142,13 +142,31 @@ class OptimSettings:
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     """Optimizer; rmsprop with alpha 0.99 is the paper's."""
     learning_rate: float = 2.5e-4
-    """Learning rate at the start, per step of the whole batch."""
+    """Highest learning rate, per step of the whole batch, before optim.rate_scaling."""
+    rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """How the learning rate follows optim.batch_size: not at all, or times its ratio to optim.reference_batch, or times the ratio's root."""
+    reference_batch: int = 6
+    """Samples a step for which optim.learning_rate is meant; the paper's 6."""
+    warmup_samples: int = 0
+    """Samples over which the learning rate first rises linearly from 0; the paper has no warm-up."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW (L2 penalty of RMSprop)."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the learning rate over the samples of all epochs."""
+    """Decoupled weight decay of AdamW, of convolutions' kernels only (L2 penalty of RMSprop, of all weights)."""
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    """Course of the learning rate after warm-up: constant; cosine over the samples of all epochs; plateau: one drop to a fifth, the paper's, when validation accuracy no longer rises."""
+    cosine_end: float = 0.0
+    """Share of the highest learning rate, 0-1, at which optim.schedule=cosine ends."""
+    patience: int = 5
+    """Epochs without a better validation accuracy that make optim.schedule=plateau drop; the paper gives no number."""
+    ema_samples: int = 0
+    """Time constant, in samples, of a moving average of the weights, which is evaluated beside them and then gives the run's headline; 0: none, as in the paper."""
     batch_size: int = 6
     """Samples a step over all workers together."""
+    accumulate: int = 1
+    """Parts in which each worker passes its share of a batch through the network, one after another, to save memory; gradients add up to the whole batch's, BatchNorm sees each part alone."""
+    clip_norm: float = 0.0
+    """Norm of all gradients together to which longer ones are shortened; 0: never, as in the paper."""
+    sync_batchnorm: bool = False
+    """Take BatchNorm's statistics over all workers' samples at each step, where each has few; on GPUs only."""
     epochs: int = 100
     """Passes over the training samples."""
     sigma_px: float = 1.75
@@ -157,8 +175,8 @@ class OptimSettings:
     """Height of the target's Gaussian; 10 keeps small networks from collapsing to all-zero heatmaps."""
     missing_joints: Literal["zero", "mask"] = "zero"
     """What an unannotated joint trains: an all-zero heatmap (the paper's), or nothing."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively; fp16 with a scaled loss, for GPUs that do not."""
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -175,9 +193,13 @@ class OptimSettings:
             "at least 0",
             self.weight_decay,
         )
-        for name in ("batch_size", "epochs"):
+        for name in ("batch_size", "reference_batch", "accumulate", "epochs", "patience"):
             value = getattr(self, name)
             _require(value >= 1, f"optim.{name}", "at least 1", value)
+        for name in ("warmup_samples", "ema_samples", "clip_norm"):
+            value = getattr(self, name)
+            _require(value >= 0, f"optim.{name}", "at least 0", value)
+        _require(0 <= self.cosine_end <= 1, "optim.cosine_end", "from 0 to 1", self.cosine_end)
         for name in ("sigma_px", "target_peak"):
             value = getattr(self, name)
             _require(value > 0, f"optim.{name}", "above 0", value)
@@ -281,11 +303,20 @@ class Settings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
+        parts = f"ray.workers={self.ray.workers}"
+        if self.optim.accumulate > 1:
+            parts += f" times optim.accumulate={self.optim.accumulate}"
         _require(
-            self.optim.batch_size % self.ray.workers == 0,
+            self.optim.batch_size % (self.ray.workers * self.optim.accumulate) == 0,
             "optim.batch_size",
-            f"a multiple of ray.workers={self.ray.workers}",
+            f"a multiple of {parts}",
             self.optim.batch_size,
+        )
+        _require(
+            self.ray.gpus_per_worker > 0 or not self.optim.sync_batchnorm,
+            "optim.sync_batchnorm",
+            "False without ray.gpus_per_worker, since torch synchronises BatchNorm on GPUs only",
+            self.optim.sync_batchnorm,
         )
 
     @classmethod

@@ -1,10 +1,12 @@
 """One training step, and what it needs; knows neither Ray nor MLflow."""
 
-import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.network.heatmaps import is_drawn, render
 from pipeline.network.hourglass import StackedHourglass
@@ -42,12 +44,14 @@ def channels_last(network: StackedHourglass) -> StackedHourglass:
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
-    """Create the optimizer that the settings name."""
+    """Create the optimizer that the settings name; AdamW takes one kernel for all weights on a GPU."""
     if settings.optimizer == "adamw":
+        on_gpu = next(network.parameters()).is_cuda
         return torch.optim.AdamW(
-            network.parameters(),
+            _decayed_apart(network, settings.weight_decay),
             lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+            # On CPU it was measured to gain nothing.
+            fused=True if on_gpu else None,
         )
     return torch.optim.RMSprop(
         network.parameters(),
@@ -58,20 +62,32 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
     )
 
 
-def learning_rate(settings: OptimSettings, done: float) -> float:
-    """Learning rate when `done` (0-1) of all samples have been seen."""
-    if settings.schedule == "cosine":
-        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    return settings.learning_rate
+def _decayed_apart(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: the kernels of convolutions decay; norms and biases, which hold scales, do not."""
+    weights = list(network.parameters())
+    if not decay:
+        # One group in the network's order is what earlier runs have stored.
+        return [{"params": weights, "weight_decay": 0.0}]
+    return [
+        {"params": [w for w in weights if w.dim() == 4], "weight_decay": decay},
+        {"params": [w for w in weights if w.dim() != 4], "weight_decay": 0.0},
+    ]
 
 
 def training_dtype(settings: OptimSettings, device: torch.device) -> torch.dtype:
-    """Number format of the network in training: bf16 only where the device multiplies it natively."""
+    """Number format of the network in training; auto: bf16 only where the device multiplies it natively."""
     if settings.precision == "fp32":
         return torch.float32
+    if settings.precision == "fp16":
+        return torch.float16
     if settings.precision == "bf16" or _multiplies_bf16(device):
         return torch.bfloat16
     return torch.float32
+
+
+def build_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler:
+    """Create what scales the loss, lest small gradients vanish in fp16; in other formats it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
@@ -111,17 +127,39 @@ def train_step(
     settings: OptimSettings,
     device: torch.device,
     dtype: torch.dtype,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Float[Tensor, ""]:
-    """Take one step on a batch and return its loss, still on the device."""
-    images = network_input(batch, device)
-    reduced = dtype is not torch.float32
-    with torch.autocast(device.type, dtype, enabled=reduced):
-        heatmaps = network(images)
-    loss = batch_loss(heatmaps, batch, settings)
+    """Take one step on a batch and return its loss, still on the device.
+
+    With `optim.accumulate` the loss is the mean of the parts' losses: the
+    batch's own where every joint is trained, else that of as many workers.
+    `scaler` is needed in fp16; it leaves out a step whose gradients overflow.
+    """
+    scaler = scaler or build_scaler(torch.float32, device)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
+    losses, size = [], len(batch) // settings.accumulate
+    for start in range(0, len(batch), size):
+        part, is_last = batch.rows(slice(start, start + size)), start + size == len(batch)
+        # Ranks need each other's gradients once a step.
+        with nullcontext() if is_last else _alone(network):
+            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+                heatmaps = network(network_input(part, device))
+            loss = batch_loss(heatmaps, part, settings) / settings.accumulate
+            scaler.scale(loss).backward()
+        losses.append(loss.detach())
+    if settings.clip_norm:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return torch.stack(losses).sum()
+
+
+def _alone(network: nn.Module) -> AbstractContextManager[None]:
+    """Keep a DDP network's gradients to this rank."""
+    if isinstance(network, DistributedDataParallel):
+        return network.no_sync()
+    return nullcontext()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.checkpoint import (
     Progress,
     Record,
     check_same_architecture,
+    find_weights,
     load_network,
     load_optimizer,
     load_weights,
@@ -19,8 +21,9 @@ from pipeline.checkpoint import (
     save_checkpoint,
 )
 from pipeline.joints import MPII
+from pipeline.schedule import Plateau
 from pipeline.settings import Settings
-from pipeline.training import build_network, build_optimizer
+from pipeline.training import build_network, build_optimizer, build_scaler
 
 CPU = torch.device("cpu")
 SETTINGS = Settings.from_flat(
@@ -33,11 +36,17 @@ SETTINGS = Settings.from_flat(
         "optim.optimizer": "adamw",
     }
 )
+# Settings of optim that the first checkpoints know nothing of.
+ADDED = (
+    *("accumulate", "clip_norm", "cosine_end", "ema_samples", "patience"),
+    *("rate_scaling", "reference_batch", "sync_batchnorm", "warmup_samples"),
+)
 RECORD = Record(
     settings=SETTINGS,
     joint_set=MPII,
     progress=Progress(epochs=3, steps=12, samples=48),
     metrics={"pckh_0.5": 12.5, "val_loss": 0.25},
+    plateau=Plateau(best=13.0, epochs_since=1, has_dropped=True),
 )
 
 
@@ -100,12 +109,70 @@ def test_a_loaded_optimizer_goes_on_alike(saved):
         assert torch.equal(ours, theirs)
 
 
+def test_an_optimizer_that_decayed_all_weights_is_refused(saved):
+    network, _ = trained()
+    settings = SETTINGS.replaced({"optim.weight_decay": 0.1}).optim
+    said = (
+        f"{saved}/optimizer.pt: optimizer state can't be loaded: it has 1 parameter groups, expected "
+        "2: optim.weight_decay was another, or meant norms and biases too; train anew under another "
+        "ray.name"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        load_optimizer(saved, build_optimizer(network, settings))
+
+
+def test_an_optimizer_from_a_gpu_runs_on_as_this_device_does(saved):
+    _, optimizer = trained()
+    state = torch.load(saved / "optimizer.pt")
+    state["param_groups"][0]["fused"] = True
+    torch.save(state, saved / "optimizer.pt")
+    load_optimizer(saved, optimizer)
+    assert optimizer.param_groups[0]["fused"] is None
+
+
+def test_weights_and_their_average_lie_side_by_side(tmp_path):
+    network, optimizer = trained()
+    average = build_network(SETTINGS.model, 9, CPU)
+    save_checkpoint(tmp_path, network, optimizer, RECORD, average=average)
+    for weights, expected in (("raw", network), ("ema", average), ("auto", average)):
+        loaded, _ = load_network(tmp_path, CPU, weights)
+        assert torch.equal(loaded.stem_conv.weight, expected.stem_conv.weight), weights
+    assert (find_weights(tmp_path, "auto"), find_weights(tmp_path, "raw")) == ("ema", "raw")
+
+
+def test_an_average_that_was_never_kept_is_refused(saved):
+    assert find_weights(saved, "auto") == "raw"
+    said = f"{saved}: no ema.safetensors: it was trained with optim.ema_samples=0"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        load_network(saved, CPU, "ema")
+
+
+def test_the_scale_of_the_loss_comes_back(tmp_path):
+    network, optimizer = trained()
+    scaler, fresh = (build_scaler(torch.float16, CPU) for _ in range(2))
+    scaler.load_state_dict(scaler.state_dict() | {"scale": 1024.0})
+    save_checkpoint(tmp_path, network, optimizer, RECORD, scaler=scaler)
+    load_optimizer(tmp_path, optimizer, fresh)
+    assert fresh.get_scale() == 1024.0
+    # Whoever does not scale passes it over.
+    load_optimizer(tmp_path, optimizer, build_scaler(torch.float32, CPU))
+    load_optimizer(tmp_path, optimizer)
+
+
+def test_a_checkpoint_without_a_scale_starts_one(saved):
+    _, optimizer = trained()
+    scaler = build_scaler(torch.float16, CPU)
+    load_optimizer(saved, optimizer, scaler)
+    assert scaler.get_scale() == 2.0**16
+
+
 def test_a_person_can_read_the_record(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     assert content["settings"] == SETTINGS.flat()
     assert content["settings"]["model.features"] == 8
     assert content["progress"] == {"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48}
     assert content["metrics"] == {"pckh_0.5": 12.5, "val_loss": 0.25}
+    assert content["plateau"] == {"best": 13.0, "epochs_since": 1, "has_dropped": True}
     assert content["joint_set"] == MPII.to_json()
     assert content["format"] == 2
     assert content["versions"] == {"torch": torch.__version__}
@@ -118,6 +185,15 @@ def test_a_record_of_the_first_format_names_its_joint_set(saved):
     rewritten(saved, joint_set="halpe")
     with pytest.raises(ValueError, match=r"checkpoint\.json: unknown joint set 'halpe'; known: "):
         read_record(saved)
+
+
+def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
+    content = json.loads((saved / "checkpoint.json").read_text())
+    del content["plateau"]
+    for name in ADDED:
+        del content["settings"][f"optim.{name}"]
+    (saved / "checkpoint.json").write_text(json.dumps(content))
+    assert read_record(saved) == replace(RECORD, plateau=Plateau())
 
 
 def test_prediction_needs_no_pickle(saved):

@@ -87,10 +87,10 @@ def run_named(place: Path, name: str) -> Run:
 
 @pytest.fixture(scope="module")
 def trained(packed: Path, place: Path) -> str:
-    """A run of two workers, trained with the command line; returns its name."""
+    """A run of two workers, trained with the command line, its weights averaged; returns its name."""
     from jobs.train import main
 
-    main(arguments(packed, place, ray__workers=2, ray__name="pair"))
+    main(arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100))
     return "pair"
 
 
@@ -111,7 +111,11 @@ def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):
     assert run.data.params["model.stacks"] == "1"
     assert run.data.tags["joint_set"] == "synthetic"
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
-    for name in ("train_loss", "val_loss", "pckh_0.5", "pckh_0.1", "pckh_0.5/left_wrist"):
+    compared = ("ema/pckh_0.5", "ema/val_loss", "raw/pckh_0.5", "raw/val_loss")
+    for name in (
+        *("train_loss", "val_loss", "pckh_0.5", "pckh_0.1", "pckh_0.5/left_wrist"),
+        *compared,
+    ):
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
         assert steps == [1, 2], name
 
@@ -127,7 +131,7 @@ def test_a_run_keeps_figures_and_its_best_checkpoint(trained: str, place: Path):
     overlays = [artifact.path for artifact in client.list_artifacts(run_id, "overlays")]
     assert overlays == ["overlays/overlay_0001.png", "overlays/overlay_0002.png"]
     best = {artifact.path for artifact in client.list_artifacts(run_id, "best_checkpoint")}
-    assert "best_checkpoint/weights.safetensors" in best
+    assert {f"best_checkpoint/{name}.safetensors" for name in ("weights", "ema")} <= best
 
 
 def test_two_workers_count_what_one_counts(trained: str, packed: Path, place: Path):

@@ -14,6 +14,7 @@ import pytest
 import scipy.io
 import torch
 from factories import pack_samples, samples
+from safetensors.torch import save_file
 
 import jobs.benchmark
 import jobs.convert
@@ -23,13 +24,14 @@ import jobs.pack
 import jobs.score
 import jobs.train
 import tune.sweep
-from pipeline.checkpoint import Progress, Record, save_checkpoint
+from pipeline.checkpoint import AVERAGE_NAME, Progress, Record, load_network, save_checkpoint
 from pipeline.joints import LSP, MPII
 from pipeline.pack_settings import CropSettings, PackSettings
 from pipeline.settings import Settings
 from pipeline.training import build_network, build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
 HEAVY = ("torch", "ray", "mlflow", "cv2", "webdataset")
 TRAINING = tuple(Settings().flat())
 PACKING = tuple(item.name for item in fields(PackSettings) if item.name not in ("crop", "source"))
@@ -38,7 +40,7 @@ OPTIONS = {
     "jobs.train": (*TRAINING, "dry_run"),
     "jobs.pack": (*PACKING, *CROPPING, "ray.address"),
     "jobs.evaluate": (
-        *("checkpoint", "data.val", "data.train", "evaluation.flip_test"),
+        *("checkpoint", "weights", "data.val", "data.train", "evaluation.flip_test"),
         *("device", "threads", "figures", "json"),
     ),
     "jobs.convert": ("weights", "out", "joint_set"),
@@ -236,14 +238,17 @@ def test_a_dry_run_says_what_training_costs_and_creates_nothing(tmp_path, capsys
     assert "train: 6 people in 2 shards, joint set mpii, source made\n" in said
     assert "val: 3 people in 1 shards, joint set mpii, source made\n" in said
     assert "epoch: 1 steps of 6; 0 people sit each epoch out\n" in said
+    assert "learning rate: 0.00025, constant\n" in said
     # 2 and 6 operations for each of 8.33 billion multiply-accumulates.
     assert re.search(r"^GFLOPs: 16\.6\d forward, (49\.9|50\.0)\d training, an image$", said, re.M)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_folder):
-    run(jobs.train.main, "--model.stacks", 8, "--dry-run")
+    scaled = ("--optim.rate-scaling", "linear", "--optim.batch-size", 24)
+    run(jobs.train.main, "--model.stacks", 8, *scaled, "--dry-run")
     told = capsys.readouterr().out
+    assert "learning rate: 0.001 (optim.learning_rate=0.00025, linear in optim.batch_size=" in told
     assert "no data: with 16 joints" in told
     assert "parameters: 25,434,112" in told
     assert not list(working_folder.iterdir())
@@ -390,7 +395,7 @@ def checkpoint(tmp_path) -> Path:
             "evaluation.batch_size": 2,
         }
     )
-    network = build_network(settings.model, 0, torch.device("cpu"))
+    network = build_network(settings.model, 0, CPU)
     record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={})
     folder = tmp_path / "epoch_0002"
     folder.mkdir()
@@ -429,6 +434,24 @@ def test_the_network_is_measured_alone_without_training_shards(tmp_path, capsys,
     content = json.loads((tmp_path / "s.json").read_text())
     assert "constant_pose" not in content
     assert content["flip_test"] is False
+
+
+def test_either_weights_can_be_measured(tmp_path, capsys, checkpoint):
+    _, _, *validation = packed(tmp_path)
+    path = tmp_path / "s.json"
+    arguments = ("--checkpoint", checkpoint, *validation, "--threads", 1, "--json", path)
+    said = said_on_failure(capsys, jobs.evaluate.main, *arguments, "--weights", "ema")
+    assert (
+        said == f"error: {checkpoint}: no ema.safetensors: it was trained with optim.ema_samples=0"
+    )
+    other = build_network(load_network(checkpoint, CPU)[1].settings.model, 5, CPU)
+    save_file({n: t.contiguous() for n, t in other.state_dict().items()}, checkpoint / AVERAGE_NAME)
+    found = {}
+    for weights in ("raw", "ema", "auto"):
+        run(jobs.evaluate.main, *arguments, "--weights", weights)
+        found[weights] = json.loads(path.read_text())
+    assert [found[weights]["weights"] for weights in found] == ["raw", "ema", "ema"]
+    assert found["raw"]["loss"] != found["ema"]["loss"] == found["auto"]["loss"]
 
 
 def test_people_without_heads_are_drawn_by_a_measure_that_they_have(tmp_path, capsys, checkpoint):

@@ -118,6 +118,63 @@ def test_the_learning_rate_falls_over_all_epochs(shards):
     assert rates == pytest.approx((1e-2 * 0.5 * (1 + cosines)).tolist())
 
 
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
+    tmp_path, monkeypatch, workers
+):
+    people = samples(12)
+    paths = pack_samples(tmp_path / "train", [people[:6], people[6:]])
+    task = task_of(
+        paths,
+        paths,
+        **{
+            # A rank of four has one sample, whose BatchNorm needs more than one pixel.
+            "model.order": 3,
+            "optim.batch_size": 4,
+            "optim.schedule": "cosine",
+            "optim.warmup_samples": 10,
+            "optim.rate_scaling": "linear",
+        },
+    )
+
+    def course(learner: Learner) -> list[tuple[int, float]]:
+        return [
+            (learner.progress.samples, report.learning_rate)
+            for _ in range(3)
+            for report in learner.train_epoch(0.0)
+        ]
+
+    expected = course(alone(task))
+    # Only a rank's own share is looked at here, so there is nobody to add up with.
+    monkeypatch.setattr("pipeline.learner.total", lambda value, _: float(value))
+    assert course(Learner(task, 0, workers, CPU)) == expected
+    in_parts = replace(task, settings=task.settings | {"optim.accumulate": 4 // workers})
+    assert course(Learner(in_parts, 0, workers, CPU)) == expected
+    # Two thirds of 1e-2: at 0 and 4 of 10 samples, then down a cosine of 26 from 8 + 4 on.
+    rate = 1e-2 * 4 / 6
+    assert [rate for _, rate in expected[:3]] == pytest.approx([0, 0.4 * rate, 0.8 * rate])
+    assert expected[-1][1] == pytest.approx(rate * 0.5 * (1 + np.cos(np.pi * 22 / 26)))
+
+
+def test_a_plateau_that_was_interrupted_drops_when_it_would_have(shards, tmp_path):
+    task = task_of(*shards, **{"optim.schedule": "plateau", "optim.patience": 2})
+
+    def rates(learner: Learner, accuracies: list[float]) -> list[float]:
+        found = []
+        for accuracy in accuracies:
+            *_, last = learner.train_epoch(1e9)
+            found.append(last.learning_rate)
+            learner.judge(accuracy)
+        return found
+
+    first = alone(task)
+    assert rates(first, [50.0, 40.0]) == [1e-2, 1e-2]
+    first.save(tmp_path, {})
+    second = alone(task)
+    second.restore(tmp_path)
+    assert rates(second, [49.0, 60.0, 60.0]) == pytest.approx([1e-2, 2e-3, 2e-3])
+
+
 def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
     random = np.random.default_rng(3)
     people = [
@@ -139,9 +196,26 @@ def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adamw"])
+@pytest.mark.parametrize(
+    ("optimizer", "changes"),
+    [
+        ("rmsprop", {}),
+        ("adamw", {}),
+        ("adamw", {"optim.ema_samples": 10, "optim.weight_decay": 0.1, "optim.warmup_samples": 9}),
+        # A part has one sample, whose BatchNorm needs more than one pixel.
+        (
+            "adamw",
+            {
+                "model.order": 3,
+                "optim.accumulate": 2,
+                "optim.clip_norm": 1.0,
+                "optim.precision": "fp16",
+            },
+        ),
+    ],
+)
 def test_training_that_was_interrupted_ends_where_it_would_have(
-    shards, tmp_path, threads, optimizer
+    shards, tmp_path, threads, optimizer, changes
 ):
     task = task_of(
         *shards,
@@ -154,7 +228,8 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
             "optim.optimizer": optimizer,
             "optim.schedule": "cosine",
             "optim.learning_rate": 1e-3,
-        },
+        }
+        | changes,
     )
     straight = alone(task)
     losses = train(straight, 3)
@@ -167,9 +242,28 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
     assert second.progress == Progress(epochs=1, steps=3, samples=6)
     assert train(second, 2) == losses[1:]
     assert second.progress == straight.progress
-    ours, theirs = second.network.state_dict(), straight.network.state_dict()
-    for name, value in theirs.items():
-        assert torch.equal(ours[name], value), name
+    assert left_by(second, tmp_path / "second") == left_by(straight, tmp_path / "straight")
+
+
+def left_by(learner: Learner, folder: Path) -> dict[str, bytes]:
+    """The bytes of all weights that a learner saves: raw and, where there is one, their average."""
+    folder.mkdir()
+    learner.save(folder, {})
+    found = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    assert len(found) == 1 + (learner.settings.optim.ema_samples > 0)
+    return found
+
+
+def test_an_average_that_is_asked_for_late_starts_from_the_weights(shards, tmp_path):
+    task = task_of(*shards)
+    first = alone(task)
+    train(first, 1)
+    first.save(tmp_path, {})
+    second = alone(replace(task, settings=task.settings | {"optim.ema_samples": 100}))
+    second.restore(tmp_path)
+    assert second.evaluate().loss_sum == second.evaluate("raw").loss_sum
+    train(second, 1)
+    assert second.evaluate().loss_sum != second.evaluate("raw").loss_sum
 
 
 @contextmanager
@@ -298,19 +392,30 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     with watched(learner) as seen:
         *_, last = learner.train_epoch(every_s=1e9)
     own = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
-    after = learner.evaluate()
+    after = learner.evaluate("raw")
     (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
     torch.save(
         {
+            "average": learner._trainee.network_of("ema").state_dict(),
             "state": learner.network.state_dict(),
             "own statistics": own,
             "loss": last.loss,
             "seen": seen,
             "progress": vars(learner.progress),
+            "gradients": [gradient(rank, 2, task, parts) for parts in (1, 2)],
         },
         folder / f"rank-{rank}.pt",
     )
     dist.destroy_process_group()
+
+
+def gradient(rank: int, workers: int, task: Task, parts: int) -> torch.Tensor:
+    """All gradients on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
+    settings = task.settings | {"optim.accumulate": parts}
+    learner = Learner(replace(task, settings=settings), rank, workers, CPU)
+    learner._trainee.parallel.eval()
+    learner._trainee.step(next(learner._batches()), samples_in_all=100)
+    return torch.cat([weight.grad.ravel() for weight in learner.network.parameters()])
 
 
 def train_both(_: int, folder: Path, task: Task) -> None:
@@ -331,7 +436,7 @@ def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
     task = task_of(
         pack_samples(folder / "train", shards, members=True),
         pack_samples(folder / "val", [samples(7, first=20)], split="val"),
-        **{"optim.batch_size": 4, "optim.learning_rate": 1e-3},
+        **{"optim.batch_size": 4, "optim.learning_rate": 1e-3, "optim.ema_samples": 100},
     )
     torch.multiprocessing.spawn(train_both, (folder, task), nprocs=1)
     return folder, task
@@ -368,7 +473,7 @@ def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
     folder, task = two_ranks
     learner = alone(task)
     learner.network.load_state_dict(ranks_of(folder)[0]["state"])
-    result = learner.evaluate()
+    result = learner.evaluate("raw")
     for rank in (0, 1):
         assert_same(evaluation(folder, f"after-{rank}"), result)
 
@@ -376,9 +481,11 @@ def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
 def test_two_ranks_hold_the_same_weights_and_statistics(two_ranks):
     folder, task = two_ranks
     first, second = ranks_of(folder)
-    assert first["state"].keys() == second["state"].keys()
-    for name, value in first["state"].items():
-        assert torch.equal(value, second["state"][name]), name
+    for kind in ("state", "average"):
+        assert first[kind].keys() == second[kind].keys()
+        for name, value in first[kind].items():
+            assert torch.equal(value, second[kind][name]), (kind, name)
+    assert not torch.equal(first["state"]["stem_conv.weight"], first["average"]["stem_conv.weight"])
     fresh = alone(task).network.state_dict()
     assert not torch.equal(first["state"]["stem_conv.weight"], fresh["stem_conv.weight"])
 
@@ -391,6 +498,16 @@ def test_statistics_are_the_mean_of_what_the_ranks_have_seen(two_ranks):
     # Each has seen other people.
     assert not torch.equal(*own)
     assert torch.allclose(first["state"][name], (own[0] + own[1]) / 2)
+
+
+def test_ranks_and_parts_add_up_to_the_gradient_of_the_whole_batch(two_ranks):
+    folder, task = two_ranks
+    expected = gradient(0, 1, task, 1)
+    close = {"rtol": 0, "atol": 1e-5 * float(expected.abs().max())}
+    first, second = (rank["gradients"] for rank in ranks_of(folder))
+    for ours, theirs in zip(first, second, strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.allclose(ours, expected, **close)
 
 
 def test_two_ranks_see_every_sample_of_unequal_shards_once_up_to_the_remainder(two_ranks):

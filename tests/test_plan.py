@@ -263,6 +263,18 @@ def test_a_tracking_uri_without_a_scheme_is_refused(tmp_path):
     refused(settings, said)
 
 
+def test_a_warm_up_that_no_epoch_would_outlast_is_refused(tmp_path):
+    folder = packed(tmp_path)
+    people = plan_training(settings_of(folder)).train.people
+    whole = settings_of(folder, **{"optim.batch_size": people, "optim.epochs": 2})
+    plan_training(whole.replaced({"optim.warmup_samples": 2 * people - 1}))
+    refused(
+        whole.replaced({"optim.warmup_samples": 2 * people}),
+        f"optim.warmup_samples must be below the {2 * people} samples of all epochs, "
+        f"got {2 * people}",
+    )
+
+
 # What a run goes on from
 
 

@@ -81,6 +81,19 @@ def test_a_heatmap_has_a_quarter_of_the_inputs_side():
             lambda: OptimSettings(weight_decay=-1.0),
             "optim.weight_decay must be at least 0, got -1.0",
         ),
+        (lambda: OptimSettings(patience=0), "optim.patience must be at least 1, got 0"),
+        (
+            lambda: OptimSettings(reference_batch=0),
+            "optim.reference_batch must be at least 1, got 0",
+        ),
+        (
+            lambda: OptimSettings(warmup_samples=-1),
+            "optim.warmup_samples must be at least 0, got -1",
+        ),
+        (lambda: OptimSettings(ema_samples=-1), "optim.ema_samples must be at least 0, got -1"),
+        (lambda: OptimSettings(accumulate=0), "optim.accumulate must be at least 1, got 0"),
+        (lambda: OptimSettings(clip_norm=-1.0), "optim.clip_norm must be at least 0, got -1.0"),
+        (lambda: OptimSettings(cosine_end=1.5), "optim.cosine_end must be from 0 to 1, got 1.5"),
         (lambda: OptimSettings(epochs=0), "optim.epochs must be at least 1, got 0"),
         (lambda: OptimSettings(sigma_px=0.0), "optim.sigma_px must be above 0, got 0.0"),
         (
@@ -118,6 +131,26 @@ def test_the_batch_divides_among_the_workers():
     ):
         Settings(ray=RaySettings(workers=4))
     assert Settings.from_flat({"ray.workers": 4, "optim.batch_size": 8}).ray.workers == 4
+
+
+def test_each_workers_share_divides_into_its_parts():
+    with pytest.raises(
+        ValueError,
+        match=r"^optim.batch_size must be a multiple of ray.workers=2 times optim.accumulate=3, got 8$",
+    ):
+        Settings.from_flat({"ray.workers": 2, "optim.accumulate": 3, "optim.batch_size": 8})
+    settings = {"ray.workers": 2, "optim.accumulate": 2, "optim.batch_size": 8}
+    assert Settings.from_flat(settings).optim.accumulate == 2
+
+
+def test_batchnorm_is_synchronised_on_gpus_only():
+    said = (
+        "optim.sync_batchnorm must be False without ray.gpus_per_worker, since torch synchronises "
+        "BatchNorm on GPUs only, got True"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        Settings.from_flat({"optim.sync_batchnorm": True})
+    Settings.from_flat({"optim.sync_batchnorm": True, "ray.gpus_per_worker": 1.0})
 
 
 def test_flat_names_every_setting_by_its_dotted_key():

@@ -10,7 +10,7 @@ from pipeline.training import (
     batch_loss,
     build_network,
     build_optimizer,
-    learning_rate,
+    build_scaler,
     network_input,
     set_learning_rate,
     train_step,
@@ -35,27 +35,7 @@ def batch_of(joints, annotated=None, images=None, gains=None) -> Batch:
     )
 
 
-# Learning rate and optimizer
-
-
-@pytest.mark.parametrize(
-    ("schedule", "done", "rate"),
-    [
-        ("constant", 0.0, 0.004),
-        ("constant", 0.9, 0.004),
-        ("cosine", 0.0, 0.004),
-        # The cosine of 60 degrees is 1/2.
-        ("cosine", 1 / 3, 0.003),
-        ("cosine", 0.5, 0.002),
-        ("cosine", 2 / 3, 0.001),
-        ("cosine", 1.0, 0.0),
-        # A run whose epochs were extended never turns upwards.
-        ("cosine", 1.5, 0.0),
-    ],
-)
-def test_the_learning_rate_follows_its_schedule(schedule, done, rate):
-    settings = OptimSettings(learning_rate=0.004, schedule=schedule)
-    assert learning_rate(settings, done) == pytest.approx(rate, abs=1e-12)
+# Optimizer
 
 
 def test_rmsprop_is_the_papers():
@@ -70,10 +50,36 @@ def test_rmsprop_is_the_papers():
 
 def test_adamw_takes_rate_and_decay():
     settings = OptimSettings(optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
-    optimizer = build_optimizer(build_network(TINY, 0, CPU), settings)
+    network = build_network(TINY, 0, CPU)
+    optimizer = build_optimizer(network, settings)
     assert type(optimizer) is torch.optim.AdamW
-    [group] = optimizer.param_groups
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
+    decayed, spared = optimizer.param_groups
+    assert (decayed["lr"], decayed["weight_decay"]) == (0.01, 0.1)
+    assert (spared["lr"], spared["weight_decay"]) == (0.01, 0.0)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert {id(w) for w in decayed["params"]} == {id(c.weight) for c in convolutions}
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
+
+
+def test_decay_shrinks_kernels_and_leaves_norms_and_biases_alone():
+    network = build_network(TINY, 0, CPU)
+    settings = OptimSettings(optimizer="adamw", learning_rate=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(network, settings)
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for name, weight in network.named_parameters():
+        # Without a gradient decay alone acts: 1 - 0.1 * 0.5.
+        factor = 0.95 if weight.dim() == 4 else 1.0
+        assert torch.allclose(weight, factor * before[name]), name
+
+
+def test_without_decay_all_weights_are_one_group_in_the_networks_order():
+    network = build_network(TINY, 0, CPU)
+    [group] = build_optimizer(network, OptimSettings(optimizer="adamw")).param_groups
+    assert [id(w) for w in group["params"]] == [id(w) for w in network.parameters()]
+    assert (group["weight_decay"], group["fused"]) == (0.0, None)
 
 
 def test_a_learning_rate_is_set_for_every_weight():
@@ -200,6 +206,7 @@ def test_in_reduced_precision_the_weights_and_the_loss_stay_whole():
     [
         ("fp32", {"avx512_bf16": True}, torch.float32),
         ("bf16", {}, torch.bfloat16),
+        ("fp16", {"avx512_bf16": True}, torch.float16),
         ("auto", {}, torch.float32),
         ("auto", {"avx2": True, "avx512_bf16": False}, torch.float32),
         ("auto", {"avx512_bf16": True}, torch.bfloat16),
@@ -211,3 +218,84 @@ def test_half_precision_is_taken_where_the_device_multiplies_it(
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     assert training_dtype(OptimSettings(precision=precision), CPU) is dtype
+
+
+# Parts of a batch, long gradients, small ones
+
+
+PEOPLE = [[(3.0, 4.0), (10.0, 12.0)], [(8.0, 8.0), (2.0, 13.0)], [(5.0, 1.0), (6.0, 6.0)]] * 2
+
+
+def stepped(changes, joints=PEOPLE, precision=torch.float32, scaler=None):
+    """A network after a step, and the step's loss; BatchNorm counts no batch and so sees no parts."""
+    settings = OptimSettings(target_peak=10.0, **changes)
+    network = build_network(TINY, 0, CPU).eval()
+    optimizer = build_optimizer(network, settings)
+    loss = train_step(network, optimizer, batch_of(joints), settings, CPU, precision, scaler)
+    return network, float(loss)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_the_parts_of_a_batch_add_up_to_its_gradient(parts):
+    whole, loss = stepped({})
+    in_parts, same = stepped({"accumulate": parts})
+    assert same == pytest.approx(loss, rel=1e-5)
+    for (name, ours), theirs in zip(in_parts.named_parameters(), whole.parameters(), strict=True):
+        scale = float(theirs.grad.abs().max())
+        assert torch.allclose(ours.grad, theirs.grad, rtol=0, atol=1e-5 * scale), name
+
+
+def test_only_a_part_is_in_the_network_at_once():
+    network = build_network(TINY, 0, CPU)
+    seen = []
+    network.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    settings = OptimSettings(accumulate=3)
+    train_step(
+        network, build_optimizer(network, settings), batch_of(PEOPLE), settings, CPU, torch.float32
+    )
+    assert seen == [2, 2, 2]
+
+
+def length(network) -> float:
+    return float(torch.stack([w.grad.norm() for w in network.parameters()]).norm())
+
+
+def test_long_gradients_are_shortened_and_short_ones_left():
+    plain, _ = stepped({})
+    whole = length(plain)
+    shortened, _ = stepped({"clip_norm": whole / 4})
+    assert length(shortened) == pytest.approx(whole / 4, rel=1e-4)
+    # The direction stays.
+    ours, theirs = (n.stacks[0].head.weight.grad for n in (shortened, plain))
+    assert torch.allclose(4 * ours, theirs, rtol=1e-3, atol=1e-6 * whole)
+    left, _ = stepped({"clip_norm": whole * 2})
+    assert torch.equal(left.stacks[0].head.weight.grad, theirs)
+
+
+def test_in_fp16_the_loss_is_scaled_and_the_step_is_not():
+    scaler = build_scaler(torch.float16, CPU)
+    assert scaler.is_enabled()
+    assert not build_scaler(torch.bfloat16, CPU).is_enabled()
+    # As it comes to be after steps that overflowed.
+    scaler.load_state_dict(scaler.state_dict() | {"scale": 256.0})
+    whole, loss = stepped({})
+    half, same = stepped({"clip_norm": 1e9}, precision=torch.float16, scaler=scaler)
+    assert same == pytest.approx(loss, rel=0.01)
+    assert length(half) == pytest.approx(length(whole), rel=0.05)
+    assert {weight.dtype for weight in half.parameters()} == {torch.float32}
+
+
+def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_halved():
+    scaler = build_scaler(torch.float16, CPU)
+    settings = OptimSettings(precision="fp16")
+    network = build_network(TINY, 0, CPU)
+    optimizer = build_optimizer(network, settings)
+    head = network.stacks[0].head.weight
+    before = head.detach().clone()
+    hook = head.register_hook(lambda gradient: gradient * float("inf"))
+    train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float16, scaler)
+    assert torch.equal(head, before)
+    assert scaler.get_scale() == 2.0**15
+    hook.remove()
+    train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float16, scaler)
+    assert not torch.equal(head, before)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import local
 from typing import TypeVar
 
@@ -51,6 +51,20 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def rows(self, rows: slice | Positions) -> "Batch":
+        """Some of the samples."""
+        return replace(self.changed(lambda tensor: tensor[rows]), positions=self.positions[rows])
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same samples with every tensor changed, such as moved."""
+        return replace(
+            self,
+            images=change(self.images),
+            joints=change(self.joints),
+            annotated=change(self.annotated),
+            gains=change(self.gains),
+        )
 
 
 class _Scratch(local):
@@ -214,14 +228,7 @@ def _filled(batch: Batch, length: int) -> Batch:
         return batch
     if not len(batch):
         raise BadSampleError(f"none of a batch's {length} samples can be used")
-    rows = np.resize(np.arange(len(batch)), length)
-    return Batch(
-        images=batch.images[rows],
-        joints=batch.joints[rows],
-        annotated=batch.annotated[rows],
-        gains=batch.gains[rows],
-        positions=batch.positions[rows],
-    )
+    return batch.rows(np.resize(np.arange(len(batch)), length))
 
 
 def _look_ahead(

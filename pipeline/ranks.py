@@ -1,0 +1,77 @@
+"""What the ranks of a run do together: one gradient, one set of statistics, one total."""
+
+import warnings
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.evaluation import Evaluation
+from pipeline.metric import JointCounts
+
+
+def parallel(network: nn.Module, device: torch.device, *, sync_batchnorm: bool) -> nn.Module:
+    """Wrap the network for training together; a worker that is alone gets it back as it is.
+
+    With `sync_batchnorm` its norms become synchronised ones in place, with the same weights.
+    """
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return network
+    if sync_batchnorm:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    with warnings.catch_warnings():
+        # Its successor is unknown to older torch, and still broadcasts at the start.
+        warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
+        return DistributedDataParallel(
+            network,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+
+def total(value: Tensor, workers: int) -> float:
+    """Sum of every rank's value; every rank must call it."""
+    if workers > 1:
+        dist.all_reduce(value)
+    return float(value)
+
+
+def average_statistics(network: nn.Module, workers: int) -> None:
+    """Give every rank the mean of all ranks' BatchNorm statistics.
+
+    Each rank's own have seen its own samples only; broadcasting one rank's
+    at every step, as DDP would, waits for the slowest and uses less data.
+    """
+    if workers > 1:
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= workers
+
+
+def total_evaluation(mine: Evaluation, device: torch.device, workers: int) -> Evaluation:
+    """Add up every rank's evaluation; every rank gets the total and must call it."""
+    if workers == 1:
+        return mine
+    # Counts stay whole numbers below 2**53, which float64 adds exactly.
+    flat = [array for c in mine.counts.values() for array in (c.correct, c.annotated)]
+    packed = np.concatenate([a.ravel() for a in flat] + [[mine.loss_sum, mine.people]])
+    together = torch.from_numpy(packed.astype(np.float64)).to(device)
+    dist.all_reduce(together)
+    return _unpack(together.cpu().numpy(), mine)
+
+
+def _unpack(total: np.ndarray, like: Evaluation) -> Evaluation:
+    counts, start = {}, 0
+    for key, theirs in like.counts.items():
+        middle = start + theirs.correct.size
+        end = middle + theirs.annotated.size
+        counts[key] = JointCounts(
+            correct=total[start:middle].reshape(theirs.correct.shape).astype(np.int64),
+            annotated=total[middle:end].astype(np.int64),
+        )
+        start = end
+    return Evaluation(counts=counts, loss_sum=float(total[-2]), people=int(total[-1]))

@@ -1,0 +1,85 @@
+"""The learning rate as a function of the samples seen, and of how validation has gone.
+
+Nothing here counts steps or workers, so a recipe has one course whatever it
+runs on.
+"""
+
+import math
+from dataclasses import dataclass
+
+from pipeline.settings import OptimSettings
+
+# "We drop the learning rate once by a factor of 5 after validation accuracy
+# plateaus" (Newell et al., section 3.2): from 2.5e-4 to 5e-5.
+_DROP = 1 / 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """How validation has gone: the best accuracy, the epochs since it, and whether the rate has dropped."""
+
+    best: float | None = None
+    epochs_since: int = 0
+    has_dropped: bool = False
+
+    def after(self, accuracy: float, patience: int) -> "Plateau":
+        """The state after another epoch's accuracy; `patience` epochs without a better one drop the rate, for good."""
+        if self.best is None or accuracy > self.best:
+            return Plateau(best=accuracy, has_dropped=self.has_dropped)
+        waited = self.epochs_since + 1
+        return Plateau(
+            best=self.best,
+            epochs_since=waited,
+            has_dropped=self.has_dropped or waited >= patience,
+        )
+
+
+def full_rate(settings: OptimSettings) -> float:
+    """The highest learning rate of the course: what is set, scaled with the batch as is set.
+
+    Linear: Goyal et al., 2017, arXiv 1706.02677, for SGD. Root: Malladi et al.,
+    NeurIPS 2022, for adaptive optimizers.
+    """
+    ratio = settings.batch_size / settings.reference_batch
+    scale = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[settings.rate_scaling]
+    return settings.learning_rate * scale
+
+
+def learning_rate(
+    settings: OptimSettings, samples: int, total: int, *, has_dropped: bool = False
+) -> float:
+    """Learning rate of the step before which `samples` of `total` samples have been seen.
+
+    It rises linearly from 0 over `optim.warmup_samples`; then the schedule begins.
+    """
+    rate, warmup = full_rate(settings), settings.warmup_samples
+    if samples < warmup:
+        return rate * samples / warmup
+    if settings.schedule == "cosine":
+        # A run whose epochs were cut short stays at the end, and never turns upwards.
+        done = min((samples - warmup) / max(total - warmup, 1), 1.0)
+        end = settings.cosine_end
+        return rate * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done)))
+    if settings.schedule == "plateau" and has_dropped:
+        return rate * _DROP
+    return rate
+
+
+def describe_course(settings: OptimSettings) -> str:
+    """The learning rate's course in words, for people."""
+    rate = f"{full_rate(settings):g}"
+    if settings.rate_scaling != "none":
+        rate += (
+            f" (optim.learning_rate={settings.learning_rate:g}, {settings.rate_scaling} in "
+            f"optim.batch_size={settings.batch_size} over {settings.reference_batch})"
+        )
+    warmup = (
+        f", reached after {settings.warmup_samples:,} samples" if settings.warmup_samples else ""
+    )
+    course = {
+        "constant": "constant",
+        "cosine": f"a cosine to {full_rate(settings) * settings.cosine_end:g}",
+        "plateau": f"a drop to {full_rate(settings) * _DROP:g} after {settings.patience} epochs "
+        "without a better accuracy",
+    }[settings.schedule]
+    return f"{rate}{warmup}, then {course}" if warmup else f"{rate}, {course}"

@@ -1,0 +1,123 @@
+"""A network in training, and all that training changes: weights, their average, optimizer, course."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.checkpoint import (
+    Progress,
+    Record,
+    Weights,
+    load_optimizer,
+    load_weights,
+    save_checkpoint,
+)
+from pipeline.ema import WeightAverage
+from pipeline.joints import JointSet
+from pipeline.ranks import average_statistics, parallel
+from pipeline.schedule import Plateau, learning_rate
+from pipeline.settings import Settings
+from pipeline.shards.stream import Batch
+from pipeline.training import (
+    build_network,
+    build_optimizer,
+    build_scaler,
+    set_learning_rate,
+    train_step,
+    training_dtype,
+)
+
+
+class Trainee:
+    """What a checkpoint holds, alive; the same on every rank but for BatchNorm's statistics."""
+
+    def __init__(self, settings: Settings, device: torch.device) -> None:
+        self._settings, self._device = settings, device
+        optim = settings.optim
+        self.network = build_network(settings.model, optim.seed, device)
+        self._average = (
+            WeightAverage(self.network, optim.ema_samples) if optim.ema_samples else None
+        )
+        self._optimizer = build_optimizer(self.network, optim)
+        self._dtype = training_dtype(optim, device)
+        self._scaler = build_scaler(self._dtype, device)
+        self.parallel = parallel(self.network, device, sync_batchnorm=optim.sync_batchnorm)
+        self.progress = Progress()
+        self._plateau = Plateau()
+
+    def step(self, batch: Batch, samples_in_all: int) -> tuple[Tensor, float]:
+        """Take a step on this rank's share of a batch; return its loss, on the device, and its learning rate."""
+        optim, done = self._settings.optim, self.progress
+        rate = learning_rate(
+            optim, done.samples, samples_in_all, has_dropped=self._plateau.has_dropped
+        )
+        set_learning_rate(self._optimizer, rate)
+        loss = train_step(
+            self.parallel,
+            self._optimizer,
+            batch,
+            optim,
+            self._device,
+            self._dtype,
+            self._scaler,
+        )
+        self.progress = replace(
+            done,
+            epoch_steps=done.epoch_steps + 1,
+            steps=done.steps + 1,
+            samples=done.samples + optim.batch_size,
+        )
+        if self._average is not None:
+            self._average.update(optim.batch_size, self.progress.samples)
+        return loss, rate
+
+    def end_epoch(self) -> None:
+        """Count the epoch under way as complete."""
+        self.progress = replace(self.progress, epochs=self.progress.epochs + 1, epoch_steps=0)
+
+    def judge(self, accuracy: float) -> None:
+        """Note an epoch's headline accuracy; every rank must be told the same one."""
+        optim = self._settings.optim
+        if optim.schedule == "plateau":
+            self._plateau = self._plateau.after(accuracy, optim.patience)
+
+    def average_statistics(self, workers: int) -> None:
+        """Give every rank the same BatchNorm statistics; every rank must call it before evaluation."""
+        average_statistics(self.network, workers)
+        if self._average is not None:
+            average_statistics(self._average.network, workers)
+
+    def network_of(self, weights: Weights) -> nn.Module:
+        """The network to evaluate; auto: the one that gives the headline, the average where there is one."""
+        if weights == "raw" or self._average is None:
+            return self.network
+        return self._average.network
+
+    def save(self, folder: Path, joint_set: JointSet, metrics: dict[str, float]) -> None:
+        """Write a checkpoint into an existing folder."""
+        record = Record(
+            settings=self._settings,
+            joint_set=joint_set,
+            progress=self.progress,
+            metrics=metrics,
+            plateau=self._plateau,
+        )
+        save_checkpoint(
+            folder,
+            self.network,
+            self._optimizer,
+            record,
+            average=None if self._average is None else self._average.network,
+            scaler=self._scaler,
+        )
+
+    def restore(self, folder: Path, record: Record) -> None:
+        """Take over a checkpoint, whose record has been read and found to fit. Raises ValueError."""
+        load_weights(folder, self.network)
+        if self._average is not None:
+            # The average may have been asked for since; then it starts from these weights.
+            load_weights(folder, self._average.network, "auto")
+        load_optimizer(folder, self._optimizer, self._scaler)
+        self.progress, self._plateau = record.progress, record.plateau

@@ -1,0 +1,40 @@
+"""What an epoch reports, without a cluster."""
+
+import pytest
+import torch
+from factories import pack_samples, samples
+
+from pipeline.joints import MPII
+from pipeline.learner import Learner, Task
+from pipeline.loop import beside_metrics, epoch_metrics
+
+
+@pytest.mark.parametrize("ema_samples", [0, 1000])
+def test_the_average_gives_the_headline_and_the_raw_weights_stand_beside_it(tmp_path, ema_samples):
+    settings = {
+        "model.stacks": 1,
+        "model.features": 8,
+        "model.joints": 16,
+        "model.input_px": 64,
+        "optim.batch_size": 2,
+        "optim.learning_rate": 1e-2,
+        "optim.target_peak": 10.0,
+        "optim.ema_samples": ema_samples,
+    }
+    [train] = pack_samples(tmp_path / "train", [samples(40)])
+    [val] = pack_samples(tmp_path / "val", [samples(3, first=50)], split="val")
+    task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
+    learner = Learner(task, 0, 1, torch.device("cpu"))
+    *_, last = learner.train_epoch(1e9)
+    evaluation = learner.evaluate()
+    metrics = epoch_metrics(learner, last, evaluation)
+    beside = beside_metrics(learner, evaluation)
+    if not ema_samples:
+        assert beside == {}
+        return
+    assert sorted(beside) == ["ema/pckh_0.5", "ema/val_loss", "raw/pckh_0.5", "raw/val_loss"]
+    assert beside["ema/pckh_0.5"] == metrics["pckh_0.5"]
+    assert beside["ema/val_loss"] == metrics["val_loss"]
+    raw = learner.evaluate("raw")
+    assert beside["raw/val_loss"] == raw.loss_sum / raw.people
+    assert beside["raw/val_loss"] != beside["ema/val_loss"]

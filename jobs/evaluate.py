@@ -9,6 +9,7 @@ import tyro
 
 from pipeline.command import clear_errors, parse
 from pipeline.progress import Pace, bar, duration, say
+from pipeline.settings import Decoding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,8 @@ class Arguments:
         bool, tyro.conf.arg(name="evaluation.flip-test"), tyro.conf.FlagConversionOff
     ] = True
     """Average the heatmaps with those of the mirrored image."""
+    decoding: Annotated[Decoding | None, tyro.conf.arg(name="evaluation.decoding")] = None
+    """How a heatmap becomes a joint; None: as the checkpoint's settings say."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; auto: a GPU where there is one."""
     threads: int = 2
@@ -70,7 +73,8 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     device = torch.device("cuda" if is_cuda else "cpu")
     network, record = load_network(arguments.checkpoint, device)
     loader = _loader("data.val", arguments.val, record)
-    evaluation = _measure(network, loader, record.settings, arguments)
+    settings = _settings(record, arguments)
+    evaluation = _measure(network, loader, settings, arguments)
     joint_set = loader.joint_set
     results = {"network": evaluation.scores(joint_set)}
     if arguments.train:
@@ -79,9 +83,17 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     for name, scores in results.items():
         for score in scores.values():
             say(f"\n{name}\n{table(score)}")
-    _write(results, evaluation, arguments)
+    _write(results, evaluation, settings, arguments)
     if arguments.figures is not None:
-        _draw(network, loader, record.settings, evaluation, arguments.figures)
+        _draw(network, loader, settings, evaluation, arguments.figures)
+
+
+def _settings(record: "Record", arguments: Arguments) -> "Settings":
+    """The checkpoint's settings with those of evaluation that were given."""
+    changes: dict[str, Any] = {"evaluation.flip_test": arguments.flip_test}
+    if arguments.decoding is not None:
+        changes["evaluation.decoding"] = arguments.decoding
+    return record.settings.replaced(changes)
 
 
 def _loader(setting: str, pattern: str, record: "Record") -> "SampleLoader":
@@ -115,8 +127,8 @@ def _measure(
         stream_validation(loader, batches, arguments.threads),
         loader,
         settings.optim,
+        settings.evaluation,
         next(network.parameters()).device,
-        flip_test=arguments.flip_test,
     ):
         total += evaluate([predictions], loader)
         if pace.is_due():
@@ -133,7 +145,10 @@ def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluat
 
 
 def _write(
-    results: dict[str, dict[str, "Scores"]], evaluation: "Evaluation", arguments: Arguments
+    results: dict[str, dict[str, "Scores"]],
+    evaluation: "Evaluation",
+    settings: "Settings",
+    arguments: Arguments,
 ) -> None:
     if arguments.json is None:
         return
@@ -141,7 +156,8 @@ def _write(
         "checkpoint": str(arguments.checkpoint),
         "data.val": arguments.val,
         "people": evaluation.people,
-        "flip_test": arguments.flip_test,
+        "flip_test": settings.evaluation.flip_test,
+        "decoding": settings.evaluation.decoding,
         "loss": evaluation.loss_sum / evaluation.people,
     }
     for name, scores in results.items():

@@ -20,8 +20,9 @@ from pipeline.metric import (
     person_sizes,
     scores,
 )
-from pipeline.network.heatmaps import decode, unmirror
-from pipeline.settings import OptimSettings
+from pipeline.network.decoding import decode
+from pipeline.network.heatmaps import unmirror
+from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.augmentation import Augmentation
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import Sample
@@ -101,14 +102,13 @@ def predict(
     batches: Iterable[Batch],
     loader: SampleLoader,
     optim: OptimSettings,
+    evaluation: EvaluationSettings,
     device: torch.device,
-    *,
-    flip_test: bool,
 ) -> Iterator[Predictions]:
     """Yield the last stack's predictions batch by batch, computed in float32.
 
-    With `flip_test` the heatmaps are averaged with the mirrored image's. The
-    network is put in evaluation mode and left in the mode it came in.
+    With `evaluation.flip_test` the heatmaps are averaged with the mirrored
+    image's. The network is put in evaluation mode and left in the mode it came in.
     """
     was_training = network.training
     network.eval()
@@ -119,10 +119,10 @@ def predict(
                 heatmaps: Tensor = network(images)
                 loss = float(batch_loss(heatmaps, batch, optim)) * len(batch)
                 last = heatmaps[-1]
-                if flip_test:
+                if evaluation.flip_test:
                     mirrored = network(images.flip(-1))[-1]
                     last = (last + unmirror(mirrored, loader.joint_set.mirror)) / 2
-                joints, confidence = decode(last)
+                joints, confidence = decode(last, evaluation.decoding, optim.sigma_px)
                 yield Predictions(
                     positions=batch.positions,
                     joints=_to_original(joints, batch.positions, loader),

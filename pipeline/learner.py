@@ -222,8 +222,8 @@ class Learner:
             stream_validation(self._val, mine, self.settings.data.threads),
             self._val,
             self.settings.optim,
+            settings,
             self.device,
-            flip_test=settings.flip_test,
         )
         return self._total(evaluate(predictions, self._val))
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from pipeline.plain_data import did_you_mean
 
 Scalar = str | int | float | bool
+Decoding = Literal["argmax", "quarter", "dark"]
 
 
 def _require(ok: bool, key: str, expected: str, got: object) -> None:
@@ -192,6 +193,8 @@ class EvaluationSettings:
     """Measure that picks the best checkpoint: pckh, pck_torso, pck_box; auto: the joint set's own."""
     flip_test: bool = True
     """Average the heatmaps with those of the mirrored image, as the paper does."""
+    decoding: Decoding = "quarter"
+    """How a heatmap becomes a joint: argmax: its highest pixel; quarter: moved 0.25 px toward the higher neighbours (the paper's); dark: moved to the top of the Gaussian fitted around it, for precision."""
     batch_size: int = 32
     """Samples a forward pass."""
     overlays: int = 12

@@ -37,6 +37,7 @@ OPTIONS = {
     "jobs.pack": (*PACKING, *CROPPING, "ray.address"),
     "jobs.evaluate": (
         *("checkpoint", "data.val", "data.train", "evaluation.flip_test"),
+        "evaluation.decoding",
         *("device", "threads", "figures", "json"),
     ),
     "jobs.inspect": ("out", "seed"),
@@ -410,7 +411,15 @@ def test_the_network_is_measured_alone_without_training_shards(tmp_path, capsys,
     assert "constant pose" not in capsys.readouterr().out
     content = json.loads((tmp_path / "s.json").read_text())
     assert "constant_pose" not in content
-    assert content["flip_test"] is False
+    assert (content["flip_test"], content["decoding"]) == (False, "quarter")
+
+
+@pytest.mark.parametrize("decoding", ["argmax", "dark"])
+def test_a_checkpoint_is_measured_by_the_decoding_that_is_given(tmp_path, checkpoint, decoding):
+    _, _, *validation = packed(tmp_path)
+    options = ("--threads", 1, "--json", tmp_path / "s.json", "--evaluation.decoding", decoding)
+    run(jobs.evaluate.main, "--checkpoint", checkpoint, *validation, *options)
+    assert json.loads((tmp_path / "s.json").read_text())["decoding"] == decoding
 
 
 def test_people_without_heads_are_drawn_by_a_measure_that_they_have(tmp_path, capsys, checkpoint):

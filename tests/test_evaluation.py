@@ -21,7 +21,7 @@ from pipeline.evaluation import (
 from pipeline.joints import COCO, MPII
 from pipeline.metric import JointCounts
 from pipeline.network.heatmaps import render
-from pipeline.settings import OptimSettings
+from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.order import validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import Batch, SampleLoader
@@ -71,7 +71,8 @@ class Oracle(nn.Module):
 
 def run(network: nn.Module, loader: SampleLoader, batches: Sequence[Batch], **changes):
     optim = OptimSettings(**changes.pop("optim", {}))
-    return list(predict(network, batches, loader, optim, CPU, **{"flip_test": False} | changes))
+    evaluation = EvaluationSettings(**{"flip_test": False} | changes)
+    return list(predict(network, batches, loader, optim, evaluation, CPU))
 
 
 def varied_samples(count: int) -> list:
@@ -88,16 +89,20 @@ def varied_samples(count: int) -> list:
 
 
 @pytest.mark.parametrize("flip_test", [False, True])
-def test_predictions_come_back_in_pixels_of_the_original(pack, flip_test):
+@pytest.mark.parametrize(
+    # Of a heatmap pixel.
+    ("decoding", "within"),
+    [("argmax", 0.5), ("quarter", 0.25), ("dark", 0.01)],
+)
+def test_predictions_come_back_in_pixels_of_the_original(pack, decoding, within, flip_test):
     made = varied_samples(3)
     loader = loader_of(pack, made)
     batches = batches_of(loader, 3)
-    [predictions] = run(Oracle(batches), loader, batches, flip_test=flip_test)
+    [predictions] = run(Oracle(batches), loader, batches, decoding=decoding, flip_test=flip_test)
     truth = np.array([one.person.joints for one in made])
     heatmap_px = np.array([200 * one.person.scale / 16 for one in made])
     off = np.abs(predictions.joints - truth) / heatmap_px[:, None, None]
-    # The decoder knows a quarter of a heatmap pixel.
-    assert off.max() <= 0.25 + 1e-4
+    assert off.max() <= within + 1e-4
     assert predictions.positions.tolist() == [0, 1, 2]
 
 

@@ -28,6 +28,7 @@ def test_defaults_are_the_papers():
     assert (settings.data.rotation_deg, settings.data.rotation_share) == (30, 0.4)
     assert settings.data.scale_jitter == 0.25
     assert settings.evaluation.flip_test
+    assert settings.evaluation.decoding == "quarter"
 
 
 def test_a_heatmap_has_a_quarter_of_the_inputs_side():

@@ -21,7 +21,7 @@ from pipeline.metric import (
     scores,
 )
 from pipeline.network.decoding import decode
-from pipeline.network.heatmaps import unmirror
+from pipeline.network.heatmaps import readable, unmirror
 from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.augmentation import Augmentation
 from pipeline.shards.order import Positions
@@ -118,9 +118,9 @@ def predict(
                 images = network_input(batch, device)
                 heatmaps: Tensor = network(images)
                 loss = float(batch_loss(heatmaps, batch, optim)) * len(batch)
-                last = heatmaps[-1]
+                last = readable(heatmaps[-1], optim.loss)
                 if evaluation.flip_test:
-                    mirrored = network(images.flip(-1))[-1]
+                    mirrored = readable(network(images.flip(-1))[-1], optim.loss)
                     last = (last + unmirror(mirrored, loader.joint_set.mirror)) / 2
                 joints, confidence = decode(last, evaluation.decoding, optim.sigma_px)
                 yield Predictions(

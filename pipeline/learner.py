@@ -124,7 +124,9 @@ class Learner:
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
-        self.network = build_network(settings.model, settings.optim.seed, device)
+        self.network = build_network(
+            settings.model, settings.optim.seed, device, zero_heads=settings.optim.zero_heads
+        )
         self._optimizer = build_optimizer(self.network, settings.optim)
         self._dtype = training_dtype(settings.optim, device)
         self._parallel = _parallel(self.network, device)

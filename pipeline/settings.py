@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from pipeline.plain_data import did_you_mean
 
 Scalar = str | int | float | bool
+Loss = Literal["mse", "cross-entropy"]
 Decoding = Literal["argmax", "quarter", "dark"]
 
 
@@ -152,16 +153,20 @@ class OptimSettings:
     """Samples a step over all workers together."""
     epochs: int = 100
     """Passes over the training samples."""
+    loss: Loss = "mse"
+    """Loss, summed over the supervised heatmaps: mse: mean squared error (the paper's); cross-entropy: of the softmax over each map with its target, which learns faster on small budgets."""
     sigma_px: float = 1.75
     """Standard deviation of the target's Gaussian in heatmap pixels."""
     target_peak: float = 1.0
-    """Height of the target's Gaussian; 10 keeps small networks from collapsing to all-zero heatmaps."""
+    """Height of the target's Gaussian with optim.loss=mse; cross-entropy has none."""
     missing_joints: Literal["zero", "mask"] = "zero"
-    """What an unannotated joint trains: an all-zero heatmap (the paper's), or nothing."""
+    """What an unannotated joint trains: zero: an all-zero heatmap (the paper's), with cross-entropy the uniform distribution; mask: nothing."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively."""
     seed: int = 0
     """Seed of the initial weights."""
+    zero_heads: bool = True
+    """Start the weights of the heads that predict heatmaps at zero, not at random as in the paper, so that mse at a peak of 1 does not stay with all-zero heatmaps."""
 
     def __post_init__(self) -> None:
         _require(

@@ -8,16 +8,23 @@ from torch import Tensor, nn
 
 from pipeline.network.heatmaps import is_drawn, render
 from pipeline.network.hourglass import StackedHourglass
-from pipeline.network.loss import heatmap_mse
+from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.shards.stream import Batch
 
 
-def build_network(model: ModelSettings, seed: int, device: torch.device) -> StackedHourglass:
-    """Create the network with the weights that `seed` gives, the same on every worker."""
+def build_network(
+    model: ModelSettings, seed: int, device: torch.device, *, zero_heads: bool = True
+) -> StackedHourglass:
+    """Create the network with the weights that `seed` gives, the same on every worker.
+
+    With `zero_heads` the heads that predict heatmaps start at zero.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = StackedHourglass(model)
+    if zero_heads:
+        network.start_heads_at_zero()
     return channels_last(network.to(device))
 
 
@@ -92,7 +99,8 @@ def batch_loss(
     target = render(joints, annotated, size, settings.sigma_px, settings.target_peak)
     drawn = is_drawn(joints, annotated, size)
     trained = drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)
-    return heatmap_mse(heatmaps, target, trained)
+    loss = heatmap_cross_entropy if settings.loss == "cross-entropy" else heatmap_mse
+    return loss(heatmaps, target, trained)
 
 
 def train_step(

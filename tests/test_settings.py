@@ -25,6 +25,7 @@ def test_defaults_are_the_papers():
     assert settings.optim.batch_size == 6
     assert settings.optim.sigma_px == 1.75
     assert settings.optim.missing_joints == "zero"
+    assert (settings.optim.loss, settings.optim.target_peak) == ("mse", 1.0)
     assert (settings.data.rotation_deg, settings.data.rotation_share) == (30, 0.4)
     assert settings.data.scale_jitter == 0.25
     assert settings.evaluation.flip_test

@@ -1,5 +1,7 @@
 """One training step and what it needs, without data on disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -133,7 +135,29 @@ def test_a_joint_outside_the_map_trains_as_a_missing_one():
     assert float(mask) == pytest.approx(drawn)
 
 
+def test_missing_joints_train_no_place_or_none_by_cross_entropy_too():
+    batch = batch_of([[(3.0, 4.0), (9.0, 9.0)]], annotated=[[True, False]])
+    heatmaps = torch.zeros(1, 1, 2, 16, 16)
+    # Certain of the missing joint's first pixel.
+    heatmaps[0, 0, 1, 0, 0] = 50.0
+    zero = batch_loss(heatmaps, batch, OptimSettings(loss="cross-entropy"))
+    mask = batch_loss(heatmaps, batch, OptimSettings(loss="cross-entropy", missing_joints="mask"))
+    assert float(mask) == pytest.approx(np.log(256))
+    assert float(zero) == pytest.approx((np.log(256) + 50 * 255 / 256) / 2)
+
+
 # The network and a step
+
+
+def test_heads_start_at_zero_unless_they_are_to_start_at_random():
+    model = replace(TINY, stacks=2)
+    zero, random = (build_network(model, 0, CPU, zero_heads=zero) for zero in (True, False))
+    images = torch.rand(2, 3, 64, 64)
+    assert not zero(images).any()
+    assert random(images).all()
+    # And nothing else differs.
+    for (name, ours), theirs in zip(zero.named_parameters(), random.parameters(), strict=True):
+        assert torch.equal(ours, theirs) is (".head." not in name)
 
 
 def test_a_seed_gives_the_same_weights_and_leaves_other_chance_alone():
@@ -161,7 +185,7 @@ def test_weights_are_laid_out_as_images_come():
 
 def test_a_step_lowers_the_loss_and_moves_every_weight():
     network = build_network(TINY, 0, CPU)
-    settings = OptimSettings(optimizer="adamw", learning_rate=1e-3, target_peak=10.0)
+    settings = OptimSettings(optimizer="adamw", learning_rate=3e-3, target_peak=10.0)
     optimizer = build_optimizer(network, settings)
     batch = batch_of([[(3.0, 4.0), (10.0, 12.0)], [(8.0, 8.0), (2.0, 13.0)]])
     before = {name: p.detach().clone() for name, p in network.named_parameters()}

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.settings import Loss
+
 
 def render(
     joints: Float[Tensor, "batch joint 2"],
@@ -33,6 +35,20 @@ def is_drawn(
     """Whether a joint is annotated and lies within a map of `size` pixels."""
     within = (joints >= -0.5) & (joints < size - 0.5)
     return annotated & within.all(dim=-1)
+
+
+def readable(
+    predicted: Float[Tensor, "*rest height width"], loss: Loss
+) -> Float[Tensor, "*rest height width"]:
+    """Turn what a network trained with `loss` says into heatmaps, in float32 whatever its precision.
+
+    With cross-entropy they are each pixel's probability, the softmax over the
+    map; with mean squared error the prediction is the heatmap.
+    """
+    maps = predicted.float()
+    if loss == "cross-entropy":
+        return maps.flatten(-2).softmax(dim=-1).view(maps.shape)
+    return maps
 
 
 def unmirror(

@@ -94,6 +94,14 @@ class StackedHourglass(nn.Module):
             Stack(settings, last=index == settings.stacks - 1) for index in range(settings.stacks)
         )
 
+    def start_heads_at_zero(self) -> None:
+        """Make every head predict all-zero heatmaps, as good as all of a target is zero."""
+        for module in self.modules():
+            if isinstance(module, Stack):
+                nn.init.zeros_(module.head.weight)
+                assert module.head.bias is not None
+                nn.init.zeros_(module.head.bias)
+
     def forward(
         self, images: Float[Tensor, "batch 3 input_px input_px"]
     ) -> Float[Tensor, "stack batch joint heatmap_px heatmap_px"]:

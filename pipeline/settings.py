@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from pipeline.plain_data import did_you_mean
 
 Scalar = str | int | float | bool
+Supervision = Literal["every-stack", "last-stack", "inside"]
 Loss = Literal["mse", "cross-entropy"]
 Decoding = Literal["argmax", "quarter", "dark"]
 
@@ -112,6 +113,8 @@ class ModelSettings:
     """Heatmaps that the network predicts (nJoints); 0: as many as the data's joint set has."""
     input_px: int = 256
     """Side of the square input in pixels; heatmaps have a quarter of it."""
+    supervision: Supervision = "every-stack"
+    """Which heatmaps are compared with the target: every-stack: every stack's (the paper's); last-stack: the last stack's alone; inside: besides a single stack's output, those predicted within the hourglass at half and a quarter of the output's resolution."""
 
     def __post_init__(self) -> None:
         for name, least in (("stacks", 1), ("modules", 1), ("order", 1), ("joints", 0)):
@@ -130,6 +133,17 @@ class ModelSettings:
             f"a positive multiple of {step} (4 * 2**model.order)",
             self.input_px,
         )
+        if self.supervision == "inside":
+            _require(
+                self.stacks == 1, "model.stacks", "1 with model.supervision=inside", self.stacks
+            )
+            _require(
+                self.order >= 3,
+                "model.order",
+                "at least 3 with model.supervision=inside, to have two resolutions between the "
+                "lowest and the output's",
+                self.order,
+            )
 
     @property
     def heatmap_px(self) -> int:
@@ -156,7 +170,7 @@ class OptimSettings:
     loss: Loss = "mse"
     """Loss, summed over the supervised heatmaps: mse: mean squared error (the paper's); cross-entropy: of the softmax over each map with its target, which learns faster on small budgets."""
     sigma_px: float = 1.75
-    """Standard deviation of the target's Gaussian in heatmap pixels."""
+    """Standard deviation of the target's Gaussian in pixels of the heatmap that it is drawn on."""
     target_peak: float = 1.0
     """Height of the target's Gaussian with optim.loss=mse; cross-entropy has none."""
     missing_joints: Literal["zero", "mask"] = "zero"

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.network.heatmaps import is_drawn, render
-from pipeline.network.hourglass import StackedHourglass
+from pipeline.network.heatmaps import is_drawn, render, rescale
+from pipeline.network.hourglass import Heatmaps, StackedHourglass
 from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.shards.stream import Batch
@@ -87,20 +87,25 @@ def network_input(batch: Batch, device: torch.device) -> Float[Tensor, "batch 3 
     return (images * gains).clamp_(0, 1)
 
 
-def batch_loss(
-    heatmaps: Float[Tensor, "stack batch joint size size"],
-    batch: Batch,
-    settings: OptimSettings,
-) -> Float[Tensor, ""]:
-    """Loss of a batch's heatmaps against targets rendered on their device."""
-    device, size = heatmaps.device, heatmaps.shape[-1]
+def batch_loss(heatmaps: Heatmaps, batch: Batch, settings: OptimSettings) -> Float[Tensor, ""]:
+    """Loss of a batch's supervised heatmaps, summed, against targets rendered on their device.
+
+    A Gaussian is as wide in pixels on a smaller heatmap as on the output: any
+    narrower it would fall between the pixels.
+    """
+    device, size = heatmaps.stacks.device, heatmaps.stacks.shape[-1]
     joints = batch.joints.to(device, non_blocking=True)
     annotated = batch.annotated.to(device, non_blocking=True)
-    target = render(joints, annotated, size, settings.sigma_px, settings.target_peak)
     drawn = is_drawn(joints, annotated, size)
     trained = drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)
     loss = heatmap_cross_entropy if settings.loss == "cross-entropy" else heatmap_mse
-    return loss(heatmaps, target, trained)
+    losses = []
+    for maps in heatmaps.supervised:
+        side = maps.shape[-1]
+        points = rescale(joints, side / size)
+        target = render(points, annotated, side, settings.sigma_px, settings.target_peak)
+        losses.append(loss(maps, target, trained))
+    return torch.stack(losses).sum()
 
 
 def train_step(
@@ -115,7 +120,7 @@ def train_step(
     images = network_input(batch, device)
     reduced = dtype is not torch.float32
     with torch.autocast(device.type, dtype, enabled=reduced):
-        heatmaps = network(images)
+        heatmaps: Heatmaps = network(images)
     loss = batch_loss(heatmaps, batch, settings)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -46,6 +46,7 @@ FLOORS = {
     "pipeline.joints": 0,
     "pipeline.pack_settings": 0,
     "pipeline.plain_data": 0,
+    "pipeline.presets": 0,
     "pipeline.settings": 0,
 }
 # Side by side: they never import each other, though they share a floor and a folder.

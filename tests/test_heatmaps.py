@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.joints import MPII
-from pipeline.network.heatmaps import is_drawn, render, unmirror
+from pipeline.network.heatmaps import is_drawn, render, rescale, unmirror
 
 
 def rendered(x: float, y: float, *, size: int = 5, sigma_px: float = 1.0, peak: float = 1.0):
@@ -70,6 +70,13 @@ def test_a_joint_outside_the_map_gets_an_all_zero_map(x, y, drawn):
     joint = torch.tensor([[[x, y]]])
     assert is_drawn(joint, torch.tensor([[True]]), 5).item() is drawn
     assert not is_drawn(joint, torch.tensor([[False]]), 5).item()
+
+
+def test_a_joint_lies_at_the_same_part_of_a_smaller_heatmap():
+    # The middle of 16 pixels is at 7.5, of 4 at 1.5; the first pixel's left edge at -0.5.
+    joints = torch.tensor([[[7.5, -0.5], [15.5, 3.0]]])
+    assert rescale(joints, 1 / 4).tolist() == [[[1.5, -0.5], [3.5, 0.375]]]
+    assert torch.equal(rescale(joints, 1.0), joints)
 
 
 def test_unmirroring_reverses_columns_and_swaps_joints():

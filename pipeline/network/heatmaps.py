@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.geometry import crop_from_original
 from pipeline.settings import Loss
 
 
@@ -37,6 +38,14 @@ def is_drawn(
     return annotated & within.all(dim=-1)
 
 
+def rescale(
+    joints: Float[Tensor, "batch joint 2"], factor: float
+) -> Float[Tensor, "batch joint 2"]:
+    """Take heatmap pixels to those of a heatmap whose sides are `factor` times as long."""
+    (scale, _, offset), *_ = crop_from_original(0, 0, factor, factor).tolist()
+    return joints * scale + offset
+
+
 def readable(
     predicted: Float[Tensor, "*rest height width"], loss: Loss
 ) -> Float[Tensor, "*rest height width"]:
@@ -52,10 +61,10 @@ def readable(
 
 
 def unmirror(
-    heatmaps: Float[Tensor, "batch joint height width"], mirror: tuple[int, ...]
-) -> Float[Tensor, "batch joint height width"]:
+    heatmaps: Float[Tensor, "*batch joint height width"], mirror: tuple[int, ...]
+) -> Float[Tensor, "*batch joint height width"]:
     """Turn the heatmaps of a mirrored image into those of the image.
 
     `mirror` gives each joint's counterpart. Exact: column x becomes W - 1 - x.
     """
-    return heatmaps[:, list(mirror)].flip(-1)
+    return heatmaps[..., list(mirror), :, :].flip(-1)

@@ -320,6 +320,17 @@ def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, work
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_losses_are_compared_with_either_start_of_the_heads(tmp_path, capsys):
+    small = ("--model.stacks", 1, "--model.features", 8, "--dry-run")
+    run(tune.sweep.main, *packed(tmp_path), "--space", "losses", *small)
+    names = [line.split(": ")[0].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == [
+        f"loss-{loss}_target_peak-{peak}_zero_heads-{zero}"
+        for loss, peak in (("mse", 1), ("mse", 10), ("mse", 50), ("cross-entropy", 1))
+        for zero in ("true", "false")
+    ]
+
+
 def test_a_listed_space_is_multiplied_by_other_settings_alone(tmp_path, capsys):
     space = (*packed(tmp_path), "--space", "ablation-stacks", "--dry-run")
     run(tune.sweep.main, *space, "--learning-rates", 1e-3, 1e-4)

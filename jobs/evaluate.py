@@ -9,6 +9,7 @@ import tyro
 
 from pipeline.command import clear_errors, parse
 from pipeline.progress import Pace, bar, duration, say
+from pipeline.settings import Decoding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +40,10 @@ class Arguments:
         bool, tyro.conf.arg(name="evaluation.flip-test"), tyro.conf.FlagConversionOff
     ] = True
     """Average the heatmaps with those of the mirrored image."""
+    decoding: Annotated[Decoding | None, tyro.conf.arg(name="evaluation.decoding")] = None
+    """How a heatmap becomes a joint; None: as the checkpoint's settings say."""
+    every_stack: bool = False
+    """Measure the heatmaps of every stack, not of the last alone: accuracy on the way through the network."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; auto: a GPU where there is one."""
     threads: int = 2
@@ -61,7 +66,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     import torch
 
     from pipeline.checkpoint import find_weights, load_network
-    from pipeline.metric import table
+    from pipeline.metric import stack_table, table
 
     if arguments.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
@@ -75,8 +80,9 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     if weights == "ema":
         say("weights: their moving average (ema)")
     loader = _loader("data.val", arguments.val, record)
-    evaluation = _measure(network, loader, record.settings, arguments)
-    joint_set = loader.joint_set
+    settings = _settings(record, arguments)
+    stacks = _measure(network, loader, settings, arguments)
+    evaluation, joint_set = stacks[-1], loader.joint_set
     results = {"network": evaluation.scores(joint_set)}
     if arguments.train:
         training = _loader("data.train", arguments.train, record)
@@ -84,9 +90,20 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     for name, scores in results.items():
         for score in scores.values():
             say(f"\n{name}\n{table(score)}")
-    _write(results, evaluation, weights, arguments)
+    by_stack = [stack.scores(joint_set) for stack in stacks] if arguments.every_stack else []
+    for key in by_stack[-1] if by_stack else ():
+        say(f"\n{stack_table([scores[key] for scores in by_stack])}")
+    _write(results, by_stack, evaluation, weights, settings, arguments)
     if arguments.figures is not None:
-        _draw(network, loader, record.settings, evaluation, arguments.figures)
+        _draw(network, loader, settings, evaluation, arguments.figures)
+
+
+def _settings(record: "Record", arguments: Arguments) -> "Settings":
+    """The checkpoint's settings with those of evaluation that were given."""
+    changes: dict[str, Any] = {"evaluation.flip_test": arguments.flip_test}
+    if arguments.decoding is not None:
+        changes["evaluation.decoding"] = arguments.decoding
+    return record.settings.replaced(changes)
 
 
 def _loader(setting: str, pattern: str, record: "Record") -> "SampleLoader":
@@ -107,27 +124,38 @@ def _loader(setting: str, pattern: str, record: "Record") -> "SampleLoader":
 
 def _measure(
     network: "nn.Module", loader: "SampleLoader", settings: "Settings", arguments: Arguments
-) -> "Evaluation":
-    from pipeline.evaluation import Evaluation, evaluate, predict
+) -> "list[Evaluation]":
+    """The evaluation of every stack's heatmaps, first to last, or of the last stack's alone."""
+    from pipeline.evaluation import Evaluation, evaluate, predict, predict_stacks
     from pipeline.shards.order import validation_batches
     from pipeline.shards.stream import stream_validation
 
     people, pace = len(loader.samples), Pace(2.0)
     batches = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)
-    total = Evaluation.nothing(loader.joint_set)
-    for predictions in predict(
+    measured = (
         network,
         stream_validation(loader, batches, arguments.threads),
         loader,
         settings.optim,
+        settings.evaluation,
         next(network.parameters()).device,
-        flip_test=arguments.flip_test,
-    ):
-        total += evaluate([predictions], loader)
+    )
+    if arguments.every_stack:
+        predicted = predict_stacks(*measured)
+        totals = [Evaluation.nothing(loader.joint_set)] * settings.model.stacks
+    else:
+        predicted = ([predictions] for predictions in predict(*measured))
+        totals = [Evaluation.nothing(loader.joint_set)]
+    for stacks in predicted:
+        totals = [
+            total + evaluate([predictions], loader)
+            for total, predictions in zip(totals, stacks, strict=True)
+        ]
         if pace.is_due():
-            left = duration(pace.left_s(total.people, people))
-            say(f"{bar(total.people, people)} people  left {left}")
-    return total
+            done = totals[-1].people
+            left = duration(pace.left_s(done, people))
+            say(f"{bar(done, people)} people  left {left}")
+    return totals
 
 
 def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluation":
@@ -139,8 +167,10 @@ def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluat
 
 def _write(
     results: dict[str, dict[str, "Scores"]],
+    by_stack: list[dict[str, "Scores"]],
     evaluation: "Evaluation",
     weights: str,
+    settings: "Settings",
     arguments: Arguments,
 ) -> None:
     if arguments.json is None:
@@ -150,11 +180,14 @@ def _write(
         "weights": weights,
         "data.val": arguments.val,
         "people": evaluation.people,
-        "flip_test": arguments.flip_test,
+        "flip_test": settings.evaluation.flip_test,
+        "decoding": settings.evaluation.decoding,
         "loss": evaluation.loss_sum / evaluation.people,
     }
     for name, scores in results.items():
         content[name.replace(" ", "_")] = {key: s.as_dict() for key, s in scores.items()}
+    if by_stack:
+        content["stacks"] = [{key: s.as_dict() for key, s in scores.items()} for scores in by_stack]
     arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     say(f"written: {arguments.json}")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import clear_errors, fail, parse
+from pipeline.command import Presets, clear_errors, fail, parse, preset_settings
 from pipeline.joints import MPII
 from pipeline.progress import say
 from pipeline.settings import Settings
@@ -23,13 +23,14 @@ class Arguments:
     settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=Settings
     )
+    preset: Presets = ()
     dry_run: bool = False
     """Print the resolved settings, the network's cost and what the data holds; start nothing. Without data: the cost alone."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = parse(Arguments, None, argv)
+    arguments = parse(Arguments, None, argv, Arguments(settings=preset_settings(argv)))
     with clear_errors():
         if arguments.dry_run:
             dry_run(arguments.settings)

@@ -1,9 +1,10 @@
 """What the command lines here do alike: parse quickly, fail with a sentence instead of a traceback."""
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar, cast
 
 import tyro
 from tyro.constructors import (
@@ -11,6 +12,9 @@ from tyro.constructors import (
     PrimitiveConstructorSpec,
     PrimitiveTypeInfo,
 )
+
+from pipeline.presets import preset_help, settings_of
+from pipeline.settings import Settings
 
 Arguments = TypeVar("Arguments")
 
@@ -39,17 +43,45 @@ def _bool(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
     )
 
 
-def parse(arguments: type[Arguments], description: str | None, argv: list[str] | None) -> Arguments:
-    """Read the command line; what is wrong with it ends the program with status 2 and a message."""
+Presets = Annotated[tuple[str, ...], tyro.conf.arg(help=preset_help(), metavar="NAME ...")]
+
+
+def preset_settings(argv: list[str] | None) -> Settings:
+    """The settings that the command line's `--preset` names, its other settings left out.
+
+    What `parse` is to start from, so that explicit settings win. Names are
+    separated by commas or spaces. An unknown one ends the program with status 2.
+    """
+    reader = ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--preset", nargs="*", action="extend", default=[])
+    given, _ = reader.parse_known_args(argv)
+    names = [name for word in given.preset for name in word.split(",") if name]
+    with clear_errors():
+        return Settings.from_flat(settings_of(names))
+
+
+def parse(
+    arguments: type[Arguments],
+    description: str | None,
+    argv: list[str] | None,
+    default: Arguments | None = None,
+) -> Arguments:
+    """Read the command line; what is wrong with it ends the program with status 2 and a message.
+
+    What is not given is `default`'s.
+    """
     # Settings that only clash with one another are past tyro's own messages.
     with clear_errors():
-        return tyro.cli(
+        read = tyro.cli(
             arguments,
             description=description,
             args=argv,
+            default=default,
             registry=_registry,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+    # tyro takes the default's type, None and all, for the answer's.
+    return cast(Arguments, read)
 
 
 @contextmanager

@@ -20,8 +20,10 @@ from pipeline.metric import (
     person_sizes,
     scores,
 )
-from pipeline.network.heatmaps import decode, unmirror
-from pipeline.settings import OptimSettings
+from pipeline.network.decoding import decode
+from pipeline.network.heatmaps import readable, unmirror
+from pipeline.network.hourglass import Heatmaps
+from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.augmentation import Augmentation
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import Sample
@@ -101,36 +103,75 @@ def predict(
     batches: Iterable[Batch],
     loader: SampleLoader,
     optim: OptimSettings,
+    evaluation: EvaluationSettings,
     device: torch.device,
-    *,
-    flip_test: bool,
 ) -> Iterator[Predictions]:
     """Yield the last stack's predictions batch by batch, computed in float32.
 
-    With `flip_test` the heatmaps are averaged with the mirrored image's. The
-    network is put in evaluation mode and left in the mode it came in.
+    With `evaluation.flip_test` the heatmaps are averaged with the mirrored
+    image's. The network is put in evaluation mode and left in the mode it came in.
     """
+    for batch, stacks, loss in _heatmaps(network, batches, loader, optim, evaluation, device):
+        yield _predictions(batch, stacks[-1], loss, loader, optim, evaluation)
+
+
+def predict_stacks(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    loader: SampleLoader,
+    optim: OptimSettings,
+    evaluation: EvaluationSettings,
+    device: torch.device,
+) -> Iterator[list[Predictions]]:
+    """Yield every stack's predictions, first to last, as `predict` yields the last one's.
+
+    The loss of each is that of the whole network.
+    """
+    for batch, stacks, loss in _heatmaps(network, batches, loader, optim, evaluation, device):
+        yield [_predictions(batch, maps, loss, loader, optim, evaluation) for maps in stacks]
+
+
+def _heatmaps(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    loader: SampleLoader,
+    optim: OptimSettings,
+    evaluation: EvaluationSettings,
+    device: torch.device,
+) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], float]]:
+    """Yield batches with every stack's heatmaps and the sum of their samples' losses."""
     was_training = network.training
     network.eval()
     try:
         with torch.inference_mode():
             for batch in batches:
                 images = network_input(batch, device)
-                heatmaps: Tensor = network(images)
-                loss = float(batch_loss(heatmaps, batch, optim)) * len(batch)
-                last = heatmaps[-1]
-                if flip_test:
-                    mirrored = network(images.flip(-1))[-1]
-                    last = (last + unmirror(mirrored, loader.joint_set.mirror)) / 2
-                joints, confidence = decode(last)
-                yield Predictions(
-                    positions=batch.positions,
-                    joints=_to_original(joints, batch.positions, loader),
-                    confidence=confidence.cpu().numpy(),
-                    loss=loss,
-                )
+                predicted: Heatmaps = network(images)
+                loss = float(batch_loss(predicted, batch, optim)) * len(batch)
+                stacks = readable(predicted.stacks, optim.loss)
+                if evaluation.flip_test:
+                    mirrored = readable(network(images.flip(-1)).stacks, optim.loss)
+                    stacks = (stacks + unmirror(mirrored, loader.joint_set.mirror)) / 2
+                yield batch, stacks, loss
     finally:
         network.train(was_training)
+
+
+def _predictions(
+    batch: Batch,
+    heatmaps: Float[Tensor, "batch joint height width"],
+    loss: float,
+    loader: SampleLoader,
+    optim: OptimSettings,
+    evaluation: EvaluationSettings,
+) -> Predictions:
+    joints, confidence = decode(heatmaps, evaluation.decoding, optim.sigma_px)
+    return Predictions(
+        positions=batch.positions,
+        joints=_to_original(joints, batch.positions, loader),
+        confidence=confidence.cpu().numpy(),
+        loss=loss,
+    )
 
 
 def _to_original(

@@ -121,22 +121,29 @@ def threshold_curve(counts: JointCounts, result: Scores) -> Figure:
 
 
 def trials_against(
-    name: str, values: Sequence[float], accuracy: Sequence[float], headline: str
+    name: str, values: Sequence[float | str], accuracy: Sequence[float], headline: str
 ) -> Figure:
-    """Accuracy of a sweep's trials against one setting; the line joins the best of each value."""
+    """Accuracy of a sweep's trials against one setting; the line joins the best of each value.
+
+    Values that are words or truths lie side by side, in the order in which they come.
+    """
+    words = list(dict.fromkeys(str(value) for value in values if isinstance(value, str | bool)))
+    places = [words.index(str(value)) if words else float(value) for value in values]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    axis.plot(values, accuracy, "o", color="tab:blue", alpha=0.7, label="trial")
+    axis.plot(places, accuracy, "o", color="tab:blue", alpha=0.7, label="trial")
     best = {
-        value: max(a for v, a in zip(values, accuracy, strict=True) if v == value)
-        for value in sorted(set(values))
+        place: max(a for p, a in zip(places, accuracy, strict=True) if p == place)
+        for place in sorted(set(places))
     }
     axis.plot(list(best), list(best.values()), "-", color="tab:orange", label="best")
     axis.set(xlabel=name, ylabel=f"best {headline} (%)")
-    if len(best) > 1 and max(best) / max(min(best), 1e-12) >= 20:
+    if words:
+        axis.set_xticks(range(len(words)), words)
+    elif len(best) > 1 and max(best) / max(min(best), 1e-12) >= 20:
         axis.set_xscale("log")
     else:
-        axis.set_xticks(list(best), [f"{value:g}" for value in best])
+        axis.set_xticks(list(best), [f"{place:g}" for place in best])
     axis.grid(alpha=0.3)
     axis.legend()
     return figure

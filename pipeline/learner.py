@@ -189,8 +189,8 @@ class Learner:
             ),
             self._val,
             self.settings.optim,
+            settings,
             self.device,
-            flip_test=settings.flip_test,
         )
         return total_evaluation(evaluate(predictions, self._val), self.device, self.workers)
 

@@ -5,6 +5,7 @@ the truth is at most a threshold times the head size. Other normalisers make
 other measures; each is named as what it is (`pipeline.joints.Measure`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -181,6 +182,20 @@ def table(result: Scores) -> str:
     lines.append(row("pooled mean", list(result.pooled.values())))
     lines.append(row("unweighted mean", list(result.unweighted.values())))
     lines.append(row(f"AUC 0-{measure.auc_limit:g}", [result.auc]))
+    return "\n".join(lines)
+
+
+def stack_table(stacks: Sequence[Scores]) -> str:
+    """One measure's pooled percentages after every stack as text, a row a stack."""
+    measure = stacks[0].measure
+    heads = [f"{measure.title}@{_text(threshold)}" for threshold in measure.thresholds]
+    heads.append(f"AUC 0-{measure.auc_limit:g}")
+    column = max(15, *(len(head) + 1 for head in heads))
+    lines = ["stack  " + "".join(f"{head:>{column}}" for head in heads)]
+    for number, result in enumerate(stacks, start=1):
+        values = [*result.pooled.values(), result.auc]
+        cells = "".join(f"{value:>{column}.2f}" for value in values)
+        lines.append(f"{f'{number}/{len(stacks)}':<7}{cells}")
     return "\n".join(lines)
 
 

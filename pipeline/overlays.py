@@ -34,8 +34,8 @@ def draw_overlays(
         [loader.batch(chosen)],
         loader,
         settings.optim,
+        settings.evaluation,
         device,
-        flip_test=settings.evaluation.flip_test,
     )
     poses = [
         pose_of(loader.samples[position], joints)

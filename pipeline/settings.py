@@ -17,6 +17,9 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from pipeline.plain_data import did_you_mean
 
 Scalar = str | int | float | bool
+Supervision = Literal["every-stack", "last-stack", "inside"]
+Loss = Literal["mse", "cross-entropy"]
+Decoding = Literal["argmax", "quarter", "dark"]
 
 
 def _require(ok: bool, key: str, expected: str, got: object) -> None:
@@ -110,6 +113,8 @@ class ModelSettings:
     """Heatmaps that the network predicts (nJoints); 0: as many as the data's joint set has."""
     input_px: int = 256
     """Side of the square input in pixels; heatmaps have a quarter of it."""
+    supervision: Supervision = "every-stack"
+    """Which heatmaps are compared with the target: every-stack: every stack's (the paper's); last-stack: the last stack's alone; inside: besides a single stack's output, those predicted within the hourglass at half and a quarter of the output's resolution."""
 
     def __post_init__(self) -> None:
         for name, least in (("stacks", 1), ("modules", 1), ("order", 1), ("joints", 0)):
@@ -128,6 +133,17 @@ class ModelSettings:
             f"a positive multiple of {step} (4 * 2**model.order)",
             self.input_px,
         )
+        if self.supervision == "inside":
+            _require(
+                self.stacks == 1, "model.stacks", "1 with model.supervision=inside", self.stacks
+            )
+            _require(
+                self.order >= 3,
+                "model.order",
+                "at least 3 with model.supervision=inside, to have two resolutions between the "
+                "lowest and the output's",
+                self.order,
+            )
 
     @property
     def heatmap_px(self) -> int:
@@ -169,16 +185,20 @@ class OptimSettings:
     """Take BatchNorm's statistics over all workers' samples at each step, where each has few; on GPUs only."""
     epochs: int = 100
     """Passes over the training samples."""
+    loss: Loss = "mse"
+    """Loss, summed over the supervised heatmaps: mse: mean squared error (the paper's); cross-entropy: of the softmax over each map with its target, which has no scale to choose."""
     sigma_px: float = 1.75
-    """Standard deviation of the target's Gaussian in heatmap pixels."""
+    """Standard deviation of the target's Gaussian in pixels of the heatmap that it is drawn on."""
     target_peak: float = 1.0
-    """Height of the target's Gaussian; 10 keeps small networks from collapsing to all-zero heatmaps."""
+    """Height of the target's Gaussian with optim.loss=mse; the paper's is 1, but AdamW learns faster at 10."""
     missing_joints: Literal["zero", "mask"] = "zero"
-    """What an unannotated joint trains: an all-zero heatmap (the paper's), or nothing."""
+    """What an unannotated joint trains: zero: an all-zero heatmap (the paper's), with cross-entropy the uniform distribution; mask: nothing."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively; fp16 with a scaled loss, for GPUs that do not."""
     seed: int = 0
     """Seed of the initial weights."""
+    zero_heads: bool = True
+    """Start the weights of the heads that predict heatmaps at zero, not at random as in the paper, so that mse at a peak of 1 does not stay with all-zero heatmaps."""
 
     def __post_init__(self) -> None:
         _require(
@@ -214,6 +234,8 @@ class EvaluationSettings:
     """Measure that picks the best checkpoint: pckh, pck_torso, pck_box; auto: the joint set's own."""
     flip_test: bool = True
     """Average the heatmaps with those of the mirrored image, as the paper does."""
+    decoding: Decoding = "quarter"
+    """How a heatmap becomes a joint: argmax: its highest pixel; quarter: moved 0.25 px toward the higher neighbours (the paper's); dark: moved to the top of the Gaussian fitted around it, for precision."""
     batch_size: int = 32
     """Samples a forward pass."""
     overlays: int = 12

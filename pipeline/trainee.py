@@ -36,7 +36,9 @@ class Trainee:
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self._settings, self._device = settings, device
         optim = settings.optim
-        self.network = build_network(settings.model, optim.seed, device)
+        self.network = build_network(
+            settings.model, optim.seed, device, zero_heads=optim.zero_heads
+        )
         self._average = (
             WeightAverage(self.network, optim.ema_samples) if optim.ema_samples else None
         )

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.network.heatmaps import is_drawn, render
-from pipeline.network.hourglass import StackedHourglass
-from pipeline.network.loss import heatmap_mse
+from pipeline.network.heatmaps import is_drawn, render, rescale
+from pipeline.network.hourglass import Heatmaps, StackedHourglass
+from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.shards.stream import Batch
 
@@ -24,11 +24,18 @@ KEEP_MEMORY = {
 }
 
 
-def build_network(model: ModelSettings, seed: int, device: torch.device) -> StackedHourglass:
-    """Create the network with the weights that `seed` gives, the same on every worker."""
+def build_network(
+    model: ModelSettings, seed: int, device: torch.device, *, zero_heads: bool = True
+) -> StackedHourglass:
+    """Create the network with the weights that `seed` gives, the same on every worker.
+
+    With `zero_heads` the heads that predict heatmaps start at zero.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = StackedHourglass(model)
+    if zero_heads:
+        network.start_heads_at_zero()
     return channels_last(network.to(device))
 
 
@@ -105,19 +112,25 @@ def network_input(batch: Batch, device: torch.device) -> Float[Tensor, "batch 3 
     return (images * gains).clamp_(0, 1)
 
 
-def batch_loss(
-    heatmaps: Float[Tensor, "stack batch joint size size"],
-    batch: Batch,
-    settings: OptimSettings,
-) -> Float[Tensor, ""]:
-    """Loss of a batch's heatmaps against targets rendered on their device."""
-    device, size = heatmaps.device, heatmaps.shape[-1]
+def batch_loss(heatmaps: Heatmaps, batch: Batch, settings: OptimSettings) -> Float[Tensor, ""]:
+    """Loss of a batch's supervised heatmaps, summed, against targets rendered on their device.
+
+    A Gaussian is as wide in pixels on a smaller heatmap as on the output: any
+    narrower it would fall between the pixels.
+    """
+    device, size = heatmaps.stacks.device, heatmaps.stacks.shape[-1]
     joints = batch.joints.to(device, non_blocking=True)
     annotated = batch.annotated.to(device, non_blocking=True)
-    target = render(joints, annotated, size, settings.sigma_px, settings.target_peak)
     drawn = is_drawn(joints, annotated, size)
     trained = drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)
-    return heatmap_mse(heatmaps, target, trained)
+    loss = heatmap_cross_entropy if settings.loss == "cross-entropy" else heatmap_mse
+    losses = []
+    for maps in heatmaps.supervised:
+        side = maps.shape[-1]
+        points = rescale(joints, side / size)
+        target = render(points, annotated, side, settings.sigma_px, settings.target_peak)
+        losses.append(loss(maps, target, trained))
+    return torch.stack(losses).sum()
 
 
 def train_step(
@@ -143,7 +156,7 @@ def train_step(
         # Ranks need each other's gradients once a step.
         with nullcontext() if is_last else _alone(network):
             with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-                heatmaps = network(network_input(part, device))
+                heatmaps: Heatmaps = network(network_input(part, device))
             loss = batch_loss(heatmaps, part, settings) / settings.accumulate
             scaler.scale(loss).backward()
         losses.append(loss.detach())

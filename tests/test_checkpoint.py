@@ -61,7 +61,7 @@ def trained(steps: int = 2):
     optimizer = build_optimizer(network, SETTINGS.optim)
     for _ in range(steps):
         optimizer.zero_grad()
-        network(images()).square().mean().backward()
+        network(images()).stacks.square().mean().backward()
         optimizer.step()
     return network, optimizer
 
@@ -82,7 +82,7 @@ def rewritten(folder: Path, **changes) -> None:
 def test_a_loaded_network_gives_the_same_outputs(saved):
     network, _ = trained()
     loaded, record = load_network(saved, CPU)
-    assert torch.equal(loaded(images()), network.eval()(images()))
+    assert torch.equal(loaded(images()).stacks, network.eval()(images()).stacks)
     assert not loaded.training
     # As in training; the plain layout takes half as long again on CPU.
     assert loaded.stem_conv.weight.is_contiguous(memory_format=torch.channels_last)
@@ -103,7 +103,7 @@ def test_a_loaded_optimizer_goes_on_alike(saved):
             assert torch.equal(value, theirs["state"][number][name]), name
     for one, stepper in ((network, optimizer), (other, loaded)):
         stepper.zero_grad()
-        one.train()(images()).square().mean().backward()
+        one.train()(images()).stacks.square().mean().backward()
         stepper.step()
     for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -204,7 +204,7 @@ def test_prediction_needs_no_pickle(saved):
     ]
     (saved / "optimizer.pt").unlink()
     loaded, _ = load_network(saved, CPU)
-    assert torch.equal(loaded(images()), trained()[0].eval()(images()))
+    assert torch.equal(loaded(images()).stacks, trained()[0].eval()(images()).stacks)
 
 
 @pytest.mark.parametrize(
@@ -313,3 +313,17 @@ def test_an_optimizer_that_holds_code_is_refused(saved, tmp_path):
     torch.load(saved / "optimizer.pt", weights_only=False)
     assert (tmp_path / "ran").exists()
     assert network.training
+
+
+def test_a_checkpoint_from_before_a_setting_means_what_it_meant(saved):
+    path = saved / "checkpoint.json"
+    content = json.loads(path.read_text())
+    for key in ("model.supervision", "optim.loss", "optim.zero_heads", "evaluation.decoding"):
+        del content["settings"][key]
+    path.write_text(json.dumps(content))
+    loaded, record = load_network(saved, CPU)
+    assert record.settings.model.supervision == "every-stack"
+    assert record.settings.optim.loss == "mse"
+    assert record.settings.evaluation.decoding == "quarter"
+    check_same_architecture(saved, record, SETTINGS)
+    assert loaded(images()).stacks.isfinite().all()

@@ -27,6 +27,7 @@ import tune.sweep
 from pipeline.checkpoint import AVERAGE_NAME, Progress, Record, load_network, save_checkpoint
 from pipeline.joints import LSP, MPII
 from pipeline.pack_settings import CropSettings, PackSettings
+from pipeline.presets import PRESETS
 from pipeline.settings import Settings
 from pipeline.training import build_network, build_optimizer
 
@@ -37,17 +38,21 @@ TRAINING = tuple(Settings().flat())
 PACKING = tuple(item.name for item in fields(PackSettings) if item.name not in ("crop", "source"))
 CROPPING = tuple(f"crop.{item.name}" for item in fields(CropSettings))
 OPTIONS = {
-    "jobs.train": (*TRAINING, "dry_run"),
+    "jobs.train": (*TRAINING, "preset", "dry_run"),
     "jobs.pack": (*PACKING, *CROPPING, "ray.address"),
     "jobs.evaluate": (
         *("checkpoint", "weights", "data.val", "data.train", "evaluation.flip_test"),
+        *("evaluation.decoding", "every_stack"),
         *("device", "threads", "figures", "json"),
     ),
     "jobs.convert": ("weights", "out", "joint_set"),
     "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "json"),
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
-    "tune.sweep": (*TRAINING, "space", "stacks", "modules", "learning_rates", "dry_run"),
+    "tune.sweep": (
+        *(*TRAINING, "preset", "space"),
+        *("stacks", "modules", "learning_rates", "dry_run"),
+    ),
 }
 
 
@@ -159,6 +164,9 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.benchmark", "", "Expected one of {loader}"),
         ("jobs.benchmark", "loader --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "loader --threads 2 0", "--threads must be at least 1, got 0"),
+        ("jobs.train", "--preset hg-it", "unknown preset 'hg-it'; did you mean 'hg-int'?"),
+        ("tune.sweep", "--preset none", "unknown preset 'none'; known are paper, hg, hg-int,"),
+        ("jobs.train", "--preset hg-int --model.stacks 2", "model.stacks must be 1 with model"),
         ("tune.sweep", "--space everything", "everything"),
         ("tune.sweep", "--stacks 1 two", "two"),
     ],
@@ -254,6 +262,69 @@ def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_fold
     assert not list(working_folder.iterdir())
 
 
+def dry_settings(capsys, *arguments: object) -> dict[str, str]:
+    """The resolved settings that a dry run without data prints."""
+    run(jobs.train.main, *arguments, "--dry-run")
+    return dict(re.findall(r"^  (\S+) = (.*)$", capsys.readouterr().out, re.M))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stacks", "modules", "supervision"),
+    [
+        ("--preset paper", "8", "1", "'every-stack'"),
+        ("--preset hg", "1", "8", "'last-stack'"),
+        ("--preset hg-int", "1", "8", "'inside'"),
+        ("--preset hg-stacked", "2", "4", "'last-stack'"),
+        ("--preset=hg-stacked-int", "2", "4", "'every-stack'"),
+        # Later ones go over earlier ones, and explicit settings over all.
+        ("--preset paper hg", "1", "8", "'last-stack'"),
+        ("--preset hg,paper", "8", "1", "'every-stack'"),
+        ("--model.modules 2 --preset hg --preset hg-stacked", "2", "2", "'last-stack'"),
+        ("--preset hg-stacked --model.stacks 8", "8", "4", "'last-stack'"),
+    ],
+)
+def test_presets_are_replaced_before_what_is_given(capsys, arguments, stacks, modules, supervision):
+    settings = dry_settings(capsys, *arguments.split())
+    assert settings["model.stacks"] == stacks
+    assert settings["model.modules"] == modules
+    assert settings["model.supervision"] == supervision
+    assert settings["model.features"] == "256"
+
+
+def test_help_says_what_each_preset_is():
+    answer = subprocess.run(
+        [sys.executable, "-m", "jobs.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", answer.stdout).split())
+    for name, preset in PRESETS.items():
+        assert f"{name}: {preset.what}" in told
+
+
+@pytest.mark.parametrize(
+    ("space", "trials"),
+    [
+        ("ablation-stacks", ["stacks-2_modules-4", "stacks-4_modules-2", "stacks-8_modules-1"]),
+        (
+            "ablation-supervision",
+            [
+                "stacks-1_modules-8_supervision-last-stack",
+                "stacks-1_modules-8_supervision-inside",
+                "stacks-2_modules-4_supervision-last-stack",
+                "stacks-2_modules-4_supervision-every-stack",
+            ],
+        ),
+    ],
+)
+def test_an_ablation_runs_the_papers_networks(tmp_path, capsys, space, trials):
+    run(tune.sweep.main, *packed(tmp_path), "--space", space, "--dry-run")
+    said = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split(": ")[0].strip() for line in said] == trials
+
+
 def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, working_folder):
     arguments = packed(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -270,6 +341,29 @@ def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, work
         "  stacks-2_learning_rate-0.0001: 6,570,400",
     ]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_losses_are_compared_with_either_start_of_the_heads(tmp_path, capsys):
+    small = ("--model.stacks", 1, "--model.features", 8, "--dry-run")
+    run(tune.sweep.main, *packed(tmp_path), "--space", "losses", *small)
+    names = [line.split(": ")[0].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == [
+        f"loss-{loss}_target_peak-{peak}_zero_heads-{zero}"
+        for loss, peak in (("mse", 1), ("mse", 10), ("mse", 50), ("cross-entropy", 1))
+        for zero in ("true", "false")
+    ]
+
+
+def test_a_listed_space_is_multiplied_by_other_settings_alone(tmp_path, capsys):
+    space = (*packed(tmp_path), "--space", "ablation-stacks", "--dry-run")
+    run(tune.sweep.main, *space, "--learning-rates", 1e-3, 1e-4)
+    said = capsys.readouterr().out.splitlines()[1:]
+    assert len(said) == 6
+    assert said[1].startswith("  stacks-2_modules-4_learning_rate-0.0001: 24,590,752 parameters")
+    assert said_on_failure(capsys, tune.sweep.main, *space, "--stacks", 1) == (
+        "error: --space ablation-stacks sets model.stacks for each of its trials; "
+        "no values of it can be given"
+    )
 
 
 # Scoring
@@ -386,6 +480,10 @@ def test_published_predictions_score_what_everyone_finds(tmp_path, mpii_dir, nam
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     """A tiny network that has learned nothing, saved as after two epochs."""
+    return saved(tmp_path)
+
+
+def saved(tmp_path: Path, **changes) -> Path:
     settings = Settings.from_flat(
         {
             "model.stacks": 1,
@@ -394,6 +492,7 @@ def checkpoint(tmp_path) -> Path:
             "model.input_px": 64,
             "evaluation.batch_size": 2,
         }
+        | changes
     )
     network = build_network(settings.model, 0, CPU)
     record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={})
@@ -433,7 +532,30 @@ def test_the_network_is_measured_alone_without_training_shards(tmp_path, capsys,
     assert "constant pose" not in capsys.readouterr().out
     content = json.loads((tmp_path / "s.json").read_text())
     assert "constant_pose" not in content
-    assert content["flip_test"] is False
+    assert (content["flip_test"], content["decoding"]) == (False, "quarter")
+
+
+def test_every_stack_is_measured(tmp_path, capsys):
+    _, _, *validation = packed(tmp_path)
+    folder = saved(tmp_path, **{"model.stacks": 3})
+    options = ("--threads", 1, "--json", tmp_path / "s.json", "--every-stack")
+    run(jobs.evaluate.main, "--checkpoint", folder, *validation, *options)
+    told = capsys.readouterr().out
+    assert told.count("\nnetwork\njoint ") == 2
+    rows = re.findall(r"^(\d/3) +(\S+)", told, re.M)
+    assert [row[0] for row in rows] == ["1/3", "2/3", "3/3"] * 2
+    content = json.loads((tmp_path / "s.json").read_text())
+    assert len(content["stacks"]) == 3
+    assert content["stacks"][-1] == content["network"]
+    assert f"{content['stacks'][0]['pckh']['pooled']['0.5']:.2f}" == rows[0][1]
+
+
+@pytest.mark.parametrize("decoding", ["argmax", "dark"])
+def test_a_checkpoint_is_measured_by_the_decoding_that_is_given(tmp_path, checkpoint, decoding):
+    _, _, *validation = packed(tmp_path)
+    options = ("--threads", 1, "--json", tmp_path / "s.json", "--evaluation.decoding", decoding)
+    run(jobs.evaluate.main, "--checkpoint", checkpoint, *validation, *options)
+    assert json.loads((tmp_path / "s.json").read_text())["decoding"] == decoding
 
 
 def test_either_weights_can_be_measured(tmp_path, capsys, checkpoint):
@@ -444,7 +566,8 @@ def test_either_weights_can_be_measured(tmp_path, capsys, checkpoint):
     assert (
         said == f"error: {checkpoint}: no ema.safetensors: it was trained with optim.ema_samples=0"
     )
-    other = build_network(load_network(checkpoint, CPU)[1].settings.model, 5, CPU)
+    model = load_network(checkpoint, CPU)[1].settings.model
+    other = build_network(model, 5, CPU, zero_heads=False)
     save_file({n: t.contiguous() for n, t in other.state_dict().items()}, checkpoint / AVERAGE_NAME)
     found = {}
     for weights in ("raw", "ema", "auto"):

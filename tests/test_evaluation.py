@@ -17,11 +17,13 @@ from pipeline.evaluation import (
     evaluate,
     predict,
     predict_constant_pose,
+    predict_stacks,
 )
 from pipeline.joints import COCO, MPII
 from pipeline.metric import JointCounts
 from pipeline.network.heatmaps import render
-from pipeline.settings import OptimSettings
+from pipeline.network.hourglass import Heatmaps
+from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.order import validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import Batch, SampleLoader
@@ -44,6 +46,12 @@ def batches_of(loader: SampleLoader, size: int) -> list[Batch]:
     return [loader.batch(chosen) for chosen in positions]
 
 
+def stacked(*maps: torch.Tensor) -> Heatmaps:
+    """Heatmaps of stacks that are all supervised."""
+    stacks = torch.stack(maps)
+    return Heatmaps(stacks=stacks, supervised=(stacks,))
+
+
 class Oracle(nn.Module):
     """Two stacks: the first says nothing, the last the truth of the picture it is shown, mirrored or not.
 
@@ -55,23 +63,24 @@ class Oracle(nn.Module):
         self.batches, self.heights = batches, heights
         self.modes: list[bool] = []
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> Heatmaps:
         self.modes.append(self.training)
         for batch in self.batches:
             shown = network_input(batch, CPU)
             maps = render(batch.joints, batch.annotated, 16, 1.75, 1.0)
             if images.shape == shown.shape and torch.equal(images, shown):
-                return torch.stack((torch.zeros_like(maps), self.heights[0] * maps))
+                return stacked(torch.zeros_like(maps), self.heights[0] * maps)
             if images.shape == shown.shape and torch.equal(images, shown.flip(-1)):
                 # The left wrist of the picture is a right one in the mirror.
                 mirrored = maps[:, list(MPII.mirror)].flip(-1)
-                return torch.stack((torch.zeros_like(maps), self.heights[1] * mirrored))
+                return stacked(torch.zeros_like(maps), self.heights[1] * mirrored)
         raise AssertionError("shown a picture that is in no batch")
 
 
 def run(network: nn.Module, loader: SampleLoader, batches: Sequence[Batch], **changes):
     optim = OptimSettings(**changes.pop("optim", {}))
-    return list(predict(network, batches, loader, optim, CPU, **{"flip_test": False} | changes))
+    evaluation = EvaluationSettings(**{"flip_test": False} | changes)
+    return list(predict(network, batches, loader, optim, evaluation, CPU))
 
 
 def varied_samples(count: int) -> list:
@@ -88,16 +97,20 @@ def varied_samples(count: int) -> list:
 
 
 @pytest.mark.parametrize("flip_test", [False, True])
-def test_predictions_come_back_in_pixels_of_the_original(pack, flip_test):
+@pytest.mark.parametrize(
+    # Of a heatmap pixel.
+    ("decoding", "within"),
+    [("argmax", 0.5), ("quarter", 0.25), ("dark", 0.01)],
+)
+def test_predictions_come_back_in_pixels_of_the_original(pack, decoding, within, flip_test):
     made = varied_samples(3)
     loader = loader_of(pack, made)
     batches = batches_of(loader, 3)
-    [predictions] = run(Oracle(batches), loader, batches, flip_test=flip_test)
+    [predictions] = run(Oracle(batches), loader, batches, decoding=decoding, flip_test=flip_test)
     truth = np.array([one.person.joints for one in made])
     heatmap_px = np.array([200 * one.person.scale / 16 for one in made])
     off = np.abs(predictions.joints - truth) / heatmap_px[:, None, None]
-    # The decoder knows a quarter of a heatmap pixel.
-    assert off.max() <= 0.25 + 1e-4
+    assert off.max() <= within + 1e-4
     assert predictions.positions.tolist() == [0, 1, 2]
 
 
@@ -116,6 +129,33 @@ def test_a_flip_test_averages_the_two_heatmaps(pack):
     [plain] = run(Oracle(batches, heights=(1.0, 0.5)), loader, batches)
     [flipped] = run(Oracle(batches, heights=(1.0, 0.5)), loader, batches, flip_test=True)
     assert flipped.confidence == pytest.approx(0.75 * plain.confidence)
+
+
+def test_every_stack_is_evaluated_in_its_place(pack):
+    loader = loader_of(pack, varied_samples(3))
+    batches = batches_of(loader, 2)
+    optim, evaluation = OptimSettings(), EvaluationSettings()
+    measured = (Oracle(batches), batches, loader, optim, evaluation, CPU)
+    stacks = list(zip(*predict_stacks(*measured), strict=True))
+    last = list(predict(*measured))
+    assert len(stacks) == 2
+    for of_stack, of_network in zip(stacks[1], last, strict=True):
+        assert np.array_equal(of_stack.joints, of_network.joints)
+        assert of_stack.loss == of_network.loss
+    first, second = (evaluate(parts, loader).scores(MPII)["pckh"].headline for parts in stacks)
+    # The first stack says nothing; the last is right to a quarter of a heatmap pixel.
+    assert first < 20
+    assert second == 100
+
+
+def test_a_flip_test_averages_probabilities_of_a_network_trained_by_cross_entropy(pack):
+    loader = loader_of(pack, samples(1))
+    batches = batches_of(loader, 1)
+    network = Oracle(batches, heights=(9.0, 0.0))
+    [flipped] = run(network, loader, batches, flip_test=True, optim={"loss": "cross-entropy"})
+    maps = render(batches[0].joints, batches[0].annotated, 16, 1.75, 1.0)
+    plain = (9 * maps).flatten(2).softmax(dim=-1).amax(dim=-1)
+    assert flipped.confidence == pytest.approx(((plain + 1 / 256) / 2).numpy())
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -143,8 +183,8 @@ class Constant(nn.Module):
         super().__init__()
         self.value = value
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.full((2, len(images), 16, 16, 16), self.value)
+    def forward(self, images: torch.Tensor) -> Heatmaps:
+        return stacked(*torch.full((2, len(images), 16, 16, 16), self.value))
 
 
 def test_losses_are_summed_over_people(pack):

@@ -261,3 +261,17 @@ def test_values_of_several_orders_are_drawn_on_a_logarithmic_axis():
     one = trials_against("optim.learning_rate", [1e-4], [1.0], "PCKh@0.5")
     assert one.axes[0].get_xscale() == "linear"
     assert is_picture(one)
+
+
+def test_values_that_are_words_or_truths_lie_side_by_side():
+    values = ["inside", "last-stack", "inside"]
+    figure = trials_against("model.supervision", values, [1.0, 2.0, 3.0], "PCKh@0.5")
+    [axis] = figure.axes
+    trials, best = axis.lines
+    assert trials.get_xydata().tolist() == [[0, 1], [1, 2], [0, 3]]
+    assert best.get_xydata().tolist() == [[0, 3], [1, 2]]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["inside", "last-stack"]
+    truths = trials_against("optim.zero_heads", [True, False], [1.0, 2.0], "PCKh@0.5")
+    labels = truths.axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == ["True", "False"]
+    assert is_picture(figure)

@@ -52,6 +52,7 @@ FLOORS = {
     "pipeline.joints": 0,
     "pipeline.pack_settings": 0,
     "pipeline.plain_data": 0,
+    "pipeline.presets": 0,
     "pipeline.recipes": 0,
     "pipeline.settings": 0,
 }

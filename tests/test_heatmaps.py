@@ -1,4 +1,4 @@
-"""Heatmaps, rendered and decoded by hand."""
+"""Heatmaps, rendered and mirrored by hand."""
 
 from math import exp
 
@@ -6,19 +6,13 @@ import pytest
 import torch
 
 from pipeline.joints import MPII
-from pipeline.network.heatmaps import decode, is_drawn, render, unmirror
+from pipeline.network.heatmaps import is_drawn, render, rescale, unmirror
 
 
 def rendered(x: float, y: float, *, size: int = 5, sigma_px: float = 1.0, peak: float = 1.0):
     """The map of one annotated joint."""
     joints = torch.tensor([[[x, y]]])
     return render(joints, torch.tensor([[True]]), size, sigma_px, peak)[0, 0]
-
-
-def decoded(rows: list[list[float]]) -> list[float]:
-    """The joint of one map."""
-    joints, _ = decode(torch.tensor([[rows]], dtype=torch.float32))
-    return joints[0, 0].tolist()
 
 
 def test_a_target_is_a_gaussian_around_its_joint():
@@ -78,51 +72,11 @@ def test_a_joint_outside_the_map_gets_an_all_zero_map(x, y, drawn):
     assert not is_drawn(joint, torch.tensor([[False]]), 5).item()
 
 
-def test_decoding_moves_a_quarter_toward_the_higher_neighbour():
-    assert decoded([[0, 0, 0, 0], [0, 1, 0, 0], [0, 5, 9, 6], [0, 0, 2, 0]]) == [2.25, 2.25]
-    assert decoded([[0, 0, 0, 0], [0, 1, 3, 0], [0, 7, 9, 6], [0, 0, 2, 0]]) == [1.75, 1.75]
-
-
-def test_decoding_stays_where_the_neighbours_are_equal():
-    assert decoded([[0, 0, 0], [4, 9, 4], [0, 1, 0]]) == [1.0, 1.25]
-    assert decoded([[0, 0, 0], [0, 9, 0], [0, 0, 0]]) == [1.0, 1.0]
-
-
-def test_decoding_does_not_look_past_the_border():
-    # At the left border x stays; y goes on following its neighbours.
-    assert decoded([[0, 0, 0], [9, 8, 0], [5, 0, 0]]) == [0.0, 1.25]
-    # The next pixel in memory belongs to the next row.
-    assert decoded([[0, 0, 9], [8, 0, 0], [0, 0, 0]]) == [2.0, 0.0]
-    assert decoded([[0, 0, 0], [0, 0, 0], [0, 8, 9]]) == [2.0, 2.0]
-    assert decoded([[9, 8, 0], [8, 0, 0], [0, 0, 0]]) == [0.0, 0.0]
-
-
-def test_decoding_tells_the_height_of_each_map():
-    _, confidence = decode(torch.tensor([[[[0.0, 0.5], [0.25, 0.0]], [[-3.0, -2.0], [-4.0, -5]]]]))
-    assert confidence.tolist() == [[0.5, -2.0]]
-
-
-def test_decoding_reads_a_map_that_is_wider_than_high():
-    joints, _ = decode(torch.tensor([[[[0.0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 9, 0]]]]))
-    assert joints.tolist() == [[[4.0, 1.0]]]
-
-
-def test_a_rendered_joint_is_found_within_a_quarter_pixel():
-    random = torch.Generator().manual_seed(0)
-    joints = 1 + 61 * torch.rand(50, 16, 2, generator=random)
-    maps = render(joints, torch.ones(50, 16, dtype=torch.bool), 64, 1.75, 1.0)
-    found, confidence = decode(maps)
-    assert (found - joints).abs().max() <= 0.2501
-    # Without the quarter it would be half a pixel.
-    assert (joints.round() - joints).abs().max() > 0.49
-    assert confidence.min() > exp(-0.5 / (2 * 1.75**2)) - 1e-6
-
-
-def test_decoding_a_half_precision_map_does_not_round_the_joint():
-    maps = torch.zeros(1, 1, 3, 300, dtype=torch.bfloat16)
-    maps[0, 0, 1, 257], maps[0, 0, 1, 258] = 1.0, 0.5
-    joints, _ = decode(maps)
-    assert joints.tolist() == [[[257.25, 1.0]]]
+def test_a_joint_lies_at_the_same_part_of_a_smaller_heatmap():
+    # The middle of 16 pixels is at 7.5, of 4 at 1.5; the first pixel's left edge at -0.5.
+    joints = torch.tensor([[[7.5, -0.5], [15.5, 3.0]]])
+    assert rescale(joints, 1 / 4).tolist() == [[[1.5, -0.5], [3.5, 0.375]]]
+    assert torch.equal(rescale(joints, 1.0), joints)
 
 
 def test_unmirroring_reverses_columns_and_swaps_joints():

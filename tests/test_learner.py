@@ -534,3 +534,27 @@ def test_two_ranks_say_one_loss_and_count_all_samples(two_ranks):
             "samples": 8,
         }
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.stacks": 2, "model.supervision": "last-stack"},
+        {"model.supervision": "inside", "optim.loss": "cross-entropy"},
+    ],
+    ids=lambda changes: changes["model.supervision"],
+)
+def test_two_ranks_train_wherever_supervision_goes(tmp_path, changes):
+    # DDP refuses a second step where a weight has had no gradient.
+    people = samples(8)
+    task = task_of(
+        pack_samples(tmp_path / "train", [people[:4], people[4:]], members=True),
+        pack_samples(tmp_path / "val", [samples(2, first=20)], split="val"),
+        **changes | {"optim.batch_size": 4},
+    )
+    torch.multiprocessing.spawn(train_both, (tmp_path, task), nprocs=1)
+    ours, theirs = ranks_of(tmp_path)
+    assert ours["progress"]["steps"] == 2
+    assert ours["state"].keys() == theirs["state"].keys()
+    for name, value in ours["state"].items():
+        assert torch.equal(value, theirs["state"][name]), name

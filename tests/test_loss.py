@@ -1,8 +1,12 @@
-"""The loss of intermediate supervision, worked out by hand."""
+"""The losses of intermediate supervision, worked out by hand."""
 
+from math import exp, log
+
+import pytest
 import torch
 
-from pipeline.network.loss import heatmap_mse
+from pipeline.network.heatmaps import readable
+from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
 
 # Two stacks, one sample, two joints, maps of 1 x 2 pixels.
 TARGET = torch.tensor([[[[0.0, 0.0]], [[0.0, 2.0]]]])
@@ -53,3 +57,70 @@ def test_half_precision_maps_are_compared_in_single_precision():
     loss = heatmap_mse(predicted, target, torch.tensor([[True]]))
     assert loss.dtype == torch.float32
     assert loss.item() == (2**-14 + 4) / 2
+
+
+# Cross-entropy
+
+# Two stacks, one sample, two joints, maps of 1 x 2 pixels: shares 1/4, 3/4 and 0, 1.
+SHARES = torch.tensor([[[[0.5, 1.5]], [[0.0, 7.0]]]])
+LOGITS = torch.tensor([[[[[0.0, 0.0]], [[log(3), 0.0]]]], [[[[0.0, log(3)]], [[0.0, 0.0]]]]])
+BOTH = torch.tensor([[True, True]])
+
+
+def test_cross_entropy_is_summed_over_stacks_and_averaged_over_maps():
+    # Probabilities 1/2, 1/2 and 3/4, 1/4 in the first stack; 1/4, 3/4 and 1/2, 1/2 in the second.
+    first = log(2) + log(4)
+    second = -(log(1 / 4) + 3 * log(3 / 4)) / 4 + log(2)
+    loss = heatmap_cross_entropy(LOGITS, SHARES, BOTH)
+    assert loss.item() == pytest.approx((first + second) / 2)
+
+
+def test_the_height_of_a_target_does_not_matter_to_cross_entropy():
+    once = heatmap_cross_entropy(LOGITS, SHARES, BOTH)
+    assert heatmap_cross_entropy(LOGITS, 50 * SHARES, BOTH).item() == pytest.approx(once.item())
+    assert heatmap_cross_entropy(LOGITS + 9, SHARES, BOTH).item() == pytest.approx(once.item())
+
+
+def test_cross_entropy_pulls_toward_the_targets_shares():
+    predicted = LOGITS.clone().requires_grad_()
+    heatmap_cross_entropy(predicted, SHARES, torch.tensor([[True, False]])).backward()
+    # Probability less share; the masked joint gets none.
+    assert predicted.grad[:, 0, 0, 0].flatten().tolist() == pytest.approx([0.25, -0.25, 0, 0])
+    assert not predicted.grad[:, 0, 1].any()
+
+
+def test_an_empty_target_asks_for_the_uniform_distribution():
+    empty = torch.zeros(1, 1, 1, 4)
+    one = torch.tensor([[True]])
+    flat = torch.zeros(1, 1, 1, 1, 4, requires_grad=True)
+    loss = heatmap_cross_entropy(flat, empty, one)
+    loss.backward()
+    assert loss.item() == pytest.approx(log(4))
+    assert flat.grad.abs().max() < 1e-7
+    certain = torch.tensor([[[[[20.0, 0, 0, 0]]]]])
+    assert heatmap_cross_entropy(certain, empty, one) > 10
+
+
+def test_cross_entropy_of_half_precision_maps_is_computed_in_single_precision():
+    logits = torch.zeros(1, 1, 1, 1, 1000, dtype=torch.bfloat16)
+    target = torch.zeros(1, 1, 1, 1000)
+    target[..., 0] = 1.0
+    loss = heatmap_cross_entropy(logits, target, torch.tensor([[True]]))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(log(1000), rel=1e-6)
+
+
+def test_what_was_trained_by_cross_entropy_is_read_as_probabilities():
+    maps = readable(
+        torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]], dtype=torch.bfloat16), "cross-entropy"
+    )
+    assert maps.dtype == torch.float32
+    assert maps.flatten().tolist() == pytest.approx(
+        [exp(1) / (exp(1) + 3)] + [1 / (exp(1) + 3)] * 3
+    )
+
+
+def test_what_was_trained_by_squared_error_is_read_as_it_is():
+    predicted = torch.tensor([[[[1.5, -2.0]]]], dtype=torch.bfloat16)
+    assert readable(predicted, "mse").tolist() == [[[[1.5, -2.0]]]]
+    assert readable(predicted, "mse").dtype == torch.float32

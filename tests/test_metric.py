@@ -15,6 +15,7 @@ from pipeline.metric import (
     normalised_errors,
     person_sizes,
     scores,
+    stack_table,
     table,
 )
 
@@ -211,3 +212,15 @@ def test_the_table_has_room_for_long_names_and_no_place_for_groups_that_are_not(
     assert all(f"{name} " in line for name, line in zip(names, lines[1:17], strict=True))
     assert [line for line in lines if set(line) == {"-"}] == [lines[17]]
     assert lines[18].startswith("pooled mean")
+
+
+def test_stacks_are_told_a_row_each():
+    halves = joint_counts(errors_at([0.0] * 8 + [1000.0] * 8))
+    whole = joint_counts(errors_at([2.0] * 16))
+    measure = MPII.measure("pckh")
+    told = stack_table([scores(counts, MPII, measure) for counts in (halves, whole)])
+    head, *rows = told.splitlines()
+    assert head.split() == ["stack", "PCKh@0.5", "PCKh@0.1", "AUC", "0-0.5"]
+    # Without pelvis and thorax 6 of 14 are right; errors of 0.2 are wrong up to there.
+    assert rows[0].split() == ["1/2", "42.86", "42.86", "42.86"]
+    assert rows[1].split()[:3] == ["2/2", "100.00", "0.00"]

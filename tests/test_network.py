@@ -55,12 +55,22 @@ def test_memory_grows_with_the_batch_and_halves_in_half_precision():
     assert cost.training_bytes(8, 2) == weights + 4 * cost.activation_bytes
 
 
-@pytest.mark.parametrize("stacks", [1, 3])
-def test_every_parameter_is_trained(stacks):
-    settings = tiny(stacks=stacks)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        tiny(),
+        tiny(stacks=3),
+        # Only the last stack's loss: the others learn through what they feed back.
+        tiny(stacks=3, supervision="last-stack"),
+        tiny(supervision="inside"),
+    ],
+    ids=lambda settings: f"{settings.stacks} stacks, {settings.supervision}",
+)
+def test_every_parameter_is_trained(settings):
     torch.manual_seed(0)
     network = StackedHourglass(settings)
-    network(images(settings)).square().sum().backward()
+    supervised = network(images(settings)).supervised
+    sum(maps.square().sum() for maps in supervised).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         # A bias just before a BatchNorm cancels out; a kernel never does.
@@ -79,7 +89,7 @@ def test_every_parameter_is_trained(stacks):
     ids=lambda settings: f"{settings.stacks} stacks, {settings.input_px} px",
 )
 def test_every_stack_predicts_a_map_a_joint_at_a_quarter_of_the_input(settings):
-    predicted = StackedHourglass(settings)(images(settings))
+    predicted = StackedHourglass(settings)(images(settings)).stacks
     side = settings.input_px // 4
     assert predicted.shape == (settings.stacks, 2, settings.joints, side, side)
     assert predicted.isfinite().all()
@@ -89,10 +99,10 @@ def test_a_prediction_is_fed_back_to_the_next_stack_alone():
     settings = tiny(stacks=3)
     torch.manual_seed(0)
     network = StackedHourglass(settings).eval()
-    before = network(images(settings))
+    before = network(images(settings)).stacks
     with torch.no_grad():
         network.stacks[1].merge_heatmaps.weight.add_(1.0)
-    after = network(images(settings))
+    after = network(images(settings)).stacks
     assert torch.equal(before[:2], after[:2])
     assert not torch.allclose(before[2], after[2])
 
@@ -111,6 +121,70 @@ def test_the_order_decides_how_far_an_hourglass_sees(order, sees):
     torch.manual_seed(0)
     network = StackedHourglass(settings).eval()
     image = images(settings, 1).requires_grad_()
-    network(image)[0, 0, 0, -1, -1].backward()
+    network(image).stacks[0, 0, 0, -1, -1].backward()
     assert image.grad[0, :, -16:, -16:].any()
     assert bool(image.grad[0, :, :16, :16].any()) is sees
+
+
+# Where supervision goes
+
+
+def test_every_stacks_heatmaps_are_supervised_by_default():
+    settings = tiny(stacks=3)
+    stacks, [supervised] = StackedHourglass(settings)(images(settings))
+    assert torch.equal(supervised, stacks)
+    assert len(stacks) == 3
+
+
+def test_the_last_stack_alone_is_supervised_by_the_same_network():
+    settings = tiny(stacks=3, supervision="last-stack")
+    network = StackedHourglass(settings)
+    every = StackedHourglass(tiny(stacks=3))
+    assert network.state_dict().keys() == every.state_dict().keys()
+    stacks, [supervised] = network(images(settings))
+    assert len(stacks) == 3
+    assert torch.equal(supervised, stacks[-1:])
+
+
+def test_an_hourglass_supervised_inside_predicts_at_a_quarter_and_half_of_the_output():
+    settings = tiny(supervision="inside", input_px=128)
+    stacks, supervised = StackedHourglass(settings)(images(settings))
+    assert [tuple(maps.shape) for maps in supervised] == [
+        (1, 2, 3, 32, 32),
+        (1, 2, 3, 8, 8),
+        (1, 2, 3, 16, 16),
+    ]
+    assert torch.equal(supervised[0], stacks)
+
+
+@pytest.mark.parametrize("order", [3, 4])
+def test_predictions_inside_come_after_upsampling_and_feed_what_follows(order):
+    settings = tiny(supervision="inside", order=order)
+    torch.manual_seed(0)
+    network = StackedHourglass(settings).eval()
+    hourglass = network.stacks[0].hourglass
+    assert hourglass.inside is not None
+    assert hourglass.inner.inside is not None
+    assert hourglass.inner.inner.inside is None
+    _, (output, coarse, fine) = network(images(settings))
+    with torch.no_grad():
+        hourglass.inner.inside.merge_heatmaps.weight.add_(1.0)
+    _, (new_output, new_coarse, new_fine) = network(images(settings))
+    assert torch.equal(coarse, new_coarse)
+    assert not torch.allclose(fine, new_fine)
+    assert not torch.allclose(output, new_output)
+
+
+def test_heads_inside_start_at_zero_too():
+    settings = tiny(supervision="inside")
+    network = StackedHourglass(settings)
+    network.start_heads_at_zero()
+    _, supervised = network(images(settings))
+    assert not any(maps.any() for maps in supervised)
+
+
+def test_what_is_supervised_comes_in_half_precision_under_autocast():
+    settings = tiny(supervision="inside")
+    with torch.autocast("cpu", torch.bfloat16):
+        supervised = StackedHourglass(settings)(images(settings)).supervised
+    assert {maps.dtype for maps in supervised} == {torch.bfloat16}

@@ -25,9 +25,11 @@ def test_defaults_are_the_papers():
     assert settings.optim.batch_size == 6
     assert settings.optim.sigma_px == 1.75
     assert settings.optim.missing_joints == "zero"
+    assert (settings.optim.loss, settings.optim.target_peak) == ("mse", 1.0)
     assert (settings.data.rotation_deg, settings.data.rotation_share) == (30, 0.4)
     assert settings.data.scale_jitter == 0.25
     assert settings.evaluation.flip_test
+    assert settings.evaluation.decoding == "quarter"
 
 
 def test_a_heatmap_has_a_quarter_of_the_inputs_side():
@@ -51,6 +53,15 @@ def test_a_heatmap_has_a_quarter_of_the_inputs_side():
         (
             lambda: ModelSettings(input_px=0),
             "model.input_px must be a positive multiple of 64 (4 * 2**model.order), got 0",
+        ),
+        (
+            lambda: ModelSettings(supervision="inside"),
+            "model.stacks must be 1 with model.supervision=inside, got 8",
+        ),
+        (
+            lambda: ModelSettings(supervision="inside", stacks=1, order=2),
+            "model.order must be at least 3 with model.supervision=inside, to have two "
+            "resolutions between the lowest and the output's, got 2",
         ),
         (lambda: DataSettings(seed=-1), "data.seed must be at least 0, got -1"),
         (lambda: DataSettings(threads=0), "data.threads must be at least 1, got 0"),

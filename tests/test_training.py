@@ -1,9 +1,13 @@
 """One training step and what it needs, without data on disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline.network.heatmaps import render
+from pipeline.network.hourglass import Heatmaps
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.shards.stream import Batch
 from pipeline.training import (
@@ -106,6 +110,11 @@ def test_pixels_become_floats_up_to_one_with_their_colours_varied():
     assert shown.is_contiguous(memory_format=torch.channels_last)
 
 
+def stacked(maps: torch.Tensor) -> Heatmaps:
+    """Heatmaps of which every stack's are supervised."""
+    return Heatmaps(stacks=maps, supervised=(maps,))
+
+
 def gaussian_square(x: float, y: float, sigma: float, peak: float) -> float:
     """Mean square of a Gaussian on a map of 16 pixels, pixel by pixel."""
     return sum(
@@ -121,10 +130,12 @@ def test_a_missing_joint_trains_an_empty_map_or_nothing():
     heatmaps = torch.zeros(2, 1, 2, 16, 16)
     heatmaps[:, :, 1] = 1.0
     known = gaussian_square(5.0, 6.5, 1.75, 2.0)
-    zero = batch_loss(heatmaps, batch, OptimSettings(target_peak=2.0))
+    zero = batch_loss(stacked(heatmaps), batch, OptimSettings(target_peak=2.0))
     # Two stacks; the mean over two joints.
     assert float(zero) == pytest.approx(2 * (known + 1.0) / 2)
-    mask = batch_loss(heatmaps, batch, OptimSettings(target_peak=2.0, missing_joints="mask"))
+    mask = batch_loss(
+        stacked(heatmaps), batch, OptimSettings(target_peak=2.0, missing_joints="mask")
+    )
     assert float(mask) == pytest.approx(2 * known)
 
 
@@ -133,13 +144,59 @@ def test_a_joint_outside_the_map_trains_as_a_missing_one():
     heatmaps = torch.zeros(1, 1, 2, 16, 16)
     heatmaps[:, :, 0] = 3.0
     drawn = gaussian_square(4.0, 4.0, 1.0, 1.0)
-    zero = batch_loss(heatmaps, batch, OptimSettings(sigma_px=1.0))
+    zero = batch_loss(stacked(heatmaps), batch, OptimSettings(sigma_px=1.0))
     assert float(zero) == pytest.approx((9.0 + drawn) / 2)
-    mask = batch_loss(heatmaps, batch, OptimSettings(sigma_px=1.0, missing_joints="mask"))
+    mask = batch_loss(stacked(heatmaps), batch, OptimSettings(sigma_px=1.0, missing_joints="mask"))
     assert float(mask) == pytest.approx(drawn)
 
 
+def test_every_group_of_supervised_heatmaps_has_targets_of_its_own_size():
+    # Pixel 5.5 of 16 lies at 0.375 of the side: pixel 2.5 of 8, and 1 of 4.
+    batch = batch_of([[(5.5, 5.5), (1.5, 9.5)]])
+    output = torch.zeros(1, 1, 2, 16, 16)
+    groups = (output, torch.zeros(1, 1, 2, 8, 8), torch.zeros(1, 1, 2, 4, 4))
+    optim = OptimSettings(sigma_px=0.8)
+    places = {16: ((5.5, 5.5), (1.5, 9.5)), 8: ((2.5, 2.5), (0.5, 4.5)), 4: ((1, 1), (0, 2))}
+    expected = 0.0
+    for size, joints in places.items():
+        maps = render(torch.tensor([joints]).float(), torch.tensor([[True, True]]), size, 0.8, 1.0)
+        expected += float(maps.square().mean())
+    loss = batch_loss(Heatmaps(stacks=output, supervised=groups), batch, optim)
+    assert float(loss) == pytest.approx(expected)
+
+
+def test_heatmaps_that_are_not_supervised_cost_nothing():
+    batch = batch_of([[(5.0, 5.0), (1.0, 9.0)]])
+    maps = torch.stack((torch.full((1, 2, 16, 16), 9.0), torch.zeros(1, 2, 16, 16)))
+    last = batch_loss(Heatmaps(stacks=maps, supervised=(maps[-1:],)), batch, OptimSettings())
+    assert float(last) == float(batch_loss(stacked(maps[-1:]), batch, OptimSettings()))
+
+
+def test_missing_joints_train_no_place_or_none_by_cross_entropy_too():
+    batch = batch_of([[(3.0, 4.0), (9.0, 9.0)]], annotated=[[True, False]])
+    heatmaps = torch.zeros(1, 1, 2, 16, 16)
+    # Certain of the missing joint's first pixel.
+    heatmaps[0, 0, 1, 0, 0] = 50.0
+    zero = batch_loss(stacked(heatmaps), batch, OptimSettings(loss="cross-entropy"))
+    mask = batch_loss(
+        stacked(heatmaps), batch, OptimSettings(loss="cross-entropy", missing_joints="mask")
+    )
+    assert float(mask) == pytest.approx(np.log(256))
+    assert float(zero) == pytest.approx((np.log(256) + 50 * 255 / 256) / 2)
+
+
 # The network and a step
+
+
+def test_heads_start_at_zero_unless_they_are_to_start_at_random():
+    model = replace(TINY, stacks=2)
+    zero, random = (build_network(model, 0, CPU, zero_heads=zero) for zero in (True, False))
+    images = torch.rand(2, 3, 64, 64)
+    assert not zero(images).stacks.any()
+    assert random(images).stacks.all()
+    # And nothing else differs.
+    for (name, ours), theirs in zip(zero.named_parameters(), random.parameters(), strict=True):
+        assert torch.equal(ours, theirs) is (".head." not in name)
 
 
 def test_a_seed_gives_the_same_weights_and_leaves_other_chance_alone():
@@ -167,7 +224,7 @@ def test_weights_are_laid_out_as_images_come():
 
 def test_a_step_lowers_the_loss_and_moves_every_weight():
     network = build_network(TINY, 0, CPU)
-    settings = OptimSettings(optimizer="adamw", learning_rate=1e-3, target_peak=10.0)
+    settings = OptimSettings(optimizer="adamw", learning_rate=3e-3, target_peak=10.0)
     optimizer = build_optimizer(network, settings)
     batch = batch_of([[(3.0, 4.0), (10.0, 12.0)], [(8.0, 8.0), (2.0, 13.0)]])
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -194,7 +251,7 @@ def test_in_reduced_precision_the_weights_and_the_loss_stay_whole():
     optimizer = build_optimizer(network, OptimSettings())
     batch = batch_of([[(3.0, 4.0), (10.0, 12.0)]] * 2)
     seen = []
-    network.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
+    network.register_forward_hook(lambda *arguments: seen.append(arguments[2].stacks.dtype))
     loss = train_step(network, optimizer, batch, OptimSettings(), CPU, torch.bfloat16)
     assert seen == [torch.bfloat16]
     assert loss.dtype == torch.float32

@@ -3,28 +3,31 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pipeline.joints import Measure
 from pipeline.plan import Plan, plan_training
 from pipeline.settings import Settings
-from tune.spaces import AXES, SpaceName, trial_name
+from tune.spaces import Point, SpaceName, points_of, trial_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A planned sweep: base settings with nothing left open but the axes, and one plan a trial.
+    """A planned sweep: base settings with nothing left open, and a point and its plan for each trial.
 
-    `axes` are the values of each replaced setting. `base.ray.storage` is the
-    sweep's own folder.
+    `base.ray.storage` is the sweep's own folder.
     """
 
     name: str
     base: Settings
-    axes: dict[str, tuple[Any, ...]]
+    points: tuple[Point, ...]
     plans: tuple[Plan, ...]
+
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """The values that each replaced setting takes."""
+        return {key: tuple(dict.fromkeys(p[key] for p in self.points)) for key in self.points[0]}
 
     @property
     def folder(self) -> Path:
@@ -38,24 +41,23 @@ class Sweep:
 
 
 def plan_sweep(settings: Settings, space: SpaceName, given: dict[str, tuple[Any, ...]]) -> Sweep:
-    """Plan every trial of a grid. Raises ValueError for the first that can't be run.
+    """Plan every trial of a space. Raises ValueError for the first that can't be run.
 
-    `given` values, by dotted key, replace those of the named space or add an axis to it.
+    `given` values, by dotted key, replace those of the named space or add to it.
     """
-    axes = AXES[space] | {key: values for key, values in given.items() if values}
+    points = points_of(space, given)
     base = plan_training(settings).settings
-    name = settings.ray.name or _name(space, base, axes)
+    name = settings.ray.name or _name(space, base, points)
     base = base.replaced({"ray.storage": str(Path(base.ray.storage) / name)})
     plans = tuple(
-        plan_training(base.replaced(point | {"ray.name": trial_name(point)}))
-        for point in (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
+        plan_training(base.replaced(point | {"ray.name": trial_name(point)})) for point in points
     )
-    return Sweep(name=name, base=base, axes=axes, plans=plans)
+    return Sweep(name=name, base=base, points=points, plans=plans)
 
 
-def _name(space: SpaceName, base: Settings, axes: dict[str, tuple[Any, ...]]) -> str:
+def _name(space: SpaceName, base: Settings, points: tuple[Point, ...]) -> str:
     """A name that the same sweep of the same data always has, and no other."""
     # A run's name ends with the fingerprint of its settings and data.
     fingerprint = base.ray.name.rpartition("-")[2]
-    text = json.dumps([fingerprint, axes], sort_keys=True)
+    text = json.dumps([fingerprint, points], sort_keys=True)
     return f"sweep-{space}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

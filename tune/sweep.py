@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import clear_errors, fail, parse
+from pipeline.command import Presets, clear_errors, fail, parse, preset_settings
 from pipeline.progress import say
 from pipeline.settings import Settings
 from tune.spaces import SpaceName
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Train one run for each point of a grid on Ray Tune, as children of one MLflow run."""
+    """Train one run for each point of a space on Ray Tune, as children of one MLflow run."""
 
     settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=Settings
     )
+    preset: Presets = ()
     space: SpaceName = "stacks"
-    """Settings that vary, each over values of its own."""
+    """Settings that vary, each over values of its own; the ablations are the paper's: stacks at equal depth, and where supervision goes; losses: loss, target peak and start of the heads."""
     stacks: tuple[int, ...] = ()
     """Values of model.stacks; empty: the space's."""
     modules: tuple[int, ...] = ()
@@ -35,7 +36,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = parse(Arguments, None, argv)
+    arguments = parse(Arguments, None, argv, Arguments(settings=preset_settings(argv)))
     with clear_errors():
         given = {
             "model.stacks": arguments.stacks,

@@ -24,6 +24,8 @@ from tune.spaces import trial_name
 # A trial's own process only waits for its workers. Asking for no CPU at all is
 # refused, and for a share of one would leave too few for the workers.
 _TRIAL_RESOURCES = {"node:__internal_head__": 0.001}
+# Ray Tune varies one thing, the whole point: settings that only fit together stay together.
+_POINT = "point"
 
 
 def run_sweep(sweep: Sweep) -> int:
@@ -49,8 +51,9 @@ def run_sweep(sweep: Sweep) -> int:
 
 
 def run_trial(config: dict[str, Any], *, base: dict[str, Any], parent: dict[str, str]) -> None:
-    """Train one trial: the settings `base` with those of `config` replaced, both by dotted key."""
-    settings = Settings.from_flat(base).replaced(config | {"ray.name": trial_name(config)})
+    """Train one trial: the settings `base` with those of its point replaced, both by dotted key."""
+    point = config[_POINT]
+    settings = Settings.from_flat(base).replaced(point | {"ray.name": trial_name(point)})
     plan, started = plan_training(settings), time.monotonic()
     outcome = train(plan, parent=tracking.Run(**parent))
     ray.tune.report(
@@ -91,7 +94,9 @@ class Narrator(ray.tune.Callback):
     def _say(self, trial: Any, outcome: str) -> None:
         self._done += 1
         left = duration(self._pace.left_s(self._done, self._trials))
-        say(f"trial {self._done}/{self._trials} {trial_name(trial.config)}: {outcome}  left {left}")
+        say(
+            f"trial {self._done}/{self._trials} {trial_name(trial.config[_POINT])}: {outcome}  left {left}"
+        )
 
 
 def _tuner(sweep: Sweep, parent: tracking.Run) -> ray.tune.Tuner:
@@ -100,7 +105,7 @@ def _tuner(sweep: Sweep, parent: tracking.Run) -> ray.tune.Tuner:
     trainable = ray.tune.with_parameters(run_trial, base=sweep.base.flat(), parent=asdict(parent))
     return ray.tune.Tuner(
         ray.tune.with_resources(trainable, _TRIAL_RESOURCES),
-        param_space={key: ray.tune.grid_search(list(v)) for key, v in sweep.axes.items()},
+        param_space={_POINT: ray.tune.grid_search(list(sweep.points))},
         tune_config=ray.tune.TuneConfig(max_concurrent_trials=at_once),
         run_config=ray.tune.RunConfig(
             name="tune",
@@ -130,12 +135,13 @@ def _table(sweep: Sweep, results: Iterable[Any]) -> pd.DataFrame:
     columns = ["score", "best_epoch", "seconds", "checkpoint"]
     rows = []
     for result in results:
-        settings = sweep.base.replaced(result.config)
+        point = result.config[_POINT]
+        settings = sweep.base.replaced(point)
         cost = network_cost(settings.model)
         metrics = {} if result.error else (result.metrics or {})
         rows.append(
-            {"trial": trial_name(result.config)}
-            | result.config
+            {"trial": trial_name(point)}
+            | point
             | {"parameters": cost.parameters, "gmac": round(cost.macs / 1e9, 3)}
             | {column: metrics.get(column, math.nan) for column in columns}
         )

@@ -1,8 +1,11 @@
-"""Heatmaps: rendered from joints as targets, decoded to joints as predictions."""
+"""Heatmaps: rendered from joints as targets, and turned back from a mirrored image."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from pipeline.geometry import crop_from_original
+from pipeline.settings import Loss
 
 
 def render(
@@ -35,36 +38,33 @@ def is_drawn(
     return annotated & within.all(dim=-1)
 
 
-def decode(
-    heatmaps: Float[Tensor, "batch joint height width"],
-) -> tuple[Float[Tensor, "batch joint 2"], Float[Tensor, "batch joint"]]:
-    """Find each map's joint: coordinates (x, y) in heatmap pixels, and the map's height there.
+def rescale(
+    joints: Float[Tensor, "batch joint 2"], factor: float
+) -> Float[Tensor, "batch joint 2"]:
+    """Take heatmap pixels to those of a heatmap whose sides are `factor` times as long."""
+    (scale, _, offset), *_ = crop_from_original(0, 0, factor, factor).tolist()
+    return joints * scale + offset
 
-    The highest pixel, moved a quarter of a pixel toward the higher neighbour in
-    each direction (Newell et al.). Computed in float32.
+
+def readable(
+    predicted: Float[Tensor, "*rest height width"], loss: Loss
+) -> Float[Tensor, "*rest height width"]:
+    """Turn what a network trained with `loss` says into heatmaps, in float32 whatever its precision.
+
+    With cross-entropy they are each pixel's probability, the softmax over the
+    map; with mean squared error the prediction is the heatmap.
     """
-    maps = heatmaps.float()
-    height, width = maps.shape[-2:]
-    confidence, index = maps.flatten(2).max(dim=-1)
-    x, y = index % width, index // width
-    # Beyond the border a map counts as equal on both sides: nothing is moved there.
-    step_x = _toward_higher(maps.flatten(2), index, 1, (x > 0) & (x < width - 1))
-    step_y = _toward_higher(maps.flatten(2), index, width, (y > 0) & (y < height - 1))
-    return torch.stack((x + step_x, y + step_y), dim=-1), confidence
-
-
-def _toward_higher(flat: Tensor, index: Tensor, stride: int, inside: Tensor) -> Tensor:
-    last = flat.shape[-1] - 1
-    after = flat.gather(-1, (index + stride).clamp(max=last)[..., None])[..., 0]
-    before = flat.gather(-1, (index - stride).clamp(min=0)[..., None])[..., 0]
-    return 0.25 * torch.sign(after - before) * inside
+    maps = predicted.float()
+    if loss == "cross-entropy":
+        return maps.flatten(-2).softmax(dim=-1).view(maps.shape)
+    return maps
 
 
 def unmirror(
-    heatmaps: Float[Tensor, "batch joint height width"], mirror: tuple[int, ...]
-) -> Float[Tensor, "batch joint height width"]:
+    heatmaps: Float[Tensor, "*batch joint height width"], mirror: tuple[int, ...]
+) -> Float[Tensor, "*batch joint height width"]:
     """Turn the heatmaps of a mirrored image into those of the image.
 
     `mirror` gives each joint's counterpart. Exact: column x becomes W - 1 - x.
     """
-    return heatmaps[:, list(mirror)].flip(-1)
+    return heatmaps[..., list(mirror), :, :].flip(-1)

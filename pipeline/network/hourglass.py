@@ -1,11 +1,17 @@
 """The stacked hourglass network of Newell, Yang and Deng (ECCV 2016, arXiv 1603.06937)."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.settings import ModelSettings
+
+# Resolutions below the output's at which heatmaps are predicted inside an hourglass
+# (Newell et al., figure 8: HG-Int).
+_INSIDE = 2
 
 
 class Residual(nn.Module):
@@ -33,22 +39,57 @@ def _residuals(count: int, features: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(features, features) for _ in range(count)))
 
 
-class Hourglass(nn.Module):
-    """Bottom-up, top-down processing over `order` halvings, with a skip at every resolution."""
+class Inside(nn.Module):
+    """Heatmaps predicted within an hourglass, and fed back there as between two stacks."""
 
-    def __init__(self, order: int, modules: int, features: int) -> None:
+    def __init__(self, features: int, joints: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(features, features, 1)
+        self.norm = nn.BatchNorm2d(features)
+        self.head = nn.Conv2d(features, joints, 1)
+        self.merge_features = nn.Conv2d(features, features, 1)
+        self.merge_heatmaps = nn.Conv2d(joints, features, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.relu(self.norm(self.conv(x)))
+        heatmaps: Tensor = self.head(y)
+        return x + self.merge_features(y) + self.merge_heatmaps(heatmaps), heatmaps
+
+
+class Hourglass(nn.Module):
+    """Bottom-up, top-down processing over `order` halvings, with a skip at every resolution.
+
+    Within it, the `inside` next lower resolutions predict heatmaps of `joints`
+    from their upsampled features.
+    """
+
+    def __init__(
+        self, order: int, modules: int, features: int, joints: int = 0, inside: int = 0
+    ) -> None:
         super().__init__()
         self.upper = _residuals(modules, features)
         self.down = _residuals(modules, features)
         self.inner: nn.Module = (
-            Hourglass(order - 1, modules, features) if order > 1 else _residuals(modules, features)
+            Hourglass(order - 1, modules, features, joints, inside - 1)
+            if order > 1
+            else _residuals(modules, features)
         )
+        self.inside = Inside(features, joints) if inside > 0 else None
         self.up = _residuals(modules, features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        lower: Tensor = self.up(self.inner(self.down(F.max_pool2d(x, 2))))
-        upper: Tensor = self.upper(x)
-        return upper + F.interpolate(lower, scale_factor=2.0, mode="nearest")
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return features, and the heatmaps predicted within, coarse to fine."""
+        y: Tensor = self.down(F.max_pool2d(x, 2))
+        heatmaps: tuple[Tensor, ...] = ()
+        if isinstance(self.inner, Hourglass):
+            y, heatmaps = self.inner(y)
+        else:
+            y = self.inner(y)
+        if self.inside is not None:
+            y, predicted = self.inside(y)
+            heatmaps = (*heatmaps, predicted)
+        lower = F.interpolate(self.up(y), scale_factor=2.0, mode="nearest")
+        return self.upper(x) + lower, heatmaps
 
 
 class Stack(nn.Module):
@@ -57,7 +98,8 @@ class Stack(nn.Module):
     def __init__(self, settings: ModelSettings, last: bool) -> None:
         super().__init__()
         features, joints = settings.features, settings.joints
-        self.hourglass = Hourglass(settings.order, settings.modules, features)
+        inside = _INSIDE if settings.supervision == "inside" else 0
+        self.hourglass = Hourglass(settings.order, settings.modules, features, joints, inside)
         self.residuals = _residuals(settings.modules, features)
         self.conv = nn.Conv2d(features, features, 1)
         self.norm = nn.BatchNorm2d(features)
@@ -66,12 +108,25 @@ class Stack(nn.Module):
         self.merge_features = None if last else nn.Conv2d(features, features, 1)
         self.merge_heatmaps = None if last else nn.Conv2d(joints, features, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = F.relu(self.norm(self.conv(self.residuals(self.hourglass(x)))))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return what the next stack starts from, the heatmaps, and those predicted within."""
+        y, inside = self.hourglass(x)
+        y = F.relu(self.norm(self.conv(self.residuals(y))))
         heatmaps: Tensor = self.head(y)
         if self.merge_features is not None and self.merge_heatmaps is not None:
             x = x + self.merge_features(y) + self.merge_heatmaps(heatmaps)
-        return x, heatmaps
+        return x, heatmaps, inside
+
+
+class Heatmaps(NamedTuple):
+    """What a network predicts: `stacks`, the output of every stack, first to last.
+
+    `supervised` are those that are compared with the target, in groups of one
+    resolution each.
+    """
+
+    stacks: Float[Tensor, "stack batch joint heatmap_px heatmap_px"]
+    supervised: tuple[Float[Tensor, "map batch joint _ _"], ...]
 
 
 class StackedHourglass(nn.Module):
@@ -79,6 +134,12 @@ class StackedHourglass(nn.Module):
 
     `settings.joints` must be set. With 256 features this is the authors'
     network; the stem scales with the features.
+
+    `settings.supervision` says which heatmaps training compares with the
+    target (Newell et al., section 4.3 and figure 8). `last-stack` leaves the
+    network as it is: the other stacks still predict and feed back, and learn
+    to through the last. `inside` predicts also from the features that a single
+    hourglass has upsampled to a quarter and to half of the output's resolution.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -90,18 +151,28 @@ class StackedHourglass(nn.Module):
         self.stem_residual1 = Residual(quarter, half)
         self.stem_residual2 = Residual(half, half)
         self.stem_residual3 = Residual(half, settings.features)
+        self.supervision = settings.supervision
         self.stacks = nn.ModuleList(
             Stack(settings, last=index == settings.stacks - 1) for index in range(settings.stacks)
         )
 
-    def forward(
-        self, images: Float[Tensor, "batch 3 input_px input_px"]
-    ) -> Float[Tensor, "stack batch joint heatmap_px heatmap_px"]:
+    def start_heads_at_zero(self) -> None:
+        """Make every head predict all-zero heatmaps, as good as all of a target is zero."""
+        for module in self.modules():
+            if isinstance(module, Stack | Inside):
+                nn.init.zeros_(module.head.weight)
+                assert module.head.bias is not None
+                nn.init.zeros_(module.head.bias)
+
+    def forward(self, images: Float[Tensor, "batch 3 input_px input_px"]) -> Heatmaps:
         x = F.relu(self.stem_norm(self.stem_conv(images)))
         x = F.max_pool2d(self.stem_residual1(x), 2)
         x = self.stem_residual3(self.stem_residual2(x))
-        predictions = []
+        predictions, within = [], []
         for stack in self.stacks:
-            x, heatmaps = stack(x)
+            x, heatmaps, inside = stack(x)
             predictions.append(heatmaps)
-        return torch.stack(predictions)
+            within += [maps.unsqueeze(0) for maps in inside]
+        stacks = torch.stack(predictions)
+        trained = stacks[-1:] if self.supervision == "last-stack" else stacks
+        return Heatmaps(stacks=stacks, supervised=(trained, *within))

@@ -1,0 +1,122 @@
+"""Heatmaps decoded to joints: the highest pixel, moved by what lies around it."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.settings import Decoding
+
+# Of a Gaussian's kernel all but 6e-5 lies within this many standard deviations.
+_REACH = 4.0
+# A step further than this leaves the pixel's neighbours, on which it rests.
+_FURTHEST_PX = 1.0
+
+
+def decode(
+    heatmaps: Float[Tensor, "batch joint height width"], decoding: Decoding, sigma_px: float
+) -> tuple[Float[Tensor, "batch joint 2"], Float[Tensor, "batch joint"]]:
+    """Find each map's joint: coordinates (x, y) in heatmap pixels, and the map's height at its highest pixel.
+
+    - `argmax`: the highest pixel.
+    - `quarter`: moved a quarter of a pixel toward the higher neighbour in each
+      direction (Newell et al.).
+    - `dark`: moved to the top of the Gaussian that the map, smoothed, is
+      around there (DARK: Zhang et al., CVPR 2020): see `_gaussian_step`.
+      `sigma_px` is the standard deviation of the targets, which the others
+      don't need.
+
+    Computed in float32 whatever the heatmaps' precision. NaN counts as the lowest value.
+    """
+    maps = heatmaps.float()
+    maps = maps.masked_fill(maps.isnan(), -torch.inf)
+    width = maps.shape[-1]
+    top, index = maps.flatten(2).max(dim=-1)
+    pixel = torch.stack((index % width, index // width), dim=-1)
+    if decoding == "quarter":
+        return pixel + _quarter_step(maps, pixel), top
+    if decoding == "dark":
+        return pixel + _gaussian_step(maps, pixel, sigma_px), top
+    return pixel.float(), top
+
+
+def _quarter_step(maps: Tensor, pixel: Tensor) -> Tensor:
+    around = _neighbours(F.pad(maps, (1, 1, 1, 1)), pixel)
+    ahead = torch.stack((around[..., 1, 2], around[..., 2, 1]), dim=-1)
+    behind = torch.stack((around[..., 1, 0], around[..., 0, 1]), dim=-1)
+    # Beyond the border a map counts as equal on both sides: nothing is moved there.
+    last = pixel.new_tensor((maps.shape[-1] - 1, maps.shape[-2] - 1))
+    inside = (pixel > 0) & (pixel < last)
+    return 0.25 * torch.sign(ahead - behind) * inside
+
+
+def _gaussian_step(maps: Tensor, pixel: Tensor, sigma_px: float) -> Tensor:
+    """From the highest pixel to the top of the Gaussian around it, (x, y) in pixels.
+
+    The logarithm of a Gaussian is a paraboloid: its slope and curvature at one
+    point say where its top is. They are taken from the map
+    smoothed by the targets' own sigma, as a prediction has more tops than one.
+    Smoothing needs what lies past the border, where the published method loses
+    half a pixel: here the Gaussian is continued there. No step is taken where
+    the map is no hill, or its top further than a pixel.
+    """
+    reach = math.ceil(_REACH * sigma_px)
+    hills = maps.clamp(min=0)
+    # Logarithms are taken of ratios to the highest pixel, so that heights don't matter.
+    hills = hills / hills.amax(dim=(-2, -1), keepdim=True)
+    for _ in range(2):
+        # One axis, then the other.
+        hills = _smooth_rows(_continue_rows(hills, reach + 1, sigma_px), reach, sigma_px).mT
+    log = _neighbours(hills, pixel).log()
+    slope_x = (log[..., 1, 2] - log[..., 1, 0]) / 2
+    slope_y = (log[..., 2, 1] - log[..., 0, 1]) / 2
+    curve_x = log[..., 1, 2] - 2 * log[..., 1, 1] + log[..., 1, 0]
+    curve_y = log[..., 2, 1] - 2 * log[..., 1, 1] + log[..., 0, 1]
+    twist = (log[..., 2, 2] - log[..., 2, 0] - log[..., 0, 2] + log[..., 0, 0]) / 4
+    determinant = curve_x * curve_y - twist**2
+    step = -torch.stack(
+        (curve_y * slope_x - twist * slope_y, curve_x * slope_y - twist * slope_x), dim=-1
+    ) / determinant.unsqueeze(-1)
+    is_hill = (curve_x < 0) & (determinant > 0)
+    # NaN, as of an empty map, is not within reach either.
+    is_near = (step.abs() <= _FURTHEST_PX).all(dim=-1)
+    return torch.where((is_hill & is_near).unsqueeze(-1), step, 0.0)
+
+
+def _continue_rows(maps: Tensor, beyond: int, sigma_px: float) -> Tensor:
+    """Add `beyond` columns on both sides, in which each row goes on as the Gaussian that it begins and ends as.
+
+    Its slope is that of the two pixels at the border, its width `sigma_px`.
+    """
+    steps = torch.arange(1, beyond + 1, device=maps.device, dtype=maps.dtype)
+
+    def after(edge: Tensor, within: Tensor) -> Tensor:
+        # A joint lies within the map, so no row rises past the border: not beyond this slope.
+        slope = (edge / within).log().clamp(max=sigma_px**-2).unsqueeze(-1)
+        curve = steps * (steps + 1) / (2 * sigma_px**2)
+        beyond_edge = edge.unsqueeze(-1) * torch.exp(slope * steps - curve)
+        return beyond_edge.nan_to_num(nan=0.0)
+
+    left = after(maps[..., 0], maps[..., 1]).flip(-1)
+    right = after(maps[..., -1], maps[..., -2])
+    return torch.cat((left, maps, right), dim=-1)
+
+
+def _smooth_rows(maps: Tensor, reach: int, sigma_px: float) -> Tensor:
+    """Convolve rows with a Gaussian; each end becomes `reach` columns shorter."""
+    offsets = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma_px**2))
+    rows = F.conv1d(maps.flatten(0, -2).unsqueeze(1), kernel[None, None])
+    return rows.view(*maps.shape[:-1], rows.shape[-1])
+
+
+def _neighbours(padded: Tensor, pixel: Tensor) -> Tensor:
+    """The 3 x 3 values around `pixel`, rows first, of maps that reach a pixel past each border."""
+    width = padded.shape[-1]
+    around = torch.arange(3, device=padded.device)
+    rows = pixel[..., 1, None, None] + around[:, None]
+    columns = pixel[..., 0, None, None] + around
+    index = (rows * width + columns).flatten(-2)
+    return padded.flatten(2).gather(-1, index).unflatten(-1, (3, 3))

@@ -1,0 +1,58 @@
+"""Networks small and large learn eight pictures by heart, and do not collapse to all-zero heatmaps."""
+
+import numpy as np
+import pytest
+import torch
+from factories import pack_samples
+
+from pipeline.data.crop import cut_crop
+from pipeline.data.synthetic import render_scene
+from pipeline.evaluation import evaluate, predict
+from pipeline.joints import MPII
+from pipeline.pack_settings import CropSettings
+from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
+from pipeline.shards.read import ShardReader
+from pipeline.shards.sample import Sample
+from pipeline.shards.stream import SampleLoader
+from pipeline.training import build_network, build_optimizer, train_step
+
+CPU = torch.device("cpu")
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> SampleLoader:
+    """Eight rendered people as pictures of 64 pixels, heatmaps of 16."""
+    made = []
+    for index in range(8):
+        image, (person, *_) = render_scene(0, index)
+        made.append(Sample(person=person, crop=cut_crop(image, person, CropSettings(person_px=64))))
+    paths = pack_samples(tmp_path_factory.mktemp("people"), [made])
+    return SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)
+
+
+def pckh_by_heart(people: SampleLoader, stacks: int, optim: OptimSettings) -> float:
+    """PCKh@0.5 on the pictures that a network of 16 features was trained on."""
+    model = ModelSettings(stacks=stacks, features=16, order=2, joints=16, input_px=64)
+    network = build_network(model, 0, CPU, zero_heads=optim.zero_heads)
+    optimizer = build_optimizer(network, optim)
+    batch = people.batch(np.arange(8))
+    for _ in range(STEPS):
+        train_step(network.train(), optimizer, batch, optim, CPU, torch.float32)
+    evaluation = EvaluationSettings(flip_test=False)
+    predictions = predict(network, [batch], people, optim, evaluation, CPU)
+    return evaluate(predictions, people).scores(MPII)["pckh"].headline
+
+
+def recipe(**changes) -> OptimSettings:
+    return OptimSettings(**{"optimizer": "adamw", "learning_rate": 1e-2, "sigma_px": 1.0} | changes)
+
+
+@pytest.mark.parametrize("stacks", [1, 2, 8])
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_eight_pictures_are_learned_by_heart(people, loss, stacks):
+    assert pckh_by_heart(people, stacks, recipe(loss=loss)) > 85
+
+
+def test_from_random_heads_squared_error_stays_with_all_zero_heatmaps(people):
+    assert pckh_by_heart(people, 1, recipe(zero_heads=False)) < 50

@@ -195,6 +195,8 @@ class OptimSettings:
     """What an unannotated joint trains: zero: an all-zero heatmap (the paper's), with cross-entropy the uniform distribution; mask: nothing."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively; fp16 with a scaled loss, for GPUs that do not."""
+    checkpointing: bool = False
+    """Keep only the inputs of residuals for the backward pass, which computes the rest again: less memory for more time."""
     seed: int = 0
     """Seed of the initial weights."""
     zero_heads: bool = True
@@ -391,6 +393,9 @@ class Settings:
         }
         # The stream is the same for any number of threads, wherever it is kept.
         for key in ("data.threads", "data.cache", "data.cache_gb"):
+            del decisive[key]
+        # The same arithmetic, done in another way.
+        for key in ("optim.checkpointing",):
             del decisive[key]
         decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)

@@ -39,6 +39,8 @@ class Trainee:
         self.network = build_network(
             settings.model, optim.seed, device, zero_heads=optim.zero_heads
         )
+        if optim.checkpointing:
+            self.network.recompute_residuals()
         self._average = (
             WeightAverage(self.network, optim.ema_samples) if optim.ema_samples else None
         )

@@ -402,16 +402,22 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
             "loss": last.loss,
             "seen": seen,
             "progress": vars(learner.progress),
-            "gradients": [gradient(rank, 2, task, parts) for parts in (1, 2)],
+            "gradients": [
+                gradient(rank, 2, task, parts, recompute)
+                for parts in (1, 2)
+                for recompute in (False, True)
+            ],
         },
         folder / f"rank-{rank}.pt",
     )
     dist.destroy_process_group()
 
 
-def gradient(rank: int, workers: int, task: Task, parts: int) -> torch.Tensor:
+def gradient(
+    rank: int, workers: int, task: Task, parts: int, recompute: bool = False
+) -> torch.Tensor:
     """All gradients on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
-    settings = task.settings | {"optim.accumulate": parts}
+    settings = task.settings | {"optim.accumulate": parts, "optim.checkpointing": recompute}
     learner = Learner(replace(task, settings=settings), rank, workers, CPU)
     learner._trainee.parallel.eval()
     learner._trainee.step(next(learner._batches()), samples_in_all=100)

@@ -8,6 +8,7 @@ from pipeline.settings import Settings
 # What a recipe leaves to whoever trains.
 _OTHERS = {
     "optim.accumulate",
+    "optim.checkpointing",
     "optim.precision",
     "optim.seed",
     "optim.sync_batchnorm",

@@ -246,7 +246,7 @@ def test_the_fingerprint_names_what_decides_the_outcome():
         assert Settings().replaced(decisive).fingerprint("data") != plain
 
 
-def test_where_a_run_is_stored_and_tracked_does_not_change_its_fingerprint():
+def test_where_a_run_is_stored_and_how_it_is_executed_does_not_change_its_fingerprint():
     elsewhere = Settings().replaced(
         {
             "ray.storage": "runs",
@@ -254,6 +254,7 @@ def test_where_a_run_is_stored_and_tracked_does_not_change_its_fingerprint():
             "data.train": "elsewhere/train-*.tar",
             "ray.cpus_per_worker": 4,
             "ray.max_failures": 0,
+            "optim.checkpointing": True,
             "tracking.uri": "sqlite:///mlflow.db",
         }
     )

@@ -356,3 +356,48 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_halved():
     hook.remove()
     train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float16, scaler)
     assert not torch.equal(head, before)
+
+
+# Memory for time
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_recomputed_residuals_train_as_kept_ones_do(precision):
+    settings = OptimSettings(target_peak=10.0, accumulate=2)
+    found = []
+    for recompute in (False, True):
+        network = build_network(TINY, 0, CPU)
+        if recompute:
+            network.recompute_residuals()
+        optimizer = build_optimizer(network, settings)
+        batch = batch_of(PEOPLE)
+        losses = [train_step(network, optimizer, batch, settings, CPU, precision) for _ in range(3)]
+        found.append((losses, network))
+    (kept, ours), (recomputed, theirs) = found
+    assert kept == recomputed
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    # The running statistics and their counts of batches are among them.
+    for (name, one), other in zip(
+        ours.state_dict().items(), theirs.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def test_recomputed_residuals_keep_their_inputs_only():
+    kept = []
+    for recompute in (False, True):
+        network = build_network(TINY, 0, CPU)
+        if recompute:
+            network.recompute_residuals()
+        computed = []
+        network.stem_residual2.conv2.register_forward_hook(
+            lambda *_, computed=computed: computed.append(1)
+        )
+        network(torch.rand(2, 3, 64, 64)).sum().backward()
+        kept.append(len(computed))
+        with torch.no_grad():
+            network(torch.rand(2, 3, 64, 64))
+        assert len(computed) == kept[-1] + 1
+    assert kept == [1, 2]

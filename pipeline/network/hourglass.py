@@ -1,11 +1,14 @@
 """The stacked hourglass network of Newell, Yang and Deng (ECCV 2016, arXiv 1603.06937)."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.settings import ModelSettings
 
@@ -15,10 +18,15 @@ _INSIDE = 2
 
 
 class Residual(nn.Module):
-    """Pre-activation bottleneck; the skip is the identity where the channels agree."""
+    """Pre-activation bottleneck; the skip is the identity where the channels agree.
+
+    `is_recomputed`: what lies within is forgotten after the forward pass and
+    computed again in the backward pass, to save memory.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
+        self.is_recomputed = False
         half = outputs // 2
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, half, 1)
@@ -29,10 +37,41 @@ class Residual(nn.Module):
         self.skip: nn.Module = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not (self.is_recomputed and torch.is_grad_enabled()):
+            return self._compute(x)
+        result: Tensor = checkpoint(
+            self._compute,
+            x,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing within is random
+            context_fn=self._first_and_again,
+        )
+        return result
+
+    def _compute(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv1(F.relu(self.norm1(x)))
         y = self.conv2(F.relu(self.norm2(y)))
         y = self.conv3(F.relu(self.norm3(y)))
         return y + self.skip(x)
+
+    def _first_and_again(
+        self,
+    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), self._statistics_kept()
+
+    @contextmanager
+    def _statistics_kept(self) -> Iterator[None]:
+        """Let BatchNorm's running statistics be: the first computation has moved them already."""
+        norms = (self.norm1, self.norm2, self.norm3)
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            # Without its statistics a norm would save other tensors than it did at first.
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(norms, before, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _residuals(count: int, features: int) -> nn.Sequential:
@@ -163,6 +202,12 @@ class StackedHourglass(nn.Module):
                 nn.init.zeros_(module.head.weight)
                 assert module.head.bias is not None
                 nn.init.zeros_(module.head.bias)
+
+    def recompute_residuals(self) -> None:
+        """Keep only residuals' inputs for the backward pass, which computes the rest again."""
+        for module in self.modules():
+            if isinstance(module, Residual):
+                module.is_recomputed = True
 
     def forward(self, images: Float[Tensor, "batch 3 input_px input_px"]) -> Heatmaps:
         x = F.relu(self.stem_norm(self.stem_conv(images)))

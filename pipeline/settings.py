@@ -197,6 +197,8 @@ class OptimSettings:
     """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively; fp16 with a scaled loss, for GPUs that do not."""
     checkpointing: bool = False
     """Keep only the inputs of residuals for the backward pass, which computes the rest again: less memory for more time."""
+    compile: bool = False
+    """Train through torch.compile, on a GPU with CUDA graphs; takes a minute or more to start, and on CPU gains nothing."""
     seed: int = 0
     """Seed of the initial weights."""
     zero_heads: bool = True
@@ -226,6 +228,12 @@ class OptimSettings:
             value = getattr(self, name)
             _require(value > 0, f"optim.{name}", "above 0", value)
         _require(self.seed >= 0, "optim.seed", "at least 0", self.seed)
+        _require(
+            not (self.checkpointing and self.compile),
+            "optim.checkpointing",
+            "False with optim.compile, which chooses itself what to compute again",
+            self.checkpointing,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,7 +403,7 @@ class Settings:
         for key in ("data.threads", "data.cache", "data.cache_gb"):
             del decisive[key]
         # The same arithmetic, done in another way.
-        for key in ("optim.checkpointing",):
+        for key in ("optim.checkpointing", "optim.compile"):
             del decisive[key]
         decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)

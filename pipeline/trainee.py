@@ -24,6 +24,7 @@ from pipeline.training import (
     build_network,
     build_optimizer,
     build_scaler,
+    compiled,
     set_learning_rate,
     train_step,
     training_dtype,
@@ -48,6 +49,9 @@ class Trainee:
         self._dtype = training_dtype(optim, device)
         self._scaler = build_scaler(self._dtype, device)
         self.parallel = parallel(self.network, device, sync_batchnorm=optim.sync_batchnorm)
+        if optim.compile:
+            # Training alone: evaluation has batches of other sizes.
+            self.parallel = compiled(self.parallel, device, optim.accumulate)
         self.progress = Progress()
         self._plateau = Plateau()
 

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.network.heatmaps import is_drawn, render, rescale
 from pipeline.network.hourglass import Heatmaps, StackedHourglass
@@ -48,6 +47,19 @@ def channels_last(network: StackedHourglass) -> StackedHourglass:
             laid_out = torch.empty_like(parameter.data, memory_format=torch.channels_last)
             parameter.data = laid_out.copy_(parameter.data)
     return network
+
+
+def compiled(network: nn.Module, device: torch.device, parts: int) -> nn.Module:
+    """Return the network to train through torch.compile, with the same weights; `network` stays as it is.
+
+    On a GPU whole passes become CUDA graphs, which start no kernels one by one,
+    unless a batch comes in `parts`: gradients that add up would lie in a graph's
+    memory, which its next run overwrites.
+    """
+    graphs = device.type == "cuda" and parts == 1
+    made = torch.compile(network, mode="reduce-overhead" if graphs else None)
+    assert isinstance(made, nn.Module)
+    return made
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
@@ -170,9 +182,9 @@ def train_step(
 
 def _alone(network: nn.Module) -> AbstractContextManager[None]:
     """Keep a DDP network's gradients to this rank."""
-    if isinstance(network, DistributedDataParallel):
-        return network.no_sync()
-    return nullcontext()
+    # A compiled network has the attributes of the one that it wraps, whose type it hides.
+    alone: AbstractContextManager[None] = getattr(network, "no_sync", nullcontext)()
+    return alone
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -9,6 +9,7 @@ from pipeline.settings import Settings
 _OTHERS = {
     "optim.accumulate",
     "optim.checkpointing",
+    "optim.compile",
     "optim.precision",
     "optim.seed",
     "optim.sync_batchnorm",

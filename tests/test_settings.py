@@ -164,6 +164,13 @@ def test_batchnorm_is_synchronised_on_gpus_only():
     Settings.from_flat({"optim.sync_batchnorm": True, "ray.gpus_per_worker": 1.0})
 
 
+def test_compilation_and_recomputation_exclude_each_other():
+    with pytest.raises(
+        ValueError, match=r"^optim\.checkpointing must be False with optim\.compile"
+    ):
+        Settings.from_flat({"optim.compile": True, "optim.checkpointing": True})
+
+
 def test_flat_names_every_setting_by_its_dotted_key():
     flat = Settings().flat()
     assert flat["model.stacks"] == 8

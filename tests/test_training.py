@@ -8,13 +8,15 @@ import torch
 
 from pipeline.network.heatmaps import render
 from pipeline.network.hourglass import Heatmaps
-from pipeline.settings import ModelSettings, OptimSettings
+from pipeline.settings import ModelSettings, OptimSettings, Settings
 from pipeline.shards.stream import Batch
+from pipeline.trainee import Trainee
 from pipeline.training import (
     batch_loss,
     build_network,
     build_optimizer,
     build_scaler,
+    compiled,
     network_input,
     set_learning_rate,
     train_step,
@@ -401,3 +403,48 @@ def test_recomputed_residuals_keep_their_inputs_only():
             network(torch.rand(2, 3, 64, 64))
         assert len(computed) == kept[-1] + 1
     assert kept == [1, 2]
+
+
+# Compiling takes tens of seconds, so the compiler is a stand-in here.
+
+
+@pytest.mark.parametrize(
+    ("device", "parts", "mode"),
+    [("cpu", 1, None), ("cuda", 1, "reduce-overhead"), ("cuda", 2, None)],
+)
+def test_whole_batches_on_a_gpu_become_cuda_graphs(monkeypatch, device, parts, mode):
+    asked = []
+
+    def stand_in(network, mode):
+        asked.append((network, mode))
+        return network
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    network = build_network(TINY, 0, CPU)
+    compiled(network, torch.device(device), parts)
+    assert asked == [(network, mode)]
+
+
+class Compiled(torch._dynamo.OptimizedModule):
+    """What torch.compile returns, counting the calls."""
+
+    calls = 0
+
+    def __call__(self, *arguments):
+        type(self).calls += 1
+        return self._orig_mod(*arguments)
+
+
+def test_compiled_training_goes_through_the_compiler_and_keeps_the_weights_names(monkeypatch):
+    def stand_in(network, mode):
+        return Compiled(network, torch._dynamo.disable())
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    settings = Settings.from_flat({f"model.{n}": v for n, v in vars(TINY).items()})
+    settings = settings.replaced({"optim.accumulate": 2, "optim.compile": True})
+    trainee = Trainee(settings, CPU)
+    names = build_network(TINY, 0, CPU).state_dict().keys()
+    trainee.step(batch_of(PEOPLE), samples_in_all=6)
+    assert Compiled.calls == 2
+    assert trainee.network.state_dict().keys() == names
+    assert not isinstance(trainee.network_of("raw"), Compiled)

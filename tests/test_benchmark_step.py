@@ -1,5 +1,9 @@
 """The benchmark of the training step: what it compares, and that it runs where there is little."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +21,76 @@ from pipeline.benchmark.step.measure import (
 from pipeline.benchmark.step.profile import KINDS, time_shares
 from pipeline.benchmark.step.variants import Runner, Variant
 from pipeline.benchmark.timing import Lap
+from pipeline.training import network_input
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
+# Importable in every process of the command: what a bare machine lacks cannot be found.
+_BARE = """
+import sys
+from importlib.machinery import PathFinder
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] not in {absent}:
+            return super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+"""
+_ABSENT = {
+    *("beartype", "braceexpand", "h5py", "jaxtyping", "matplotlib", "mlflow", "pandas", "PIL"),
+    *("pyarrow", "ray", "safetensors", "scipy", "simplejpeg", "tyro", "webdataset"),
+}
+
+
+def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(_BARE.format(absent=_ABSENT))
+    options = ("--stacks", "1", "--batch", "2", "--input-px", "64", "--rounds", "1")
+    path = tmp_path / "step.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jobs.benchmark", "step", *options),
+            *("--memory-stacks", "--json", path, "--device", "cpu"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_text())
+    assert list(result)[:2] == ["over_plain_fp32", "peak_memory_mib"]
+    assert result["peak_memory_mib"] == {}
+    for row in result["speed"]:
+        assert row["flops_per_s"] == pytest.approx(
+            row["images_per_s"] * {"training": 3, "forward": 1}[row["pass"]] * 2 * 5.15e9 / 16,
+            rel=0.01,
+        )
+        peak = result["matmul_flops_per_s"][row["precision"]]
+        assert row["of_matmul_peak"] == pytest.approx(row["flops_per_s"] / peak)
+    assert "over_plain_fp32   stacks 1: " in done.stdout
+
 
 # The same work
+
+
+def test_layouts_differ_in_memory_and_not_in_what_they_compute():
+    plain = Variant(stacks=1, batch=2, input_px=64, layout="contiguous")
+    ours = Variant(stacks=1, batch=2, input_px=64)
+    one, other = Runner(plain, CPU), Runner(ours, CPU)
+    kernels = [w for w in one.network.parameters() if w.shape[-2:] == (3, 3)]
+    assert all(kernel.is_contiguous() for kernel in kernels)
+    assert not any(w.is_contiguous() for w in other.network.parameters() if w.shape[-1:] == (3,))
+    flat = [w for w in one.network.parameters() if w.dim() == 4 and w.shape[-1] == 1]
+    # A 1x1 kernel counts as contiguous in either layout; its strides tell.
+    assert all(w.stride()[1] == 1 and w.stride()[0] == w.shape[1] for w in flat)
+    assert all(w.stride()[-1] == 1 for w in flat)
+    images = network_input(one.batch, CPU)
+    one.network.eval()
+    other.network.eval()
+    with torch.no_grad():
+        expected, found = one.network(images).stacks, other.network(images).stacks
+    assert torch.allclose(expected, found, atol=1e-4 * float(expected.abs().max() + 1))
 
 
 def test_every_way_stands_beside_the_plain_one():
@@ -68,7 +137,7 @@ def test_shares_of_time_add_up_and_convolutions_and_optimizer_have_theirs():
 
 
 def test_a_product_of_matrices_counts_two_operations_a_multiply_accumulate():
-    assert matmul_route("fp32", CPU).run() == 2 * 2 * 2048**3
+    assert matmul_route("fp32", CPU).run() == 2 * 4096**3
 
 
 def test_a_curve_says_when_the_goal_was_reached():

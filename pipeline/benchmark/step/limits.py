@@ -14,7 +14,7 @@ _MEMORY_STEPS = 2
 def matmul_route(precision: str, device: torch.device) -> Route:
     """Multiply large square matrices; what it counts as samples are floating-point operations."""
     # Large enough to reach the peak, small enough for a fraction of a second.
-    side, times = (8192, 10) if device.type == "cuda" else (2048, 2)
+    side, times = (8192, 10) if device.type == "cuda" else (4096, 1)
     a, b = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
 
     def run() -> int:

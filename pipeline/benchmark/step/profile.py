@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from pipeline.benchmark.step.variants import Runner
+from pipeline.network.hourglass import Heatmaps
 
 KINDS = ("convolution", "norm", "pointwise", "optimizer", "input", "other")
 _NETWORK, _BACKWARD, _OPTIMIZER = "network", "autograd::engine", "Optimizer."
@@ -26,9 +27,9 @@ class _Marked(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Heatmaps:
         with record_function(_NETWORK):
-            heatmaps: Tensor = self.network(images)
+            heatmaps: Heatmaps = self.network(images)
         return heatmaps
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.benchmark.timing import Route
-from pipeline.network.hourglass import StackedHourglass
+from pipeline.network.hourglass import Heatmaps, StackedHourglass
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.shards.batch import Batch
 from pipeline.training import (
@@ -69,11 +69,14 @@ class _Contiguous(nn.Module):
     def __init__(self, network: StackedHourglass) -> None:
         super().__init__()
         for parameter in network.parameters():
-            parameter.data = parameter.data.contiguous()
+            # Not contiguous(): a 1x1 kernel counts as laid out already, but its strides would
+            # turn what it is convolved with into channels_last.
+            plain = torch.empty_like(parameter.data, memory_format=torch.contiguous_format)
+            parameter.data = plain.copy_(parameter.data)
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        heatmaps: Tensor = self.network(images.contiguous())
+    def forward(self, images: Tensor) -> Heatmaps:
+        heatmaps: Heatmaps = self.network(images.contiguous())
         return heatmaps
 
 
@@ -83,7 +86,8 @@ class Runner:
     def __init__(self, variant: Variant, device: torch.device) -> None:
         optim = variant.optim
         self.variant, self._device, self._optim = variant, device, optim
-        network = build_network(variant.model, optim.seed, device)
+        # Heads at random: all-zero heatmaps would be equal however they come about.
+        network = build_network(variant.model, optim.seed, device, zero_heads=False)
         if optim.checkpointing:
             network.recompute_residuals()
         self.optimizer = build_optimizer(network, optim)

@@ -1,52 +1,29 @@
-"""Measure how fast parts of the pipeline are on this machine: `python -m jobs.benchmark --help`."""
+"""Measure how fast parts of the pipeline are on this machine: `python -m jobs.benchmark --help`.
+
+Its options are read by the standard library alone, since `step` must run on a
+machine that has no more than torch, NumPy and OpenCV.
+"""
 
 import json
 import os
-from dataclasses import dataclass
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Any
 
-import tyro
-
-from pipeline.command import clear_errors, parse
+from pipeline.errors import clear_errors
 from pipeline.progress import duration, say
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loader:
-    """The data path: samples/s beside decoding alone, reading alone and the plain route; crops; memory."""
-
-    photographs: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder with JPEG photographs of 1280x720 or 1920x1080 pixels; none: they are rendered."""
-    rounds: int = 7
-    """Times that each route is run, in turns."""
-    threads: tuple[int, ...] = ()
-    """Numbers of decode threads, and of processes, to measure end to end; none: 1 to this machine's cores."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File for the result."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Measure how fast parts of the pipeline are on this machine. Needs no cluster."""
-
-    # One kind of subcommand alone would be no choice, so nothing stands beside it.
-    what: Annotated[
-        Annotated[Loader, tyro.conf.subcommand("loader")] | tyro.conf.Suppress[None],
-        tyro.conf.arg(name=""),
-    ]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = parse(Arguments, None, argv)
+    arguments = _parser().parse_args(argv)
     with clear_errors():
-        assert arguments.what is not None
-        benchmark_loader(arguments.what)
+        arguments.run(arguments)
 
 
-def benchmark_loader(arguments: Loader) -> None:
+def benchmark_loader(arguments: Namespace) -> None:
     """Measure, print the tables and write the JSON. Raises ValueError about the photographs."""
     from pipeline.benchmark.loader import LoaderBenchmark, measure_loader
     from pipeline.benchmark.report import loader_report
@@ -56,14 +33,112 @@ def benchmark_loader(arguments: Loader) -> None:
     settings = LoaderBenchmark(
         photographs=arguments.photographs,
         rounds=arguments.rounds,
-        workers=arguments.threads or tuple(range(1, cores + 1)),
+        workers=tuple(arguments.threads or range(1, cores + 1)),
     )
     with TemporaryDirectory() as folder:
         result = in_fresh_process(measure_loader, settings, Path(folder))
-    say(f"measured in {duration(result['seconds'])}\n\n{loader_report(result)}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-        say(f"written: {arguments.json}")
+    _tell(result, loader_report(result), arguments.json)
+
+
+def benchmark_step(arguments: Namespace) -> None:
+    """Measure, print the tables and write the JSON. Raises ValueError about the device or network."""
+    from pipeline.benchmark.step.measure import StepBenchmark, found_device, measure_step
+    from pipeline.benchmark.step.report import step_report
+    from pipeline.benchmark.timing import in_fresh_process
+
+    on_gpu = found_device(arguments.device).type == "cuda"
+    settings = StepBenchmark(
+        device=arguments.device,
+        stacks=tuple(arguments.stacks or ((1, 2, 8) if on_gpu else (1, 2))),
+        batches=tuple(arguments.batch),
+        input_px=arguments.input_px,
+        precisions=tuple(arguments.precision),
+        # On CPU it was measured to gain nothing and to take a minute or more.
+        compile=on_gpu if arguments.compile is None else arguments.compile,
+        rounds=arguments.rounds,
+        memory_stacks=tuple(arguments.memory_stacks),
+    )
+    result = in_fresh_process(measure_step, settings)
+    _tell(result, step_report(result), arguments.json)
+
+
+def _tell(result: Mapping[str, Any], report: str, path: Path | None) -> None:
+    say(f"measured in {duration(result['seconds'])}\n\n{report}")
+    if path is not None:
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        say(f"written: {path}")
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="jobs.benchmark",
+        description="Measure how fast parts of the pipeline are on this machine. Needs no cluster.",
+    )
+    parts = parser.add_subparsers(title="what", metavar="{loader,step}", required=True)
+    _add_loader(parts)
+    _add_step(parts)
+    return parser
+
+
+def _add_loader(parts: Any) -> None:
+    text = "The data path: samples/s beside decoding alone, reading alone and the plain route; crops; memory."
+    loader = parts.add_parser("loader", help=text, description=text)
+    loader.set_defaults(run=benchmark_loader)
+    loader.add_argument(
+        "--photographs",
+        type=Path,
+        metavar="DIR",
+        help="folder with JPEG photographs of 1280x720 or 1920x1080 pixels; none: they are rendered",
+    )
+    loader.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        help="numbers of decode threads, and of processes, to measure end to end; none: 1 to this machine's cores",
+    )
+    _add_common(loader, rounds=7)
+
+
+def _add_step(parts: Any) -> None:
+    text = "The training step: images/s, FLOP/s, memory and where time goes, beside plain fp32. Needs torch, NumPy and OpenCV alone."
+    step = parts.add_parser("step", help=text, description=text)
+    step.set_defaults(run=benchmark_step)
+    step.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    step.add_argument(
+        "--stacks", type=int, nargs="+", help="networks to time; none: 1 2, on a GPU 1 2 8"
+    )
+    step.add_argument("--batch", type=int, nargs="+", default=[4], help="images a step (4)")
+    step.add_argument("--input-px", type=int, default=256, help="side of the input (256)")
+    step.add_argument(
+        "--precision",
+        choices=("bf16", "fp16"),
+        nargs="+",
+        default=[],
+        help="formats beside fp32; none: what optim.precision=auto takes on the device",
+    )
+    step.add_argument(
+        "--compile",
+        action=BooleanOptionalAction,
+        help="time torch.compile as well; none of the two: on a GPU only",
+    )
+    step.add_argument(
+        "--memory-stacks",
+        type=int,
+        nargs="*",
+        default=[8],
+        help="networks whose peak memory is measured, at the first batch (8)",
+    )
+    _add_common(step, rounds=5)
+
+
+def _add_common(parser: ArgumentParser, rounds: int) -> None:
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=rounds,
+        help=f"times that each route is run, in turns ({rounds})",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the result")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
-"""What the command lines here do alike: parse quickly, fail with a sentence instead of a traceback."""
+"""What the command lines here do alike: parse quickly, and say what is wrong."""
 
-import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, NoReturn, TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
 import tyro
 from tyro.constructors import (
@@ -13,12 +10,14 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
+from pipeline.errors import clear_errors, fail
 from pipeline.presets import preset_help, settings_of
 from pipeline.settings import Settings
 
+__all__ = ["clear_errors", "fail", "parse"]
+
 Arguments = TypeVar("Arguments")
 
-_FAILED, _BAD_INPUT = 1, 2
 _registry = ConstructorRegistry()
 
 
@@ -82,20 +81,3 @@ def parse(
         )
     # tyro takes the default's type, None and all, for the answer's.
     return cast(Arguments, read)
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """End the program with one sentence where the input was wrong (status 2) or the disk refused (1)."""
-    try:
-        yield
-    except ValueError as error:
-        fail(str(error), _BAD_INPUT)
-    except OSError as error:
-        fail(str(error), _FAILED)
-
-
-def fail(message: str, status: int = _FAILED) -> NoReturn:
-    """End the program with a message on standard error."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    raise SystemExit(status)

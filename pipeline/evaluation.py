@@ -25,9 +25,10 @@ from pipeline.network.heatmaps import readable, unmirror
 from pipeline.network.hourglass import Heatmaps
 from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.augmentation import Augmentation
+from pipeline.shards.batch import Batch
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import Sample
-from pipeline.shards.stream import Batch, SampleLoader
+from pipeline.shards.stream import SampleLoader
 from pipeline.training import batch_loss, network_input
 
 

@@ -8,7 +8,8 @@ homogeneous coordinates in float64.
 import math
 
 import numpy as np
-from jaxtyping import Float
+
+from pipeline.shapes import Float
 
 Matrix = Float[np.ndarray, "3 3"]
 

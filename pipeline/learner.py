@@ -29,12 +29,12 @@ from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
 from pipeline.ranks import total, total_evaluation
 from pipeline.settings import Settings
+from pipeline.shards.batch import Batch
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
 from pipeline.shards.source import shard_cache, training_shards
 from pipeline.shards.stream import (
-    Batch,
     SampleLoader,
     stream_given,
     stream_training,

@@ -13,8 +13,9 @@ from pipeline.figures import Pose, overlay
 from pipeline.geometry import heatmap_from_input, transform
 from pipeline.settings import DataSettings, Settings
 from pipeline.shards.augmentation import draw_augmentations
+from pipeline.shards.batch import Batch
 from pipeline.shards.sample import Sample
-from pipeline.shards.stream import Batch, SampleLoader
+from pipeline.shards.stream import SampleLoader
 
 
 def draw_overlays(

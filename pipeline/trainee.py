@@ -19,7 +19,7 @@ from pipeline.joints import JointSet
 from pipeline.ranks import average_statistics, parallel
 from pipeline.schedule import Plateau, learning_rate
 from pipeline.settings import Settings
-from pipeline.shards.stream import Batch
+from pipeline.shards.batch import Batch
 from pipeline.training import (
     build_network,
     build_optimizer,

@@ -4,14 +4,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.network.heatmaps import is_drawn, render, rescale
 from pipeline.network.hourglass import Heatmaps, StackedHourglass
 from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
 from pipeline.settings import ModelSettings, OptimSettings
-from pipeline.shards.stream import Batch
+from pipeline.shapes import Float
+from pipeline.shards.batch import Batch
 
 # Environment of training processes. glibc hands large blocks back to the kernel after
 # each step; taking them again costs up to half of a step on CPU. Read when a process starts.

@@ -49,6 +49,10 @@ OPTIONS = {
     "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "json"),
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
+    "jobs.benchmark step": (
+        *("device", "stacks", "batch", "input_px", "precision", "compile"),
+        *("memory_stacks", "rounds", "json"),
+    ),
     "tune.sweep": (
         *(*TRAINING, "preset", "space"),
         *("stacks", "modules", "learning_rates", "dry_run"),
@@ -161,7 +165,14 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.inspect", "--out o", "SHARDS is required"),
         ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),
         ("jobs.score", "--predictions p", "--truth"),
-        ("jobs.benchmark", "", "Expected one of {loader}"),
+        ("jobs.benchmark", "", "the following arguments are required: {loader,step}"),
+        ("jobs.benchmark", "step --rounds 0", "--rounds must be at least 1, got 0"),
+        ("jobs.benchmark", "step --stacks two", "argument --stacks: invalid int value: 'two'"),
+        (
+            "jobs.benchmark",
+            "step --input-px 60",
+            "model.input_px must be a positive multiple of 64",
+        ),
         ("jobs.benchmark", "loader --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "loader --threads 2 0", "--threads must be at least 1, got 0"),
         ("jobs.train", "--preset hg-it", "unknown preset 'hg-it'; did you mean 'hg-int'?"),

@@ -24,9 +24,10 @@ from pipeline.metric import JointCounts
 from pipeline.network.heatmaps import render
 from pipeline.network.hourglass import Heatmaps
 from pipeline.settings import EvaluationSettings, OptimSettings
+from pipeline.shards.batch import Batch
 from pipeline.shards.order import validation_batches
 from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import Batch, SampleLoader
+from pipeline.shards.stream import SampleLoader
 from pipeline.training import network_input
 
 CPU = torch.device("cpu")

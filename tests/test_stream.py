@@ -15,10 +15,11 @@ from pipeline.joints import MPII
 from pipeline.pack_settings import CropSettings
 from pipeline.settings import DataSettings
 from pipeline.shards.augmentation import Augmentation, draw_augmentations, reach
+from pipeline.shards.batch import Batch
 from pipeline.shards.order import rank_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import BadSampleError, Sample
-from pipeline.shards.stream import Batch, SampleLoader, stream_training, stream_validation
+from pipeline.shards.stream import SampleLoader, stream_training, stream_validation
 
 INPUT_PX = 256
 # Sixteen colours that neither JPEG nor a warp confuses.

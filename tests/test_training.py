@@ -9,7 +9,7 @@ import torch
 from pipeline.network.heatmaps import render
 from pipeline.network.hourglass import Heatmaps
 from pipeline.settings import ModelSettings, OptimSettings, Settings
-from pipeline.shards.stream import Batch
+from pipeline.shards.batch import Batch
 from pipeline.trainee import Trainee
 from pipeline.training import (
     batch_loss,

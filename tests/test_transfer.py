@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.shards.stream import Batch
+from pipeline.shards.batch import Batch
 from pipeline.transfer import transferred
 
 

@@ -17,9 +17,10 @@ from pipeline.benchmark.timing import Laps, Route, measure
 from pipeline.joints import MPII
 from pipeline.settings import DataSettings
 from pipeline.shards.augmentation import draw_augmentations
+from pipeline.shards.batch import Batch
 from pipeline.shards.order import Positions
 from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import Batch, SampleLoader
+from pipeline.shards.stream import SampleLoader
 
 _DATA = DataSettings()
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -39,7 +39,7 @@ def _routes(result: Mapping[str, Any]) -> str:
         held = [size[name] for size in result["sizes"].values()]
         whole = [result[name]] if name in result else []
         rows.append([name, *(f"{value:.3f}" for value in held + whole)])
-    return _aligned(rows) + (
+    return aligned(rows) + (
         "\nsamples a second of CPU time, medians; ratios are medians of the rounds' own. plain: the whole photograph decoded,\n"
         "colours in order and mirrored as published code does, one warp, floats, heatmaps, DataLoader; lean: with\n"
         "colours and mirroring where they cost least; all: as many samples of each size;\n"
@@ -52,7 +52,7 @@ def _end_to_end(result: Mapping[str, Any]) -> str:
     for name, held in result["end_to_end"].items():
         figures = (held["samples_per_s"], held["min"], held["max"])
         rows.append([name, *(f"{value:,.0f}" for value in figures), f"{held['cpu_ms']:.2f}"])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _crops(result: Mapping[str, Any]) -> str:
@@ -65,7 +65,7 @@ def _crops(result: Mapping[str, Any]) -> str:
         ]
         for held in result["crops"]
     ]
-    return _aligned(rows) + (
+    return aligned(rows) + (
         "\ndB: the augmented input from the stored crop, against one straight from the photograph"
     )
 
@@ -77,7 +77,7 @@ def _memory(result: Mapping[str, Any]) -> str:
     for people, after in memory["resident_mib"].items():
         figures = (*after.values(), memory["growth_mib"][people])
         rows.append([f"{people:,} people", *(f"{value:.1f}" for value in figures)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _headline(result: Mapping[str, Any]) -> str:
@@ -87,7 +87,7 @@ def _headline(result: Mapping[str, Any]) -> str:
     )
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows in columns: the first flush left, the others right; short rows end early."""
     widths = [max(len(row[k]) for row in rows if k < len(row)) for k in range(max(map(len, rows)))]
     return "\n".join(

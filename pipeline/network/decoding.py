@@ -4,10 +4,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.settings import Decoding
+from pipeline.shapes import Float
 
 # Of a Gaussian's kernel all but 6e-5 lies within this many standard deviations.
 _REACH = 4.0

@@ -1,11 +1,11 @@
 """Heatmaps: rendered from joints as targets, and turned back from a mirrored image."""
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.geometry import crop_from_original
 from pipeline.settings import Loss
+from pipeline.shapes import Bool, Float
 
 
 def render(

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.settings import ModelSettings
+from pipeline.shapes import Float
 
 # Resolutions below the output's at which heatmaps are predicted inside an hourglass
 # (Newell et al., figure 8: HG-Int).

@@ -1,7 +1,8 @@
 """The losses of intermediate supervision: many predictions of the same target."""
 
-from jaxtyping import Bool, Float
 from torch import Tensor
+
+from pipeline.shapes import Bool, Float
 
 
 def heatmap_mse(

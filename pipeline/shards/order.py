@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int64
+
+from pipeline.shapes import Int64
 
 # Batches of one call may differ in length, so the axis is named but not bound.
 Positions = Int64[np.ndarray, " _sample"]

@@ -3,15 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from threading import local
 from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from pipeline.data.crop import CropDecoder
 from pipeline.data.people import Visibility
@@ -25,6 +23,7 @@ from pipeline.joints import JointSet
 from pipeline.settings import DataSettings
 from pipeline.shards.augmentation import Augmentation, draw_augmentations
 from pipeline.shards.bad import BadSamples
+from pipeline.shards.batch import Batch
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import BadSampleError, Sample, Samples
 
@@ -34,37 +33,6 @@ Item = TypeVar("Item")
 _AHEAD = 2
 # The same for every sample.
 _HEATMAP_FROM_INPUT = heatmap_from_input()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Samples as they travel to the training device; heatmaps and floats are made there.
-
-    `joints` are heatmap pixels. `gains` multiply the colour channels.
-    """
-
-    images: UInt8[Tensor, "batch input_px input_px 3"]
-    joints: Float[Tensor, "batch joint 2"]
-    annotated: Bool[Tensor, "batch joint"]
-    gains: Float[Tensor, "batch 3"]
-    positions: Positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def rows(self, rows: slice | Positions) -> "Batch":
-        """Some of the samples."""
-        return replace(self.changed(lambda tensor: tensor[rows]), positions=self.positions[rows])
-
-    def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same samples with every tensor changed, such as moved."""
-        return replace(
-            self,
-            images=change(self.images),
-            joints=change(self.joints),
-            annotated=change(self.annotated),
-            gains=change(self.gains),
-        )
 
 
 class _Scratch(local):

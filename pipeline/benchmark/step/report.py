@@ -1,0 +1,77 @@
+"""The training step's figures as a person reads them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.benchmark.report import aligned
+from pipeline.benchmark.step.profile import KINDS
+
+
+def step_report(result: Mapping[str, Any]) -> str:
+    """Tables of all that was measured."""
+    return "\n\n".join(
+        part(result) for part in (_head, _speed, _shares, _memory, _curves, _headline)
+    )
+
+
+def _head(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
+    peaks = ", ".join(
+        f"{name} {per_s / 1e9:,.0f}" for name, per_s in result["matmul_flops_per_s"].items()
+    )
+    return (
+        f"{machine['device']}, {machine['threads']} threads on {machine['cores']} cores, "
+        f"load {machine['load_average']:.1f}, torch {machine['torch']}\n"
+        f"matrix products, GFLOP/s: {peaks}"
+    )
+
+
+def _speed(result: Mapping[str, Any]) -> str:
+    rows = [["", "pass", "images/s", "min", "max", "ms", "GFLOP/s", "of matmul"]]
+    for row in result["speed"]:
+        way = f"{row['precision']} {row['layout']}" + " compiled" * row["compile"]
+        rows.append(
+            [
+                f"stacks {row['stacks']}, batch {row['batch']}, {way}",
+                row["pass"],
+                *(f"{row[key]:,.2f}" for key in ("images_per_s", "min", "max")),
+                f"{row['ms']:,.1f}",
+                f"{row['flops_per_s'] / 1e9:,.1f}",
+                f"{row['of_matmul_peak']:.2f}",
+            ]
+        )
+    return aligned(rows)
+
+
+def _shares(result: Mapping[str, Any]) -> str:
+    rows = [["training step, share of time", *KINDS]]
+    for name, shares in result["time_shares"].items():
+        rows.append([name, *(f"{shares[kind]:.2f}" for kind in KINDS)])
+    return aligned(rows) + "\ninput: floats, targets and loss"
+
+
+def _memory(result: Mapping[str, Any]) -> str:
+    rows = [["peak memory of training", "MiB"]]
+    rows += [[name, f"{mib:,.0f}"] for name, mib in result["peak_memory_mib"].items()]
+    return aligned(rows)
+
+
+def _curves(result: Mapping[str, Any]) -> str:
+    curves = result["curves"]
+    rows = [[f"loss: {curves['task']}", *curves["loss"]]]
+    for number, step in enumerate(curves["steps"]):
+        rows.append(
+            [f"step {step}", *(f"{losses[number]:.4f}" for losses in curves["loss"].values())]
+        )
+    for key, digits in (("steps", 0), ("seconds", 1)):
+        cells = [
+            "never" if at is None else f"{at[key]:.{digits}f}" for at in curves["reached"].values()
+        ]
+        rows.append([f"{key} to {curves['goal']:.4f}", *cells])
+    return aligned(rows)
+
+
+def _headline(result: Mapping[str, Any]) -> str:
+    return "over_plain_fp32   " + "   ".join(
+        f"stacks {stacks}: {value:.2f}" for stacks, value in result["over_plain_fp32"].items()
+    )

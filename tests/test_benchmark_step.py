@@ -1,0 +1,162 @@
+"""The benchmark of the training step: what it compares, and that it runs where there is little."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.benchmark.step.curve import MODEL, discs, learning_curves
+from pipeline.benchmark.step.limits import matmul_route
+from pipeline.benchmark.step.measure import (
+    StepBenchmark,
+    found_device,
+    memory_variants,
+    over_plain,
+    variants_of,
+)
+from pipeline.benchmark.step.profile import KINDS, time_shares
+from pipeline.benchmark.step.variants import Runner, Variant
+from pipeline.benchmark.timing import Lap
+from pipeline.training import network_input
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+# Importable in every process of the command: what a bare machine lacks cannot be found.
+_BARE = """
+import sys
+from importlib.machinery import PathFinder
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] not in {absent}:
+            return super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+"""
+_ABSENT = {
+    *("beartype", "braceexpand", "h5py", "jaxtyping", "matplotlib", "mlflow", "pandas", "PIL"),
+    *("pyarrow", "ray", "safetensors", "scipy", "simplejpeg", "tyro", "webdataset"),
+}
+
+
+def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(_BARE.format(absent=_ABSENT))
+    options = ("--stacks", "1", "--batch", "2", "--input-px", "64", "--rounds", "1")
+    path = tmp_path / "step.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jobs.benchmark", "step", *options),
+            *("--memory-stacks", "--json", path, "--device", "cpu"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(path.read_text())
+    assert list(result)[:2] == ["over_plain_fp32", "peak_memory_mib"]
+    assert result["peak_memory_mib"] == {}
+    for row in result["speed"]:
+        assert row["flops_per_s"] == pytest.approx(
+            row["images_per_s"] * {"training": 3, "forward": 1}[row["pass"]] * 2 * 5.15e9 / 16,
+            rel=0.01,
+        )
+        peak = result["matmul_flops_per_s"][row["precision"]]
+        assert row["of_matmul_peak"] == pytest.approx(row["flops_per_s"] / peak)
+    assert "over_plain_fp32   stacks 1: " in done.stdout
+
+
+# The same work
+
+
+def test_layouts_differ_in_memory_and_not_in_what_they_compute():
+    plain = Variant(stacks=1, batch=2, input_px=64, layout="contiguous")
+    ours = Variant(stacks=1, batch=2, input_px=64)
+    one, other = Runner(plain, CPU), Runner(ours, CPU)
+    kernels = [w for w in one.network.parameters() if w.shape[-2:] == (3, 3)]
+    assert all(kernel.is_contiguous() for kernel in kernels)
+    assert not any(w.is_contiguous() for w in other.network.parameters() if w.shape[-1:] == (3,))
+    flat = [w for w in one.network.parameters() if w.dim() == 4 and w.shape[-1] == 1]
+    # A 1x1 kernel counts as contiguous in either layout; its strides tell.
+    assert all(w.stride()[1] == 1 and w.stride()[0] == w.shape[1] for w in flat)
+    assert all(w.stride()[-1] == 1 for w in flat)
+    images = network_input(one.batch, CPU)
+    one.network.eval()
+    other.network.eval()
+    with torch.no_grad():
+        expected, found = one.network(images).stacks, other.network(images).stacks
+    assert torch.allclose(expected, found, atol=1e-4 * float(expected.abs().max() + 1))
+
+
+def test_every_way_stands_beside_the_plain_one():
+    settings = StepBenchmark(stacks=(1, 2), batches=(4, 8), compile=True)
+    ways = ["fp32 contiguous", "fp32 channels_last", "bf16 channels_last"]
+    ways += ["fp32 channels_last compiled", "bf16 channels_last compiled"]
+    variants = variants_of(settings, "bf16")
+    assert [variant.way for variant in variants] == 4 * ways
+    assert len({variant.name for variant in variants}) == 20
+
+
+def test_memory_is_measured_with_and_without_checkpointing():
+    names = [v.name for v in memory_variants(StepBenchmark(), "bf16")]
+    assert names == [
+        "8 stacks, batch 4, fp32 contiguous",
+        "8 stacks, batch 4, bf16 channels_last",
+        "8 stacks, batch 4, bf16 channels_last, checkpointing",
+    ]
+
+
+def test_the_ratio_is_the_median_of_the_rounds_own():
+    variants = variants_of(StepBenchmark(stacks=(1,)), "bf16")
+    seconds = {
+        "fp32 contiguous": (1.0, 2.0, 4.0),
+        "fp32 channels_last": (1.0, 1.0, 1.0),
+        "bf16 channels_last": (0.5, 0.5, 2.0),
+    }
+    laps = {
+        f"1 stack, batch 4, {way} training": [Lap(samples=4, wall_s=s, cpu_s=s) for s in rounds]
+        for way, rounds in seconds.items()
+    }
+    assert over_plain(variants, laps, 4, "bf16") == {"1": 2.0}
+
+
+# Parts
+
+
+def test_shares_of_time_add_up_and_convolutions_and_optimizer_have_theirs():
+    shares = time_shares(Runner(Variant(stacks=1, batch=2, input_px=64), CPU), CPU)
+    assert tuple(shares) == KINDS
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert min(shares["convolution"], shares["norm"], shares["optimizer"], shares["input"]) > 0
+    assert shares["other"] < 0.3
+
+
+def test_a_product_of_matrices_counts_two_operations_a_multiply_accumulate():
+    assert matmul_route("fp32", CPU).run() == 2 * 4096**3
+
+
+def test_a_curve_says_when_the_goal_was_reached():
+    found = learning_curves(("fp32", "fp32"), CPU, windows=2)
+    assert found["steps"] == [20, 40]
+    assert found["loss"]["fp32"][1] < found["loss"]["fp32"][0] == found["goal"]
+    assert found["reached"]["fp32"]["steps"] == 20
+
+
+def test_discs_lie_where_their_joints_are():
+    batch = discs()
+    x, y = (4 * (batch.joints[3, 2] + 0.5) - 0.5).round().int().tolist()
+    # Another disc may lie over it.
+    assert batch.images[3, y, x].tolist() in ([60, 60, 255], [255, 255, 60])
+    assert batch.images.shape[1] == MODEL.input_px
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert found_device("auto") == CPU
+    with pytest.raises(ValueError, match="--device must be cpu or auto where torch finds no GPU"):
+        found_device("cuda")

@@ -214,6 +214,13 @@ def test_samples_are_found_through_their_members(pack):
     assert reader.bounds.tolist() == [0, 2, 5]
 
 
+@pytest.mark.parametrize("members", [True, False])
+def test_a_shard_that_is_given_twice_is_read_twice(pack, members):
+    written = samples(2)
+    [path] = pack(written, members=members)
+    assert list(ShardReader([str(path), str(path)])) == written * 2
+
+
 def test_a_shard_with_members_is_not_read_to_be_opened(pack):
     [path] = pack(samples(3), members=True)
     size = path.stat().st_size

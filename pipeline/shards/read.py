@@ -106,9 +106,9 @@ def _entries_of(locations: Sequence[str]) -> dict[str, ShardEntry]:
 
 def _members_of(locations: Sequence[str]) -> list[Members]:
     """The members of each shard, from members.npz or, where there is none, from the tars."""
-    known = {at: sibling(at, MEMBERS_NAME) for at in locations}
-    stored = {path: _stored(path) for path in set(known.values())}
-    return [_members(at, stored[path], path) for at, path in known.items()]
+    beside = [sibling(at, MEMBERS_NAME) for at in locations]
+    stored = {path: _stored(path) for path in set(beside)}
+    return [_members(at, stored[path], path) for at, path in zip(locations, beside, strict=True)]
 
 
 def _stored(path: str) -> dict[str, Members] | None:

@@ -37,10 +37,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def convert_file(arguments: Arguments) -> None:
     """Read, say what was and was not carried over, and write. Raises ValueError before anything is written."""
-    from pipeline.checkpoint import Progress, Record, save_checkpoint
+    from pipeline.checkpoint import take_snapshot, write_checkpoint
     from pipeline.conversion.convert import convert
     from pipeline.conversion.state_dict import read_state_dict
     from pipeline.joints import joint_set
+    from pipeline.record import Progress, Record
     from pipeline.settings import Settings
 
     weights, out = arguments.weights, arguments.out
@@ -65,7 +66,7 @@ def convert_file(arguments: Arguments) -> None:
             "layout": conversion.layout.name,
         },
     )
-    save_checkpoint(out, conversion.network, None, record)
+    write_checkpoint(out, take_snapshot(conversion.network, record))
     say(f"written: {out}")
 
 

@@ -14,9 +14,9 @@ from pipeline.settings import Decoding
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.checkpoint import Record
     from pipeline.evaluation import Evaluation
     from pipeline.metric import Scores
+    from pipeline.record import Record
     from pipeline.settings import Settings
     from pipeline.shards.stream import SampleLoader
 

@@ -11,6 +11,9 @@ from pipeline.joints import MPII
 from pipeline.progress import say
 from pipeline.settings import Settings
 
+# What a shell says of a program that SIGTERM ended: 128 + 15.
+_STOPPED = 143
+
 if TYPE_CHECKING:
     from pipeline.launch import Outcome
     from pipeline.plan import Plan
@@ -57,14 +60,11 @@ def dry_run(settings: Settings) -> None:
 
 def run(settings: Settings) -> None:
     """Train. Raises ValueError before the cluster is asked for anything, if the input is wrong."""
-    from pipeline.cluster import cluster
     from pipeline.plan import plan_training
 
     plan = plan_training(settings)
     describe(plan)
-    with cluster(plan.settings.ray.address):
-        outcome = train_plan(plan)
-    conclude(plan, outcome)
+    conclude(plan, train_plan(plan))
 
 
 def _say_settings(settings: Settings) -> None:
@@ -122,15 +122,21 @@ def describe(plan: "Plan") -> None:
 
 
 def train_plan(plan: "Plan") -> "Outcome":
-    """Train on the connected cluster; a failure ends the program with status 1."""
+    """Train on the plan's cluster, recording the run; end the program if training fails (status 1) or is stopped."""
+    from pipeline.cluster import cluster
     from pipeline.launch import TrainingFailedError, train
+    from pipeline.recording import InterruptedRunError, recording
 
     settings = plan.settings
     say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
     try:
-        return train(plan)
+        # MLflow first: that it is away is found before anything of the cluster is taken.
+        with recording(plan) as journal, cluster(settings.ray.address):
+            return train(plan, journal)
     except TrainingFailedError as error:
         fail(f"training run {settings.ray.name} failed: {error}")
+    except InterruptedRunError as stopped:
+        fail(f"training run {settings.ray.name} {stopped}", _STOPPED)
 
 
 def conclude(plan: "Plan", outcome: "Outcome") -> None:

@@ -1,8 +1,9 @@
-"""Checkpoints: weights and their moving average in safetensors, a JSON that a person can read, and the optimizer's state."""
+"""Checkpoints: weights and their moving average in safetensors, a JSON that a person can read, and what training needs to go on."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -10,157 +11,146 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.joints import JointSet, joint_set
 from pipeline.network.hourglass import StackedHourglass
-from pipeline.schedule import Plateau
-from pipeline.settings import Settings
+from pipeline.record import RECORD_NAME, Record, read_checksums, read_record, write_record
 from pipeline.training import channels_last
 
 WEIGHTS_NAME = "weights.safetensors"
 AVERAGE_NAME = "ema.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
-RECORD_NAME = "checkpoint.json"
-# Where the optimizer's state holds that of the loss's scale.
-_SCALER = "scaler"
 # Weights of a checkpoint: as trained, or their moving average; auto: the average where there is one.
 Weights = Literal["auto", "raw", "ema"]
-_FORMAT = 2
-# Of format 1 a checkpoint named its joint set, one of those known by name.
-_NAMED_FORMAT = 1
-# What decides which samples the steps of an epoch see.
-_ORDER = ("data.seed", "data.shuffle_window", "optim.batch_size")
+# What optimizer.pt holds beside the optimizer's state: that of the loss's scale, of
+# torch's random generators, and what each rank has to itself.
+_SCALER, _RANDOM, _RANKS = "scaler", "random", "ranks"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far training has come: completed epochs, steps and samples over all workers.
+class Snapshot:
+    """All that a checkpoint is written from, copied to memory of its own: training may go on meanwhile.
 
-    `epoch_steps` are the steps of the epoch under way. With `epochs` they are
-    the position in the stream of samples, from which it goes on.
+    `training` is what going on needs, absent where the checkpoint serves
+    prediction alone. `extras` are further files by name.
     """
 
-    epochs: int = 0
-    epoch_steps: int = 0
-    steps: int = 0
-    samples: int = 0
+    record: Record
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor] | None = None
+    training: Mapping[str, Any] | None = None
+    extras: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """The JSON of a checkpoint. `metrics` are those of the epoch it was written after.
-
-    `origin` says where weights that were not trained here come from.
-    """
-
-    settings: Settings
-    joint_set: JointSet
-    progress: Progress
-    metrics: dict[str, float]
-    plateau: Plateau = field(default_factory=Plateau)
-    origin: dict[str, str] = field(default_factory=dict)
-
-
-def save_checkpoint(
-    folder: Path,
+def take_snapshot(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
     record: Record,
     *,
     average: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     scaler: torch.amp.GradScaler | None = None,
-) -> None:
-    """Write a checkpoint into an existing folder; without an optimizer it serves prediction alone.
+    ranks: Tensor | None = None,
+) -> Snapshot:
+    """Copy a network, and if given its moving average and what going on needs: optimizer, scaler and `ranks`.
 
-    With it the moving `average` of the network, if there is one, and the state of a `scaler` that is in use.
+    `ranks` holds a row for each rank, of what it has to itself. Without an
+    optimizer the checkpoint serves prediction alone.
     """
-    _save_weights(folder / WEIGHTS_NAME, network)
-    if average is not None:
-        _save_weights(folder / AVERAGE_NAME, average)
+    training = None
     if optimizer is not None:
-        state = optimizer.state_dict()
+        training = _copied(optimizer.state_dict()) | {_RANDOM: _random_states()}
         if scaler is not None and scaler.is_enabled():
-            state[_SCALER] = scaler.state_dict()
-        torch.save(state, folder / OPTIMIZER_NAME)
-    content = {
-        "format": _FORMAT,
-        "joint_set": record.joint_set.to_json(),
-        "progress": asdict(record.progress),
-        "plateau": asdict(record.plateau),
-        "metrics": record.metrics,
-        "settings": record.settings.flat(),
-        "versions": {"torch": torch.__version__},
-    }
-    if record.origin:
-        content["origin"] = record.origin
-    (folder / RECORD_NAME).write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _save_weights(path: Path, network: nn.Module) -> None:
-    weights = {
-        # safetensors stores plain layouts; channels_last would be refused.
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    save_file(weights, path)
-
-
-def read_record(folder: Path) -> Record:
-    """Read a checkpoint's JSON. Raises ValueError naming the file and what is wrong."""
-    path = folder / RECORD_NAME
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{folder}: not a checkpoint folder (no {RECORD_NAME})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as JSON: {error}") from error
-    form = content.get("format") if isinstance(content, dict) else None
-    if form not in (_FORMAT, _NAMED_FORMAT):
-        raise ValueError(
-            f"{path}: expected a checkpoint of format {_NAMED_FORMAT} or {_FORMAT}, got {form!r}"
-        )
-    try:
-        stored = content["joint_set"]
-        return Record(
-            settings=Settings.from_flat(content["settings"]),
-            joint_set=(joint_set(stored) if form == _NAMED_FORMAT else JointSet.from_json(stored)),
-            progress=Progress(**content["progress"]),
-            metrics=content["metrics"],
-            plateau=Plateau(**content.get("plateau", {})),
-            origin=content.get("origin", {}),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def check_same_architecture(folder: Path, record: Record, settings: Settings) -> None:
-    """Raise ValueError if the checkpoint's network is not the one that `settings` describe."""
-    model = [key for key in settings.flat() if key.startswith("model.")]
-    _check_same(f"{folder}: a checkpoint of another architecture", record, settings, model)
-
-
-def check_same_order(folder: Path, record: Record, settings: Settings) -> None:
-    """Raise ValueError if `settings` order an epoch's samples otherwise than the checkpoint's did."""
-    _check_same(
-        f"{folder}: a checkpoint within an epoch of another order", record, settings, _ORDER
+            training[_SCALER] = scaler.state_dict()
+        if ranks is not None:
+            training[_RANKS] = ranks
+    return Snapshot(
+        record=record,
+        weights=_copied(network.state_dict()),
+        average=None if average is None else _copied(average.state_dict()),
+        training=training,
     )
 
 
-def _check_same(what: str, record: Record, settings: Settings, keys: Sequence[str]) -> None:
-    theirs, ours = record.settings.flat(), settings.flat()
-    for key in keys:
-        if theirs[key] != ours[key]:
-            raise ValueError(f"{what}: {key} is {theirs[key]} there, expected {ours[key]}")
+def _copied(state: Any) -> Any:
+    """A copy of a nested state on the CPU, its tensors laid out in memory as they are."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_copied(value) for value in state]
+    return state
 
 
-def check_same_joints(folder: Path, record: Record, joints: JointSet) -> None:
-    """Raise ValueError if the checkpoint was trained on other joints than those of the data, `joints`."""
-    difference = record.joint_set.difference(joints)
-    if difference:
-        raise ValueError(
-            f"{folder}: checkpoint and data have different joint sets: {difference}; expected the same"
-        )
+def _random_states() -> dict[str, Tensor]:
+    """Of torch's generators; nothing here draws from them while training, but what is added one day might."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
+    """Write a checkpoint into an existing folder, and see to it that it is on the disk. Raises OSError."""
+    _save_weights(folder / WEIGHTS_NAME, snapshot.weights)
+    names = [WEIGHTS_NAME, *snapshot.extras]
+    if snapshot.average is not None:
+        _save_weights(folder / AVERAGE_NAME, snapshot.average)
+        names.append(AVERAGE_NAME)
+    if snapshot.training is not None:
+        _save_training(folder / OPTIMIZER_NAME, snapshot.training)
+        names.append(OPTIMIZER_NAME)
+    for name, content in snapshot.extras.items():
+        (folder / name).write_bytes(content)
+    write_record(folder, snapshot.record, {name: _sha256(folder / name) for name in names})
+    for name in (*names, RECORD_NAME):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    # safetensors stores plain layouts; channels_last would be refused.
+    laid_out = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    try:
+        save_file(laid_out, path)
+    except SafetensorError as error:
+        # It wraps the system's errors in text of its own.
+        raise OSError(f"{path}: can't be written: {error}") from error
+
+
+def _save_training(path: Path, state: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # So torch reports a file that took fewer bytes than it was given.
+            raise OSError(f"{path}: can't be written: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sound(folder: Path) -> Record:
+    """Read a checkpoint's record and make sure that no file of it has changed since it was written.
+
+    Raises ValueError naming the file. Checkpoints of older formats have no checksums; of them the record alone counts.
+    """
+    record = read_record(folder)
+    for name in read_checksums(folder):
+        _check_file(folder, name)
+    return record
+
+
+def _check_file(folder: Path, name: str) -> None:
+    path, expected = folder / name, read_checksums(folder).get(name)
+    if expected is None:
+        return
+    if Path(name).name != name or not path.is_file():
+        raise ValueError(f"{path}: missing, though the checkpoint was written with it")
+    if _sha256(path) != expected:
+        raise ValueError(f"{path}: damaged: its checksum is not the one it was written with")
 
 
 def find_weights(folder: Path, weights: Weights) -> Literal["raw", "ema"]:
@@ -173,23 +163,27 @@ def find_weights(folder: Path, weights: Weights) -> Literal["raw", "ema"]:
     return weights
 
 
+def _weights_name(folder: Path, weights: Weights) -> str:
+    return AVERAGE_NAME if find_weights(folder, weights) == "ema" else WEIGHTS_NAME
+
+
 def load_weights(folder: Path, network: nn.Module, weights: Weights = "raw") -> None:
     """Load a checkpoint's weights. Raises ValueError naming the file if they don't fit."""
-    is_average = find_weights(folder, weights) == "ema"
-    path = folder / (AVERAGE_NAME if is_average else WEIGHTS_NAME)
+    path = folder / _weights_name(folder, weights)
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: weights can't be loaded: {error}") from error
 
 
-def load_optimizer(
+def load_training(
     folder: Path, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None
-) -> None:
-    """Load a checkpoint's optimizer state, and that of a `scaler` in use; tensors only, no pickled code.
+) -> Tensor | None:
+    """Load what going on needs beside the weights; return the row of each rank's own, if it was kept.
 
-    A scaler that the checkpoint knows nothing of starts anew.
-    Raises ValueError naming the file if it is damaged, holds anything else, or is another optimizer's.
+    Tensors only, no pickled code. A scaler that the checkpoint knows nothing of
+    starts anew. Raises ValueError naming the file if it is damaged, holds
+    anything else, or is another optimizer's.
     """
     path = folder / OPTIMIZER_NAME
     if not path.exists():
@@ -197,12 +191,18 @@ def load_optimizer(
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         _fit_groups(state["param_groups"], optimizer.param_groups)
-        stored = state.pop(_SCALER, None)
+        stored, random = state.pop(_SCALER, None), state.pop(_RANDOM, {})
+        ranks: Tensor | None = state.pop(_RANKS, None)
         optimizer.load_state_dict(state)
         if scaler is not None and stored is not None:
             scaler.load_state_dict(stored)
+        if "cpu" in random:
+            torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, UnpicklingError) as error:
         raise ValueError(f"{path}: optimizer state can't be loaded: {error}") from error
+    return ranks
 
 
 def _fit_groups(stored: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
@@ -221,8 +221,9 @@ def _fit_groups(stored: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Non
 def load_network(
     folder: Path, device: torch.device, weights: Weights = "auto"
 ) -> tuple[StackedHourglass, Record]:
-    """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file."""
+    """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file, also where it is damaged."""
     record = read_record(folder)
+    _check_file(folder, _weights_name(folder, weights))
     network = channels_last(StackedHourglass(record.settings.model))
     load_weights(folder, network, weights)
     return network.to(device).eval(), record

@@ -1,14 +1,12 @@
-"""From a plan to a trained network: start the workers, record what they report, keep the best."""
+"""From a plan to a trained network: start the workers, start them again when they are lost, conclude."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.train
 from matplotlib.figure import Figure
 from ray.train import (
-    CheckpointConfig,
     FailureConfig,
     LoggingConfig,
     RunConfig,
@@ -18,23 +16,29 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipeline import tracking
+from pipeline.archive import StorageError, best, newest_sound
 from pipeline.cluster import check_capacity
 from pipeline.evaluation import Evaluation
 from pipeline.figures import curves, joint_bars, threshold_curve
+from pipeline.journal import Journal
+from pipeline.keeper import overlay_path
 from pipeline.learner import Task
-from pipeline.loop import EVALUATION_NAME, overlay_name, train_worker
+from pipeline.loop import EVALUATION_NAME, train_worker
 from pipeline.metric import Scores, table
 from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
+from pipeline.progress import say
+from pipeline.record import Progress
+from pipeline.recording import InterruptedRunError
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
 from pipeline.shards.source import training_shards
 from pipeline.shards.stream import SampleLoader
+from pipeline.stopping import stopping
 from pipeline.training import KEEP_MEMORY
 
-__all__ = ["Outcome", "Recorder", "TrainingFailedError", "train"]
+__all__ = ["Outcome", "TrainingFailedError", "train"]
 
 # Seconds that ranks wait for one another before a lost one is an error.
 _COLLECTIVE_TIMEOUT_S = 300
@@ -42,6 +46,8 @@ _COLLECTIVE_TIMEOUT_S = 300
 _START_TRIES = 5
 # Training people in the picture that a run starts with.
 _SHOWN = 12
+# Figures of the whole run, in its folder.
+_FIGURES = "figures"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,70 +61,58 @@ class Outcome:
     @property
     def overlay(self) -> Path:
         """Picture of the best checkpoint's predictions on validation people."""
-        return self.checkpoint / overlay_name(self.epoch)
+        return overlay_path(self.checkpoint.parent, self.epoch)
 
 
-class Recorder(UserCallback):
-    """Logs every epoch to MLflow; runs in Ray Train's controller."""
+class Judge(UserCallback):
+    """Ends a run whose error would come again however often it is tried; runs in Ray Train's controller."""
 
-    def __init__(self, run: tracking.Run) -> None:
-        self._run = run
-
-    def after_report(
-        self,
-        run_context: Any,
-        metrics: list[dict[str, Any]],
-        checkpoint: ray.train.Checkpoint | None,
-    ) -> None:
-        """Log rank 0's metrics and picture."""
-        reported = dict(metrics[0])
-        epoch = int(reported.pop("epoch"))
-        tracking.log_metrics(self._run, reported, epoch)
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                tracking.log_file(self._run, Path(folder) / overlay_name(epoch), "overlays")
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise such an error again, which Ray Train does not try to recover from."""
+        for error in worker_exceptions.values():
+            if isinstance(error, (ValueError, ArithmeticError, StorageError)):
+                raise error
 
 
-def train(plan: Plan, *, parent: tracking.Run | None = None) -> Outcome:
-    """Train on the cluster that is connected, in the plan's MLflow run, under `parent` if given.
+def train(plan: Plan, journal: Journal, *, label: str = "") -> Outcome:
+    """Train on the cluster that is connected, and enter what comes of it in the run's journal.
 
-    Raises ValueError if the cluster is too small or MLflow can't be reached, and
-    TrainingFailedError when training fails; the MLflow run is ended whatever happens.
+    `label` begins every line that the workers say. Raises ValueError if the
+    cluster is too small, TrainingFailedError when training fails, and
+    InterruptedRunError when it was asked to stop.
     """
     check_capacity(plan.settings.ray)
-    run = start_run(plan, parent)
-    status: tracking.Status = "FAILED"
-    try:
-        tracking.log_figure(run, _training_samples(plan), "samples.png")
-        label = plan.settings.ray.name if parent else ""
-        result = _trainer(plan, run, label).fit()
-        outcome = _record(plan, run, result)
-        status = "FINISHED"
-    finally:
-        tracking.end_run(run, status)
-    return outcome
+    _draw(plan, journal, _training_samples(plan), "samples.png")
+    with stopping(plan.folder) as stop:
+        _fit(plan, label)
+        progress = _progress(plan)
+        if stop.is_asked and progress.epochs < plan.settings.optim.epochs:
+            raise InterruptedRunError(
+                f"stopped with a checkpoint after {progress.samples:,} samples; the same command goes on"
+            )
+    return _conclude(plan, journal)
 
 
-def start_run(plan: Plan, parent: tracking.Run | None) -> tracking.Run:
-    """Create or find the plan's MLflow run."""
-    settings = plan.settings
-    return tracking.start_run(
-        settings.tracking.uri,
-        settings.tracking.experiment,
-        settings.ray.name,
-        params=settings.flat(),
-        tags={
-            "joint_set": plan.joint_set.name,
-            "source": plan.train.source,
-            "data.train.checksum": plan.train.checksum,
-            "data.val.checksum": plan.val.checksum,
-        },
-        artifacts=Path(settings.ray.storage).parent / "mlruns",
-        parent=parent,
-    )
+def _fit(plan: Plan, label: str) -> None:
+    """Run the workers to the end; as long as checkpoints come, failures before them don't count."""
+    while True:
+        before = _progress(plan)
+        try:
+            _trainer(plan, label).fit()
+            return
+        except TrainingFailedError:
+            if _progress(plan).steps <= before.steps or plan.settings.ray.max_failures == 0:
+                raise
+            say("workers were lost again, but training has come further since; starting anew")
 
 
-def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
+def _progress(plan: Plan) -> Progress:
+    """How far the run's newest sound checkpoint is."""
+    found = newest_sound(plan.folder, say)
+    return Progress() if found is None else found[1].progress
+
+
+def _trainer(plan: Plan, label: str) -> TorchTrainer:
     settings = plan.settings
     resources = {"CPU": settings.ray.cpus_per_worker}
     if settings.ray.gpus_per_worker:
@@ -128,6 +122,7 @@ def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
         joint_set=plan.joint_set.to_json(),
         train=plan.train.paths,
         val=plan.val.paths,
+        folder=str(plan.folder),
         label=label,
     )
     return TorchTrainer(
@@ -142,14 +137,9 @@ def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
         run_config=RunConfig(
             name=settings.ray.name,
             storage_path=settings.ray.storage,
-            callbacks=[Recorder(run)],
+            callbacks=[Judge()],
             failure_config=FailureConfig(
                 max_failures=settings.ray.max_failures, controller_failure_limit=_START_TRIES
-            ),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=settings.ray.keep_checkpoints,
-                checkpoint_score_attribute=plan.measure.metric_name,
-                checkpoint_score_order="max",
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": KEEP_MEMORY},
@@ -170,22 +160,31 @@ def _training_samples(plan: Plan) -> Figure:
     return draw_augmented(loader, data, spaced(len(samples), _SHOWN))
 
 
-def _record(plan: Plan, run: tracking.Run, result: ray.train.Result) -> Outcome:
-    """Log the figures of the whole run and its best checkpoint."""
+def _conclude(plan: Plan, journal: Journal) -> Outcome:
+    """Enter the figures of the whole run and its best checkpoint. Raises ValueError if it has none that is sound."""
     headline = plan.measure.metric_name
-    checkpoint, metrics = max(result.best_checkpoints, key=lambda kept: kept[1][headline])
-    folder = Path(checkpoint.path)
+    found = best(plan.folder, headline)
+    if found is None:
+        raise ValueError(f"{plan.folder}: has no checkpoint with {headline}")
+    folder, record = found
+    epoch = record.progress.epochs
     evaluation = Evaluation.from_json(json.loads((folder / EVALUATION_NAME).read_text()))
     scores = evaluation.scores(plan.joint_set)
-    best = scores[plan.measure.key]
-    history = tracking.history(run, ["train_loss", "val_loss", headline])
-    tracking.log_figure(run, curves(history, headline), "curves.png")
-    tracking.log_figure(run, joint_bars(best), "joints.png")
-    tracking.log_figure(
-        run, threshold_curve(evaluation.counts[plan.measure.key], best), "thresholds.png"
-    )
-    tracking.log_text(run, "\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
-    tracking.log_folder(run, folder, "best_checkpoint")
-    best_metrics = {f"best_{headline}": best.headline, "best_epoch": metrics["epoch"]}
-    tracking.log_metrics(run, best_metrics, int(metrics["epoch"]))
-    return Outcome(checkpoint=folder, epoch=int(metrics["epoch"]), scores=scores)
+    best_scores = scores[plan.measure.key]
+    history = journal.history(["train_loss", "val_loss", headline])
+    _draw(plan, journal, curves(history, headline), "curves.png")
+    _draw(plan, journal, joint_bars(best_scores), "joints.png")
+    thresholds = threshold_curve(evaluation.counts[plan.measure.key], best_scores)
+    _draw(plan, journal, thresholds, "thresholds.png")
+    journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
+    journal.folder(folder, "best_checkpoint")
+    journal.metrics({f"best_{headline}": best_scores.headline, "best_epoch": epoch}, epoch)
+    return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
+
+
+def _draw(plan: Plan, journal: Journal, figure: Figure, name: str) -> None:
+    """Keep a figure in the run's folder, and enter it in the journal."""
+    path = plan.folder / _FIGURES / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    journal.file(path, "")

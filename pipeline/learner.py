@@ -6,28 +6,30 @@ the worker is alone.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.checkpoint import (
-    Progress,
-    Weights,
-    check_same_architecture,
-    check_same_joints,
-    check_same_order,
-    read_record,
-)
+from pipeline.checkpoint import Snapshot, Weights
 from pipeline.evaluation import Evaluation, evaluate, predict
 from pipeline.joints import JointSet
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
 from pipeline.ranks import total, total_evaluation
+from pipeline.record import (
+    Progress,
+    Record,
+    check_same_architecture,
+    check_same_joints,
+    check_same_order,
+    read_record,
+)
 from pipeline.settings import Settings
 from pipeline.shards.batch import Batch
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
@@ -41,6 +43,7 @@ from pipeline.shards.stream import (
     stream_validation,
 )
 from pipeline.shards.streaming import ShardStream
+from pipeline.signals import Agreement, Signal
 from pipeline.trainee import Trainee
 from pipeline.transfer import transferred
 
@@ -50,22 +53,26 @@ class Task:
     """What a worker is told: plain data, since it crosses processes.
 
     `settings` are by dotted key, with `model.joints` resolved; `joint_set` is
-    `JointSet.to_json()`; `train` and `val` are absolute paths of shards. `label` begins every line that is said,
-    so that the trials of a sweep can be told apart.
+    `JointSet.to_json()`; `train` and `val` are absolute paths of shards; `folder` is the run's. `label` begins every
+    line that is said, so that the trials of a sweep can be told apart.
     """
 
     settings: dict[str, Any]
     joint_set: dict[str, Any]
     train: tuple[str, ...]
     val: tuple[str, ...]
+    folder: str = ""
     label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """Where an epoch stands: steps taken, mean loss so far, speed over all workers.
+    """Where an epoch stands: steps taken, their mean loss, speed over all workers.
 
-    `input_wait_share` is the share of the time that was spent waiting for samples.
+    On the way the loss is this rank's, at the last step that of all workers.
+    Speed and `input_wait_share`, the share of the time that was spent waiting
+    for samples, are of the steps since the epoch began or was resumed.
+    `signal` is what the ranks have agreed to do now.
     """
 
     epoch: int
@@ -75,6 +82,7 @@ class StepReport:
     learning_rate: float
     samples_per_s: float
     input_wait_share: float
+    signal: Signal = Signal.NONE
 
 
 class Learner:
@@ -90,6 +98,7 @@ class Learner:
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
         self._trainee = Trainee(settings, device)
+        self._agreement = Agreement(workers if dist.is_initialized() else 1)
 
     def _loader(self, samples: Samples) -> SampleLoader:
         settings = self.settings
@@ -114,8 +123,8 @@ class Learner:
         samples = len(shards) if isinstance(shards, ShardReader) else data.epoch_samples
         return samples // self.settings.optim.batch_size
 
-    def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint.
+    def restore(self, folder: Path) -> Record:
+        """Go on from a checkpoint, and return its record.
 
         Raises ValueError if it is of another architecture or joint set, or
         lies within an epoch of another order.
@@ -125,52 +134,59 @@ class Learner:
         check_same_joints(folder, record, self.joint_set)
         if record.progress.epoch_steps:
             check_same_order(folder, record, self.settings)
-        self._trainee.restore(folder, record)
+        self._trainee.restore(folder, record, self.rank, self.workers)
+        return record
 
-    def save(self, folder: Path, metrics: dict[str, float]) -> None:
-        """Write a checkpoint into an existing folder."""
-        self._trainee.save(folder, self.joint_set, metrics)
+    def snapshot(
+        self, metrics: dict[str, float], extras: Mapping[str, bytes] | None = None
+    ) -> Snapshot:
+        """Copy all that a checkpoint is written from, with further files by name; every rank must call it."""
+        taken = self._trainee.snapshot(self.joint_set, metrics, self.workers)
+        return replace(taken, extras=extras or {})
 
-    def train_epoch(self, every_s: float) -> Iterator[StepReport]:
-        """Take the steps that the epoch has left; report every few seconds, and always at the last step.
+    def train_epoch(
+        self, every_s: float, wish: Callable[[], Signal] = lambda: Signal.NONE
+    ) -> Iterator[StepReport]:
+        """Take the steps that the epoch has left; report every few seconds, at every signal, and at the last step.
 
-        Losses are means over the steps taken here: on the way this rank's, at
-        the last report over all workers. Raises ArithmeticError if the loss
-        is no longer finite.
+        `wish` is asked after each step what this rank wants of all; what they
+        agreed on comes with the report. Raises ArithmeticError if the loss is
+        no longer finite.
         """
-        optim, steps, pace = self.settings.optim, self.steps_per_epoch, Pace(every_s)
-        waited, losses = 0.0, torch.zeros((), device=self.device)
+        steps, pace, waited = self.steps_per_epoch, Pace(every_s), 0.0
         epoch, before = self.progress.epochs, self.progress.epoch_steps
         self._trainee.parallel.train()
         batches = transferred(self._batches(), self.device)
         for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
             loss, rate = self._trainee.step(batch, self.samples_in_all)
-            losses += loss
             waited += wait
-            if step == steps:
+            signal = self._agreement.after_step(wish()) | self._checkpoint_by_steps()
+            is_last = step == steps
+            if is_last:
                 self._trainee.end_epoch()
-            if step == steps or pace.is_due():
-                elapsed = pace.elapsed_s()
-                taken = step - before
-                mean = (
-                    total(losses / taken, self.workers) / self.workers
-                    if step == steps
-                    else float(losses) / taken
-                )
+            if is_last or signal or pace.is_due():
+                mean = total(loss, self.workers) / self.workers if is_last else float(loss)
                 if not math.isfinite(mean):
                     raise ArithmeticError(
                         f"the loss is {mean} in epoch {epoch + 1}, by step {step} of {steps}, "
                         f"at learning rate {rate:g}; a smaller optim.learning_rate may help"
                     )
+                elapsed = pace.elapsed_s()
                 yield StepReport(
                     epoch=epoch,
                     step=step,
                     steps=steps,
                     loss=mean,
                     learning_rate=rate,
-                    samples_per_s=taken * optim.batch_size / elapsed,
+                    samples_per_s=(step - before) * self.settings.optim.batch_size / elapsed,
                     input_wait_share=waited / elapsed,
+                    signal=signal,
                 )
+
+    def _checkpoint_by_steps(self) -> Signal:
+        every = self.settings.ray.checkpoint_steps
+        is_due = every and self.progress.steps % every == 0
+        return Signal.CHECKPOINT if is_due else Signal.NONE
 
     def evaluate(self, weights: Weights = "auto") -> Evaluation:
         """Evaluate every validation person once over all workers; every rank gets the total.

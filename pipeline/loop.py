@@ -1,9 +1,10 @@
-"""The training loop as one Ray Train worker runs it: build, resume, then train, evaluate, report."""
+"""The training loop as one Ray Train worker runs it: build, resume, then train, evaluate, keep."""
 
+import io
 import json
 import logging
 import math
-import tempfile
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,23 @@ import ray.train
 import ray.train.torch
 
 from pipeline.evaluation import Evaluation
+from pipeline.keeper import Keeper
 from pipeline.learner import Learner, StepReport, Task
 from pipeline.progress import Pace, duration, say
+from pipeline.signals import Signal
 
 EVALUATION_NAME = "evaluation.json"
 _LINE_EVERY_S = 5.0
+_KEEP = Signal.CHECKPOINT | Signal.STOP
+# Seconds between the questions whether a node is about to be taken away; such notices come 30 s ahead or more.
+_ASK_EVERY_S = 5.0
 
 
 def train_worker(task: dict[str, Any]) -> None:
-    """Train as one rank. `task` holds the fields of a `Task`. Reports once an epoch."""
+    """Train as one rank. `task` holds the fields of a `Task`. Reports once an epoch.
+
+    Ends early, with a checkpoint, when asked to.
+    """
     # Some of Ray Train's loggers hang from the root, past LoggingConfig, and would
     # print every epoch's metrics from every rank.
     logging.getLogger().setLevel(logging.WARNING)
@@ -31,70 +40,98 @@ def train_worker(task: dict[str, Any]) -> None:
         context.get_world_size(),
         ray.train.torch.get_device(),
     )
-    resume(learner)
-    narrator = Narrator(learner, told.label)
-    while learner.progress.epochs < learner.settings.optim.epochs:
-        for step in learner.train_epoch(_LINE_EVERY_S):
-            narrator.stepped(step)
+    asks = _ASK_EVERY_S if _is_watched() else 0.0
+    with Keeper(learner, Path(told.folder), ask_every_s=asks) as keeper:
+        train(learner, keeper, told.label)
+
+
+def train(learner: Learner, keeper: Keeper, label: str) -> None:
+    """Train epoch by epoch from where the run stands, until it has had all of them or is asked to stop."""
+    trained = keeper.resume()
+    narrator, nodes = Narrator(learner, label), Nodes(keeper)
+    while trained or learner.progress.epochs < learner.settings.optim.epochs:
+        if not trained:
+            for step in learner.train_epoch(_LINE_EVERY_S, keeper.wish):
+                narrator.stepped(step)
+                should_keep = nodes.are_going(step.signal) or bool(step.signal & _KEEP)
+                if should_keep and step.step < step.steps:
+                    keeper.keep()
+                if Signal.STOP in step.signal:
+                    break
+            if step.step == step.steps:
+                trained = trained_metrics(learner, step)
+                keeper.keep_trained(trained)
+            if Signal.STOP in step.signal:
+                return
         evaluation = learner.evaluate()
-        metrics = epoch_metrics(learner, step, evaluation) | beside_metrics(learner, evaluation)
+        metrics = trained | evaluated_metrics(learner, evaluation)
+        metrics |= beside_metrics(learner, evaluation)
+        trained = {}
         learner.judge(metrics[learner.measure.metric_name])
         narrator.passed_over()
         narrator.evaluated(metrics)
-        report(learner, metrics, evaluation)
+        counts = json.dumps(evaluation.to_json()).encode()
+        keeper.keep_evaluated(metrics, {EVALUATION_NAME: counts}, picture(learner))
+        ray.train.report(metrics)
 
 
-def overlay_name(epoch: int) -> str:
-    """File name of an epoch's picture in its checkpoint."""
-    return f"overlay_{epoch:04d}.png"
+def _is_watched() -> bool:
+    """Whether Ray looks out for nodes that are to be taken away; on by default, off where the cluster is this machine."""
+    return os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") not in ("0", "false")
 
 
-def resume(learner: Learner) -> None:
-    """Go on from the run's last checkpoint, if it has one."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return
-    with checkpoint.as_directory() as folder:
-        learner.restore(Path(folder))
-    if learner.rank == 0:
-        say(f"resuming after epoch {learner.progress.epochs}")
+class Nodes:
+    """Knows which nodes are about to be taken away."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._known: set[str] = set()
+
+    def are_going(self, signal: Signal) -> bool:
+        """Whether the cluster names nodes that it has not named before; every rank must call it.
+
+        Asks only if the ranks have agreed to.
+        """
+        if Signal.ASK not in signal:
+            return False
+        notice = ray.train.get_preemption_info()
+        named = set() if notice is None else set(notice.preempted_node_ids)
+        if named <= self._known:
+            return False
+        self._known |= named
+        self._keeper.note({"preemption": f"notice for {len(self._known)} nodes, checkpoint kept"})
+        return True
 
 
-def report(learner: Learner, metrics: dict[str, float], evaluation: Evaluation) -> None:
-    """Hand metrics and checkpoint to Ray Train, with a picture and the counts; every rank must call it."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if learner.rank == 0:
-            learner.save(Path(folder), metrics)
-            epoch = learner.progress.epochs
-            picture = learner.draw_overlays(f"{learner.joint_set.name} validation, epoch {epoch}")
-            picture.savefig(Path(folder) / overlay_name(epoch), dpi=100)
-            (Path(folder) / EVALUATION_NAME).write_text(json.dumps(evaluation.to_json()))
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(
-            metrics,
-            checkpoint=checkpoint,
-            checkpoint_dir_name=f"epoch_{learner.progress.epochs:04d}",
-        )
+def picture(learner: Learner) -> bytes:
+    """Predictions on some validation people as a PNG; on rank 0 alone, elsewhere nothing."""
+    if learner.rank != 0:
+        return b""
+    drawn = io.BytesIO()
+    title = f"{learner.joint_set.name} validation, epoch {learner.progress.epochs}"
+    learner.draw_overlays(title).savefig(drawn, dpi=100)
+    return drawn.getvalue()
 
 
-def epoch_metrics(
-    learner: Learner, trained: StepReport, evaluation: Evaluation
-) -> dict[str, float]:
-    """An epoch's metrics by the names that MLflow shows; percentages are 0-100.
-
-    Undefined values (a joint that nobody has annotated) are left out, since
-    Ray would store NaN as null. Raises ValueError if the headline is undefined.
-    """
-    metrics: dict[str, float] = {
+def trained_metrics(learner: Learner, trained: StepReport) -> dict[str, float]:
+    """Metrics of an epoch's training by the names that MLflow shows."""
+    return {
         "epoch": learner.progress.epochs,
         "samples": learner.progress.samples,
         "train_loss": trained.loss,
-        "val_loss": evaluation.loss_sum / evaluation.people,
         "learning_rate": trained.learning_rate,
         "samples_per_s": trained.samples_per_s,
         "input_wait_percent": 100 * trained.input_wait_share,
     }
+
+
+def evaluated_metrics(learner: Learner, evaluation: Evaluation) -> dict[str, float]:
+    """Metrics of an epoch's evaluation by the names that MLflow shows; percentages are 0-100.
+
+    Undefined values (a joint that nobody has annotated) are left out, since
+    Ray would store NaN as null. Raises ValueError if the headline is undefined.
+    """
+    metrics = {"val_loss": evaluation.loss_sum / evaluation.people}
     if learner.settings.data.bad_samples:
         metrics["bad_samples"] = learner.count_bad_samples()
     for key, scores in evaluation.scores(learner.joint_set).items():
@@ -140,8 +177,8 @@ class Narrator:
         self._told: set[str] = set()
 
     def stepped(self, step: StepReport) -> None:
-        """Say where an epoch stands."""
-        if self._learner.rank == 0:
+        """Say where an epoch stands, but not at a mere signal."""
+        if self._learner.rank == 0 and (not step.signal or step.step == step.steps):
             say(
                 f"{self._label}epoch {step.epoch + 1}/{self._learner.settings.optim.epochs}  "
                 f"step {step.step}/{step.steps}  loss {step.loss:.4g}  {self._score}"

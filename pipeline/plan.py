@@ -7,15 +7,11 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.checkpoint import (
-    RECORD_NAME,
-    Record,
-    check_same_architecture,
-    check_same_joints,
-    read_record,
-)
+from pipeline.archive import newest_sound
 from pipeline.joints import JOINT_SETS, JointSet, Measure
 from pipeline.pack_settings import TABLE_NAME
+from pipeline.progress import say
+from pipeline.record import Record, check_same_architecture, check_same_joints
 from pipeline.settings import DataSettings, Settings
 from pipeline.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 from pipeline.shards.location import is_remote
@@ -204,11 +200,14 @@ def _check_writable(storage: Path) -> None:
 
 
 def _latest_record(plan: Plan) -> Record | None:
-    """The run's newest checkpoint. Raises ValueError if its network or joint set is another one."""
-    checkpoints = sorted(path.parent for path in plan.folder.glob(f"epoch_*/{RECORD_NAME}"))
-    if not checkpoints:
+    """The run's newest sound checkpoint; one that is damaged is named and passed over.
+
+    Raises ValueError if its network or joint set is another one, or if all are damaged.
+    """
+    found = newest_sound(plan.folder, say)
+    if found is None:
         return None
-    record = read_record(checkpoints[-1])
-    check_same_architecture(checkpoints[-1], record, plan.settings)
-    check_same_joints(checkpoints[-1], record, plan.joint_set)
+    folder, record = found
+    check_same_architecture(folder, record, plan.settings)
+    check_same_joints(folder, record, plan.joint_set)
     return record

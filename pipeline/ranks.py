@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.evaluation import Evaluation
 from pipeline.metric import JointCounts
+from pipeline.shapes import Float
 
 
 def parallel(network: nn.Module, device: torch.device, *, sync_batchnorm: bool) -> nn.Module:
@@ -37,6 +38,23 @@ def total(value: Tensor, workers: int) -> float:
     if workers > 1:
         dist.all_reduce(value)
     return float(value)
+
+
+def from_first(value: str, workers: int, device: torch.device) -> str:
+    """Rank 0's value, on every rank; every rank must call it."""
+    box = [value]
+    if workers > 1:
+        dist.broadcast_object_list(box, src=0, device=device)
+    return box[0]
+
+
+def gathered(row: Float[Tensor, " value"], workers: int) -> Float[Tensor, "rank value"]:
+    """Every rank's row, on every rank; every rank must call it."""
+    rows = [torch.empty_like(row) for _ in range(workers)]
+    if workers > 1:
+        dist.all_gather(rows, row)
+        return torch.stack(rows)
+    return row[None]
 
 
 def average_statistics(network: nn.Module, workers: int) -> None:

@@ -279,13 +279,19 @@ class RaySettings:
     """Name of the run, by which it is resumed; empty: made from the settings."""
     max_failures: int = 3
     """Times that training is started again from the last checkpoint when a worker fails."""
+    checkpoint_steps: int = 0
+    """Steps between the checkpoints within an epoch, so many are lost at most; 0: by ray.checkpoint_minutes alone. One is written at each epoch's end besides."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between the checkpoints within an epoch; 0: none by the clock."""
     keep_checkpoints: int = 2
-    """Best checkpoints kept; the latest is kept besides."""
+    """Newest checkpoints kept, besides the best."""
 
     def __post_init__(self) -> None:
         for name, least in (
             ("workers", 1),
             ("max_failures", 0),
+            ("checkpoint_steps", 0),
+            ("checkpoint_minutes", 0),
             ("keep_checkpoints", 1),
         ):
             value = getattr(self, name)
@@ -318,6 +324,8 @@ class TrackingSettings:
     """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite's mlflow.db in the working folder, in a submitted job ~/hourglass-ray/mlflow.db."""
     experiment: str = "hourglass"
     """MLflow experiment."""
+    required: bool = True
+    """Start only if MLflow answers; false: start anyway, and deliver what is recorded when it does."""
 
     def __post_init__(self) -> None:
         _require(bool(self.experiment), "tracking.experiment", "a name", self.experiment)

@@ -6,17 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import (
-    Progress,
-    Record,
-    Weights,
-    load_optimizer,
-    load_weights,
-    save_checkpoint,
-)
+from pipeline.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
 from pipeline.ema import WeightAverage
 from pipeline.joints import JointSet
-from pipeline.ranks import average_statistics, parallel
+from pipeline.ranks import average_statistics, gathered, parallel
+from pipeline.record import Progress, Record
 from pipeline.schedule import Plateau, learning_rate
 from pipeline.settings import Settings
 from pipeline.shards.batch import Batch
@@ -53,10 +47,12 @@ class Trainee:
             # Training alone: evaluation has batches of other sizes.
             self.parallel = compiled(self.parallel, device, optim.accumulate)
         self.progress = Progress()
+        # Sum of this rank's losses over the steps of the epoch, on the device.
+        self.losses = torch.zeros((), device=device)
         self._plateau = Plateau()
 
     def step(self, batch: Batch, samples_in_all: int) -> tuple[Tensor, float]:
-        """Take a step on this rank's share of a batch; return its loss, on the device, and its learning rate."""
+        """Take a step on this rank's share of a batch; return the mean loss of the epoch's steps, on the device, and the learning rate."""
         optim, done = self._settings.optim, self.progress
         rate = learning_rate(
             optim, done.samples, samples_in_all, has_dropped=self._plateau.has_dropped
@@ -79,7 +75,8 @@ class Trainee:
         )
         if self._average is not None:
             self._average.update(optim.batch_size, self.progress.samples)
-        return loss, rate
+        self.losses = loss if self.progress.epoch_steps == 1 else self.losses + loss
+        return self.losses / self.progress.epoch_steps, rate
 
     def end_epoch(self) -> None:
         """Count the epoch under way as complete."""
@@ -103,29 +100,67 @@ class Trainee:
             return self.network
         return self._average.network
 
-    def save(self, folder: Path, joint_set: JointSet, metrics: dict[str, float]) -> None:
-        """Write a checkpoint into an existing folder."""
-        record = Record(
-            settings=self._settings,
-            joint_set=joint_set,
-            progress=self.progress,
-            metrics=metrics,
-            plateau=self._plateau,
-        )
-        save_checkpoint(
-            folder,
-            self.network,
-            self._optimizer,
-            record,
-            average=None if self._average is None else self._average.network,
-            scaler=self._scaler,
-        )
+    def snapshot(self, joint_set: JointSet, metrics: dict[str, float], workers: int) -> Snapshot:
+        """Copy all that a checkpoint is written from; every rank must call it, and none is changed by it.
 
-    def restore(self, folder: Path, record: Record) -> None:
-        """Take over a checkpoint, whose record has been read and found to fit. Raises ValueError."""
+        The weights get the mean of the ranks' BatchNorm statistics, and each rank's own are kept beside.
+        """
+        ranks = gathered(self._own(), workers).cpu()
+        snapshot = take_snapshot(
+            self.network,
+            Record(
+                settings=self._settings,
+                joint_set=joint_set,
+                progress=self.progress,
+                metrics=metrics,
+                plateau=self._plateau,
+            ),
+            average=None if self._average is None else self._average.network,
+            optimizer=self._optimizer,
+            scaler=self._scaler,
+            ranks=ranks,
+        )
+        states = [snapshot.weights] + ([snapshot.average] if snapshot.average else [])
+        names = [[n for n, _ in _statistics(network)] for network in self._networks()]
+        mine = [state[name] for state, of in zip(states, names, strict=True) for name in of]
+        _put(ranks.mean(0)[1:], mine)
+        return snapshot
+
+    def restore(self, folder: Path, record: Record, rank: int, workers: int) -> None:
+        """Take over a checkpoint, whose record has been read and found to fit. Raises ValueError.
+
+        With as many workers as wrote it, each takes its own statistics; else all take their mean.
+        """
         load_weights(folder, self.network)
         if self._average is not None:
             # The average may have been asked for since; then it starts from these weights.
             load_weights(folder, self._average.network, "auto")
-        load_optimizer(folder, self._optimizer, self._scaler)
+        ranks = load_training(folder, self._optimizer, self._scaler)
+        if ranks is not None:
+            self.losses.copy_(ranks[:, 0].mean())
+            if len(ranks) == workers and ranks.shape[1] == len(self._own()):
+                self.losses.copy_(ranks[rank, 0])
+                _put(ranks[rank, 1:].to(self._device), self._statistics())
         self.progress, self._plateau = record.progress, record.plateau
+
+    def _networks(self) -> list[nn.Module]:
+        return [self.network] + ([self._average.network] if self._average is not None else [])
+
+    def _statistics(self) -> list[Tensor]:
+        """What BatchNorm has seen on this rank alone."""
+        return [buffer for network in self._networks() for _, buffer in _statistics(network)]
+
+    def _own(self) -> Tensor:
+        """What this rank does not share with the others, in one row: its losses of the epoch, its statistics."""
+        return torch.cat([self.losses.reshape(1)] + [b.ravel() for b in self._statistics()])
+
+
+def _statistics(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(n, buffer) for n, buffer in network.named_buffers() if buffer.is_floating_point()]
+
+
+def _put(row: Tensor, into: list[Tensor]) -> None:
+    """Spread a row over tensors, in order."""
+    pieces = row.split([tensor.numel() for tensor in into])
+    for tensor, piece in zip(into, pieces, strict=True):
+        tensor.copy_(piece.view_as(tensor))

@@ -2,25 +2,26 @@
 
 import json
 import os
+import platform
 import re
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.checkpoint import (
-    Progress,
-    Record,
-    check_same_architecture,
+    check_sound,
     find_weights,
     load_network,
-    load_optimizer,
+    load_training,
     load_weights,
-    read_record,
-    save_checkpoint,
+    take_snapshot,
+    write_checkpoint,
 )
 from pipeline.joints import MPII
+from pipeline.record import Progress, Record, check_same_architecture, read_record
 from pipeline.schedule import Plateau
 from pipeline.settings import Settings
 from pipeline.training import build_network, build_optimizer, build_scaler
@@ -66,17 +67,24 @@ def trained(steps: int = 2):
     return network, optimizer
 
 
+def save(folder: Path, network, optimizer, **more) -> None:
+    write_checkpoint(folder, take_snapshot(network, RECORD, optimizer=optimizer, **more))
+
+
 @pytest.fixture
 def saved(tmp_path) -> Path:
     folder = tmp_path / "epoch_0003"
     folder.mkdir()
-    save_checkpoint(folder, *trained(), RECORD)
+    save(folder, *trained())
     return folder
 
 
-def rewritten(folder: Path, **changes) -> None:
+def rewritten(folder: Path, *gone: str, **changes) -> None:
+    """Change fields of the record, and leave some out, as if it had been written so in format 2, without checksums."""
     path = folder / "checkpoint.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    content = json.loads(path.read_text()) | {"format": 2} | changes
+    kept = {key: content[key] for key in content if key not in ("files", "checksum", *gone)}
+    path.write_text(json.dumps(kept))
 
 
 def test_a_loaded_network_gives_the_same_outputs(saved):
@@ -94,7 +102,7 @@ def test_a_loaded_optimizer_goes_on_alike(saved):
     other = build_network(SETTINGS.model, 1, CPU)
     load_weights(saved, other)
     loaded = build_optimizer(other, SETTINGS.optim)
-    load_optimizer(saved, loaded)
+    load_training(saved, loaded)
     ours, theirs = optimizer.state_dict(), loaded.state_dict()
     assert ours["param_groups"] == theirs["param_groups"]
     assert ours["state"].keys() == theirs["state"].keys() != set()
@@ -118,7 +126,7 @@ def test_an_optimizer_that_decayed_all_weights_is_refused(saved):
         "ray.name"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        load_optimizer(saved, build_optimizer(network, settings))
+        load_training(saved, build_optimizer(network, settings))
 
 
 def test_an_optimizer_from_a_gpu_runs_on_as_this_device_does(saved):
@@ -126,14 +134,14 @@ def test_an_optimizer_from_a_gpu_runs_on_as_this_device_does(saved):
     state = torch.load(saved / "optimizer.pt")
     state["param_groups"][0]["fused"] = True
     torch.save(state, saved / "optimizer.pt")
-    load_optimizer(saved, optimizer)
+    load_training(saved, optimizer)
     assert optimizer.param_groups[0]["fused"] is None
 
 
 def test_weights_and_their_average_lie_side_by_side(tmp_path):
     network, optimizer = trained()
     average = build_network(SETTINGS.model, 9, CPU)
-    save_checkpoint(tmp_path, network, optimizer, RECORD, average=average)
+    save(tmp_path, network, optimizer, average=average)
     for weights, expected in (("raw", network), ("ema", average), ("auto", average)):
         loaded, _ = load_network(tmp_path, CPU, weights)
         assert torch.equal(loaded.stem_conv.weight, expected.stem_conv.weight), weights
@@ -151,18 +159,18 @@ def test_the_scale_of_the_loss_comes_back(tmp_path):
     network, optimizer = trained()
     scaler, fresh = (build_scaler(torch.float16, CPU) for _ in range(2))
     scaler.load_state_dict(scaler.state_dict() | {"scale": 1024.0})
-    save_checkpoint(tmp_path, network, optimizer, RECORD, scaler=scaler)
-    load_optimizer(tmp_path, optimizer, fresh)
+    save(tmp_path, network, optimizer, scaler=scaler)
+    load_training(tmp_path, optimizer, fresh)
     assert fresh.get_scale() == 1024.0
     # Whoever does not scale passes it over.
-    load_optimizer(tmp_path, optimizer, build_scaler(torch.float32, CPU))
-    load_optimizer(tmp_path, optimizer)
+    load_training(tmp_path, optimizer, build_scaler(torch.float32, CPU))
+    load_training(tmp_path, optimizer)
 
 
 def test_a_checkpoint_without_a_scale_starts_one(saved):
     _, optimizer = trained()
     scaler = build_scaler(torch.float16, CPU)
-    load_optimizer(saved, optimizer, scaler)
+    load_training(saved, optimizer, scaler)
     assert scaler.get_scale() == 2.0**16
 
 
@@ -174,25 +182,26 @@ def test_a_person_can_read_the_record(saved):
     assert content["metrics"] == {"pckh_0.5": 12.5, "val_loss": 0.25}
     assert content["plateau"] == {"best": 13.0, "epochs_since": 1, "has_dropped": True}
     assert content["joint_set"] == MPII.to_json()
-    assert content["format"] == 2
-    assert content["versions"] == {"torch": torch.__version__}
+    assert content["format"] == 3
+    assert content["versions"]["torch"] == version("torch")
+    assert content["versions"]["python"] == platform.python_version()
+    assert sorted(content["files"]) == ["optimizer.pt", "weights.safetensors"]
     assert len((saved / "checkpoint.json").read_text().splitlines()) > 30
 
 
 def test_a_record_of_the_first_format_names_its_joint_set(saved):
     rewritten(saved, format=1, joint_set="mpii")
     assert read_record(saved) == RECORD
-    rewritten(saved, joint_set="halpe")
+    rewritten(saved, format=1, joint_set="halpe")
     with pytest.raises(ValueError, match=r"checkpoint\.json: unknown joint set 'halpe'; known: "):
         read_record(saved)
 
 
 def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
-    content = json.loads((saved / "checkpoint.json").read_text())
-    del content["plateau"]
+    settings = SETTINGS.flat()
     for name in ADDED:
-        del content["settings"][f"optim.{name}"]
-    (saved / "checkpoint.json").write_text(json.dumps(content))
+        del settings[f"optim.{name}"]
+    rewritten(saved, "plateau", settings=settings)
     assert read_record(saved) == replace(RECORD, plateau=Plateau())
 
 
@@ -225,9 +234,50 @@ def test_another_learning_rate_is_no_other_architecture(saved):
     check_same_architecture(saved, read_record(saved), others)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.pt", "evaluation.json"])
+def test_a_file_that_was_changed_is_refused_by_name(tmp_path, name):
+    network, optimizer = trained()
+    taken = take_snapshot(network, RECORD, optimizer=optimizer)
+    write_checkpoint(tmp_path, replace(taken, extras={"evaluation.json": b"{ }"}))
+    assert check_sound(tmp_path) == RECORD
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    said = f"{path}: damaged: its checksum is not the one it was written with"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        check_sound(tmp_path)
+    path.unlink()
+    said = f"{path}: missing, though the checkpoint was written with it"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        check_sound(tmp_path)
+
+
+def test_a_record_that_was_changed_is_refused(saved):
+    path = saved / "checkpoint.json"
+    path.write_text(path.read_text().replace('"pckh_0.5": 12.5', '"pckh_0.5": 92.5'))
+    said = f"{path}: its checksum is another: it was changed after it had been written"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_record(saved)
+    # How the file is laid out does not matter.
+    path.write_text(json.dumps(json.loads(path.read_text().replace("92.5", "12.5"))))
+    assert check_sound(saved) == RECORD
+
+
+def test_prediction_heeds_the_weights_that_it_uses(tmp_path):
+    network, optimizer = trained()
+    save(tmp_path, network, optimizer, average=build_network(SETTINGS.model, 9, CPU))
+    path = tmp_path / "ema.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    load_network(tmp_path, CPU, "raw")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: damaged: "):
+        load_network(tmp_path, CPU)
+
+
 def test_truncated_weights_are_refused_by_name(saved):
     path = saved / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
+    rewritten(saved)  # of a format without checksums
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: weights can't be loaded: "):
         load_network(saved, CPU)
 
@@ -241,7 +291,7 @@ def test_weights_of_another_network_are_refused_by_name(saved):
 
 def test_weights_that_are_gone_are_refused_by_name(saved):
     (saved / "weights.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"weights\.safetensors: weights can't be loaded: "):
+    with pytest.raises(ValueError, match=r"weights\.safetensors: missing, though "):
         load_network(saved, CPU)
 
 
@@ -267,7 +317,7 @@ def test_a_record_that_is_no_json_is_refused(saved, content):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 3}, "expected a checkpoint of format 1 or 2, got 3"),
+        ({"format": 4}, "expected a checkpoint of format 1 to 3, got 4"),
         (
             {"settings": {"model.stackz": 1}},
             "unknown setting 'model.stackz'; did you mean 'model.stacks'?",
@@ -287,7 +337,7 @@ def test_a_record_that_is_not_ours_is_refused_by_name(saved, change, said):
 
 def test_a_record_of_a_list_is_refused(saved):
     (saved / "checkpoint.json").write_text("[1]")
-    with pytest.raises(ValueError, match="expected a checkpoint of format 1 or 2, got None"):
+    with pytest.raises(ValueError, match="expected a checkpoint of format 1 to 3, got None"):
         read_record(saved)
 
 
@@ -307,7 +357,7 @@ def test_an_optimizer_that_holds_code_is_refused(saved, tmp_path):
     with pytest.raises(
         ValueError, match=r"optimizer.pt: optimizer state can't be loaded: Weights only load failed"
     ):
-        load_optimizer(saved, optimizer)
+        load_training(saved, optimizer)
     assert not (tmp_path / "ran").exists()
     # The trap is one: loaded without care, it runs.
     torch.load(saved / "optimizer.pt", weights_only=False)
@@ -316,11 +366,10 @@ def test_an_optimizer_that_holds_code_is_refused(saved, tmp_path):
 
 
 def test_a_checkpoint_from_before_a_setting_means_what_it_meant(saved):
-    path = saved / "checkpoint.json"
-    content = json.loads(path.read_text())
+    settings = SETTINGS.flat()
     for key in ("model.supervision", "optim.loss", "optim.zero_heads", "evaluation.decoding"):
-        del content["settings"][key]
-    path.write_text(json.dumps(content))
+        del settings[key]
+    rewritten(saved, settings=settings)
     loaded, record = load_network(saved, CPU)
     assert record.settings.model.supervision == "every-stack"
     assert record.settings.optim.loss == "mse"

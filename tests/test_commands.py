@@ -24,10 +24,11 @@ import jobs.pack
 import jobs.score
 import jobs.train
 import tune.sweep
-from pipeline.checkpoint import AVERAGE_NAME, Progress, Record, load_network, save_checkpoint
+from pipeline.checkpoint import AVERAGE_NAME, load_network, take_snapshot, write_checkpoint
 from pipeline.joints import LSP, MPII
 from pipeline.pack_settings import CropSettings, PackSettings
 from pipeline.presets import PRESETS
+from pipeline.record import Progress, Record
 from pipeline.settings import Settings
 from pipeline.training import build_network, build_optimizer
 
@@ -509,7 +510,9 @@ def saved(tmp_path: Path, **changes) -> Path:
     record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={})
     folder = tmp_path / "epoch_0002"
     folder.mkdir()
-    save_checkpoint(folder, network, build_optimizer(network, settings.optim), record)
+    write_checkpoint(
+        folder, take_snapshot(network, record, optimizer=build_optimizer(network, settings.optim))
+    )
     return folder
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import jobs.convert
 import jobs.evaluate
-from pipeline.checkpoint import load_network, load_optimizer, read_record
+from pipeline.checkpoint import load_network, load_training
 from pipeline.joints import MPII
+from pipeline.record import read_record
 from pipeline.training import build_optimizer
 
 CPU = torch.device("cpu")
@@ -181,7 +182,7 @@ def test_training_cannot_go_on_from_it(tmp_path):
     network, record = load_network(out, CPU)
     said = f"{out}: has no optimizer.pt, so training can't go on from it"
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        load_optimizer(out, build_optimizer(network, record.settings.optim))
+        load_training(out, build_optimizer(network, record.settings.optim))
 
 
 def test_it_can_be_measured(tmp_path, capsys):

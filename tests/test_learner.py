@@ -16,10 +16,11 @@ import torch.distributed as dist
 import torch.multiprocessing
 from factories import pack_samples, sample, samples
 
-from pipeline.checkpoint import Progress, read_record
+from pipeline.checkpoint import write_checkpoint
 from pipeline.evaluation import Evaluation
 from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
+from pipeline.record import Progress, read_record
 from pipeline.shards.order import epoch_order
 
 CPU = torch.device("cpu")
@@ -66,6 +67,10 @@ def alone(task: Task) -> Learner:
     return Learner(task, 0, 1, CPU)
 
 
+def save(learner: Learner, folder: Path, metrics: dict[str, float]) -> None:
+    write_checkpoint(folder, learner.snapshot(metrics))
+
+
 def train(learner: Learner, epochs: int) -> list[float]:
     """Train, and return each epoch's mean loss."""
     losses = []
@@ -92,7 +97,7 @@ def test_an_epoch_takes_as_many_whole_batches_as_there_are(shards):
 
 def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):
     task = task_of(*shards)
-    alone(task).save(tmp_path, {})
+    save(alone(task), tmp_path, {})
     unpaired = replace(MPII, flip_pairs=()).to_json()
     message = (
         f"{tmp_path}: checkpoint and data have different joint sets: two called mpii that differ in "
@@ -169,7 +174,7 @@ def test_a_plateau_that_was_interrupted_drops_when_it_would_have(shards, tmp_pat
 
     first = alone(task)
     assert rates(first, [50.0, 40.0]) == [1e-2, 1e-2]
-    first.save(tmp_path, {})
+    save(first, tmp_path, {})
     second = alone(task)
     second.restore(tmp_path)
     assert rates(second, [49.0, 60.0, 60.0]) == pytest.approx([1e-2, 2e-3, 2e-3])
@@ -236,7 +241,7 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
     first = alone(task)
     train(first, 1)
     first.evaluate()
-    first.save(tmp_path, {"val_loss": 1.0})
+    save(first, tmp_path, {"val_loss": 1.0})
     second = alone(task)
     second.restore(tmp_path)
     assert second.progress == Progress(epochs=1, steps=3, samples=6)
@@ -248,7 +253,7 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
 def left_by(learner: Learner, folder: Path) -> dict[str, bytes]:
     """The bytes of all weights that a learner saves: raw and, where there is one, their average."""
     folder.mkdir()
-    learner.save(folder, {})
+    save(learner, folder, {})
     found = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
     assert len(found) == 1 + (learner.settings.optim.ema_samples > 0)
     return found
@@ -258,7 +263,7 @@ def test_an_average_that_is_asked_for_late_starts_from_the_weights(shards, tmp_p
     task = task_of(*shards)
     first = alone(task)
     train(first, 1)
-    first.save(tmp_path, {})
+    save(first, tmp_path, {})
     second = alone(replace(task, settings=task.settings | {"optim.ema_samples": 100}))
     second.restore(tmp_path)
     assert second.evaluate().loss_sum == second.evaluate("raw").loss_sum
@@ -305,7 +310,7 @@ def test_an_epoch_that_was_interrupted_sees_every_sample_once(tmp_path):
     assert first.progress == Progress(epochs=0, epoch_steps=2, steps=2, samples=4)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    first.save(folder, {})
+    save(first, folder, {})
     second = alone(task)
     second.restore(folder)
     after = seen_by(second, 3)
@@ -319,7 +324,7 @@ def test_an_interrupted_epoch_is_not_mixed_with_one_of_another_order(shards, tmp
     task = task_of(*shards)
     first = alone(task)
     seen_by(first, 1)
-    first.save(tmp_path, {})
+    save(first, tmp_path, {})
     other = alone(replace(task, settings=task.settings | {"data.seed": 1}))
     with pytest.raises(ValueError, match=r"of another order: data\.seed is 0 there, expected 1$"):
         other.restore(tmp_path)
@@ -354,7 +359,7 @@ def test_a_checkpoint_says_what_was_trained(shards, tmp_path):
     task = task_of(*shards)
     learner = alone(task)
     train(learner, 1)
-    learner.save(tmp_path, {"val_loss": 0.5})
+    save(learner, tmp_path, {"val_loss": 0.5})
     record = read_record(tmp_path)
     assert (record.joint_set, record.metrics) == (MPII, {"val_loss": 0.5})
     assert record.settings == learner.settings

@@ -8,9 +8,10 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from pipeline.checkpoint import Progress, Record, save_checkpoint
+from pipeline.checkpoint import take_snapshot, write_checkpoint
 from pipeline.joints import COCO, LSP, MPII
 from pipeline.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
+from pipeline.record import Progress, Record
 from pipeline.settings import Settings
 from pipeline.training import build_network, build_optimizer
 
@@ -285,7 +286,9 @@ def checkpointed(plan: Plan, epochs: int, **changes) -> Path:
     folder.mkdir(parents=True)
     network = build_network(settings.model, 0, torch.device("cpu"))
     record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=epochs), metrics={})
-    save_checkpoint(folder, network, build_optimizer(network, settings.optim), record)
+    write_checkpoint(
+        folder, take_snapshot(network, record, optimizer=build_optimizer(network, settings.optim))
+    )
     return folder
 
 

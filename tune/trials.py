@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ from pipeline.launch import train
 from pipeline.network.cost import network_cost
 from pipeline.plan import plan_training
 from pipeline.progress import Pace, duration, say
+from pipeline.recording import recording
 from pipeline.settings import RaySettings, Settings
 from tune.plan import Sweep
 from tune.spaces import trial_name
@@ -40,7 +40,7 @@ def run_sweep(sweep: Sweep) -> int:
         parent = _start_parent(sweep)
         status: tracking.Status = "FAILED"
         try:
-            results = _tuner(sweep, parent).fit()
+            results = _tuner(sweep).fit()
             table = _table(sweep, results)
             _conclude(sweep, parent, table)
             failures = int(table["score"].isna().sum())
@@ -50,12 +50,13 @@ def run_sweep(sweep: Sweep) -> int:
     return failures
 
 
-def run_trial(config: dict[str, Any], *, base: dict[str, Any], parent: dict[str, str]) -> None:
-    """Train one trial: the settings `base` with those of its point replaced, both by dotted key."""
+def run_trial(config: dict[str, Any], *, base: dict[str, Any], parent: str) -> None:
+    """Train one trial, nested under the run `parent`: the settings `base` with those of its point replaced, both by dotted key."""
     point = config[_POINT]
     settings = Settings.from_flat(base).replaced(point | {"ray.name": trial_name(point)})
     plan, started = plan_training(settings), time.monotonic()
-    outcome = train(plan, parent=tracking.Run(**parent))
+    with recording(plan, parent=parent) as journal:
+        outcome = train(plan, journal, label=plan.settings.ray.name)
     ray.tune.report(
         {
             "score": outcome.scores[plan.measure.key].headline,
@@ -99,10 +100,10 @@ class Narrator(ray.tune.Callback):
         )
 
 
-def _tuner(sweep: Sweep, parent: tracking.Run) -> ray.tune.Tuner:
+def _tuner(sweep: Sweep) -> ray.tune.Tuner:
     at_once = trials_at_once(sweep.base.ray)
     say(f"{at_once} trials at once")
-    trainable = ray.tune.with_parameters(run_trial, base=sweep.base.flat(), parent=asdict(parent))
+    trainable = ray.tune.with_parameters(run_trial, base=sweep.base.flat(), parent=sweep.name)
     return ray.tune.Tuner(
         ray.tune.with_resources(trainable, _TRIAL_RESOURCES),
         param_space={_POINT: ray.tune.grid_search(list(sweep.points))},

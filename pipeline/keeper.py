@@ -1,0 +1,161 @@
+"""Keeps what a run must not lose: its checkpoints, and the journal of what they have measured."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from pipeline.archive import Archive, StorageError, checkpoint_name, newest_sound
+from pipeline.journal import Journal
+from pipeline.learner import Learner
+from pipeline.progress import say
+from pipeline.ranks import from_first
+from pipeline.record import Progress
+from pipeline.signals import Signal
+
+# Folder of the pictures of predictions, in a run's folder and in MLflow.
+OVERLAYS = "overlays"
+# Whoever makes this file in a run's folder asks it to write a checkpoint and stop.
+STOP_NAME = "stop"
+_LOOK_EVERY_S = 0.5
+# More checkpoints in a row than this that can't be written end the run.
+_FAILURES = 3
+
+
+class Keeper:
+    """One on each rank; rank 0 writes. `ask_every_s` is how often the cluster is asked about its nodes, 0: never."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        folder: Path,
+        *,
+        ask_every_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._learner, self._folder, self._clock = learner, folder, clock
+        self._is_first = learner.rank == 0
+        if self._is_first:
+            keep = learner.settings.ray.keep_checkpoints
+            self._archive = Archive(folder, keep, learner.measure.metric_name)
+            self._journal = Journal(folder)
+        self._asks = ask_every_s
+        self._kept_at = self._asked_at = self._looked_at = clock()
+        # What is to be entered in the journal when the checkpoint under way is on the disk.
+        self._pending: list[Callable[[], None]] = []
+        self._failures = 0
+
+    def resume(self) -> dict[str, float]:
+        """Go on from the newest sound checkpoint, if there is one.
+
+        Returns the metrics of the epoch's training, if its steps are done and
+        its evaluation is not; else nothing. Raises ValueError if checkpoints are
+        there and none can be used.
+        """
+        learner = self._learner
+        found = newest_sound(self._folder, say) if self._is_first else None
+        name = from_first(found[0].name if found else "", learner.workers, learner.device)
+        if not name:
+            return {}
+        record = learner.restore(self._folder / name)
+        is_evaluated = learner.measure.metric_name in record.metrics
+        if self._is_first:
+            say(f"resuming from {name}, after {record.progress.samples:,} samples")
+            if is_evaluated:
+                # The run may have ended between the checkpoint and its entry.
+                self._enter_epoch(record.progress.epochs, record.metrics)
+        is_between = record.progress.epochs > 0 and record.progress.epoch_steps == 0
+        return {} if is_evaluated or not is_between else record.metrics
+
+    def wish(self) -> Signal:
+        """What this rank asks of all; cheap enough to be called after every step."""
+        now = self._clock()
+        if not self._is_first or now - self._looked_at < _LOOK_EVERY_S:
+            return Signal.NONE
+        self._looked_at, signal = now, Signal.NONE
+        if (self._folder / STOP_NAME).exists():
+            signal |= Signal.STOP
+        minutes = self._learner.settings.ray.checkpoint_minutes
+        if minutes and now - self._kept_at >= 60 * minutes:
+            signal |= Signal.CHECKPOINT
+            self._kept_at = now
+        if self._asks and now - self._asked_at >= self._asks:
+            signal |= Signal.ASK
+            self._asked_at = now
+        return signal
+
+    def keep(self) -> None:
+        """Write a checkpoint within an epoch; every rank must call it."""
+        self._keep(self._learner.progress, {}, {})
+
+    def keep_trained(self, metrics: dict[str, float]) -> None:
+        """Write a checkpoint of an epoch's steps, with the metrics of its training; every rank must call it."""
+        progress, steps = self._learner.progress, self._learner.steps_per_epoch
+        self._keep(Progress(epochs=progress.epochs - 1, epoch_steps=steps), metrics, {})
+
+    def keep_evaluated(
+        self, metrics: dict[str, float], extras: Mapping[str, bytes], picture: bytes
+    ) -> None:
+        """Write an epoch's checkpoint with all its metrics and `extras`, further files by name; every rank must call it.
+
+        Then enter the metrics in the journal, with a PNG of predictions.
+        """
+        epoch = self._learner.progress.epochs
+        if self._is_first:
+            path = overlay_path(self._folder, epoch)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(picture)
+            self._pending.append(partial(self._enter_epoch, epoch, metrics))
+        self._keep(self._learner.progress, metrics, extras)
+
+    def note(self, tags: Mapping[str, str]) -> None:
+        """Enter what people should know of the run in the journal, with the next checkpoint."""
+        if self._is_first:
+            self._pending.append(partial(self._journal.tags, tags))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until the last checkpoint is on the disk. Raises StorageError if it can't be, unless something else failed."""
+        failure = self._archive.close() if self._is_first else None
+        if failure is not None and kind is None:
+            raise failure
+
+    def _keep(
+        self, position: Progress, metrics: dict[str, float], extras: Mapping[str, bytes]
+    ) -> None:
+        snapshot = self._learner.snapshot(metrics, extras)
+        self._kept_at = self._clock()
+        if self._is_first:
+            self._heed(self._archive.add(checkpoint_name(position), snapshot, self._enter))
+
+    def _heed(self, failure: StorageError | None) -> None:
+        """Say that a checkpoint was not written; the run goes on without it, but not without any."""
+        if failure is None:
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._failures >= _FAILURES:
+            raise failure
+        say(f"{failure}; training goes on, and tries again at the next checkpoint")
+
+    def _enter(self) -> None:
+        """Bring the journal up to date. Raises OSError; then the rest waits for the next checkpoint."""
+        while self._pending:
+            self._pending[0]()
+            self._pending.pop(0)
+
+    def _enter_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Enter an epoch, unless it is there; its metrics last, so that they stand for the picture too."""
+        if not self._journal.has_metrics(epoch):
+            picture = overlay_path(self._folder, epoch)
+            if picture.exists():
+                self._journal.file(picture, OVERLAYS)
+            self._journal.metrics(metrics, epoch)
+
+
+def overlay_path(folder: Path, epoch: int) -> Path:
+    """Where a run's folder has the picture of an epoch's predictions."""
+    return folder / OVERLAYS / f"overlay_{epoch:04d}.png"

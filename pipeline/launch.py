@@ -23,7 +23,7 @@ from pipeline.figures import curves, joint_bars, threshold_curve
 from pipeline.journal import Journal
 from pipeline.keeper import overlay_path
 from pipeline.learner import Task
-from pipeline.loop import EVALUATION_NAME, train_worker
+from pipeline.loop import EVALUATION_NAME
 from pipeline.metric import Scores, table
 from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
@@ -37,6 +37,7 @@ from pipeline.shards.source import training_shards
 from pipeline.shards.stream import SampleLoader
 from pipeline.stopping import stopping
 from pipeline.training import KEEP_MEMORY
+from pipeline.worker import train_worker
 
 __all__ = ["Outcome", "TrainingFailedError", "train"]
 

@@ -1,60 +1,48 @@
-"""The training loop as one Ray Train worker runs it: build, resume, then train, evaluate, keep."""
+"""The training loop: from where the run stands, epoch by epoch, train, evaluate, keep. Knows neither Ray nor MLflow."""
 
 import io
 import json
-import logging
 import math
-import os
-from pathlib import Path
-from typing import Any
-
-import ray.train
-import ray.train.torch
+from collections.abc import Collection, Mapping
 
 from pipeline.evaluation import Evaluation
 from pipeline.keeper import Keeper
-from pipeline.learner import Learner, StepReport, Task
+from pipeline.learner import Learner, StepReport
 from pipeline.progress import Pace, duration, say
 from pipeline.signals import Signal
 
 EVALUATION_NAME = "evaluation.json"
 _LINE_EVERY_S = 5.0
 _KEEP = Signal.CHECKPOINT | Signal.STOP
-# Seconds between the questions whether a node is about to be taken away; such notices come 30 s ahead or more.
-_ASK_EVERY_S = 5.0
 
 
-def train_worker(task: dict[str, Any]) -> None:
-    """Train as one rank. `task` holds the fields of a `Task`. Reports once an epoch.
+class Host:
+    """What runs the loop, as a process by itself: nobody is told, and no node is ever taken away."""
 
-    Ends early, with a checkpoint, when asked to.
-    """
-    # Some of Ray Train's loggers hang from the root, past LoggingConfig, and would
-    # print every epoch's metrics from every rank.
-    logging.getLogger().setLevel(logging.WARNING)
-    context = ray.train.get_context()
-    told = Task(**task)
-    learner = Learner(
-        told,
-        context.get_world_rank(),
-        context.get_world_size(),
-        ray.train.torch.get_device(),
-    )
-    asks = _ASK_EVERY_S if _is_watched() else 0.0
-    with Keeper(learner, Path(told.folder), ask_every_s=asks) as keeper:
-        train(learner, keeper, told.label)
+    asks_every_s = 0.0
+    """Seconds between the questions whether nodes are about to be taken away; 0: never."""
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Hear of an epoch's metrics; every rank tells."""
+
+    def going_nodes(self) -> Collection[str]:
+        """Which nodes are about to be taken away; every rank must ask at the same step."""
+        return ()
 
 
-def train(learner: Learner, keeper: Keeper, label: str) -> None:
-    """Train epoch by epoch from where the run stands, until it has had all of them or is asked to stop."""
+def train(learner: Learner, keeper: Keeper, host: Host, label: str = "") -> None:
+    """Train until the run has had all its epochs or is asked to stop. `label` begins every line that is said."""
     trained = keeper.resume()
-    narrator, nodes = Narrator(learner, label), Nodes(keeper)
+    narrator, going = Narrator(learner, label), set[str]()
     while trained or learner.progress.epochs < learner.settings.optim.epochs:
         if not trained:
             for step in learner.train_epoch(_LINE_EVERY_S, keeper.wish):
                 narrator.stepped(step)
-                should_keep = nodes.are_going(step.signal) or bool(step.signal & _KEEP)
-                if should_keep and step.step < step.steps:
+                gone_soon = set(host.going_nodes() if Signal.ASK in step.signal else ()) - going
+                if gone_soon:
+                    going |= gone_soon
+                    keeper.note({"preemption": f"notice for {len(going)} nodes, checkpoint kept"})
+                if (gone_soon or step.signal & _KEEP) and step.step < step.steps:
                     keeper.keep()
                 if Signal.STOP in step.signal:
                     break
@@ -72,35 +60,7 @@ def train(learner: Learner, keeper: Keeper, label: str) -> None:
         narrator.evaluated(metrics)
         counts = json.dumps(evaluation.to_json()).encode()
         keeper.keep_evaluated(metrics, {EVALUATION_NAME: counts}, picture(learner))
-        ray.train.report(metrics)
-
-
-def _is_watched() -> bool:
-    """Whether Ray looks out for nodes that are to be taken away; on by default, off where the cluster is this machine."""
-    return os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") not in ("0", "false")
-
-
-class Nodes:
-    """Knows which nodes are about to be taken away."""
-
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
-        self._known: set[str] = set()
-
-    def are_going(self, signal: Signal) -> bool:
-        """Whether the cluster names nodes that it has not named before; every rank must call it.
-
-        Asks only if the ranks have agreed to.
-        """
-        if Signal.ASK not in signal:
-            return False
-        notice = ray.train.get_preemption_info()
-        named = set() if notice is None else set(notice.preempted_node_ids)
-        if named <= self._known:
-            return False
-        self._known |= named
-        self._keeper.note({"preemption": f"notice for {len(self._known)} nodes, checkpoint kept"})
-        return True
+        host.report(metrics)
 
 
 def picture(learner: Learner) -> bytes:

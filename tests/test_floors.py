@@ -28,6 +28,7 @@ FLOORS = {
     # Above the shards and pictures that it is about, though no part of Ray's worker side.
     "pipeline.inspection": 3,
     "pipeline.stopping": 3,
+    "pipeline.worker": 3,
     "pipeline.recording": 3,
     "pipeline.loop": 3,
     "pipeline.tracking": 3,
@@ -72,6 +73,7 @@ FLOORS = {
 APART = (
     ("jobs", "tune"),
     ("pipeline.loop", "pipeline.tracking"),
+    ("pipeline.worker", "pipeline.tracking"),
     ("pipeline.inspection", "pipeline.loop"),
     ("pipeline.inspection", "pipeline.tracking"),
 )
@@ -85,7 +87,7 @@ HOMES = {
     "mlflow": ("pipeline.tracking",),
     "pandas": ("tune.trials",),
     "pyarrow": ("pipeline.data.table_cells",),
-    "ray": ("jobs", "tune", "pipeline.cluster", "pipeline.launch", "pipeline.loop"),
+    "ray": ("jobs", "tune", "pipeline.cluster", "pipeline.launch", "pipeline.worker"),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
     "tyro": ("jobs", "tune", "pipeline.command"),
@@ -271,7 +273,7 @@ def test_every_floor_that_is_named_is_inhabited():
             "pipeline.inspection.card",
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
-            "pipeline.cluster and pipeline.launch and pipeline.loop",
+            "pipeline.cluster and pipeline.launch and pipeline.worker",
         ),
         (
             "pipeline.shards.read",

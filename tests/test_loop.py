@@ -6,7 +6,7 @@ from factories import pack_samples, samples
 
 from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
-from pipeline.loop import beside_metrics, epoch_metrics
+from pipeline.loop import beside_metrics, evaluated_metrics
 
 
 @pytest.mark.parametrize("ema_samples", [0, 1000])
@@ -25,9 +25,9 @@ def test_the_average_gives_the_headline_and_the_raw_weights_stand_beside_it(tmp_
     [val] = pack_samples(tmp_path / "val", [samples(3, first=50)], split="val")
     task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
     learner = Learner(task, 0, 1, torch.device("cpu"))
-    *_, last = learner.train_epoch(1e9)
+    list(learner.train_epoch(1e9))
     evaluation = learner.evaluate()
-    metrics = epoch_metrics(learner, last, evaluation)
+    metrics = evaluated_metrics(learner, evaluation)
     beside = beside_metrics(learner, evaluation)
     if not ema_samples:
         assert beside == {}

@@ -14,17 +14,18 @@ from factories import photograph
 
 import jobs.evaluate
 import jobs.inspect
-from pipeline.checkpoint import read_record
+from pipeline.checkpoint import write_checkpoint
 from pipeline.data.annotations import Annotations
 from pipeline.data.people import Person, Visibility
 from pipeline.data.table import read_table
 from pipeline.joint_file import read_joint_file
 from pipeline.joint_set import JointSet, Measure
 from pipeline.learner import Learner, Task
-from pipeline.loop import epoch_metrics
+from pipeline.loop import evaluated_metrics
 from pipeline.pack_settings import PackSettings
 from pipeline.packing import close_plan, open_plan, pack_shard, plan_packing
 from pipeline.plan import plan_training
+from pipeline.record import read_record
 from pipeline.settings import Settings
 from pipeline.shards.index import Index
 
@@ -704,12 +705,12 @@ def test_joints_of_ones_own_are_trained_saved_restored_and_measured(
         val=plan.val.paths,
     )
     learner = Learner(task, 0, 1, torch.device("cpu"))
-    *_, last = learner.train_epoch(every_s=1e9)
-    metrics = epoch_metrics(learner, last, learner.evaluate())
+    list(learner.train_epoch(every_s=1e9))
+    metrics = evaluated_metrics(learner, learner.evaluate())
     assert {"pck_segment_0.2", "pck_segment_0.1/left_ear", "pck_segment_auc"} <= set(metrics)
     folder = plan.folder / "epoch_0001"
     folder.mkdir(parents=True)
-    learner.save(folder, metrics)
+    write_checkpoint(folder, learner.snapshot(metrics))
     assert read_record(folder).joint_set == joint_set
     assert plan_training(training_settings(settings.out)).is_complete
     second = Learner(task, 0, 1, torch.device("cpu"))

@@ -1,0 +1,52 @@
+"""The training loop as one Ray Train worker runs it."""
+
+import logging
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+
+from pipeline.keeper import Keeper
+from pipeline.learner import Learner, Task
+from pipeline.loop import Host, train
+
+# Notices that a node is to be taken away come 30 s ahead or more.
+_ASK_EVERY_S = 5.0
+
+
+class RayHost(Host):
+    """Ray Train, which hears of every epoch, and knows which of the cluster's nodes are to be drained."""
+
+    def __init__(self) -> None:
+        # On by default; off where the cluster is this machine.
+        watches = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") not in ("0", "false")
+        self.asks_every_s = _ASK_EVERY_S if watches else 0.0
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Hand an epoch's metrics on; its checkpoint is the keeper's, which a report would only copy."""
+        ray.train.report(dict(metrics))
+
+    def going_nodes(self) -> Collection[str]:
+        """Nodes that run ranks and are about to be taken away."""
+        notice = ray.train.get_preemption_info()
+        return () if notice is None else notice.preempted_node_ids
+
+
+def train_worker(task: dict[str, Any]) -> None:
+    """Train as one rank. `task` holds the fields of a `Task`. Ends early, with a checkpoint, when asked to."""
+    # Some of Ray Train's loggers hang from the root, past LoggingConfig, and would
+    # print every epoch's metrics from every rank.
+    logging.getLogger().setLevel(logging.WARNING)
+    context = ray.train.get_context()
+    told, host = Task(**task), RayHost()
+    learner = Learner(
+        told,
+        context.get_world_rank(),
+        context.get_world_size(),
+        ray.train.torch.get_device(),
+    )
+    with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
+        train(learner, keeper, host, told.label)

@@ -1,0 +1,249 @@
+"""Runs that are killed at any moment and started again end where they would have, to the last bit."""
+
+import itertools
+import os
+import random
+import signal
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from factories import pack_samples, samples
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from pipeline.archive import checkpoints
+from pipeline.joints import MPII
+from pipeline.journal import Journal
+from pipeline.keeper import STOP_NAME, Keeper
+from pipeline.learner import Learner, Task
+from pipeline.loop import Host, train
+from pipeline.signals import Signal
+
+EPOCHS = 3
+# What depends on the clock, and so differs between runs that are the same.
+TIMED = ("samples_per_s", "input_wait_percent")
+# Where a rank is killed: after so many steps, or within the so many-th call of a function.
+Kill = tuple[str, int, int]
+WRITING, ENTERING = "pipeline.archive.write_checkpoint", "pipeline.keeper.Keeper._enter_epoch"
+
+
+def task_of(folder: Path, workers: int) -> Task:
+    """Three epochs of five steps with everything that has a state: augmentation, average, warm-up, plateau."""
+    people = samples(11)
+    shards = pack_samples(folder / "train", [people[:4], people[4:5], people[5:]])
+    val = pack_samples(folder / "val", [samples(5, first=20)], split="val")
+    settings = {
+        "data.rotation_deg": 30.0,
+        "data.flip_share": 0.5,
+        "model.stacks": 1,
+        "model.features": 8,
+        "model.order": 3,
+        "model.joints": 16,
+        "model.input_px": 64,
+        "optim.optimizer": "adamw",
+        "optim.learning_rate": 1e-3,
+        "optim.schedule": "plateau",
+        "optim.patience": 1,
+        "optim.warmup_samples": 6,
+        "optim.ema_samples": 20,
+        "optim.precision": "fp32",
+        "optim.batch_size": 2,
+        "optim.epochs": EPOCHS,
+        "evaluation.batch_size": 2,
+        "evaluation.overlays": 1,
+        "ray.workers": workers,
+        "ray.checkpoint_steps": 2,
+        "ray.checkpoint_minutes": 0.0,
+    }
+    return Task(
+        settings=settings,
+        joint_set=MPII.to_json(),
+        train=tuple(map(str, shards)),
+        val=tuple(map(str, val)),
+    )
+
+
+class Killing(Keeper):
+    """Ends its process after so many steps of it."""
+
+    def __init__(self, learner: Learner, folder: Path, steps: int) -> None:
+        super().__init__(learner, folder)
+        self._left = steps
+
+    def wish(self) -> Signal:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().wish()
+
+
+def killed_at(name: str, count: int) -> None:
+    """Have the `count`-th call of a function be this process's last; of a file it writes half."""
+    patch, calls = pytest.MonkeyPatch(), []
+    original = resolve_name(name)
+
+    def last(*arguments: object) -> object:
+        calls.append(name)
+        if len(calls) == count:
+            if name == WRITING:
+                (arguments[0] / "weights.safetensors").write_bytes(b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    patch.setattr(name, last)
+
+
+def train_rank(rank: int, attempt: Path, task: Task, kill: Kill | None) -> None:
+    """Train as one rank until the end, or until it is killed."""
+    workers = task.settings["ray.workers"]
+    if workers > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{attempt}", rank=rank, world_size=workers
+        )
+    what, where, count = kill or ("", -1, 0)
+    steps = -1
+    if rank == where and what == "steps":
+        steps = count
+    elif rank == where:
+        killed_at(what, count)
+    learner = Learner(task, rank, workers, torch.device("cpu"))
+    with Killing(learner, Path(task.folder), steps) as keeper:
+        train(learner, keeper, Host())
+
+
+def train_all(_: int, folder: Path, task: Task, kills: list[Kill]) -> None:
+    """Be a fresh process, load what all need, and start all ranks again after every kill."""
+    import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
+
+    workers = task.settings["ray.workers"]
+    for number, kill in enumerate([*kills, None]):
+        told = (folder / f"meeting-{number}", task, kill)
+        # Those that are left of two miss the one that was killed, and may be heard first.
+        expected = (ProcessExitedException, ProcessRaisedException)[:workers]
+        with pytest.raises(expected) if kill else nullcontext():
+            torch.multiprocessing.start_processes(
+                train_rank, told, nprocs=workers, start_method="fork"
+            )
+    (folder / "attempts").write_text(str(number + 1))
+    # Taking torch down again would take as long as all of the above.
+    os._exit(0)
+
+
+def run(folder: Path, task: Task, kills: list[Kill]) -> Path:
+    """Train to the end through all kills, and return the run's folder."""
+    run_folder = folder / "run"
+    folder.mkdir()
+    torch.multiprocessing.spawn(
+        train_all, (folder, replace(task, folder=str(run_folder)), kills), nprocs=1
+    )
+    assert (folder / "attempts").read_text() == str(len(kills) + 1)
+    return run_folder
+
+
+def left_by(folder: Path) -> dict[str, bytes]:
+    """All weights of the last checkpoint."""
+    assert [path.name for path in checkpoints(folder)][-1] == f"epoch_{EPOCHS:04d}"
+    last = checkpoints(folder)[-1]
+    return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
+
+
+def recorded(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """Every epoch's metrics in the order of the journal, without what depends on the clock."""
+    return [
+        (
+            entry.content["step"],
+            {name: value for name, value in entry.content["values"].items() if name not in TIMED},
+        )
+        for entry in Journal(folder).entries()
+        if entry.kind == "metrics"
+    ]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def straight(request, tmp_path_factory) -> tuple[Task, Path]:
+    """A run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("straight")
+    task = task_of(folder, request.param)
+    return task, run(folder / "never killed", task, [])
+
+
+def test_a_run_that_was_killed_again_and_again_ends_where_it_would_have(straight, tmp_path):
+    task, expected = straight
+    last = task.settings["ray.workers"] - 1
+    kills: list[Kill] = [
+        ("steps", last, 1),  # before there is any checkpoint
+        (WRITING, 0, 2),
+        ("steps", 0, 4),
+        (ENTERING, 0, 1),  # its epoch's checkpoint is written, and not yet in the journal
+        ("steps", last, random.Random(0).randint(1, 5)),
+    ]
+    folder = run(tmp_path / "killed", task, kills)
+    assert left_by(folder) == left_by(expected)
+    assert recorded(folder) == recorded(expected)
+    assert [step for step, _ in recorded(folder)] == [1, 2, 3]
+    # Nothing that was half written is left.
+    assert not list(folder.glob(".writing-*"))
+    assert kept(folder) == kept(expected)
+
+
+def kept(folder: Path) -> list[str]:
+    return [path.name for path in checkpoints(folder)]
+
+
+class Stopping(Host):
+    """Asks its run to stop while epoch 1 is evaluated and reported."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        (self._folder / STOP_NAME).touch()
+
+
+def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path):
+    task = replace(task_of(tmp_path, 1), folder=str(tmp_path / "run"))
+
+    def learner() -> Learner:
+        return Learner(task, 0, 1, torch.device("cpu"))
+
+    times = itertools.count()
+    stopped = learner()
+    # A second passes with every look at the clock, so that the file is looked for after every step.
+    keeper = Keeper(stopped, Path(task.folder), clock=lambda: float(next(times)))
+    with keeper:
+        train(stopped, keeper, Stopping(Path(task.folder)))
+    assert (stopped.progress.epochs, stopped.progress.epoch_steps) == (1, 1)
+    assert kept(Path(task.folder)) == ["epoch_0001", "epoch_0001+00001"]
+    (tmp_path / "run" / STOP_NAME).unlink()
+    resumed = learner()
+    with Keeper(resumed, Path(task.folder)) as keeper:
+        train(resumed, keeper, Host())
+    straight = learner()
+    with Keeper(straight, tmp_path / "straight") as keeper:
+        train(straight, keeper, Host())
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "straight")
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_sound(tmp_path, capsys):
+    task = replace(task_of(tmp_path, 1), folder=str(tmp_path / "run"))
+    first = Learner(task, 0, 1, torch.device("cpu"))
+    with Keeper(first, Path(task.folder)) as keeper:
+        train(first, keeper, Host())
+    expected = left_by(Path(task.folder))
+    assert kept(Path(task.folder)) == ["epoch_0002", "epoch_0003"]
+    path = tmp_path / "run" / "epoch_0003" / "optimizer.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    second = Learner(task, 0, 1, torch.device("cpu"))
+    with Keeper(second, Path(task.folder)) as keeper:
+        train(second, keeper, Host())
+    said = capsys.readouterr().out
+    assert f"checkpoint epoch_0003 can't be used: {path}: damaged" in said
+    assert "resuming from epoch_0002, after 20 samples" in said
+    assert left_by(Path(task.folder)) == expected

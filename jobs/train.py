@@ -76,7 +76,9 @@ def _say_cost(settings: Settings) -> None:
     from pipeline.network.cost import network_cost
 
     cost = network_cost(settings.model)
-    at_once = settings.optim.batch_size // settings.ray.workers // settings.optim.accumulate
+    at_once = math.ceil(
+        settings.optim.batch_size / settings.ray.fewest_workers / settings.optim.accumulate
+    )
     say(f"parameters: {cost.parameters:,}")
     say(
         f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, an image"

@@ -62,7 +62,7 @@ def check_capacity(settings: RaySettings) -> None:
         ("CPU", "cpus_per_worker", settings.cpus_per_worker),
         ("GPU", "gpus_per_worker", settings.gpus_per_worker),
     ):
-        needed, there = settings.workers * each, total.get(kind, 0)
+        needed, there = settings.fewest_workers * each, total.get(kind, 0)
         if needed > there:
             raise ValueError(
                 f"ray.workers={settings.workers} with ray.{setting}={each:g} need {needed:g} "

@@ -30,6 +30,7 @@ from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.record import Progress
 from pipeline.recording import InterruptedRunError
+from pipeline.settings import RaySettings
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
@@ -45,6 +46,8 @@ __all__ = ["Outcome", "TrainingFailedError", "train"]
 _COLLECTIVE_TIMEOUT_S = 300
 # A cluster that can't start the workers is an error after this many tries, not an endless wait.
 _START_TRIES = 5
+# How often an elastic run looks whether there is room for more workers.
+_RESIZE_EVERY_S = 15.0
 # Training people in the picture that a run starts with.
 _SHOWN = 12
 # Figures of the whole run, in its folder.
@@ -131,7 +134,8 @@ def _trainer(plan: Plan, label: str) -> TorchTrainer:
         train_loop_config=asdict(task),
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=settings.ray.workers,
+            num_workers=_workers(settings.ray),
+            elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
             use_gpu=settings.ray.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
@@ -146,6 +150,12 @@ def _trainer(plan: Plan, label: str) -> TorchTrainer:
             worker_runtime_env={"env_vars": KEEP_MEMORY},
         ),
     )
+
+
+def _workers(settings: RaySettings) -> int | tuple[int, int]:
+    """How many workers Ray Train is to start; it takes a range for elastic."""
+    fewest, most = settings.fewest_workers, settings.most_workers
+    return (fewest, most) if settings.is_elastic else most
 
 
 def _training_samples(plan: Plan) -> Figure:

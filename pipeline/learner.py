@@ -97,7 +97,7 @@ class Learner:
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
-        self._trainee = Trainee(settings, device)
+        self._trainee = Trainee(settings, device, workers)
         self._agreement = Agreement(workers if dist.is_initialized() else 1)
 
     def _loader(self, samples: Samples) -> SampleLoader:
@@ -134,14 +134,14 @@ class Learner:
         check_same_joints(folder, record, self.joint_set)
         if record.progress.epoch_steps:
             check_same_order(folder, record, self.settings)
-        self._trainee.restore(folder, record, self.rank, self.workers)
+        self._trainee.restore(folder, record, self.rank)
         return record
 
     def snapshot(
         self, metrics: dict[str, float], extras: Mapping[str, bytes] | None = None
     ) -> Snapshot:
         """Copy all that a checkpoint is written from, with further files by name; every rank must call it."""
-        taken = self._trainee.snapshot(self.joint_set, metrics, self.workers)
+        taken = self._trainee.snapshot(self.joint_set, metrics)
         return replace(taken, extras=extras or {})
 
     def train_epoch(
@@ -193,7 +193,7 @@ class Learner:
 
         By default of the weights that give the headline: the moving average where there is one.
         """
-        self._trainee.average_statistics(self.workers)
+        self._trainee.average_statistics()
         settings = self.settings.evaluation
         mine = validation_batches(
             len(self._val.samples), settings.batch_size, self.rank, self.workers

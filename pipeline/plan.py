@@ -156,11 +156,11 @@ def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
 
 
 def _check_amounts(settings: Settings, train: ShardSet) -> None:
-    workers, batch_size = settings.ray.workers, settings.optim.batch_size
+    workers, batch_size = settings.ray.most_workers, settings.optim.batch_size
     if len(train.paths) < workers:
         raise ValueError(
             f"data.train={settings.data.train!r} has {len(train.paths)} shards, expected at least "
-            f"ray.workers={workers}; pack with a smaller --people-per-shard"
+            f"ray.workers={settings.ray.workers}; pack with a smaller --people-per-shard"
         )
     if train.people < batch_size:
         raise ValueError(

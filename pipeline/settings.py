@@ -267,8 +267,8 @@ class RaySettings:
 
     address: str = ""
     """Cluster to join; empty: RAY_ADDRESS or the submitted job's cluster, else one is started here."""
-    workers: int = 1
-    """Training workers (DDP ranks)."""
+    workers: int | str = 1
+    """Training workers (DDP ranks); 1:4 is elastic: from 1 to 4, as many as there is room for, fewer when nodes go and more when they come, each step's samples shared among them."""
     cpus_per_worker: float = 1.0
     """CPU cores that a worker takes; also its compute threads."""
     gpus_per_worker: float = 0.0
@@ -287,8 +287,16 @@ class RaySettings:
     """Newest checkpoints kept, besides the best."""
 
     def __post_init__(self) -> None:
+        elastic = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", str(self.workers))
+        _require(
+            int(elastic[1]) < int(elastic[2])
+            if elastic
+            else isinstance(self.workers, int) and self.workers >= 1,
+            "ray.workers",
+            "at least 1, or a range such as 1:4",
+            self.workers,
+        )
         for name, least in (
-            ("workers", 1),
             ("max_failures", 0),
             ("checkpoint_steps", 0),
             ("checkpoint_minutes", 0),
@@ -314,6 +322,21 @@ class RaySettings:
             "made of letters, digits, '.', '_' and '-'",
             self.name,
         )
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while training."""
+        return isinstance(self.workers, str)
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers without which there is no training."""
+        return int(str(self.workers).partition(":")[0])
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that there are at most."""
+        return int(str(self.workers).rpartition(":")[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,21 +366,35 @@ class Settings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
-        parts = f"ray.workers={self.ray.workers}"
-        if self.optim.accumulate > 1:
-            parts += f" times optim.accumulate={self.optim.accumulate}"
-        _require(
-            self.optim.batch_size % (self.ray.workers * self.optim.accumulate) == 0,
-            "optim.batch_size",
-            f"a multiple of {parts}",
-            self.optim.batch_size,
-        )
+        self._check_batch()
         _require(
             self.ray.gpus_per_worker > 0 or not self.optim.sync_batchnorm,
             "optim.sync_batchnorm",
             "False without ray.gpus_per_worker, since torch synchronises BatchNorm on GPUs only",
             self.optim.sync_batchnorm,
         )
+
+    def _check_batch(self) -> None:
+        parts = f"ray.workers={self.ray.workers}"
+        if self.optim.accumulate > 1:
+            parts += f" times optim.accumulate={self.optim.accumulate}"
+        size, fewest = self.optim.batch_size, self.ray.most_workers * self.optim.accumulate
+        if self.ray.is_elastic:
+            # Shares need not be equal, but nobody's may be empty.
+            _require(
+                size >= fewest,
+                "optim.batch_size",
+                f"at least {fewest} with {parts}, the most",
+                size,
+            )
+            _require(
+                self.data.reading == "exact",
+                "data.reading",
+                f"exact with {parts}, since streams are made for a number of workers",
+                self.data.reading,
+            )
+        else:
+            _require(size % fewest == 0, "optim.batch_size", f"a multiple of {parts}", size)
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> Self:
@@ -431,5 +468,8 @@ def _typed(section: object, name: str, key: str, value: Any) -> Scalar:
         return value
     if expected is float and type(value) is int:
         return float(value)
-    _require(type(value) is expected, key, f"of type {expected.__name__}", value)
+    kinds = get_args(expected) or (expected,)
+    _require(
+        type(value) in kinds, key, "of type " + " or ".join(kind.__name__ for kind in kinds), value
+    )
     return value

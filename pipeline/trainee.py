@@ -28,8 +28,8 @@ from pipeline.training import (
 class Trainee:
     """What a checkpoint holds, alive; the same on every rank but for BatchNorm's statistics."""
 
-    def __init__(self, settings: Settings, device: torch.device) -> None:
-        self._settings, self._device = settings, device
+    def __init__(self, settings: Settings, device: torch.device, workers: int) -> None:
+        self._settings, self._device, self._workers = settings, device, workers
         optim = settings.optim
         self.network = build_network(
             settings.model, optim.seed, device, zero_heads=optim.zero_heads
@@ -66,6 +66,8 @@ class Trainee:
             self._device,
             self._dtype,
             self._scaler,
+            # The step's batch and its learning rate are the same for any number of workers.
+            share=len(batch) * self._workers / optim.batch_size,
         )
         self.progress = replace(
             done,
@@ -88,11 +90,11 @@ class Trainee:
         if optim.schedule == "plateau":
             self._plateau = self._plateau.after(accuracy, optim.patience)
 
-    def average_statistics(self, workers: int) -> None:
+    def average_statistics(self) -> None:
         """Give every rank the same BatchNorm statistics; every rank must call it before evaluation."""
-        average_statistics(self.network, workers)
+        average_statistics(self.network, self._workers)
         if self._average is not None:
-            average_statistics(self._average.network, workers)
+            average_statistics(self._average.network, self._workers)
 
     def network_of(self, weights: Weights) -> nn.Module:
         """The network to evaluate; auto: the one that gives the headline, the average where there is one."""
@@ -100,12 +102,12 @@ class Trainee:
             return self.network
         return self._average.network
 
-    def snapshot(self, joint_set: JointSet, metrics: dict[str, float], workers: int) -> Snapshot:
+    def snapshot(self, joint_set: JointSet, metrics: dict[str, float]) -> Snapshot:
         """Copy all that a checkpoint is written from; every rank must call it, and none is changed by it.
 
         The weights get the mean of the ranks' BatchNorm statistics, and each rank's own are kept beside.
         """
-        ranks = gathered(self._own(), workers).cpu()
+        ranks = gathered(self._own(), self._workers).cpu()
         snapshot = take_snapshot(
             self.network,
             Record(
@@ -126,7 +128,7 @@ class Trainee:
         _put(ranks.mean(0)[1:], mine)
         return snapshot
 
-    def restore(self, folder: Path, record: Record, rank: int, workers: int) -> None:
+    def restore(self, folder: Path, record: Record, rank: int) -> None:
         """Take over a checkpoint, whose record has been read and found to fit. Raises ValueError.
 
         With as many workers as wrote it, each takes its own statistics; else all take their mean.
@@ -138,7 +140,7 @@ class Trainee:
         ranks = load_training(folder, self._optimizer, self._scaler)
         if ranks is not None:
             self.losses.copy_(ranks[:, 0].mean())
-            if len(ranks) == workers and ranks.shape[1] == len(self._own()):
+            if len(ranks) == self._workers and ranks.shape[1] == len(self._own()):
                 self.losses.copy_(ranks[rank, 0])
                 _put(ranks[rank, 1:].to(self._device), self._statistics())
         self.progress, self._plateau = record.progress, record.plateau

@@ -1,5 +1,6 @@
 """One training step, and what it needs; knows neither Ray nor MLflow."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -153,23 +154,25 @@ def train_step(
     device: torch.device,
     dtype: torch.dtype,
     scaler: torch.amp.GradScaler | None = None,
+    share: float = 1.0,
 ) -> Float[Tensor, ""]:
     """Take one step on a batch and return its loss, still on the device.
 
     With `optim.accumulate` the loss is the mean of the parts' losses: the
     batch's own where every joint is trained, else that of as many workers.
-    `scaler` is needed in fp16; it leaves out a step whose gradients overflow.
+    `share` is what the loss counts among those of the ranks, whose gradients are
+    averaged: 1 where all have as many samples. `scaler` is needed in fp16; it leaves out a step whose gradients overflow.
     """
     scaler = scaler or build_scaler(torch.float32, device)
     optimizer.zero_grad(set_to_none=True)
-    losses, size = [], len(batch) // settings.accumulate
+    losses, size = [], math.ceil(len(batch) / settings.accumulate)
     for start in range(0, len(batch), size):
-        part, is_last = batch.rows(slice(start, start + size)), start + size == len(batch)
+        part, is_last = batch.rows(slice(start, start + size)), start + size >= len(batch)
         # Ranks need each other's gradients once a step.
         with nullcontext() if is_last else _alone(network):
             with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
                 heatmaps: Heatmaps = network(network_input(part, device))
-            loss = batch_loss(heatmaps, part, settings) / settings.accumulate
+            loss = batch_loss(heatmaps, part, settings) * (share * len(part) / len(batch))
             scaler.scale(loss).backward()
         losses.append(loss.detach())
     if settings.clip_norm:

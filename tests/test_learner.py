@@ -412,6 +412,7 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
                 for parts in (1, 2)
                 for recompute in (False, True)
             ],
+            "uneven gradient": gradient(rank, 2, uneven(task), 1),
         },
         folder / f"rank-{rank}.pt",
     )
@@ -427,6 +428,11 @@ def gradient(
     learner._trainee.parallel.eval()
     learner._trainee.step(next(learner._batches()), samples_in_all=100)
     return torch.cat([weight.grad.ravel() for weight in learner.network.parameters()])
+
+
+def uneven(task: Task) -> Task:
+    """Three samples a step, of which one rank of two has one, the other two."""
+    return replace(task, settings=task.settings | {"optim.batch_size": 3, "ray.workers": "1:2"})
 
 
 def train_both(_: int, folder: Path, task: Task) -> None:
@@ -519,6 +525,14 @@ def test_ranks_and_parts_add_up_to_the_gradient_of_the_whole_batch(two_ranks):
     for ours, theirs in zip(first, second, strict=True):
         assert torch.equal(ours, theirs)
         assert torch.allclose(ours, expected, **close)
+
+
+def test_ranks_with_unequal_shares_add_up_to_the_gradient_of_the_whole_batch(two_ranks):
+    folder, task = two_ranks
+    expected = gradient(0, 1, uneven(task), 1)
+    first, second = (rank["uneven gradient"] for rank in ranks_of(folder))
+    assert torch.equal(first, second)
+    assert torch.allclose(first, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_two_ranks_see_every_sample_of_unequal_shards_once_up_to_the_remainder(two_ranks):

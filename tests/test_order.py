@@ -44,12 +44,18 @@ def test_a_window_mixes_only_what_lies_within_it():
         assert sorted(mixed[start : start + 5]) == sorted(whole[start : start + 5])
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 6])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 6])
 def test_a_steps_batch_is_the_same_for_any_number_of_workers(workers):
     order = epoch_order(BOUNDS, 0, 0, 100)
     ranks = [list(rank_batches(order, 6, rank, workers)) for rank in range(workers)]
     steps = [np.concatenate(shares) for shares in zip(*ranks, strict=True)]
     assert [step.tolist() for step in steps] == [order[:6].tolist(), order[6:12].tolist()]
+
+
+def test_a_batch_that_does_not_divide_is_shared_as_evenly_as_it_can_be():
+    order = np.arange(6)
+    shares = [next(rank_batches(order, 6, rank, 4)).tolist() for rank in range(4)]
+    assert shares == [[0], [1, 2], [3], [4, 5]]
 
 
 def test_two_workers_take_equal_steps_and_every_sample_once_up_to_the_remainder():

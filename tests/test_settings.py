@@ -111,7 +111,13 @@ def test_a_heatmap_has_a_quarter_of_the_inputs_side():
             lambda: EvaluationSettings(batch_size=0),
             "evaluation.batch_size must be at least 1, got 0",
         ),
-        (lambda: RaySettings(workers=0), "ray.workers must be at least 1, got 0"),
+        *(
+            (
+                lambda workers=workers: RaySettings(workers=workers),
+                f"ray.workers must be at least 1, or a range such as 1:4, got {workers!r}",
+            )
+            for workers in (0, "2", "0:4", "4:1", "2:2", "1-4", "1:")
+        ),
         (lambda: RaySettings(cpus_per_worker=0.0), "ray.cpus_per_worker must be above 0, got 0.0"),
         (
             lambda: RaySettings(gpus_per_worker=-1.0),
@@ -152,6 +158,21 @@ def test_each_workers_share_divides_into_its_parts():
         Settings.from_flat({"ray.workers": 2, "optim.accumulate": 3, "optim.batch_size": 8})
     settings = {"ray.workers": 2, "optim.accumulate": 2, "optim.batch_size": 8}
     assert Settings.from_flat(settings).optim.accumulate == 2
+
+
+def test_elastic_workers_are_a_range():
+    fixed, elastic = RaySettings(workers=3), RaySettings(workers="1:4")
+    assert (fixed.fewest_workers, fixed.most_workers, fixed.is_elastic) == (3, 3, False)
+    assert (elastic.fewest_workers, elastic.most_workers, elastic.is_elastic) == (1, 4, True)
+    # Shares need not be equal, but nobody's may be empty.
+    assert Settings.from_flat({"ray.workers": "1:4", "optim.batch_size": 6}).optim.batch_size == 6
+    said = "optim.batch_size must be at least 8 with ray.workers=1:4 times optim.accumulate=2, the most, got 6"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        Settings.from_flat({"ray.workers": "1:4", "optim.accumulate": 2})
+    streaming = {"data.reading": "streaming", "data.epoch_samples": 60}
+    said = "data.reading must be exact with ray.workers=1:4, since streams are made for a number of"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        Settings.from_flat({"ray.workers": "1:4"} | streaming)
 
 
 def test_batchnorm_is_synchronised_on_gpus_only():

@@ -70,9 +70,9 @@ def run_trial(config: dict[str, Any], *, base: dict[str, Any], parent: str) -> N
 def trials_at_once(settings: RaySettings) -> int:
     """How many trials the cluster as it is holds at once, at least one."""
     total = ray.cluster_resources()
-    fits = [total.get("CPU", 0) / (settings.workers * settings.cpus_per_worker)]
+    fits = [total.get("CPU", 0) / (settings.most_workers * settings.cpus_per_worker)]
     if settings.gpus_per_worker:
-        fits.append(total.get("GPU", 0) / (settings.workers * settings.gpus_per_worker))
+        fits.append(total.get("GPU", 0) / (settings.most_workers * settings.gpus_per_worker))
     return max(1, math.floor(min(fits)))
 
 

@@ -36,13 +36,13 @@ def rank_batches(
     """Yield this rank's share of each step's batch, from step `first_step` on.
 
     Every rank takes the same number of steps; the last `len(order) % batch_size`
-    samples of the order sit the epoch out. `batch_size` counts all workers and
-    divides by their number.
+    samples of the order sit the epoch out. `batch_size` counts all workers; where it
+    does not divide by their number, some have a sample more than others.
     """
-    share = batch_size // workers
+    first, end = batch_size * rank // workers, batch_size * (rank + 1) // workers
     for step in range(first_step, len(order) // batch_size):
-        start = step * batch_size + rank * share
-        yield order[start : start + share]
+        start = step * batch_size
+        yield order[start + first : start + end]
 
 
 def validation_batches(

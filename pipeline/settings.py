@@ -318,6 +318,8 @@ class TrackingSettings:
     """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite's mlflow.db in the working folder, in a submitted job ~/hourglass-ray/mlflow.db."""
     experiment: str = "hourglass"
     """MLflow experiment."""
+    required: bool = True
+    """Start only if MLflow answers; false: start anyway, and deliver what is recorded when it does."""
 
     def __post_init__(self) -> None:
         _require(bool(self.experiment), "tracking.experiment", "a name", self.experiment)

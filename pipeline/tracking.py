@@ -1,19 +1,31 @@
-"""MLflow: one run a training, one parent a sweep. Runs are found again by name, so a resumed training goes on in its own."""
+"""MLflow: one run a training, one parent a sweep. Runs are found again by name, so a resumed training goes on in its own.
 
+Whatever MLflow does not take is a ValueError: `AwayError` where the same may
+succeed later, `RefusedError` where it will not.
+"""
+
+import fcntl
+import hashlib
 import logging
 import os
+import queue
+import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 # Before the import, which reads them. Nothing about a user's runs leaves the
-# machine, and a server that is away is an error in seconds, not minutes.
+# machine. Who sends knows what waits and for how long, and tries again by itself.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+# A server answers a checkpoint's upload only when its own storage has taken it.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
@@ -21,11 +33,30 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-Status = Literal["RUNNING", "FINISHED", "FAILED"]
+from pipeline.journal import redacted
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+State = Literal["active", "deleted", "absent"]
 History = dict[str, list[tuple[int, float]]]
 
 _NAME_TAG = "hourglass.name"
 _PARENT_TAG = "mlflow.parentRunId"
+# What MLflow calls a request that is wrong in itself; all else may be its state at the moment.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+# HTTP's errors of the sender that may pass: no or other rights, timeouts, too many requests.
+_PASSING = (401, 403, 407, 408, 425, 429)
+
+
+class AwayError(ValueError):
+    """MLflow did not answer, or could not do it now."""
+
+
+class RefusedError(ValueError):
+    """MLflow answered that it will not do it."""
+
+
+class DoubtfulError(RefusedError):
+    """MLflow answered as it does to a wrong request, but also when its database has no connection left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +68,45 @@ class Run:
     run_id: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A metric's value at a step, taken at a time in milliseconds since 1970."""
+
+    name: str
+    value: float
+    step: int
+    time_ms: int
+
+
+def is_server(uri: str) -> bool:
+    """Whether a URI is a server's, rather than a database's."""
+    return uri.startswith(("http:", "https:"))
+
+
+def reach(uri: str, within_s: float) -> None:
+    """Raise AwayError unless a server at `uri` answers within so many seconds; a database is not asked."""
+    if not is_server(uri):
+        return
+    answers: queue.SimpleQueue[ValueError | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            with _errors(uri):
+                _client(uri).search_experiments(max_results=1)
+            answers.put(None)
+        except ValueError as error:
+            answers.put(error)
+
+    # Looking up a name, connecting and answering have time limits one after another, the first none.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        error = answers.get(timeout=within_s)
+    except queue.Empty:
+        raise AwayError(_message(uri, f"no answer within {within_s:g} s")) from None
+    if error is not None:
+        raise error
+
+
 def start_run(
     uri: str,
     experiment: str,
@@ -46,66 +116,117 @@ def start_run(
     tags: Mapping[str, str],
     artifacts: Path,
     parent: Run | None = None,
+    time_ms: int | None = None,
 ) -> Run:
     """Create the run called `name`, or go on with the one that has the name already.
 
     `artifacts` is where a new experiment keeps its files, unless a server
-    decides. A parameter that has changed since the run began keeps its first
-    value, as MLflow demands; the new one is tagged `changed.<parameter>`.
-    Raises ValueError naming the URI if MLflow can't be reached or refuses.
+    decides; `time_ms` is when a new run began, None: now. A parameter that has
+    changed since the run began keeps its first value, as MLflow demands; the
+    new one is tagged `changed.<parameter>`. Raises AwayError or RefusedError.
     """
-    try:
+    with _errors(uri):
+        run = find_or_create_run(
+            uri, experiment, name, artifacts=artifacts, parent=parent, time_ms=time_ms
+        )
+        client = _client(uri)
+        client.update_run(run.run_id, status="RUNNING")
+        _log_params(client, run.run_id, params, tags)
+    return run
+
+
+def find_or_create_run(
+    uri: str,
+    experiment: str,
+    name: str,
+    *,
+    artifacts: Path,
+    parent: Run | None = None,
+    time_ms: int | None = None,
+) -> Run:
+    """The run called `name` as it is, or a new one without parameters; see `start_run`."""
+    with _errors(uri), _alone(f"{uri} {experiment} {name}"):
         client = _client(uri)
         experiment_id = _experiment(client, uri, experiment, artifacts)
         run_id = _find_run(client, experiment_id, name, parent)
         if run_id is None:
-            own = {_NAME_TAG: name} | ({_PARENT_TAG: parent.run_id} if parent else {})
-            created = client.create_run(experiment_id, run_name=name, tags=dict(tags) | own)
-            run_id = created.info.run_id
-        else:
-            client.update_run(run_id, status="RUNNING")
-        _log_params(client, run_id, params)
-    except (MlflowException, SQLAlchemyError) as error:
-        raise ValueError(f"tracking.uri={uri!r}: MLflow: {error}") from error
+            tags = {_NAME_TAG: name} | ({_PARENT_TAG: parent.run_id} if parent else {})
+            created = client.create_run(experiment_id, time_ms, tags, run_name=name)
+            run_id = str(created.info.run_id)
     return Run(uri=uri, experiment_id=experiment_id, run_id=run_id)
+
+
+def state_of(run: Run) -> State:
+    """Whether MLflow has the run, has it among the deleted ones, or does not know it."""
+    with _errors(run.uri):
+        try:
+            stage = _client(run.uri).get_run(run.run_id).info.lifecycle_stage
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return "absent"
+    return "active" if stage == "active" else "deleted"
+
+
+def log_points(run: Run, points: Sequence[Point]) -> None:
+    """Log metrics, at most 1000 in a request. What MLflow has already is not there twice afterwards.
+
+    Its tables are keyed by run, name, step, time and value, so a point that is
+    sent again is the same row.
+    """
+    metrics = [Metric(point.name, point.value, point.time_ms, point.step) for point in points]
+    with _errors(run.uri):
+        _client(run.uri).log_batch(run.run_id, metrics=metrics)
 
 
 def log_metrics(run: Run, metrics: Mapping[str, float], epoch: int) -> None:
     """Log an epoch's metrics in one request."""
     now = int(time.time() * 1000)
-    _client(run.uri).log_batch(
-        run.run_id, metrics=[Metric(name, value, now, epoch) for name, value in metrics.items()]
+    log_points(
+        run,
+        [Point(name=name, value=value, step=epoch, time_ms=now) for name, value in metrics.items()],
     )
+
+
+def set_tags(run: Run, tags: Mapping[str, str]) -> None:
+    """Set tags; those that the run has are replaced."""
+    with _errors(run.uri):
+        _client(run.uri).log_batch(run.run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
 
 def log_figure(run: Run, figure: Figure, path: str) -> None:
     """Keep a figure among the run's artifacts."""
-    _client(run.uri).log_figure(run.run_id, figure, path, save_kwargs={"dpi": 100})
+    with _artifact_errors(run.uri):
+        _client(run.uri).log_figure(run.run_id, figure, path, save_kwargs={"dpi": 100})
 
 
 def log_text(run: Run, text: str, path: str) -> None:
     """Keep text among the run's artifacts."""
-    _client(run.uri).log_text(run.run_id, text, path)
+    with _artifact_errors(run.uri):
+        _client(run.uri).log_text(run.run_id, text, path)
 
 
 def log_file(run: Run, file: Path, folder: str) -> None:
     """Keep a file among the run's artifacts, in `folder`."""
-    _client(run.uri).log_artifact(run.run_id, str(file), folder)
+    with _artifact_errors(run.uri):
+        _client(run.uri).log_artifact(run.run_id, str(file), folder)
 
 
 def log_folder(run: Run, folder: Path, path: str) -> None:
     """Keep a folder's files among the run's artifacts, under `path`."""
-    _client(run.uri).log_artifacts(run.run_id, str(folder), path)
+    with _artifact_errors(run.uri):
+        _client(run.uri).log_artifacts(run.run_id, str(folder), path)
 
 
-def end_run(run: Run, status: Status) -> None:
-    """Say how the run ended."""
-    _client(run.uri).set_terminated(run.run_id, status)
+def end_run(run: Run, status: Status, time_ms: int | None = None) -> None:
+    """Say how the run ended, and when; None: now."""
+    with _errors(run.uri):
+        _client(run.uri).set_terminated(run.run_id, status, time_ms)
 
 
 def ui_command(uri: str) -> str:
     """How a person opens the MLflow UI on what is recorded at `uri`."""
-    if uri.startswith(("http:", "https:")):
+    if is_server(uri):
         return f"open {uri}"
     # With job execution, which none of this needs, the server starts seven more processes.
     return (
@@ -136,7 +257,7 @@ def _experiment(client: MlflowClient, uri: str, name: str, artifacts: Path) -> s
     if existing is not None:
         return str(existing.experiment_id)
     # Ray's workers run elsewhere: a relative default would scatter the files.
-    location = None if uri.startswith(("http:", "https:")) else artifacts.as_uri()
+    location = None if is_server(uri) else artifacts.as_uri()
     try:
         return client.create_experiment(name, artifact_location=location)
     except MlflowException:
@@ -159,12 +280,61 @@ def _find_run(
     return None
 
 
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+def _log_params(
+    client: MlflowClient, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]
+) -> None:
     logged = client.get_run(run_id).data.params
     new = [Param(key, str(value)) for key, value in params.items() if key not in logged]
-    changed = [
-        RunTag(f"changed.{key}", str(value))
+    changed = {
+        f"changed.{key}": str(value)
         for key, value in params.items()
         if key in logged and logged[key] != str(value)
-    ]
-    client.log_batch(run_id, params=new, tags=changed)
+    }
+    run_tags = [RunTag(*tag) for tag in {**tags, **changed}.items()]
+    client.log_batch(run_id, params=new, tags=run_tags)
+
+
+@contextmanager
+def _errors(uri: str) -> Iterator[None]:
+    """Raise what MLflow and its database raise as AwayError or RefusedError."""
+    try:
+        yield
+    except MlflowException as error:
+        kind = RefusedError if error.error_code in _REFUSALS else AwayError
+        raise (DoubtfulError if error.error_code == "BAD_REQUEST" else kind)(
+            _message(uri, error)
+        ) from error
+    except SQLAlchemyError as error:
+        raise AwayError(_message(uri, error)) from error
+
+
+@contextmanager
+def _artifact_errors(uri: str) -> Iterator[None]:
+    """As `_errors`, for files, which a server may send anywhere: to stores whose libraries have errors of their own."""
+    try:
+        with _errors(uri):
+            yield
+    except (AwayError, RefusedError):
+        raise
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        is_refused = isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
+        kind = RefusedError if is_refused else AwayError
+        raise kind(_message(uri, f"{type(error).__name__}: {error}")) from error
+
+
+def _message(uri: str, reason: object) -> str:
+    return redacted(f"tracking.uri={uri!r}: MLflow: {reason}")
+
+
+@contextmanager
+def _alone(task: str) -> Iterator[None]:
+    """Hold other processes of this machine off the same task: MLflow lets two runs have one name.
+
+    The trials of a sweep, whose drivers share a machine, all look for its run.
+    """
+    digest = hashlib.sha256(task.encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"hourglass-{os.getuid()}-{digest}.lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released as the file is closed
+        yield

@@ -180,7 +180,9 @@ def test_times_never_go_back_though_the_clock_does(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_value_that_is_no_number_is_refused_by_its_name(tmp_path, value):
-    with pytest.raises(ValueError, match=r"^metric 'loss' at step 3 must be finite, got (nan|inf)$"):
+    with pytest.raises(
+        ValueError, match=r"^metric 'loss' at step 3 must be finite, got (nan|inf)$"
+    ):
         Journal(tmp_path).metrics({"fine": 1.0, "loss": value}, 3)
     assert not (tmp_path / "journal.jsonl").exists()
 

@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
     with clear_errors():
+        if not arguments.runs:
+            raise ValueError("RUN_FOLDER is required: the folder of a run, RAY.STORAGE/RAY.NAME")
         uris = [uri_of(run, arguments.tracking_uri) for run in arguments.runs]
         left = [deliver(run, uri) for run, uri in zip(arguments.runs, uris, strict=True)]
     if any(left):

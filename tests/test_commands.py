@@ -164,7 +164,7 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.evaluate", "--checkpoint c --data.val v --device tpu", "tpu"),
         ("jobs.convert", "--weights w", "--out"),
         ("jobs.convert", "--weights w --out o --joint-set m", "unknown joint set 'm'; known: coco"),
-        ("jobs.deliver", "", "RUN_FOLDER"),
+        ("jobs.deliver", "", "error: RUN_FOLDER is required"),
         ("jobs.inspect", "x-*.tar", "--out"),
         ("jobs.inspect", "--out o", "SHARDS is required"),
         ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),

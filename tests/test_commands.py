@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import jobs.benchmark
 import jobs.convert
+import jobs.deliver
 import jobs.evaluate
 import jobs.inspect
 import jobs.pack
@@ -47,6 +48,7 @@ OPTIONS = {
         *("device", "threads", "figures", "json"),
     ),
     "jobs.convert": ("weights", "out", "joint_set"),
+    "jobs.deliver": ("tracking_uri",),
     "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "json"),
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
@@ -123,6 +125,7 @@ COMMANDS = {
     "jobs.pack": jobs.pack.main,
     "jobs.evaluate": jobs.evaluate.main,
     "jobs.convert": jobs.convert.main,
+    "jobs.deliver": jobs.deliver.main,
     "jobs.inspect": jobs.inspect.main,
     "jobs.score": jobs.score.main,
     "jobs.benchmark": jobs.benchmark.main,
@@ -162,6 +165,7 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.evaluate", "--checkpoint c --data.val v --device tpu", "tpu"),
         ("jobs.convert", "--weights w", "--out"),
         ("jobs.convert", "--weights w --out o --joint-set m", "unknown joint set 'm'; known: coco"),
+        ("jobs.deliver", "", "error: RUN_FOLDER is required"),
         ("jobs.inspect", "x-*.tar", "--out"),
         ("jobs.inspect", "--out o", "SHARDS is required"),
         ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),
@@ -209,6 +213,7 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
             "error: c: not a checkpoint folder (no checkpoint.json)",
         ),
         ("jobs.convert", "--weights w.pth --out o", "error: w.pth: no such file"),
+        ("jobs.deliver", "runs/r", "error: runs/r must be the folder of a run that has started"),
         ("jobs.inspect", "x-*.tar --out o", "error: no shards match SHARDS='x-*.tar'"),
         ("jobs.score", "--predictions p.mat --truth t.mat", "error: t.mat: no such file"),
         ("jobs.benchmark", "loader --photographs p", "error: p: no such folder of photographs"),

@@ -284,6 +284,7 @@ def test_where_a_run_is_stored_and_how_it_is_executed_does_not_change_its_finger
             "ray.max_failures": 0,
             "optim.checkpointing": True,
             "tracking.uri": "sqlite:///mlflow.db",
+            "tracking.required": False,
         }
     )
     assert elsewhere.fingerprint("data") == Settings().fingerprint("data")

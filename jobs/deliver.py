@@ -1,0 +1,80 @@
+"""Delivers to MLflow what runs have recorded while it was away: `python -m jobs.deliver --help`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipeline.command import clear_errors, fail, parse
+from pipeline.delivered import Left, counted
+from pipeline.journal import JOURNAL_NAME, Journal, redacted
+from pipeline.progress import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Deliver what runs have recorded on disk, and MLflow lacks."""
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_FOLDER ...")]]
+    """Folders of runs: RAY.STORAGE/RAY.NAME."""
+    tracking_uri: str = ""
+    """MLflow tracking URI; empty: the one that the run was started with, else MLFLOW_TRACKING_URI."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse(Arguments, None, argv)
+    with clear_errors():
+        if not arguments.runs:
+            raise ValueError("RUN_FOLDER is required: the folder of a run, RAY.STORAGE/RAY.NAME")
+        uris = [uri_of(run, arguments.tracking_uri) for run in arguments.runs]
+        left = [deliver(run, uri) for run, uri in zip(arguments.runs, uris, strict=True)]
+    if any(left):
+        fail("\n".join(str(lacking) for lacking in left if lacking))
+
+
+def deliver(run: Path, uri: str) -> Left:
+    """Deliver one run and say what was sent. Returns what MLflow still lacks.
+
+    Raises ValueError if a file of the folder is damaged.
+    """
+    from pipeline.delivery import Delivery
+    from pipeline.tracking import AwayError
+
+    delivery, reason = Delivery(run, uri), ""
+    try:
+        delivery.deliver()
+    except AwayError as error:
+        reason = str(error)
+    say(f"{run}: sent {counted(delivery.sent)} to {redacted(uri)}")
+    return delivery.left(reason)
+
+
+def uri_of(run: Path, given: str) -> str:
+    """The URI to deliver a run to: the one that is given, else the run's own.
+
+    Raises ValueError if the folder holds no journal, or where a password is needed.
+    """
+    from pipeline.plan import tracking_uri
+
+    journal = Journal(run)
+    starts = [entry.content for entry in journal.entries() if entry.kind == "run"]
+    if not starts:
+        raise ValueError(f"{run} must be the folder of a run that has started: no {JOURNAL_NAME}")
+    recorded, around = starts[-1]["uri"], os.environ.get("MLFLOW_TRACKING_URI", "")
+    if given or not recorded:
+        return tracking_uri(given)
+    if "://***@" not in recorded:
+        return str(recorded)
+    if redacted(around) != recorded:
+        raise ValueError(
+            f"{journal.path} holds the URI {recorded} without user and password: "
+            "give it whole, by --tracking-uri or MLFLOW_TRACKING_URI"
+        )
+    return around
+
+
+if __name__ == "__main__":
+    main()

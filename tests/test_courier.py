@@ -1,0 +1,268 @@
+"""Delivery beside a run, to a real MLflow server that is killed, started again, and stopped in the middle of an answer."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import jobs.deliver
+from pipeline import courier as module
+from pipeline.courier import Courier
+from pipeline.delivery import Delivery, deliver
+from pipeline.journal import Journal, RunSpec
+from pipeline.tracking import AwayError
+
+
+class Server:
+    """A `mlflow server` on a SQLite file, whose processes are signalled together."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen | None = None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        store = ("--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}")
+        files = ("--artifacts-destination", str(self._folder / "artifacts"))
+        place = ("--host", "127.0.0.1", "--port", str(self._port), "--workers", "1")
+        with (self._folder / "server.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *store, *files, *place],
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+            )
+        until(self._answers, 200)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    def points(self, name: str) -> list[tuple]:
+        """(metric, step, value, time) of the run called `name`, in the order in which they came."""
+        with sqlite3.connect(self._folder / "mlflow.db") as connection:
+            return connection.execute(
+                "select m.key, m.step, m.value, m.timestamp from metrics m join runs r "
+                "on r.run_uuid = m.run_uuid where r.name = ? order by m.rowid",
+                [name],
+            ).fetchall()
+
+    def artifacts(self) -> dict[str, bytes]:
+        files = (self._folder / "artifacts").rglob("*")
+        return {path.name: path.read_bytes() for path in files if path.is_file()}
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+def until(is_so: Callable[[], bool], limit_s: float = 60) -> None:
+    """Wait for something; a limit that is far beyond what it takes keeps a failure from hanging."""
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Look at the journal more often than a run needs, and give a server that hangs up sooner."""
+    monkeypatch.setattr(module, "_LOOK_S", 0.05)
+    monkeypatch.setattr(module, "_LONGEST_S", 0.5)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """What couriers say."""
+    lines: list[str] = []
+    monkeypatch.setattr(module, "say", lines.append)
+    return lines
+
+
+def begin(folder: Path, uri: str) -> Journal:
+    journal = Journal(folder)
+    artifacts = folder.parent / "mlruns"
+    journal.run(
+        RunSpec(uri=uri, experiment="e", name=folder.name, params={}, tags={}, artifacts=artifacts)
+    )
+    return journal
+
+
+def add(journal: Journal, *steps: int) -> None:
+    for step in steps:
+        journal.metrics({"loss": 1 / step, "pckh": step / 3}, step)
+        picture = journal.root / f"{journal.root.name}-{step}.png"
+        picture.write_text(f"picture {step}")
+        journal.file(picture, "overlays")
+
+
+def expected(journal: Journal) -> list[tuple]:
+    """The points that a journal holds, as the server is to have them."""
+    return [
+        (name, entry.content["step"], value, entry.time_ms)
+        for entry in journal.entries()
+        if entry.kind == "metrics"
+        for name, value in entry.content["values"].items()
+    ]
+
+
+def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_order(
+    server, tmp_path, said
+):
+    journal = begin(tmp_path / "killed", server.uri)
+    courier = Courier(journal.root, server.uri)
+    add(journal, 1, 2)
+    until(lambda: not Delivery(journal.root, server.uri).left())
+    assert server.points("killed") == expected(journal)
+    server.kill()
+    add(journal, 3, 4)
+    until(lambda: len(said) == 1)
+    assert said[0].startswith(
+        f"MLflow at {server.uri} does not answer: 4 entries wait on disk, and training goes on ("
+    )
+    assert len(server.points("killed")) == 4
+    add(journal, 5)
+    server.start()
+    until(lambda: server.points("killed") == expected(journal))
+    add(journal, 6)
+    journal.end("FINISHED")
+    assert not courier.close(60)
+    assert said[1:] == [f"MLflow at {server.uri} is back, and has all that waited"]
+    assert [row[:2] for row in server.points("killed")] == [
+        (name, step) for step in range(1, 7) for name in ("loss", "pckh")
+    ]
+    assert server.points("killed") == expected(journal)
+    pictures = {name: text for name, text in server.artifacts().items() if "killed" in name}
+    assert pictures == {f"killed-{step}.png": f"picture {step}".encode() for step in range(1, 7)}
+
+
+def test_a_server_that_hangs_keeps_nobody_and_gets_the_rest_by_the_command(
+    server, tmp_path, said, capsys
+):
+    journal = begin(tmp_path / "hangs", server.uri)
+    courier = Courier(journal.root, server.uri)
+    add(journal, 1)
+    until(lambda: not Delivery(journal.root, server.uri).left())
+    server.signal(signal.SIGSTOP)
+    try:
+        add(journal, 2)
+        until(lambda: len(said) == 1)
+        add(journal, 3)
+        journal.end("FINISHED")
+        left = courier.close(0.5)
+        assert left.waiting == {"metrics": 2, "file": 2, "end": 1}
+        assert f"to deliver it: python -m jobs.deliver {journal.root}" in str(left)
+    finally:
+        server.signal(signal.SIGCONT)
+    jobs.deliver.main([str(journal.root)])
+    # What the server took from requests that had been given up is the same again.
+    assert f"{journal.root}: sent " in capsys.readouterr().out
+    assert server.points("hangs") == expected(journal)
+    assert not Delivery(journal.root, server.uri).left()
+
+
+def test_nobody_is_asked_where_nothing_is_to_be_delivered(tmp_path):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(0.5)
+        uri = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        courier = Courier(tmp_path / "none", uri)
+        with pytest.raises(TimeoutError):
+            listening.accept()
+        assert not courier.close(10)
+
+
+# Servers that never were there
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The URI of a server that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The URI of a port at which nobody listens, and that nobody else gets."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("silent", "no answer within 0.5 s"), ("refusing", "API request to ")]
+)
+def test_a_server_that_is_away_is_an_error_before_anything_starts(
+    request, tmp_path, monkeypatch, kind, reason
+):
+    uri = request.getfixturevalue(kind)
+    # Whatever the limit of one request is, that of the whole holds.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
+    monkeypatch.setattr("pipeline.delivery._REACH_S", 0.5)
+    journal = begin(tmp_path / "run", uri)
+    with pytest.raises(AwayError, match=f"^tracking.uri='{uri}': MLflow: {reason}"):
+        deliver(journal.root, uri)
+    assert not (journal.root / "delivered.json").exists()
+
+
+def test_a_run_ends_though_its_server_was_never_there(tmp_path, said, refusing):
+    journal = begin(tmp_path / "run", refusing)
+    courier = Courier(journal.root, refusing)
+    until(lambda: len(said) == 1)
+    journal.end("FINISHED")
+    left = courier.close(10)
+    assert left.waiting == {"run": 1, "end": 1}
+    assert str(left).startswith(f"MLflow lacks 2 entries (1 run, 1 end) of {journal.root} (track")
+    assert len(said) == 1
+
+
+def test_a_run_ends_though_a_request_never_does(tmp_path, monkeypatch, silent):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
+    journal = begin(tmp_path / "run", silent)
+    left = Courier(journal.root, silent).close(0.5)
+    assert left.waiting == {"run": 1}
+    assert left.reason == "it has not taken all within 0.5 s"
+
+
+def test_a_slip_in_delivery_is_told_and_spares_the_run(tmp_path, said, refusing):
+    journal = begin(tmp_path / "run", refusing)
+    (journal.root / "delivered.json").write_text("{")
+    courier = Courier(journal.root, refusing)
+    until(lambda: len(said) == 1)
+    assert said[0].startswith("delivery to MLflow has stopped:\nTraceback")
+    with pytest.raises(ValueError, match=r"delivered\.json is damaged"):
+        courier.close(10)

@@ -27,7 +27,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 # A server answers a checkpoint's upload only when its own storage has taken it.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -37,7 +36,6 @@ from pipeline.journal import redacted
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 State = Literal["active", "deleted", "absent"]
-History = dict[str, list[tuple[int, float]]]
 
 _NAME_TAG = "hourglass.name"
 _PARENT_TAG = "mlflow.parentRunId"
@@ -194,12 +192,6 @@ def set_tags(run: Run, tags: Mapping[str, str]) -> None:
         _client(run.uri).log_batch(run.run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
 
-def log_figure(run: Run, figure: Figure, path: str) -> None:
-    """Keep a figure among the run's artifacts."""
-    with _artifact_errors(run.uri):
-        _client(run.uri).log_figure(run.run_id, figure, path, save_kwargs={"dpi": 100})
-
-
 def log_text(run: Run, text: str, path: str) -> None:
     """Keep text among the run's artifacts."""
     with _artifact_errors(run.uri):
@@ -233,16 +225,6 @@ def ui_command(uri: str) -> str:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
         f"--backend-store-uri {uri} --host 127.0.0.1 --port 5000 --workers 1"
     )
-
-
-def history(run: Run, names: Sequence[str]) -> History:
-    """(epoch, value) by metric; where an epoch was logged again after a restart, the last counts."""
-    client = _client(run.uri)
-    found: History = {}
-    for name in names:
-        by_epoch = {m.step: m.value for m in client.get_metric_history(run.run_id, name)}
-        found[name] = sorted(by_epoch.items())
-    return found
 
 
 def _client(uri: str) -> MlflowClient:

@@ -64,7 +64,7 @@ def run(settings: Settings) -> None:
 
     plan = plan_training(settings)
     describe(plan)
-    conclude(plan, train_plan(plan))
+    train_plan(plan)
 
 
 def _say_settings(settings: Settings) -> None:
@@ -124,7 +124,10 @@ def describe(plan: "Plan") -> None:
 
 
 def train_plan(plan: "Plan") -> "Outcome":
-    """Train on the plan's cluster, recording the run; end the program if training fails (status 1) or is stopped."""
+    """Train on the plan's cluster, recording the run, and say what came of it.
+
+    Ends the program if training fails (status 1) or is stopped (143).
+    """
     from pipeline.cluster import cluster
     from pipeline.launch import TrainingFailedError, train
     from pipeline.recording import InterruptedRunError, recording
@@ -133,8 +136,12 @@ def train_plan(plan: "Plan") -> "Outcome":
     say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
     try:
         # MLflow first: that it is away is found before anything of the cluster is taken.
-        with recording(plan) as journal, cluster(settings.ray.address):
-            return train(plan, journal)
+        with recording(plan) as journal:
+            with cluster(settings.ray.address):
+                outcome = train(plan, journal)
+            # What MLflow lacks is named after it, when the record is closed.
+            conclude(plan, outcome)
+            return outcome
     except TrainingFailedError as error:
         fail(f"training run {settings.ray.name} failed: {error}")
     except InterruptedRunError as stopped:

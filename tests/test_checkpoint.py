@@ -196,6 +196,15 @@ def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
     assert read_record(saved) == replace(RECORD, plateau=Plateau())
 
 
+def test_a_checkpoint_from_before_stems_had_a_width_has_half_the_features(saved):
+    content = json.loads((saved / "checkpoint.json").read_text())
+    del content["settings"]["model.stem_features"]
+    (saved / "checkpoint.json").write_text(json.dumps(content))
+    network, record = load_network(saved, CPU)
+    assert record == RECORD
+    assert network.stem_residual3.conv1.in_channels == 4
+
+
 def test_prediction_needs_no_pickle(saved):
     assert sorted(path.name for path in saved.iterdir()) == [
         "checkpoint.json",

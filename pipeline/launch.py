@@ -16,7 +16,7 @@ from ray.train import (
     TrainingFailedError,
     UserCallback,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from pipeline import tracking
 from pipeline.cluster import check_capacity
@@ -27,6 +27,7 @@ from pipeline.loop import EVALUATION_NAME, overlay_name, train_worker
 from pipeline.metric import Scores, table
 from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
+from pipeline.rendezvous import torch_config
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
@@ -133,7 +134,7 @@ def _trainer(plan: Plan, run: tracking.Run, label: str) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config=asdict(task),
-        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
+        torch_config=torch_config(_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=settings.ray.workers,
             use_gpu=settings.ray.gpus_per_worker > 0,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from listeners import is_loopback, watched
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -86,11 +87,19 @@ def run_named(place: Path, name: str) -> Run:
 
 
 @pytest.fixture(scope="module")
-def trained(packed: Path, place: Path) -> str:
+def listened() -> set[tuple[str, Any]]:
+    """Names of the processes that listened while `trained` was trained, and where."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def trained(packed: Path, place: Path, listened: set[tuple[str, Any]]) -> str:
     """A run of two workers, trained with the command line, its weights averaged; returns its name."""
     from jobs.train import main
 
-    main(arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100))
+    with watched(os.getpid()) as seen:
+        main(arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100))
+    listened |= seen
     return "pair"
 
 
@@ -102,6 +111,15 @@ def test_packing_writes_shards_and_an_index(packed: Path):
     assert sorted(path.name for path in packed.iterdir()) == sorted(
         ["index.json", "members.npz"] + [shard["name"] for shard in content["shards"]]
     )
+
+
+def test_what_is_started_here_listens_on_loopback_alone(
+    trained: str, listened: set[tuple[str, Any]]
+):
+    names = {name for name, _ in listened}
+    assert {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= names
+    assert any(name.startswith("ray::RayTrainWorker") for name in names)
+    assert {(name, at) for name, at in listened if not is_loopback(at)} == set()
 
 
 def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):

@@ -25,6 +25,7 @@ FLOORS = {
     # Above the shards and pictures that it is about, though no part of Ray's worker side.
     "pipeline.inspection": 3,
     "pipeline.loop": 3,
+    "pipeline.rendezvous": 3,
     "pipeline.tracking": 3,
     "pipeline.checkpoint": 2,
     "pipeline.conversion": 2,
@@ -75,7 +76,10 @@ HOMES = {
     "mlflow": ("pipeline.tracking",),
     "pandas": ("tune.trials",),
     "pyarrow": ("pipeline.data.table_cells",),
-    "ray": ("jobs", "tune", "pipeline.cluster", "pipeline.launch", "pipeline.loop"),
+    "ray": (
+        *("jobs", "tune"),
+        *("pipeline.cluster", "pipeline.launch", "pipeline.loop", "pipeline.rendezvous"),
+    ),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
     "tyro": ("jobs", "tune", "pipeline.command"),
@@ -261,7 +265,7 @@ def test_every_floor_that_is_named_is_inhabited():
             "pipeline.inspection.card",
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
-            "pipeline.cluster and pipeline.launch and pipeline.loop",
+            "pipeline.cluster and pipeline.launch and pipeline.loop and pipeline.rendezvous",
         ),
         (
             "pipeline.shards.read",

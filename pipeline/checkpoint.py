@@ -89,7 +89,7 @@ def save_checkpoint(
         "progress": asdict(record.progress),
         "plateau": asdict(record.plateau),
         "metrics": record.metrics,
-        "settings": record.settings.flat(),
+        "settings": record.settings.shown(),
         "versions": {"torch": torch.__version__},
     }
     if record.origin:

@@ -16,6 +16,7 @@ from pipeline.checkpoint import (
 )
 from pipeline.joints import JOINT_SETS, JointSet, Measure
 from pipeline.pack_settings import TABLE_NAME
+from pipeline.redaction import redacted
 from pipeline.settings import DataSettings, Settings
 from pipeline.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 from pipeline.shards.location import is_remote
@@ -105,7 +106,7 @@ def tracking_uri(setting: str) -> str:
         return f"sqlite:///{_absolute('tracking.uri', uri, path)}"
     if "://" not in uri:
         raise ValueError(
-            f"tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got {uri!r}"
+            f"tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got {redacted(uri)!r}"
         )
     return uri
 
@@ -152,7 +153,7 @@ def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
         needed = "a column head_size" if val.source == TABLE_NAME else "--head-boxes"
         others = ", ".join(m.key for m in val.joint_set.measures if m != measure)
         raise ValueError(
-            f"data.val={settings.data.val!r}: none of {val.people:,} people has a head size, so "
+            f"data.val={redacted(settings.data.val)!r}: none of {val.people:,} people has a head size, so "
             f"{measure.title} is undefined; pack again with {needed}"
             + (f", or set evaluation.measure to {others}" if others else "")
         )
@@ -163,12 +164,12 @@ def _check_amounts(settings: Settings, train: ShardSet) -> None:
     workers, batch_size = settings.ray.workers, settings.optim.batch_size
     if len(train.paths) < workers:
         raise ValueError(
-            f"data.train={settings.data.train!r} has {len(train.paths)} shards, expected at least "
+            f"data.train={redacted(settings.data.train)!r} has {len(train.paths)} shards, expected at least "
             f"ray.workers={workers}; pack with a smaller --people-per-shard"
         )
     if train.people < batch_size:
         raise ValueError(
-            f"data.train={settings.data.train!r} has {train.people:,} people, expected at least "
+            f"data.train={redacted(settings.data.train)!r} has {train.people:,} people, expected at least "
             f"optim.batch_size={batch_size}"
         )
     samples = train.people // batch_size * batch_size * settings.optim.epochs

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from pipeline.plain_data import did_you_mean
+from pipeline.redaction import redacted
 
 Scalar = str | int | float | bool
 Supervision = Literal["every-stack", "last-stack", "inside"]
@@ -370,6 +371,13 @@ class Settings:
             f"{section.name}.{item.name}": getattr(getattr(self, section.name), item.name)
             for section in fields(self)
             for item in fields(getattr(self, section.name))
+        }
+
+    def shown(self) -> dict[str, Scalar]:
+        """Return every setting by its dotted key as others may read it: secrets in URIs are `***`."""
+        return {
+            key: redacted(value) if isinstance(value, str) else value
+            for key, value in self.flat().items()
         }
 
     def replaced(self, changes: Mapping[str, Any]) -> Self:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 # machine, and a server that is away is an error in seconds, not minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Models are never loaded from MLflow here; if some day one is, then not by running what is in it.
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
@@ -20,6 +22,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
+
+from pipeline.redaction import redacted
 
 Status = Literal["RUNNING", "FINISHED", "FAILED"]
 History = dict[str, list[tuple[int, float]]]
@@ -52,7 +56,7 @@ def start_run(
     `artifacts` is where a new experiment keeps its files, unless a server
     decides. A parameter that has changed since the run began keeps its first
     value, as MLflow demands; the new one is tagged `changed.<parameter>`.
-    Raises ValueError naming the URI if MLflow can't be reached or refuses.
+    Secrets in parameters and tags are left out. Raises ValueError naming the URI if MLflow can't be reached or refuses.
     """
     try:
         client = _client(uri)
@@ -60,13 +64,14 @@ def start_run(
         run_id = _find_run(client, experiment_id, name, parent)
         if run_id is None:
             own = {_NAME_TAG: name} | ({_PARENT_TAG: parent.run_id} if parent else {})
-            created = client.create_run(experiment_id, run_name=name, tags=dict(tags) | own)
+            created = client.create_run(experiment_id, run_name=name, tags=_shown(tags) | own)
             run_id = created.info.run_id
         else:
             client.update_run(run_id, status="RUNNING")
-        _log_params(client, run_id, params)
+        _log_params(client, run_id, _shown(params))
     except (MlflowException, SQLAlchemyError) as error:
-        raise ValueError(f"tracking.uri={uri!r}: MLflow: {error}") from error
+        # Not chained: whoever prints the chain would print the URI that is in it.
+        raise ValueError(redacted(f"tracking.uri={uri!r}: MLflow: {error}")) from None
     return Run(uri=uri, experiment_id=experiment_id, run_id=run_id)
 
 
@@ -104,7 +109,8 @@ def end_run(run: Run, status: Status) -> None:
 
 
 def ui_command(uri: str) -> str:
-    """How a person opens the MLflow UI on what is recorded at `uri`."""
+    """How a person opens the MLflow UI on what is recorded at `uri`; a password is theirs to fill in."""
+    uri = redacted(uri)
     if uri.startswith(("http:", "https:")):
         return f"open {uri}"
     # With job execution, which none of this needs, the server starts seven more processes.
@@ -159,12 +165,17 @@ def _find_run(
     return None
 
 
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+def _shown(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as MLflow keeps them, for all to read."""
+    return {key: redacted(str(value)) for key, value in values.items()}
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
     logged = client.get_run(run_id).data.params
-    new = [Param(key, str(value)) for key, value in params.items() if key not in logged]
+    new = [Param(key, value) for key, value in params.items() if key not in logged]
     changed = [
-        RunTag(f"changed.{key}", str(value))
+        RunTag(f"changed.{key}", value)
         for key, value in params.items()
-        if key in logged and logged[key] != str(value)
+        if key in logged and logged[key] != value
     ]
     client.log_batch(run_id, params=new, tags=changed)

@@ -21,6 +21,9 @@ from pipeline.settings import DataSettings, Settings
 from pipeline.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 from pipeline.shards.location import is_remote
 
+# What a disk that can be written has room for at the least: a page.
+_PROBE_BYTES = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -62,7 +65,7 @@ def plan_training(settings: Settings) -> Plan:
     measure = _checked_measure(settings, val)
     _check_amounts(settings, train)
     _check_cache(settings.data, train)
-    _check_writable(Path(settings.ray.storage))
+    _check_places(settings, train)
     plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
     return replace(plan, resumes=_latest_record(plan))
 
@@ -195,13 +198,30 @@ def _check_cache(data: DataSettings, train: ShardSet) -> None:
         )
 
 
-def _check_writable(storage: Path) -> None:
-    there = next(folder for folder in (storage, *storage.parents) if folder.exists())
+def _check_places(settings: Settings, train: ShardSet) -> None:
+    """Raise ValueError if a folder that this machine will write to can't be written."""
+    check_writable("ray.storage", Path(settings.ray.storage))
+    if settings.data.cache and any(map(is_remote, train.paths)):
+        check_writable("data.cache", Path(settings.data.cache))
+    scheme, _, path = settings.tracking.uri.partition(":///")
+    if scheme == "sqlite":
+        database = Path(path.partition("?")[0])
+        check_writable("tracking.uri", database.parent)
+        if database.exists() and not os.access(database, os.W_OK):
+            raise ValueError(f"tracking.uri: {database} can't be written")
+
+
+def check_writable(setting: str, folder: Path) -> None:
+    """Raise ValueError naming the setting if `folder`, or the nearest above it that exists, can't be written.
+
+    A disk that is full can't either.
+    """
+    there = next(above for above in (folder, *folder.parents) if above.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_PROBE_BYTES))
     except OSError as error:
-        raise ValueError(f"ray.storage={str(storage)!r} can't be written: {error}") from error
+        raise ValueError(f"{setting}={str(folder)!r} can't be written: {error}") from error
 
 
 def _latest_record(plan: Plan) -> Record | None:

@@ -16,7 +16,7 @@ import torch
 import webdataset
 from factories import sample, samples
 from mlflow import MlflowClient
-from test_remote import publish
+from web_server import publish
 
 import jobs.evaluate
 import jobs.train

@@ -1,5 +1,6 @@
 """Shards on other machines: named, read and downloaded from real servers, and cached."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -18,7 +19,7 @@ import pytest
 from factories import samples
 from moto.server import ThreadedMotoServer
 from test_learner import alone, task_of
-from web_server import CONTENT, SIZE, WebServer
+from web_server import CONTENT, SIZE, WebServer, publish
 
 from pipeline.joints import MPII
 from pipeline.plan import plan_training
@@ -453,6 +454,18 @@ def test_a_shard_is_downloaded_into_the_cache_once(web, shards, tmp_path):
     assert web.served == [1_000]
 
 
+def test_a_cache_without_room_on_its_disk_is_named(web, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = ShardCache(tmp_path / "cache", SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_pour", full)
+        with pytest.raises(OSError, match=f"the disk of {cache.folder} is full: .*train-000000"):
+            cache.path_of(web.shard, SIZE, sha256(CONTENT))
+    assert cache.path_of(web.shard, SIZE, sha256(CONTENT)).read_bytes() == CONTENT
+
+
 def test_equal_names_of_two_datasets_do_not_meet(web, tmp_path):
     web.files |= {"/a/train.tar": b"a" * 10, "/b/train.tar": b"b" * 10}
     cache = ShardCache(tmp_path, 100)
@@ -552,12 +565,6 @@ def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
 
 
 # Shards of samples
-
-
-def publish(web: WebServer, paths: list[Path]) -> str:
-    """Serve a packed folder; return the address of its shards, braces and all."""
-    web.files = {f"/pose/{path.name}": path.read_bytes() for path in paths[0].parent.iterdir()}
-    return f"{web.url}/pose/train-{{000000..{len(paths) - 1:06d}}}.tar"
 
 
 def test_remote_samples_are_read_one_by_one(web, pack):

@@ -3,6 +3,7 @@
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 # Long enough to come in several blocks; no two places of it look alike.
 CONTENT = b"".join(number.to_bytes(4, "big") for number in range(100_000))
@@ -72,3 +73,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.server.served.append(len(body))
         self.wfile.write(body)
+
+
+def publish(web: WebServer, paths: list[Path]) -> str:
+    """Serve a packed folder; return the address of its shards, braces and all."""
+    web.files = {f"/pose/{path.name}": path.read_bytes() for path in paths[0].parent.iterdir()}
+    return f"{web.url}/pose/train-{{000000..{len(paths) - 1:06d}}}.tar"

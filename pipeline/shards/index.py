@@ -14,6 +14,7 @@ from pipeline.redaction import redacted
 from pipeline.shards.files import content_of, size_in_bytes
 from pipeline.shards.location import is_remote, local_path, name_of, sibling, split_pattern
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
+from pipeline.shards.whole import written_whole
 
 INDEX_NAME = "index.json"
 _FORMAT = 2
@@ -56,12 +57,10 @@ class Index:
 
     def write(self, folder: Path) -> None:
         """Write index.json whole or not at all."""
-        path = folder / INDEX_NAME
-        aside = path.with_suffix(".part")
         content = {"format": _FORMAT, "splits": self.splits()} | asdict(self)
         content["joint_set"] = self.joint_set.to_json()
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-        aside.replace(path)
+        with written_whole(folder / INDEX_NAME) as aside:
+            aside.write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self:

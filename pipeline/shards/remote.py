@@ -18,6 +18,7 @@ from pipeline.shards.location import (
     spell_out,
     split_pattern,
 )
+from pipeline.shards.whole import full_disk_named
 
 Result = TypeVar("Result")
 
@@ -99,7 +100,7 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
     is_resumed = part.exists()
     if is_resumed and part.stat().st_size > size:
         part.unlink()
-    with part.open("ab") as file:
+    with full_disk_named(part), part.open("ab") as file:
         _pour(location, file.tell(), size, file, may_skip=True)
         file.flush()
         # After a power failure a name without its bytes would look complete.

@@ -21,6 +21,7 @@ from web_server import publish
 import jobs.evaluate
 import jobs.train
 from pipeline.checkpoint import Progress, Record, load_network, save_checkpoint
+from pipeline.errors import fail
 from pipeline.joints import MPII
 from pipeline.network.hourglass import StackedHourglass
 from pipeline.settings import Settings
@@ -83,6 +84,12 @@ def test_an_error_shows_no_secret(web, tmp_path, capsys, told):
     assert end.value.code == 2
     assert "***" in said.err
     assert SECRET not in said.out + said.err
+
+
+def test_what_other_libraries_say_of_a_failure_shows_no_secret(capsys):
+    with pytest.raises(SystemExit):
+        fail(f"training failed: can't connect to http://anna:{SECRET}@host")
+    assert capsys.readouterr().err.endswith("http://anna:***@host\n")
 
 
 def test_what_a_worker_raises_shows_no_secret(web, pack, monkeypatch):

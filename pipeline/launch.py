@@ -14,7 +14,7 @@ from ray.train import (
     TrainingFailedError,
     UserCallback,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from pipeline.archive import StorageError, best, newest_sound
 from pipeline.cluster import check_capacity
@@ -30,6 +30,7 @@ from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.record import Progress
 from pipeline.recording import InterruptedRunError
+from pipeline.rendezvous import torch_config
 from pipeline.settings import RaySettings
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
@@ -132,7 +133,7 @@ def _trainer(plan: Plan, label: str) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config=asdict(task),
-        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
+        torch_config=torch_config(_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=_workers(settings.ray),
             elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,

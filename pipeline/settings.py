@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from pipeline.plain_data import did_you_mean
+from pipeline.redaction import redacted
 
 Scalar = str | int | float | bool
 Supervision = Literal["every-stack", "last-stack", "inside"]
@@ -109,6 +110,8 @@ class ModelSettings:
     """Times an hourglass halves its input (numReductions)."""
     features: int = 256
     """Channels inside an hourglass (nChannels), a multiple of 4."""
+    stem_features: int = 0
+    """Channels before the stem's last residual, even; 0: half of model.features, the paper's 128 of 256. In pytorch-pose they are 256."""
     joints: int = 0
     """Heatmaps that the network predicts (nJoints); 0: as many as the data's joint set has."""
     input_px: int = 256
@@ -125,6 +128,12 @@ class ModelSettings:
             "model.features",
             "a positive multiple of 4",
             self.features,
+        )
+        _require(
+            self.stem_features >= 0 and self.stem_features % 2 == 0,
+            "model.stem_features",
+            "0 or a positive multiple of 2",
+            self.stem_features,
         )
         step = 4 * 2**self.order
         _require(
@@ -409,6 +418,13 @@ class Settings:
             for item in fields(getattr(self, section.name))
         }
 
+    def shown(self) -> dict[str, Scalar]:
+        """Return every setting by its dotted key as others may read it: secrets in URIs are `***`."""
+        return {
+            key: redacted(value) if isinstance(value, str) else value
+            for key, value in self.flat().items()
+        }
+
     def replaced(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy with some settings replaced by dotted key.
 
@@ -447,6 +463,9 @@ class Settings:
         # The stream is the same for any number of threads, wherever it is kept.
         for key in ("data.threads", "data.cache", "data.cache_gb"):
             del decisive[key]
+        # A run that was begun before there was this setting keeps its name.
+        if not self.model.stem_features:
+            del decisive["model.stem_features"]
         # The same arithmetic, done in another way.
         for key in ("optim.checkpointing", "optim.compile"):
             del decisive[key]

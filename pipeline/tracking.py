@@ -23,6 +23,8 @@ from typing import Any, Literal
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# Models are never loaded from MLflow here; if some day one is, then not by running what is in it.
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 # A server answers a checkpoint's upload only when its own storage has taken it.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -32,7 +34,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.journal import redacted
+from pipeline.redaction import redacted
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 State = Literal["active", "deleted", "absent"]
@@ -217,7 +219,8 @@ def end_run(run: Run, status: Status, time_ms: int | None = None) -> None:
 
 
 def ui_command(uri: str) -> str:
-    """How a person opens the MLflow UI on what is recorded at `uri`."""
+    """How a person opens the MLflow UI on what is recorded at `uri`; a password is theirs to fill in."""
+    uri = redacted(uri)
     if is_server(uri):
         return f"open {uri}"
     # With job execution, which none of this needs, the server starts seven more processes.
@@ -285,9 +288,9 @@ def _errors(uri: str) -> Iterator[None]:
         kind = RefusedError if error.error_code in _REFUSALS else AwayError
         raise (DoubtfulError if error.error_code == "BAD_REQUEST" else kind)(
             _message(uri, error)
-        ) from error
+        ) from None  # whoever prints a chain of errors would print the URI that is in it
     except SQLAlchemyError as error:
-        raise AwayError(_message(uri, error)) from error
+        raise AwayError(_message(uri, error)) from None
 
 
 @contextmanager
@@ -302,7 +305,7 @@ def _artifact_errors(uri: str) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         is_refused = isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
         kind = RefusedError if is_refused else AwayError
-        raise kind(_message(uri, f"{type(error).__name__}: {error}")) from error
+        raise kind(_message(uri, f"{type(error).__name__}: {error}")) from None
 
 
 def _message(uri: str, reason: object) -> str:

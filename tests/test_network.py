@@ -1,7 +1,10 @@
 """The network against the figures that follow from the authors' definition."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from foreign_networks import Hg
 
 from pipeline.network.cost import network_cost
 from pipeline.network.hourglass import StackedHourglass
@@ -36,6 +39,28 @@ def test_the_network_costs_what_the_authors_does(stacks, modules, parameters, gm
     assert cost.macs / 1e9 == pytest.approx(gmacs, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("stacks", "parameters"), [(1, 3_586_960), (2, 6_730_912), (8, 25_594_624)]
+)
+def test_a_wider_stem_costs_what_pytorch_poses_network_does(stacks, parameters):
+    settings = ModelSettings(stacks=stacks, stem_features=256, joints=16)
+    theirs = Hg(stacks=stacks, channels=256, stem=Hg.GENUINE)
+    cost = network_cost(settings)
+    assert cost.parameters == parameters == sum(tensor.numel() for tensor in theirs.parameters())
+    # A residual is in * out/2 + 9 * (out/2)**2 + out/2 * out MACs a pixel of 64 x 64, and in * out
+    # more where they differ: 128 -> 256 -> 256 takes 442,368, 128 -> 128 -> 256 takes 282,624.
+    narrow = network_cost(replace(settings, stem_features=0))
+    assert cost.macs - narrow.macs == 64 * 64 * (442_368 - 282_624)
+
+
+def test_half_the_features_are_the_stems_default():
+    [by_default, said] = (
+        {name: tensor.shape for name, tensor in StackedHourglass(settings).state_dict().items()}
+        for settings in (tiny(features=16), tiny(features=16, stem_features=8))
+    )
+    assert by_default == said
+
+
 @pytest.mark.parametrize(("stacks", "gflops"), [(1, 30.9), (2, 50.0)])
 def test_training_takes_six_operations_a_multiply_accumulate(stacks, gflops):
     cost = network_cost(ModelSettings(stacks=stacks, joints=16))
@@ -60,11 +85,15 @@ def test_memory_grows_with_the_batch_and_halves_in_half_precision():
     [
         tiny(),
         tiny(stacks=3),
+        tiny(stem_features=8),
+        tiny(stem_features=6),
         # Only the last stack's loss: the others learn through what they feed back.
         tiny(stacks=3, supervision="last-stack"),
         tiny(supervision="inside"),
     ],
-    ids=lambda settings: f"{settings.stacks} stacks, {settings.supervision}",
+    ids=lambda settings: (
+        f"{settings.stacks} stacks, {settings.supervision}, {settings.stem_features} in the stem"
+    ),
 )
 def test_every_parameter_is_trained(settings):
     torch.manual_seed(0)

@@ -172,7 +172,8 @@ class StackedHourglass(nn.Module):
     """Predict one heatmap a joint, at a quarter of the input's resolution, after every stack.
 
     `settings.joints` must be set. With 256 features this is the authors'
-    network; the stem scales with the features.
+    network; the stem scales with the features, where `settings.stem_features`
+    does not say otherwise.
 
     `settings.supervision` says which heatmaps training compares with the
     target (Newell et al., section 4.3 and figure 8). `last-stack` leaves the
@@ -188,8 +189,9 @@ class StackedHourglass(nn.Module):
         self.stem_conv = nn.Conv2d(3, quarter, 7, stride=2, padding=3)
         self.stem_norm = nn.BatchNorm2d(quarter)
         self.stem_residual1 = Residual(quarter, half)
-        self.stem_residual2 = Residual(half, half)
-        self.stem_residual3 = Residual(half, settings.features)
+        stem = settings.stem_features or half
+        self.stem_residual2 = Residual(half, stem)
+        self.stem_residual3 = Residual(stem, settings.features)
         self.supervision = settings.supervision
         self.stacks = nn.ModuleList(
             Stack(settings, last=index == settings.stacks - 1) for index in range(settings.stacks)

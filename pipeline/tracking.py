@@ -123,7 +123,8 @@ def start_run(
     `artifacts` is where a new experiment keeps its files, unless a server
     decides; `time_ms` is when a new run began, None: now. A parameter that has
     changed since the run began keeps its first value, as MLflow demands; the
-    new one is tagged `changed.<parameter>`. Raises AwayError or RefusedError.
+    new one is tagged `changed.<parameter>`. Secrets in parameters and tags are
+    left out. Raises AwayError or RefusedError.
     """
     with _errors(uri):
         run = find_or_create_run(
@@ -131,7 +132,7 @@ def start_run(
         )
         client = _client(uri)
         client.update_run(run.run_id, status="RUNNING")
-        _log_params(client, run.run_id, params, tags)
+        _log_params(client, run.run_id, _shown(params), _shown(tags))
     return run
 
 
@@ -265,15 +266,20 @@ def _find_run(
     return None
 
 
+def _shown(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as MLflow keeps them, for all to read."""
+    return {key: redacted(str(value)) for key, value in values.items()}
+
+
 def _log_params(
-    client: MlflowClient, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    client: MlflowClient, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]
 ) -> None:
     logged = client.get_run(run_id).data.params
-    new = [Param(key, str(value)) for key, value in params.items() if key not in logged]
+    new = [Param(key, value) for key, value in params.items() if key not in logged]
     changed = {
-        f"changed.{key}": str(value)
+        f"changed.{key}": value
         for key, value in params.items()
-        if key in logged and logged[key] != str(value)
+        if key in logged and logged[key] != value
     }
     run_tags = [RunTag(*tag) for tag in {**tags, **changed}.items()]
     client.log_batch(run_id, params=new, tags=run_tags)

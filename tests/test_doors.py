@@ -20,10 +20,11 @@ from web_server import publish
 
 import jobs.evaluate
 import jobs.train
-from pipeline.checkpoint import Progress, Record, load_network, save_checkpoint
+from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
 from pipeline.errors import fail
 from pipeline.joints import MPII
 from pipeline.network.hourglass import StackedHourglass
+from pipeline.record import Progress, Record
 from pipeline.settings import Settings
 from pipeline.shards import remote
 from pipeline.shards.bad import BadSamples
@@ -110,7 +111,7 @@ def saved_with_secrets(folder: Path) -> Record:
     )
     record = Record(settings=settings, joint_set=MPII, progress=Progress(), metrics={})
     folder.mkdir()
-    save_checkpoint(folder, StackedHourglass(settings.model), None, record)
+    write_checkpoint(folder, take_snapshot(StackedHourglass(settings.model), record))
     return record
 
 

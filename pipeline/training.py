@@ -167,7 +167,9 @@ def train_step(
         part, is_last = batch.rows(slice(start, start + size)), start + size == len(batch)
         # Ranks need each other's gradients once a step.
         with nullcontext() if is_last else _alone(network):
-            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            # No weight is used twice, so autocast need not hold on to its copies.
+            reduced = dtype is not torch.float32
+            with torch.autocast(device.type, dtype, enabled=reduced, cache_enabled=False):
                 heatmaps: Heatmaps = network(network_input(part, device))
             loss = batch_loss(heatmaps, part, settings) / settings.accumulate
             scaler.scale(loss).backward()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.network.heatmaps import render
-from pipeline.network.hourglass import Heatmaps
+from pipeline.network.hourglass import Heatmaps, Residual
 from pipeline.settings import ModelSettings, OptimSettings, Settings
 from pipeline.shards.batch import Batch
 from pipeline.trainee import Trainee
@@ -385,6 +385,23 @@ def test_recomputed_residuals_train_as_kept_ones_do(precision):
         assert torch.equal(one, other), name
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
+
+
+def test_a_norms_output_is_overwritten_and_its_gradient_is_not():
+    torch.manual_seed(0)
+    residual = Residual(6, 6)
+    x = torch.randn(2, 6, 5, 5)
+    y = residual.norm1(x).relu()
+    y = residual.conv2(residual.norm2(residual.conv1(y)).relu())
+    expected = residual.conv3(residual.norm3(y).relu()) + x
+    weights = list(residual.parameters())
+    by_hand = torch.autograd.grad(expected.square().sum(), weights)
+    found = residual(x)
+    assert torch.equal(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.square().sum(), weights), by_hand, strict=True
+    ):
+        assert torch.equal(ours, theirs)
 
 
 def test_recomputed_residuals_keep_their_inputs_only():

@@ -73,7 +73,9 @@ def _say_settings(settings: Settings) -> None:
 
 
 def _say_cost(settings: Settings) -> None:
-    from pipeline.network.cost import network_cost
+    import torch
+
+    from pipeline.network.cost import network_cost, training_bytes
 
     cost = network_cost(settings.model)
     at_once = math.ceil(
@@ -83,9 +85,15 @@ def _say_cost(settings: Settings) -> None:
     say(
         f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, an image"
     )
+    fp32, bf16 = (
+        training_bytes(settings.model, at_once, dtype, forgetful=settings.optim.checkpointing)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     say(
-        f"memory: about {cost.training_bytes(at_once, 4) / 2**30:.2f} GiB a worker in fp32, "
-        f"{cost.training_bytes(at_once, 2) / 2**30:.2f} GiB in bf16, at {at_once} samples at once"
+        f"memory: about {fp32 / 2**30:.2f} GiB a worker in fp32, {bf16 / 2**30:.2f} GiB in bf16, "
+        f"at {at_once} samples at once"
+        + ", with residuals computed again"
+        * settings.optim.checkpointing
     )
 
 

@@ -51,6 +51,7 @@ FLOORS = {
     "pipeline.trainee": 2,
     "pipeline.training": 2,
     "pipeline.transfer": 2,
+    "pipeline.watchdog": 2,
     "pipeline.data": 1,
     "pipeline.figures": 1,
     "pipeline.geometry": 1,
@@ -59,6 +60,7 @@ FLOORS = {
     "pipeline.shapes": 1,
     "pipeline.data.people": 0,
     "pipeline.errors": 0,
+    "pipeline.heartbeats": 0,
     "pipeline.joint_file": 0,
     "pipeline.joint_set": 0,
     "pipeline.joints": 0,
@@ -66,6 +68,7 @@ FLOORS = {
     "pipeline.pack_settings": 0,
     "pipeline.plain_data": 0,
     "pipeline.presets": 0,
+    "pipeline.pulse": 0,
     "pipeline.recipes": 0,
     "pipeline.settings": 0,
 }

@@ -288,6 +288,8 @@ class RaySettings:
     """Name of the run, by which it is resumed; empty: made from the settings."""
     max_failures: int = 3
     """Times that training is started again from the last checkpoint when a worker fails."""
+    hang_minutes: float = 10.0
+    """Minutes without progress after which a worker is taken for hung, named with its stacks, and started again like one that fails; must be longer than its start, any step, evaluation batch or wait for a checkpoint to be written; 0: never."""
     checkpoint_steps: int = 0
     """Steps between the checkpoints within an epoch, so many are lost at most; 0: by ray.checkpoint_minutes alone. One is written at each epoch's end besides."""
     checkpoint_minutes: float = 10.0
@@ -307,6 +309,7 @@ class RaySettings:
         )
         for name, least in (
             ("max_failures", 0),
+            ("hang_minutes", 0),
             ("checkpoint_steps", 0),
             ("checkpoint_minutes", 0),
             ("keep_checkpoints", 1),

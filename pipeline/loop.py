@@ -10,6 +10,7 @@ from pipeline.keeper import Keeper
 from pipeline.learner import Learner, StepReport
 from pipeline.progress import Pace, duration, say
 from pipeline.signals import Signal
+from pipeline.stages import reached
 
 EVALUATION_NAME = "evaluation.json"
 _LINE_EVERY_S = 5.0
@@ -37,6 +38,7 @@ def train(learner: Learner, keeper: Keeper, host: Host, label: str = "") -> None
     while trained or learner.progress.epochs < learner.settings.optim.epochs:
         if not trained:
             for step in learner.train_epoch(_LINE_EVERY_S, keeper.wish):
+                reached("stepped")
                 narrator.stepped(step)
                 gone_soon = set(host.going_nodes() if Signal.ASK in step.signal else ()) - going
                 if gone_soon:

@@ -14,6 +14,7 @@ from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
 from pipeline.pulse import Pulse
 from pipeline.settings import Settings
+from pipeline.stages import reached
 from pipeline.watchdog import Watchdog
 
 # Notices that a node is to be taken away come 30 s ahead or more.
@@ -40,9 +41,8 @@ class RayHost(Host):
 
 def train_worker(task: dict[str, Any]) -> None:
     """Train as one rank. `task` holds the fields of a `Task`. Ends early, with a checkpoint, when asked to."""
-    # Some of Ray Train's loggers hang from the root, past LoggingConfig, and would
-    # print every epoch's metrics from every rank.
-    logging.getLogger().setLevel(logging.WARNING)
+    reached("worker")
+    quieten_ray_train()
     context = ray.train.get_context()
     told, host, pulse = Task(**task), RayHost(), Pulse()
     rank, workers, folder = context.get_world_rank(), context.get_world_size(), Path(told.folder)
@@ -51,5 +51,12 @@ def train_worker(task: dict[str, Any]) -> None:
     start = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     with Watchdog(pulse, folder, start, rank, workers, patience_s):
         learner = Learner(told, rank, workers, ray.train.torch.get_device(), pulse)
+        reached("learner")
         with Keeper(learner, folder, ask_every_s=host.asks_every_s) as keeper:
             train(learner, keeper, host, told.label)
+
+
+def quieten_ray_train() -> None:
+    """Keep Ray Train from printing every epoch's metrics from every rank."""
+    # Some of its loggers hang from the root, past LoggingConfig.
+    logging.getLogger().setLevel(logging.WARNING)

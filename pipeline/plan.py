@@ -12,7 +12,7 @@ from pipeline.joints import JOINT_SETS, JointSet, Measure
 from pipeline.pack_settings import TABLE_NAME
 from pipeline.progress import say
 from pipeline.record import Record, check_same_architecture, check_same_joints
-from pipeline.settings import DataSettings, Settings
+from pipeline.settings import DataSettings, RaySettings, Settings
 from pipeline.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 from pipeline.shards.location import is_remote
 
@@ -57,7 +57,7 @@ def plan_training(settings: Settings) -> Plan:
     measure = _checked_measure(settings, val)
     _check_amounts(settings, train)
     _check_cache(settings.data, train)
-    _check_writable(Path(settings.ray.storage))
+    _check_writable(settings.ray)
     plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
     return replace(plan, resumes=_latest_record(plan))
 
@@ -190,13 +190,15 @@ def _check_cache(data: DataSettings, train: ShardSet) -> None:
         )
 
 
-def _check_writable(storage: Path) -> None:
-    there = next(folder for folder in (storage, *storage.parents) if folder.exists())
+def _check_writable(ray: RaySettings) -> None:
+    """Refuse a storage, or a run's folder in it, where nothing can be written, for want of room too."""
+    run = Path(ray.storage) / ray.name
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        there = next(folder for folder in (run, *run.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"0")
     except OSError as error:
-        raise ValueError(f"ray.storage={str(storage)!r} can't be written: {error}") from error
+        raise ValueError(f"ray.storage={ray.storage!r} can't be written: {error}") from error
 
 
 def _latest_record(plan: Plan) -> Record | None:

@@ -1,6 +1,7 @@
 """Planning: what is left open is resolved, and what can't run is refused before anything is started."""
 
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,45 @@ def test_no_shards_are_refused(tmp_path, working_folder):
         settings.replaced({"data.val": ""}),
         "data.val is required: a glob of shards, such as 'out/train-*.tar'",
     )
+
+
+def test_storage_that_can_not_be_written_is_refused(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path), **{"ray.name": "horses"})
+
+    def said_of(storage: Path) -> str:
+        with pytest.raises(ValueError, match=r"^ray\.storage=.* can't be written: ") as refusal:
+            plan_training(settings.replaced({"ray.storage": str(storage)}))
+        assert str(refusal.value).startswith(f"ray.storage={str(storage)!r} can't be written: ")
+        return str(refusal.value)
+
+    (tmp_path / "file").touch()
+    assert "Not a directory" in said_of(tmp_path / "file")
+    assert "Not a directory" in said_of(tmp_path / "file" / "below")
+    # A file in the place of the run's own folder.
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "horses").touch()
+    assert "Not a directory" in said_of(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("ro,size=1m", "Read-only file system"), ("size=4k", "No space left on device")],
+)
+def test_storage_on_a_disk_that_takes_nothing_is_refused(tmp_path, working_folder, options, said):
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted: {mounted.stderr.strip()}")
+    try:
+        if "ro" not in options:
+            (place / "ballast").write_bytes(bytes(4096))
+        settings = settings_of(packed(tmp_path)).replaced({"ray.storage": str(place)})
+        with pytest.raises(ValueError, match=f"^ray.storage='{place}' can't be written: .*{said}"):
+            plan_training(settings)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_fewer_shards_than_workers_are_refused(tmp_path):

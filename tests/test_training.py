@@ -442,7 +442,7 @@ def test_compiled_training_goes_through_the_compiler_and_keeps_the_weights_names
     monkeypatch.setattr(torch, "compile", stand_in)
     settings = Settings.from_flat({f"model.{n}": v for n, v in vars(TINY).items()})
     settings = settings.replaced({"optim.accumulate": 2, "optim.compile": True})
-    trainee = Trainee(settings, CPU)
+    trainee = Trainee(settings, CPU, 1)
     names = build_network(TINY, 0, CPU).state_dict().keys()
     trainee.step(batch_of(PEOPLE), samples_in_all=6)
     assert Compiled.calls == 2

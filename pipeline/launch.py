@@ -5,14 +5,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from matplotlib.figure import Figure
 from ray.train import (
+    ControllerError,
     FailureConfig,
     LoggingConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
     UserCallback,
+    WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -40,7 +43,7 @@ from pipeline.stopping import stopping
 from pipeline.training import KEEP_MEMORY
 from pipeline.worker import train_worker
 
-__all__ = ["Outcome", "TrainingFailedError", "train"]
+__all__ = ["Outcome", "TrainingFailedError", "reason", "train"]
 
 # Seconds that ranks wait for one another before a lost one is an error.
 _COLLECTIVE_TIMEOUT_S = 300
@@ -50,6 +53,8 @@ _START_TRIES = 5
 _RESIZE_EVERY_S = 15.0
 # Training people in the picture that a run starts with.
 _SHOWN = 12
+# Errors that would come again however often training is tried.
+_LASTING = (ValueError, ArithmeticError, StorageError)
 # Figures of the whole run, in its folder.
 _FIGURES = "figures"
 
@@ -72,18 +77,18 @@ class Judge(UserCallback):
     """Ends a run whose error would come again however often it is tried; runs in Ray Train's controller."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise such an error again, which Ray Train does not try to recover from."""
+        """Make such an error the controller's, which Ray Train does not try to recover from."""
         for error in worker_exceptions.values():
-            if isinstance(error, (ValueError, ArithmeticError, StorageError)):
-                raise error
+            if isinstance(error, _LASTING):
+                raise ControllerError(error) from error
 
 
 def train(plan: Plan, journal: Journal, *, label: str = "") -> Outcome:
     """Train on the cluster that is connected, and enter what comes of it in the run's journal.
 
     `label` begins every line that the workers say. Raises ValueError if the
-    cluster is too small, TrainingFailedError when training fails, and
-    InterruptedRunError when it was asked to stop.
+    cluster is too small, TrainingFailedError saying why when training fails,
+    and InterruptedRunError when it was asked to stop.
     """
     check_capacity(plan.settings.ray)
     _draw(plan, journal, _training_samples(plan), "samples.png")
@@ -104,10 +109,34 @@ def _fit(plan: Plan, label: str) -> None:
         try:
             _trainer(plan, label).fit()
             return
-        except TrainingFailedError:
-            if _progress(plan).steps <= before.steps or plan.settings.ray.max_failures == 0:
-                raise
+        except TrainingFailedError as error:
+            is_stuck = _progress(plan).steps <= before.steps
+            if is_stuck or _is_lasting(error) or plan.settings.ray.max_failures == 0:
+                raise TrainingFailedError(reason(error)) from error
             say("workers were lost again, but training has come further since; starting anew")
+
+
+def _is_lasting(error: TrainingFailedError) -> bool:
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, _LASTING)
+
+
+def reason(error: TrainingFailedError) -> str:
+    """The error that a failure began with, in its own words."""
+    if isinstance(error, ControllerError):
+        return str(error.controller_failure)
+    if not isinstance(error, WorkerGroupError):
+        return str(error)
+    failures = sorted(error.worker_failures.items(), key=lambda of: (_is_collateral(of[1]), of[0]))
+    rank, cause = failures[0]
+    return f"rank {rank}: {type(cause).__name__}: {cause}"
+
+
+def _is_collateral(error: Exception) -> bool:
+    """Whether a rank only missed another, which had failed before."""
+    # Gloo has no type of its own.
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
 
 
 def _progress(plan: Plan) -> Progress:

@@ -9,12 +9,17 @@ from typing import Any
 import ray.train
 import ray.train.torch
 
+from pipeline.archive import StorageError
+from pipeline.bad_steps import BadStepsError
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
+from pipeline.shards.sample import BadSampleError
 
 # Notices that a node is to be taken away come 30 s ahead or more.
 _ASK_EVERY_S = 5.0
+# The logger by which Ray Train prints where in the program a worker failed.
+_TRACEBACKS = "ray.train.v2._internal.util"
 
 
 class RayHost(Host):
@@ -42,11 +47,16 @@ def train_worker(task: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     context = ray.train.get_context()
     told, host = Task(**task), RayHost()
-    learner = Learner(
-        told,
-        context.get_world_rank(),
-        context.get_world_size(),
-        ray.train.torch.get_device(),
-    )
-    with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
-        train(learner, keeper, host, told.label)
+    try:
+        learner = Learner(
+            told,
+            context.get_world_rank(),
+            context.get_world_size(),
+            ray.train.torch.get_device(),
+        )
+        with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
+            train(learner, keeper, host, told.label)
+    except (BadStepsError, BadSampleError, StorageError):
+        # They say all there is to say; where in the program they arose is nobody's concern.
+        logging.getLogger(_TRACEBACKS).disabled = True
+        raise

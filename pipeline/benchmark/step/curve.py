@@ -80,7 +80,7 @@ class _Pupil:
                     device,
                     self._dtype,
                     self._scaler,
-                )
+                ).loss
             )
         self.losses.append(float(torch.stack(losses).mean()))
         before = self.seconds[-1] if self.seconds else 0.0

@@ -57,6 +57,7 @@ def benchmark_step(arguments: Namespace) -> None:
         compile=on_gpu if arguments.compile is None else arguments.compile,
         rounds=arguments.rounds,
         memory_stacks=tuple(arguments.memory_stacks),
+        curve_steps=arguments.curve_steps,
     )
     result = in_fresh_process(measure_step, settings)
     _tell(result, step_report(result), arguments.json)
@@ -127,6 +128,13 @@ def _add_step(parts: Any) -> None:
         nargs="*",
         default=[8],
         help="networks whose peak memory is measured, at the first batch (8)",
+    )
+    step.add_argument(
+        "--curve-steps",
+        type=int,
+        default=120,
+        metavar="STEPS",
+        help="length of each of the learning curves, at the first batch; 0: none (120)",
     )
     _add_common(step, rounds=5)
 

@@ -9,8 +9,9 @@ import tyro
 
 from pipeline.command import clear_errors, fail, parse
 from pipeline.delivered import Left, counted
-from pipeline.journal import JOURNAL_NAME, Journal, redacted
+from pipeline.journal import JOURNAL_NAME, Journal
 from pipeline.progress import say
+from pipeline.redaction import redacted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,11 @@ def uri_of(run: Path, given: str) -> str:
     recorded, around = starts[-1]["uri"], os.environ.get("MLFLOW_TRACKING_URI", "")
     if given or not recorded:
         return tracking_uri(given)
-    if "://***@" not in recorded:
+    if "***" not in recorded:
         return str(recorded)
     if redacted(around) != recorded:
         raise ValueError(
-            f"{journal.path} holds the URI {recorded} without user and password: "
+            f"{journal.path} holds the URI {recorded} without its secrets: "
             "give it whole, by --tracking-uri or MLFLOW_TRACKING_URI"
         )
     return around

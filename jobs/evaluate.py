@@ -9,6 +9,7 @@ import tyro
 
 from pipeline.command import clear_errors, parse
 from pipeline.progress import Pace, bar, duration, say
+from pipeline.redaction import redacted
 from pipeline.settings import Decoding
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _write(
     content: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint),
         "weights": weights,
-        "data.val": arguments.val,
+        "data.val": redacted(arguments.val),
         "people": evaluation.people,
         "flip_test": settings.evaluation.flip_test,
         "decoding": settings.evaluation.decoding,

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from jobs.pack import pack
-from jobs.train import conclude, describe, train_plan
+from jobs.train import describe, train_plan
 from pipeline.command import clear_errors
 from pipeline.pack_settings import SYNTHETIC_NAME, CropSettings, PackSettings
 from pipeline.plan import plan_training
@@ -67,7 +67,6 @@ def quickstart() -> None:
         describe(plan)
         outcome = train_plan(plan)
     shutil.copy(outcome.overlay, _PICTURE)
-    conclude(plan, outcome)
     say(
         f"\nDone in {duration(pace.elapsed_s())}. These people were rendered (synthetic), not "
         "photographed; the validation ones were never seen in training.\n"

@@ -64,7 +64,7 @@ def run(settings: Settings) -> None:
 
     plan = plan_training(settings)
     describe(plan)
-    conclude(plan, train_plan(plan))
+    train_plan(plan)
 
 
 def _say_settings(settings: Settings) -> None:
@@ -73,7 +73,9 @@ def _say_settings(settings: Settings) -> None:
 
 
 def _say_cost(settings: Settings) -> None:
-    from pipeline.network.cost import network_cost
+    import torch
+
+    from pipeline.network.cost import network_cost, training_bytes
 
     cost = network_cost(settings.model)
     at_once = math.ceil(
@@ -83,9 +85,15 @@ def _say_cost(settings: Settings) -> None:
     say(
         f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, an image"
     )
+    fp32, bf16 = (
+        training_bytes(settings.model, at_once, dtype, forgetful=settings.optim.checkpointing)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     say(
-        f"memory: about {cost.training_bytes(at_once, 4) / 2**30:.2f} GiB a worker in fp32, "
-        f"{cost.training_bytes(at_once, 2) / 2**30:.2f} GiB in bf16, at {at_once} samples at once"
+        f"memory: about {fp32 / 2**30:.2f} GiB a worker in fp32, {bf16 / 2**30:.2f} GiB in bf16, "
+        f"at {at_once} samples at once"
+        + ", with residuals computed again"
+        * settings.optim.checkpointing
     )
 
 
@@ -124,7 +132,10 @@ def describe(plan: "Plan") -> None:
 
 
 def train_plan(plan: "Plan") -> "Outcome":
-    """Train on the plan's cluster, recording the run; end the program if training fails (status 1) or is stopped."""
+    """Train on the plan's cluster, recording the run, and say what came of it.
+
+    Ends the program if training fails (status 1) or is stopped (143).
+    """
     from pipeline.cluster import cluster
     from pipeline.launch import TrainingFailedError, train
     from pipeline.recording import InterruptedRunError, recording
@@ -133,8 +144,12 @@ def train_plan(plan: "Plan") -> "Outcome":
     say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
     try:
         # MLflow first: that it is away is found before anything of the cluster is taken.
-        with recording(plan) as journal, cluster(settings.ray.address):
-            return train(plan, journal)
+        with recording(plan) as journal:
+            with cluster(settings.ray.address):
+                outcome = train(plan, journal)
+            # What MLflow lacks is named after it, when the record is closed.
+            conclude(plan, outcome)
+            return outcome
     except TrainingFailedError as error:
         fail(f"training run {settings.ray.name} failed: {error}")
     except InterruptedRunError as stopped:

@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+import ray._private.ray_constants as ray_constants
 
 from pipeline.settings import RaySettings
 
 # Samples never pass through the object store; Ray's default of 30 % of memory would only be taken away.
 _OBJECT_STORE_BYTES = 256 * 2**20
+_LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
@@ -28,6 +30,7 @@ def cluster(address: str) -> Iterator[None]:
     """Join the cluster at `address`, or start one on this machine, for the duration.
 
     An empty address means RAY_ADDRESS (which a submitted job has), else this machine.
+    What a cluster that is started here listens on is bound to loopback.
     """
     if ray.is_initialized():
         yield
@@ -37,17 +40,39 @@ def cluster(address: str) -> Iterator[None]:
     else:
         # This machine gets no notice of being taken away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        ray.init(
-            address="local",
-            # Its State API frees what a training leaves that was stopped ungracefully.
-            include_dashboard=True,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            logging_level=logging.WARNING,
-        )
+        with _bound_to_loopback():
+            ray.init(
+                address="local",
+                # Its State API frees what a training leaves that was stopped ungracefully.
+                include_dashboard=True,
+                dashboard_host=_LOOPBACK,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _bound_to_loopback() -> Iterator[None]:
+    """Have the cluster that is started within know this machine as 127.0.0.1, and listen there alone.
+
+    Ray does so itself where it has no clusters of several machines, on macOS
+    and Windows; it replaces a `_node_ip_address` of 127.0.0.1 by the outer one.
+    """
+    # For its processes, and the drivers of jobs that are submitted to it.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # Gloo and NCCL would listen on the interface of the host's name.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    # This process read its environment when it imported Ray.
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _exists(address: str) -> bool:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pipeline.delivered import Left
 from pipeline.delivery import Delivery
-from pipeline.journal import JOURNAL_NAME, redacted
+from pipeline.journal import JOURNAL_NAME
 from pipeline.progress import say
+from pipeline.redaction import redacted
 from pipeline.tracking import AwayError
 
 # Seconds between looks at the journal, and at most between attempts while MLflow is away.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.journal import redacted
+from pipeline.redaction import redacted
 
 POSITION_NAME = "delivered.json"
 REFUSED_NAME = "undeliverable.jsonl"

@@ -22,8 +22,9 @@ from pipeline.delivered import (
     read_position,
     write_position,
 )
-from pipeline.journal import Entry, Journal, redacted
+from pipeline.journal import Entry, Journal
 from pipeline.progress import say
+from pipeline.redaction import redacted
 from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
 
 # A server that is away must be an error within ten seconds.

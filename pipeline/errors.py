@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from pipeline.redaction import redacted
+
 _FAILED, _BAD_INPUT = 1, 2
 
 
@@ -20,6 +22,6 @@ def clear_errors() -> Iterator[None]:
 
 
 def fail(message: str, status: int = _FAILED) -> NoReturn:
-    """End the program with a message on standard error."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    """End the program with a message on standard error, without secrets."""
+    print(f"error: {redacted(message)}", file=sys.stderr, flush=True)
     raise SystemExit(status)

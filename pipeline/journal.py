@@ -6,12 +6,13 @@ One line of JSON an entry, numbered from 1; lines are only ever added.
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pipeline.redaction import redacted
 
 JOURNAL_NAME = "journal.jsonl"
 
@@ -194,11 +195,6 @@ class Journal:
         if seq != number:
             raise ValueError(f"{self.path}: line {number} must have seq {number}, got {seq!r:.80}")
         return Entry(seq=seq, time_ms=time_ms, kind=kind, content=content)
-
-
-def redacted(text: str) -> str:
-    """Text with `***` for the user and password of every URL in it."""
-    return re.sub(r"(?<=://)[^/\s'\"]+(?=@)", "***", text)
 
 
 def _keep_names(folder: Path) -> None:

@@ -61,7 +61,8 @@ class Keeper:
         record = learner.restore(self._folder / name)
         is_evaluated = learner.measure.metric_name in record.metrics
         if self._is_first:
-            say(f"resuming from {name}, after {record.progress.samples:,} samples")
+            seen = f"{record.progress.samples:,} samples"
+            say(f"resuming from {name}, after {seen}, with {learner.workers} workers")
             if is_evaluated:
                 # The run may have ended between the checkpoint and its entry.
                 self._enter_epoch(record.progress.epochs, record.metrics)

@@ -1,6 +1,8 @@
 """From a plan to a trained network: start the workers, start them again when they are lost, conclude."""
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ from ray.train import (
     UserCallback,
     WorkerGroupError,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from pipeline.archive import StorageError, best, newest_sound
 from pipeline.cluster import check_capacity
 from pipeline.evaluation import Evaluation
 from pipeline.figures import curves, joint_bars, threshold_curve
+from pipeline.heartbeats import last_heard
 from pipeline.journal import Journal
 from pipeline.keeper import overlay_path
 from pipeline.learner import Task
@@ -33,6 +36,7 @@ from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.record import Progress
 from pipeline.recording import InterruptedRunError
+from pipeline.rendezvous import torch_config
 from pipeline.settings import RaySettings
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
@@ -45,8 +49,11 @@ from pipeline.worker import train_worker
 
 __all__ = ["Outcome", "TrainingFailedError", "reason", "train"]
 
-# Seconds that ranks wait for one another before a lost one is an error.
+# Seconds that ranks wait for one another at least before a lost one is an error.
 _COLLECTIVE_TIMEOUT_S = 300
+# A worker's own watchdog has spoken and ended it by 1.35 hang times. Timeouts that only say that
+# time is up come after that: of collectives, and of Ray Train's questions whether a worker is alive.
+_AFTER_WATCHDOG = 1.5
 # A cluster that can't start the workers is an error after this many tries, not an endless wait.
 _START_TRIES = 5
 # How often an elastic run looks whether there is room for more workers.
@@ -74,10 +81,21 @@ class Outcome:
 
 
 class Judge(UserCallback):
-    """Ends a run whose error would come again however often it is tried; runs in Ray Train's controller."""
+    """Names ranks that fail, and ends a run whose error would come again however often it is tried.
+
+    Runs in Ray Train's controller; `folder` is the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Make such an error the controller's, which Ray Train does not try to recover from."""
+        """Say who failed; make such an error the controller's, which Ray Train does not try to recover from."""
+        for rank, error in worker_exceptions.items():
+            beat = last_heard(self._folder, rank)
+            stood = f"{beat}, last heard of since {beat.what}," if beat else f"rank {rank}"
+            # Traces and advice follow the first line.
+            say(f"{stood} failed: {str(error).partition(chr(10))[0]}")
         for error in worker_exceptions.values():
             if isinstance(error, _LASTING):
                 raise ControllerError(error) from error
@@ -104,6 +122,10 @@ def train(plan: Plan, journal: Journal, *, label: str = "") -> Outcome:
 
 def _fit(plan: Plan, label: str) -> None:
     """Run the workers to the end; as long as checkpoints come, failures before them don't count."""
+    watched_s = _watched_s(plan.settings.ray)
+    if watched_s:
+        # Ray Train reads it here, in the driver, and hands it on to its controller.
+        os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{watched_s:g}"
     while True:
         before = _progress(plan)
         try:
@@ -161,7 +183,7 @@ def _trainer(plan: Plan, label: str) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config=asdict(task),
-        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
+        torch_config=torch_config(max(_COLLECTIVE_TIMEOUT_S, math.ceil(_watched_s(settings.ray)))),
         scaling_config=ScalingConfig(
             num_workers=_workers(settings.ray),
             elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
@@ -171,7 +193,7 @@ def _trainer(plan: Plan, label: str) -> TorchTrainer:
         run_config=RunConfig(
             name=settings.ray.name,
             storage_path=settings.ray.storage,
-            callbacks=[Judge()],
+            callbacks=[Judge(plan.folder)],
             failure_config=FailureConfig(
                 max_failures=settings.ray.max_failures, controller_failure_limit=_START_TRIES
             ),
@@ -179,6 +201,11 @@ def _trainer(plan: Plan, label: str) -> TorchTrainer:
             worker_runtime_env={"env_vars": KEEP_MEMORY},
         ),
     )
+
+
+def _watched_s(settings: RaySettings) -> float:
+    """Seconds after which a worker's own watchdog would have ended it if it could; 0: it has none."""
+    return 60 * settings.hang_minutes * _AFTER_WATCHDOG
 
 
 def _workers(settings: RaySettings) -> int | tuple[int, int]:

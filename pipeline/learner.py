@@ -21,6 +21,7 @@ from pipeline.evaluation import Evaluation, evaluate, predict
 from pipeline.joints import JointSet
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
+from pipeline.pulse import Pulse
 from pipeline.ranks import told_by_all, total, total_evaluation
 from pipeline.record import (
     Progress,
@@ -91,9 +92,17 @@ class StepReport:
 
 
 class Learner:
-    """Trains and evaluates as rank `rank` of `workers`."""
+    """Trains and evaluates as rank `rank` of `workers`, and says with its `pulse` how far it is."""
 
-    def __init__(self, task: Task, rank: int, workers: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        task: Task,
+        rank: int,
+        workers: int,
+        device: torch.device,
+        pulse: Pulse | None = None,
+    ) -> None:
+        self._pulse = pulse or Pulse()
         self.settings = settings = Settings.from_flat(task.settings)
         torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
         self.rank, self.workers, self.device = rank, workers, device
@@ -139,6 +148,7 @@ class Learner:
         Raises ValueError if it is of another architecture or joint set, or
         lies within an epoch of another order.
         """
+        self._pulse.begin(f"the beginning of reading {folder.name}")
         record = read_record(folder)
         check_same_architecture(folder, record, self.settings)
         check_same_joints(folder, record, self.joint_set)
@@ -151,7 +161,9 @@ class Learner:
         self, metrics: dict[str, float], extras: Mapping[str, bytes] | None = None
     ) -> Snapshot:
         """Copy all that a checkpoint is written from, with further files by name; every rank must call it."""
+        self._pulse.begin("the beginning of a checkpoint")
         taken = self._trainee.snapshot(self.joint_set, metrics)
+        self._pulse.begin("the copy of a checkpoint")
         return replace(taken, extras=extras or {})
 
     def train_epoch(
@@ -166,13 +178,17 @@ class Learner:
         steps, pace, waited = self.steps_per_epoch, Pace(every_s), 0.0
         epoch, before = self.progress.epochs, self.progress.epoch_steps
         self._trainee.parallel.train()
+        self._pulse.begin(f"the beginning of epoch {epoch + 1}")
         batches = transferred(self._batches(), self.device)
         for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
+            # Those that have their samples wait in the step for those that have not.
+            self._pulse.beat(f"loading step {step} of epoch {epoch + 1}")
             loss, rate, wrong = self._trainee.step(batch, self.samples_in_all)
             bad_steps = self.progress.epoch_bad_steps
             left_out = self._left_out(wrong, batch, rate) if wrong else ""
             waited += wait
             signal = self._agreement.after_step(wish()) | self._checkpoint_by_steps()
+            self._pulse.beat(f"step {step} of epoch {epoch + 1}")
             is_last = step == steps
             if is_last:
                 self._trainee.end_epoch()
@@ -215,22 +231,25 @@ class Learner:
 
         By default of the weights that give the headline: the moving average where there is one.
         """
+        stage = f"the evaluation after epoch {self.progress.epochs}"
+        self._pulse.begin(f"the call of {stage}")
         self._trainee.average_statistics()
         settings = self.settings.evaluation
-        mine = validation_batches(
+        batches = validation_batches(
             len(self._val.samples), settings.batch_size, self.rank, self.workers
         )
         predictions = predict(
             self._trainee.network_of(weights),
             transferred(
-                stream_validation(self._val, mine, self.settings.data.threads), self.device
+                stream_validation(self._val, batches, self.settings.data.threads), self.device
             ),
             self._val,
             self.settings.optim,
             settings,
             self.device,
         )
-        return total_evaluation(evaluate(predictions, self._val), self.device, self.workers)
+        mine = evaluate(self._pulse.of_each(predictions, stage), self._val)
+        return total_evaluation(mine, self.device, self.workers)
 
     def judge(self, accuracy: float) -> None:
         """Note an epoch's headline accuracy; every rank must be told the same one."""

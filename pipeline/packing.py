@@ -22,6 +22,7 @@ from pipeline.pack_settings import SYNTHETIC_NAME, PackSettings
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes, members_from
 from pipeline.shards.sample import Sample
+from pipeline.shards.whole import written_whole
 from pipeline.shards.write import ShardName, write_shard
 
 _STATE_NAME = ".packing"
@@ -109,7 +110,8 @@ def open_plan(plan: PackPlan) -> dict[str, ShardDone] | None:
             "choose an empty folder or remove it"
         )
     plan.state.mkdir(parents=True, exist_ok=True)
-    marker.write_text(plan.fingerprint)
+    with written_whole(marker) as aside:
+        aside.write_text(plan.fingerprint)
     finished = {}
     for job in plan.jobs:
         done = _finished(plan, job)
@@ -119,7 +121,7 @@ def open_plan(plan: PackPlan) -> dict[str, ShardDone] | None:
 
 
 def pack_shard(settings: PackSettings, job: ShardJob) -> ShardDone:
-    """Write one shard and remember that it is done."""
+    """Write one shard and remember that it is done. Raises OSError like `write_shard`."""
     left_out: LeftOut = {}
     entry: ShardEntry | None = write_shard(
         settings.out, job.name, _samples(job, settings, left_out)
@@ -132,11 +134,10 @@ def pack_shard(settings: PackSettings, job: ShardJob) -> ShardDone:
     state = settings.out / _STATE_NAME
     if entry is not None:
         members = Members.scan(settings.out / entry.name)
-        (state / f"{job.name}.npz").write_bytes(members_bytes({entry.name: members}))
-    record = state / f"{job.name}.json"
-    aside = record.with_suffix(".part")
-    aside.write_text(json.dumps(asdict(done)))
-    aside.replace(record)
+        with written_whole(state / f"{job.name}.npz") as aside:
+            aside.write_bytes(members_bytes({entry.name: members}))
+    with written_whole(state / f"{job.name}.json") as aside:
+        aside.write_text(json.dumps(asdict(done)))
     return done
 
 
@@ -178,10 +179,8 @@ def _write_members(plan: PackPlan, entries: Sequence[ShardEntry]) -> str:
         path = plan.state / f"{entry.name}.npz"
         members |= members_from(path.read_bytes(), str(path))
     content = members_bytes(members)
-    path = plan.settings.out / MEMBERS_NAME
-    aside = path.with_suffix(".part")
-    aside.write_bytes(content)
-    aside.replace(path)
+    with written_whole(plan.settings.out / MEMBERS_NAME) as aside:
+        aside.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 

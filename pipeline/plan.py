@@ -12,9 +12,13 @@ from pipeline.joints import JOINT_SETS, JointSet, Measure
 from pipeline.pack_settings import TABLE_NAME
 from pipeline.progress import say
 from pipeline.record import Record, check_same_architecture, check_same_joints
-from pipeline.settings import DataSettings, RaySettings, Settings
+from pipeline.redaction import redacted
+from pipeline.settings import DataSettings, Settings
 from pipeline.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 from pipeline.shards.location import is_remote
+
+# What a disk that can be written has room for at the least: a page.
+_PROBE_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ def plan_training(settings: Settings) -> Plan:
     measure = _checked_measure(settings, val)
     _check_amounts(settings, train)
     _check_cache(settings.data, train)
-    _check_writable(settings.ray)
+    _check_places(settings, train)
     plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
     return replace(plan, resumes=_latest_record(plan))
 
@@ -101,7 +105,7 @@ def tracking_uri(setting: str) -> str:
         return f"sqlite:///{_absolute('tracking.uri', uri, path)}"
     if "://" not in uri:
         raise ValueError(
-            f"tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got {uri!r}"
+            f"tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got {redacted(uri)!r}"
         )
     return uri
 
@@ -148,7 +152,7 @@ def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
         needed = "a column head_size" if val.source == TABLE_NAME else "--head-boxes"
         others = ", ".join(m.key for m in val.joint_set.measures if m != measure)
         raise ValueError(
-            f"data.val={settings.data.val!r}: none of {val.people:,} people has a head size, so "
+            f"data.val={redacted(settings.data.val)!r}: none of {val.people:,} people has a head size, so "
             f"{measure.title} is undefined; pack again with {needed}"
             + (f", or set evaluation.measure to {others}" if others else "")
         )
@@ -159,12 +163,12 @@ def _check_amounts(settings: Settings, train: ShardSet) -> None:
     workers, batch_size = settings.ray.most_workers, settings.optim.batch_size
     if len(train.paths) < workers:
         raise ValueError(
-            f"data.train={settings.data.train!r} has {len(train.paths)} shards, expected at least "
+            f"data.train={redacted(settings.data.train)!r} has {len(train.paths)} shards, expected at least "
             f"ray.workers={settings.ray.workers}; pack with a smaller --people-per-shard"
         )
     if train.people < batch_size:
         raise ValueError(
-            f"data.train={settings.data.train!r} has {train.people:,} people, expected at least "
+            f"data.train={redacted(settings.data.train)!r} has {train.people:,} people, expected at least "
             f"optim.batch_size={batch_size}"
         )
     samples = train.people // batch_size * batch_size * settings.optim.epochs
@@ -190,15 +194,31 @@ def _check_cache(data: DataSettings, train: ShardSet) -> None:
         )
 
 
-def _check_writable(ray: RaySettings) -> None:
-    """Refuse a storage, or a run's folder in it, where nothing can be written, for want of room too."""
-    run = Path(ray.storage) / ray.name
+def _check_places(settings: Settings, train: ShardSet) -> None:
+    """Raise ValueError if a folder that this machine will write to can't be written."""
+    check_writable("ray.storage", Path(settings.ray.storage))
+    check_writable("ray.name", Path(settings.ray.storage) / settings.ray.name)
+    if settings.data.cache and any(map(is_remote, train.paths)):
+        check_writable("data.cache", Path(settings.data.cache))
+    scheme, _, path = settings.tracking.uri.partition(":///")
+    if scheme == "sqlite":
+        database = Path(path.partition("?")[0])
+        check_writable("tracking.uri", database.parent)
+        if database.exists() and not os.access(database, os.W_OK):
+            raise ValueError(f"tracking.uri: {database} can't be written")
+
+
+def check_writable(setting: str, folder: Path) -> None:
+    """Raise ValueError naming the setting if `folder`, or the nearest above it that exists, can't be written.
+
+    A disk that is full can't either.
+    """
+    there = next(above for above in (folder, *folder.parents) if above.exists())
     try:
-        there = next(folder for folder in (run, *run.parents) if folder.exists())
         with tempfile.TemporaryFile(dir=there) as file:
-            file.write(b"0")
+            file.write(bytes(_PROBE_BYTES))
     except OSError as error:
-        raise ValueError(f"ray.storage={ray.storage!r} can't be written: {error}") from error
+        raise ValueError(f"{setting}={str(folder)!r} can't be written: {error}") from error
 
 
 def _latest_record(plan: Plan) -> Record | None:

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable
 
+from pipeline.redaction import redacted
+
 
 def say(line: str) -> None:
-    """Print a line at once, so that it passes through Ray's log streams as it happens."""
-    print(line, flush=True)
+    """Print a line at once, so that it passes through Ray's log streams as it happens; without secrets."""
+    print(redacted(line), flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -67,7 +67,7 @@ def write_record(folder: Path, record: Record, files: Mapping[str, str]) -> None
         "progress": asdict(record.progress),
         "plateau": asdict(record.plateau),
         "metrics": record.metrics,
-        "settings": record.settings.flat(),
+        "settings": record.settings.shown(),
         "versions": _versions(),
         "files": dict(files),
     }

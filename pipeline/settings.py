@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from pipeline.plain_data import did_you_mean
+from pipeline.redaction import redacted
 
 Scalar = str | int | float | bool
 Supervision = Literal["every-stack", "last-stack", "inside"]
@@ -109,6 +110,8 @@ class ModelSettings:
     """Times an hourglass halves its input (numReductions)."""
     features: int = 256
     """Channels inside an hourglass (nChannels), a multiple of 4."""
+    stem_features: int = 0
+    """Channels before the stem's last residual, even; 0: half of model.features, the paper's 128 of 256. In pytorch-pose they are 256."""
     joints: int = 0
     """Heatmaps that the network predicts (nJoints); 0: as many as the data's joint set has."""
     input_px: int = 256
@@ -125,6 +128,12 @@ class ModelSettings:
             "model.features",
             "a positive multiple of 4",
             self.features,
+        )
+        _require(
+            self.stem_features >= 0 and self.stem_features % 2 == 0,
+            "model.stem_features",
+            "0 or a positive multiple of 2",
+            self.stem_features,
         )
         step = 4 * 2**self.order
         _require(
@@ -281,6 +290,8 @@ class RaySettings:
     """Name of the run, by which it is resumed; empty: made from the settings."""
     max_failures: int = 3
     """Times that training is started again from the last checkpoint when a worker fails."""
+    hang_minutes: float = 10.0
+    """Minutes without progress after which a worker is taken for hung, named with its stacks, and started again like one that fails; must be longer than its start, any step, evaluation batch or wait for a checkpoint to be written; 0: never."""
     checkpoint_steps: int = 0
     """Steps between the checkpoints within an epoch, so many are lost at most; 0: by ray.checkpoint_minutes alone. One is written at each epoch's end besides."""
     checkpoint_minutes: float = 10.0
@@ -300,6 +311,7 @@ class RaySettings:
         )
         for name, least in (
             ("max_failures", 0),
+            ("hang_minutes", 0),
             ("checkpoint_steps", 0),
             ("checkpoint_minutes", 0),
             ("keep_checkpoints", 1),
@@ -411,6 +423,13 @@ class Settings:
             for item in fields(getattr(self, section.name))
         }
 
+    def shown(self) -> dict[str, Scalar]:
+        """Return every setting by its dotted key as others may read it: secrets in URIs are `***`."""
+        return {
+            key: redacted(value) if isinstance(value, str) else value
+            for key, value in self.flat().items()
+        }
+
     def replaced(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy with some settings replaced by dotted key.
 
@@ -451,6 +470,9 @@ class Settings:
             del decisive[key]
         # Who puts up with more bad steps wants the same run to go on.
         del decisive["optim.max_bad_steps"]
+        # A run that was begun before there was this setting keeps its name.
+        if not self.model.stem_features:
+            del decisive["model.stem_features"]
         # The same arithmetic, done in another way.
         for key in ("optim.checkpointing", "optim.compile"):
             del decisive[key]

@@ -23,21 +23,21 @@ from typing import Any, Literal
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# Models are never loaded from MLflow here; if some day one is, then not by running what is in it.
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 # A server answers a checkpoint's upload only when its own storage has taken it.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.journal import redacted
+from pipeline.redaction import redacted
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 State = Literal["active", "deleted", "absent"]
-History = dict[str, list[tuple[int, float]]]
 
 _NAME_TAG = "hourglass.name"
 _PARENT_TAG = "mlflow.parentRunId"
@@ -123,7 +123,8 @@ def start_run(
     `artifacts` is where a new experiment keeps its files, unless a server
     decides; `time_ms` is when a new run began, None: now. A parameter that has
     changed since the run began keeps its first value, as MLflow demands; the
-    new one is tagged `changed.<parameter>`. Raises AwayError or RefusedError.
+    new one is tagged `changed.<parameter>`. Secrets in parameters and tags are
+    left out. Raises AwayError or RefusedError.
     """
     with _errors(uri):
         run = find_or_create_run(
@@ -131,7 +132,7 @@ def start_run(
         )
         client = _client(uri)
         client.update_run(run.run_id, status="RUNNING")
-        _log_params(client, run.run_id, params, tags)
+        _log_params(client, run.run_id, _shown(params), _shown(tags))
     return run
 
 
@@ -194,12 +195,6 @@ def set_tags(run: Run, tags: Mapping[str, str]) -> None:
         _client(run.uri).log_batch(run.run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
 
-def log_figure(run: Run, figure: Figure, path: str) -> None:
-    """Keep a figure among the run's artifacts."""
-    with _artifact_errors(run.uri):
-        _client(run.uri).log_figure(run.run_id, figure, path, save_kwargs={"dpi": 100})
-
-
 def log_text(run: Run, text: str, path: str) -> None:
     """Keep text among the run's artifacts."""
     with _artifact_errors(run.uri):
@@ -225,7 +220,8 @@ def end_run(run: Run, status: Status, time_ms: int | None = None) -> None:
 
 
 def ui_command(uri: str) -> str:
-    """How a person opens the MLflow UI on what is recorded at `uri`."""
+    """How a person opens the MLflow UI on what is recorded at `uri`; a password is theirs to fill in."""
+    uri = redacted(uri)
     if is_server(uri):
         return f"open {uri}"
     # With job execution, which none of this needs, the server starts seven more processes.
@@ -233,16 +229,6 @@ def ui_command(uri: str) -> str:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
         f"--backend-store-uri {uri} --host 127.0.0.1 --port 5000 --workers 1"
     )
-
-
-def history(run: Run, names: Sequence[str]) -> History:
-    """(epoch, value) by metric; where an epoch was logged again after a restart, the last counts."""
-    client = _client(run.uri)
-    found: History = {}
-    for name in names:
-        by_epoch = {m.step: m.value for m in client.get_metric_history(run.run_id, name)}
-        found[name] = sorted(by_epoch.items())
-    return found
 
 
 def _client(uri: str) -> MlflowClient:
@@ -280,15 +266,20 @@ def _find_run(
     return None
 
 
+def _shown(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as MLflow keeps them, for all to read."""
+    return {key: redacted(str(value)) for key, value in values.items()}
+
+
 def _log_params(
-    client: MlflowClient, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    client: MlflowClient, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]
 ) -> None:
     logged = client.get_run(run_id).data.params
-    new = [Param(key, str(value)) for key, value in params.items() if key not in logged]
+    new = [Param(key, value) for key, value in params.items() if key not in logged]
     changed = {
-        f"changed.{key}": str(value)
+        f"changed.{key}": value
         for key, value in params.items()
-        if key in logged and logged[key] != str(value)
+        if key in logged and logged[key] != value
     }
     run_tags = [RunTag(*tag) for tag in {**tags, **changed}.items()]
     client.log_batch(run_id, params=new, tags=run_tags)
@@ -303,9 +294,9 @@ def _errors(uri: str) -> Iterator[None]:
         kind = RefusedError if error.error_code in _REFUSALS else AwayError
         raise (DoubtfulError if error.error_code == "BAD_REQUEST" else kind)(
             _message(uri, error)
-        ) from error
+        ) from None  # whoever prints a chain of errors would print the URI that is in it
     except SQLAlchemyError as error:
-        raise AwayError(_message(uri, error)) from error
+        raise AwayError(_message(uri, error)) from None
 
 
 @contextmanager
@@ -320,7 +311,7 @@ def _artifact_errors(uri: str) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         is_refused = isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
         kind = RefusedError if is_refused else AwayError
-        raise kind(_message(uri, f"{type(error).__name__}: {error}")) from error
+        raise kind(_message(uri, f"{type(error).__name__}: {error}")) from None
 
 
 def _message(uri: str, reason: object) -> str:

@@ -1,6 +1,8 @@
 """One training step, and what it needs; knows neither Ray nor MLflow."""
 
 import math
+import os
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -55,12 +57,26 @@ def compiled(network: nn.Module, device: torch.device, parts: int) -> nn.Module:
 
     On a GPU whole passes become CUDA graphs, which start no kernels one by one,
     unless a batch comes in `parts`: gradients that add up would lie in a graph's
-    memory, which its next run overwrites.
+    memory, which its next run overwrites. On CPU the code is C++: raises
+    ValueError where there is no compiler for it.
     """
-    graphs = device.type == "cuda" and parts == 1
-    made = torch.compile(network, mode="reduce-overhead" if graphs else None)
+    if device.type == "cpu":
+        _check_compiler()
+        # With them torch 2.13 frees a buffer of the bf16 network's backward pass before its last use.
+        made = torch.compile(network, options={"inplace_buffers": False})
+    else:
+        made = torch.compile(network, mode="reduce-overhead" if parts == 1 else None)
     assert isinstance(made, nn.Module)
     return made
+
+
+def _check_compiler() -> None:
+    # The one that torch takes.
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        raise ValueError(
+            f"optim.compile must be False on CPU without a C++ compiler: there is no {name!r}"
+        )
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
@@ -179,6 +195,7 @@ def train_step(
     Ranks that train together come to the same norm, and so move or leave their
     weights together, whichever of them had the loss. BatchNorm's statistics
     have moved in any case.
+
     With `optim.accumulate` the loss is the mean of the parts' losses: the
     batch's own where every joint is trained, else that of as many workers.
     `share` is what the loss counts among those of the ranks, whose gradients are
@@ -191,7 +208,9 @@ def train_step(
         part, is_last = batch.rows(slice(start, start + size)), start + size >= len(batch)
         # Ranks need each other's gradients once a step.
         with nullcontext() if is_last else _alone(network):
-            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            # No weight is used twice, so autocast need not hold on to its copies.
+            reduced = dtype is not torch.float32
+            with torch.autocast(device.type, dtype, enabled=reduced, cache_enabled=False):
                 heatmaps: Heatmaps = network(network_input(part, device))
             loss = batch_loss(heatmaps, part, settings) * (share * len(part) / len(batch))
             scaler.scale(loss).backward(_nan_unless_finite(loss))

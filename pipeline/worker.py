@@ -14,7 +14,10 @@ from pipeline.bad_steps import BadStepsError
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
+from pipeline.pulse import Pulse
+from pipeline.settings import Settings
 from pipeline.shards.sample import BadSampleError
+from pipeline.watchdog import Watchdog
 
 # Notices that a node is to be taken away come 30 s ahead or more.
 _ASK_EVERY_S = 5.0
@@ -46,16 +49,16 @@ def train_worker(task: dict[str, Any]) -> None:
     # print every epoch's metrics from every rank.
     logging.getLogger().setLevel(logging.WARNING)
     context = ray.train.get_context()
-    told, host = Task(**task), RayHost()
+    told, host, pulse = Task(**task), RayHost(), Pulse()
+    rank, workers, folder = context.get_world_rank(), context.get_world_size(), Path(told.folder)
+    patience_s = 60 * Settings.from_flat(told.settings).ray.hang_minutes
+    # Where the ranks have met: of this start, and the same on each of them.
+    start = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        learner = Learner(
-            told,
-            context.get_world_rank(),
-            context.get_world_size(),
-            ray.train.torch.get_device(),
-        )
-        with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
-            train(learner, keeper, host, told.label)
+        with Watchdog(pulse, folder, start, rank, workers, patience_s):
+            learner = Learner(told, rank, workers, ray.train.torch.get_device(), pulse)
+            with Keeper(learner, folder, ask_every_s=host.asks_every_s) as keeper:
+                train(learner, keeper, host, told.label)
     except (BadStepsError, BadSampleError, StorageError):
         # They say all there is to say; where in the program they arose is nobody's concern.
         logging.getLogger(_TRACEBACKS).disabled = True

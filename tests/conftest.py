@@ -1,11 +1,13 @@
 """Fixtures of all tests, and the checking of array shapes while they run."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from web_server import WebServer
 
 # Before any test file imports the package, so that its annotations hold while the tests run.
 install_import_hook("pipeline", "checking.checked")
@@ -51,3 +53,16 @@ def pack(tmp_path: Path) -> Callable[..., list[Path]]:
         return pack_samples(tmp_path / folder, shards, **options)
 
     return packed
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    """A web server of the test's own."""
+    server = WebServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.may_go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()

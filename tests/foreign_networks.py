@@ -52,7 +52,12 @@ class Levels(nn.Module):
 
 
 class Hg(nn.Module):
-    """`stem` are the channels after each residual of the stem, as shares of the features."""
+    """`stem` are the channels after each residual of the stem, as shares of the features.
+
+    By default they are the authors'; pytorch-pose builds `GENUINE`.
+    """
+
+    GENUINE = (1 / 2, 1, 1)
 
     def __init__(
         self,

@@ -9,18 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.benchmark.step.curve import MODEL, discs, learning_curves
+from pipeline.benchmark.step.curve import Pupil, goals_of, learning_curves, over_first
 from pipeline.benchmark.step.limits import matmul_route
 from pipeline.benchmark.step.measure import (
     StepBenchmark,
+    curve_variants,
     found_device,
     memory_variants,
     over_plain,
     variants_of,
 )
+from pipeline.benchmark.step.pictures import rendered_people
 from pipeline.benchmark.step.profile import KINDS, time_shares
 from pipeline.benchmark.step.variants import Runner, Variant
 from pipeline.benchmark.timing import Lap
+from pipeline.data.synthetic import render_scene
 from pipeline.training import network_input
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +52,7 @@ def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "jobs.benchmark", "step", *options),
-            *("--memory-stacks", "--json", path, "--device", "cpu"),
+            *("--memory-stacks", "--json", path, "--device", "cpu", "--curve-steps", "12"),
         ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
@@ -59,8 +62,12 @@ def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(path.read_text())
-    assert list(result)[:2] == ["over_plain_fp32", "peak_memory_mib"]
+    figures = ["over_plain_fp32", "peak_memory_mib", "to_same_loss_over_plain_fp32"]
+    assert list(result)[:3] == figures
     assert result["peak_memory_mib"] == {}
+    [way] = result["to_same_loss_over_plain_fp32"]
+    losses = result["curves"]["runs"][0]["loss"]
+    assert [len(losses[name]) for name in ("fp32 contiguous", way)] == [12, 12]
     for row in result["speed"]:
         assert row["flops_per_s"] == pytest.approx(
             row["images_per_s"] * {"training": 3, "forward": 1}[row["pass"]] * 2 * 5.15e9 / 16,
@@ -69,6 +76,7 @@ def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
         peak = result["matmul_flops_per_s"][row["precision"]]
         assert row["of_matmul_peak"] == pytest.approx(row["flops_per_s"] / peak)
     assert "over_plain_fp32   stacks 1: " in done.stdout
+    assert f"to_same_loss_over_plain_fp32   {way}: steps " in done.stdout
 
 
 # The same work
@@ -140,19 +148,57 @@ def test_a_product_of_matrices_counts_two_operations_a_multiply_accumulate():
     assert matmul_route("fp32", CPU).run() == 2 * 4096**3
 
 
-def test_a_curve_says_when_the_goal_was_reached():
-    found = learning_curves(("fp32", "fp32"), CPU, windows=2)
-    assert found["steps"] == [20, 40]
-    assert found["loss"]["fp32"][1] < found["loss"]["fp32"][0] == found["goal"]
-    assert found["reached"]["fp32"]["steps"] == 20
+def learned(losses: list[float], seconds_a_step: float) -> Pupil:
+    return Pupil(losses=losses, seconds=[seconds_a_step * (n + 1) for n in range(len(losses))])
 
 
-def test_discs_lie_where_their_joints_are():
-    batch = discs()
-    x, y = (4 * (batch.joints[3, 2] + 0.5) - 0.5).round().int().tolist()
-    # Another disc may lie over it.
-    assert batch.images[3, y, x].tolist() in ([60, 60, 255], [255, 255, 60])
-    assert batch.images.shape[1] == MODEL.input_px
+def test_a_loss_is_reached_when_the_mean_of_ten_steps_is_as_low():
+    # One step far below does not decide: the mean falls by 0.8 with it and rises again after ten.
+    pupil = learned([8.0] * 10 + [0.0] + [8.0] * 10 + [4.0] * 10, 0.5)
+    assert pupil.smooth()[0] == 8.0
+    assert pupil.smooth()[1] == pytest.approx(7.2)
+    assert pupil.reached(7.5) == {"steps": 11, "seconds": 5.5}
+    # Ten steps of which eight have a loss of 4.
+    assert pupil.reached(4.81) == {"steps": 29, "seconds": 14.5}
+    assert pupil.reached(3.9) is None
+
+
+def test_ways_are_compared_at_losses_of_the_first_and_may_come_out_worse():
+    falling = [float(loss) for loss in range(30, 0, -1)]
+    # 21 means of ten steps, from 25.5 down to 5.5; ten of them end at 16.5, sixteen at 10.5.
+    goals = goals_of({"plain": learned(falling, 2.0), "ours": learned(falling[::2], 1.0)})
+    assert [goal["loss"] for goal in goals] == [16.5, 10.5, 5.5]
+    assert goals[0]["reached"]["plain"] == {"steps": 19, "seconds": 38.0}
+    # 30, 28, 26 and so on: six means from 21 down to 11.
+    assert goals[0]["reached"]["ours"] == {"steps": 13, "seconds": 13.0}
+    assert goals[1]["reached"]["ours"] is None
+    assert over_first(goals[:1], "plain", "ours", "steps") == pytest.approx(19 / 13)
+    assert over_first(goals[:1], "plain", "ours", "seconds") == pytest.approx(38 / 13)
+    # Never, twice of three times.
+    assert over_first(goals, "plain", "ours", "seconds") == 0.0
+
+
+def test_both_ways_learn_the_same_batches_from_the_same_weights():
+    ways = curve_variants(StepBenchmark(batches=(2,), input_px=64), "fp32")
+    assert [way.way for way in ways] == ["fp32 contiguous", "fp32 channels_last"]
+    found = learning_curves(ways, CPU, steps=20, seeds=(3,))
+    [run] = found["runs"]
+    plain, ours = (run["loss"][way.way] for way in ways)
+    assert len(plain) == 20
+    # At 64 px the innermost norms see two values a channel, whose rounding they magnify.
+    assert ours[0] == pytest.approx(plain[0], rel=0.01)
+    assert sum(plain[10:]) < sum(plain[:10])
+    assert all(taken[0] > 0 and taken == sorted(taken) for taken in run["seconds"].values())
+    assert set(found["over_first"]) == {"fp32 channels_last"}
+
+
+def test_people_lie_where_their_joints_are():
+    batch = rendered_people(2, 128)
+    [person, *_] = render_scene(0, 1)[1]
+    # The frame's side of 200 * scale becomes 32 heatmap pixels, its centre (15.5, 15.5).
+    expected = [(x - person.center[0]) * 32 / (200 * person.scale) + 15.5 for x, _ in person.joints]
+    assert batch.joints[1, :, 0].tolist() == pytest.approx(expected, abs=0.01)
+    assert batch.images.shape == (2, 128, 128, 3)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):

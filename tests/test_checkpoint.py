@@ -211,6 +211,15 @@ def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
     assert read_record(saved) == replace(RECORD, plateau=Plateau())
 
 
+def test_a_checkpoint_from_before_stems_had_a_width_has_half_the_features(saved):
+    settings = SETTINGS.flat()
+    del settings["model.stem_features"]
+    rewritten(saved, settings=settings)
+    network, record = load_network(saved, CPU)
+    assert record == RECORD
+    assert network.stem_residual3.conv1.in_channels == 4
+
+
 def test_prediction_needs_no_pickle(saved):
     assert sorted(path.name for path in saved.iterdir()) == [
         "checkpoint.json",

@@ -11,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from listeners import is_loopback, watched
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from web_server import WebServer
 
 from pipeline.settings import Settings
 
@@ -87,11 +89,19 @@ def run_named(place: Path, name: str) -> Run:
 
 
 @pytest.fixture(scope="module")
-def trained(packed: Path, place: Path) -> str:
+def listened() -> set[tuple[str, Any]]:
+    """Names of the processes that listened while `trained` was trained, and where."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def trained(packed: Path, place: Path, listened: set[tuple[str, Any]]) -> str:
     """A run of two workers, trained with the command line, its weights averaged; returns its name."""
     from jobs.train import main
 
-    main(arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100))
+    with watched(os.getpid()) as seen:
+        main(arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100))
+    listened |= seen
     return "pair"
 
 
@@ -103,6 +113,15 @@ def test_packing_writes_shards_and_an_index(packed: Path):
     assert sorted(path.name for path in packed.iterdir()) == sorted(
         ["index.json", "members.npz"] + [shard["name"] for shard in content["shards"]]
     )
+
+
+def test_what_is_started_here_listens_on_loopback_alone(
+    trained: str, listened: set[tuple[str, Any]]
+):
+    names = {name for name, _ in listened}
+    assert {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= names
+    assert any(name.startswith("ray::RayTrainWorker") for name in names)
+    assert {(name, at) for name, at in listened if not is_loopback(at)} == set()
 
 
 def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):
@@ -174,6 +193,32 @@ def test_a_run_of_the_same_name_goes_on_where_it_stopped(
     record = json.loads((place / "runs" / trained / "epoch_0003" / "checkpoint.json").read_text())
     assert record["progress"]["epochs"] == 3
     assert "best checkpoint" in capfd.readouterr().out
+
+
+def test_a_run_leaves_no_secret_of_its_uris_and_goes_on_without(
+    packed: Path, tmp_path: Path, web: WebServer, capfd: pytest.CaptureFixture[str]
+):
+    from jobs.train import main
+
+    secret = "hunter2hunter2"
+    web.files = {f"/pose/{path.name}": path.read_bytes() for path in packed.iterdir()}
+    shards = len(list(packed.glob("train-*.tar")))
+    train = f"{web.url}/pose/train-{{000000..{shards - 1:06d}}}.tar?X-Amz-Signature={secret}"
+    for epochs in (1, 2):
+        main(
+            arguments(packed, tmp_path, data__train=train, optim__epochs=epochs, ray__name="signed")
+        )
+    record = json.loads(
+        (tmp_path / "runs" / "signed" / "epoch_0002" / "checkpoint.json").read_text()
+    )
+    assert record["progress"]["epochs"] == 2
+    params = run_named(tmp_path, "signed").data.params
+    assert params["data.train"] == record["settings"]["data.train"] == train.replace(secret, "***")
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "mlflow.db" for path in kept)
+    assert [path for path in kept if secret.encode() in path.read_bytes()] == []
+    said = capfd.readouterr()
+    assert secret not in said.out + said.err
 
 
 def test_more_workers_than_the_cluster_holds_is_an_error_at_once(

@@ -54,7 +54,7 @@ OPTIONS = {
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
     "jobs.benchmark step": (
         *("device", "stacks", "batch", "input_px", "precision", "compile"),
-        *("memory_stacks", "rounds", "json"),
+        *("memory_stacks", "curve_steps", "rounds", "json"),
     ),
     "tune.sweep": (
         *(*TRAINING, "preset", "space"),
@@ -277,6 +277,19 @@ def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_fold
     assert "no data: with 16 joints" in told
     assert "parameters: 25,434,112" in told
     assert not list(working_folder.iterdir())
+
+
+def test_a_dry_run_counts_what_checkpointing_leaves(capsys, working_folder):
+    said = []
+    for checkpointing in (False, True):
+        run(jobs.train.main, "--optim.checkpointing", checkpointing, "--dry-run")
+        said += re.findall(
+            "^memory: about (.*) GiB a .*, (.*) GiB in (.*)$", capsys.readouterr().out, re.M
+        )
+    (fp32, bf16, how), (less_fp32, less_bf16, less_how) = said
+    assert float(less_fp32) < 0.5 * float(fp32)
+    assert float(less_bf16) < 0.5 * float(bf16)
+    assert less_how == f"{how}, with residuals computed again"
 
 
 def dry_settings(capsys, *arguments: object) -> dict[str, str]:

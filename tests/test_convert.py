@@ -57,6 +57,8 @@ NETWORKS = [
     pytest.param(lambda: Hg(stacks=1), (1, 1, 4), id="hg, 1 stack"),
     pytest.param(lambda: Hg(blocks=2), (2, 2, 4), id="hg, 2 stacks of 2 blocks"),
     pytest.param(lambda: Hg(stacks=3, depth=2), (3, 1, 2), id="hg, 3 stacks of depth 2"),
+    pytest.param(lambda: Hg(stem=Hg.GENUINE), (2, 1, 4), id="hg, genuine stem"),
+    pytest.param(lambda: Hg(stem=(1 / 2, 3 / 4, 1)), (2, 1, 4), id="hg, a stem of its own"),
     pytest.param(lambda: PoseNet(stacks=1), (1, 1, 4), id="posenet, 1 stack"),
     pytest.param(lambda: PoseNet(), (2, 1, 4), id="posenet, 2 stacks"),
     pytest.param(lambda: PoseNet(stacks=3, depth=1), (3, 1, 1), id="posenet, 3 stacks of depth 1"),
@@ -80,6 +82,22 @@ def test_every_stack_predicts_the_same(tmp_path, make, shape):
         expected = theirs.double()(images().double())
         predicted = ours.double()(images().double()).stacks
         assert ((predicted - expected).abs() <= 1e-12 * largest).all()
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_network_that_pytorch_pose_builds_predicts_the_same_in_its_own_widths(tmp_path, prefix):
+    torch.manual_seed(0)
+    theirs = trained(Hg(channels=256, stem=Hg.GENUINE))
+    ours, record = load_network(converted(tmp_path, prefixed(theirs, prefix)), CPU)
+    assert (record.settings.model.features, record.settings.model.stem_features) == (256, 256)
+    with torch.no_grad():
+        expected, predicted = theirs(images()), ours(images()).stacks
+        assert (predicted - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_a_stem_as_the_authors_is_the_default(tmp_path):
+    _, record = load_network(converted(tmp_path, Hg(stacks=1).state_dict()), CPU)
+    assert record.settings.model.stem_features == 0
 
 
 @pytest.mark.parametrize(
@@ -195,18 +213,21 @@ def test_it_can_be_measured(tmp_path, capsys):
 # Networks that differ
 
 
-def test_the_stem_that_pytorch_pose_builds_is_not_ours(tmp_path, capsys):
-    said = said_on_refusal(tmp_path, capsys, Hg(stacks=1, stem=(1 / 2, 1, 1)).state_dict())
-    head, reason, *keys = said.splitlines()
+def test_a_stem_that_is_wider_from_its_first_residual_is_not_ours(tmp_path, capsys):
+    said = said_on_refusal(tmp_path, capsys, Hg(stacks=1, stem=(1, 1, 1)).state_dict())
+    head, *keys = said.splitlines()
     assert head == (
         "the network is not ours, nothing was carried over; read as pytorch-pose's hg: 1 stacks, "
-        "1 modules, order 4, 16 features, 16 joints"
+        "1 modules, order 4, 16 features (16 in the stem), 16 joints"
     )
-    assert reason == (
-        "  its stem reaches 16 channels one residual early: layer2 is 8 -> 16 and layer3 16 -> 16, "
-        "here as in the authors' network 8 -> 8 and 8 -> 16; layer2 and layer3 have no equal"
-    )
-    assert "  layer2.0.conv1.weight has shape (8, 8, 1, 1), expected (4, 8, 1, 1)" in keys
+    assert "  layer1.0.conv1.weight has shape (8, 4, 1, 1), expected (4, 4, 1, 1)" in keys
+
+
+def test_hourglasses_without_residuals_after_them_are_not_ours(tmp_path, capsys):
+    weights = Hg(stacks=1).state_dict()
+    early = {key: value for key, value in weights.items() if not key.startswith("res.")}
+    said = said_on_refusal(tmp_path, capsys, early)
+    assert "  it has no residuals between hourglass and heatmaps (early pytorch-pose)\n" in said
 
 
 @pytest.mark.parametrize(

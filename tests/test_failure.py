@@ -16,14 +16,14 @@ GLOO = RuntimeError(
     "error",
     [ValueError("no such file"), BadStepsError("the loss is nan"), StorageError("disk full")],
 )
-def test_what_would_come_again_is_tried_once_and_told_in_its_own_words(error):
+def test_what_would_come_again_is_tried_once_and_told_in_its_own_words(tmp_path, error):
     with pytest.raises(ControllerError) as raised:
-        Judge().after_exception(None, {0: GLOO, 1: error})
+        Judge(tmp_path).after_exception(None, {0: GLOO, 1: error})
     assert reason(raised.value) == str(error)
 
 
-def test_what_may_pass_is_left_to_be_tried_again():
-    Judge().after_exception(None, {0: GLOO, 1: RuntimeError("out of memory")})
+def test_what_may_pass_is_left_to_be_tried_again(tmp_path):
+    Judge(tmp_path).after_exception(None, {0: GLOO, 1: RuntimeError("out of memory")})
 
 
 def test_the_rank_that_failed_is_named_and_not_those_that_missed_it():

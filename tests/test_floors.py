@@ -28,6 +28,7 @@ FLOORS = {
     "pipeline.inspection": 3,
     "pipeline.loop": 3,
     "pipeline.recording": 3,
+    "pipeline.rendezvous": 3,
     "pipeline.stopping": 3,
     "pipeline.tracking": 3,
     "pipeline.worker": 3,
@@ -53,6 +54,7 @@ FLOORS = {
     "pipeline.trainee": 2,
     "pipeline.training": 2,
     "pipeline.transfer": 2,
+    "pipeline.watchdog": 2,
     "pipeline.data": 1,
     "pipeline.figures": 1,
     "pipeline.geometry": 1,
@@ -62,6 +64,7 @@ FLOORS = {
     "pipeline.shapes": 1,
     "pipeline.data.people": 0,
     "pipeline.errors": 0,
+    "pipeline.heartbeats": 0,
     "pipeline.joint_file": 0,
     "pipeline.joint_set": 0,
     "pipeline.joints": 0,
@@ -69,7 +72,9 @@ FLOORS = {
     "pipeline.pack_settings": 0,
     "pipeline.plain_data": 0,
     "pipeline.presets": 0,
+    "pipeline.pulse": 0,
     "pipeline.recipes": 0,
+    "pipeline.redaction": 0,
     "pipeline.settings": 0,
 }
 # Side by side: they never import each other, though they share a floor and a folder.
@@ -90,7 +95,10 @@ HOMES = {
     "mlflow": ("pipeline.tracking",),
     "pandas": ("tune.trials",),
     "pyarrow": ("pipeline.data.table_cells",),
-    "ray": ("jobs", "tune", "pipeline.cluster", "pipeline.launch", "pipeline.worker"),
+    "ray": (
+        *("jobs", "tune"),
+        *("pipeline.cluster", "pipeline.launch", "pipeline.rendezvous", "pipeline.worker"),
+    ),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
     "tyro": ("jobs", "tune", "pipeline.command"),
@@ -276,7 +284,7 @@ def test_every_floor_that_is_named_is_inhabited():
             "pipeline.inspection.card",
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
-            "pipeline.cluster and pipeline.launch and pipeline.worker",
+            "pipeline.cluster and pipeline.launch and pipeline.rendezvous and pipeline.worker",
         ),
         (
             "pipeline.shards.read",

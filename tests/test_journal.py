@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import journal as module
-from pipeline.journal import Journal, RunSpec, redacted
+from pipeline.journal import Journal, RunSpec
+from pipeline.redaction import redacted
 
 
 def spec(**changes) -> RunSpec:
@@ -195,7 +196,7 @@ def test_no_password_reaches_the_disk(tmp_path):
     journal.tags({"again": secret})
     assert "pass" not in journal.path.read_text()
     assert lines(tmp_path)[0]["params"]["data.train"] == (
-        "http://***@host:5000/path/a http://***@host:5000/path/b"
+        "http://me:***@host:5000/path/a http://me:***@host:5000/path/b"
     )
 
 

@@ -1,9 +1,12 @@
 """The network against the figures that follow from the authors' definition."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from foreign_networks import Hg
 
-from pipeline.network.cost import network_cost
+from pipeline.network.cost import activation_bytes, network_cost, training_bytes
 from pipeline.network.hourglass import StackedHourglass
 from pipeline.settings import ModelSettings
 
@@ -36,6 +39,28 @@ def test_the_network_costs_what_the_authors_does(stacks, modules, parameters, gm
     assert cost.macs / 1e9 == pytest.approx(gmacs, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("stacks", "parameters"), [(1, 3_586_960), (2, 6_730_912), (8, 25_594_624)]
+)
+def test_a_wider_stem_costs_what_pytorch_poses_network_does(stacks, parameters):
+    settings = ModelSettings(stacks=stacks, stem_features=256, joints=16)
+    theirs = Hg(stacks=stacks, channels=256, stem=Hg.GENUINE)
+    cost = network_cost(settings)
+    assert cost.parameters == parameters == sum(tensor.numel() for tensor in theirs.parameters())
+    # A residual is in * out/2 + 9 * (out/2)**2 + out/2 * out MACs a pixel of 64 x 64, and in * out
+    # more where they differ: 128 -> 256 -> 256 takes 442,368, 128 -> 128 -> 256 takes 282,624.
+    narrow = network_cost(replace(settings, stem_features=0))
+    assert cost.macs - narrow.macs == 64 * 64 * (442_368 - 282_624)
+
+
+def test_half_the_features_are_the_stems_default():
+    [by_default, said] = (
+        {name: tensor.shape for name, tensor in StackedHourglass(settings).state_dict().items()}
+        for settings in (tiny(features=16), tiny(features=16, stem_features=8))
+    )
+    assert by_default == said
+
+
 @pytest.mark.parametrize(("stacks", "gflops"), [(1, 30.9), (2, 50.0)])
 def test_training_takes_six_operations_a_multiply_accumulate(stacks, gflops):
     cost = network_cost(ModelSettings(stacks=stacks, joints=16))
@@ -44,15 +69,64 @@ def test_training_takes_six_operations_a_multiply_accumulate(stacks, gflops):
 
 @pytest.mark.parametrize(("stacks", "mebibytes"), [(1, 124), (2, 187)])
 def test_autograd_keeps_the_activations_that_were_measured(stacks, mebibytes):
-    cost = network_cost(ModelSettings(stacks=stacks, joints=16))
-    assert cost.activation_bytes / 2**20 == pytest.approx(mebibytes, rel=0.01)
+    settings = ModelSettings(stacks=stacks, joints=16)
+    found = activation_bytes(settings, torch.float32, forgetful=False)
+    assert found / 2**20 == pytest.approx(mebibytes, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_are_those_of_a_network_in_training(dtype):
+    settings = tiny(stacks=2, features=32, input_px=128)
+    network, saved = StackedHourglass(settings), {}
+    weights = {id(weight) for weight in network.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # Autocast's copies of kernels are not the images'; joint and channel numbers differ from 2.
+        if id(tensor) not in weights and not (tensor.dim() == 4 and len(tensor) != 2):
+            saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    reduced = dtype is torch.bfloat16
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype, enabled=reduced),
+    ):
+        network(images(settings))
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) / 2
+    assert activation_bytes(settings, dtype, forgetful=False) == pytest.approx(measured, rel=0.01)
+
+
+def test_a_forgetful_network_keeps_inputs_and_the_largest_part():
+    # Maps are 8 features on 16, 8 and so on down to 1 pixel: order 4.
+    settings = tiny(features=64, input_px=256)
+    kept = activation_bytes(settings, torch.float32, forgetful=False)
+    forgotten = activation_bytes(settings, torch.float32, forgetful=True)
+    more = activation_bytes(
+        tiny(features=64, input_px=256, stacks=3), torch.float32, forgetful=True
+    )
+    assert forgotten < 0.4 * kept
+    # A stack's own input and its hourglass's output, and below a third of as much as the two:
+    # what goes in at each resolution and what comes out; and the heatmaps that are fed back.
+    a_map = 64 * 64 * 64 * 4
+    stack = (2 + 2 / 3) * a_map + 3 * 64 * 64 * 4
+    assert more - forgotten < 2 * 1.1 * stack
 
 
 def test_memory_grows_with_the_batch_and_halves_in_half_precision():
-    cost = network_cost(tiny())
-    weights = 16 * cost.parameters
-    assert cost.training_bytes(8, 4) == weights + 8 * cost.activation_bytes
-    assert cost.training_bytes(8, 2) == weights + 4 * cost.activation_bytes
+    settings = tiny()
+    parameters = network_cost(settings).parameters
+    fp32 = {
+        kept: activation_bytes(settings, torch.float32, forgetful=kept) for kept in (False, True)
+    }
+    bf16 = activation_bytes(settings, torch.bfloat16, forgetful=False)
+    found = training_bytes(settings, 8, torch.float32, forgetful=False)
+    assert found == 16 * parameters + 8 * fp32[False]
+    found = training_bytes(settings, 8, torch.float32, forgetful=True)
+    assert found == 16 * parameters + 8 * fp32[True]
+    # In bf16 the weights are there twice; where a maximum was is told by as many bytes as before.
+    found = training_bytes(settings, 8, torch.bfloat16, forgetful=False)
+    assert found == 18 * parameters + 8 * bf16
+    assert 0.5 < bf16 / fp32[False] < 0.56
 
 
 @pytest.mark.parametrize(
@@ -60,11 +134,15 @@ def test_memory_grows_with_the_batch_and_halves_in_half_precision():
     [
         tiny(),
         tiny(stacks=3),
+        tiny(stem_features=8),
+        tiny(stem_features=6),
         # Only the last stack's loss: the others learn through what they feed back.
         tiny(stacks=3, supervision="last-stack"),
         tiny(supervision="inside"),
     ],
-    ids=lambda settings: f"{settings.stacks} stacks, {settings.supervision}",
+    ids=lambda settings: (
+        f"{settings.stacks} stacks, {settings.supervision}, {settings.stem_features} in the stem"
+    ),
 )
 def test_every_parameter_is_trained(settings):
     torch.manual_seed(0)

@@ -1,9 +1,14 @@
 """Packing without Ray: what becomes of every person, and what is refused before anything is written."""
 
 import copy
+import errno
 import hashlib
 import json
+import os
 import re
+import shutil
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +18,10 @@ import pytest
 import scipy.io
 from factories import photograph
 from PIL import Image as PillowImage
+from webdataset import TarWriter
 
 from pipeline.data.people import Visibility
+from pipeline.errors import clear_errors
 from pipeline.geometry import transform
 from pipeline.joints import MPII, SYNTHETIC
 from pipeline.pack_settings import CropSettings, PackSettings
@@ -431,6 +438,99 @@ def test_a_shard_that_is_half_written_is_not_finished(tmp_path, monkeypatch):
             pack_shard(settings, plan.jobs[0])
     assert list(settings.out.glob("*.tar")) == []
     assert open_plan(plan) == {}
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of one mebibyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk is not allowed here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path, but: int) -> Path:
+    """Fill a disk but for some bytes."""
+    filler = disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - but))
+    return filler
+
+
+def test_a_disk_that_is_full_is_named_and_what_was_packed_stays(tmp_path, small_disk, capsys):
+    settings = made_dataset(tmp_path, out=small_disk / "out")
+    plan = plan_packing(settings)
+    assert open_plan(plan) == {}
+    first, second, *_ = plan.jobs
+    done = pack_shard(settings, first)
+    whole = (settings.out / str(first.name)).read_bytes()
+    filler = fill(small_disk, but=4096)
+    with pytest.raises(SystemExit) as end, clear_errors():
+        pack_shard(settings, second)
+    assert end.value.code == 1
+    said = (
+        rf"error: \[Errno 28\] the disk of {re.escape(str(settings.out))} is full: {second.name} "
+        r"needs more than the 4,096 bytes that there was room for\n"
+    )
+    assert re.fullmatch(said, capsys.readouterr().err)
+    assert {path.name for path in settings.out.iterdir()} == {".packing", str(first.name)}
+    assert (settings.out / str(first.name)).read_bytes() == whole
+    assert open_plan(plan) == {str(first.name): done}
+    filler.unlink()
+    assert pack_all(settings).splits()["train"]["people"] == 6
+    assert len(packed_people(settings)) == 8
+
+
+def test_a_disk_that_is_full_when_the_index_is_written_leaves_no_half_of_it(tmp_path, small_disk):
+    settings = made_dataset(tmp_path, out=small_disk / "out")
+    plan = plan_packing(settings)
+    open_plan(plan)
+    done = [pack_shard(settings, job) for job in plan.jobs]
+    filler = fill(small_disk, but=0)
+    with pytest.raises(OSError, match=f"the disk of {re.escape(str(settings.out))} is full"):
+        close_plan(plan, done)
+    assert {path.suffix for path in settings.out.iterdir() if path.is_file()} == {".tar"}
+    filler.unlink()
+    assert close_plan(plan, done) == Index.read(settings.out)
+
+
+def test_a_pack_that_found_no_room_for_its_plan_can_be_begun_again(tmp_path, small_disk):
+    settings = made_dataset(tmp_path, out=small_disk / "out")
+    plan = plan_packing(settings)
+    filler = fill(small_disk, but=0)
+    with pytest.raises(OSError, match="is full: plan needs more than the 0 bytes"):
+        open_plan(plan)
+    filler.unlink()
+    assert open_plan(plan) == {}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_shard_for_which_there_is_no_room_leaves_the_one_before_alone(
+    tmp_path, monkeypatch, number
+):
+    settings = made_dataset(tmp_path)
+    plan = plan_packing(settings)
+    open_plan(plan)
+    pack_shard(settings, plan.jobs[0])
+    before = (settings.out / str(plan.jobs[0].name)).read_bytes()
+
+    def full(self: TarWriter, sample: dict) -> None:
+        self.tarstream.fileobj.write(b"half")
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(TarWriter, "write", full)
+    with pytest.raises(OSError, match=f"the disk of {re.escape(str(settings.out))} is full") as end:
+        pack_shard(settings, plan.jobs[0])
+    assert end.value.errno == number
+    assert (settings.out / str(plan.jobs[0].name)).read_bytes() == before
+    assert not list(settings.out.glob("*.part"))
 
 
 def test_a_finished_pack_says_so_and_leaves_nothing_else_behind(tmp_path):

@@ -1,5 +1,7 @@
 """Planning: what is left open is resolved, and what can't run is refused before anything is started."""
 
+import errno
+import io
 import re
 import subprocess
 from dataclasses import replace
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from factories import pack_samples, samples
+from web_server import publish
 
 from pipeline.checkpoint import take_snapshot, write_checkpoint
 from pipeline.joints import COCO, LSP, MPII
@@ -182,28 +185,28 @@ def test_storage_that_can_not_be_written_is_refused(tmp_path, working_folder):
     (tmp_path / "file").touch()
     assert "Not a directory" in said_of(tmp_path / "file")
     assert "Not a directory" in said_of(tmp_path / "file" / "below")
-    # A file in the place of the run's own folder.
+
+
+def test_a_file_in_the_place_of_a_runs_folder_is_refused(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path), **{"ray.name": "horses"})
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "horses").touch()
-    assert "Not a directory" in said_of(tmp_path / "runs")
+    said = f"^ray.name='{tmp_path}/runs/horses' can't be written: .*Not a directory"
+    with pytest.raises(ValueError, match=said):
+        plan_training(settings.replaced({"ray.storage": str(tmp_path / "runs")}))
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [("ro,size=1m", "Read-only file system"), ("size=4k", "No space left on device")],
-)
-def test_storage_on_a_disk_that_takes_nothing_is_refused(tmp_path, working_folder, options, said):
+def test_storage_on_a_disk_that_can_only_be_read_is_refused(tmp_path, working_folder):
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", str(place)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"no disk can be mounted: {mounted.stderr.strip()}")
     try:
-        if "ro" not in options:
-            (place / "ballast").write_bytes(bytes(4096))
         settings = settings_of(packed(tmp_path)).replaced({"ray.storage": str(place)})
-        with pytest.raises(ValueError, match=f"^ray.storage='{place}' can't be written: .*{said}"):
+        said = f"^ray.storage='{place}' can't be written: .*Read-only file system"
+        with pytest.raises(ValueError, match=said):
             plan_training(settings)
     finally:
         subprocess.run(["umount", str(place)], check=True)
@@ -288,6 +291,49 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path, below):
     storage = f"{tmp_path / 'file'}{below}"
     settings = settings_of(packed(tmp_path), **{"ray.storage": storage})
     with pytest.raises(ValueError, match=f"^{re.escape(f'ray.storage={storage!r}')} can't be writ"):
+        plan_training(settings)
+
+
+@pytest.mark.parametrize("below", ["", "/deep"])
+def test_a_database_whose_folder_cannot_be_written_is_refused(tmp_path, below):
+    (tmp_path / "file").touch()
+    folder = f"{tmp_path / 'file'}{below}"
+    settings = settings_of(packed(tmp_path), **{"tracking.uri": f"sqlite:///{folder}/mlflow.db"})
+    with pytest.raises(ValueError, match=f"^{re.escape(f'tracking.uri={folder!r}')} can't be wri"):
+        plan_training(settings)
+
+
+def test_a_database_file_that_may_only_be_read_is_refused(tmp_path, monkeypatch):
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(b"")
+    settings = settings_of(packed(tmp_path), **{"tracking.uri": f"sqlite:///{database}"})
+    plan_training(settings)
+    # Whoever is root may write it nevertheless.
+    monkeypatch.setattr("pipeline.plan.os.access", lambda path, mode: path != database)
+    refused(settings, f"tracking.uri: {database} can't be written")
+
+
+def test_a_cache_that_cannot_be_written_is_refused(web, tmp_path):
+    folder = packed(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    cache = {"data.cache": str(tmp_path / "file" / "cache")}
+    # Nothing local goes through it.
+    plan_training(settings_of(folder, **cache))
+    paths = [folder / "train" / f"train-00000{number}.tar" for number in (0, 1)]
+    settings = settings_of(folder, **cache, **{"data.train": publish(web, paths)})
+    with pytest.raises(ValueError, match=r"^data\.cache='.*/file/cache' can't be written: "):
+        plan_training(settings)
+
+
+def test_a_storage_on_a_full_disk_is_refused(tmp_path, monkeypatch):
+    settings = settings_of(packed(tmp_path), **{"ray.storage": str(tmp_path / "runs")})
+
+    class Full(io.BytesIO):
+        def write(self, content: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.plan.tempfile.TemporaryFile", lambda dir: Full())
+    with pytest.raises(ValueError, match=r"^ray\.storage='.*' can't be written: .*No space left"):
         plan_training(settings)
 
 

@@ -1,5 +1,6 @@
 """Shards on other machines: named, read and downloaded from real servers, and cached."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -7,11 +8,9 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -20,6 +19,7 @@ import pytest
 from factories import samples
 from moto.server import ThreadedMotoServer
 from test_learner import alone, task_of
+from web_server import CONTENT, SIZE, WebServer, publish
 
 from pipeline.joints import MPII
 from pipeline.plan import plan_training
@@ -35,90 +35,9 @@ from pipeline.shards.remote import expand, fetch, read_all, read_range, size_of
 from pipeline.shards.sample import BadSampleError, record_of
 from pipeline.shards.streaming import ShardStream
 
-# Long enough to come in several blocks; no two places of it look alike.
-CONTENT = b"".join(number.to_bytes(4, "big") for number in range(100_000))
-SIZE = len(CONTENT)
-
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-class WebServer(ThreadingHTTPServer):
-    """Serves `files`; `served` are the bytes sent for each request but those that ask for a size."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {"/train-000000.tar": CONTENT}
-        self.served: list[int] = []
-        self.breaks: list[int] = []
-        self.statuses: list[int] = []
-        self.knows_ranges = True
-        self.stalls_after: int | None = None
-        self.may_go_on = threading.Event()
-        self.may_go_on.set()
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.shard = f"{self.url}/train-000000.tar"
-
-    def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that hang up."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: WebServer
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        status = self.server.statuses.pop(0) if self.server.statuses else 200
-        if path not in self.server.files or status != 200:
-            self.send_error(404 if status == 200 else status)
-            return
-        content = self.server.files[path]
-        body, status = content, 200
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked and self.server.knows_ranges:
-            start, end = asked.groups()
-            body, status = content[int(start) : int(end) + 1], 206
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
-        self.end_headers()
-        if asked and asked[2] == "0":
-            self.wfile.write(body[:1])
-            self.close_connection = True
-        else:
-            self.send_body(body)
-
-    def send_body(self, body: bytes) -> None:
-        self.server.may_go_on.wait(10)
-        if self.server.breaks:
-            body = body[: self.server.breaks.pop(0)]
-            self.close_connection = True
-        if self.server.stalls_after is not None:
-            self.wfile.write(body[: self.server.stalls_after])
-            self.server.may_go_on.clear()
-            self.server.may_go_on.wait(10)
-            return
-        self.server.served.append(len(body))
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    server = WebServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.may_go_on.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -535,6 +454,18 @@ def test_a_shard_is_downloaded_into_the_cache_once(web, shards, tmp_path):
     assert web.served == [1_000]
 
 
+def test_a_cache_without_room_on_its_disk_is_named(web, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = ShardCache(tmp_path / "cache", SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_pour", full)
+        with pytest.raises(OSError, match=f"the disk of {cache.folder} is full: .*train-000000"):
+            cache.path_of(web.shard, SIZE, sha256(CONTENT))
+    assert cache.path_of(web.shard, SIZE, sha256(CONTENT)).read_bytes() == CONTENT
+
+
 def test_equal_names_of_two_datasets_do_not_meet(web, tmp_path):
     web.files |= {"/a/train.tar": b"a" * 10, "/b/train.tar": b"b" * 10}
     cache = ShardCache(tmp_path, 100)
@@ -634,12 +565,6 @@ def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
 
 
 # Shards of samples
-
-
-def publish(web: WebServer, paths: list[Path]) -> str:
-    """Serve a packed folder; return the address of its shards, braces and all."""
-    web.files = {f"/pose/{path.name}": path.read_bytes() for path in paths[0].parent.iterdir()}
-    return f"{web.url}/pose/train-{{000000..{len(paths) - 1:06d}}}.tar"
 
 
 def test_remote_samples_are_read_one_by_one(web, pack):

@@ -281,5 +281,5 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_sound(tmp_path, capsys
         train(second, keeper, Host())
     said = capsys.readouterr().out
     assert f"checkpoint epoch_0003 can't be used: {path}: damaged" in said
-    assert "resuming from epoch_0002, after 20 samples" in said
+    assert "resuming from epoch_0002, after 20 samples, with 1 workers" in said
     assert left_by(Path(task.folder)) == expected

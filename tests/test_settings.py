@@ -47,6 +47,14 @@ def test_a_heatmap_has_a_quarter_of_the_inputs_side():
             "model.features must be a positive multiple of 4, got 255",
         ),
         (
+            lambda: ModelSettings(stem_features=-2),
+            "model.stem_features must be 0 or a positive multiple of 2, got -2",
+        ),
+        (
+            lambda: ModelSettings(stem_features=129),
+            "model.stem_features must be 0 or a positive multiple of 2, got 129",
+        ),
+        (
             lambda: ModelSettings(input_px=96),
             "model.input_px must be a positive multiple of 64 (4 * 2**model.order), got 96",
         ),
@@ -266,12 +274,26 @@ def test_the_fingerprint_names_what_decides_the_outcome():
     assert plain == Settings().fingerprint("data") != Settings().fingerprint("other data")
     for decisive in (
         {"model.stacks": 2},
+        {"model.stem_features": 256},
         {"data.seed": 1},
         {"optim.learning_rate": 1e-3},
         {"evaluation.flip_test": False},
         {"ray.workers": 2},
     ):
         assert Settings().replaced(decisive).fingerprint("data") != plain
+
+
+def test_a_run_from_before_stems_had_a_width_keeps_its_name(monkeypatch):
+    decisive = []
+
+    def dumps(content, **_):
+        decisive.append(content)
+        return ""
+
+    monkeypatch.setattr("pipeline.settings.json.dumps", dumps)
+    Settings().fingerprint("data")
+    assert "model.features" in decisive[0]
+    assert "model.stem_features" not in decisive[0]
 
 
 def test_where_a_run_is_stored_and_how_it_is_executed_does_not_change_its_fingerprint():

@@ -7,17 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 from pipeline.tracking import (
     Run,
     end_run,
-    history,
-    log_figure,
     log_file,
     log_folder,
-    log_metrics,
     log_text,
     start_run,
     ui_command,
@@ -80,41 +76,23 @@ def test_a_changed_parameter_keeps_its_first_value_and_is_tagged(start):
     assert changed == {"changed.optim.epochs": "20"}
 
 
-def test_an_epoch_that_is_logged_again_counts_once(start):
-    run = start()
-    log_metrics(run, {"val_loss": 3.0, "pckh_0.5": 10.0}, 1)
-    log_metrics(run, {"val_loss": 2.0, "pckh_0.5": 20.0}, 2)
-    # After a restart the second epoch comes again.
-    time.sleep(0.002)
-    log_metrics(run, {"val_loss": 1.5, "pckh_0.5/left_knee": 5.0}, 2)
-    assert history(run, ["val_loss", "pckh_0.5", "absent"]) == {
-        "val_loss": [(1, 3.0), (2, 1.5)],
-        "pckh_0.5": [(1, 10.0), (2, 20.0)],
-        "absent": [],
-    }
-    assert stored(run).data.metrics["pckh_0.5/left_knee"] == 5.0
-
-
 def test_artifacts_land_where_they_were_told_to(start, tmp_path):
     run = start()
     folder = tmp_path / "checkpoint"
     (folder / "deep").mkdir(parents=True)
     (folder / "weights").write_bytes(b"12")
     (folder / "deep" / "record").write_text("34")
-    log_figure(run, Figure(), "curves.png")
     log_text(run, "per joint\n", "scores.txt")
     log_file(run, folder / "weights", "overlays")
     log_folder(run, folder, "best_checkpoint")
     root = tmp_path / "artifacts" / run.run_id / "artifacts"
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     assert files == {
-        "curves.png",
         "scores.txt",
         "overlays/weights",
         "best_checkpoint/weights",
         "best_checkpoint/deep/record",
     }
-    assert (root / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (root / "scores.txt").read_text() == "per joint\n"
     assert (root / "best_checkpoint" / "deep" / "record").read_text() == "34"
 

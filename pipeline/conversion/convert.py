@@ -75,9 +75,10 @@ def convert(tensors: Tensors, joint_set: JointSet) -> Conversion:
 
 def describe(layout: Layout, model: ModelSettings) -> str:
     """Name a network's layout and shape."""
+    stem = f" ({model.stem_features} in the stem)" if model.stem_features else ""
     return (
         f"{layout.name}: {model.stacks} stacks, {model.modules} modules, order {model.order}, "
-        f"{model.features} features, {model.joints} joints"
+        f"{model.features} features{stem}, {model.joints} joints"
     )
 
 

@@ -6,28 +6,22 @@ from pipeline.settings import ModelSettings
 
 def _model(tensors: Tensors) -> ModelSettings:
     joints, features = head_channels(tensors, "score.0.weight")
+    # What pytorch-pose itself builds is wider than the authors' network: 128 -> 256 in layer2.
+    stem = channels(tensors, "layer2.0.conv3.weight")[0]
     return ModelSettings(
         stacks=count(tensors, "hg.#."),
         modules=count(tensors, "hg.0.hg.0.0.#."),
         order=count(tensors, "hg.0.hg.#."),
         features=features,
+        stem_features=0 if stem == features // 2 else stem,
         joints=joints,
     )
 
 
 def _differences(tensors: Tensors, model: ModelSettings) -> list[str]:
-    found = []
-    # The networks that pytorch-pose itself builds: 3,586,960 parameters with one stack, not 3,426,448.
-    if channels(tensors, "layer2.0.conv3.weight")[0] == model.features:
-        half, full = model.features // 2, model.features
-        found.append(
-            f"its stem reaches {full} channels one residual early: layer2 is {half} -> {full} and "
-            f"layer3 {full} -> {full}, here as in the authors' network {half} -> {half} and "
-            f"{half} -> {full}; layer2 and layer3 have no equal"
-        )
     if not count(tensors, "res.#."):
-        found.append("it has no residuals between hourglass and heatmaps (early pytorch-pose)")
-    return found
+        return ["it has no residuals between hourglass and heatmaps (early pytorch-pose)"]
+    return []
 
 
 PYTORCH_POSE = Layout(

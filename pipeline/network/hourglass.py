@@ -1,14 +1,12 @@
 """The stacked hourglass network of Newell, Yang and Deng (ECCV 2016, arXiv 1603.06937)."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from pipeline.network.parts import InParts, compute_parts, forget
 from pipeline.settings import ModelSettings
 from pipeline.shapes import Float
 
@@ -18,15 +16,10 @@ _INSIDE = 2
 
 
 class Residual(nn.Module):
-    """Pre-activation bottleneck; the skip is the identity where the channels agree.
-
-    `is_recomputed`: what lies within is forgotten after the forward pass and
-    computed again in the backward pass, to save memory.
-    """
+    """Pre-activation bottleneck; the skip is the identity where the channels agree."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.is_recomputed = False
         half = outputs // 2
         self.norm1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, half, 1)
@@ -37,41 +30,16 @@ class Residual(nn.Module):
         self.skip: nn.Module = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.is_recomputed and torch.is_grad_enabled()):
-            return self._compute(x)
-        result: Tensor = checkpoint(
-            self._compute,
-            x,
-            use_reentrant=False,
-            preserve_rng_state=False,  # nothing within is random
-            context_fn=self._first_and_again,
-        )
-        return result
-
-    def _compute(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv1(F.relu(self.norm1(x)))
-        y = self.conv2(F.relu(self.norm2(y)))
-        y = self.conv3(F.relu(self.norm3(y)))
+        y: Tensor = self.conv1(_norm_relu(self.norm1, x))
+        y = self.conv2(_norm_relu(self.norm2, y))
+        y = self.conv3(_norm_relu(self.norm3, y))
         return y + self.skip(x)
 
-    def _first_and_again(
-        self,
-    ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), self._statistics_kept()
 
-    @contextmanager
-    def _statistics_kept(self) -> Iterator[None]:
-        """Let BatchNorm's running statistics be: the first computation has moved them already."""
-        norms = (self.norm1, self.norm2, self.norm3)
-        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-        for norm in norms:
-            # Without its statistics a norm would save other tensors than it did at first.
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        try:
-            yield
-        finally:
-            for norm, (momentum, count) in zip(norms, before, strict=True):
-                norm.momentum, norm.num_batches_tracked = momentum, count
+def _norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
+    # In place: a norm's gradient needs its input only, and freed outputs would
+    # leave the allocator holes that the blocks after them don't fit.
+    return F.relu(norm(x), inplace=True)
 
 
 def _residuals(count: int, features: int) -> nn.Sequential:
@@ -90,12 +58,12 @@ class Inside(nn.Module):
         self.merge_heatmaps = nn.Conv2d(joints, features, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = F.relu(self.norm(self.conv(x)))
+        y = _norm_relu(self.norm, self.conv(x))
         heatmaps: Tensor = self.head(y)
         return x + self.merge_features(y) + self.merge_heatmaps(heatmaps), heatmaps
 
 
-class Hourglass(nn.Module):
+class Hourglass(InParts):
     """Bottom-up, top-down processing over `order` halvings, with a skip at every resolution.
 
     Within it, the `inside` next lower resolutions predict heatmaps of `joints`
@@ -118,20 +86,24 @@ class Hourglass(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return features, and the heatmaps predicted within, coarse to fine."""
-        y: Tensor = self.down(F.max_pool2d(x, 2))
+        y: Tensor = self.part(self._halve, x)
         heatmaps: tuple[Tensor, ...] = ()
         if isinstance(self.inner, Hourglass):
             y, heatmaps = self.inner(y)
         else:
-            y = self.inner(y)
+            y = self.part(self.inner, y)
         if self.inside is not None:
             y, predicted = self.inside(y)
             heatmaps = (*heatmaps, predicted)
-        lower = F.interpolate(self.up(y), scale_factor=2.0, mode="nearest")
-        return self.upper(x) + lower, heatmaps
+        lower = F.interpolate(self.part(self.up, y), scale_factor=2.0, mode="nearest")
+        return self.part(self.upper, x) + lower, heatmaps
+
+    def _halve(self, x: Tensor) -> Tensor:
+        halved: Tensor = self.down(F.max_pool2d(x, 2))
+        return halved
 
 
-class Stack(nn.Module):
+class Stack(InParts):
     """One hourglass with its head; all but the last feed their prediction back."""
 
     def __init__(self, settings: ModelSettings, last: bool) -> None:
@@ -150,11 +122,15 @@ class Stack(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Return what the next stack starts from, the heatmaps, and those predicted within."""
         y, inside = self.hourglass(x)
-        y = F.relu(self.norm(self.conv(self.residuals(y))))
+        x, heatmaps = self.part(self._predict, x, y)
+        return x, heatmaps, inside
+
+    def _predict(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        y = _norm_relu(self.norm, self.conv(self.residuals(y)))
         heatmaps: Tensor = self.head(y)
         if self.merge_features is not None and self.merge_heatmaps is not None:
             x = x + self.merge_features(y) + self.merge_heatmaps(heatmaps)
-        return x, heatmaps, inside
+        return x, heatmaps
 
 
 class Heatmaps(NamedTuple):
@@ -168,11 +144,12 @@ class Heatmaps(NamedTuple):
     supervised: tuple[Float[Tensor, "map batch joint _ _"], ...]
 
 
-class StackedHourglass(nn.Module):
+class StackedHourglass(InParts):
     """Predict one heatmap a joint, at a quarter of the input's resolution, after every stack.
 
     `settings.joints` must be set. With 256 features this is the authors'
-    network; the stem scales with the features.
+    network; the stem scales with the features, where `settings.stem_features`
+    does not say otherwise.
 
     `settings.supervision` says which heatmaps training compares with the
     target (Newell et al., section 4.3 and figure 8). `last-stack` leaves the
@@ -188,8 +165,9 @@ class StackedHourglass(nn.Module):
         self.stem_conv = nn.Conv2d(3, quarter, 7, stride=2, padding=3)
         self.stem_norm = nn.BatchNorm2d(quarter)
         self.stem_residual1 = Residual(quarter, half)
-        self.stem_residual2 = Residual(half, half)
-        self.stem_residual3 = Residual(half, settings.features)
+        stem = settings.stem_features or half
+        self.stem_residual2 = Residual(half, stem)
+        self.stem_residual3 = Residual(stem, settings.features)
         self.supervision = settings.supervision
         self.stacks = nn.ModuleList(
             Stack(settings, last=index == settings.stacks - 1) for index in range(settings.stacks)
@@ -204,15 +182,11 @@ class StackedHourglass(nn.Module):
                 nn.init.zeros_(module.head.bias)
 
     def recompute_residuals(self) -> None:
-        """Keep only residuals' inputs for the backward pass, which computes the rest again."""
-        for module in self.modules():
-            if isinstance(module, Residual):
-                module.is_recomputed = True
+        """Keep only the inputs of runs of residuals for the backward pass, which computes the rest again."""
+        compute_parts(self, forget)
 
     def forward(self, images: Float[Tensor, "batch 3 input_px input_px"]) -> Heatmaps:
-        x = F.relu(self.stem_norm(self.stem_conv(images)))
-        x = F.max_pool2d(self.stem_residual1(x), 2)
-        x = self.stem_residual3(self.stem_residual2(x))
+        x = self.part(self._widen, self.part(self._shrink, images))
         predictions, within = [], []
         for stack in self.stacks:
             x, heatmaps, inside = stack(x)
@@ -221,3 +195,11 @@ class StackedHourglass(nn.Module):
         stacks = torch.stack(predictions)
         trained = stacks[-1:] if self.supervision == "last-stack" else stacks
         return Heatmaps(stacks=stacks, supervised=(trained, *within))
+
+    def _shrink(self, images: Tensor) -> Tensor:
+        x = _norm_relu(self.stem_norm, self.stem_conv(images))
+        return F.max_pool2d(self.stem_residual1(x), 2)
+
+    def _widen(self, x: Tensor) -> Tensor:
+        widened: Tensor = self.stem_residual3(self.stem_residual2(x))
+        return widened

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
+from pipeline.redaction import redacted
 from pipeline.shards.location import name_of
 
 # A copy's name is its checksum and its name, so equal names of two datasets
@@ -37,10 +38,12 @@ class ShardCache:
         """
         # It becomes part of a path, and an index may come from anywhere.
         if not _SHA256.fullmatch(sha256):
-            raise ValueError(f"{location}: expected a SHA-256 of 64 digits, got {sha256!r}")
+            raise ValueError(
+                f"{redacted(location)}: expected a SHA-256 of 64 digits, got {sha256!r}"
+            )
         if size > self.max_bytes:
             raise ValueError(
-                f"{location}: {size:,} bytes, expected at most the {self.max_bytes:,} of the cache"
+                f"{redacted(location)}: {size:,} bytes, expected at most the {self.max_bytes:,} of the cache"
             )
         # As in files: only where it is needed.
         from pipeline.shards.remote import fetch

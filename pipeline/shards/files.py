@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
+from pipeline.redaction import redacted
 from pipeline.shards.location import is_remote, local_path
 
 # Files kept open, by each reader: more than a window of samples is spread over.
@@ -77,7 +78,7 @@ def content_of(location: str) -> bytes:
     try:
         return Path(local_path(location)).read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"{location}: no such file") from None
+        raise ValueError(f"{redacted(location)}: no such file") from None
 
 
 def size_in_bytes(location: str) -> int:

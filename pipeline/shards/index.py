@@ -10,9 +10,11 @@ from typing import Any, Self
 
 from pipeline.data.people import Split
 from pipeline.joints import JointSet, joint_set
+from pipeline.redaction import redacted
 from pipeline.shards.files import content_of, size_in_bytes
 from pipeline.shards.location import is_remote, local_path, name_of, sibling, split_pattern
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
+from pipeline.shards.whole import written_whole
 
 INDEX_NAME = "index.json"
 _FORMAT = 2
@@ -55,12 +57,10 @@ class Index:
 
     def write(self, folder: Path) -> None:
         """Write index.json whole or not at all."""
-        path = folder / INDEX_NAME
-        aside = path.with_suffix(".part")
         content = {"format": _FORMAT, "splits": self.splits()} | asdict(self)
         content["joint_set"] = self.joint_set.to_json()
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-        aside.replace(path)
+        with written_whole(folder / INDEX_NAME) as aside:
+            aside.write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -73,7 +73,7 @@ class Index:
         try:
             content = json.loads(content_of(path))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not readable as JSON: {error}") from error
+            raise ValueError(f"{redacted(path)}: not readable as JSON: {error}") from error
         except ValueError as error:
             raise ValueError(
                 f"{error}; shards need the index that jobs.pack writes beside them"
@@ -81,7 +81,7 @@ class Index:
         form = content.pop("format", None) if isinstance(content, dict) else None
         if form not in (_FORMAT, _NAMED_FORMAT):
             raise ValueError(
-                f"{path}: expected an index of format {_NAMED_FORMAT} or {_FORMAT}, got {form!r}"
+                f"{redacted(path)}: expected an index of format {_NAMED_FORMAT} or {_FORMAT}, got {form!r}"
             )
         content.pop("splits", None)
         try:
@@ -90,9 +90,9 @@ class Index:
             joints = joint_set(stored) if form == _NAMED_FORMAT else JointSet.from_json(stored)
             return cls(shards=shards, joint_set=joints, **content)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not an index: {error}") from error
+            raise ValueError(f"{redacted(path)}: not an index: {error}") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{redacted(path)}: {error}") from None
 
     def entry(self, name: str) -> ShardEntry | None:
         """What is said of the shard `name`, None if nothing."""
@@ -147,7 +147,7 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     for other in others:
         if other != first:
             raise ValueError(
-                f"{setting}={pattern!r}: shards have different joint sets: {first.difference(other)}; "
+                f"{setting}={redacted(pattern)!r}: shards have different joint sets: {first.difference(other)}; "
                 "expected one"
             )
     return ShardSet(
@@ -191,7 +191,9 @@ def _resolved(setting: str, pattern: str) -> list[str]:
     except ValueError as error:
         raise ValueError(f"{setting}: {error}") from error
     if not locations:
-        raise ValueError(f"no shards match {setting}={pattern!r} (looked from {Path.cwd()})")
+        raise ValueError(
+            f"no shards match {setting}={redacted(pattern)!r} (looked from {Path.cwd()})"
+        )
     return locations
 
 
@@ -213,7 +215,9 @@ def _checked_members(path: str, index: Index) -> dict[str, Members]:
     except ValueError as error:
         raise ValueError(f"{error}, but {INDEX_NAME} expects it") from None
     if hashlib.sha256(content).hexdigest() != index.members:
-        raise ValueError(f"{members}: not the file that {INDEX_NAME} was written with; pack again")
+        raise ValueError(
+            f"{redacted(members)}: not the file that {INDEX_NAME} was written with; pack again"
+        )
     return members_from(content, members)
 
 
@@ -223,7 +227,7 @@ def _checked_entry(
     name = name_of(location)
     entry = index.entry(name)
     if entry is None:
-        raise ValueError(f"{location}: not in {sibling(location, INDEX_NAME)}")
+        raise ValueError(f"{redacted(location)}: not in {redacted(sibling(location, INDEX_NAME))}")
     size = size_in_bytes(location)
     if size == entry.bytes:
         return entry
@@ -231,6 +235,6 @@ def _checked_entry(
     if size < entry.bytes and lost <= bad_allowed:
         return entry
     raise ValueError(
-        f"{location}: {size:,} bytes, expected {entry.bytes:,} by its index"
+        f"{redacted(location)}: {size:,} bytes, expected {entry.bytes:,} by its index"
         f"{f', samples cut off: {lost:,}' if size < entry.bytes else ''}; pack it again"
     )

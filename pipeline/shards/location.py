@@ -7,6 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 from braceexpand import braceexpand
 
+from pipeline.redaction import redacted
+
 _REMOTE = ("gs", "http", "https", "s3")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _WILDCARDS = "*?["
@@ -23,7 +25,7 @@ def scheme_of(location: str) -> str:
     if scheme == "file" or (scheme in _REMOTE and location.startswith(f"{scheme}://")):
         return scheme
     known = ", ".join(f"{name}://" for name in ("file", *_REMOTE))
-    raise ValueError(f"{location}: expected a local path or one of {known}")
+    raise ValueError(f"{redacted(location)}: expected a local path or one of {known}")
 
 
 def is_remote(location: str) -> bool:
@@ -78,7 +80,7 @@ def spell_out(pattern: str) -> Iterator[str]:
     try:
         yield from braceexpand(pattern, escape=False)
     except ValueError as error:
-        raise ValueError(f"{pattern}: {error}") from None
+        raise ValueError(redacted(f"{pattern}: {error}")) from None
 
 
 def has_wildcard(pattern: str) -> bool:

@@ -11,7 +11,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX
+from pipeline.redaction import redacted
+from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, is_inside
 
 MEMBERS_NAME = "members.npz"
 _COLUMNS = ("starts", "sizes", "crc32")
@@ -41,8 +42,9 @@ class Members:
     def scan(cls, path: Path) -> Self:
         """Read them off an uncompressed tar.
 
-        Raises ValueError naming shard and key for a tar that is truncated or
-        a sample that lacks a member.
+        Raises ValueError naming shard and key for a tar that is truncated, a
+        sample that lacks a member, and a member that is no file or named
+        like one outside the tar.
         """
         found = _scanned(path)
         keys = tuple(found)
@@ -84,7 +86,9 @@ def members_from(content: bytes, where: str) -> dict[str, Members]:
             )
             begin = end
     except Exception as error:  # NumPy raises whatever its parsers stumble over
-        raise ValueError(f"{where}: not readable as members of shards: {error}") from error
+        raise ValueError(
+            f"{redacted(where)}: not readable as members of shards: {error}"
+        ) from error
     return held
 
 
@@ -94,6 +98,14 @@ def _scanned(path: Path) -> dict[str, dict[str, tuple[int, int, int]]]:
     try:
         with tarfile.open(path, "r:") as tar, path.open("rb") as file:
             for member in tar:
+                if not member.isreg():
+                    raise ValueError(
+                        f"{path}: {member.name}: expected a file, got a link, folder or device"
+                    )
+                if not is_inside(member.name):
+                    raise ValueError(
+                        f"{path}: {member.name}: expected a file's name within the tar"
+                    )
                 key, _, suffix = member.name.partition(".")
                 file.seek(member.offset_data)
                 content = file.read(member.size)

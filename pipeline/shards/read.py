@@ -7,6 +7,7 @@ from typing import IO
 
 import numpy as np
 
+from pipeline.redaction import redacted
 from pipeline.shards.cache import ShardCache
 from pipeline.shards.files import OpenFiles, content_of, open_local, read_part
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
@@ -131,5 +132,5 @@ def _members(location: str, stored: dict[str, Members] | None, path: str) -> Mem
     if stored is None:
         return Members.scan(Path(local_path(location)))
     if name_of(location) not in stored:
-        raise ValueError(f"{location}: not in {path}")
+        raise ValueError(f"{redacted(location)}: not in {redacted(path)}")
     return stored[name_of(location)]

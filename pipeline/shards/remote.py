@@ -9,6 +9,7 @@ from pathlib import Path
 from time import sleep
 from typing import TypeVar
 
+from pipeline.redaction import redacted
 from pipeline.shards import transport
 from pipeline.shards.location import (
     has_wildcard,
@@ -17,6 +18,7 @@ from pipeline.shards.location import (
     spell_out,
     split_pattern,
 )
+from pipeline.shards.whole import full_disk_named
 
 Result = TypeVar("Result")
 
@@ -51,13 +53,13 @@ def _matches(name: str, pattern: str) -> Iterable[str]:
     if scheme == "file":
         found = glob.glob(local_path(name))
         if not found and name != pattern and not has_wildcard(name):
-            raise ValueError(f"{name}: no such file, expected what {pattern!r} names")
+            raise ValueError(f"{name}: no such file, expected what {redacted(pattern)!r} names")
         return [str(Path(path).absolute()) for path in found]
     if scheme in ("http", "https"):
         # Its question marks and brackets are a query's.
         if "*" in name:
             raise ValueError(
-                f"{pattern}: {scheme} can't list a folder, so '*' finds nothing; name the shards "
+                f"{redacted(pattern)}: {scheme} can't list a folder, so '*' finds nothing; name the shards "
                 "with braces, as in train-{000000..000009}.tar"
             )
         return [name]
@@ -93,12 +95,12 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
     """
     found = size_of(location)
     if found != size:
-        raise ValueError(f"{location}: {found:,} bytes, expected {size:,}")
+        raise ValueError(f"{redacted(location)}: {found:,} bytes, expected {size:,}")
     part = target.with_name(f"{target.name}.part")
     is_resumed = part.exists()
     if is_resumed and part.stat().st_size > size:
         part.unlink()
-    with part.open("ab") as file:
+    with full_disk_named(part), part.open("ab") as file:
         _pour(location, file.tell(), size, file, may_skip=True)
         file.flush()
         # After a power failure a name without its bytes would look complete.
@@ -109,7 +111,7 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
         return
     part.unlink()
     if not is_resumed:
-        raise ValueError(f"{location}: SHA-256 {got}, expected {sha256}")
+        raise ValueError(f"{redacted(location)}: SHA-256 {got}, expected {sha256}")
     # The part may have been another file's, or damaged.
     fetch(location, target, size=size, sha256=sha256)
 
@@ -147,7 +149,7 @@ def _persist(
             if failures == ATTEMPTS:
                 amount = "" if expected is None else f", with {had:,} of {expected:,} bytes"
                 raise ConnectionError(
-                    f"{location}: given up after {ATTEMPTS} attempts without progress{amount}: "
+                    f"{redacted(location)}: given up after {ATTEMPTS} attempts without progress{amount}: "
                     f"{error}"
                 ) from error
             sleep(_FIRST_WAIT_SECONDS * 2 ** max(failures - 1, 0))

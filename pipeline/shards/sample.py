@@ -14,6 +14,11 @@ RECORD_SUFFIX = "json"
 _STATES = {state.value: state for state in Visibility}
 
 
+def is_inside(name: str) -> bool:
+    """Whether a tar's member is named as one within; nothing is ever extracted, so that others are only suspect."""
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
 @runtime_checkable
 class Samples(Protocol):
     """Samples by position; a list of them is one, and so is a reader of shards."""

@@ -19,11 +19,12 @@ import numpy as np
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from pipeline.redaction import redacted
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.files import open_stream
 from pipeline.shards.location import name_of
 from pipeline.shards.order import Positions
-from pipeline.shards.sample import RECORD_SUFFIX, BadSampleError, Sample, sample_from
+from pipeline.shards.sample import RECORD_SUFFIX, BadSampleError, Sample, is_inside, sample_from
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png")
 # What Python's readers raise for a stream that ends early or is none.
@@ -91,7 +92,8 @@ class ShardStream:
                     found += 1
                     yield raw
             if not found:
-                raise BadSampleError(f"no samples in {', '.join(self.locations[:3])}, ...")
+                some = ", ".join(map(redacted, self.locations[:3]))
+                raise BadSampleError(f"no samples in {some}, ...")
 
 
 def _read(location: str, bad: BadSamples) -> Iterator[Raw]:
@@ -110,8 +112,8 @@ def _read(location: str, bad: BadSamples) -> Iterator[Raw]:
 
 
 def _is_read(name: str) -> bool:
-    """Whether a member is a picture or a record; nothing else is looked at."""
-    return name.rpartition(".")[2].lower() in (*_IMAGE_SUFFIXES, RECORD_SUFFIX)
+    """Whether a member is a picture or a record; nothing else is looked at, links and devices neither."""
+    return is_inside(name) and name.rpartition(".")[2].lower() in (*_IMAGE_SUFFIXES, RECORD_SUFFIX)
 
 
 def _sample_of(raw: Raw) -> Sample:

@@ -21,6 +21,7 @@ import aiohttp
 from fsspec.asyn import get_loop, sync
 from fsspec.implementations.http import HTTPFileSystem
 
+from pipeline.redaction import redacted
 from pipeline.shards.location import scheme_of
 
 # Without a byte for so long, a connection counts as dead. Object stores answer
@@ -79,7 +80,7 @@ async def _http_pour(
         position = start if reply.status == 206 else 0
         if position < start and not may_skip:
             raise ValueError(
-                f"{location}: the server ignores Range requests, expected to get bytes {start:,} "
+                f"{redacted(location)}: the server ignores Range requests, expected to get bytes {start:,} "
                 f"to {end:,}; whole shards can be read from it"
             )
         async for block in reply.content.iter_any():
@@ -98,7 +99,7 @@ async def _http_size(location: str) -> int:
         total = re.fullmatch(r"bytes .*/(\d+)", reply.headers.get("Content-Range", ""))
         length = int(total[1]) if total else reply.content_length
         if length is None or (reply.status == 206 and not total):
-            raise ValueError(f"{location}: the server does not say how many bytes it has")
+            raise ValueError(f"{redacted(location)}: the server does not say how many bytes it has")
         return length
 
 
@@ -118,12 +119,15 @@ async def _http_reply(location: str, start: int, end: int) -> AsyncIterator[aioh
             if reply.status in _LATER or reply.status >= 500:
                 raise TransferError(answer)
             if reply.status not in (200, 206):
-                raise ValueError(f"{location}: {answer}, expected a file that may be read")
+                raise ValueError(
+                    f"{redacted(location)}: {answer}, expected a file that may be read"
+                )
             yield reply
-    except aiohttp.InvalidURL as error:
-        raise ValueError(f"{location}: not a URL") from error
+    except aiohttp.InvalidURL:
+        # Unchained: the error is the URL, with its secrets.
+        raise ValueError(f"{redacted(location)}: not a URL") from None
     except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-        raise TransferError(str(error) or type(error).__name__) from error
+        raise TransferError(redacted(str(error)) or type(error).__name__) from error
 
 
 def _ask(location: str, method: str, **arguments: Any) -> Any:
@@ -133,16 +137,18 @@ def _ask(location: str, method: str, **arguments: Any) -> Any:
         filesystem = _filesystem(scheme, os.getpid())
     except ImportError as error:
         raise ValueError(
-            f"{location} needs the package {_PACKAGES[scheme]}: pip install 'hourglass-ray[remote]'"
+            f"{redacted(location)} needs the package {_PACKAGES[scheme]}: pip install 'hourglass-ray[remote]'"
         ) from error
     try:
         return getattr(filesystem, method)(location, **arguments)
     except FileNotFoundError:
-        raise ValueError(f"{location}: no such file, expected one that may be read") from None
+        raise ValueError(
+            f"{redacted(location)}: no such file, expected one that may be read"
+        ) from None
     except Exception as error:
         if _is_transient(scheme, error):
-            raise TransferError(str(error) or type(error).__name__) from error
-        raise ValueError(f"{location}: can't be read: {error}") from error
+            raise TransferError(redacted(str(error)) or type(error).__name__) from error
+        raise ValueError(redacted(f"{location}: can't be read: {error}")) from error
 
 
 def _is_transient(scheme: str, error: Exception) -> bool:

@@ -10,6 +10,7 @@ import webdataset
 from pipeline.data.people import Split
 from pipeline.shards.index import ShardEntry
 from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, Sample, record_of
+from pipeline.shards.whole import written_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +28,12 @@ def write_shard(folder: Path, name: ShardName, samples: Iterable[Sample]) -> Sha
     """Write samples as `folder/name` and return its index entry.
 
     The file is written aside and renamed when complete. Equal samples give
-    equal bytes. Raises OSError if the disk refuses; nothing half-written
-    carries the shard's name then.
+    equal bytes. Raises OSError if the disk refuses, naming one that is full;
+    nothing half-written carries the shard's name then.
     """
-    path = folder / str(name)
-    aside = path.with_suffix(".part")
     people = head_sizes = 0
     images = set()
-    try:
+    with written_whole(folder / str(name)) as aside:
         # Uncompressed and by an open file: WDS_SECURE forbids writing by name.
         with (
             aside.open("wb") as file,
@@ -54,9 +53,6 @@ def write_shard(folder: Path, name: ShardName, samples: Iterable[Sample]) -> Sha
         with aside.open("rb") as written:
             digest = hashlib.file_digest(written, "sha256").hexdigest()
         size = aside.stat().st_size
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
     return ShardEntry(
         name=str(name),
         split=name.split,

@@ -1,113 +1,126 @@
-"""How a small network learns a fixed task in one precision and another."""
+"""How soon a network comes to the same loss on a small fixed task, trained in one way and another."""
 
+import statistics
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
-from pipeline.settings import ModelSettings, OptimSettings
+from pipeline.benchmark.step.pictures import rendered_people
+from pipeline.benchmark.step.variants import Runner, Variant, synchronize
 from pipeline.shards.batch import Batch
-from pipeline.training import (
-    build_network,
-    build_optimizer,
-    build_scaler,
-    train_step,
-    training_dtype,
-)
 
-MODEL = ModelSettings(stacks=1, features=32, order=3, joints=4, input_px=64)
-_COLOURS = ((255, 60, 60), (60, 255, 60), (60, 60, 255), (255, 255, 60))
-_PICTURES, _BATCH = 256, 16
-# Losses are told as means over so many steps.
-WINDOW = 20
+PEOPLE = 32
+# A batch's loss depends on who is in it: losses are told as means over so many steps.
+SMOOTHING = 10
+# The losses to reach are the first way's lowest within these parts of its steps.
+_PARTS = (0.5, 0.75, 1.0)
 
 
 def learning_curves(
-    precisions: tuple[str, ...], device: torch.device, windows: int
+    ways: Sequence[Variant], device: torch.device, steps: int, seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """Losses of the same network on the same batches in each precision, and when each reached one loss.
+    """Losses of one network on the same batches, trained in each of the ways, from each seed.
 
-    That loss is what the first of them has after three quarters of its steps. The
-    precisions take turns, so that their seconds compare.
+    The ways take turns step by step, so that their seconds, which are those of
+    training alone, compare. They are compared with the first at several losses
+    of its own: `over_first` has medians of how many times fewer steps and
+    seconds a way took, 0 where it never came to the loss.
     """
-    pictures = discs()
-    pupils = {name: _Pupil(name, device) for name in precisions}
-    for start in range(0, windows * WINDOW, WINDOW):
-        for pupil in pupils.values():
-            pupil.learn(pictures, start, device)
-    goal = pupils[precisions[0]].losses[max(0, windows * 3 // 4 - 1)]
+    first, pictures = ways[0], rendered_people(PEOPLE, ways[0].input_px)
+    for way in ways:
+        # What a device does once, such as choosing its kernels, is no part of learning.
+        Runner(way, device).train()
+    runs = [_run(ways, device, pictures, steps, seed) for seed in seeds]
+    goals = [goal for run in runs for goal in run["goals"]]
     return {
-        "task": f"{_PICTURES} pictures of {MODEL.input_px} px with {MODEL.joints} discs to find",
-        "steps": [(window + 1) * WINDOW for window in range(windows)],
-        "loss": {name: pupil.losses for name, pupil in pupils.items()},
-        "seconds": {name: pupil.seconds for name, pupil in pupils.items()},
-        "goal": goal,
-        "reached": {name: pupil.reached(goal) for name, pupil in pupils.items()},
+        "task": (
+            f"{PEOPLE} rendered people at {first.input_px} px, {first.stacks} stack, "
+            f"batch {first.batch}, {steps} steps, {len(seeds)} seeds"
+        ),
+        "smoothed_over_steps": SMOOTHING,
+        "over_first": {
+            way.way: {unit: over_first(goals, first.way, way.way, unit) for unit in _UNITS}
+            for way in ways[1:]
+        },
+        "runs": runs,
     }
 
 
-@dataclass
-class _Pupil:
-    """A network that learns; `seconds` are those of training alone, after each window."""
+_UNITS = ("steps", "seconds")
 
-    precision: str
-    device: torch.device
+
+def over_first(goals: Sequence[dict[str, Any]], first: str, way: str, unit: str) -> float:
+    """Median over the goals of how many times fewer steps or seconds a way took than the first."""
+    return statistics.median(
+        goal["reached"][first][unit] / reached[unit] if (reached := goal["reached"][way]) else 0.0
+        for goal in goals
+    )
+
+
+@dataclass(kw_only=True)
+class Pupil:
+    """A network that learns: its loss and its seconds of training after each step."""
+
+    runner: Runner | None = None
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        settings = {"optimizer": "adamw", "learning_rate": 2e-3, "target_peak": 10.0}
-        self._optim = OptimSettings(**settings | {"precision": self.precision})  # type: ignore[arg-type]
-        self._network = build_network(MODEL, 0, self.device)
-        self._optimizer = build_optimizer(self._network, self._optim)
-        self._dtype = training_dtype(self._optim, self.device)
-        self._scaler = build_scaler(self._dtype, self.device)
-
-    def learn(self, pictures: Batch, start: int, device: torch.device) -> None:
+    def learn(self, batch: Batch, device: torch.device) -> None:
+        """Take a step."""
+        assert self.runner is not None
         began = time.perf_counter()
-        losses = []
-        for step in range(start, start + WINDOW):
-            rows = np.random.default_rng(step).permutation(_PICTURES)[:_BATCH]
-            losses.append(
-                train_step(
-                    self._network,
-                    self._optimizer,
-                    pictures.rows(rows),
-                    self._optim,
-                    device,
-                    self._dtype,
-                    self._scaler,
-                ).loss
-            )
-        self.losses.append(float(torch.stack(losses).mean()))
-        before = self.seconds[-1] if self.seconds else 0.0
-        self.seconds.append(before + time.perf_counter() - began)
+        loss = self.runner.train(batch)
+        synchronize(device)
+        taken = time.perf_counter() - began
+        self.losses.append(float(loss))
+        self.seconds.append(taken + (self.seconds[-1] if self.seconds else 0.0))
+
+    def smooth(self) -> list[float]:
+        """Mean loss of the last steps, from the first step on that has so many behind it."""
+        return sliding_window_view(np.array(self.losses), SMOOTHING).mean(axis=1).tolist()
 
     def reached(self, goal: float) -> dict[str, float] | None:
-        """Steps and seconds until the loss was as low as `goal`; None: never."""
-        for window, loss in enumerate(self.losses):
+        """Steps and seconds until the smooth loss was as low as `goal`; None: never."""
+        for index, loss in enumerate(self.smooth()):
             if loss <= goal:
-                return {"steps": (window + 1) * WINDOW, "seconds": self.seconds[window]}
+                steps = index + SMOOTHING
+                return {"steps": steps, "seconds": self.seconds[steps - 1]}
         return None
 
 
-def discs() -> Batch:
-    """Pictures of noise with a disc in each joint's colour, whose centre is the joint."""
-    random = np.random.default_rng(0)
-    side = MODEL.input_px
-    pixels = random.integers(0, 200, (_PICTURES, side, side, 3), np.uint8)
-    places = random.integers(6, side - 6, (_PICTURES, MODEL.joints, 2))
-    for picture, joints in zip(pixels, places.tolist(), strict=True):
-        for (x, y), colour in zip(joints, _COLOURS, strict=True):
-            cv2.circle(picture, (x, y), 5, colour, thickness=-1)
-    heatmap_pixels = (places.astype(np.float32) + 0.5) / 4 - 0.5
-    return Batch(
-        images=torch.from_numpy(pixels),
-        joints=torch.from_numpy(heatmap_pixels),
-        annotated=torch.ones(_PICTURES, MODEL.joints, dtype=torch.bool),
-        gains=torch.ones(_PICTURES, 3),
-        positions=np.arange(_PICTURES),
-    )
+def goals_of(pupils: dict[str, Pupil]) -> list[dict[str, Any]]:
+    """Losses to reach, and when each pupil did."""
+    first = next(iter(pupils.values())).smooth()
+    losses = [min(first[: max(1, round(part * len(first)))]) for part in _PARTS]
+    return [
+        {"loss": loss, "reached": {name: pupil.reached(loss) for name, pupil in pupils.items()}}
+        for loss in losses
+    ]
+
+
+def _run(
+    ways: Sequence[Variant], device: torch.device, pictures: Batch, steps: int, seed: int
+) -> dict[str, Any]:
+    pupils = {way.way: Pupil(runner=_runner(way, device, seed)) for way in ways}
+    random = np.random.default_rng(seed)
+    for step in range(steps):
+        batch = pictures.rows(random.permutation(PEOPLE)[: ways[0].batch])
+        for pupil in list(pupils.values())[:: -1 if step % 2 else 1]:
+            pupil.learn(batch, device)
+    return {
+        "seed": seed,
+        "loss": {name: pupil.losses for name, pupil in pupils.items()},
+        "seconds": {name: pupil.seconds for name, pupil in pupils.items()},
+        "goals": goals_of(pupils),
+    }
+
+
+def _runner(way: Variant, device: torch.device, seed: int) -> Runner:
+    # A peak of 10, since the paper's of 1 may stay with all-zero heatmaps for longer than this takes.
+    optim = replace(way.optim, optimizer="adamw", learning_rate=1e-3, target_peak=10.0, seed=seed)
+    return Runner(way, device, optim)

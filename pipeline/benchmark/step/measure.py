@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.benchmark.step.curve import learning_curves
+from pipeline.benchmark.step.curve import PEOPLE, SMOOTHING, learning_curves
 from pipeline.benchmark.step.limits import matmul_route, peak_memory_mib
 from pipeline.benchmark.step.profile import time_shares
 from pipeline.benchmark.step.variants import Pass, Precision, Runner, Variant
@@ -32,7 +32,7 @@ _NAMES: dict[torch.dtype, Precision] = {
 
 @dataclass(frozen=True, kw_only=True)
 class StepBenchmark:
-    """What to measure. Empty `precisions` are the device's own, empty `memory_stacks` leave memory out."""
+    """What to measure. Empty `precisions` are the device's own; without `memory_stacks` or `curve_steps` that part is left out."""
 
     device: str = "auto"
     stacks: tuple[int, ...] = (1, 2)
@@ -42,7 +42,8 @@ class StepBenchmark:
     compile: bool = False
     rounds: int = 5
     memory_stacks: tuple[int, ...] = (8,)
-    curve_windows: int = 16
+    curve_steps: int = 120
+    curve_seeds: int = 3
 
     def __post_init__(self) -> None:
         for option, value in (
@@ -53,6 +54,15 @@ class StepBenchmark:
         ):
             if value < 1:
                 raise ValueError(f"{option} must be at least 1, got {value}")
+        if self.curve_steps and self.curve_steps < SMOOTHING:
+            raise ValueError(
+                f"--curve-steps must be 0 or at least {SMOOTHING}, got {self.curve_steps}"
+            )
+        if self.curve_steps and self.batches[0] > PEOPLE:
+            raise ValueError(
+                f"--batch must be at most {PEOPLE} at first, got {self.batches[0]}: "
+                "the learning curves have no more people"
+            )
 
 
 def measure_step(settings: StepBenchmark) -> dict[str, Any]:
@@ -69,6 +79,7 @@ def measure_step(settings: StepBenchmark) -> dict[str, Any]:
     result: dict[str, Any] = {
         "over_plain_fp32": over_plain(variants, laps, settings.batches[0], auto),
         "peak_memory_mib": {},
+        "to_same_loss_over_plain_fp32": {},
         "machine": _machine(device),
         "settings": asdict(settings) | {"default_precision": auto},
         "matmul_flops_per_s": peak,
@@ -91,8 +102,14 @@ def measure_step(settings: StepBenchmark) -> dict[str, Any]:
         result["peak_memory_mib"][variant.name] = mib
         say(f"  {variant.name}: {mib:,.0f} MiB")
     say("4/4 learning curves")
-    names = tuple(dict.fromkeys(("fp32", *(v.precision for v in variants))))
-    result["curves"] = learning_curves(names, device, settings.curve_windows)
+    if settings.curve_steps:
+        result["curves"] = learning_curves(
+            curve_variants(settings, auto),
+            device,
+            settings.curve_steps,
+            range(settings.curve_seeds),
+        )
+        result["to_same_loss_over_plain_fp32"] = result["curves"]["over_first"]
     result["seconds"] = time.monotonic() - begin
     return result
 
@@ -132,6 +149,15 @@ def memory_variants(settings: StepBenchmark, auto: Precision) -> list[Variant]:
         default = replace(plain, layout="channels_last", precision=auto)
         made += [plain, default, replace(default, checkpointing=True)]
     return made
+
+
+def curve_variants(settings: StepBenchmark, auto: Precision) -> list[Variant]:
+    """The smallest of the paper's networks: plain first, then as training has it in each precision."""
+    plain = Variant(
+        stacks=1, batch=settings.batches[0], input_px=settings.input_px, layout="contiguous"
+    )
+    precisions = settings.precisions or (auto,)
+    return [plain, *(replace(plain, layout="channels_last", precision=p) for p in precisions)]
 
 
 def over_plain(

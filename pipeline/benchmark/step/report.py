@@ -1,5 +1,6 @@
 """The training step's figures as a person reads them."""
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,21 +58,40 @@ def _memory(result: Mapping[str, Any]) -> str:
 
 
 def _curves(result: Mapping[str, Any]) -> str:
+    if "curves" not in result:
+        return "learning curves: left out"
     curves = result["curves"]
-    rows = [[f"loss: {curves['task']}", *curves["loss"]]]
-    for number, step in enumerate(curves["steps"]):
-        rows.append(
-            [f"step {step}", *(f"{losses[number]:.4f}" for losses in curves["loss"].values())]
-        )
-    for key, digits in (("steps", 0), ("seconds", 1)):
-        cells = [
-            "never" if at is None else f"{at[key]:.{digits}f}" for at in curves["reached"].values()
-        ]
-        rows.append([f"{key} to {curves['goal']:.4f}", *cells])
+    runs, every = curves["runs"], curves["smoothed_over_steps"]
+    ways = list(runs[0]["loss"])
+    rows = [[curves["task"], *ways]]
+    for end in range(every, len(runs[0]["loss"][ways[0]]) + 1, every):
+        means = [statistics.mean(_mean_loss(run, way, end, every) for run in runs) for way in ways]
+        rows.append([f"loss, steps {end - every + 1}-{end}", *(f"{loss:.4f}" for loss in means)])
+    for run in runs:
+        for goal in run["goals"]:
+            reached = [_reached(goal["reached"][way]) for way in ways]
+            rows.append([f"seed {run['seed']}, to loss {goal['loss']:.4f}", *reached])
     return aligned(rows)
 
 
+def _mean_loss(run: Mapping[str, Any], way: str, end: int, steps: int) -> float:
+    return statistics.mean(run["loss"][way][end - steps : end])
+
+
+def _reached(at: Mapping[str, float] | None) -> str:
+    return "never" if at is None else f"{at['steps']:.0f} steps, {at['seconds']:.1f} s"
+
+
 def _headline(result: Mapping[str, Any]) -> str:
-    return "over_plain_fp32   " + "   ".join(
-        f"stacks {stacks}: {value:.2f}" for stacks, value in result["over_plain_fp32"].items()
-    )
+    lines = [
+        "over_plain_fp32   "
+        + "   ".join(
+            f"stacks {stacks}: {value:.2f}" for stacks, value in result["over_plain_fp32"].items()
+        )
+    ]
+    for way, over in result["to_same_loss_over_plain_fp32"].items():
+        lines.append(
+            f"to_same_loss_over_plain_fp32   {way}: "
+            f"steps {over['steps']:.2f}   seconds {over['seconds']:.2f}"
+        )
+    return "\n".join(lines)

@@ -81,10 +81,12 @@ class _Contiguous(nn.Module):
 
 
 class Runner:
-    """A variant alive on a device."""
+    """A variant alive on a device, trained with its own settings or with others."""
 
-    def __init__(self, variant: Variant, device: torch.device) -> None:
-        optim = variant.optim
+    def __init__(
+        self, variant: Variant, device: torch.device, optim: OptimSettings | None = None
+    ) -> None:
+        optim = optim or variant.optim
         self.variant, self._device, self._optim = variant, device, optim
         # Heads at random: all-zero heatmaps would be equal however they come about.
         network = build_network(variant.model, optim.seed, device, zero_heads=False)
@@ -112,18 +114,18 @@ class Runner:
 
         return Route(run=several)
 
-    def train(self) -> None:
-        """Take a whole training step."""
+    def train(self, batch: Batch | None = None) -> Tensor:
+        """Take a whole training step, on noise where there is no batch, and return its loss."""
         self.network.train()
-        train_step(
+        return train_step(
             self.network,
             self.optimizer,
-            self.batch,
+            batch or self.batch,
             self._optim,
             self._device,
             self._dtype,
             self._scaler,
-        )
+        ).loss
 
     @torch.no_grad()
     def forward(self) -> None:

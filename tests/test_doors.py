@@ -1,0 +1,318 @@
+"""What must not get out, and what must not get in: secrets in URIs, pickles, members that are no files."""
+
+import io
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tarfile
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from factories import sample, samples
+from mlflow import MlflowClient
+from web_server import publish
+
+import jobs.evaluate
+import jobs.train
+from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
+from pipeline.errors import fail
+from pipeline.joints import MPII
+from pipeline.network.hourglass import StackedHourglass
+from pipeline.record import Progress, Record
+from pipeline.settings import Settings
+from pipeline.shards import remote
+from pipeline.shards.bad import BadSamples
+from pipeline.shards.cache import ShardCache
+from pipeline.shards.index import find_shards
+from pipeline.shards.read import ShardReader
+from pipeline.shards.sample import record_of
+from pipeline.shards.streaming import ShardStream
+from pipeline.tracking import start_run, ui_command
+
+SECRET = "hunter2"
+QUERY = f"?X-Amz-Signature={SECRET}"
+SMALL = {
+    "model.stacks": 1,
+    "model.features": 8,
+    "model.order": 2,
+    "model.joints": 16,
+    "model.input_px": 64,
+}
+
+# Secrets
+
+
+def words(settings: dict[str, object]) -> list[str]:
+    return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+
+
+def test_a_dry_run_shows_no_secret(web, pack, tmp_path, capsys):
+    train = publish(web, pack(samples(6), samples(6, first=6), members=True)) + QUERY
+    told = SMALL | {
+        "data.train": train,
+        "data.val": str(pack(samples(2), split="val", folder="val")[0]),
+        "ray.storage": tmp_path / "runs",
+        "tracking.uri": f"postgresql://anna:{SECRET}@host/runs",
+    }
+    jobs.train.main([*words(told), "--dry-run"])
+    said = capsys.readouterr().out
+    assert f"data.train = {train.replace(SECRET, '***')!r}" in said
+    assert "tracking.uri = 'postgresql://anna:***@host/runs'" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"data.train": f"http://HOST/absent.tar{QUERY}"},
+        {"data.train": f"http://anna:{SECRET}@HOST/absent-*.tar"},
+        {"data.train": f"pipe:curl http://anna:{SECRET}@HOST/train.tar"},
+        {"data.train": f"s3:bucket/train.tar{QUERY}"},
+        {"data.train": f"/absent.tar{QUERY}"},
+    ],
+)
+def test_an_error_shows_no_secret(web, tmp_path, capsys, told):
+    told = {key: value.replace("HOST", web.url[7:]) for key, value in told.items()}
+    with pytest.raises(SystemExit) as end:
+        jobs.train.main(words(told | {"data.val": "any"}))
+    said = capsys.readouterr()
+    assert end.value.code == 2
+    assert "***" in said.err
+    assert SECRET not in said.out + said.err
+
+
+def test_what_other_libraries_say_of_a_failure_shows_no_secret(capsys):
+    with pytest.raises(SystemExit):
+        fail(f"training failed: can't connect to http://anna:{SECRET}@host")
+    assert capsys.readouterr().err.endswith("http://anna:***@host\n")
+
+
+def test_what_a_worker_raises_shows_no_secret(web, pack, monkeypatch):
+    monkeypatch.setattr(remote, "sleep", lambda seconds: None)
+    [location] = find_shards(
+        "data.train", publish(web, pack(samples(2), members=True)) + QUERY
+    ).paths
+    reader = ShardReader([location])
+    web.statuses += [503] * remote.ATTEMPTS
+    with pytest.raises(ConnectionError, match=r"X-Amz-Signature=\*\*\*: given up") as raised:
+        reader[0]
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+def saved_with_secrets(folder: Path) -> Record:
+    settings = Settings.from_flat(
+        SMALL | {"data.train": f"https://h/a.tar{QUERY}", "tracking.uri": f"http://a:{SECRET}@h"}
+    )
+    record = Record(settings=settings, joint_set=MPII, progress=Progress(), metrics={})
+    folder.mkdir()
+    write_checkpoint(folder, take_snapshot(StackedHourglass(settings.model), record))
+    return record
+
+
+def test_a_checkpoint_holds_no_secret_and_is_read_without(tmp_path):
+    record = saved_with_secrets(tmp_path / "saved")
+    text = (tmp_path / "saved" / "checkpoint.json").read_text()
+    assert SECRET not in text
+    assert '"data.train": "https://h/a.tar?X-Amz-Signature=***"' in text
+    _, read = load_network(tmp_path / "saved", torch.device("cpu"))
+    assert read.settings.model == record.settings.model
+
+
+def test_a_checkpoint_is_measured_on_data_that_are_named_anew(web, pack, tmp_path, capsys):
+    saved_with_secrets(tmp_path / "saved")
+    publish(web, pack(samples(2), split="val", members=True))
+    val = f"{web.url}/pose/val-000000.tar"
+    out = tmp_path / "scores.json"
+    jobs.evaluate.main(
+        ["--checkpoint", str(tmp_path / "saved"), "--data.val", val + QUERY]
+        + ["--json", str(out), "--threads", "1"]
+    )
+    assert "X-Amz-Signature=***" in out.read_text()
+    assert SECRET not in out.read_text() + capsys.readouterr().out
+
+
+def test_mlflow_keeps_no_secret(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def started(train: str):
+        return start_run(
+            *(uri, "any", "run"),
+            params={"data.train": train},
+            tags={"source": f"s3://key:{SECRET}@bucket"},
+            artifacts=tmp_path,
+        )
+
+    started(f"https://h/a.tar{QUERY}")
+    run = started(f"https://h/b.tar{QUERY}")
+    kept = MlflowClient(uri).get_run(run.run_id).data
+    assert kept.params["data.train"] == "https://h/a.tar?X-Amz-Signature=***"
+    assert kept.tags["changed.data.train"] == "https://h/b.tar?X-Amz-Signature=***"
+    assert kept.tags["source"] == "s3://key:***@bucket"
+    assert SECRET.encode() not in (tmp_path / "mlflow.db").read_bytes()
+
+
+@pytest.mark.parametrize("uri", ["nosuch://anna:{}@host/runs", "http://anna:{}@127.0.0.1:1"])
+def test_an_error_of_mlflow_shows_no_secret(tmp_path, uri):
+    with pytest.raises(ValueError, match=r"^tracking\.uri=.*anna:\*\*\*@") as raised:
+        start_run(uri.format(SECRET), "any", "run", params={}, tags={}, artifacts=tmp_path)
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+def test_the_command_to_look_at_runs_shows_no_secret():
+    shown = ui_command(f"postgresql://anna:{SECRET}@host/runs")
+    assert "--backend-store-uri postgresql://anna:***@host/runs --host 127.0.0.1" in shown
+    assert ui_command(f"http://anna:{SECRET}@host") == "open http://anna:***@host"
+
+
+# Pickles
+
+
+class Trap:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.made),)
+
+
+def pickles(made: Path) -> dict[str, bytes]:
+    """The trap under each suffix that webdataset, torch or NumPy would unpickle."""
+    plain, of_torch, of_numpy = pickle.dumps(Trap(made)), io.BytesIO(), io.BytesIO()
+    torch.save(Trap(made), of_torch)
+    np.save(of_numpy, np.array([Trap(made)], object))
+    return {
+        **dict.fromkeys(("pyd", "pkl", "pickle", "pik"), plain),
+        **dict.fromkeys(("pth", "pt"), of_torch.getvalue()),
+        "npy": of_numpy.getvalue(),
+    }
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    return str(path)
+
+
+def read_both_ways(path: str) -> list[list]:
+    stream = ShardStream(locations=[path], seed=0, rank=0, workers=1, window=1)
+    return [list(ShardReader([path])), stream.first(1, BadSamples(0))]
+
+
+def test_no_pickle_of_a_shard_is_loaded(tmp_path):
+    good, made = sample(), tmp_path / "ran"
+    members = {f"k.{suffix}": content for suffix, content in pickles(made).items()}
+    members |= {"k.jpg": good.crop.jpeg, "k.json": record_of(good)}
+    path = write_tar(tmp_path / "t.tar", members)
+    assert read_both_ways(path) == [[good], [good]]
+    assert not made.exists()
+    # The trap is one: webdataset's own decoding, given this member, runs it.
+    webdataset.autodecode.basichandlers("pyd", members["k.pyd"])
+    assert made.exists()
+
+
+def test_mlflow_is_told_to_load_no_pickle():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    code = (
+        "import pipeline.tracking\n"
+        "from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION as allowed\n"
+        "print(allowed.get())"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "False\n"
+
+
+# Members that are no files, or are named like files elsewhere
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.type, header.linkname = kind, target
+    return header
+
+
+def write_members(path: Path, *headers: tuple[tarfile.TarInfo, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for header, content in headers:
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    return str(path)
+
+
+def files_below(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.parametrize("key", ["../escaped", "/tmp/hourglass-escaped", "a/../../escaped"])
+def test_a_member_named_like_a_file_elsewhere_is_passed_over_or_refused(tmp_path, monkeypatch, key):
+    folder = tmp_path / "deep" / "deeper"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    good = sample()
+    elsewhere = {f"{key}.jpg": good.crop.jpeg, f"{key}.json": record_of(good)}
+    members = elsewhere | {"k.jpg": good.crop.jpeg, "k.json": record_of(good)}
+    path = write_tar(folder / "t.tar", members)
+    before = files_below(tmp_path)
+    stream = ShardStream(locations=[path], seed=0, rank=0, workers=1, window=1)
+    assert [one.place for one in stream.first(2, BadSamples(0))] == ["t.tar: k"] * 2
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {key}.jpg: expected a file's name")):
+        ShardReader([path])
+    assert files_below(tmp_path) == before
+    assert not Path("/tmp/hourglass-escaped.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+)
+def test_a_member_that_is_no_file_is_refused_or_passed_over(tmp_path, kind):
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(sample(3).crop.jpeg)
+    good = sample()
+    path = write_members(
+        tmp_path / "t.tar",
+        (member("j.jpg", kind, str(secret)), b""),
+        (member("k.jpg"), good.crop.jpeg),
+        (member("k.json"), record_of(good)),
+    )
+    before = files_below(tmp_path)
+    stream = ShardStream(locations=[path], seed=0, rank=0, workers=1, window=1)
+    assert stream.first(1, BadSamples(0)) == [good]
+    with pytest.raises(ValueError, match=r"t\.tar: j\.jpg: expected a file, got a link"):
+        ShardReader([path])
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+@pytest.mark.parametrize(
+    "name", ["..", "../../escaped.tar", "..%2f..%2fescaped.tar", "/escaped.tar", "é b;rm -rf", ""]
+)
+def test_a_copy_of_a_remote_shard_stays_in_the_cache(tmp_path, monkeypatch, scheme, name):
+    def fetch(location: str, target: Path, **_: object) -> None:
+        target.write_bytes(b"content")
+
+    monkeypatch.setattr(remote, "fetch", fetch)
+    cache, digest = ShardCache(tmp_path / "deep" / "cache", 10**6), "0" * 64
+    copy = cache.path_of(f"{scheme}://host/pose/{name}", 7, digest)
+    assert copy.parent == cache.folder
+    assert files_below(tmp_path) - {tmp_path / "deep", cache.folder} == {
+        cache.folder / ".lock",
+        copy,
+    }
+
+
+def test_an_index_cannot_lead_out_of_the_cache(tmp_path):
+    cache = ShardCache(tmp_path / "cache", 10**6)
+    with pytest.raises(ValueError, match="expected a SHA-256 of 64 digits"):
+        cache.path_of("http://h/a.tar", 1, "../" + "0" * 61)

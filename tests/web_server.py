@@ -1,0 +1,81 @@
+"""A web server on loopback that serves made files, and breaks off, stalls and refuses as it is told."""
+
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+# Long enough to come in several blocks; no two places of it look alike.
+CONTENT = b"".join(number.to_bytes(4, "big") for number in range(100_000))
+SIZE = len(CONTENT)
+
+
+class WebServer(ThreadingHTTPServer):
+    """Serves `files`; `served` are the bytes sent for each request but those that ask for a size."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {"/train-000000.tar": CONTENT}
+        self.served: list[int] = []
+        self.breaks: list[int] = []
+        self.statuses: list[int] = []
+        self.knows_ranges = True
+        self.stalls_after: int | None = None
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.shard = f"{self.url}/train-000000.tar"
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that hang up."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: WebServer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
+        if path not in self.server.files or status != 200:
+            self.send_error(404 if status == 200 else status)
+            return
+        content = self.server.files[path]
+        body, status = content, 200
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked and self.server.knows_ranges:
+            start, end = asked.groups()
+            body, status = content[int(start) : int(end) + 1], 206
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+        self.end_headers()
+        if asked and asked[2] == "0":
+            self.wfile.write(body[:1])
+            self.close_connection = True
+        else:
+            self.send_body(body)
+
+    def send_body(self, body: bytes) -> None:
+        self.server.may_go_on.wait(10)
+        if self.server.breaks:
+            body = body[: self.server.breaks.pop(0)]
+            self.close_connection = True
+        if self.server.stalls_after is not None:
+            self.wfile.write(body[: self.server.stalls_after])
+            self.server.may_go_on.clear()
+            self.server.may_go_on.wait(10)
+            return
+        self.server.served.append(len(body))
+        self.wfile.write(body)
+
+
+def publish(web: WebServer, paths: list[Path]) -> str:
+    """Serve a packed folder; return the address of its shards, braces and all."""
+    web.files = {f"/pose/{path.name}": path.read_bytes() for path in paths[0].parent.iterdir()}
+    return f"{web.url}/pose/train-{{000000..{len(paths) - 1:06d}}}.tar"

@@ -77,6 +77,7 @@ class Archive:
         self._folder, self._keep, self._metric = folder, keep, metric
         self._thread: Thread | None = None
         self._failure: StorageError | None = None
+        self._error: Exception | None = None
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(left)
@@ -95,13 +96,20 @@ class Archive:
         return failure
 
     def close(self) -> StorageError | None:
-        """Wait for the last checkpoint; return what kept it from being written, if anything did."""
+        """Wait for the last checkpoint; return what kept it from being written, if anything did.
+
+        Raises what has gone wrong on the thread beside that.
+        """
         if self._thread is not None:
             self._thread.join()
-        failure, self._thread, self._failure = self._failure, None, None
+        failure, error = self._failure, self._error
+        self._thread = self._failure = self._error = None
+        if error is not None:
+            raise error
         return failure
 
     def _write(self, name: str, snapshot: Snapshot, after: Callable[[], None]) -> None:
+        what = "not written"
         try:
             aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._folder))
             try:
@@ -109,13 +117,22 @@ class Archive:
                 self._rename(aside, self._folder / name)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
+            what = "written, but not entered in the journal"
             after()
+            what = "written, but older ones can't be removed"
             self._remove_unwanted()
         except OSError as error:
-            free = shutil.disk_usage(self._folder).free
-            self._failure = StorageError(
-                f"{self._folder / name}: not written, with {free / 2**20:,.0f} MiB free there: {error}"
-            )
+            self._failure = StorageError(f"{self._folder / name}: {what}{self._free()}: {error}")
+        except Exception as error:
+            # Nobody looks at what a thread raises.
+            self._error = error
+
+    def _free(self) -> str:
+        """How much room there is, where the folder can still be asked."""
+        try:
+            return f", with {shutil.disk_usage(self._folder).free / 2**20:,.1f} MiB free there"
+        except OSError:
+            return ""
 
     def _remove_unwanted(self) -> None:
         found = checkpoints(self._folder)

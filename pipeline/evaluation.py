@@ -21,7 +21,7 @@ from pipeline.metric import (
     scores,
 )
 from pipeline.network.decoding import decode
-from pipeline.network.heatmaps import readable, unmirror
+from pipeline.network.heatmaps import is_flat, readable, unmirror
 from pipeline.network.hourglass import Heatmaps
 from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.augmentation import Augmentation
@@ -36,22 +36,28 @@ from pipeline.training import batch_loss, network_input
 class Predictions:
     """Joints of some samples in pixels of their original images, and the heatmaps' heights there.
 
-    `loss` is the sum of the samples' validation losses.
+    `loss` is the sum of the samples' validation losses, `flat` the number of
+    samples whose heatmaps are all flat (see `is_flat`).
     """
 
     positions: Positions
     joints: Float[np.ndarray, "person joint 2"]
     confidence: Float[np.ndarray, "person joint"]
     loss: float
+    flat: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Counts of each measure (by its key) over some people; add them over batches and workers."""
+    """Counts of each measure (by its key) over some people; add them over batches and workers.
+
+    `flat` are the people for whom all heatmaps were flat.
+    """
 
     counts: dict[str, JointCounts]
     loss_sum: float
     people: int
+    flat: int = 0
 
     @classmethod
     def nothing(cls, joint_set: JointSet) -> Self:
@@ -68,6 +74,7 @@ class Evaluation:
             counts={key: self.counts[key] + other.counts[key] for key in self.counts},
             loss_sum=self.loss_sum + other.loss_sum,
             people=self.people + other.people,
+            flat=self.flat + other.flat,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +83,12 @@ class Evaluation:
             key: {"correct": c.correct.tolist(), "annotated": c.annotated.tolist()}
             for key, c in self.counts.items()
         }
-        return {"counts": counts, "loss_sum": self.loss_sum, "people": self.people}
+        return {
+            "counts": counts,
+            "loss_sum": self.loss_sum,
+            "people": self.people,
+            "flat": self.flat,
+        }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
@@ -88,7 +100,13 @@ class Evaluation:
             )
             for key, c in content["counts"].items()
         }
-        return cls(counts=counts, loss_sum=content["loss_sum"], people=content["people"])
+        return cls(
+            counts=counts,
+            loss_sum=content["loss_sum"],
+            people=content["people"],
+            # Not counted by those that were written before.
+            flat=content.get("flat", 0),
+        )
 
     def scores(self, joint_set: JointSet) -> dict[str, Scores]:
         """Percentages of every measure that has at least one annotated joint."""
@@ -167,11 +185,14 @@ def _predictions(
     evaluation: EvaluationSettings,
 ) -> Predictions:
     joints, confidence = decode(heatmaps, evaluation.decoding, optim.sigma_px)
+    pixels = heatmaps.shape[-2] * heatmaps.shape[-1]
+    flat = is_flat(confidence, optim.loss, optim.target_peak, pixels)
     return Predictions(
         positions=batch.positions,
         joints=_to_original(joints, batch.positions, loader),
         confidence=confidence.cpu().numpy(),
         loss=loss,
+        flat=int(flat.sum()),
     )
 
 
@@ -242,6 +263,7 @@ def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evalua
             counts={key: joint_counts(value) for key, value in errors.items()},
             loss_sum=batch.loss,
             people=len(batch.positions),
+            flat=batch.flat,
         )
     return total
 

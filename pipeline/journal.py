@@ -134,6 +134,11 @@ class Journal:
         self._read_on()
         return any(known == step for known, _ in self._known)
 
+    def has_file(self, path: Path) -> bool:
+        """Whether a file is recorded."""
+        place = self._place(path)
+        return any(e.kind == "file" and e.content["path"] == place for e in self.entries())
+
     def path_of(self, entry: Entry) -> Path:
         """Where the file or folder of an entry lies."""
         return self.root / entry.content["path"]

@@ -104,9 +104,8 @@ class Keeper:
         """
         epoch = self._learner.progress.epochs
         if self._is_first:
-            path = overlay_path(self._folder, epoch)
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(picture)
+            # First, so that it is there whenever its epoch is entered, however the run ends.
+            self._draw(overlay_path(self._folder, epoch), picture)
             self._pending.append(partial(self._enter_epoch, epoch, metrics))
         self._keep(self._learner.progress, metrics, extras)
 
@@ -142,6 +141,14 @@ class Keeper:
             raise failure
         say(f"{failure}; training goes on, and tries again at the next checkpoint")
 
+    def _draw(self, path: Path, picture: bytes) -> None:
+        """Write a picture; one that can't be written waits for the next checkpoint, like its epoch's entry."""
+        try:
+            _write(path, picture)
+        except OSError as error:
+            say(f"{path}: not written: {error}; tried again after the next checkpoint")
+            self._pending.append(partial(_write, path, picture))
+
     def _enter(self) -> None:
         """Bring the journal up to date. Raises OSError; then the rest waits for the next checkpoint."""
         while self._pending:
@@ -152,9 +159,19 @@ class Keeper:
         """Enter an epoch, unless it is there; its metrics last, so that they stand for the picture too."""
         if not self._journal.has_metrics(epoch):
             picture = overlay_path(self._folder, epoch)
-            if picture.exists():
+            if picture.exists() and not self._journal.has_file(picture):
                 self._journal.file(picture, OVERLAYS)
             self._journal.metrics(metrics, epoch)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all. Raises OSError."""
+    path.parent.mkdir(exist_ok=True)
+    try:
+        path.write_bytes(content)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def overlay_path(folder: Path, epoch: int) -> Path:

@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from matplotlib.figure import Figure
 from ray.train import (
+    ControllerError,
     FailureConfig,
     LoggingConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
     UserCallback,
+    WorkerGroupError,
 )
 from ray.train.torch import TorchTrainer
 
@@ -41,7 +44,7 @@ from pipeline.stopping import stopping
 from pipeline.training import KEEP_MEMORY
 from pipeline.worker import train_worker
 
-__all__ = ["Outcome", "TrainingFailedError", "train"]
+__all__ = ["Outcome", "TrainingFailedError", "reason", "train"]
 
 # Seconds that ranks wait for one another at least before a lost one is an error.
 _COLLECTIVE_TIMEOUT_S = 300
@@ -52,6 +55,8 @@ _AFTER_WATCHDOG = 1.5
 _START_TRIES = 5
 # How often an elastic run looks whether there is room for more workers.
 _RESIZE_EVERY_S = 15.0
+# Errors that would come again however often training is tried.
+_LASTING = (ValueError, ArithmeticError, StorageError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,23 +83,24 @@ class Judge(UserCallback):
         self._folder = folder
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise such an error again, which Ray Train does not try to recover from."""
+        """Say who failed; make such an error the controller's, which Ray Train does not try to recover from."""
         for rank, error in worker_exceptions.items():
             beat = last_heard(self._folder, rank)
             stood = f"{beat}, last heard of since {beat.what}," if beat else f"rank {rank}"
             # Traces and advice follow the first line.
             say(f"{stood} failed: {str(error).partition(chr(10))[0]}")
         for error in worker_exceptions.values():
-            if isinstance(error, (ValueError, ArithmeticError, StorageError)):
-                raise error
+            if isinstance(error, _LASTING):
+                raise ControllerError(error) from error
 
 
 def train(plan: Plan, recording: Recording, *, label: str = "") -> Outcome:
     """Train on the cluster that is connected, and enter what comes of it in the run's journal.
 
     `label` begins every line that the workers say. Raises ValueError if the
-    cluster is too small or MLflow does not answer though it has to, TrainingFailedError when training fails, and
-    InterruptedRunError when it was asked to stop.
+    cluster is too small or MLflow does not answer though it has to,
+    TrainingFailedError saying why when training fails, and InterruptedRunError
+    when it was asked to stop.
     """
     check_capacity(plan.settings.ray)
     recording.begin()
@@ -120,10 +126,34 @@ def _fit(plan: Plan, label: str) -> None:
         try:
             trainer(plan, task_of(plan, label)).fit()
             return
-        except TrainingFailedError:
-            if _progress(plan).steps <= before.steps or plan.settings.ray.max_failures == 0:
-                raise
+        except TrainingFailedError as error:
+            is_stuck = _progress(plan).steps <= before.steps
+            if is_stuck or _is_lasting(error) or plan.settings.ray.max_failures == 0:
+                raise TrainingFailedError(reason(error)) from error
             say("workers were lost again, but training has come further since; starting anew")
+
+
+def _is_lasting(error: TrainingFailedError) -> bool:
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, _LASTING)
+
+
+def reason(error: TrainingFailedError) -> str:
+    """The error that a failure began with, in its own words."""
+    if isinstance(error, ControllerError):
+        return str(error.controller_failure)
+    if not isinstance(error, WorkerGroupError):
+        return str(error)
+    failures = sorted(error.worker_failures.items(), key=lambda of: (_is_collateral(of[1]), of[0]))
+    rank, cause = failures[0]
+    return f"rank {rank}: {type(cause).__name__}: {cause}"
+
+
+def _is_collateral(error: Exception) -> bool:
+    """Whether a rank only missed another, which had failed before."""
+    # Gloo has no type of its own.
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
 
 
 def _progress(plan: Plan) -> Progress:

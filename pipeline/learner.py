@@ -4,7 +4,6 @@ Where torch.distributed is initialised the workers train together (DDP); else
 the worker is alone.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,13 +15,14 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import nn
 
+from pipeline.bad_steps import BadStepsError, names_of, of_all_ranks, verdict
 from pipeline.checkpoint import Snapshot, Weights
 from pipeline.evaluation import Evaluation, evaluate, predict
 from pipeline.joints import JointSet
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
 from pipeline.pulse import Pulse
-from pipeline.ranks import total, total_evaluation
+from pipeline.ranks import told_by_all, total, total_evaluation
 from pipeline.record import (
     Progress,
     Record,
@@ -31,6 +31,7 @@ from pipeline.record import (
     check_same_order,
     read_record,
 )
+from pipeline.schedule import Plateau
 from pipeline.settings import Settings
 from pipeline.shards.batch import Batch
 from pipeline.shards.order import epoch_order, rank_batches, validation_batches
@@ -68,9 +69,11 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """Where an epoch stands: steps taken, their mean loss, speed over all workers.
+    """Where an epoch stands: steps taken, the good ones' mean loss, speed over all workers.
 
-    On the way the loss is this rank's, at the last step that of all workers.
+    On the way the loss is this rank's, at the last step that of all workers;
+    NaN before there is a good step. `bad_steps` are those of the epoch that
+    were left out; `left_out` says why this one was, if it was.
     Speed and `input_wait_share`, the share of the time that was spent waiting
     for samples, are of the steps since the epoch began or was resumed.
     `signal` is what the ranks have agreed to do now.
@@ -84,6 +87,8 @@ class StepReport:
     samples_per_s: float
     input_wait_share: float
     signal: Signal = Signal.NONE
+    bad_steps: int = 0
+    left_out: str = ""
 
 
 class Learner:
@@ -126,6 +131,11 @@ class Learner:
         return self._trainee.progress
 
     @property
+    def plateau(self) -> Plateau:
+        """How validation has gone."""
+        return self._trainee.plateau
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps that every rank takes in an epoch."""
         data, shards = self.settings.data, self._shards
@@ -159,11 +169,11 @@ class Learner:
     def train_epoch(
         self, every_s: float, wish: Callable[[], Signal] = lambda: Signal.NONE
     ) -> Iterator[StepReport]:
-        """Take the steps that the epoch has left; report every few seconds, at every signal, and at the last step.
+        """Take the steps that the epoch has left; report every few seconds, at every signal or step left out, and at the last step.
 
         `wish` is asked after each step what this rank wants of all; what they
-        agreed on comes with the report. Raises ArithmeticError if the loss is
-        no longer finite.
+        agreed on comes with the report. Raises BadStepsError when more steps
+        than allowed had a loss or gradient that is not finite, or all of an epoch.
         """
         steps, pace, waited = self.steps_per_epoch, Pace(every_s), 0.0
         epoch, before = self.progress.epochs, self.progress.epoch_steps
@@ -173,20 +183,19 @@ class Learner:
         for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
             # Those that have their samples wait in the step for those that have not.
             self._pulse.beat(f"loading step {step} of epoch {epoch + 1}")
-            loss, rate = self._trainee.step(batch, self.samples_in_all)
+            loss, rate, wrong = self._trainee.step(batch, self.samples_in_all)
+            bad_steps = self.progress.epoch_bad_steps
+            left_out = self._left_out(wrong, batch, rate) if wrong else ""
             waited += wait
             signal = self._agreement.after_step(wish()) | self._checkpoint_by_steps()
             self._pulse.beat(f"step {step} of epoch {epoch + 1}")
             is_last = step == steps
             if is_last:
                 self._trainee.end_epoch()
-            if is_last or signal or pace.is_due():
+            if is_last and bad_steps == steps:
+                raise BadStepsError(f"all {steps} steps of epoch {epoch + 1} were bad: {left_out}")
+            if is_last or signal or left_out or pace.is_due():
                 mean = total(loss, self.workers) / self.workers if is_last else float(loss)
-                if not math.isfinite(mean):
-                    raise ArithmeticError(
-                        f"the loss is {mean} in epoch {epoch + 1}, by step {step} of {steps}, "
-                        f"at learning rate {rate:g}; a smaller optim.learning_rate may help"
-                    )
                 elapsed = pace.elapsed_s()
                 yield StepReport(
                     epoch=epoch,
@@ -197,7 +206,20 @@ class Learner:
                     samples_per_s=(step - before) * self.settings.optim.batch_size / elapsed,
                     input_wait_share=waited / elapsed,
                     signal=signal,
+                    bad_steps=bad_steps,
+                    left_out=left_out,
                 )
+
+    def _left_out(self, wrong: str, batch: Batch, rate: float) -> str:
+        """Say which step was left out, and why; every rank must call it. Raises BadStepsError if that was one too many."""
+        done = self.progress
+        where = (
+            f"epoch {done.epochs + 1}, step {done.epoch_steps} of {self.steps_per_epoch}, "
+            f"learning rate {rate:g}: {wrong}"
+        )
+        mine = names_of(batch.positions, self._shards)
+        samples = of_all_ranks(told_by_all(mine, self.workers, self.device))
+        return verdict(where, done.bad_steps, self.settings.optim.max_bad_steps, samples)
 
     def _checkpoint_by_steps(self) -> Signal:
         every = self.settings.ray.checkpoint_steps

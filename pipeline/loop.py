@@ -8,11 +8,13 @@ from collections.abc import Collection, Mapping
 from pipeline.evaluation import Evaluation
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, StepReport
+from pipeline.notices import Notices
 from pipeline.progress import Pace, duration, say
 from pipeline.signals import Signal
 from pipeline.stages import reached
 
 EVALUATION_NAME = "evaluation.json"
+FLAT_NAME = "flat_heatmaps_percent"
 _LINE_EVERY_S = 5.0
 _KEEP = Signal.CHECKPOINT | Signal.STOP
 
@@ -81,6 +83,7 @@ def trained_metrics(learner: Learner, trained: StepReport) -> dict[str, float]:
         "epoch": learner.progress.epochs,
         "samples": learner.progress.samples,
         "train_loss": trained.loss,
+        "bad_steps": trained.bad_steps,
         "learning_rate": trained.learning_rate,
         "samples_per_s": trained.samples_per_s,
         "input_wait_percent": 100 * trained.input_wait_share,
@@ -93,7 +96,10 @@ def evaluated_metrics(learner: Learner, evaluation: Evaluation) -> dict[str, flo
     Undefined values (a joint that nobody has annotated) are left out, since
     Ray would store NaN as null. Raises ValueError if the headline is undefined.
     """
-    metrics = {"val_loss": evaluation.loss_sum / evaluation.people}
+    metrics = {
+        "val_loss": evaluation.loss_sum / evaluation.people,
+        FLAT_NAME: 100 * evaluation.flat / evaluation.people,
+    }
     if learner.settings.data.bad_samples:
         metrics["bad_samples"] = learner.count_bad_samples()
     for key, scores in evaluation.scores(learner.joint_set).items():
@@ -136,11 +142,16 @@ class Narrator:
         self._before = learner.progress.samples
         self._pace = Pace(0)
         self._score = ""
+        self._notices = Notices(learner.measure.headline)
         self._told: set[str] = set()
 
     def stepped(self, step: StepReport) -> None:
-        """Say where an epoch stands, but not at a mere signal."""
-        if self._learner.rank == 0 and (not step.signal or step.step == step.steps):
+        """Say where an epoch stands, but not at a mere signal, and which step was left out."""
+        if self._learner.rank != 0:
+            return
+        if step.left_out:
+            say(f"{self._label}{step.left_out}")
+        if step.step == step.steps or not (step.signal or step.left_out):
             say(
                 f"{self._label}epoch {step.epoch + 1}/{self._learner.settings.optim.epochs}  "
                 f"step {step.step}/{step.steps}  loss {step.loss:.4g}  {self._score}"
@@ -167,6 +178,9 @@ class Narrator:
                 f"train loss {metrics['train_loss']:.4g}  val loss {metrics['val_loss']:.4g}  "
                 f"{self._score}left {self._left()}"
             )
+            epoch, flat = learner.progress.epochs, metrics[FLAT_NAME]
+            for notice in self._notices.after(epoch, flat, learner.plateau):
+                say(f"{self._label}{notice}")
 
     def _left(self) -> str:
         learner = self._learner

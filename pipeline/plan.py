@@ -197,6 +197,7 @@ def _check_cache(data: DataSettings, train: ShardSet) -> None:
 def _check_places(settings: Settings, train: ShardSet) -> None:
     """Raise ValueError if a folder that this machine will write to can't be written."""
     check_writable("ray.storage", Path(settings.ray.storage))
+    check_writable("ray.name", Path(settings.ray.storage) / settings.ray.name)
     if settings.data.cache and any(map(is_remote, train.paths)):
         check_writable("data.cache", Path(settings.data.cache))
     scheme, _, path = settings.tracking.uri.partition(":///")

@@ -48,6 +48,17 @@ def from_first(value: str, workers: int, device: torch.device) -> str:
     return box[0]
 
 
+def told_by_all(value: str, workers: int, device: torch.device) -> list[str]:
+    """Every rank's value, in order, on every rank; every rank must call it."""
+    told = []
+    for rank in range(workers):
+        box = [value]
+        if workers > 1:
+            dist.broadcast_object_list(box, src=rank, device=device)
+        told.append(box[0])
+    return told
+
+
 def gathered(row: Float[Tensor, " value"], workers: int) -> Float[Tensor, "rank value"]:
     """Every rank's row, on every rank; every rank must call it."""
     rows = [torch.empty_like(row) for _ in range(workers)]
@@ -76,7 +87,7 @@ def total_evaluation(mine: Evaluation, device: torch.device, workers: int) -> Ev
         return mine
     # Counts stay whole numbers below 2**53, which float64 adds exactly.
     flat = [array for c in mine.counts.values() for array in (c.correct, c.annotated)]
-    packed = np.concatenate([a.ravel() for a in flat] + [[mine.loss_sum, mine.people]])
+    packed = np.concatenate([a.ravel() for a in flat] + [[mine.loss_sum, mine.people, mine.flat]])
     together = torch.from_numpy(packed.astype(np.float64)).to(device)
     dist.all_reduce(together)
     return _unpack(together.cpu().numpy(), mine)
@@ -92,4 +103,5 @@ def _unpack(total: np.ndarray, like: Evaluation) -> Evaluation:
             annotated=total[middle:end].astype(np.int64),
         )
         start = end
-    return Evaluation(counts=counts, loss_sum=float(total[-2]), people=int(total[-1]))
+    loss_sum, people, flat = total[-3:].tolist()
+    return Evaluation(counts=counts, loss_sum=loss_sum, people=int(people), flat=int(flat))

@@ -30,13 +30,18 @@ class Progress:
     """How far training has come: completed epochs, steps and samples over all workers.
 
     `epoch_steps` are the steps of the epoch under way. With `epochs` they are
-    the position in the stream of samples, from which it goes on.
+    the position in the stream of samples, from which it goes on. Among the
+    steps are those that were left out because their loss or gradient was not
+    finite: `bad_steps`, and `epoch_bad_steps` of the epoch under way.
     """
 
     epochs: int = 0
     epoch_steps: int = 0
     steps: int = 0
     samples: int = 0
+    # Checkpoints of before they were counted lack these.
+    bad_steps: int = 0
+    epoch_bad_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ class Plateau:
     epochs_since: int = 0
     has_dropped: bool = False
 
-    def after(self, accuracy: float, patience: int) -> "Plateau":
+    def after(self, accuracy: float, patience: float) -> "Plateau":
         """The state after another epoch's accuracy; `patience` epochs without a better one drop the rate, for good."""
         if self.best is None or accuracy > self.best:
             return Plateau(best=accuracy, has_dropped=self.has_dropped)

@@ -190,6 +190,8 @@ class OptimSettings:
     """Parts in which each worker passes its share of a batch through the network, one after another, to save memory; gradients add up to the whole batch's, BatchNorm sees each part alone."""
     clip_norm: float = 0.0
     """Norm of all gradients together to which longer ones are shortened; 0: never, as in the paper."""
+    max_bad_steps: int = 10
+    """Steps of a run whose loss or gradient is not finite that are left out; one more stops the run. 0: stop at the first."""
     sync_batchnorm: bool = False
     """Take BatchNorm's statistics over all workers' samples at each step, where each has few; on GPUs only."""
     epochs: int = 100
@@ -229,7 +231,7 @@ class OptimSettings:
         for name in ("batch_size", "reference_batch", "accumulate", "epochs", "patience"):
             value = getattr(self, name)
             _require(value >= 1, f"optim.{name}", "at least 1", value)
-        for name in ("warmup_samples", "ema_samples", "clip_norm"):
+        for name in ("warmup_samples", "ema_samples", "clip_norm", "max_bad_steps"):
             value = getattr(self, name)
             _require(value >= 0, f"optim.{name}", "at least 0", value)
         _require(0 <= self.cosine_end <= 1, "optim.cosine_end", "from 0 to 1", self.cosine_end)
@@ -466,6 +468,8 @@ class Settings:
         # The stream is the same for any number of threads, wherever it is kept.
         for key in ("data.threads", "data.cache", "data.cache_gb"):
             del decisive[key]
+        # Who puts up with more bad steps wants the same run to go on.
+        del decisive["optim.max_bad_steps"]
         # A run that was begun before there was this setting keeps its name.
         if not self.model.stem_features:
             del decisive["model.stem_features"]

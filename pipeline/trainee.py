@@ -1,5 +1,6 @@
 """A network in training, and all that training changes: weights, their average, optimizer, course."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from pipeline.record import Progress, Record
 from pipeline.schedule import Plateau, learning_rate
 from pipeline.settings import Settings
 from pipeline.shards.batch import Batch
+from pipeline.statistics import RunningStatistics
 from pipeline.training import (
+    Step,
     build_network,
     build_optimizer,
     build_scaler,
@@ -46,19 +49,26 @@ class Trainee:
         if optim.compile:
             # Training alone: evaluation has batches of other sizes.
             self.parallel = compiled(self.parallel, device, optim.accumulate)
+        self._running = RunningStatistics(self.network)
         self.progress = Progress()
-        # Sum of this rank's losses over the steps of the epoch, on the device.
+        # Sum of this rank's losses over the good steps of the epoch, on the device.
         self.losses = torch.zeros((), device=device)
-        self._plateau = Plateau()
+        self.plateau = Plateau()
 
-    def step(self, batch: Batch, samples_in_all: int) -> tuple[Tensor, float]:
-        """Take a step on this rank's share of a batch; return the mean loss of the epoch's steps, on the device, and the learning rate."""
+    def step(self, batch: Batch, samples_in_all: int) -> tuple[Tensor, float, str]:
+        """Take a step on this rank's share of a batch.
+
+        Returns the mean loss of the epoch's good steps, on the device, the
+        learning rate, and what is wrong with the step, if anything is: then it
+        has left nothing behind but its number, on any rank.
+        """
         optim, done = self._settings.optim, self.progress
         rate = learning_rate(
-            optim, done.samples, samples_in_all, has_dropped=self._plateau.has_dropped
+            optim, done.samples, samples_in_all, has_dropped=self.plateau.has_dropped
         )
         set_learning_rate(self._optimizer, rate)
-        loss = train_step(
+        self._running.keep()
+        step = train_step(
             self.parallel,
             self._optimizer,
             batch,
@@ -69,26 +79,44 @@ class Trainee:
             # The step's batch and its learning rate are the same for any number of workers.
             share=len(batch) * self._workers / optim.batch_size,
         )
-        self.progress = replace(
+        if not step.is_taken:
+            self._running.put_back()
+        wrong = "" if step.is_taken else self._what_is_wrong(step)
+        self.progress = done = replace(
             done,
             epoch_steps=done.epoch_steps + 1,
             steps=done.steps + 1,
             samples=done.samples + optim.batch_size,
+            bad_steps=done.bad_steps + bool(wrong),
+            epoch_bad_steps=done.epoch_bad_steps + bool(wrong),
         )
-        if self._average is not None:
-            self._average.update(optim.batch_size, self.progress.samples)
-        self.losses = loss if self.progress.epoch_steps == 1 else self.losses + loss
-        return self.losses / self.progress.epoch_steps, rate
+        if self._average is not None and step.is_taken:
+            self._average.update(optim.batch_size, done.samples)
+        before = torch.zeros_like(self.losses) if done.epoch_steps == 1 else self.losses
+        self.losses = before if wrong else before + step.loss
+        return self.losses / (done.epoch_steps - done.epoch_bad_steps), rate, wrong
+
+    def _what_is_wrong(self, step: Step) -> str:
+        """Say what of a step is not finite, for all ranks together; nothing if its loss was scaled too high."""
+        losses = gathered(step.loss.reshape(1), self._workers).ravel().tolist()
+        bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+        if not bad:
+            return "" if step.has_overflowed else f"the gradients' norm is {step.norm}"
+        if self._workers == 1:
+            return f"the loss is {losses[0]}"
+        return ", ".join(f"the loss of rank {rank} is {losses[rank]}" for rank in bad)
 
     def end_epoch(self) -> None:
         """Count the epoch under way as complete."""
-        self.progress = replace(self.progress, epochs=self.progress.epochs + 1, epoch_steps=0)
+        self.progress = replace(
+            self.progress, epochs=self.progress.epochs + 1, epoch_steps=0, epoch_bad_steps=0
+        )
 
     def judge(self, accuracy: float) -> None:
         """Note an epoch's headline accuracy; every rank must be told the same one."""
         optim = self._settings.optim
-        if optim.schedule == "plateau":
-            self._plateau = self._plateau.after(accuracy, optim.patience)
+        patience = optim.patience if optim.schedule == "plateau" else math.inf
+        self.plateau = self.plateau.after(accuracy, patience)
 
     def average_statistics(self) -> None:
         """Give every rank the same BatchNorm statistics; every rank must call it before evaluation."""
@@ -115,7 +143,7 @@ class Trainee:
                 joint_set=joint_set,
                 progress=self.progress,
                 metrics=metrics,
-                plateau=self._plateau,
+                plateau=self.plateau,
             ),
             average=None if self._average is None else self._average.network,
             optimizer=self._optimizer,
@@ -143,7 +171,7 @@ class Trainee:
             if len(ranks) == self._workers and ranks.shape[1] == len(self._own()):
                 self.losses.copy_(ranks[rank, 0])
                 _put(ranks[rank, 1:].to(self._device), self._statistics())
-        self.progress, self._plateau = record.progress, record.plateau
+        self.progress, self.plateau = record.progress, record.plateau
 
     def _networks(self) -> list[nn.Module]:
         return [self.network] + ([self._average.network] if self._average is not None else [])

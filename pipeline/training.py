@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,24 @@ def batch_loss(heatmaps: Heatmaps, batch: Batch, settings: OptimSettings) -> Flo
     return torch.stack(losses).sum()
 
 
+class Step(NamedTuple):
+    """What came of a step: its loss, on the device, and the norm of all its gradients.
+
+    The weights were moved only if the norm is finite, and it is not where the
+    loss is not. `has_overflowed`: no more than the loss was scaled too high,
+    which in fp16 is how its scale is found.
+    """
+
+    loss: Tensor
+    norm: float
+    has_overflowed: bool = False
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether weights and optimizer were moved."""
+        return math.isfinite(self.norm)
+
+
 def train_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -171,13 +189,17 @@ def train_step(
     dtype: torch.dtype,
     scaler: torch.amp.GradScaler | None = None,
     share: float = 1.0,
-) -> Float[Tensor, ""]:
-    """Take one step on a batch and return its loss, still on the device.
+) -> Step:
+    """Take one step on a batch, unless its loss or a gradient is not finite.
+
+    Ranks that train together come to the same norm, and so move or leave their
+    weights together, whichever of them had the loss. BatchNorm's statistics
+    have moved in any case.
 
     With `optim.accumulate` the loss is the mean of the parts' losses: the
     batch's own where every joint is trained, else that of as many workers.
     `share` is what the loss counts among those of the ranks, whose gradients are
-    averaged: 1 where all have as many samples. `scaler` is needed in fp16; it leaves out a step whose gradients overflow.
+    averaged: 1 where all have as many samples. `scaler` is needed in fp16.
     """
     scaler = scaler or build_scaler(torch.float32, device)
     optimizer.zero_grad(set_to_none=True)
@@ -191,14 +213,40 @@ def train_step(
             with torch.autocast(device.type, dtype, enabled=reduced, cache_enabled=False):
                 heatmaps: Heatmaps = network(network_input(part, device))
             loss = batch_loss(heatmaps, part, settings) * (share * len(part) / len(batch))
-            scaler.scale(loss).backward()
+            scaler.scale(loss).backward(_nan_unless_finite(loss))
         losses.append(loss.detach())
-    if settings.clip_norm:
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-    scaler.step(optimizer)
+    scaler.unscale_(optimizer)
+    norm = _clipped(optimizer, settings.clip_norm)
+    if math.isfinite(norm):
+        # Not through the scaler, which would ask the device once more whether all is finite.
+        optimizer.step()
+        scaler.update()
+        return Step(torch.stack(losses).sum(), norm)
+    scale = scaler.get_scale()
     scaler.update()
-    return torch.stack(losses).sum()
+    # Below 1 the loss would be made smaller than it is, and still overflow.
+    has_overflowed = scale > scaler.get_scale() >= 1
+    return Step(torch.stack(losses).sum(), norm, has_overflowed)
+
+
+def _nan_unless_finite(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """What the backward pass starts from: 1, but NaN where the loss is not finite.
+
+    So every weight's gradient shows it, on the ranks that average theirs with this one too.
+    """
+    value = loss.detach()
+    return torch.ones_like(value).where(value.isfinite(), torch.nan)
+
+
+def _clipped(optimizer: torch.optim.Optimizer, longest: float) -> float:
+    """Shorten all gradients together to a norm of `longest`, 0: not at all; return the norm that they had."""
+    # The optimizer's list: walking through the network's modules takes longer than the norm itself.
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    # One sweep, without torch's own sorting by device, which takes as long again on small networks.
+    norm = torch.stack(torch._foreach_norm([w.grad for w in weights if w.grad is not None])).norm()
+    if longest:
+        nn.utils.clip_grads_with_norm_(weights, longest, norm)
+    return float(norm)
 
 
 def _alone(network: nn.Module) -> AbstractContextManager[None]:

@@ -9,16 +9,21 @@ from typing import Any
 import ray.train
 import ray.train.torch
 
+from pipeline.archive import StorageError
+from pipeline.bad_steps import BadStepsError
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
 from pipeline.pulse import Pulse
 from pipeline.settings import Settings
+from pipeline.shards.sample import BadSampleError
 from pipeline.stages import reached
 from pipeline.watchdog import Watchdog
 
 # Notices that a node is to be taken away come 30 s ahead or more.
 _ASK_EVERY_S = 5.0
+# The logger by which Ray Train prints where in the program a worker failed.
+_TRACEBACKS = "ray.train.v2._internal.util"
 
 
 class RayHost(Host):
@@ -49,11 +54,16 @@ def train_worker(task: dict[str, Any]) -> None:
     patience_s = 60 * Settings.from_flat(told.settings).ray.hang_minutes
     # Where the ranks have met: of this start, and the same on each of them.
     start = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    with Watchdog(pulse, folder, start, rank, workers, patience_s):
-        learner = Learner(told, rank, workers, ray.train.torch.get_device(), pulse)
-        reached("learner")
-        with Keeper(learner, folder, ask_every_s=host.asks_every_s) as keeper:
-            train(learner, keeper, host, told.label)
+    try:
+        with Watchdog(pulse, folder, start, rank, workers, patience_s):
+            learner = Learner(told, rank, workers, ray.train.torch.get_device(), pulse)
+            reached("learner")
+            with Keeper(learner, folder, ask_every_s=host.asks_every_s) as keeper:
+                train(learner, keeper, host, told.label)
+    except (BadStepsError, BadSampleError, StorageError):
+        # They say all there is to say; where in the program they arose is nobody's concern.
+        logging.getLogger(_TRACEBACKS).disabled = True
+        raise
 
 
 def quieten_ray_train() -> None:

@@ -39,7 +39,7 @@ SETTINGS = Settings.from_flat(
 )
 # Settings of optim that the first checkpoints know nothing of.
 ADDED = (
-    *("accumulate", "clip_norm", "cosine_end", "ema_samples", "patience"),
+    *("accumulate", "clip_norm", "cosine_end", "ema_samples", "max_bad_steps", "patience"),
     *("rate_scaling", "reference_batch", "sync_batchnorm", "warmup_samples"),
 )
 RECORD = Record(
@@ -178,7 +178,8 @@ def test_a_person_can_read_the_record(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     assert content["settings"] == SETTINGS.flat()
     assert content["settings"]["model.features"] == 8
-    assert content["progress"] == {"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48}
+    counted = {"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48}
+    assert content["progress"] == counted | {"bad_steps": 0, "epoch_bad_steps": 0}
     assert content["metrics"] == {"pckh_0.5": 12.5, "val_loss": 0.25}
     assert content["plateau"] == {"best": 13.0, "epochs_since": 1, "has_dropped": True}
     assert content["joint_set"] == MPII.to_json()
@@ -195,6 +196,11 @@ def test_a_record_of_the_first_format_names_its_joint_set(saved):
     rewritten(saved, format=1, joint_set="halpe")
     with pytest.raises(ValueError, match=r"checkpoint\.json: unknown joint set 'halpe'; known: "):
         read_record(saved)
+
+
+def test_a_record_from_before_bad_steps_were_counted_has_none(saved):
+    rewritten(saved, progress={"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48})
+    assert read_record(saved) == RECORD
 
 
 def test_a_record_from_before_schedules_had_a_state_begins_one(saved):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -250,6 +251,31 @@ def test_a_failing_worker_fails_the_run_and_the_command(
     assert "train-000001.tar: synthetic-" in (told := capfd.readouterr().err)
     assert ".jpg: checksum " in told
     assert run_named(place, "broken").info.status == "FAILED"
+
+
+def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
+    packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
+):
+    from jobs.train import main
+
+    changes = {"optim__learning_rate": 1e30, "optim__max_bad_steps": 1, "ray__max_failures": 3}
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(packed, place, ray__workers=2, ray__name="wild", **changes))
+    assert stopped.value.code == 1
+    out, told = capfd.readouterr()
+    # Every weight is beyond all bounds after the first step.
+    [said] = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert re.match(
+        r"error: training run wild failed: epoch 1, step 3 of \d+, learning rate 1e\+30: the loss of ",
+        said,
+    )
+    assert "; that is bad step 2, optim.max_bad_steps allows 1; " in said
+    assert " its samples: rank 0: train-0000" in said
+    assert " | rank 1: train-0000" in said
+    assert "bad_steps.py" not in out + told, "a traceback"
+    # Once, although three failures are allowed.
+    assert out.count("; step left out, 1 of 1 allowed; ") == 1
+    assert run_named(place, "wild").info.status == "FAILED"
 
 
 def test_a_sweep_nests_one_training_run_a_trial(

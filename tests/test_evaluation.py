@@ -188,6 +188,22 @@ class Constant(nn.Module):
         return stacked(*torch.full((2, len(images), 16, 16, 16), self.value))
 
 
+def test_people_whose_heatmaps_are_flat_are_counted(pack):
+    loader = loader_of(pack, samples(3))
+    batches = batches_of(loader, 2)
+    # A tenth of the peak and more counts as saying something.
+    for value, flat in ((0.0, 3), (0.9, 3), (1.1, 0)):
+        predictions = run(Constant(value), loader, batches, optim={"target_peak": 10.0})
+        assert evaluate(predictions, loader).flat == flat
+    # However high, the same everywhere is the uniform distribution.
+    predictions = run(Constant(9.0), loader, batches, optim={"loss": "cross-entropy"})
+    counted = evaluate(predictions, loader)
+    assert counted.flat == 3
+    assert (counted + counted).flat == 6
+    assert Evaluation.from_json(counted.to_json()).flat == 3
+    assert evaluate(run(Oracle(batches), loader, batches), loader).flat == 0
+
+
 def test_losses_are_summed_over_people(pack):
     loader = loader_of(pack, samples(3, joints=((5000.0, 5000.0),) * 16))
     batches = batches_of(loader, 2)

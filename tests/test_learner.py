@@ -484,6 +484,8 @@ def test_two_ranks_evaluate_exactly_what_one_does(two_ranks):
         theirs = evaluation(folder, f"before-{rank}")
         assert_same(theirs, result)
         assert theirs.loss_sum == pytest.approx(result.loss_sum)
+        # Heads that start at zero say nothing yet.
+        assert theirs.flat == result.flat == 7
 
 
 def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
@@ -557,6 +559,8 @@ def test_two_ranks_say_one_loss_and_count_all_samples(two_ranks):
             "epoch_steps": 0,
             "steps": 2,
             "samples": 8,
+            "bad_steps": 0,
+            "epoch_bad_steps": 0,
         }
     )
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,6 +171,45 @@ def test_no_shards_are_refused(tmp_path, working_folder):
         settings.replaced({"data.val": ""}),
         "data.val is required: a glob of shards, such as 'out/train-*.tar'",
     )
+
+
+def test_storage_that_can_not_be_written_is_refused(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path), **{"ray.name": "horses"})
+
+    def said_of(storage: Path) -> str:
+        with pytest.raises(ValueError, match=r"^ray\.storage=.* can't be written: ") as refusal:
+            plan_training(settings.replaced({"ray.storage": str(storage)}))
+        assert str(refusal.value).startswith(f"ray.storage={str(storage)!r} can't be written: ")
+        return str(refusal.value)
+
+    (tmp_path / "file").touch()
+    assert "Not a directory" in said_of(tmp_path / "file")
+    assert "Not a directory" in said_of(tmp_path / "file" / "below")
+
+
+def test_a_file_in_the_place_of_a_runs_folder_is_refused(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path), **{"ray.name": "horses"})
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "horses").touch()
+    said = f"^ray.name='{tmp_path}/runs/horses' can't be written: .*Not a directory"
+    with pytest.raises(ValueError, match=said):
+        plan_training(settings.replaced({"ray.storage": str(tmp_path / "runs")}))
+
+
+def test_storage_on_a_disk_that_can_only_be_read_is_refused(tmp_path, working_folder):
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted: {mounted.stderr.strip()}")
+    try:
+        settings = settings_of(packed(tmp_path)).replaced({"ray.storage": str(place)})
+        said = f"^ray.storage='{place}' can't be written: .*Read-only file system"
+        with pytest.raises(ValueError, match=said):
+            plan_training(settings)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_fewer_shards_than_workers_are_refused(tmp_path):

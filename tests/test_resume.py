@@ -9,7 +9,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -23,6 +25,10 @@ from pipeline.journal import Journal
 from pipeline.keeper import STOP_NAME, Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
+from pipeline.record import read_record
+from pipeline.shards.batch import Batch
+from pipeline.shards.order import epoch_order
+from pipeline.shards.stream import SampleLoader
 from pipeline.signals import Signal
 
 EPOCHS = 3
@@ -99,8 +105,22 @@ def killed_at(name: str, count: int) -> None:
     patch.setattr(name, last)
 
 
-def train_rank(rank: int, attempt: Path, task: Task, kill: Kill | None) -> None:
-    """Train as one rank until the end, or until it is killed."""
+def spoil(bad: int) -> None:
+    """Have every batch with the training sample at `bad` be of pictures that are not finite."""
+    original = SampleLoader.batch
+
+    def batch(loader: SampleLoader, positions: Any, *varied: Any) -> Batch:
+        made = original(loader, positions, *varied)
+        is_bad = varied and bad in positions.tolist()
+        return replace(made, gains=made.gains * float("nan")) if is_bad else made
+
+    pytest.MonkeyPatch().setattr(SampleLoader, "batch", batch)
+
+
+def train_rank(rank: int, attempt: Path, task: Task, kill: Kill | None, bad: int | None) -> None:
+    """Train as one rank until the end, or until it is killed; the sample at `bad` has no finite loss."""
+    if bad is not None:
+        spoil(bad)
     workers = task.settings["ray.workers"]
     if workers > 1:
         dist.init_process_group(
@@ -117,13 +137,13 @@ def train_rank(rank: int, attempt: Path, task: Task, kill: Kill | None) -> None:
         train(learner, keeper, Host())
 
 
-def train_all(_: int, folder: Path, task: Task, kills: list[Kill]) -> None:
+def train_all(_: int, folder: Path, task: Task, kills: list[Kill], bad: int | None) -> None:
     """Be a fresh process, load what all need, and start all ranks again after every kill."""
     import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
 
     workers = task.settings["ray.workers"]
     for number, kill in enumerate([*kills, None]):
-        told = (folder / f"meeting-{number}", task, kill)
+        told = (folder / f"meeting-{number}", task, kill, bad)
         # Those that are left of two miss the one that was killed, and may be heard first.
         expected = (ProcessExitedException, ProcessRaisedException)[:workers]
         with pytest.raises(expected) if kill else nullcontext():
@@ -135,12 +155,12 @@ def train_all(_: int, folder: Path, task: Task, kills: list[Kill]) -> None:
     os._exit(0)
 
 
-def run(folder: Path, task: Task, kills: list[Kill]) -> Path:
-    """Train to the end through all kills, and return the run's folder."""
+def run(folder: Path, task: Task, kills: list[Kill], bad: int | None = None) -> Path:
+    """Train to the end through all kills, and over the sample at `bad`; return the run's folder."""
     run_folder = folder / "run"
     folder.mkdir()
     torch.multiprocessing.spawn(
-        train_all, (folder, replace(task, folder=str(run_folder)), kills), nprocs=1
+        train_all, (folder, replace(task, folder=str(run_folder)), kills, bad), nprocs=1
     )
     assert (folder / "attempts").read_text() == str(len(kills) + 1)
     return run_folder
@@ -190,6 +210,22 @@ def test_a_run_that_was_killed_again_and_again_ends_where_it_would_have(straight
     # Nothing that was half written is left.
     assert not list(folder.glob(".writing-*"))
     assert kept(folder) == kept(expected)
+
+
+def test_bad_steps_are_left_out_and_counted_as_often_however_a_run_is_killed(tmp_path):
+    task, bad = task_of(tmp_path, 2), 7
+    expected = run(tmp_path / "never killed", task, [], bad)
+    kills: list[Kill] = [("steps", 1, 3), (WRITING, 0, 4), ("steps", 0, 4)]
+    folder = run(tmp_path / "killed", task, kills, bad)
+    assert left_by(folder) == left_by(expected)
+    assert recorded(folder) == recorded(expected)
+    # Of eleven samples one sits each epoch out, and it is another every time.
+    orders = [epoch_order(np.array([0, 4, 5, 11]), 0, epoch, 2048) for epoch in range(EPOCHS)]
+    seen = [int(bad in order[:10].tolist()) for order in orders]
+    assert [metrics["bad_steps"] for _, metrics in recorded(folder)] == seen
+    last = read_record(checkpoints(folder)[-1])
+    assert (last.progress.bad_steps, last.progress.epoch_bad_steps) == (sum(seen), 0)
+    assert sum(seen) >= 2
 
 
 def kept(folder: Path) -> list[str]:

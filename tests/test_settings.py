@@ -305,6 +305,7 @@ def test_where_a_run_is_stored_and_how_it_is_executed_does_not_change_its_finger
             "ray.cpus_per_worker": 4,
             "ray.max_failures": 0,
             "optim.checkpointing": True,
+            "optim.max_bad_steps": 100,
             "tracking.uri": "sqlite:///mlflow.db",
             "tracking.required": False,
         }

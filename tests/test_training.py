@@ -237,7 +237,8 @@ def test_a_step_lowers_the_loss_and_moves_every_weight():
     batch = batch_of([[(3.0, 4.0), (10.0, 12.0)], [(8.0, 8.0), (2.0, 13.0)]])
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     losses = [
-        float(train_step(network, optimizer, batch, settings, CPU, torch.float32)) for _ in range(5)
+        float(train_step(network, optimizer, batch, settings, CPU, torch.float32).loss)
+        for _ in range(5)
     ]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.99 * losses[0]
@@ -250,7 +251,7 @@ def test_a_loss_that_is_returned_holds_on_to_nothing():
     network = build_network(TINY, 0, CPU)
     optimizer = build_optimizer(network, OptimSettings())
     batch = batch_of([[(3.0, 4.0), (10.0, 12.0)]] * 2)
-    loss = train_step(network, optimizer, batch, OptimSettings(), CPU, torch.float32)
+    loss = train_step(network, optimizer, batch, OptimSettings(), CPU, torch.float32).loss
     assert not loss.requires_grad
 
 
@@ -260,7 +261,7 @@ def test_in_reduced_precision_the_weights_and_the_loss_stay_whole():
     batch = batch_of([[(3.0, 4.0), (10.0, 12.0)]] * 2)
     seen = []
     network.register_forward_hook(lambda *arguments: seen.append(arguments[2].stacks.dtype))
-    loss = train_step(network, optimizer, batch, OptimSettings(), CPU, torch.bfloat16)
+    loss = train_step(network, optimizer, batch, OptimSettings(), CPU, torch.bfloat16).loss
     assert seen == [torch.bfloat16]
     assert loss.dtype == torch.float32
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
@@ -296,8 +297,8 @@ def stepped(changes, joints=PEOPLE, precision=torch.float32, scaler=None):
     settings = OptimSettings(target_peak=10.0, **changes)
     network = build_network(TINY, 0, CPU).eval()
     optimizer = build_optimizer(network, settings)
-    loss = train_step(network, optimizer, batch_of(joints), settings, CPU, precision, scaler)
-    return network, float(loss)
+    step = train_step(network, optimizer, batch_of(joints), settings, CPU, precision, scaler)
+    return network, float(step.loss)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])
@@ -328,6 +329,12 @@ def length(network) -> float:
 def test_long_gradients_are_shortened_and_short_ones_left():
     plain, _ = stepped({})
     whole = length(plain)
+    settings = OptimSettings(target_peak=10.0, clip_norm=whole / 4)
+    network = build_network(TINY, 0, CPU).eval()
+    optimizer = build_optimizer(network, settings)
+    step = train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float32)
+    # What is told is the norm that they had.
+    assert step.norm == pytest.approx(whole, rel=1e-4)
     shortened, _ = stepped({"clip_norm": whole / 4})
     assert length(shortened) == pytest.approx(whole / 4, rel=1e-4)
     # The direction stays.
@@ -358,7 +365,8 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_halved():
     head = network.stacks[0].head.weight
     before = head.detach().clone()
     hook = head.register_hook(lambda gradient: gradient * float("inf"))
-    train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float16, scaler)
+    step = train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float16, scaler)
+    assert (step.is_taken, step.has_overflowed) == (False, True)
     assert torch.equal(head, before)
     assert scaler.get_scale() == 2.0**15
     hook.remove()
@@ -379,7 +387,9 @@ def test_recomputed_residuals_train_as_kept_ones_do(precision):
             network.recompute_residuals()
         optimizer = build_optimizer(network, settings)
         batch = batch_of(PEOPLE)
-        losses = [train_step(network, optimizer, batch, settings, CPU, precision) for _ in range(3)]
+        losses = [
+            train_step(network, optimizer, batch, settings, CPU, precision).loss for _ in range(3)
+        ]
         found.append((losses, network))
     (kept, ours), (recomputed, theirs) = found
     assert kept == recomputed
@@ -512,7 +522,7 @@ def test_compiled_training_goes_through_the_compiler_and_keeps_the_weights_names
     monkeypatch.setattr(torch, "compile", stand_in)
     settings = Settings.from_flat({f"model.{n}": v for n, v in vars(TINY).items()})
     settings = settings.replaced({"optim.accumulate": 2, "optim.compile": True})
-    trainee = Trainee(settings, CPU)
+    trainee = Trainee(settings, CPU, 1)
     names = build_network(TINY, 0, CPU).state_dict().keys()
     trainee.step(batch_of(PEOPLE), samples_in_all=6)
     assert Compiled.calls == 2

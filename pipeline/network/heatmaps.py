@@ -7,6 +7,9 @@ from pipeline.geometry import crop_from_original
 from pipeline.settings import Loss
 from pipeline.shapes import Bool, Float
 
+# Of the target's peak, and of the uniform distribution: heatmaps below are flat.
+_FLAT_SHARE, _FLAT_RATIO = 0.1, 2.0
+
 
 def render(
     joints: Float[Tensor, "batch joint 2"],
@@ -58,6 +61,22 @@ def readable(
     if loss == "cross-entropy":
         return maps.flatten(-2).softmax(dim=-1).view(maps.shape)
     return maps
+
+
+def is_flat(
+    heights: Float[Tensor, "batch joint"], loss: Loss, target_peak: float, pixels: int
+) -> Bool[Tensor, " batch"]:
+    """Whether a person's readable heatmaps say nothing of where joints are, going by their highest pixels.
+
+    With mean squared error these are on average below a tenth of the target's
+    peak: such a network says how seldom a joint is at any place, not where this
+    one is. With cross-entropy they are on average below twice the share that
+    each of a map's `pixels` has in the uniform distribution.
+    """
+    mean = heights.mean(dim=1)
+    if loss == "cross-entropy":
+        return mean < _FLAT_RATIO / pixels
+    return mean < _FLAT_SHARE * target_peak
 
 
 def unmirror(

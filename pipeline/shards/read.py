@@ -42,10 +42,20 @@ class ShardReader:
     def __iter__(self) -> Iterator[Sample]:
         return (self[position] for position in range(len(self)))
 
-    def __getitem__(self, position: int) -> Sample:
+    def place(self, position: int) -> tuple[str, str]:
+        """Name of the shard that a sample lies in, and the sample's key there."""
+        shard, row = self._at(position)
+        return self._names[shard], self._members[shard].keys[row]
+
+    def _at(self, position: int) -> tuple[int, int]:
+        """Number of a sample's shard, and its row there."""
         position = range(len(self))[position]
         shard = int(np.searchsorted(self.bounds, position, side="right")) - 1
-        members, row = self._members[shard], position - int(self.bounds[shard])
+        return shard, position - int(self.bounds[shard])
+
+    def __getitem__(self, position: int) -> Sample:
+        shard, row = self._at(position)
+        members = self._members[shard]
         starts, sizes = members.starts[row].tolist(), members.sizes[row].tolist()
         ends = [start + size for start, size in zip(starts, sizes, strict=True)]
         # The two lie side by side, so they come by one read.

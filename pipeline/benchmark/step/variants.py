@@ -125,7 +125,7 @@ class Runner:
             self._device,
             self._dtype,
             self._scaler,
-        )
+        ).loss
 
     @torch.no_grad()
     def forward(self) -> None:

@@ -1,0 +1,335 @@
+"""A run's checkpoints on disk: which are kept, which are passed over, and what happens when the disk is full."""
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from factories import pack_samples, samples
+
+from pipeline.archive import (
+    Archive,
+    StorageError,
+    best,
+    checkpoint_name,
+    checkpoints,
+    newest_sound,
+)
+from pipeline.checkpoint import Snapshot, check_sound
+from pipeline.joints import MPII
+from pipeline.journal import Journal
+from pipeline.keeper import Keeper
+from pipeline.learner import Learner, Task
+from pipeline.loop import Host, train
+from pipeline.record import Progress, Record
+from pipeline.settings import Settings
+
+METRIC = "pckh_0.5"
+
+
+def snapshot_of(accuracy: float | None = None, weight: float = 0.0) -> Snapshot:
+    """A checkpoint of one number."""
+    metrics = {} if accuracy is None else {METRIC: accuracy}
+    record = Record(settings=Settings(), joint_set=MPII, progress=Progress(), metrics=metrics)
+    return Snapshot(record=record, weights={"weight": torch.tensor([weight])})
+
+
+def nothing() -> None:
+    pass
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write(folder: Path, accuracies: Mapping[str, float | None], keep: int = 2) -> list[str]:
+    """Write checkpoints one after another; return the names of those that are left."""
+    archive = Archive(folder, keep, METRIC)
+    for name, accuracy in accuracies.items():
+        assert archive.add(name, snapshot_of(accuracy), nothing) is None
+    assert archive.close() is None
+    return [path.name for path in checkpoints(folder)]
+
+
+def test_names_in_alphabetical_order_are_in_the_order_of_training():
+    course = [(0, 5), (0, 120), (1, 0), (1, 9), (2, 0), (10, 0)]
+    names = [checkpoint_name(Progress(epochs=e, epoch_steps=s)) for e, s in course]
+    assert names == [
+        *("epoch_0000+00005", "epoch_0000+00120", "epoch_0001", "epoch_0001+00009"),
+        *("epoch_0002", "epoch_0010"),
+    ]
+    assert names == sorted(names)
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    accuracies = {"epoch_0001": 50.0, "epoch_0002": 70.0, "epoch_0003": 60.0}
+    assert write(tmp_path, accuracies, keep=1) == ["epoch_0002", "epoch_0003"]
+    later = {"epoch_0004": 10.0, "epoch_0005": 20.0}
+    assert write(tmp_path, later, keep=2) == ["epoch_0002", "epoch_0004", "epoch_0005"]
+
+
+def test_of_equally_good_ones_the_earliest_is_the_best(tmp_path):
+    write(tmp_path, {"epoch_0001": 50.0, "epoch_0002": 70.0, "epoch_0003": 70.0}, keep=3)
+    found = best(tmp_path, METRIC)
+    assert found is not None
+    assert found[0].name == "epoch_0002"
+
+
+def test_checkpoints_within_an_epoch_go_when_it_is_complete(tmp_path):
+    within = {"epoch_0001": 50.0, "epoch_0001+00010": None, "epoch_0001+00020": None}
+    assert write(tmp_path, within) == ["epoch_0001", "epoch_0001+00010", "epoch_0001+00020"]
+    assert write(tmp_path, {"epoch_0002": 40.0}) == ["epoch_0001", "epoch_0002"]
+
+
+def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path):
+    archive = Archive(tmp_path, 2, METRIC)
+    for accuracy in (1.0, 2.0):
+        archive.add("epoch_0001", snapshot_of(accuracy), nothing)
+    archive.close()
+    assert check_sound(tmp_path / "epoch_0001").metrics == {METRIC: 2.0}
+    assert names_in(tmp_path) == ["epoch_0001"]
+
+
+def test_what_was_never_finished_is_no_checkpoint_and_is_cleaned_away(tmp_path):
+    left = tmp_path / ".writing-abc"
+    left.mkdir()
+    (left / "checkpoint.json").write_text("{}")
+    assert checkpoints(tmp_path) == []
+    Archive(tmp_path, 2, METRIC)
+    assert not left.exists()
+
+
+def damage(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_damaged_checkpoints_are_named_and_the_newest_sound_one_is_found(tmp_path):
+    write(tmp_path, {"epoch_0001": 1.0, "epoch_0002": 2.0, "epoch_0003": 3.0}, keep=3)
+    damage(tmp_path / "epoch_0003")
+    record = tmp_path / "epoch_0002" / "checkpoint.json"
+    record.write_text(record.read_text().replace("2.0", "99.0"))
+    said: list[str] = []
+    found = newest_sound(tmp_path, said.append)
+    assert found is not None
+    assert found[0].name == "epoch_0001"
+    assert found[1].metrics == {METRIC: 1.0}
+    [truncated, tampered] = said
+    assert truncated == (
+        f"checkpoint epoch_0003 can't be used: {tmp_path}/epoch_0003/weights.safetensors: damaged: "
+        "its checksum is not the one it was written with"
+    )
+    assert tampered.startswith(f"checkpoint epoch_0002 can't be used: {record}: its checksum is ")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_trained_anew(tmp_path):
+    assert newest_sound(tmp_path, lambda _: None) is None
+    write(tmp_path, {"epoch_0001": 1.0, "epoch_0002": 2.0})
+    for path in checkpoints(tmp_path):
+        damage(path)
+    with pytest.raises(
+        ValueError, match=r"none of its 2 checkpoints is sound; give another ray\.name"
+    ):
+        newest_sound(tmp_path, lambda _: None)
+
+
+def test_an_error_beside_the_disks_is_raised_where_it_is_waited_for(tmp_path):
+    archive = Archive(tmp_path, 2, METRIC)
+
+    def damaged() -> None:
+        raise ValueError("journal.jsonl: line 3 is damaged")
+
+    archive.add("epoch_0001", snapshot_of(1.0), damaged)
+    with pytest.raises(ValueError, match="line 3 is damaged"):
+        archive.close()
+    assert archive.close() is None
+
+
+# A full disk
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Take all the room that is left."""
+    with (disk / "ballast").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(2**12))
+        except OSError:
+            return
+
+
+def free(disk: Path) -> None:
+    (disk / "ballast").unlink()
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_those_before_it(disk):
+    archive = Archive(disk, 2, METRIC)
+    archive.add("epoch_0001", snapshot_of(1.0), nothing)
+    archive.close()
+    fill(disk)
+    archive.add("epoch_0002", snapshot_of(2.0), nothing)
+    failure = archive.close()
+    assert str(failure).startswith(f"{disk}/epoch_0002: not written, with 0.0 MiB free there: ")
+    assert "No space left on device" in str(failure)
+    assert names_in(disk) == ["ballast", "epoch_0001"]
+    found = newest_sound(disk, pytest.fail)
+    assert found is not None
+    assert found[0].name == "epoch_0001"
+
+
+def test_a_journal_without_room_keeps_what_it_has_and_takes_the_rest_later(disk):
+    journal = Journal(disk)
+    many = {f"metric {number}": float(number) for number in range(1000)}
+    journal.metrics({"first": 1.0}, 1)
+    fill(disk)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left on device"):
+            journal.metrics(many, 2)
+        assert [entry.seq for entry in Journal(disk).entries()] == [1]
+    free(disk)
+    journal.metrics(many, 2)
+    assert [entry.content["step"] for entry in Journal(disk).entries()] == [1, 2]
+    assert Journal(disk).entries()[1].content["values"] == many
+
+
+def learner_of(folder: Path, epochs: int) -> Learner:
+    """A tiny network on four people, two steps an epoch."""
+    settings = {
+        "model.stacks": 1,
+        "model.features": 8,
+        "model.order": 2,
+        "model.joints": 16,
+        "model.input_px": 64,
+        "optim.batch_size": 2,
+        "optim.epochs": epochs,
+        "evaluation.overlays": 1,
+        "ray.checkpoint_minutes": 0.0,
+    }
+    train = pack_samples(folder / "train", [samples(4)])
+    val = pack_samples(folder / "val", [samples(2, first=20)], split="val")
+    task = Task(
+        settings=settings,
+        joint_set=MPII.to_json(),
+        train=tuple(map(str, train)),
+        val=tuple(map(str, val)),
+    )
+    return Learner(task, 0, 1, torch.device("cpu"))
+
+
+class After(Host):
+    """Does something to the run's disk after an epoch, when its checkpoint has been seen to."""
+
+    def __init__(self, acts: Mapping[int, Callable[[], None]]) -> None:
+        self.acts = acts
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()
+        self.acts.get(int(metrics["epoch"]), nothing)()
+
+
+def recorded(folder: Path) -> tuple[list[int], list[str]]:
+    """The steps of the metrics and the names of the files that a journal has."""
+    entries = Journal(folder).entries()
+    return (
+        [entry.content["step"] for entry in entries if entry.kind == "metrics"],
+        [Path(entry.content["path"]).name for entry in entries if entry.kind == "file"],
+    )
+
+
+def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room(
+    disk, tmp_path, capsys
+):
+    learner = learner_of(tmp_path, 4)
+    run = disk / "run"
+    usable: list[str] = []
+
+    def look_and_free() -> None:
+        found = newest_sound(run, pytest.fail)
+        usable.extend([found[0].name] if found else [])
+        free(disk)
+
+    with Keeper(learner, run) as keeper:
+        train(learner, keeper, After({1: lambda: fill(disk), 2: look_and_free}))
+    said = capsys.readouterr().out
+    # Of the second epoch neither the checkpoint of its steps nor that of its evaluation.
+    assert said.count("MiB free there") == 2
+    for name in ("epoch_0001+00002", "epoch_0002"):
+        assert f"{run / name}: not written, with 0.0 MiB free there: " in said
+    assert said.count("training goes on, and tries again at the next checkpoint") == 2
+    assert usable == ["epoch_0001"]
+    pictures = [f"overlay_{epoch:04d}.png" for epoch in (1, 2, 3, 4)]
+    assert recorded(run) == ([1, 2, 3, 4], pictures)
+    assert names_in(run / "overlays") == pictures
+    for path in (run / "overlays").iterdir():
+        assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+    assert [path.name for path in checkpoints(run)][-2:] == ["epoch_0003", "epoch_0004"]
+    assert check_sound(run / "epoch_0004").progress.epochs == 4
+
+
+def test_entries_that_the_disk_refuses_wait_and_come_once(disk, tmp_path, capsys, monkeypatch):
+    learner = learner_of(tmp_path, 3)
+    run = disk / "run"
+    original, calls = Keeper._enter_epoch, []
+
+    def full_the_second_time(keeper: Keeper, epoch: int, metrics: dict[str, float]) -> None:
+        calls.append(epoch)
+        if len(calls) == 2:
+            fill(disk)
+        original(keeper, epoch, metrics)
+
+    monkeypatch.setattr(Keeper, "_enter_epoch", full_the_second_time)
+    with Keeper(learner, run) as keeper:
+        train(learner, keeper, After({2: lambda: free(disk)}))
+    said = capsys.readouterr().out
+    assert f"{run}/epoch_0002: written, but not entered in the journal, with 0.0 MiB free" in said
+    # Tried again with the checkpoint of the next epoch's steps.
+    assert calls == [1, 2, 2, 3]
+    assert recorded(run) == ([1, 2, 3], [f"overlay_{epoch:04d}.png" for epoch in (1, 2, 3)])
+
+
+def test_three_checkpoints_in_a_row_without_room_end_the_run_which_goes_on_later(disk, tmp_path):
+    run = disk / "run"
+    learner = learner_of(tmp_path, 9)
+    with (
+        pytest.raises(StorageError, match=r"not written, with 0\.0 MiB free there: "),
+        Keeper(learner, run) as keeper,
+    ):
+        train(learner, keeper, After({1: lambda: fill(disk)}))
+    # Epoch 2 has two checkpoints; the third that fails is found at the fourth.
+    assert learner.progress.epochs == 3
+    assert recorded(run) == ([1], ["overlay_0001.png"])
+    free(disk)
+    second = learner_of(tmp_path / "again", 4)
+    with Keeper(second, run) as keeper:
+        train(second, keeper, Host())
+    assert recorded(run)[0] == [1, 2, 3, 4]
+
+
+def test_a_last_checkpoint_without_room_is_an_error_of_the_run(disk, tmp_path):
+    learner = learner_of(tmp_path, 1)
+    keeper = Keeper(learner, disk / "run")
+    fill(disk)
+    with pytest.raises(StorageError, match=r"run/epoch_0001: not written"), keeper:
+        train(learner, keeper, Host())
+    assert newest_sound(disk / "run", pytest.fail) is None

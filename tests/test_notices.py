@@ -1,0 +1,126 @@
+"""What is said of training that goes wrong slowly: heatmaps that are flat, accuracy that does not rise."""
+
+import numpy as np
+import pytest
+import torch
+from factories import pack_samples
+
+from pipeline.data.crop import cut_crop
+from pipeline.data.synthetic import render_scene
+from pipeline.evaluation import evaluate, predict
+from pipeline.joints import MPII
+from pipeline.network.heatmaps import is_flat
+from pipeline.notices import Notices
+from pipeline.pack_settings import CropSettings
+from pipeline.schedule import Plateau
+from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
+from pipeline.shards.read import ShardReader
+from pipeline.shards.sample import Sample
+from pipeline.shards.stream import SampleLoader
+from pipeline.training import build_network, build_optimizer, train_step
+
+CPU = torch.device("cpu")
+
+
+def test_with_squared_error_heatmaps_below_a_tenth_of_the_peak_are_flat():
+    # Means over two joints: 0.45, 0.75, 1.05 and 5 of a peak of 10.
+    heights = torch.tensor([[0.4, 0.5], [1.5, 0.0], [0.9, 1.2], [10.0, 0.0]])
+    assert is_flat(heights, "mse", 10.0, 256).tolist() == [True, True, False, False]
+    assert is_flat(heights, "mse", 1.0, 256).tolist() == [False] * 4
+
+
+def test_with_cross_entropy_heatmaps_below_twice_the_uniform_distribution_are_flat():
+    # In units of 1/256: means of 1, 1.9 and 2.1.
+    heights = torch.tensor([[1.0, 1.0], [1.0, 2.8], [1.2, 3.0]]) / 256
+    for peak in (1.0, 10.0):
+        assert is_flat(heights, "cross-entropy", peak, 256).tolist() == [True, True, False]
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> SampleLoader:
+    """32 rendered people as pictures of 64 pixels, heatmaps of 16."""
+    made = []
+    for index in range(32):
+        image, (person, *_) = render_scene(0, index)
+        made.append(Sample(person=person, crop=cut_crop(image, person, CropSettings(person_px=64))))
+    paths = pack_samples(tmp_path_factory.mktemp("people"), [made])
+    return SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)
+
+
+def flat_after(people: SampleLoader, steps: int, **changes) -> int:
+    """For how many of the 32 people heatmaps are flat after some steps."""
+    recipe = {"optimizer": "adamw", "learning_rate": 1e-2, "sigma_px": 0.5}
+    optim = OptimSettings(**recipe | changes)
+    model = ModelSettings(stacks=1, features=8, order=2, joints=16, input_px=64)
+    network = build_network(model, 0, CPU, zero_heads=optim.zero_heads)
+    optimizer = build_optimizer(network, optim)
+    batch = people.batch(np.arange(32))
+    for step in range(steps):
+        rows = np.random.default_rng(step).permutation(32)[:8]
+        train_step(network.train(), optimizer, batch.rows(rows), optim, CPU, torch.float32)
+    evaluation = EvaluationSettings(flip_test=False)
+    return evaluate(predict(network, [batch], people, optim, evaluation, CPU), people).flat
+
+
+def test_a_network_that_collapsed_has_flat_heatmaps_for_everyone(people):
+    assert flat_after(people, 60, zero_heads=False) == 32
+
+
+def test_a_network_that_learns_has_flat_heatmaps_for_hardly_anyone(people):
+    assert flat_after(people, 60, loss="cross-entropy") == 0
+    assert flat_after(people, 60, target_peak=10.0) <= 3
+
+
+def said(notices: Notices, percents: list[float]) -> list[int]:
+    """The epochs after which something was said of people with flat heatmaps."""
+    found = []
+    for epoch, percent in enumerate(percents, start=1):
+        if notices.after(epoch, percent, Plateau()):
+            found.append(epoch)
+    return found
+
+
+def test_a_collapse_is_said_once_at_its_second_evaluation_and_again_after_a_recovery():
+    assert said(Notices("PCKh@0.5"), [100.0, 94.9, 95.0, 100.0, 99.0, 100.0]) == [4]
+    assert said(Notices("PCKh@0.5"), [95.0] * 3 + [10.0] + [95.0] * 3) == [2, 6]
+
+
+def test_a_collapse_is_said_with_what_helps():
+    notices = Notices("PCKh@0.5")
+    notices.after(1, 100.0, Plateau())
+    [line] = notices.after(2, 98.4, Plateau())
+    assert line.startswith("note: the heatmaps of 98 % of validation people are flat: ")
+    for setting in ("optim.zero_heads=True", "optim.target_peak=10", "optim.loss=cross-entropy"):
+        assert setting in line
+
+
+def lines_of(accuracies: list[float]) -> dict[int, list[str]]:
+    """What was said after which epoch of a course of accuracies."""
+    notices, plateau, found = Notices("PCKh@0.5"), Plateau(), {}
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        plateau = plateau.after(accuracy, float("inf"))
+        lines = notices.after(epoch, 0.0, plateau)
+        if lines:
+            found[epoch] = lines
+    return found
+
+
+def test_ten_epochs_without_a_better_accuracy_are_said_once_until_there_is_one():
+    rising = [float(epoch) for epoch in range(1, 21)]
+    found = lines_of(rising + [20.0] * 15 + [21.0] + [0.0] * 25)
+    assert list(found) == [30, 46]
+    assert found[30] == [
+        "note: PCKh@0.5 has not risen in 10 epochs; its best, 20.00, was after epoch 20"
+    ]
+    assert found[46][0].endswith("its best, 21.00, was after epoch 36")
+    assert lines_of(rising + [20.0] * 9 + [21.0] + [20.0] * 9) == {}
+
+
+def test_a_run_that_never_beats_its_first_epochs_is_told_so():
+    found = lines_of([3.0, 5.0] + [4.0] * 30)
+    assert list(found) == [12]
+    [line] = found[12]
+    assert line.startswith(
+        "note: PCKh@0.5 has not risen in 10 epochs; its best, 5.00, was after epoch 2: the network "
+        "does not get better than it was at first; "
+    )

@@ -63,6 +63,17 @@ def benchmark_step(arguments: Namespace) -> None:
     _tell(result, step_report(result), arguments.json)
 
 
+def benchmark_ray(arguments: Namespace) -> None:
+    """Measure, print the tables and write the JSON."""
+    from pipeline.benchmark.share.measure import RayBenchmark, measure_ray
+    from pipeline.benchmark.share.report import ray_report
+
+    settings = RayBenchmark(rounds=arguments.rounds)
+    with TemporaryDirectory() as folder:
+        result = measure_ray(settings, Path(folder))
+    _tell(result, ray_report(result), arguments.json)
+
+
 def _tell(result: Mapping[str, Any], report: str, path: Path | None) -> None:
     say(f"measured in {duration(result['seconds'])}\n\n{report}")
     if path is not None:
@@ -73,11 +84,12 @@ def _tell(result: Mapping[str, Any], report: str, path: Path | None) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="jobs.benchmark",
-        description="Measure how fast parts of the pipeline are on this machine. Needs no cluster.",
+        description="Measure how fast parts of the pipeline are on this machine. Needs no cluster; ray starts its own.",
     )
-    parts = parser.add_subparsers(title="what", metavar="{loader,step}", required=True)
+    parts = parser.add_subparsers(title="what", metavar="{loader,step,ray}", required=True)
     _add_loader(parts)
     _add_step(parts)
+    _add_ray(parts)
     return parser
 
 
@@ -137,6 +149,13 @@ def _add_step(parts: Any) -> None:
         help="length of each of the learning curves, at the first batch; 0: none (120)",
     )
     _add_common(step, rounds=5)
+
+
+def _add_ray(parts: Any) -> None:
+    text = "Ray's share: the same training loop with and without Ray Train, and the way from the command to the first step."
+    share = parts.add_parser("ray", help=text, description=text)
+    share.set_defaults(run=benchmark_ray)
+    _add_common(share, rounds=5)
 
 
 def _add_common(parser: ArgumentParser, rounds: int) -> None:

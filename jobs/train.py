@@ -10,6 +10,7 @@ from pipeline.command import Presets, clear_errors, fail, parse, preset_settings
 from pipeline.joints import MPII
 from pipeline.progress import say
 from pipeline.settings import Settings
+from pipeline.stages import reached
 
 # What a shell says of a program that SIGTERM ended: 128 + 15.
 _STOPPED = 143
@@ -60,10 +61,12 @@ def dry_run(settings: Settings) -> None:
 
 def run(settings: Settings) -> None:
     """Train. Raises ValueError before the cluster is asked for anything, if the input is wrong."""
+    reached("called")
     from pipeline.plan import plan_training
 
     plan = plan_training(settings)
     describe(plan)
+    reached("planned")
     train_plan(plan)
 
 
@@ -143,10 +146,10 @@ def train_plan(plan: "Plan") -> "Outcome":
     settings = plan.settings
     say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
     try:
-        # MLflow first: that it is away is found before anything of the cluster is taken.
-        with recording(plan) as journal:
+        # MLflow is reached while the cluster starts, and before anything of it is taken.
+        with recording(plan) as record:
             with cluster(settings.ray.address):
-                outcome = train(plan, journal)
+                outcome = train(plan, record)
             # What MLflow lacks is named after it, when the record is closed.
             conclude(plan, outcome)
             return outcome

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,18 +32,14 @@ from pipeline.keeper import overlay_path
 from pipeline.learner import Task
 from pipeline.loop import EVALUATION_NAME
 from pipeline.metric import Scores, table
-from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
+from pipeline.preparation import FIGURES
 from pipeline.progress import say
 from pipeline.record import Progress
-from pipeline.recording import InterruptedRunError
+from pipeline.recording import InterruptedRunError, Recording
 from pipeline.rendezvous import torch_config
 from pipeline.settings import RaySettings
-from pipeline.shards.bad import BadSamples
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import Samples
-from pipeline.shards.source import training_shards
-from pipeline.shards.stream import SampleLoader
+from pipeline.stages import reached
 from pipeline.stopping import stopping
 from pipeline.training import KEEP_MEMORY
 from pipeline.worker import train_worker
@@ -58,12 +55,8 @@ _AFTER_WATCHDOG = 1.5
 _START_TRIES = 5
 # How often an elastic run looks whether there is room for more workers.
 _RESIZE_EVERY_S = 15.0
-# Training people in the picture that a run starts with.
-_SHOWN = 12
 # Errors that would come again however often training is tried.
 _LASTING = (ValueError, ArithmeticError, StorageError)
-# Figures of the whole run, in its folder.
-_FIGURES = "figures"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +94,16 @@ class Judge(UserCallback):
                 raise ControllerError(error) from error
 
 
-def train(plan: Plan, journal: Journal, *, label: str = "") -> Outcome:
+def train(plan: Plan, recording: Recording, *, label: str = "") -> Outcome:
     """Train on the cluster that is connected, and enter what comes of it in the run's journal.
 
     `label` begins every line that the workers say. Raises ValueError if the
-    cluster is too small, TrainingFailedError saying why when training fails,
-    and InterruptedRunError when it was asked to stop.
+    cluster is too small or MLflow does not answer though it has to, TrainingFailedError saying why when
+    training fails, and InterruptedRunError when it was asked to stop.
     """
     check_capacity(plan.settings.ray)
-    _draw(plan, journal, _training_samples(plan), "samples.png")
+    recording.begin()
+    reached("cluster")
     with stopping(plan.folder) as stop:
         _fit(plan, label)
         progress = _progress(plan)
@@ -117,7 +111,7 @@ def train(plan: Plan, journal: Journal, *, label: str = "") -> Outcome:
             raise InterruptedRunError(
                 f"stopped with a checkpoint after {progress.samples:,} samples; the same command goes on"
             )
-    return _conclude(plan, journal)
+    return _conclude(plan, recording.journal)
 
 
 def _fit(plan: Plan, label: str) -> None:
@@ -129,7 +123,7 @@ def _fit(plan: Plan, label: str) -> None:
     while True:
         before = _progress(plan)
         try:
-            _trainer(plan, label).fit()
+            trainer(plan, task_of(plan, label)).fit()
             return
         except TrainingFailedError as error:
             is_stuck = _progress(plan).steps <= before.steps
@@ -167,21 +161,28 @@ def _progress(plan: Plan) -> Progress:
     return Progress() if found is None else found[1].progress
 
 
-def _trainer(plan: Plan, label: str) -> TorchTrainer:
-    settings = plan.settings
-    resources = {"CPU": settings.ray.cpus_per_worker}
-    if settings.ray.gpus_per_worker:
-        resources["GPU"] = settings.ray.gpus_per_worker
-    task = Task(
-        settings=settings.flat(),
+def task_of(plan: Plan, label: str = "") -> Task:
+    """What the plan's workers are told; `label` begins every line that they say."""
+    return Task(
+        settings=plan.settings.flat(),
         joint_set=plan.joint_set.to_json(),
         train=plan.train.paths,
         val=plan.val.paths,
         folder=str(plan.folder),
         label=label,
     )
+
+
+def trainer(
+    plan: Plan, task: Task, loop: Callable[[dict[str, Any]], None] = train_worker
+) -> TorchTrainer:
+    """Ray's trainer, with the plan's workers running `loop` on the fields of `task`."""
+    settings = plan.settings
+    resources = {"CPU": settings.ray.cpus_per_worker}
+    if settings.ray.gpus_per_worker:
+        resources["GPU"] = settings.ray.gpus_per_worker
     return TorchTrainer(
-        train_worker,
+        loop,
         train_loop_config=asdict(task),
         torch_config=torch_config(max(_COLLECTIVE_TIMEOUT_S, math.ceil(_watched_s(settings.ray)))),
         scaling_config=ScalingConfig(
@@ -214,19 +215,6 @@ def _workers(settings: RaySettings) -> int | tuple[int, int]:
     return (fewest, most) if settings.is_elastic else most
 
 
-def _training_samples(plan: Plan) -> Figure:
-    """Some people of the first shard, augmented: whoever looks sees at once if joints are off."""
-    data = plan.settings.data
-    shards = training_shards(plan.train.paths[:1], data, rank=0, workers=1)
-    samples: Samples = (
-        shards
-        if isinstance(shards, ShardReader)
-        else shards.first(_SHOWN, BadSamples(data.bad_samples))
-    )
-    loader = SampleLoader(samples, plan.joint_set, plan.settings.model.input_px, data.bad_samples)
-    return draw_augmented(loader, data, spaced(len(samples), _SHOWN))
-
-
 def _conclude(plan: Plan, journal: Journal) -> Outcome:
     """Enter the figures of the whole run and its best checkpoint. Raises ValueError if it has none that is sound."""
     headline = plan.measure.metric_name
@@ -251,7 +239,7 @@ def _conclude(plan: Plan, journal: Journal) -> Outcome:
 
 def _draw(plan: Plan, journal: Journal, figure: Figure, name: str) -> None:
     """Keep a figure in the run's folder, and enter it in the journal."""
-    path = plan.folder / _FIGURES / name
+    path = plan.folder / FIGURES / name
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     journal.file(path, "")

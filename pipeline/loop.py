@@ -11,6 +11,7 @@ from pipeline.learner import Learner, StepReport
 from pipeline.notices import Notices
 from pipeline.progress import Pace, duration, say
 from pipeline.signals import Signal
+from pipeline.stages import reached
 
 EVALUATION_NAME = "evaluation.json"
 FLAT_NAME = "flat_heatmaps_percent"
@@ -39,6 +40,7 @@ def train(learner: Learner, keeper: Keeper, host: Host, label: str = "") -> None
     while trained or learner.progress.epochs < learner.settings.optim.epochs:
         if not trained:
             for step in learner.train_epoch(_LINE_EVERY_S, keeper.wish):
+                reached("stepped")
                 narrator.stepped(step)
                 gone_soon = set(host.going_nodes() if Signal.ASK in step.signal else ()) - going
                 if gone_soon:

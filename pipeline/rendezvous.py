@@ -1,5 +1,6 @@
 """How the ranks of one machine find each other: a store of torch's that listens on loopback alone."""
 
+import os
 import socket
 from datetime import timedelta
 from typing import Any
@@ -70,6 +71,8 @@ def _open_store(timeout_s: int) -> int:
 
 
 def _join(backend: str, port: int, rank: int, workers: int, timeout_s: int) -> None:
+    # As Ray Train's own does.
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = _LOOPBACK, str(port)
     timeout = timedelta(seconds=timeout_s)
     store = (
         _opened.pop() if rank == 0 else TCPStore(_LOOPBACK, port, is_master=False, timeout=timeout)

@@ -17,6 +17,7 @@ from pipeline.loop import Host, train
 from pipeline.pulse import Pulse
 from pipeline.settings import Settings
 from pipeline.shards.sample import BadSampleError
+from pipeline.stages import reached
 from pipeline.watchdog import Watchdog
 
 # Notices that a node is to be taken away come 30 s ahead or more.
@@ -45,9 +46,8 @@ class RayHost(Host):
 
 def train_worker(task: dict[str, Any]) -> None:
     """Train as one rank. `task` holds the fields of a `Task`. Ends early, with a checkpoint, when asked to."""
-    # Some of Ray Train's loggers hang from the root, past LoggingConfig, and would
-    # print every epoch's metrics from every rank.
-    logging.getLogger().setLevel(logging.WARNING)
+    reached("worker")
+    quieten_ray_train()
     context = ray.train.get_context()
     told, host, pulse = Task(**task), RayHost(), Pulse()
     rank, workers, folder = context.get_world_rank(), context.get_world_size(), Path(told.folder)
@@ -57,9 +57,16 @@ def train_worker(task: dict[str, Any]) -> None:
     try:
         with Watchdog(pulse, folder, start, rank, workers, patience_s):
             learner = Learner(told, rank, workers, ray.train.torch.get_device(), pulse)
+            reached("learner")
             with Keeper(learner, folder, ask_every_s=host.asks_every_s) as keeper:
                 train(learner, keeper, host, told.label)
     except (BadStepsError, BadSampleError, StorageError):
         # They say all there is to say; where in the program they arose is nobody's concern.
         logging.getLogger(_TRACEBACKS).disabled = True
         raise
+
+
+def quieten_ray_train() -> None:
+    """Keep Ray Train from printing every epoch's metrics from every rank."""
+    # Some of its loggers hang from the root, past LoggingConfig.
+    logging.getLogger().setLevel(logging.WARNING)

@@ -16,6 +16,8 @@ PACKAGES = ("pipeline", "jobs", "tune")
 
 # A module belongs to the longest of these names that it is or lies within.
 FLOORS = {
+    # It runs whole trainings.
+    "pipeline.benchmark.share": 4,
     "jobs": 5,
     "tune": 5,
     "pipeline.cluster": 4,
@@ -27,6 +29,7 @@ FLOORS = {
     # Above the shards and pictures that it is about, though no part of Ray's worker side.
     "pipeline.inspection": 3,
     "pipeline.loop": 3,
+    "pipeline.preparation": 3,
     "pipeline.recording": 3,
     "pipeline.rendezvous": 3,
     "pipeline.stopping": 3,
@@ -76,6 +79,7 @@ FLOORS = {
     "pipeline.recipes": 0,
     "pipeline.redaction": 0,
     "pipeline.settings": 0,
+    "pipeline.stages": 0,
 }
 # Side by side: they never import each other, though they share a floor and a folder.
 APART = (
@@ -96,7 +100,7 @@ HOMES = {
     "pandas": ("tune.trials",),
     "pyarrow": ("pipeline.data.table_cells",),
     "ray": (
-        *("jobs", "tune"),
+        *("jobs", "tune", "pipeline.benchmark.share"),
         *("pipeline.cluster", "pipeline.launch", "pipeline.rendezvous", "pipeline.worker"),
     ),
     "s3fs": ("pipeline.shards.transport",),
@@ -284,6 +288,7 @@ def test_every_floor_that_is_named_is_inhabited():
             "pipeline.inspection.card",
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
+            "pipeline.benchmark.share and "
             "pipeline.cluster and pipeline.launch and pipeline.rendezvous and pipeline.worker",
         ),
         (

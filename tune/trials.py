@@ -55,8 +55,8 @@ def run_trial(config: dict[str, Any], *, base: dict[str, Any], parent: str) -> N
     point = config[_POINT]
     settings = Settings.from_flat(base).replaced(point | {"ray.name": trial_name(point)})
     plan, started = plan_training(settings), time.monotonic()
-    with recording(plan, parent=parent) as journal:
-        outcome = train(plan, journal, label=plan.settings.ray.name)
+    with recording(plan, parent=parent) as record:
+        outcome = train(plan, record, label=plan.settings.ray.name)
     ray.tune.report(
         {
             "score": outcome.scores[plan.measure.key].headline,

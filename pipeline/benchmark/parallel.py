@@ -1,11 +1,9 @@
 """End to end on several cores: decode threads against worker processes."""
 
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -13,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.benchmark.photographs import Workload
 from pipeline.benchmark.plain import plain_dataset, plain_loader, worker_options
 from pipeline.benchmark.routes import INPUT_PX, Ours, batches
-from pipeline.benchmark.timing import Laps, Route, measure
+from pipeline.benchmark.timing import Laps, Route, measure, process_cpu_s
 from pipeline.joints import MPII
 from pipeline.settings import DataSettings
 from pipeline.shards.augmentation import draw_augmentations
@@ -23,7 +21,6 @@ from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader
 
 _DATA = DataSettings()
-_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class BatchDataset(Dataset[Batch]):
@@ -79,13 +76,6 @@ def _process_route(loader: DataLoader[Any], batch_size: int) -> Route:
         return batch_size * sum(1 for _ in loader)
 
     def cpu_s() -> float:
-        return time.process_time() + sum(_cpu_s(pid) for pid in children if pid is not None)
+        return time.process_time() + sum(process_cpu_s(pid) for pid in children if pid is not None)
 
     return Route(run=run, cpu_s=cpu_s)
-
-
-def _cpu_s(pid: int) -> float:
-    """CPU seconds of a process so far."""
-    # A name in brackets may hold spaces; user and system time come 11 fields after it.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S

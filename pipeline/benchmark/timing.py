@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -17,6 +18,7 @@ from pipeline.progress import bar, duration, say
 from pipeline.training import KEEP_MEMORY
 
 T = TypeVar("T")
+_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,13 @@ def speed(laps: Laps) -> dict[str, Any]:
     }
 
 
+def process_cpu_s(pid: int) -> float:
+    """CPU seconds of another process so far."""
+    # A name in brackets may hold spaces; user and system time come 11 fields after it.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
+
+
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """Median of the rounds' own ratios."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
@@ -124,12 +133,21 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
 
     What it raises is raised here.
     """
+    with (
+        environment(KEEP_MEMORY),
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+    ):
+        return pool.submit(function, *arguments).result()
+
+
+@contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Change what processes inherit that are started meanwhile."""
     before = dict(os.environ)
-    os.environ.update(KEEP_MEMORY)
+    os.environ.update(changes)
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(function, *arguments).result()
+        yield
     finally:
-        for name in KEEP_MEMORY:
+        for name in changes:
             os.environ.pop(name)
-        os.environ.update({name: before[name] for name in KEEP_MEMORY if name in before})
+        os.environ.update({name: before[name] for name in changes if name in before})

@@ -1,0 +1,52 @@
+"""Rendered people, packed without a cluster, and a network small enough for two cores."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.pack_settings import SYNTHETIC_NAME, CropSettings, PackSettings
+from pipeline.packing import close_plan, open_plan, pack_shard, plan_packing
+from pipeline.settings import Settings
+
+# As large as the quickstart's.
+_NETWORK = {
+    "model.stacks": 1,
+    "model.features": 64,
+    "model.input_px": 128,
+    "optim.optimizer": "adamw",
+    "optim.target_peak": 10.0,
+    "optim.batch_size": 24,
+}
+# More than a batch and less than two: an epoch over one shard is one step.
+_PEOPLE_PER_SHARD = 40
+
+
+def pack_rendered(folder: Path, people: int) -> None:
+    """Render and pack at least so many people for training, and a few for validation, into `folder`."""
+    held_out = 8
+    settings = PackSettings(
+        source=SYNTHETIC_NAME,
+        out=folder,
+        # Nobody is alone less often than in every scene.
+        scenes=people + held_out,
+        val_images=held_out,
+        people_per_shard=_PEOPLE_PER_SHARD,
+        crop=CropSettings(person_px=160, margin=1.5),
+    )
+    plan = plan_packing(settings)
+    open_plan(plan)
+    close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
+
+
+def settings_for(folder: Path, shards: str, changes: dict[str, Any]) -> Settings:
+    """Settings to train on the shards of `folder` that a glob names, kept beside it; `changes` by dotted key."""
+    return Settings.from_flat(
+        _NETWORK
+        | {
+            "data.train": str(folder / shards),
+            "data.val": str(folder / "val-*.tar"),
+            "ray.address": "local",
+            "ray.storage": str(folder.parent / "runs"),
+            "tracking.uri": f"sqlite:///{folder.parent / 'mlflow.db'}",
+        }
+        | changes
+    )

@@ -1,0 +1,89 @@
+"""Turns of two processes that both stay alive, handed over through files."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.learner import Learner, StepReport, Task
+from pipeline.signals import Signal
+from pipeline.training import KEEP_MEMORY
+
+_POLL_S = 0.01
+# Of the environment, what decides how fast a training process computes.
+_DECISIVE = ("OMP_NUM_THREADS", *KEEP_MEMORY)
+
+
+class Turns:
+    """The files of one side: `ready-N.json`, `go-N` and `done-N.json` for turn N."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def ready(self, turn: int) -> Path:
+        """There, with the number of the process that trains, once the side waits for the turn."""
+        return self._folder / f"ready-{turn}.json"
+
+    def go(self, turn: int) -> Path:
+        """There once the side may take it."""
+        return self._folder / f"go-{turn}"
+
+    def done(self, turn: int) -> Path:
+        """There, with what was measured, once the side has taken it."""
+        return self._folder / f"done-{turn}.json"
+
+
+class TurnLearner(Learner):
+    """A learner that waits for its turn before each epoch, and notes the clock and its CPU time after every step."""
+
+    def __init__(
+        self, turns: Turns, task: Task, rank: int, workers: int, device: torch.device
+    ) -> None:
+        super().__init__(task, rank, workers, device)
+        self._turns = turns
+
+    def train_epoch(
+        self, every_s: float, wish: Callable[[], Signal] = lambda: Signal.NONE
+    ) -> Iterator[StepReport]:
+        """Train the epoch in its turn; report at its end alone."""
+        turn = self.progress.epochs
+        write(self._turns.ready(turn), {"pid": os.getpid()})
+        wait_until(self._turns.go(turn).exists)
+        ends, cpu_s = [], []
+        for report in super().train_epoch(0.0, wish):
+            ends.append(time.monotonic())
+            cpu_s.append(time.process_time())
+            last = report
+        measured = {"ends": ends, "cpu_s": cpu_s, "conditions": conditions()}
+        write(self._turns.done(turn), measured)
+        yield last
+
+
+def conditions() -> dict[str, Any]:
+    """What of this process decides its speed."""
+    return {
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)),
+        "nice": os.nice(0),
+        "environment": {name: os.environ.get(name) for name in _DECISIVE},
+    }
+
+
+def wait_until(is_so: Callable[[], bool], limit_s: float = 600.0) -> None:
+    """Look again and again. Raises TimeoutError past the limit."""
+    end = time.monotonic() + limit_s
+    while not is_so():
+        if time.monotonic() > end:
+            raise TimeoutError(f"the other side of the benchmark kept silent for {limit_s:g} s")
+        time.sleep(_POLL_S)
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that nobody sees half of it."""
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(content))
+    aside.replace(path)

@@ -1,0 +1,51 @@
+"""What a training run needs that can be made while its cluster starts: MLflow within reach, a picture of what is trained on."""
+
+from pathlib import Path
+
+from pipeline.delivery import deliver
+from pipeline.overlays import draw_augmented, spaced
+from pipeline.plan import Plan
+from pipeline.progress import say
+from pipeline.shards.bad import BadSamples
+from pipeline.shards.read import ShardReader
+from pipeline.shards.sample import Samples
+from pipeline.shards.source import training_shards
+from pipeline.shards.stream import SampleLoader
+from pipeline.tracking import AwayError
+
+# Figures of the whole run, in its folder.
+FIGURES = "figures"
+# Training people in the picture that a run starts with.
+_SHOWN = 12
+
+
+def prepare(plan: Plan) -> Path:
+    """Deliver the start of the run to MLflow, and draw some people to train on; return the picture.
+
+    Raises AwayError if tracking.required and MLflow does not answer, and
+    ValueError if a sample can't be drawn.
+    """
+    tracking = plan.settings.tracking
+    try:
+        deliver(plan.folder, tracking.uri)
+    except AwayError as error:
+        if tracking.required:
+            raise
+        say(f"{error}; tracking.required is off, so training starts, and MLflow gets it all later")
+    path = plan.folder / FIGURES / "samples.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _draw_samples(plan, path)
+    return path
+
+
+def _draw_samples(plan: Plan, path: Path) -> None:
+    """Draw some people of the first shard, augmented: whoever looks sees at once if joints are off."""
+    data = plan.settings.data
+    shards = training_shards(plan.train.paths[:1], data, rank=0, workers=1)
+    samples: Samples = (
+        shards
+        if isinstance(shards, ShardReader)
+        else shards.first(_SHOWN, BadSamples(data.bad_samples))
+    )
+    loader = SampleLoader(samples, plan.joint_set, plan.settings.model.input_px, data.bad_samples)
+    draw_augmented(loader, data, spaced(len(samples), _SHOWN)).savefig(path, dpi=100)

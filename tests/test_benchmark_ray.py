@@ -1,0 +1,199 @@
+"""The benchmark of Ray's share: what it counts, that both sides train alike, and that it runs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from factories import pack_samples, samples
+
+from pipeline.benchmark.share.data import pack_rendered
+from pipeline.benchmark.share.first_step import STAGES, breakdown, first_step, start_once
+from pipeline.benchmark.share.measure import RayBenchmark
+from pipeline.benchmark.share.overhead import (
+    check_alike,
+    cores_beside,
+    cpu_ms,
+    measure_overhead,
+    overhead,
+    samples_per_s,
+)
+from pipeline.benchmark.share.processes import descendants, stopped
+from pipeline.benchmark.share.report import ray_report
+from pipeline.benchmark.share.turns import TurnLearner, Turns, conditions, wait_until
+from pipeline.joints import MPII
+from pipeline.learner import Task
+from pipeline.shards.index import find_shards
+from pipeline.stages import reached, stages_in
+
+CPU = torch.device("cpu")
+# A start in which every stage takes twice as long as the one before.
+REACHED = dict(zip(STAGES, (101.0, 103.0, 107.0, 115.0, 131.0, 163.0), strict=True))
+
+
+# Overhead
+
+
+def test_the_overhead_is_the_median_of_the_rounds_own():
+    found = overhead(
+        {"plain": [110.0, 99.0, 240.0], "ray": [100.0, 100.0, 200.0]},
+        {"plain": [4.0, 5.0, 10.0], "ray": [5.0, 5.0, 11.0]},
+    )
+    assert found["rounds"] == pytest.approx([10.0, -1.0, 20.0])
+    assert found["overhead_percent"] == pytest.approx(10.0)
+    assert (found["min"], found["max"]) == pytest.approx((-1.0, 20.0))
+    assert found["samples_per_s"]["plain"]["median"] == 110.0
+    assert found["samples_per_s"]["ray"]["median"] == 100.0
+    assert found["cpu_overhead_percent"] == pytest.approx(10.0)
+    assert found["cpu_ms"]["ray"] == {"median": 5.0, "rounds": [5.0, 5.0, 11.0]}
+
+
+def test_the_first_five_steps_of_a_turn_do_not_count():
+    # Ten seconds a step, then one.
+    times = [10.0, 20.0, 30.0, 40.0, 50.0, 51.0, 52.0, 53.0]
+    assert samples_per_s({"ends": times}, 4) == 4.0
+    assert cpu_ms({"cpu_s": times}, 4) == 250.0
+
+
+def test_other_processes_are_counted_in_cores():
+    assert cores_beside({"others_cpu_s": 0.5, "seconds": 4.0}, 4) == 0.125
+
+
+def test_sides_under_other_conditions_are_not_compared():
+    side = {"ends": [1.0, 2.0], "conditions": {"threads": 1}}
+    check_alike({"plain": side, "ray": side | {"ends": [7.0, 9.0]}})
+    for other in (side | {"conditions": {"threads": 2}}, side | {"ends": [1.0]}):
+        with pytest.raises(RuntimeError, match="train under other conditions"):
+            check_alike({"plain": side, "ray": other})
+
+
+def test_a_learner_trains_in_its_turn_and_notes_every_step(tmp_path):
+    [train] = pack_samples(tmp_path / "train", [samples(7)])
+    [val] = pack_samples(tmp_path / "val", [samples(1, first=9)], split="val")
+    settings = {
+        "model.stacks": 1,
+        "model.features": 8,
+        "model.joints": 16,
+        "model.input_px": 64,
+        "optim.batch_size": 2,
+    }
+    task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
+    turns = Turns(tmp_path)
+    learner = TurnLearner(turns, task, 0, 1, CPU)
+    turns.go(0).touch()
+    [last] = learner.train_epoch(5.0)
+    assert (last.step, learner.progress.epochs) == (3, 1)
+    assert json.loads(turns.ready(0).read_text()) == {"pid": os.getpid()}
+    told = json.loads(turns.done(0).read_text())
+    assert len(told["ends"]) == len(told["cpu_s"]) == 3
+    assert told["ends"] == sorted(told["ends"])
+    assert told["conditions"] == conditions()
+
+
+def test_a_side_that_keeps_silent_is_an_error():
+    with pytest.raises(TimeoutError, match=r"kept silent for 0\.02 s"):
+        wait_until(lambda: False, 0.02)
+
+
+def test_a_process_and_its_descendants_stand_still_meanwhile():
+    child = "import subprocess; subprocess.run(['sleep', '60'])"
+    with subprocess.Popen([sys.executable, "-c", child]) as process:
+        try:
+            wait_until(lambda: len(descendants(process.pid)) == 1, 30)
+            family = [process.pid, *descendants(process.pid)]
+            with stopped(process.pid):
+                wait_until(lambda: {_state(pid) for pid in family} == {"T"}, 30)
+            wait_until(lambda: "T" not in {_state(pid) for pid in family}, 30)
+        finally:
+            for pid in (*descendants(process.pid), process.pid):
+                os.kill(pid, 9)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+# First step
+
+
+def test_stages_are_noted_where_a_file_is_named_and_the_first_time_counts(tmp_path, monkeypatch):
+    path = tmp_path / "stages"
+    monkeypatch.delenv("HOURGLASS_STAGES", raising=False)
+    reached("planned")
+    monkeypatch.setenv("HOURGLASS_STAGES", str(path))
+    before = time.time()
+    reached("stepped")
+    between = time.time()
+    reached("stepped")
+    assert list(stages_in(path)) == ["stepped"]
+    assert before <= stages_in(path)["stepped"] <= between
+
+
+def test_a_stage_takes_the_time_since_the_one_before():
+    assert list(breakdown(100.0, REACHED).values()) == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+
+
+@pytest.mark.parametrize("changes", [{"worker": 99.0}, {"worker": float("nan")}])
+def test_a_stage_that_is_missing_or_out_of_order_is_an_error(changes):
+    with pytest.raises(RuntimeError, match="expected the stages called, planned, cluster"):
+        breakdown(100.0, REACHED | changes)
+    with pytest.raises(RuntimeError, match="expected the stages called, planned, cluster"):
+        breakdown(100.0, {key: at for key, at in REACHED.items() if key not in changes})
+
+
+def test_the_whole_and_each_stage_have_medians_of_their_own():
+    rounds = [breakdown(start, REACHED) for start in (100.0, 99.0, 95.0)]
+    rounds[0] |= {"planned": 12.0}
+    found = first_step(rounds)
+    assert found["rounds"] == [73.0, 64.0, 68.0]
+    assert found["first_step_s"] == 68.0
+    assert found["stages"]["called"] == 2.0
+    assert found["stages"]["planned"] == 2.0
+
+
+# The whole
+
+
+def test_the_report_says_what_was_measured():
+    starts = first_step([breakdown(100.0, REACHED)])
+    share = overhead({"plain": [103.0], "ray": [100.0]}, {"plain": [8.0], "ray": [10.0]})
+    told = ray_report(
+        {
+            "overhead_percent": share["overhead_percent"],
+            "first_step_s": starts["first_step_s"],
+            "overhead": share | {"cores_beside": {"ray": {"median": 0.125}}},
+            "first_step": starts | {"with_new_database": breakdown(99.0, REACHED)},
+            "machine": {"cores": 2, "load_average": 0.5, "ray": "2.60", "torch": "2.13"},
+        }
+    )
+    assert "overhead_percent 3.00   first_step_s 63.00" in told
+    rows = [line.split() for line in told.splitlines()]
+    assert ["plain,", "samples/s", "103.00", "103.00", "103.00"] in rows
+    assert ["overhead", "in", "CPU", "time,", "%", "25.00"] in rows
+    assert ["first", "step", "32.00", "32.00"] in rows
+    assert ["all", "63.00", "64.00"] in rows
+
+
+def test_no_round_is_refused():
+    with pytest.raises(ValueError, match="--rounds must be at least 1, got 0"):
+        RayBenchmark(rounds=0)
+
+
+@pytest.mark.cluster
+def test_both_are_measured_against_a_real_cluster(tmp_path):
+    data = tmp_path / "data"
+    pack_rendered(data, 56)
+    assert find_shards("data.train", f"{data}/train-000000.tar").people >= 24
+    found = measure_overhead(data, rounds=1, batch_size=8)
+    assert found["conditions"]["threads"] == 1
+    assert found["cores_beside"]["plain"]["median"] < 0.1
+    assert found["overhead_percent"] == found["rounds"][0]
+    speeds = found["samples_per_s"]
+    assert found["overhead_percent"] == pytest.approx(
+        100 * (speeds["plain"]["rounds"][0] / speeds["ray"]["rounds"][0] - 1)
+    )
+    assert min(start_once(data, 0).values()) > 0

@@ -8,9 +8,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 # Otherwise every line that a worker prints arrives twice.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-# Of a cluster that is started here. Ray's default of 15 would leave workers what other
-# programs don't want, and training on a machine that is not idle a fraction of its speed.
-os.environ.setdefault("RAY_worker_niceness", "0")
 # Lines of several trials would be taken for repetitions of one another.
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 

@@ -26,7 +26,7 @@ def pack_rendered(folder: Path, people: int) -> None:
     settings = PackSettings(
         source=SYNTHETIC_NAME,
         out=folder,
-        # Nobody is alone less often than in every scene.
+        # A scene shows one person or two.
         scenes=people + held_out,
         val_images=held_out,
         people_per_shard=_PEOPLE_PER_SHARD,

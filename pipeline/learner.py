@@ -32,7 +32,7 @@ from pipeline.record import (
 )
 from pipeline.settings import Settings
 from pipeline.shards.batch import Batch
-from pipeline.shards.order import epoch_order, rank_batches, validation_batches
+from pipeline.shards.order import Positions, epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
 from pipeline.shards.source import shard_cache, training_shards
@@ -46,6 +46,7 @@ from pipeline.shards.streaming import ShardStream
 from pipeline.signals import Agreement, Signal
 from pipeline.trainee import Trainee
 from pipeline.transfer import transferred
+from pipeline.witness import unwitnessed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +87,24 @@ class StepReport:
 
 
 class Learner:
-    """Trains and evaluates as rank `rank` of `workers`."""
+    """Trains and evaluates as rank `rank` of `workers`.
 
-    def __init__(self, task: Task, rank: int, workers: int, device: torch.device) -> None:
+    `witness` is told of every step that this rank has taken, before anything comes of it:
+    its epoch (from 0), the step (from 1), and the positions of the samples in the training shards.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        rank: int,
+        workers: int,
+        device: torch.device,
+        witness: Callable[[int, int, Positions], None] = unwitnessed,
+    ) -> None:
         self.settings = settings = Settings.from_flat(task.settings)
         torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
         self.rank, self.workers, self.device = rank, workers, device
+        self._witness = witness
         self.joint_set = JointSet.from_json(task.joint_set)
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self._shards = training_shards(task.train, settings.data, rank, workers)
@@ -159,6 +172,7 @@ class Learner:
         batches = transferred(self._batches(), self.device)
         for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
             loss, rate = self._trainee.step(batch, self.samples_in_all)
+            self._witness(epoch, step, batch.positions)
             waited += wait
             signal = self._agreement.after_step(wish()) | self._checkpoint_by_steps()
             is_last = step == steps

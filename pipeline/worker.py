@@ -2,16 +2,21 @@
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
+import torch
 
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
+from pipeline.ranks import from_first
+from pipeline.shards.order import Positions
+from pipeline.witness import WITNESS_FOLDER, Witness, unwitnessed
 
 # Notices that a node is to be taken away come 30 s ahead or more.
 _ASK_EVERY_S = 5.0
@@ -42,11 +47,19 @@ def train_worker(task: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     context = ray.train.get_context()
     told, host = Task(**task), RayHost()
-    learner = Learner(
-        told,
-        context.get_world_rank(),
-        context.get_world_size(),
-        ray.train.torch.get_device(),
-    )
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    learner = Learner(told, rank, workers, device, _witness(told, rank, workers, device))
     with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
         train(learner, keeper, host, told.label)
+
+
+def _witness(
+    told: Task, rank: int, workers: int, device: torch.device
+) -> Callable[[int, int, Positions], None]:
+    """Who notes this rank's steps: nobody, unless the environment says where to, as `jobs.chaos` does."""
+    folder = os.environ.get(WITNESS_FOLDER)
+    if not folder:
+        return unwitnessed
+    group = from_first(f"{time.time_ns()}-{os.getpid()}", workers, device)
+    return Witness(Path(folder), Path(told.folder).name, group, rank, workers).stepped

@@ -18,6 +18,7 @@ PACKAGES = ("pipeline", "jobs", "tune")
 FLOORS = {
     "jobs": 5,
     "tune": 5,
+    "pipeline.chaos": 4,
     "pipeline.cluster": 4,
     "pipeline.command": 4,
     "pipeline.launch": 4,
@@ -51,6 +52,7 @@ FLOORS = {
     "pipeline.trainee": 2,
     "pipeline.training": 2,
     "pipeline.transfer": 2,
+    "pipeline.witness": 2,
     "pipeline.data": 1,
     "pipeline.figures": 1,
     "pipeline.geometry": 1,
@@ -87,7 +89,10 @@ HOMES = {
     "mlflow": ("pipeline.tracking",),
     "pandas": ("tune.trials",),
     "pyarrow": ("pipeline.data.table_cells",),
-    "ray": ("jobs", "tune", "pipeline.cluster", "pipeline.launch", "pipeline.worker"),
+    "ray": (
+        *("jobs", "tune", "pipeline.chaos.nodes"),
+        *("pipeline.cluster", "pipeline.launch", "pipeline.worker"),
+    ),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
     "tyro": ("jobs", "tune", "pipeline.command"),
@@ -273,7 +278,7 @@ def test_every_floor_that_is_named_is_inhabited():
             "pipeline.inspection.card",
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
-            "pipeline.cluster and pipeline.launch and pipeline.worker",
+            "pipeline.chaos.nodes and pipeline.cluster and pipeline.launch and pipeline.worker",
         ),
         (
             "pipeline.shards.read",

@@ -1,13 +1,16 @@
 """A Ray cluster of several nodes on this machine, which come and go."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from pipeline.chaos.programs import children, kill
+from pipeline.chaos.programs import children, free_port, kill
 
 _STORE_BYTES = 80 * 2**20
+# Nobody outside can reach it. Of 127.0.0.1 Ray's clients would make the machine's other address.
+_ADDRESS = "127.0.0.2"
 
 
 class Nodes:
@@ -17,13 +20,18 @@ class Nodes:
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        # A folder of its own, lest other programs here take this cluster for theirs.
+        # Where Ray keeps its files and the address of its last cluster, which other programs here may join.
+        os.environ["RAY_TMPDIR"] = str(folder)
         self._common: dict[str, Any] = {
-            "temp_dir": str(folder),
-            "node_ip_address": "127.0.0.1",
+            "node_ip_address": _ADDRESS,
             "object_store_memory": _STORE_BYTES,
         }
-        head = self._common | {"num_cpus": 0, "include_dashboard": False}
+        head = self._common | {
+            "num_cpus": 0,
+            # Its State API frees what a training leaves whose driver was killed.
+            "include_dashboard": True,
+            "dashboard_port": free_port(),
+        }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes: list[Any] = []
         for _ in range(count):

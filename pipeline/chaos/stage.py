@@ -57,7 +57,7 @@ def _staged(folder: Path, seed: int) -> Iterator[tuple[Training, Nodes, Server]]
     nodes = None
     try:
         server.start()
-        nodes = Nodes(folder / "ray", NODES)
+        nodes = Nodes(folder, NODES)
         # Ray's own handler knows of its nodes alone.
         signal.signal(signal.SIGTERM, _terminated)
         server.wait()

@@ -30,6 +30,7 @@ from pipeline.plan import Plan
 from pipeline.progress import say
 from pipeline.record import Progress
 from pipeline.recording import InterruptedRunError
+from pipeline.reservation import take_over
 from pipeline.settings import RaySettings
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
@@ -44,8 +45,8 @@ __all__ = ["Outcome", "TrainingFailedError", "train"]
 
 # Seconds that ranks wait for one another before a lost one is an error.
 _COLLECTIVE_TIMEOUT_S = 300
-# A cluster that can't start the workers is an error after this many tries, not an endless wait.
-_START_TRIES = 5
+# A cluster that can't start the workers is an error after this many tries (five minutes), not an endless wait.
+_START_TRIES = 20
 # How often an elastic run looks whether there is room for more workers.
 _RESIZE_EVERY_S = 15.0
 # Training people in the picture that a run starts with.
@@ -101,8 +102,10 @@ def _fit(plan: Plan, label: str) -> None:
     """Run the workers to the end; as long as checkpoints come, failures before them don't count."""
     while True:
         before = _progress(plan)
+        trainer = _trainer(plan, label)
+        take_over(plan.folder, trainer.train_run_context.run_id)
         try:
-            _trainer(plan, label).fit()
+            trainer.fit()
             return
         except TrainingFailedError:
             if _progress(plan).steps <= before.steps or plan.settings.ray.max_failures == 0:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Self
 
 from pipeline.shards.order import Positions
 
@@ -31,6 +32,12 @@ class Witness:
     def stepped(self, epoch: int, step: int, positions: Positions) -> None:
         """Note that step `step` (from 1) of epoch `epoch` (from 0) was taken on the samples at these positions."""
         self._write({"epoch": epoch, "step": step, "positions": positions.tolist()})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def _write(self, told: dict[str, object]) -> None:
         self._file.write(json.dumps({"time": time.time()} | told).encode() + b"\n")

@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,21 @@ def train_worker(task: dict[str, Any]) -> None:
     told, host = Task(**task), RayHost()
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
-    learner = Learner(told, rank, workers, device, _witness(told, rank, workers, device))
-    with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
-        train(learner, keeper, host, told.label)
+    with _witness(told, rank, workers, device) as stepped:
+        learner = Learner(told, rank, workers, device, stepped)
+        with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
+            train(learner, keeper, host, told.label)
 
 
+@contextmanager
 def _witness(
     told: Task, rank: int, workers: int, device: torch.device
-) -> Callable[[int, int, Positions], None]:
+) -> Iterator[Callable[[int, int, Positions], None]]:
     """Who notes this rank's steps: nobody, unless the environment says where to, as `jobs.chaos` does."""
     folder = os.environ.get(WITNESS_FOLDER)
     if not folder:
-        return unwitnessed
+        yield unwitnessed
+        return
     group = from_first(f"{time.time_ns()}-{os.getpid()}", workers, device)
-    return Witness(Path(folder), Path(told.folder).name, group, rank, workers).stepped
+    with Witness(Path(folder), Path(told.folder).name, group, rank, workers) as witness:
+        yield witness.stepped

@@ -29,6 +29,7 @@ FLOORS = {
     "pipeline.inspection": 3,
     "pipeline.loop": 3,
     "pipeline.recording": 3,
+    "pipeline.reservation": 3,
     "pipeline.stopping": 3,
     "pipeline.tracking": 3,
     "pipeline.worker": 3,
@@ -91,7 +92,7 @@ HOMES = {
     "pyarrow": ("pipeline.data.table_cells",),
     "ray": (
         *("jobs", "tune", "pipeline.chaos.nodes"),
-        *("pipeline.cluster", "pipeline.launch", "pipeline.worker"),
+        *("pipeline.cluster", "pipeline.launch", "pipeline.reservation", "pipeline.worker"),
     ),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
@@ -278,7 +279,8 @@ def test_every_floor_that_is_named_is_inhabited():
             "pipeline.inspection.card",
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
-            "pipeline.chaos.nodes and pipeline.cluster and pipeline.launch and pipeline.worker",
+            "pipeline.chaos.nodes and pipeline.cluster and pipeline.launch and "
+            "pipeline.reservation and pipeline.worker",
         ),
         (
             "pipeline.shards.read",

@@ -37,8 +37,8 @@ def close_books(training: Training, takings: Iterable[Taking], people: int, uri:
         ]
         metrics = metrics_account(list(_journal_rows(training, run)), store, expected)
         say(
-            f"{run}: {expected.epochs} epochs and {expected.epoch_steps} steps, "
-            f"samples {samples}, metrics {metrics}"
+            f"{run}: {expected.epochs} epochs and {expected.epoch_steps} steps; "
+            f"samples: {samples}; metrics: {metrics}"
         )
         books.runs += 1
         books.epochs += expected.epochs

@@ -42,6 +42,9 @@ class Account:
     lost: int = 0
     doubled: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.lost} lost and {self.doubled} doubled of {self.expected:,}"
+
     def __add__(self, other: "Account") -> "Account":
         return Account(
             expected=self.expected + other.expected,

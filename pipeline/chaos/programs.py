@@ -33,6 +33,11 @@ class Program:
                 env=os.environ | dict(environment),
             )
 
+    @property
+    def process(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
     def status(self) -> int | None:
         """Exit status, negative for a signal; None while it runs."""
         return self._process.poll()

@@ -66,7 +66,8 @@ class Soak:
         self._training.begin()
         while self._elapsed() < seconds:
             self._look()
-            if self._is_due() and self._inject(self._next):
+            if self._is_due():
+                self._inject(self._next)
                 self._next = next(self._draws)
         say(f"{duration(seconds)} are over: no more faults")
         while self._coming or self._is_open():
@@ -142,8 +143,8 @@ class Soak:
             since = last.recovered
         return since is not None and time.time() - since >= self._next.wait_s
 
-    def _inject(self, draw: Draw) -> bool:
-        """Do it if it can be done now. A draw that has no object at all is passed over for the next."""
+    def _inject(self, draw: Draw) -> None:
+        """Do what was drawn, if there is anything to do it to; else it is passed over."""
         fault = Fault(
             kind=draw.kind, time=time.time(), before=self._evidence.furthest, is_fatal=True
         )
@@ -158,8 +159,11 @@ class Soak:
         if strike(draw, fault):
             self.faults.append(fault)
             haste = ", in haste" if draw.is_hasty else ""
-            self._say(f"fault {len(self.faults)}: {fault.kind}{haste}, at {fault.before}")
-        return True
+            run, epoch, step = fault.before
+            self._say(
+                f"fault {len(self.faults)}: {fault.kind}{haste}, at {run or 'the start'}, "
+                f"epoch {epoch + 1}, step {step}"
+            )
 
     def _kill_worker(self, draw: Draw, fault: Fault) -> bool:
         alive = self._nodes.workers()

@@ -13,9 +13,9 @@ from pipeline.progress import say
 EXPERIMENT = "chaos"
 # Status of a run that SIGTERM stopped in order, and of processes that signals end.
 STOPPED, KILLED, TERMINATED = 143, -9, -15
-# Of nine samples a step two workers take four and five.
-_BATCH = 9
-_EPOCHS = 16
+# Of five samples a step two workers take two and three.
+_BATCH = 5
+_EPOCHS = 12
 _SETTINGS: dict[str, Any] = {
     "model.stacks": 1,
     "model.features": 8,
@@ -27,7 +27,9 @@ _SETTINGS: dict[str, Any] = {
     "optim.epochs": _EPOCHS,
     "optim.target_peak": 10.0,
     "ray.workers": "1:2",
-    "ray.checkpoint_steps": 10,
+    "ray.checkpoint_steps": 25,
+    # Most of the time is to be spent in steps.
+    "evaluation.overlays": 1,
     "tracking.experiment": EXPERIMENT,
     # Runs begin while the server is down, too.
     "tracking.required": "false",
@@ -39,7 +41,7 @@ def pack(folder: Path) -> int:
     settings = PackSettings(
         source=SYNTHETIC_NAME,
         out=folder,
-        scenes=320,
+        scenes=900,
         val_images=20,
         people_per_shard=64,
         crop=CropSettings(person_px=96),

@@ -6,6 +6,9 @@ import os
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray Train's default of 2 s would be added to every report and to a run's beginning and end.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+# Ray learns up to 20 s late how many nodes are left, and would wait 60 s for those that an
+# elastic run has lost. Where there is room, taking it is a matter of a second.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
 # Otherwise every line that a worker prints arrives twice.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 # Lines of several trials would be taken for repetitions of one another.

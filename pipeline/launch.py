@@ -38,6 +38,7 @@ from pipeline.progress import say
 from pipeline.record import Progress
 from pipeline.recording import InterruptedRunError, Recording
 from pipeline.rendezvous import torch_config
+from pipeline.reservation import take_over
 from pipeline.settings import RaySettings
 from pipeline.stages import reached
 from pipeline.stopping import stopping
@@ -51,8 +52,8 @@ _COLLECTIVE_TIMEOUT_S = 300
 # A worker's own watchdog has spoken and ended it by 1.35 hang times. Timeouts that only say that
 # time is up come after that: of collectives, and of Ray Train's questions whether a worker is alive.
 _AFTER_WATCHDOG = 1.5
-# A cluster that can't start the workers is an error after this many tries, not an endless wait.
-_START_TRIES = 5
+# A cluster that can't start the workers is an error after this many tries (five minutes), not an endless wait.
+_START_TRIES = 20
 # How often an elastic run looks whether there is room for more workers.
 _RESIZE_EVERY_S = 15.0
 # Errors that would come again however often training is tried.
@@ -123,8 +124,10 @@ def _fit(plan: Plan, label: str) -> None:
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{watched_s:g}"
     while True:
         before = _progress(plan)
+        made = trainer(plan, task_of(plan, label))
+        take_over(plan.folder, made.train_run_context.run_id)
         try:
-            trainer(plan, task_of(plan, label)).fit()
+            made.fit()
             return
         except TrainingFailedError as error:
             is_stuck = _progress(plan).steps <= before.steps

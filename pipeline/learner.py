@@ -34,7 +34,7 @@ from pipeline.record import (
 from pipeline.schedule import Plateau
 from pipeline.settings import Settings
 from pipeline.shards.batch import Batch
-from pipeline.shards.order import epoch_order, rank_batches, validation_batches
+from pipeline.shards.order import Positions, epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
 from pipeline.shards.source import shard_cache, training_shards
@@ -48,6 +48,7 @@ from pipeline.shards.streaming import ShardStream
 from pipeline.signals import Agreement, Signal
 from pipeline.trainee import Trainee
 from pipeline.transfer import transferred
+from pipeline.witness import unwitnessed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,11 @@ class StepReport:
 
 
 class Learner:
-    """Trains and evaluates as rank `rank` of `workers`, and says with its `pulse` how far it is."""
+    """Trains and evaluates as rank `rank` of `workers`, and says with its `pulse` how far it is.
+
+    `witness` is told of every step that this rank has taken, before anything comes of it:
+    its epoch (from 0), the step (from 1), and the positions of the samples in the training shards.
+    """
 
     def __init__(
         self,
@@ -101,11 +106,13 @@ class Learner:
         workers: int,
         device: torch.device,
         pulse: Pulse | None = None,
+        witness: Callable[[int, int, Positions], None] = unwitnessed,
     ) -> None:
         self._pulse = pulse or Pulse()
         self.settings = settings = Settings.from_flat(task.settings)
         torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
         self.rank, self.workers, self.device = rank, workers, device
+        self._witness = witness
         self.joint_set = JointSet.from_json(task.joint_set)
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self._shards = training_shards(task.train, settings.data, rank, workers)
@@ -184,6 +191,7 @@ class Learner:
             # Those that have their samples wait in the step for those that have not.
             self._pulse.beat(f"loading step {step} of epoch {epoch + 1}")
             loss, rate, wrong = self._trainee.step(batch, self.samples_in_all)
+            self._witness(epoch, step, batch.positions)
             bad_steps = self.progress.epoch_bad_steps
             left_out = self._left_out(wrong, batch, rate) if wrong else ""
             waited += wait

@@ -231,6 +231,26 @@ def ui_command(uri: str) -> str:
     )
 
 
+def recorded(uri: str, experiment: str, name: str) -> list[list[Point]]:
+    """Every row of every metric, of each run called `name`: of one run, unless something went wrong.
+
+    Raises AwayError or RefusedError.
+    """
+    with _errors(uri):
+        client = _client(uri)
+        found = client.get_experiment_by_name(experiment)
+        places = [] if found is None else [found.experiment_id]
+        runs = client.search_runs(places, f"tags.`{_NAME_TAG}` = '{name}'") if places else []
+        return [
+            [
+                Point(name=metric, value=row.value, step=row.step, time_ms=row.timestamp)
+                for metric in run.data.metrics
+                for row in client.get_metric_history(run.info.run_id, metric)
+            ]
+            for run in runs
+        ]
+
+
 def _client(uri: str) -> MlflowClient:
     # Creating a database narrates every migration otherwise.
     for noisy in ("alembic", "mlflow.store.db.utils"):

@@ -2,12 +2,15 @@
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
+import torch
 
 from pipeline.archive import StorageError
 from pipeline.bad_steps import BadStepsError
@@ -15,10 +18,13 @@ from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
 from pipeline.pulse import Pulse
+from pipeline.ranks import from_first
 from pipeline.settings import Settings
+from pipeline.shards.order import Positions
 from pipeline.shards.sample import BadSampleError
 from pipeline.stages import reached
 from pipeline.watchdog import Watchdog
+from pipeline.witness import WITNESS_FOLDER, Witness, unwitnessed
 
 # Notices that a node is to be taken away come 30 s ahead or more.
 _ASK_EVERY_S = 5.0
@@ -52,11 +58,15 @@ def train_worker(task: dict[str, Any]) -> None:
     told, host, pulse = Task(**task), RayHost(), Pulse()
     rank, workers, folder = context.get_world_rank(), context.get_world_size(), Path(told.folder)
     patience_s = 60 * Settings.from_flat(told.settings).ray.hang_minutes
+    device = ray.train.torch.get_device()
     # Where the ranks have met: of this start, and the same on each of them.
     start = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        with Watchdog(pulse, folder, start, rank, workers, patience_s):
-            learner = Learner(told, rank, workers, ray.train.torch.get_device(), pulse)
+        with (
+            Watchdog(pulse, folder, start, rank, workers, patience_s),
+            _witness(told, rank, workers, device) as stepped,
+        ):
+            learner = Learner(told, rank, workers, device, pulse, stepped)
             reached("learner")
             with Keeper(learner, folder, ask_every_s=host.asks_every_s) as keeper:
                 train(learner, keeper, host, told.label)
@@ -70,3 +80,17 @@ def quieten_ray_train() -> None:
     """Keep Ray Train from printing every epoch's metrics from every rank."""
     # Some of its loggers hang from the root, past LoggingConfig.
     logging.getLogger().setLevel(logging.WARNING)
+
+
+@contextmanager
+def _witness(
+    told: Task, rank: int, workers: int, device: torch.device
+) -> Iterator[Callable[[int, int, Positions], None]]:
+    """Who notes this rank's steps: nobody, unless the environment says where to, as `jobs.chaos` does."""
+    folder = os.environ.get(WITNESS_FOLDER)
+    if not folder:
+        yield unwitnessed
+        return
+    group = from_first(f"{time.time_ns()}-{os.getpid()}", workers, device)
+    with Witness(Path(folder), Path(told.folder).name, group, rank, workers) as witness:
+        yield witness.stepped

@@ -232,6 +232,32 @@ def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
     assert "need 198 CPUs, the cluster has" in capsys.readouterr().err
 
 
+def test_what_an_earlier_start_of_a_run_has_reserved_is_free_again(dashboard: str, tmp_path: Path):
+    import ray
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    from pipeline.reservation import take_over
+
+    coordinator = get_or_create_autoscaling_coordinator()
+
+    def reserved(run_id: str) -> dict[str, dict[str, float]]:
+        return ray.get(coordinator.get_reserved_resources.remote(f"train-{run_id}"))
+
+    take_over(tmp_path, "killed")
+    for run_id in ("killed", "other"):
+        asked = coordinator.request_resources.remote(
+            requester_id=f"train-{run_id}", resources=[{"CPU": 0.25}], expire_after_s=180
+        )
+        ray.get(asked)
+    assert list(reserved("killed").values()) == [{"CPU": 0.25}]
+    take_over(tmp_path, "again")
+    assert reserved("killed") == {}
+    assert list(reserved("other").values()) == [{"CPU": 0.25}]
+    ray.get(coordinator.cancel_request.remote("train-other"))
+
+
 def test_a_failing_worker_fails_the_run_and_the_command(
     packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

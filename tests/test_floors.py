@@ -20,6 +20,7 @@ FLOORS = {
     "pipeline.benchmark.share": 4,
     "jobs": 5,
     "tune": 5,
+    "pipeline.chaos": 4,
     "pipeline.cluster": 4,
     "pipeline.command": 4,
     "pipeline.launch": 4,
@@ -32,6 +33,7 @@ FLOORS = {
     "pipeline.preparation": 3,
     "pipeline.recording": 3,
     "pipeline.rendezvous": 3,
+    "pipeline.reservation": 3,
     "pipeline.stopping": 3,
     "pipeline.tracking": 3,
     "pipeline.worker": 3,
@@ -58,6 +60,7 @@ FLOORS = {
     "pipeline.training": 2,
     "pipeline.transfer": 2,
     "pipeline.watchdog": 2,
+    "pipeline.witness": 2,
     "pipeline.data": 1,
     "pipeline.figures": 1,
     "pipeline.geometry": 1,
@@ -100,8 +103,9 @@ HOMES = {
     "pandas": ("tune.trials",),
     "pyarrow": ("pipeline.data.table_cells",),
     "ray": (
-        *("jobs", "tune", "pipeline.benchmark.share"),
-        *("pipeline.cluster", "pipeline.launch", "pipeline.rendezvous", "pipeline.worker"),
+        *("jobs", "tune", "pipeline.benchmark.share", "pipeline.chaos.nodes"),
+        *("pipeline.cluster", "pipeline.launch", "pipeline.rendezvous", "pipeline.reservation"),
+        "pipeline.worker",
     ),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
@@ -288,8 +292,8 @@ def test_every_floor_that_is_named_is_inhabited():
             "pipeline.inspection.card",
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
-            "pipeline.benchmark.share and "
-            "pipeline.cluster and pipeline.launch and pipeline.rendezvous and pipeline.worker",
+            "pipeline.benchmark.share and pipeline.chaos.nodes and pipeline.cluster and "
+            "pipeline.launch and pipeline.rendezvous and pipeline.reservation and pipeline.worker",
         ),
         (
             "pipeline.shards.read",

@@ -1,0 +1,278 @@
+"""The soak's parts without a cluster: what is drawn, what the evidence says, and books that find what is wrong."""
+
+import os
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.chaos import main
+from pipeline.chaos.audit import Books
+from pipeline.chaos.books import Account, Expected, count_steps, metrics_account, samples_account
+from pipeline.chaos.evidence import Evidence, Rank, TakenStep, Taking
+from pipeline.chaos.faults import Fault, Kind, draws
+from pipeline.chaos.programs import Program, children, free_port
+from pipeline.chaos.report import is_good, report, result_of, stood_still_s
+from pipeline.witness import Witness
+
+# Two epochs of two steps of two, of five people: one of them sits each epoch out.
+TWO_EPOCHS = Expected(people=5, batch=2, epochs=2)
+EPOCH_METRICS = ("epoch", "samples", "train_loss", "val_loss", "learning_rate")
+
+
+def rank(group: str = "first", number: int = 0, workers: int = 1, begun: float = 0.0) -> Rank:
+    return Rank(
+        run="run-001", group=group, rank=number, workers=workers, pid=100 + number, begun=begun
+    )
+
+
+def taking(epoch: int, step: int, *positions: int, at: float, by: Rank | None = None) -> Taking:
+    return Taking(rank=by or rank(), epoch=epoch, step=step, time=at, positions=positions)
+
+
+UNDISTURBED = [
+    taking(0, 1, 3, 0, at=1.0),
+    taking(0, 2, 1, 4, at=2.0),
+    taking(1, 1, 2, 0, at=3.0),
+    taking(1, 2, 1, 3, at=4.0),
+]
+
+
+def rows(*names: str, epochs: int = 2) -> list[tuple[str, int, float]]:
+    return [(name, epoch, 0.5) for name in names for epoch in range(1, epochs + 1)]
+
+
+COMPLETE = [*rows(*EPOCH_METRICS), ("best_pckh_0.5", 2, 60.0), ("best_epoch", 2, 2.0)]
+
+
+def test_a_run_without_faults_loses_and_doubles_nothing():
+    assert samples_account(UNDISTURBED, TWO_EPOCHS) == Account(expected=8)
+    assert count_steps(UNDISTURBED) == (4, 0)
+
+
+def test_steps_that_are_taken_again_by_another_number_of_workers_count_once():
+    pair = [rank("second", number, 2) for number in (0, 1)]
+    again = [
+        taking(0, 2, 1, at=5.0, by=pair[0]),
+        taking(0, 2, 4, at=5.1, by=pair[1]),
+        taking(1, 1, 2, at=6.0, by=pair[0]),
+        taking(1, 1, 0, at=6.1, by=pair[1]),
+        taking(1, 2, 1, at=7.0, by=pair[0]),
+        taking(1, 2, 3, at=7.1, by=pair[1]),
+    ]
+    # The first group was killed when it had begun epoch 1, and its checkpoint was of one step.
+    assert samples_account(UNDISTURBED[:3] + again, TWO_EPOCHS) == Account(expected=8)
+    assert count_steps(UNDISTURBED[:3] + again) == (4, 2)
+
+
+def test_a_step_that_no_rank_took_is_lost():
+    assert samples_account(UNDISTURBED[:1] + UNDISTURBED[2:], TWO_EPOCHS) == Account(
+        expected=8, lost=2
+    )
+
+
+def test_the_part_of_a_rank_that_did_not_take_its_step_is_lost():
+    halves = [taking(1, 2, 1, at=9.0, by=rank("second", 0, 2))]
+    assert samples_account(UNDISTURBED + halves, TWO_EPOCHS) == Account(expected=8, lost=1)
+
+
+def test_a_sample_in_two_steps_of_an_epoch_is_doubled_and_the_one_it_replaces_lost():
+    wrong = [*UNDISTURBED[:3], taking(1, 2, 0, 3, at=4.0)]
+    assert samples_account(wrong, TWO_EPOCHS) == Account(expected=8, lost=1, doubled=1)
+
+
+def test_a_step_beyond_the_end_of_an_epoch_is_doubled():
+    beyond = [*UNDISTURBED, taking(1, 3, 4, at=5.0)]
+    assert samples_account(beyond, TWO_EPOCHS) == Account(expected=8, doubled=1)
+
+
+def test_of_an_epoch_that_is_not_complete_the_steps_of_its_checkpoint_count():
+    stopped = replace(TWO_EPOCHS, epochs=1, epoch_steps=1, is_complete=False)
+    assert samples_account(UNDISTURBED, stopped) == Account(expected=6)
+    assert samples_account(UNDISTURBED[:2], stopped) == Account(expected=6, lost=2)
+
+
+def test_metrics_that_are_in_the_journal_and_in_mlflow_once_are_neither_lost_nor_doubled():
+    # Five metrics of two epochs, and the two that say which epoch was the best.
+    assert metrics_account(COMPLETE, [COMPLETE], TWO_EPOCHS) == Account(expected=12)
+
+
+@pytest.mark.parametrize(
+    ("journal", "store", "lost", "doubled"),
+    [
+        pytest.param(COMPLETE[1:], [COMPLETE], 1, 0, id="the journal lacks one"),
+        pytest.param(COMPLETE, [COMPLETE[1:]], 1, 0, id="MLflow lacks one"),
+        pytest.param(
+            COMPLETE, [[("epoch", 1, 0.7), *COMPLETE[1:]]], 1, 0, id="MLflow has another value"
+        ),
+        pytest.param(COMPLETE, [COMPLETE[:-1]], 1, 0, id="MLflow lacks one of the end"),
+        pytest.param([*COMPLETE, COMPLETE[0]], [COMPLETE], 0, 1, id="the journal has one twice"),
+        pytest.param(COMPLETE, [[*COMPLETE, ("epoch", 1, 0.7)]], 0, 1, id="MLflow has one twice"),
+        pytest.param(COMPLETE, [COMPLETE, []], 0, 1, id="MLflow has two runs"),
+        pytest.param(COMPLETE, [], 12, 0, id="MLflow has no run"),
+        pytest.param([], [[]], 12, 0, id="nothing was recorded"),
+    ],
+)
+def test_metrics_that_are_lost_or_doubled_are_counted(journal, store, lost, doubled):
+    expected = Account(expected=12, lost=lost, doubled=doubled)
+    assert metrics_account(journal, store, TWO_EPOCHS) == expected
+
+
+def test_what_is_drawn_depends_on_the_seed_alone():
+    first, again, other = (list(islice(draws(seed), 200)) for seed in (7, 7, 8))
+    assert first == again != other
+    assert {draw.kind for draw in first} == set(Kind)
+
+
+def test_what_ranks_witness_is_read_while_they_write_it(tmp_path: Path):
+    evidence = Evidence(tmp_path)
+    with (
+        Witness(tmp_path, "run-001", "group", 0, 2) as first,
+        Witness(tmp_path, "run-001", "group", 1, 2) as second,
+    ):
+        assert evidence.read_on() == []
+        assert [found.rank for found in evidence.ranks] == [0, 1]
+        assert evidence.ranks[0].pid == os.getpid()
+        first.stepped(0, 1, np.array([4, 1]))
+        # A step is taken when its last rank has taken it.
+        assert evidence.read_on() == []
+        second.stepped(0, 1, np.array([2]))
+        [step] = evidence.read_on()
+    assert step.position == evidence.furthest == ("run-001", 0, 1)
+    assert [found.positions for found in evidence.takings] == [(4, 1), (2,)]
+
+
+def test_a_line_that_was_cut_off_counts_as_never_written(tmp_path: Path):
+    with Witness(tmp_path, "run-001", "group", 0, 1) as witness:
+        witness.stepped(0, 1, np.array([4]))
+    [path] = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes() + b'{"epoch": 0, "st')
+    evidence = Evidence(tmp_path)
+    assert len(evidence.read_on()) == 1
+    assert evidence.read_on() == []
+
+
+def step(number: int, at: float, begun: float = 0.0) -> TakenStep:
+    return TakenStep(position=("run-001", 0, number), time=at, begun=begun)
+
+
+def fault(**changes) -> Fault:
+    return Fault(
+        **{
+            "kind": Kind.WORKER,
+            "time": 100.0,
+            "before": ("run-001", 0, 5),
+            "is_fatal": True,
+        }
+        | changes
+    )
+
+
+def test_a_fault_costs_the_time_until_other_ranks_are_further_than_before():
+    struck = fault()
+    struck.notice(
+        [
+            step(6, 100.2),  # of ranks that were not struck yet
+            step(4, 110.0, begun=108.0),  # taken again
+            step(5, 111.0, begun=108.0),
+            step(6, 112.5, begun=108.0),
+            step(7, 113.0, begun=108.0),
+        ]
+    )
+    assert struck.lost_s == 12.5
+    assert struck.is_survived
+
+
+def test_a_fault_after_which_training_comes_no_further_is_not_survived():
+    struck = fault()
+    struck.notice([step(6, 99.0, begun=98.0), step(5, 111.0, begun=108.0)])
+    assert struck.lost_s is None
+    assert not struck.is_survived
+
+
+def test_an_outage_of_mlflow_is_survived_when_what_waited_is_delivered():
+    away = fault(kind=Kind.SERVER, is_fatal=False, is_settled=False)
+    away.notice([step(6, 100.2)])
+    assert away.lost_s == pytest.approx(0.2)
+    assert not away.is_survived
+    away.is_settled = True
+    assert away.is_survived
+
+
+def test_training_that_a_person_had_to_look_after_is_not_survived():
+    struck = fault(is_given_up=True)
+    struck.notice([step(6, 112.0, begun=108.0)])
+    assert not struck.is_survived
+
+
+def test_training_stands_still_in_gaps_that_are_longer_than_usual():
+    assert stood_still_s([step(1, 10.0), step(2, 12.0), step(3, 30.0), step(4, 30.1)]) == 18.0
+
+
+def soaked(books: Books, *faults: Fault) -> dict[str, Any]:
+    """The figures of a soak, as `stage.soak` returns them."""
+    return result_of(faults, books) | {
+        "seed": 3,
+        "seconds": 1210.0,
+        "load": [0.5, 2.25],
+        "stood_still_s": 65.0,
+        "exits": {"killed": 1, "status 0": 2},
+        "delivered_s": [2.0, 4.5, 3.0],
+    }
+
+
+def test_the_report_has_every_figure():
+    books = Books(
+        runs=2, epochs=9, steps=300, repeated=17, samples=Account(expected=2700, lost=4, doubled=5)
+    )
+    survived = [fault(recovered=112.5), fault(recovered=103.5), fault(recovered=140.0)]
+    told = report(soaked(books, *survived, fault(kind=Kind.NODE)))
+    lines = [line.split() for line in told.splitlines()]
+    assert ["worker", "killed", "3", "3", "12.5", "40.0"] in lines
+    assert ["node", "lost", "1", "0", "-", "-"] in lines
+    assert ["all", "4", "3"] in lines
+    assert ["samples", "lost", "4", "2,700"] in lines
+    assert ["samples", "seen", "twice", "5", "2,700"] in lines
+    assert ["steps", "repeated", "17", "300"] in lines
+    assert "20 min 10 s, seed 3, 2 runs of 9 epochs in all" in told
+    assert "drivers ended: killed (1 times), status 0 (2 times)" in told
+    assert "was there after (s): median 3.0, most 4.5" in told
+
+
+FINE = Books(samples=Account(expected=2700), metrics=Account(expected=90))
+
+
+@pytest.mark.parametrize(
+    ("books", "faults", "expected"),
+    [
+        pytest.param(FINE, [fault(recovered=112.5)], True, id="all is well"),
+        pytest.param(FINE, [fault()], False, id="a fault was not survived"),
+        pytest.param(replace(FINE, samples=Account(expected=9, lost=1)), [], False, id="lost"),
+        pytest.param(replace(FINE, samples=Account(expected=9, doubled=1)), [], False, id="twice"),
+        pytest.param(replace(FINE, metrics=Account(expected=9, lost=1)), [], False, id="no metric"),
+        pytest.param(replace(FINE, metrics=Account(expected=9, doubled=1)), [], False, id="two"),
+        pytest.param(Books(), [], False, id="nothing was trained"),
+    ],
+)
+def test_a_soak_is_good_when_nothing_is_lost_or_doubled_and_all_survived(books, faults, expected):
+    assert is_good(soaked(books, *faults)) is expected
+
+
+def test_a_program_that_was_started_is_a_child_until_it_is_killed(tmp_path: Path):
+    words = ["--bind", "127.0.0.1", str(free_port())]
+    program = Program("http.server", words, tmp_path / "log")
+    [child] = children([os.getpid()]) & {program.process}
+    assert program.status() is None
+    program.kill()
+    assert program.status() == -9
+    assert child not in children([os.getpid()])
+
+
+def test_a_soak_of_no_time_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--minutes", "0"])
+    assert stopped.value.code == 2
+    assert "minutes must be above 0, got 0" in capsys.readouterr().err

@@ -42,7 +42,12 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     say(f"all files are in {folder}")
     with clear_errors():
-        result = soak(folder, arguments.minutes, arguments.seed)
+        try:
+            result = soak(folder, arguments.minutes, arguments.seed)
+        except KeyboardInterrupt:
+            fail(
+                f"interrupted, and all that was started has ended; the files stay in {folder}", 130
+            )
         if arguments.json_file is not None:
             arguments.json_file.write_text(json.dumps(result, indent=1) + "\n")
     say(f"\n{report(result)}")

@@ -15,7 +15,7 @@ EXPERIMENT = "chaos"
 STOPPED, KILLED, TERMINATED = 143, -9, -15
 # Of five samples a step two workers take two and three.
 _BATCH = 5
-_EPOCHS = 12
+_EPOCHS = 8
 _SETTINGS: dict[str, Any] = {
     "model.stacks": 1,
     "model.features": 8,

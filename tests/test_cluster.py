@@ -345,7 +345,7 @@ def test_a_submitted_job_trains_streams_and_fails_as_it_should(
         )
 
     done = submit(*arguments(packed, place, ray__name="submitted", optim__epochs=1))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "epoch 1/1 evaluated" in done.stdout
     assert "pooled mean" in done.stdout
     assert run_named(place, "submitted").info.status == "FINISHED"

@@ -221,6 +221,7 @@ def soaked(books: Books, *faults: Fault) -> dict[str, Any]:
         "stood_still_s": 65.0,
         "exits": {"killed": 1, "status 0": 2},
         "delivered_s": [2.0, 4.5, 3.0],
+        "delivered_by_command": 1,
     }
 
 

@@ -72,11 +72,6 @@ class Server:
         """Where it answers, or did."""
         return f"http://127.0.0.1:{self._port}"
 
-    @property
-    def is_started(self) -> bool:
-        """Whether it was started and not killed since."""
-        return self._program is not None
-
     def start(self) -> None:
         """Start it; it answers some seconds later."""
         words = ["server", "--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]

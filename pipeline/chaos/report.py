@@ -79,7 +79,8 @@ def report(result: Mapping[str, Any]) -> str:
         f"seconds lost: until the first step beyond those before the fault; load average "
         f"{result['load'][0]:.1f} at the start, {result['load'][1]:.1f} at the end\n"
         f"drivers ended: {_counted(result['exits'])}\n"
-        f"what MLflow had missed was there after (s): {_times(result['delivered_s'])}"
+        f"what MLflow had missed was there after (s): {_times(result['delivered_s'])}; jobs.deliver was "
+        f"needed for {result['delivered_by_command']} runs, which had ended before it was back"
     )
 
 

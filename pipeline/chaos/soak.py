@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.chaos.evidence import Evidence, TakenStep
 from pipeline.chaos.faults import Draw, Fault, Kind
 from pipeline.chaos.nodes import Nodes
-from pipeline.chaos.programs import Server, kill
+from pipeline.chaos.programs import Program, Server, kill
 from pipeline.chaos.training import STOPPED, TERMINATED, Training
 from pipeline.delivered import read_position
 from pipeline.journal import Journal
@@ -33,6 +33,12 @@ class Debt:
     folder: Path
     entries: int = 0
     since: float = 0.0
+    delivery: Program | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it is being delivered by a command of its own, or has been."""
+        return self.delivery is not None and not self.delivery.status()
 
 
 class Soak:
@@ -53,10 +59,12 @@ class Soak:
         """How drivers ended."""
         self.delivered_s: list[float] = []
         """Seconds from each time that the server was back until it had all that had waited."""
+        self.delivered_by_command = 0
+        """How often a run had ended before, and `jobs.deliver` was needed."""
         self.steps: list[TakenStep] = []
         """Those that took training further, in order."""
         self._coming: list[tuple[float, Callable[[], None]]] = []
-        self._debts: list[Debt] = []
+        self._debt: Debt | None = None
         self._is_asked = False
         self._next = next(draws)
 
@@ -203,30 +211,30 @@ class Soak:
         return True
 
     def _kill_server(self, draw: Draw, fault: Fault) -> bool:
-        if not self._server.is_started or self._debts:
+        if self._debt is not None:
             return False
         self._server.kill()
         fault.is_fatal = fault.is_settled = False
         self._coming.append((time.time() + draw.away_s, self._server.start))
-        self._debts.append(Debt(fault, self._training.folder))
+        self._debt = Debt(fault, self._training.folder)
         return True
 
     def _collect(self) -> None:
-        """See whether the server has what waited while it was away."""
-        for debt in list(self._debts):
-            if not self._server.is_started:
-                return
-            if not debt.entries and self._server.answers():
-                debt.entries, debt.since = len(Journal(debt.folder).entries()), time.time()
-            position = read_position(debt.folder, self._server.uri)
-            is_left = any(seq <= debt.entries for seq in position.later)
-            if debt.entries and position.seq >= debt.entries and not is_left:
-                debt.fault.is_settled = True
-                self.delivered_s.append(time.time() - debt.since)
-                self._debts.remove(debt)
-                self._say(
-                    f"MLflow has all that waited {self.delivered_s[-1]:.1f} s after it was back"
-                )
+        """See whether the server has what waited while it was away; send it where the run has ended meanwhile."""
+        debt = self._debt
+        if debt is None or not (debt.entries or self._server.answers()):
+            return
+        if not debt.entries:
+            debt.entries, debt.since = len(Journal(debt.folder).entries()), time.time()
+        position = read_position(debt.folder, self._server.uri)
+        if position.seq >= debt.entries and not any(seq <= debt.entries for seq in position.later):
+            debt.fault.is_settled, self._debt = True, None
+            self.delivered_s.append(time.time() - debt.since)
+            self._say(f"MLflow has all that waited {self.delivered_s[-1]:.1f} s after it was back")
+        elif debt.folder != self._training.folder and not debt.is_under_way:
+            # The run has said that this is left to do.
+            debt.delivery = self._training.deliver(debt.folder)
+            self.delivered_by_command += 1
 
     def _say(self, line: str) -> None:
         say(f"[{self._elapsed():6.1f} s] {line}")

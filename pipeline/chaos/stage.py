@@ -13,10 +13,11 @@ from pipeline.chaos.audit import close_books
 from pipeline.chaos.evidence import Evidence
 from pipeline.chaos.faults import draws
 from pipeline.chaos.nodes import Nodes
-from pipeline.chaos.programs import Program, Server
+from pipeline.chaos.programs import Server
 from pipeline.chaos.report import result_of, stood_still_s
 from pipeline.chaos.soak import NODES, Soak
 from pipeline.chaos.training import Training, pack
+from pipeline.journal import JOURNAL_NAME
 from pipeline.progress import say
 from pipeline.witness import WITNESS_FOLDER
 
@@ -28,23 +29,27 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
 
     Raises OSError where something does not start or end in time.
     """
-    load, started = os.getloadavg()[0], time.monotonic()
+    load, begun = os.getloadavg()[0], time.monotonic()
     say("rendering and packing people to train on")
     people = pack(folder / "data")
     evidence = Evidence(folder / "witness")
     with _staged(folder, seed) as (training, nodes, server):
         under_way = Soak(training, nodes, server, evidence, draws(seed))
         under_way.run(60 * minutes)
-        _deliver(training)
+        folders = [training.folder_of(run) for run in training.runs]
+        # The last one may have been stopped before it had anything to record.
+        started = [folder for folder in folders if (folder / JOURNAL_NAME).exists()]
+        training.deliver(*started).wait(_DELIVERY_S)
         books = close_books(training, evidence.takings, people, server.uri)
     return result_of(under_way.faults, books) | {
         "minutes": minutes,
         "seed": seed,
-        "seconds": time.monotonic() - started,
+        "seconds": time.monotonic() - begun,
         "load": [load, os.getloadavg()[0]],
         "stood_still_s": stood_still_s(under_way.steps),
         "exits": dict(under_way.exits),
         "delivered_s": under_way.delivered_s,
+        "delivered_by_command": under_way.delivered_by_command,
     }
 
 
@@ -70,12 +75,6 @@ def _staged(folder: Path, seed: int) -> Iterator[tuple[Training, Nodes, Server]]
         server.kill()
         if nodes is not None:
             nodes.close()
-
-
-def _deliver(training: Training) -> None:
-    """Do what the runs say to do when they end before MLflow is back."""
-    folders = [str(training.folder_of(run)) for run in training.runs]
-    Program("jobs.deliver", folders, training.log).wait(_DELIVERY_S)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

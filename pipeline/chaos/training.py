@@ -66,6 +66,7 @@ class Training:
         }
         self.runs: list[str] = []
         self._program: Program | None = None
+        self._deliveries: list[Program] = []
 
     @property
     def driver(self) -> Program:
@@ -104,10 +105,16 @@ class Training:
         words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
         self._program = Program("jobs.train", words, self.log, {"OMP_NUM_THREADS": "1"})
 
+    def deliver(self, *folders: Path) -> Program:
+        """Give the command that a run names when it ends before MLflow has everything."""
+        self._deliveries.append(Program("jobs.deliver", list(map(str, folders)), self.log))
+        return self._deliveries[-1]
+
     def kill(self) -> None:
-        """End the driver, if there is one."""
-        if self._program is not None:
-            self._program.kill()
+        """End the driver, and the deliveries that are under way."""
+        for program in [*self._deliveries, *([self._program] if self._program else [])]:
+            if program.status() is None:
+                program.kill()
 
     def expected(self, run: str, people: int) -> Expected:
         """What a run must have trained on, by its newest checkpoint."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,8 +80,8 @@ def read_position(folder: Path, uri: str) -> Position:
 
 def write_position(folder: Path, position: Position) -> None:
     """Note how far the journal in `folder` is delivered."""
-    # The name is the process's own: two may deliver the same run, if nobody keeps them from it.
-    aside = folder / f".{POSITION_NAME}.{os.getpid()}"
+    # The name is the thread's own: two may deliver the same run, if nobody keeps them from it.
+    aside = folder / f".{POSITION_NAME}.{os.getpid()}.{threading.get_ident()}"
     with aside.open("w") as file:
         file.write(json.dumps(asdict(position)) + "\n")
         file.flush()

@@ -100,7 +100,10 @@ HOMES = {
     "gcsfs": ("pipeline.shards.transport",),
     "matplotlib": ("pipeline.figures",),
     "mlflow": ("pipeline.tracking",),
-    "pandas": ("tune.trials",),
+    "optuna": ("tune",),
+    "pandas": ("tune", "jobs.compare"),
+    "playwright": (),
+    "psutil": (),
     "pyarrow": ("pipeline.data.table_cells",),
     "ray": (
         *("jobs", "tune", "pipeline.benchmark.share", "pipeline.chaos.nodes"),

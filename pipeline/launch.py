@@ -45,7 +45,7 @@ from pipeline.stopping import stopping
 from pipeline.training import KEEP_MEMORY
 from pipeline.worker import train_worker
 
-__all__ = ["Outcome", "TrainingFailedError", "reason", "train"]
+__all__ = ["Outcome", "TrainingFailedError", "conclude", "reason", "train"]
 
 # Seconds that ranks wait for one another at least before a lost one is an error.
 _COLLECTIVE_TIMEOUT_S = 300
@@ -113,7 +113,7 @@ def train(plan: Plan, recording: Recording, *, label: str = "") -> Outcome:
             raise InterruptedRunError(
                 f"stopped with a checkpoint after {progress.samples:,} samples; the same command goes on"
             )
-    return _conclude(plan, recording.journal)
+    return conclude(plan, recording.journal)
 
 
 def _fit(plan: Plan, label: str) -> None:
@@ -219,7 +219,7 @@ def _workers(settings: RaySettings) -> int | tuple[int, int]:
     return (fewest, most) if settings.is_elastic else most
 
 
-def _conclude(plan: Plan, journal: Journal) -> Outcome:
+def conclude(plan: Plan, journal: Journal) -> Outcome:
     """Enter the figures of the whole run and its best checkpoint. Raises ValueError if it has none that is sound."""
     headline = plan.measure.metric_name
     found = best(plan.folder, headline)

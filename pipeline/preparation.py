@@ -6,6 +6,7 @@ from pipeline.delivery import deliver
 from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
 from pipeline.progress import say
+from pipeline.settings import TrackingSettings
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
@@ -25,17 +26,21 @@ def prepare(plan: Plan) -> Path:
     Raises AwayError if tracking.required and MLflow does not answer, and
     ValueError if a sample can't be drawn.
     """
-    tracking = plan.settings.tracking
-    try:
-        deliver(plan.folder, tracking.uri)
-    except AwayError as error:
-        if tracking.required:
-            raise
-        say(f"{error}; tracking.required is off, so training starts, and MLflow gets it all later")
+    deliver_start(plan.folder, plan.settings.tracking)
     path = plan.folder / FIGURES / "samples.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     _draw_samples(plan, path)
     return path
+
+
+def deliver_start(folder: Path, tracking: TrackingSettings) -> None:
+    """Deliver the start of the run in `folder` to MLflow. Raises AwayError if it does not answer though it has to."""
+    try:
+        deliver(folder, tracking.uri)
+    except AwayError as error:
+        if tracking.required:
+            raise
+        say(f"{error}; tracking.required is off, so training starts, and MLflow gets it all later")
 
 
 def _draw_samples(plan: Plan, path: Path) -> None:

@@ -1,6 +1,6 @@
 """A run's record from its start to its end: the journal on disk, and its delivery to MLflow."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,22 +22,23 @@ class InterruptedRunError(Exception):
 
 
 class Recording:
-    """A run's record while the run goes on: its journal, and what delivers it to MLflow."""
+    """A run's record while the run goes on: its journal in `folder`, and what delivers it to MLflow at `uri`."""
 
-    def __init__(self, plan: Plan, preparing: Future[Path]) -> None:
-        self._plan, self._preparing = plan, preparing
+    def __init__(self, folder: Path, uri: str, preparing: Future[list[Path]]) -> None:
+        self._folder, self._uri, self._preparing = folder, uri, preparing
         self._courier: Courier | None = None
-        self.journal = Journal(plan.folder)
+        self.journal = Journal(folder)
 
     def begin(self) -> None:
         """Wait until MLflow has the start of the run; from then on nothing that happens to it reaches the run.
 
         Raises AwayError if tracking.required and it does not answer.
         """
-        self.journal.file(self._preparing.result(), "")
+        for picture in self._preparing.result():
+            self.journal.file(picture, "")
         from pipeline.courier import Courier
 
-        self._courier = Courier(self._plan.folder, self._plan.settings.tracking.uri)
+        self._courier = Courier(self._folder, self._uri)
 
     def end(self, end: End) -> None:
         """Record how the run ended, and say what MLflow lacks of it."""
@@ -55,9 +56,22 @@ def recording(plan: Plan, parent: str = "") -> Iterator[Recording]:
 
     `parent` is the name of the run that this one is nested under.
     """
-    Journal(plan.folder).run(_spec(plan, parent))
+    with record_of(_spec(plan, parent), plan.folder, lambda: _prepare(plan)) as record:
+        yield record
+
+
+@contextmanager
+def record_of(
+    spec: RunSpec, folder: Path, prepare: Callable[[], list[Path]]
+) -> Iterator[Recording]:
+    """Record the start of a run, and how it ends, in the journal in `folder`.
+
+    `prepare` delivers the start to MLflow while the caller goes on, and returns
+    pictures that the run begins with.
+    """
+    Journal(folder).run(spec)
     with ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
-        record = Recording(plan, beside.submit(_prepare, plan))
+        record = Recording(folder, spec.uri, beside.submit(prepare))
         end: End = "FAILED"
         try:
             yield record
@@ -69,11 +83,11 @@ def recording(plan: Plan, parent: str = "") -> Iterator[Recording]:
             record.end(end)
 
 
-def _prepare(plan: Plan) -> Path:
+def _prepare(plan: Plan) -> list[Path]:
     # MLflow's import is part of what takes long.
     from pipeline.preparation import prepare
 
-    return prepare(plan)
+    return [prepare(plan)]
 
 
 def _spec(plan: Plan, parent: str) -> RunSpec:

@@ -16,11 +16,14 @@ class Stop:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / STOP_NAME
-        self.is_asked = False
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether anyone has asked."""
+        return self._file.exists()
 
     def ask(self) -> None:
         """Ask the workers; they stop after the step under way, or after the epoch's evaluation."""
-        self.is_asked = True
         self._file.touch()
 
     def forget(self) -> None:
@@ -32,14 +35,12 @@ class Stop:
 def stopping(folder: Path) -> Iterator[Stop]:
     """Have a first SIGTERM stop the run in `folder` in good order; a second one ends the process as it would have.
 
-    Elsewhere than in the main thread signals can't be received, and nothing changes.
+    Elsewhere than in the main thread signals can't be received; there only the file asks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = Stop(folder)
     stop.forget()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
+    is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
 
     def asked(number: int, frame: FrameType | None) -> None:
@@ -47,9 +48,11 @@ def stopping(folder: Path) -> Iterator[Stop]:
         say("SIGTERM: stopping after a checkpoint; a second SIGTERM ends at once")
         stop.ask()
 
-    signal.signal(signal.SIGTERM, asked)
+    if is_main:
+        signal.signal(signal.SIGTERM, asked)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
         stop.forget()

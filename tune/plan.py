@@ -2,36 +2,40 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.joints import Measure
 from pipeline.plan import Plan, plan_training
 from pipeline.settings import Settings
-from tune.spaces import Point, SpaceName, points_of, trial_name
+from tune.search import Budget, EarlySettings, SearchSettings
+from tune.spaces import Point, Range, Space, trial_name
+
+# In the sweep's folder: what it is, so that another of its name is told from it.
+SWEEP_NAME = "sweep.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A planned sweep: base settings with nothing left open, and a point and its plan for each trial.
+    """A planned sweep: base settings with nothing left open, the space, and how it is searched.
 
-    `base.ray.storage` is the sweep's own folder.
+    `base.ray.storage` is the sweep's own folder. `plans` are of every trial of
+    a grid; of drawn points they are of some that lie at the space's ends.
     """
 
     name: str
     base: Settings
+    space: Space
+    search: SearchSettings
+    early: EarlySettings
+    budget: Budget
     points: tuple[Point, ...]
     plans: tuple[Plan, ...]
 
     @property
-    def axes(self) -> dict[str, tuple[Any, ...]]:
-        """The values that each replaced setting takes."""
-        return {key: tuple(dict.fromkeys(p[key] for p in self.points)) for key in self.points[0]}
-
-    @property
     def folder(self) -> Path:
-        """Where the sweep keeps its table, figures and runs."""
+        """Where the sweep keeps its report and runs."""
         return Path(self.base.ray.storage)
 
     @property
@@ -39,25 +43,137 @@ class Sweep:
         """What trials are ranked by."""
         return self.plans[0].measure
 
+    @property
+    def is_grid(self) -> bool:
+        """Whether every trial is known beforehand."""
+        return self.search.method == "grid"
 
-def plan_sweep(settings: Settings, space: SpaceName, given: dict[str, tuple[Any, ...]]) -> Sweep:
-    """Plan every trial of a space. Raises ValueError for the first that can't be run.
+    @property
+    def trials(self) -> int:
+        """How many trials there are."""
+        return len(self.points) if self.is_grid else self.search.trials
 
-    `given` values, by dotted key, replace those of the named space or add to it.
-    """
-    points = points_of(space, given)
-    base = plan_training(settings).settings
-    name = settings.ray.name or _name(space, base, points)
+    @property
+    def people(self) -> int:
+        """Training people, the samples of an epoch."""
+        return self.plans[0].train.people
+
+    @property
+    def samples(self) -> int:
+        """Training samples that one trial has at most."""
+        return self.people * max(plan.settings.optim.epochs for plan in self.plans)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this sweep and no other, as plain data; how long it may take is not part of it."""
+        axes = {
+            key: asdict(values) if isinstance(values, Range) else list(values)
+            for key, values in self.space.axes.items()
+        }
+        search = asdict(self.search)
+        for free in ("at_once", "retries"):
+            del search[free]
+        # A run's name ends with the fingerprint of its settings and data.
+        return {
+            "settings": plan_fingerprint(self.base),
+            "axes": axes,
+            "points": list(self.space.points),
+            "search": search,
+            "early": asdict(self.early),
+        }
+
+
+def plan_fingerprint(base: Settings) -> str:
+    """Eight digits that stand for everything that decides the outcome of a training with these settings."""
+    return base.ray.name.rpartition("-")[2]
+
+
+def plan_sweep(
+    settings: Settings,
+    space: Space,
+    search: SearchSettings,
+    early: EarlySettings,
+    budget: Budget,
+) -> Sweep:
+    """Plan a sweep. Raises ValueError for the first trial that can't be run, or if parts of it don't fit together."""
+    _check(space, search, early, budget, settings)
+    points = space.grid() if search.method == "grid" else space.samples()
+    names = [trial_name(point) for point in points]
+    for name in names:
+        # As names show six digits of a number, and no more than 200 letters.
+        if names.count(name) > 1:
+            raise ValueError(f"--space {space.name}: two of its trials would be called {name}")
+    given_name = settings.ray.name
+    base = plan_training(settings.replaced({"ray.name": ""})).settings
+    sweep = Sweep(
+        name="",
+        base=base,
+        space=space,
+        search=search,
+        early=early,
+        budget=budget,
+        points=points,
+        plans=(),
+    )
+    text = json.dumps(sweep.identity(), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    name = given_name or f"sweep-{space.name}-{digest}"
     base = base.replaced({"ray.storage": str(Path(base.ray.storage) / name)})
     plans = tuple(
         plan_training(base.replaced(point | {"ray.name": trial_name(point)})) for point in points
     )
-    return Sweep(name=name, base=base, points=points, plans=plans)
+    return Sweep(
+        name=name,
+        base=base,
+        space=space,
+        search=search,
+        early=early,
+        budget=budget,
+        points=points,
+        plans=plans,
+    )
 
 
-def _name(space: SpaceName, base: Settings, points: tuple[Point, ...]) -> str:
-    """A name that the same sweep of the same data always has, and no other."""
-    # A run's name ends with the fingerprint of its settings and data.
-    fingerprint = base.ray.name.rpartition("-")[2]
-    text = json.dumps([fingerprint, points], sort_keys=True)
-    return f"sweep-{space}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+def _check(
+    space: Space,
+    search: SearchSettings,
+    early: EarlySettings,
+    budget: Budget,
+    settings: Settings,
+) -> None:
+    if search.method != "grid" and space.points != ({},):
+        raise ValueError(
+            f"search.method must be grid with --space {space.name}, which lists its trials, "
+            f"got {search.method!r}"
+        )
+    if search.against != "none" and early.rule != "none":
+        raise ValueError(
+            f"early.rule must be none with search.against={search.against}, since trials that are "
+            f"not the most accurate may be wanted, got {early.rule!r}"
+        )
+    if budget.gpu_hours and not settings.ray.gpus_per_worker:
+        raise ValueError(
+            f"budget.gpu_hours must be 0 without ray.gpus_per_worker, got {budget.gpu_hours:g}"
+        )
+    fixed = {"ray.name", "ray.storage", "ray.address"}
+    for key in space.keys:
+        if key in fixed or key.startswith("tracking."):
+            raise ValueError(f"{key} can't vary within a sweep")
+
+
+def check_same(sweep: Sweep) -> None:
+    """Raise ValueError if the sweep's folder holds another sweep; else note there what this one is."""
+    path, identity = sweep.folder / SWEEP_NAME, json.loads(json.dumps(sweep.identity()))
+    if not path.exists():
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(identity, indent=1) + "\n")
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    different = [part for part in identity if before.get(part) != identity[part]]
+    if different:
+        raise ValueError(
+            f"{sweep.folder} holds another sweep, which differs in {', '.join(different)}: give "
+            "another ray.name, or the same arguments as before to go on with it"
+        )

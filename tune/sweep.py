@@ -8,28 +8,39 @@ import tyro
 from pipeline.command import Presets, clear_errors, fail, parse, preset_settings
 from pipeline.progress import say
 from pipeline.settings import Settings
-from tune.spaces import SpaceName
+from tune.search import Budget, EarlySettings, SearchSettings
 
 if TYPE_CHECKING:
     from tune.plan import Sweep
 
+# As a shell says of a program that SIGTERM has ended; jobs.train says the same.
+_STOPPED = 143
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Train one run for each point of a space on Ray Tune, as children of one MLflow run."""
+    """Train runs that differ in some settings on Ray Tune, as children of one MLflow run, and report which is best.
+
+    The same command goes on with a sweep that was killed or stopped.
+    """
 
     settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=Settings
     )
     preset: Presets = ()
-    space: SpaceName = "stacks"
-    """Settings that vary, each over values of its own; the ablations are the paper's: stacks at equal depth, and where supervision goes; losses: loss, target peak and start of the heads."""
+    space: str = "stacks"
+    """Settings that vary, each over values of its own: stacks, stacks-modules, stacks-learning-rate, capacity (stacks, modules and features), ablation-stacks and ablation-supervision (the paper's: stacks at equal depth, and where supervision goes), losses (loss, target peak and start of the heads), or a TOML file."""
+    vary: tuple[str, ...] = ()
+    """Further settings, or other values for those of the space: model.features=64,128 optim.sigma_px=1,1.75."""
     stacks: tuple[int, ...] = ()
     """Values of model.stacks; empty: the space's."""
     modules: tuple[int, ...] = ()
     """Values of model.modules; empty: the space's."""
     learning_rates: tuple[float, ...] = ()
     """Values of optim.learning_rate; empty: the space's."""
+    search: SearchSettings = field(default_factory=SearchSettings)
+    early: EarlySettings = field(default_factory=EarlySettings)
+    budget: Budget = field(default_factory=Budget)
     dry_run: bool = False
     """Print the trials and what they cost; start nothing."""
 
@@ -38,35 +49,94 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv, Arguments(settings=preset_settings(argv)))
     with clear_errors():
-        given = {
-            "model.stacks": arguments.stacks,
-            "model.modules": arguments.modules,
-            "optim.learning_rate": arguments.learning_rates,
-        }
-        from tune.plan import plan_sweep
-
-        sweep = plan_sweep(arguments.settings, arguments.space, given)
+        sweep = _plan(arguments)
         describe(sweep)
         if not arguments.dry_run:
-            from tune.trials import run_sweep
+            _run(sweep)
 
-            failures = run_sweep(sweep)
-            if failures:
-                fail(f"{failures} of {len(sweep.plans)} trials failed")
+
+def _plan(arguments: Arguments) -> "Sweep":
+    from tune.plan import plan_sweep
+    from tune.spaces import given_values, space_of
+
+    given = {
+        "model.stacks": arguments.stacks,
+        "model.modules": arguments.modules,
+        "optim.learning_rate": arguments.learning_rates,
+    }
+    for key, values in given_values(arguments.vary).items():
+        if given.get(key):
+            raise ValueError(f"--vary {key} and an option of its own both give its values")
+        given[key] = values
+    space = space_of(arguments.space, given)
+    return plan_sweep(
+        arguments.settings, space, arguments.search, arguments.early, arguments.budget
+    )
+
+
+def _run(sweep: "Sweep") -> None:
+    from pipeline.recording import InterruptedRunError
+    from pipeline.tracking import ui_command
+    from tune.report import leaderboard_text
+    from tune.trials import run_sweep
+
+    try:
+        outcome = run_sweep(sweep)
+    except InterruptedRunError as stopped:
+        fail(f"sweep {sweep.name} {stopped}", _STOPPED)
+    say(f"\n{leaderboard_text(outcome)}\n")
+    say(f"report: {sweep.folder / 'report.html'}")
+    say(f"MLflow run {sweep.name} in experiment {sweep.base.tracking.experiment}; to compare:")
+    say(f"  {ui_command(sweep.base.tracking.uri)}")
+    failures = sum(trial.status == "failed" for trial in outcome.trials)
+    if failures:
+        fail(f"{failures} of {sweep.trials} trials failed")
 
 
 def describe(sweep: "Sweep") -> None:
-    """Say which trials there are and what they cost."""
+    """Say which trials there are, how they are searched, and what they cost at most."""
     from pipeline.network.cost import network_cost
 
-    say(f"sweep {sweep.name}: {len(sweep.plans)} trials in {sweep.folder}")
+    say(f"sweep {sweep.name}: {sweep.trials} trials in {sweep.folder}, {_how(sweep)}")
+    if not sweep.is_grid:
+        say(f"  drawn from {_axes(sweep)}; at the ends of the space:")
+    flops = []
     for plan in sweep.plans:
         settings, cost = plan.settings, network_cost(plan.settings.model)
         samples = plan.train.people * settings.optim.epochs
+        flops.append(samples * cost.training_flops / 1e15)
         say(
             f"  {settings.ray.name}: {cost.parameters:,} parameters, {cost.macs / 1e9:.2f} GMAC, "
-            f"{samples * cost.training_flops / 1e15:.2f} PFLOP of training"
+            f"{samples:,} samples, {flops[-1]:.2f} PFLOP of training"
         )
+    most = sum(flops) if sweep.is_grid else sweep.trials * max(flops)
+    say(f"  at most {sweep.trials * sweep.samples:,} samples and {most:.2f} PFLOP")
+
+
+def _how(sweep: "Sweep") -> str:
+    from dataclasses import asdict
+
+    words = [f"search {sweep.search.method}"]
+    if sweep.search.against != "none":
+        words.append(f"accuracy against {sweep.search.against}")
+    if sweep.early.rule != "none":
+        grace = sweep.early.grace_samples or sweep.people
+        words.append(f"{sweep.early.rule} after {grace:,} samples")
+    bounds = [
+        f"{key.replace('_', ' ')} {bound:g}" for key, bound in asdict(sweep.budget).items() if bound
+    ]
+    return ", ".join(words + [f"budget: {bound}" for bound in bounds])
+
+
+def _axes(sweep: "Sweep") -> str:
+    from tune.spaces import Range
+
+    return ", ".join(
+        f"{key} {values.low:g} to {values.high:g}" + ", by its logarithm" * values.log
+        if isinstance(values, Range)
+        else f"{key} {', '.join(map(str, values))}"
+        for key, values in sweep.space.axes.items()
+    )
 
 
 if __name__ == "__main__":

@@ -1,70 +1,73 @@
-"""The trials of a sweep on Ray Tune: each a training run, nested under the sweep's MLflow run."""
+"""A sweep on Ray Tune: its trials are training runs, nested under the sweep's MLflow run."""
 
 import math
-import time
-from collections.abc import Iterable
+import os
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
+# Read when Ray is imported. What Ray Tune knows of the experiment is at most so many
+# seconds old after a kill; what it has forgotten, trials tell it again.
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")
+# A trial that is ended early writes a checkpoint and closes its record first.
+os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "300")
+
 import ray
 import ray.tune
+from ray.tune import ExperimentAnalysis, ResumeConfig
 
-from pipeline import tracking
+from pipeline.archive import best
 from pipeline.cluster import check_capacity, cluster
-from pipeline.figures import trials_against
-from pipeline.launch import train
-from pipeline.network.cost import network_cost
-from pipeline.plan import plan_training
+from pipeline.courier import Courier
+from pipeline.journal import Journal, RunSpec
+from pipeline.launch import conclude
+from pipeline.preparation import deliver_start
 from pipeline.progress import Pace, duration, say
-from pipeline.recording import recording
-from pipeline.settings import RaySettings, Settings
-from tune.plan import Sweep
-from tune.spaces import trial_name
+from pipeline.recording import InterruptedRunError, Recording, record_of
+from pipeline.settings import RaySettings
+from tune.budget import Accountant, Ending, ending_on_signals
+from tune.epochs import has_ended
+from tune.gather import Tried, gather
+from tune.outcome import SweepOutcome
+from tune.plan import Sweep, check_same
+from tune.report import write_report
+from tune.searching import param_space, scheduler, searcher
+from tune.spaces import Range
+from tune.trial import Trial, number_of, plan_trial, point_of, run_name
 
+# Ray Tune's own state of the sweep, in its folder.
+_STATE = "tune"
 # A trial's own process only waits for its workers. Asking for no CPU at all is
 # refused, and for a share of one would leave too few for the workers.
 _TRIAL_RESOURCES = {"node:__internal_head__": 0.001}
-# Ray Tune varies one thing, the whole point: settings that only fit together stay together.
-_POINT = "point"
+# What MLflow still lacks of a trial that was killed is waited for so long.
+_PATIENCE_S = 60.0
+_GO_ON = ResumeConfig(
+    unfinished=ResumeConfig.ResumeType.RESUME, errored=ResumeConfig.ResumeType.RESUME
+)
 
 
-def run_sweep(sweep: Sweep) -> int:
-    """Run every trial, then print and keep the table and the figures. Returns how many trials failed.
+def run_sweep(sweep: Sweep) -> SweepOutcome:
+    """Run every trial, or those that are left of a sweep that was begun before; then report.
 
     A failed trial does not take the others along. Raises ValueError if the
-    cluster can't hold one trial or MLflow can't be reached.
+    cluster can't hold one trial, MLflow can't be reached though it has to be,
+    or the sweep's folder holds another one, and InterruptedRunError when it was
+    asked to stop.
     """
-    settings = sweep.base.ray
-    with cluster(settings.address):
-        check_capacity(settings)
-        parent = _start_parent(sweep)
-        status: tracking.Status = "FAILED"
-        try:
-            results = _tuner(sweep).fit()
-            table = _table(sweep, results)
-            _conclude(sweep, parent, table)
-            failures = int(table["score"].isna().sum())
-            status = "FAILED" if failures else "FINISHED"
-        finally:
-            tracking.end_run(parent, status)
-    return failures
-
-
-def run_trial(config: dict[str, Any], *, base: dict[str, Any], parent: str) -> None:
-    """Train one trial, nested under the run `parent`: the settings `base` with those of its point replaced, both by dotted key."""
-    point = config[_POINT]
-    settings = Settings.from_flat(base).replaced(point | {"ray.name": trial_name(point)})
-    plan, started = plan_training(settings), time.monotonic()
-    with recording(plan, parent=parent) as record:
-        outcome = train(plan, record, label=plan.settings.ray.name)
-    ray.tune.report(
-        {
-            "score": outcome.scores[plan.measure.key].headline,
-            "best_epoch": outcome.epoch,
-            "seconds": time.monotonic() - started,
-            "checkpoint": str(outcome.checkpoint),
-        }
-    )
+    check_same(sweep)
+    with record_of(_spec(sweep), sweep.folder, lambda: _start(sweep)) as record:
+        with cluster(sweep.base.ray.address):
+            check_capacity(sweep.base.ray)
+            record.begin()
+            tried, interruption = _search(sweep)
+        for one in tried:
+            _settle(sweep, one)
+        outcome = gather(sweep, tried)
+        _report(record, outcome, sweep)
+        if interruption:
+            raise InterruptedRunError(f"was stopped by {interruption}; the same command goes on")
+    return outcome
 
 
 def trials_at_once(settings: RaySettings) -> int:
@@ -77,96 +80,158 @@ def trials_at_once(settings: RaySettings) -> int:
 
 
 class Narrator(ray.tune.Callback):
-    """Says when a trial ends, and about how long the others will take."""
+    """Says when a trial ends, and about how long the others will take; knows which are going on."""
 
-    def __init__(self, trials: int, headline: str) -> None:
-        self._trials, self._headline = trials, headline
-        self._done, self._pace = 0, Pace(0)
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep, self._done, self._pace = sweep, 0, Pace(0)
+        self._running: dict[str, Path] = {}
+
+    @property
+    def running(self) -> list[Path]:
+        """Folders of the runs of the trials that are going on."""
+        return list(self._running.values())
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note that a trial has begun, or goes on."""
+        self._running[trial.trial_id] = _folder(self._sweep, trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say what a trial has reached."""
         result = trial.last_result
-        self._say(trial, f"{self._headline} {result['score']:.2f} (epoch {result['best_epoch']})")
+        reached = (
+            f"{self._sweep.measure.headline} {result['score']:.2f} (epoch {result['best_epoch']})"
+        )
+        early = "" if result.get("done") else f", stopped after {result['samples']:,} samples"
+        self._say(trial, reached + early)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial has failed, and where its error is."""
-        self._say(trial, f"FAILED, see {trial.error_file}")
+        """Say that a trial has failed, and why."""
+        self._say(trial, f"FAILED: {_reason(trial)}")
 
     def _say(self, trial: Any, outcome: str) -> None:
+        self._running.pop(trial.trial_id, None)
         self._done += 1
-        left = duration(self._pace.left_s(self._done, self._trials))
-        say(
-            f"trial {self._done}/{self._trials} {trial_name(trial.config[_POINT])}: {outcome}  left {left}"
-        )
+        left = duration(self._pace.left_s(self._done, self._sweep.trials))
+        name = _folder(self._sweep, trial).name
+        say(f"trial {self._done}/{self._sweep.trials} {name}: {outcome}  left {left}")
 
 
-def _tuner(sweep: Sweep) -> ray.tune.Tuner:
-    at_once = trials_at_once(sweep.base.ray)
-    say(f"{at_once} trials at once")
-    trainable = ray.tune.with_parameters(run_trial, base=sweep.base.flat(), parent=sweep.name)
-    return ray.tune.Tuner(
-        ray.tune.with_resources(trainable, _TRIAL_RESOURCES),
-        param_space={_POINT: ray.tune.grid_search(list(sweep.points))},
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=at_once),
-        run_config=ray.tune.RunConfig(
-            name="tune",
+def _search(sweep: Sweep) -> tuple[list[Tried], str]:
+    """Let Ray Tune run the trials. Returns them, and the signal that has interrupted it, if one has."""
+    at_once = sweep.search.at_once or trials_at_once(sweep.base.ray)
+    narrator = Narrator(sweep)
+    ending = Ending(sweep.folder, lambda: narrator.running)
+    gpus = sweep.base.ray.most_workers * sweep.base.ray.gpus_per_worker
+    accountant = Accountant(sweep.budget, gpus, sweep.folder, ending.use_up)
+    state = sweep.folder / _STATE
+    is_begun = any(state.glob("experiment_state-*.json"))
+    say(f"{'going on with' if is_begun else 'beginning'} {sweep.trials} trials, {at_once} at once")
+    trainable = ray.tune.with_parameters(
+        Trial, base=sweep.base.flat(), parent=sweep.name, is_grid=sweep.is_grid
+    )
+    if accountant.used_up():
+        say(f"{accountant.used_up()}: no trial goes on")
+        return [_tried(sweep, trial) for trial in ExperimentAnalysis(str(state)).trials], ""
+    with ending_on_signals(ending):
+        found = ray.tune.run(
+            ray.tune.with_resources(trainable, _TRIAL_RESOURCES),
+            name=_STATE,
             storage_path=str(sweep.folder),
+            config=param_space(sweep),
+            num_samples=1 if sweep.is_grid else sweep.trials,
+            search_alg=searcher(sweep.search),
+            scheduler=scheduler(sweep.early, sweep.people, sweep.samples),
+            max_concurrent_trials=at_once,
+            max_failures=sweep.search.retries,
+            raise_on_failed_trial=False,
+            callbacks=[narrator, accountant],
+            resume=is_begun,
+            resume_config=_GO_ON if is_begun else None,
             verbose=0,
-            callbacks=[Narrator(len(sweep.plans), sweep.measure.headline)],
-        ),
+        )
+    return [_tried(sweep, trial) for trial in found.trials], ending.interruption
+
+
+def _tried(sweep: Sweep, trial: Any) -> Tried:
+    return Tried(
+        point=point_of(trial.config),
+        number=number_of(trial.trial_id, sweep.is_grid),
+        error=_reason(trial) if trial.status == "ERROR" else "",
     )
 
 
-def _start_parent(sweep: Sweep) -> tracking.Run:
-    settings = sweep.base
-    varied = {f"sweep.{key}": list(values) for key, values in sweep.axes.items()}
-    fixed = {key: value for key, value in settings.flat().items() if key not in sweep.axes}
-    return tracking.start_run(
-        settings.tracking.uri,
-        settings.tracking.experiment,
-        sweep.name,
-        params=fixed | varied,
-        tags={"joint_set": sweep.plans[0].joint_set.name, "source": sweep.plans[0].train.source},
+def _folder(sweep: Sweep, trial: Any) -> Path:
+    """Folder of a trial's run."""
+    number = number_of(trial.trial_id, sweep.is_grid)
+    return sweep.folder / run_name(point_of(trial.config), number)
+
+
+def _reason(trial: Any) -> str:
+    """What a trial failed with, without the way that it took through Ray."""
+    error = trial.pickled_error_file and trial.get_pickled_error()
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}" if cause else f"see {trial.error_file}"
+
+
+def _settle(sweep: Sweep, tried: Tried) -> None:
+    """Close the record of a trial whose process was ended before it could: no run stays RUNNING."""
+    plan = plan_trial(sweep.base, tried.point, tried.number)
+    journal = Journal(plan.folder)
+    if not journal.path.exists():
+        return
+    if not has_ended(journal):
+        if best(plan.folder, sweep.measure.metric_name) is not None:
+            conclude(plan, journal)
+        journal.end("FAILED" if tried.error else "KILLED")
+    left = Courier(plan.folder, plan.settings.tracking.uri).close(_PATIENCE_S)
+    if left:
+        say(str(left))
+
+
+def _spec(sweep: Sweep) -> RunSpec:
+    settings, plan = sweep.base, sweep.plans[0]
+    varied = {
+        f"sweep.{key}": f"{values.low:g} to {values.high:g}"
+        if isinstance(values, Range)
+        else list(values)
+        for key, values in sweep.space.axes.items()
+    }
+    varied |= {
+        f"sweep.{key}": [point[key] for point in sweep.space.points]
+        for key in sweep.space.points[0]
+    }
+    fixed = {key: value for key, value in settings.flat().items() if key not in sweep.space.keys}
+    how = {
+        f"{part}.{key}": value
+        for part, chosen in (
+            ("search", sweep.search),
+            ("early", sweep.early),
+            ("budget", sweep.budget),
+        )
+        for key, value in asdict(chosen).items()
+    }
+    return RunSpec(
+        uri=settings.tracking.uri,
+        experiment=settings.tracking.experiment,
+        name=sweep.name,
+        params=fixed | varied | how,
+        tags={"joint_set": plan.joint_set.name, "source": plan.train.source},
         artifacts=sweep.folder.parent.parent / "mlruns",
     )
 
 
-def _table(sweep: Sweep, results: Iterable[Any]) -> pd.DataFrame:
-    """One row a trial, best first: its replaced settings, cost and outcome; NaN where it failed."""
-    columns = ["score", "best_epoch", "seconds", "checkpoint"]
-    rows = []
-    for result in results:
-        point = result.config[_POINT]
-        settings = sweep.base.replaced(point)
-        cost = network_cost(settings.model)
-        metrics = {} if result.error else (result.metrics or {})
-        rows.append(
-            {"trial": trial_name(point)}
-            | point
-            | {"parameters": cost.parameters, "gmac": round(cost.macs / 1e9, 3)}
-            | {column: metrics.get(column, math.nan) for column in columns}
-        )
-    return pd.DataFrame(rows).sort_values("score", ascending=False, ignore_index=True)
+def _start(sweep: Sweep) -> list[Path]:
+    deliver_start(sweep.folder, sweep.base.tracking)
+    return []
 
 
-def _conclude(sweep: Sweep, parent: tracking.Run, table: pd.DataFrame) -> None:
-    """Print the table; keep it and a figure for each axis beside the runs and in MLflow."""
-    headline = sweep.measure.headline
-    shown = table.rename(columns={"score": headline}).drop(columns="checkpoint")
-    text = shown.to_string(index=False, float_format=lambda value: f"{value:.4g}")
-    say(f"\n{text}\n")
-    table.to_csv(sweep.folder / "trials.csv", index=False)
-    tracking.log_file(parent, sweep.folder / "trials.csv", "sweep")
-    done = table.dropna(subset=["score"])
-    if done.empty:
-        return
-    tracking.log_metrics(parent, {f"best_{sweep.measure.metric_name}": done["score"].max()}, 0)
-    for key in sweep.axes:
-        figure = trials_against(key, done[key].tolist(), done["score"].tolist(), headline)
-        path = sweep.folder / f"{sweep.measure.key}_against_{key}.png"
-        figure.savefig(path, dpi=100)
-        tracking.log_file(parent, path, "sweep")
-        say(f"figure: {path}")
-    best = done.iloc[0]
-    say(f"best: {best['trial']}, checkpoint {best['checkpoint']}")
-    say(f"compare the runs: {tracking.ui_command(sweep.base.tracking.uri)}")
+def _report(record: Recording, outcome: SweepOutcome, sweep: Sweep) -> None:
+    """Keep the report beside the runs and in MLflow."""
+    for path in write_report(outcome, sweep.folder):
+        record.journal.file(path, "sweep")
+    scores = [trial.score for trial in outcome.trials if math.isfinite(trial.score)]
+    samples = sum(trial.samples for trial in outcome.trials)
+    metrics = {"trials": float(len(scores)), "sweep_samples": float(samples)}
+    if scores:
+        metrics[f"best_{sweep.measure.metric_name}"] = max(scores)
+    record.journal.metrics(metrics, samples)

@@ -43,7 +43,6 @@ def measure_overhead(data: Path, rounds: int, batch_size: int) -> dict[str, Any]
     return overhead(speeds, costs) | {
         "cores_beside": {name: _spread(found) for name, found in beside.items()},
         "conditions": turns[0]["plain"]["conditions"],
-        "nice": {name: turns[0][name]["nice"] for name in SIDES},
         "steps_a_turn": len(turns[0]["plain"]["ends"]) - WARM_STEPS,
         "batch_size": batch_size,
     }

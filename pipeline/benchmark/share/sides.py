@@ -1,6 +1,7 @@
 """The two sides of the comparison: the same loop over the same data, as Ray Train's worker and without Ray."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -27,6 +28,8 @@ from pipeline.training import KEEP_MEMORY
 from pipeline.worker import RayHost, quieten_ray_train
 
 SIDES = ("plain", "ray")
+# Ray's default for the processes of its workers (RAY_CONFIG worker_niceness in its ray_config_def.h).
+_NICENESS = 15
 
 
 class Side:
@@ -83,6 +86,8 @@ class Side:
 
 def train_plain(settings: dict[str, Any], folder: Path) -> None:
     """Train in this process."""
+    # As Ray's workers are: otherwise whatever else the machine does would count as Ray's.
+    os.nice(int(os.environ.get("RAY_worker_niceness", _NICENESS)))  # noqa: SIM112  (the name is Ray's)
     plan = plan_training(Settings.from_flat(settings))
     learner = TurnLearner(Turns(folder), task_of(plan), 0, 1, torch.device("cpu"))
     with Keeper(learner, folder / "run") as keeper:

@@ -58,14 +58,15 @@ class TurnLearner(Learner):
             ends.append(time.monotonic())
             cpu_s.append(time.process_time())
             last = report
-        measured = {"ends": ends, "cpu_s": cpu_s, "conditions": conditions(), "nice": os.nice(0)}
+        measured = {"ends": ends, "cpu_s": cpu_s, "conditions": conditions()}
         write(self._turns.done(turn), measured)
         yield last
 
 
 def conditions() -> dict[str, Any]:
-    """What of this process decides its speed, but for what Ray makes of it: its workers are nice."""
+    """What of this process decides its speed."""
     return {
+        "nice": os.nice(0),
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)),
         "environment": {name: os.environ.get(name) for name in _DECISIVE},

@@ -1,0 +1,96 @@
+"""From the runs of a sweep to what came of them. What counts is in their journals, not in Ray Tune's memory."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.archive import best
+from pipeline.journal import Journal
+from pipeline.network.cost import network_cost
+from pipeline.plan import Plan
+from pipeline.settings import Settings
+from tune.epochs import reports, was_stopped
+from tune.outcome import Status, SweepOutcome, TrialOutcome
+from tune.plan import Sweep
+from tune.spaces import Point
+from tune.trial import plan_trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What Ray Tune says of a trial: its point, its number where points are drawn, and what it failed with."""
+
+    point: Point
+    number: str
+    error: str
+
+
+def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
+    """What came of the trials, as the journals of their runs have it."""
+    trials = [_trial(sweep, one) for one in tried]
+    axes = {
+        key: tuple(dict.fromkeys(trial.point[key] for trial in trials)) for key in sweep.space.keys
+    }
+    return SweepOutcome(
+        name=sweep.name,
+        headline=sweep.measure.headline,
+        metric=sweep.measure.metric_name,
+        axes=axes,
+        trials=trials,
+        command=shared_arguments(sweep.base, sweep.space.keys),
+    )
+
+
+def _trial(sweep: Sweep, tried: Tried) -> TrialOutcome:
+    plan = plan_trial(sweep.base, tried.point, tried.number)
+    journal, metric = Journal(plan.folder), sweep.measure.metric_name
+    epochs = reports(journal, metric)
+    last: Mapping[str, Any] = epochs[-1] if epochs else {}
+    cost = network_cost(plan.settings.model)
+    chosen = best(plan.folder, metric)
+    return TrialOutcome(
+        name=plan.settings.ray.name,
+        point=tried.point,
+        status=_status(plan, journal, tried.error),
+        score=last.get("score", math.nan),
+        best_epoch=last.get("best_epoch", 0),
+        samples=last.get("samples", 0) if plan.resumes is None else plan.resumes.progress.samples,
+        seconds=last.get("seconds", 0.0),
+        samples_per_s=last.get("samples_per_s", math.nan),
+        parameters=cost.parameters,
+        macs=cost.macs,
+        checkpoint=None if chosen is None else chosen[0],
+        error=tried.error,
+        history=_history(journal, metric),
+    )
+
+
+def _status(plan: Plan, journal: Journal, error: str) -> Status:
+    if error:
+        return "failed"
+    if plan.is_complete:
+        return "finished"
+    return "stopped" if was_stopped(journal) else "unfinished"
+
+
+def _history(journal: Journal, metric: str) -> dict[str, list[tuple[int, float]]]:
+    """(training samples seen, value) after each epoch, by metric."""
+    found = journal.history(["samples", metric, "train_loss", "val_loss"])
+    samples = {epoch: int(seen) for epoch, seen in found.pop("samples")}
+    return {
+        name: [(samples[epoch], value) for epoch, value in values if epoch in samples]
+        for name, values in found.items()
+    }
+
+
+def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
+    """The settings that all trials share and that are not defaults, as a command line's words."""
+    defaults = Settings().flat()
+    words: list[str] = []
+    for key, value in base.flat().items():
+        # The run's own place and name are the sweep's; joints follow from the data.
+        if key in (*varied, "ray.name", "ray.storage", "model.joints") or value == defaults[key]:
+            continue
+        words += [f"--{key}", str(value).lower() if isinstance(value, bool) else str(value)]
+    return tuple(words)

@@ -1,0 +1,89 @@
+"""A sweep's search and its rule for early stopping, as Ray Tune's objects."""
+
+import random
+from typing import Any
+
+import ray.tune
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search.optuna import OptunaSearch
+
+from tune.plan import Sweep
+from tune.search import EarlySettings, SearchSettings
+from tune.spaces import Range, Values
+from tune.trial import POINT
+
+# Trials whose running means make a median that says something.
+_MEDIAN_OF = 3
+
+
+def param_space(sweep: Sweep) -> dict[str, Any]:
+    """What Ray Tune varies: the whole point, from a list or drawn setting by setting."""
+    if not sweep.is_grid:
+        return {POINT: {key: domain(values) for key, values in sweep.space.axes.items()}}
+    points = list(sweep.points)
+    if sweep.early.rule != "none":
+        # In the order of a grid the first to come to a rung would be alike, and pass for good.
+        random.Random(sweep.search.seed).shuffle(points)
+    return {POINT: ray.tune.grid_search(points)}
+
+
+def domain(values: Values) -> Any:
+    """The domain of Ray Tune's that an axis is drawn from."""
+    if not isinstance(values, Range):
+        return ray.tune.choice(list(values))
+    if values.is_whole:
+        low, high, step = int(values.low), int(values.high), int(values.step) or 1
+        if values.log:
+            return ray.tune.lograndint(low, high + 1)
+        # Ray Tune leaves the upper end of whole numbers out, but of quantised ones in.
+        return ray.tune.randint(low, high + 1) if step == 1 else ray.tune.qrandint(low, high, step)
+    if values.log:
+        return ray.tune.loguniform(values.low, values.high)
+    if values.step:
+        return ray.tune.quniform(values.low, values.high, values.step)
+    return ray.tune.uniform(values.low, values.high)
+
+
+def searcher(search: SearchSettings) -> Searcher | BasicVariantGenerator:
+    """What draws the points, or goes through them."""
+    if search.method != "tpe":
+        return BasicVariantGenerator(random_state=search.seed)
+    metrics, modes = ["score"], ["max"]
+    if search.against != "none":
+        metrics.append(search.against)
+        modes.append({"gmac": "min", "samples_per_s": "max"}[search.against])
+    if len(metrics) == 1:
+        return OptunaSearch(metric=metrics[0], mode=modes[0], seed=search.seed)
+    return OptunaSearch(metric=metrics, mode=modes, seed=search.seed)
+
+
+def scheduler(early: EarlySettings, people: int, samples: int) -> TrialScheduler:
+    """What ends trials early. `people` are the samples of an epoch, `samples` those of a whole trial."""
+    grace = early.grace_samples or people
+    if early.rule == "asha":
+        return ASHAScheduler(
+            time_attr="samples",
+            metric="score",
+            mode="max",
+            max_t=max(samples, grace),
+            grace_period=grace,
+            reduction_factor=early.reduction,
+            # A trial that has all its epochs ends by itself, in good order.
+            stop_last_trials=False,
+        )
+    if early.rule == "median":
+        return MedianStoppingRule(
+            time_attr="samples",
+            metric="score",
+            mode="max",
+            grace_period=grace,
+            min_samples_required=_MEDIAN_OF,
+        )
+    return FIFOScheduler()

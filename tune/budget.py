@@ -32,6 +32,7 @@ class Ending:
     def __init__(self, folder: Path, running: Callable[[], list[Path]]) -> None:
         self._file, self._running = folder / STOP_NAME, running
         self._begun = threading.Lock()
+        self._waiting = threading.Thread(target=self._wait, name="ending", daemon=True)
         self.interruption = ""
         self._file.unlink(missing_ok=True)
 
@@ -44,6 +45,10 @@ class Ending:
         """Have the trials stop, whose results stand as they are; returns at once."""
         self._begin(reason, f"{reason}: the trials keep a checkpoint and stop")
 
+    def join(self, limit_s: float) -> None:
+        """Wait until Ray Tune has been asked to end, for so many seconds at most."""
+        self._waiting.join(limit_s)
+
     def over(self) -> None:
         """Take back what was asked."""
         self._file.unlink(missing_ok=True)
@@ -52,7 +57,7 @@ class Ending:
         if self._begun.acquire(blocking=False):
             self._file.write_text(told)
             say(said)
-            threading.Thread(target=self._wait, name="ending", daemon=True).start()
+            self._waiting.start()
 
     def _wait(self) -> None:
         end = time.monotonic() + _PATIENCE_S

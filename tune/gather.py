@@ -28,7 +28,11 @@ class Tried:
 
 def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
     """What came of the trials, as the journals of their runs have it."""
-    trials = [_trial(sweep, one) for one in tried]
+    begun = [one.point for one in tried]
+    # Ray Tune makes a grid's trials one after another, and may have been ended before the last.
+    missing = [point for point in sweep.points if sweep.is_grid and point not in begun]
+    never = [Tried(point=point, number="", error="") for point in missing]
+    trials = [_trial(sweep, one) for one in (*tried, *never)]
     axes = {
         key: tuple(dict.fromkeys(trial.point[key] for trial in trials)) for key in sweep.space.keys
     }

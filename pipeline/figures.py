@@ -14,6 +14,8 @@ from pipeline.metric import THRESHOLDS, JointCounts, Scores
 _LEFT, _RIGHT, _MIDDLE, _TRUTH = "#ff7f0e", "#1f9bff", "#7bd34f", "#ffffff"
 # What fits above one person's picture.
 _TITLE_LETTERS = 32
+# What fits below a sweep's figure: values one by one, and words in a row.
+_MOST_NAMED, _WORDS_LETTERS = 12, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ def trials_against(
     """Accuracy of a sweep's trials against one setting; the line joins the best of each value.
 
     Values that are words or truths lie side by side, in the order in which they come.
+    Where there are too many values to name each, nothing is joined.
     """
     words = list(dict.fromkeys(str(value) for value in values if isinstance(value, str | bool)))
     places = [words.index(str(value)) if words else float(value) for value in values]
@@ -136,13 +139,16 @@ def trials_against(
         place: max(a for p, a in zip(places, accuracy, strict=True) if p == place)
         for place in sorted(set(places))
     }
-    axis.plot(list(best), list(best.values()), "-", color="tab:orange", label="best")
+    few = len(best) <= _MOST_NAMED
+    if few:
+        axis.plot(list(best), list(best.values()), "-", color="tab:orange", label="best")
     axis.set(xlabel=name, ylabel=f"best {headline} (%)")
     if words:
-        axis.set_xticks(range(len(words)), words)
-    elif len(best) > 1 and max(best) / max(min(best), 1e-12) >= 20:
+        lengthy = sum(map(len, words)) > _WORDS_LETTERS
+        axis.set_xticks(range(len(words)), words, rotation=90 if lengthy else 0, parse_math=False)
+    elif len(best) > 1 and min(best) > 0 and max(best) / min(best) >= 20:
         axis.set_xscale("log")
-    else:
+    elif few:
         axis.set_xticks(list(best), [f"{place:g}" for place in best])
     axis.grid(alpha=0.3)
     axis.legend()

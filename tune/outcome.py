@@ -52,3 +52,5 @@ class SweepOutcome:
     trials: Sequence[TrialOutcome]
     command: Sequence[str]
     """The settings that all trials share and that are not defaults, as arguments: `--data.train`, `x-*.tar`, ..."""
+    how: str = ""
+    """How points were chosen and trials stopped, in a sentence; empty: nothing is said of it."""

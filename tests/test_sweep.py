@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from factories import pack_samples, samples
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
+from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from pipeline.journal import Journal, RunSpec
@@ -18,7 +19,7 @@ from tune.budget import Accountant, Ending, spent
 from tune.epochs import STOPPED_TAG, has_ended, last_of, reports, was_stopped
 from tune.gather import Tried, gather, shared_arguments
 from tune.plan import Sweep, check_same, plan_sweep
-from tune.search import Budget, EarlySettings, SearchSettings
+from tune.search import Against, Budget, EarlySettings, SearchSettings
 from tune.searching import domain, param_space, scheduler, searcher
 from tune.spaces import Range, Space, given_values, space_of, trial_name
 from tune.trial import POINT, number_of, point_of, run_name
@@ -154,7 +155,7 @@ def test_values_on_the_command_line_are_numbers_truths_or_words():
 
 def test_a_range_has_no_grid():
     space = Space(name="mine", axes={"optim.learning_rate": Range(low=1e-4, high=1e-2)})
-    with pytest.raises(ValueError, match="optim.learning_rate is a range, which a grid cannot"):
+    with pytest.raises(ValueError, match=r"optim\.learning_rate is a range, which a grid cannot"):
         space.grid()
 
 
@@ -265,7 +266,7 @@ def test_settings_of_the_search_are_checked(make, said):
 def test_two_aims_and_early_stopping_exclude_each_other(tmp_path):
     both = SearchSettings(method="tpe", trials=3, against="gmac")
     space = Space(name="mine", axes={"model.stacks": (1, 2)})
-    with pytest.raises(ValueError, match="early.rule must be none with search.against=gmac"):
+    with pytest.raises(ValueError, match=r"early\.rule must be none with search.against=gmac"):
         planned(tmp_path, space, both, EarlySettings(rule="asha"))
 
 
@@ -313,12 +314,16 @@ def test_rules_for_early_stopping_judge_by_training_samples():
 
 
 def test_two_aims_are_both_told_to_the_search():
-    found = searcher(SearchSettings(method="tpe", trials=4, against="samples_per_s"))
-    assert isinstance(found, OptunaSearch)
-    assert found.metric == ["score", "samples_per_s"]
-    assert found.mode == ["max", "max"]
-    fewest = searcher(SearchSettings(method="tpe", trials=4, against="gmac"))
-    assert fewest.mode == ["max", "min"]
+    def told(against: Against) -> ConcurrencyLimiter:
+        return searcher(SearchSettings(method="tpe", trials=4, against=against), 3).searcher
+
+    fastest = told("samples_per_s")
+    assert fastest.max_concurrent == 3
+    assert isinstance(fastest.searcher, OptunaSearch)
+    assert fastest.metric == ["score", "samples_per_s"]
+    assert fastest.mode == ["max", "max"]
+    assert told("gmac").mode == ["max", "min"]
+    assert (told("none").metric, told("none").mode) == ("score", "max")
 
 
 # Journals

@@ -9,6 +9,8 @@ from pipeline.journal import Entry, Journal
 
 # A tag of a trial's run: why it was stopped before its last epoch.
 STOPPED_TAG = "sweep.stopped"
+# Entries that say that a run starts or ends.
+_COURSE = ("run", "end")
 
 
 def reports(journal: Journal, metric: str) -> list[dict[str, Any]]:
@@ -63,9 +65,15 @@ def _timed(journal: Journal) -> Iterator[tuple[Entry, float]]:
         yield entry, seconds
 
 
+def has_finished(journal: Journal) -> bool:
+    """Whether the last start of a run has come to the end that it was to have, early or not."""
+    ends = [entry.content.get("status") for entry in journal.entries() if entry.kind in _COURSE]
+    return bool(ends) and ends[-1] == "FINISHED"
+
+
 def has_ended(journal: Journal) -> bool:
     """Whether the last start of a run has come to an end that is recorded."""
-    kinds = [entry.kind for entry in journal.entries() if entry.kind in ("run", "end")]
+    kinds = [entry.kind for entry in journal.entries() if entry.kind in _COURSE]
     return bool(kinds) and kinds[-1] == "end"
 
 

@@ -43,6 +43,7 @@ def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
         axes=axes,
         trials=trials,
         command=shared_arguments(sweep.base, sweep.space.keys),
+        how=sweep.how,
     )
 
 
@@ -89,10 +90,10 @@ def _history(journal: Journal, metric: str) -> dict[str, list[tuple[int, float]]
 
 
 def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
-    """The settings that all trials share and that are not defaults, as a command line's words."""
+    """The settings that all trials share and that are not defaults, as a command line's words; secrets in URIs are `***`."""
     defaults = Settings().flat()
     words: list[str] = []
-    for key, value in base.flat().items():
+    for key, value in base.shown().items():
         # The run's own place and name are the sweep's; joints follow from the data.
         if key in (*varied, "ray.name", "ray.storage", "model.joints") or value == defaults[key]:
             continue

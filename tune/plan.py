@@ -63,6 +63,19 @@ class Sweep:
         """Training samples that one trial has at most."""
         return self.people * max(plan.settings.optim.epochs for plan in self.plans)
 
+    @property
+    def how(self) -> str:
+        """How points are chosen and trials stopped, in words."""
+        words = [f"search {self.search.method}"]
+        if self.search.against != "none":
+            words.append(f"accuracy against {self.search.against}")
+        if self.early.rule != "none":
+            grace = self.early.grace_samples or self.people
+            words.append(f"{self.early.rule} after {grace:,} samples")
+        bounds = [(key.replace("_", " "), bound) for key, bound in asdict(self.budget).items()]
+        words += [f"budget of {bound:,g} {name}" for name, bound in bounds if bound]
+        return ", ".join(words)
+
     def identity(self) -> dict[str, Any]:
         """What makes it this sweep and no other, as plain data; how long it may take is not part of it."""
         axes = {

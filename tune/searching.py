@@ -10,7 +10,7 @@ from ray.tune.schedulers import (
     MedianStoppingRule,
     TrialScheduler,
 )
-from ray.tune.search import Searcher
+from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, SearchGenerator
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
@@ -51,17 +51,21 @@ def domain(values: Values) -> Any:
     return ray.tune.uniform(values.low, values.high)
 
 
-def searcher(search: SearchSettings) -> Searcher | BasicVariantGenerator:
-    """What draws the points, or goes through them."""
+def searcher(search: SearchSettings, at_once: int) -> SearchAlgorithm:
+    """What draws the points, or goes through them, with so many trials going on at once at most."""
     if search.method != "tpe":
-        return BasicVariantGenerator(random_state=search.seed)
+        return BasicVariantGenerator(max_concurrent=at_once, random_state=search.seed)
     metrics, modes = ["score"], ["max"]
     if search.against != "none":
         metrics.append(search.against)
         modes.append({"gmac": "min", "samples_per_s": "max"}[search.against])
-    if len(metrics) == 1:
-        return OptunaSearch(metric=metrics[0], mode=modes[0], seed=search.seed)
-    return OptunaSearch(metric=metrics, mode=modes, seed=search.seed)
+    one_aim = len(metrics) == 1
+    optuna = OptunaSearch(
+        metric=metrics[0] if one_aim else metrics,
+        mode=modes[0] if one_aim else modes,
+        seed=search.seed,
+    )
+    return SearchGenerator(ConcurrencyLimiter(optuna, max_concurrent=at_once))
 
 
 def scheduler(early: EarlySettings, people: int, samples: int) -> TrialScheduler:

@@ -77,7 +77,8 @@ def _plan(arguments: Arguments) -> "Sweep":
 def _run(sweep: "Sweep") -> None:
     from pipeline.recording import InterruptedRunError
     from pipeline.tracking import ui_command
-    from tune.report import leaderboard_text
+    from tune.report.command import best_command
+    from tune.report.text import leaderboard_text
     from tune.trials import run_sweep
 
     try:
@@ -85,6 +86,9 @@ def _run(sweep: "Sweep") -> None:
     except InterruptedRunError as stopped:
         fail(f"sweep {sweep.name} {stopped}", _STOPPED)
     say(f"\n{leaderboard_text(outcome)}\n")
+    command = best_command(outcome)
+    if command:
+        say(f"best settings:\n  {command}\n")
     say(f"report: {sweep.folder / 'report.html'}")
     say(f"MLflow run {sweep.name} in experiment {sweep.base.tracking.experiment}; to compare:")
     say(f"  {ui_command(sweep.base.tracking.uri)}")
@@ -97,7 +101,7 @@ def describe(sweep: "Sweep") -> None:
     """Say which trials there are, how they are searched, and what they cost at most."""
     from pipeline.network.cost import network_cost
 
-    say(f"sweep {sweep.name}: {sweep.trials} trials in {sweep.folder}, {_how(sweep)}")
+    say(f"sweep {sweep.name}: {sweep.trials} trials in {sweep.folder}, {sweep.how}")
     if not sweep.is_grid:
         say(f"  drawn from {_axes(sweep)}; at the ends of the space:")
     flops = []
@@ -111,21 +115,6 @@ def describe(sweep: "Sweep") -> None:
         )
     most = sum(flops) if sweep.is_grid else sweep.trials * max(flops)
     say(f"  at most {sweep.trials * sweep.samples:,} samples and {most:.2f} PFLOP")
-
-
-def _how(sweep: "Sweep") -> str:
-    from dataclasses import asdict
-
-    words = [f"search {sweep.search.method}"]
-    if sweep.search.against != "none":
-        words.append(f"accuracy against {sweep.search.against}")
-    if sweep.early.rule != "none":
-        grace = sweep.early.grace_samples or sweep.people
-        words.append(f"{sweep.early.rule} after {grace:,} samples")
-    bounds = [
-        f"{key.replace('_', ' ')} {bound:g}" for key, bound in asdict(sweep.budget).items() if bound
-    ]
-    return ", ".join(words + [f"budget: {bound}" for bound in bounds])
 
 
 def _axes(sweep: "Sweep") -> str:

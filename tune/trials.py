@@ -11,6 +11,8 @@ from typing import Any
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")
 # A trial that is ended early writes a checkpoint and closes its record first.
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "300")
+# What is to be said of trials is said here.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 import ray.tune
@@ -19,18 +21,18 @@ from ray.tune import ExperimentAnalysis, ResumeConfig
 from pipeline.archive import best
 from pipeline.cluster import check_capacity, cluster
 from pipeline.courier import Courier
-from pipeline.journal import Journal, RunSpec
+from pipeline.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.launch import conclude
 from pipeline.preparation import deliver_start
 from pipeline.progress import Pace, duration, say
 from pipeline.recording import InterruptedRunError, Recording, record_of
 from pipeline.settings import RaySettings
 from tune.budget import Accountant, Ending, ending_on_signals
-from tune.epochs import has_ended
+from tune.epochs import has_ended, has_finished
 from tune.gather import Tried, gather
 from tune.outcome import SweepOutcome
 from tune.plan import Sweep, check_same
-from tune.report import write_report
+from tune.report.write import write_report
 from tune.searching import param_space, scheduler, searcher
 from tune.spaces import Range
 from tune.trial import Trial, number_of, plan_trial, point_of, run_name
@@ -83,7 +85,9 @@ class Narrator(ray.tune.Callback):
     """Says when a trial ends, and about how long the others will take; knows which are going on."""
 
     def __init__(self, sweep: Sweep) -> None:
-        self._sweep, self._done, self._pace = sweep, 0, Pace(0)
+        self._sweep, self._pace = sweep, Pace(0)
+        journals = [Journal(path.parent) for path in sweep.folder.glob(f"*/{JOURNAL_NAME}")]
+        self._before = self._done = sum(map(has_finished, journals))
         self._running: dict[str, Path] = {}
 
     @property
@@ -111,7 +115,8 @@ class Narrator(ray.tune.Callback):
     def _say(self, trial: Any, outcome: str) -> None:
         self._running.pop(trial.trial_id, None)
         self._done += 1
-        left = duration(self._pace.left_s(self._done, self._sweep.trials))
+        done, trials = self._done - self._before, self._sweep.trials - self._before
+        left = duration(self._pace.left_s(done, trials))
         name = _folder(self._sweep, trial).name
         say(f"trial {self._done}/{self._sweep.trials} {name}: {outcome}  left {left}")
 
@@ -139,9 +144,8 @@ def _search(sweep: Sweep) -> tuple[list[Tried], str]:
             storage_path=str(sweep.folder),
             config=param_space(sweep),
             num_samples=1 if sweep.is_grid else sweep.trials,
-            search_alg=searcher(sweep.search),
+            search_alg=searcher(sweep.search, at_once),
             scheduler=scheduler(sweep.early, sweep.people, sweep.samples),
-            max_concurrent_trials=at_once,
             max_failures=sweep.search.retries,
             raise_on_failed_trial=False,
             callbacks=[narrator, accountant],

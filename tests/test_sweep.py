@@ -281,6 +281,8 @@ def test_names_of_trials_are_names_of_folders():
     assert trial_name({"model.supervision": "a/b c", "optim.zero_heads": True}) == (
         "supervision-a-b-c_zero_heads-true"
     )
+    rates = [trial_name({"optim.learning_rate": rate}) for rate in (1e30, 1e-30)]
+    assert rates == ["learning_rate-1e30", "learning_rate-1e-30"]
 
 
 # Searching

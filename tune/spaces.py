@@ -274,4 +274,5 @@ def trial_name(point: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    # 1e+30 without its plus, which names can't have.
+    return f"{value:g}".replace("e+", "e") if isinstance(value, float) else str(value).lower()

@@ -1,5 +1,6 @@
 """A sweep on Ray Tune: its trials are training runs, nested under the sweep's MLflow run."""
 
+import logging
 import math
 import os
 from dataclasses import asdict
@@ -108,6 +109,11 @@ class Narrator(ray.tune.Callback):
         early = "" if result.get("done") else f", stopped after {result['samples']:,} samples"
         self._say(trial, reached + early)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial has failed, why, and that it is tried again."""
+        name = _folder(self._sweep, trial).name
+        say(f"trial {name} failed and is tried again: {_reason(trial)}")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial has failed, and why."""
         self._say(trial, f"FAILED: {_reason(trial)}")
@@ -137,6 +143,9 @@ def _search(sweep: Sweep) -> tuple[list[Tried], str]:
     if accountant.used_up():
         say(f"{accountant.used_up()}: no trial goes on")
         return [_tried(sweep, trial) for trial in ExperimentAnalysis(str(state)).trials], ""
+    # What trials fail with, and how the search ends, is said here.
+    for talkative in ("ray.tune", "optuna"):
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     with ending_on_signals(ending):
         found = ray.tune.run(
             ray.tune.with_resources(trainable, _TRIAL_RESOURCES),

@@ -72,10 +72,12 @@ def _values(outcome: SweepOutcome, key: str) -> str:
     values = distinct(
         outcome.axes.get(key, ()) or [trial.point.get(key) for trial in outcome.trials]
     )
+    if all(map(is_number, values)):
+        values.sort()
     if len(values) <= _MOST_VALUES:
         return ", ".join(clipped(shown(value), _REASON_LETTERS) for value in values)
     if all(map(is_number, values)):
-        return f"{len(values)} values from {shown(min(values))} to {shown(max(values))}"
+        return f"{len(values)} values from {shown(values[0])} to {shown(values[-1])}"
     some = ", ".join(clipped(shown(value), _REASON_LETTERS) for value in values[:_MOST_VALUES])
     return f"{some} and {len(values) - _MOST_VALUES} more"
 
@@ -88,7 +90,7 @@ def _best(outcome: SweepOutcome) -> Iterator[str]:
         return
     yield (
         f"<p><b>{_text(trial.name)}</b> reached {_text(outcome.headline)} "
-        f"<b>{trial.score:.2f} %</b> after epoch {trial.best_epoch}{_ended(trial)}. "
+        f"<b>{trial.score:.2f} %</b> at epoch {trial.best_epoch}{_ended(trial)}. "
         "To train with its settings:</p>"
     )
     yield f'<pre id="command">{_text(command)}</pre>'

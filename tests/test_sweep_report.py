@@ -1,5 +1,7 @@
 """The report of a sweep: who is best at what cost, how to train with it, and a page for everybody."""
 
+import base64
+import hashlib
 import json
 import math
 import shlex
@@ -14,13 +16,15 @@ import pytest
 
 import jobs.train
 from pipeline.command import parse
+from pipeline.figures import trials_against
 from pipeline.settings import Settings
 from pipeline.sweep_figures.against import Dot, scores_against
 from pipeline.sweep_figures.coordinates import Setting, Track, parallel_coordinates
 from pipeline.sweep_figures.courses import Course, learning_curves
 from tune.outcome import SweepOutcome, TrialOutcome
+from tune.report.axis import axis_values
 from tune.report.command import best_command
-from tune.report.figures import axis_values, pictures
+from tune.report.figures import pictures
 from tune.report.front import pareto_front
 from tune.report.leaderboard import best, leaderboard, ranked, ranks, summary
 from tune.report.page import report_page
@@ -359,6 +363,33 @@ def test_without_any_score_nothing_is_drawn():
     assert pictures(sweep()) == []
 
 
+def test_values_are_joined_and_named_only_where_they_are_few():
+    few, many_values = (
+        trials_against("x.a", [float(1 + n) for n in range(count)], [1.0] * count, "PCKh@0.5")
+        for count in (12, 13)
+    )
+    assert [line.get_label() for line in few.axes[0].lines] == ["trial", "best"]
+    assert [tick.get_text() for tick in few.axes[0].get_xticklabels()] == [
+        str(1 + n) for n in range(12)
+    ]
+    assert [line.get_label() for line in many_values.axes[0].lines] == ["trial"]
+    assert len(many_values.axes[0].get_xticks()) < 13
+
+
+def test_values_at_or_below_zero_keep_a_linear_axis():
+    figure = trials_against("x.a", [-1.0, 0.0, 1.0], [1.0, 2.0, 3.0], "PCKh@0.5")
+    assert figure.axes[0].get_xscale() == "linear"
+
+
+def test_long_words_are_turned():
+    def rotation(letters: int) -> float:
+        words = ["a" * letters, "b" * letters]
+        figure = trials_against("x.a", words, [1.0, 2.0], "PCKh@0.5")
+        return figure.axes[0].get_xticklabels()[0].get_rotation()
+
+    assert (rotation(25), rotation(26)) == (0.0, 90.0)
+
+
 def front_of(figure) -> list[list[float]]:
     [line] = [line for line in figure.axes[0].lines if line.get_label() == "Pareto front"]
     return line.get_xydata().tolist()
@@ -422,6 +453,11 @@ def test_parallel_coordinates_go_from_settings_to_score():
 def test_values_and_scores_that_are_all_the_same_lie_in_the_middle():
     tracks = [Track(values=[2.0], score=50.0), Track(values=[2.0], score=50.0)]
     assert places([Setting(name="stacks")], *tracks) == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_scores_keep_a_linear_axis():
+    tracks = [Track(values=[1.0], score=score) for score in (1.0, 11.0, 101.0)]
+    assert places([Setting(name="stacks")], *tracks) == [[0.5, 0.0], [0.5, 0.1], [0.5, 1.0]]
 
 
 def test_learning_curves_end_where_a_trial_ended_and_say_how():
@@ -520,6 +556,16 @@ def test_the_page_needs_nothing_but_itself():
             assert address.startswith("data:image/png;base64,")
 
 
+def test_the_page_lets_nothing_run_but_its_own_script():
+    text = report_page(sweep(), [], {})
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'\">"
+    ) in text
+
+
 def test_what_trials_say_is_shown_and_never_run():
     nasty = "<script>alert(1)</script>\"'&<b>"
     outcome = sweep(
@@ -611,13 +657,13 @@ ODD = {
     "equal scores": stacks(50.0, 50.0, 50.0),
     "mixed": many(50),
     "words": sweep(
-        trial("a", 1.0, point={"x.a": [1, 2], "x.b": True, "x.c": "$x^2$ costs $5"}),
+        trial("a", 1.0, point={"x.a": [1, 2], "x.b": True, "x.c": r"$\no{formula$"}),
         trial("b", 2.0, point={"x.a": [3], "x.b": False, "x.c": "_hidden"}),
         trial("c", 3.0, point={"x.a": None, "x.b": True}),
     ),
     "zero and less": sweep(
         *(
-            trial(f"$t{n}$_{n}", n, point={"x.a": n - 2, "x.b": NAN}, seconds=0.0, macs=n * 1e9)
+            trial(rf"$\no{{$_{n}", n, point={"x.a": n - 2, "x.b": NAN}, seconds=0.0, macs=n * 1e9)
             for n in range(5)
         )
     ),

@@ -151,5 +151,6 @@ def trials_against(
     elif few:
         axis.set_xticks(list(best), [f"{place:g}" for place in best])
     axis.grid(alpha=0.3)
-    axis.legend()
+    # The search for a place among the trials takes long enough on a busy machine to be warned of.
+    figure.legend(loc="outside upper right", ncols=2)
     return figure

@@ -7,7 +7,14 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.sweep_figures.marks import COLORS, MARKERS, legend, plain, spans_orders
+from pipeline.sweep_figures.marks import (
+    COLORS,
+    MARKERS,
+    legend,
+    number_logarithm,
+    plain,
+    spans_orders,
+)
 
 # Names of a front as fit beside it.
 _MOST_NAMES = 12
@@ -58,6 +65,7 @@ def scores_against(dots: Sequence[Dot], front: Sequence[int], cost: str, headlin
     costs = sorted({dot.cost for dot in dots})
     if spans_orders(costs):
         axis.set_xscale("log")
+        number_logarithm(axis.xaxis, costs)
     elif len(costs) <= _MOST_TICKS and all(float(cost).is_integer() for cost in costs):
         axis.set_xticks(costs)
     axis.grid(alpha=0.3)

@@ -55,10 +55,10 @@ def parallel_coordinates(
     for track in sorted(tracks, key=lambda track: track.score if track.score in known else -1.0):
         _draw_track(axis, track, scales, colors, best=max(known, default=0.0))
     for number, scale in enumerate(scales):
-        _draw_scale(axis, number, scale)
+        _draw_scale(axis, number, scale, is_last=number == len(settings))
     names = [*(plain(setting.name) for setting in settings), f"best {headline} (%)"]
     axis.set_xticks(range(len(scales)), names)
-    axis.set(xlim=(-0.35, len(scales) - 0.9), ylim=(-0.06, 1.06), yticks=[])
+    axis.set(xlim=(-0.35, len(settings) + 0.3), ylim=(-0.06, 1.06), yticks=[])
     axis.spines[:].set_visible(False)
     figure.colorbar(colors, ax=axis, label=f"best {headline} (%)")
     return figure
@@ -120,10 +120,9 @@ class _Scale:
         return math.log10(number) if self._is_log else float(number)
 
 
-def _draw_scale(axis: Axes, number: int, scale: _Scale) -> None:
+def _draw_scale(axis: Axes, number: int, scale: _Scale, *, is_last: bool) -> None:
     axis.axvline(number, color="black", linewidth=0.8)
-    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+    side, at = ("left", number + 0.03) if is_last else ("right", number - 0.03)
     for place, text in scale.ticks():
-        axis.text(
-            *(number - 0.03, place, plain(text)), fontsize=8, ha="right", va="center", bbox=behind
-        )
+        axis.text(at, place, plain(text), fontsize=8, ha=side, va="center", bbox=behind)

@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from pipeline.sweep_figures.marks import COLORS, MARKERS, legend
+from pipeline.sweep_figures.marks import COLORS, MARKERS, legend, number_logarithm
 
 # As many as people tell apart by color.
 _MOST_CURVES = 8
+# Losses that fall by this ratio are seen at their end on a logarithmic axis only.
+_LOG_RATIO = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +38,17 @@ def learning_curves(courses: Sequence[Course], metrics: Mapping[str, str]) -> Fi
     for panel, (metric, title) in zip(panels, metrics.items(), strict=True):
         for place, course in reversed(list(enumerate(courses))):
             _draw_course(panel, place, course, metric)
-        values = [value for line in panel.lines for value in line.get_ydata()]
-        if not values:
-            panel.text(0.5, 0.5, "no values", ha="center", transform=panel.transAxes)
-        is_loss = metric.endswith("loss")
-        panel.set_yscale("log" if is_loss and values and min(values) > 0 else "linear")
         panel.set(xlabel="training samples seen", ylabel=title)
         panel.xaxis.set_major_formatter(EngFormatter())
         panel.grid(alpha=0.3)
+        values = [float(value) for line in panel.lines for value in line.get_ydata()]
+        if not values:
+            panel.text(0.5, 0.5, "no values", ha="center", transform=panel.transAxes)
+        elif (
+            metric.endswith("loss") and min(values) > 0 and max(values) >= _LOG_RATIO * min(values)
+        ):
+            panel.set_yscale("log")
+            number_logarithm(panel.yaxis, values)
     legend(figure, list(_course_handles(courses)), "outside lower center", 3)
     return figure
 

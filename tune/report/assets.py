@@ -67,6 +67,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+addEventListener("hashchange", () => {
+  const trial = document.getElementById(location.hash.slice(1));
+  if (trial?.tagName === "DETAILS") trial.open = true;
+});
 for (const button of document.querySelectorAll("button.copy")) {
   const text = document.getElementById(button.dataset.of);
   button.hidden = false;

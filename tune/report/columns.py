@@ -33,15 +33,15 @@ class Column:
 
 
 def columns_of(outcome: SweepOutcome) -> list[Column]:
-    """Rank, trial, status, the headline, the settings that differ and what it took."""
+    """Rank, headline, trial, status, the settings that differ and what it took."""
     trials = ranked(outcome)
     places = ranks(trials)
     epochs = [trial.best_epoch if math.isfinite(trial.score) else math.nan for trial in trials]
     return [
         _numbers("rank", [math.nan if rank is None else rank for rank in places], _whole),
+        _numbers(outcome.headline, [trial.score for trial in trials], _two_digits),
         _texts(TRIAL, [trial.name for trial in trials]),
         _texts("status", [trial.status for trial in trials]),
-        _numbers(outcome.headline, [trial.score for trial in trials], _two_digits),
         *_settings(outcome, trials),
         _numbers("best epoch", epochs, _whole),
         _numbers("samples", [trial.samples for trial in trials], _whole),

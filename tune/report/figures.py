@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -12,15 +11,14 @@ from pipeline.sweep_figures.against import Dot, scores_against
 from pipeline.sweep_figures.coordinates import Setting, Track, parallel_coordinates
 from pipeline.sweep_figures.courses import Course, learning_curves
 from tune.outcome import SweepOutcome, TrialOutcome
+from tune.report.axis import axis_values
 from tune.report.front import pareto_front
 from tune.report.leaderboard import competes, differing_keys, ranked, ranks
-from tune.report.values import distinct, identity, is_number, short_keys, shortened, shown
+from tune.report.values import distinct, is_number, short_keys, shortened
 
 # Settings of which more cost more.
 _COSTLY = ("model.stacks", "model.modules", "model.features", "optim.epochs")
-_NAME_LETTERS, _WORD_LETTERS = 30, 18
-# More values than this are not laid side by side.
-_MOST_WORDS = 8
+_NAME_LETTERS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +166,11 @@ def _curves(outcome: SweepOutcome, trials: Sequence[TrialOutcome]) -> Iterator[P
         return
     courses = [
         Course(
-            name=shortened(trial.name, _NAME_LETTERS), status=trial.status, history=trial.history
+            name=f"{mark} {shortened(trial.name, _NAME_LETTERS)}".lstrip(),
+            status=trial.status,
+            history=trial.history,
         )
-        for trial in trials
+        for trial, mark in zip(trials, _marks(outcome), strict=True)
     ]
     metrics = {
         outcome.metric: f"{outcome.headline} (%)",
@@ -184,26 +184,3 @@ def _curves(outcome: SweepOutcome, trials: Sequence[TrialOutcome]) -> Iterator[P
         "trials that were stopped or failed end there with a mark. The best trials have colors.",
         figure=learning_curves(courses, metrics),
     )
-
-
-def axis_values(values: Sequence[Any]) -> tuple[list[float | str], list[str]]:
-    """Values as they lie on an axis, and its words in order; no words if it is one of numbers.
-
-    A few numbers of which some are zero or negative have no logarithm, and
-    become words as well: side by side each can be told from the others.
-    """
-    numeric = all(map(is_number, values))
-    if numeric and (min(values, default=1) > 0 or len(set(values)) > _MOST_WORDS):
-        return [float(value) for value in values], []
-    known = distinct(values)
-    # Python's sort keeps the order of what is no number.
-    known.sort(key=lambda value: (not is_number(value), value if is_number(value) else 0))
-    texts = _apart([shown(value) for value in known])
-    text_of = {identity(value): text for value, text in zip(known, texts, strict=True)}
-    return [text_of[identity(value)] for value in values], texts
-
-
-def _apart(texts: Sequence[str]) -> list[str]:
-    """Texts shortened as far as they stay different."""
-    short = [shortened(text, _WORD_LETTERS) for text in texts]
-    return short if len(set(short)) == len(set(texts)) else list(texts)

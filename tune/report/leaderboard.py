@@ -111,6 +111,4 @@ def summary(outcome: SweepOutcome) -> str:
     trials = f"{len(statuses)} trial{'' if len(statuses) == 1 else 's'}"
     if not statuses:
         return trials
-    return (
-        f"{trials}: {counts}; {samples:,} training samples in {duration(seconds)} of trials' time"
-    )
+    return f"{trials}: {counts}; {samples:,} training samples, {duration(seconds)} of wall time added up"

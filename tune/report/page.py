@@ -3,21 +3,18 @@
 import base64
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 
-from pipeline.progress import duration
 from pipeline.redaction import redacted
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.assets import POLICY, SCRIPT, STYLE
 from tune.report.columns import TRIAL, Column, columns_of
 from tune.report.command import best_command
+from tune.report.details import all_trials, failed_trials
 from tune.report.figures import Picture
 from tune.report.leaderboard import best, ranked, summary, varied_keys
-from tune.report.values import clipped, distinct, is_number, last_line, number, shown
+from tune.report.values import as_html, clipped, distinct, is_number, shown
 
-# What a browser scrolls through without trouble; trials.csv has all of it.
-_ERROR_LETTERS = 20_000
-_REASON_LETTERS = 300
+_VALUE_LETTERS = 300
 _MOST_VALUES = 12
 # Longer cells are cut to the width of so many letters until a pointer is over them.
 _CELL_LETTERS = 24
@@ -33,50 +30,48 @@ def report_page(
     outcome: SweepOutcome, pictures: Sequence[Picture], drawn: Mapping[str, bytes]
 ) -> str:
     """The page; `drawn` holds the pictures' PNG files by name. Every text from outside is escaped, secrets in URIs are hidden."""
-    title = _text(f"Sweep {outcome.name}")
+    title = as_html(f"Sweep {outcome.name}")
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{title}</h1><p>{_text(summary(outcome))}</p>",
+        f"<h1>{title}</h1><p>{as_html(summary(outcome))}</p>",
         f"<nav>{_CONTENTS}</nav>",
         *_swept(outcome),
         *_best(outcome),
         *_leaderboard(outcome),
         *_figures(pictures, drawn),
-        *_failures(outcome),
-        *_trials(outcome),
+        *failed_trials(outcome),
+        *all_trials(outcome),
         f"<script>{SCRIPT}</script></body></html>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _text(text: str) -> str:
-    return escape(redacted(text))
-
-
 def _swept(outcome: SweepOutcome) -> Iterator[str]:
     yield '<h2 id="swept">What was swept</h2>'
-    yield f"<p>{_text(outcome.how)}</p>" if outcome.how else ""
-    yield f"<p>Trials are ranked by the best {_text(outcome.headline)} that they reached.</p><dl>"
+    yield f"<p>{as_html(outcome.how)}</p>" if outcome.how else ""
+    yield f"<p>Trials are ranked by the best {as_html(outcome.headline)} that they reached.</p><dl>"
     for key in varied_keys(outcome):
-        yield f"<dt>{_text(key)}</dt><dd>{_text(_values(outcome, key))}</dd>"
+        yield f"<dt>{as_html(key)}</dt><dd>{as_html(_values(outcome, key))}</dd>"
     yield "</dl>"
     shared = shlex.join(outcome.command)
-    yield f"<p>All trials share:</p><pre>{_text(shared)}</pre>" if shared else ""
+    yield f"<p>All trials share:</p><pre>{as_html(shared)}</pre>" if shared else ""
 
 
 def _values(outcome: SweepOutcome, key: str) -> str:
     values = distinct(
         outcome.axes.get(key, ()) or [trial.point.get(key) for trial in outcome.trials]
     )
-    if len(values) <= _MOST_VALUES:
-        return ", ".join(clipped(shown(value), _REASON_LETTERS) for value in values)
     if all(map(is_number, values)):
-        return f"{len(values)} values from {shown(min(values))} to {shown(max(values))}"
-    some = ", ".join(clipped(shown(value), _REASON_LETTERS) for value in values[:_MOST_VALUES])
+        values.sort()
+    if len(values) <= _MOST_VALUES:
+        return ", ".join(clipped(shown(value), _VALUE_LETTERS) for value in values)
+    if all(map(is_number, values)):
+        return f"{len(values)} values from {shown(values[0])} to {shown(values[-1])}"
+    some = ", ".join(clipped(shown(value), _VALUE_LETTERS) for value in values[:_MOST_VALUES])
     return f"{some} and {len(values) - _MOST_VALUES} more"
 
 
@@ -87,16 +82,16 @@ def _best(outcome: SweepOutcome) -> Iterator[str]:
         yield "<p>No trial that did not fail has a score yet, so there are none.</p>"
         return
     yield (
-        f"<p><b>{_text(trial.name)}</b> reached {_text(outcome.headline)} "
-        f"<b>{trial.score:.2f} %</b> after epoch {trial.best_epoch}{_ended(trial)}. "
+        f"<p><b>{as_html(trial.name)}</b> reached {as_html(outcome.headline)} "
+        f"<b>{trial.score:.2f} %</b> at epoch {trial.best_epoch}{_ended(trial)}. "
         "To train with its settings:</p>"
     )
-    yield f'<pre id="command">{_text(command)}</pre>'
+    yield f'<pre id="command">{as_html(command)}</pre>'
     yield '<button class="copy" type="button" data-of="command" hidden>Copy</button>'
     if redacted(command) != command:
         yield '<p class="quiet">Secrets stand as *** and are to be filled in.</p>'
     if trial.checkpoint is not None:
-        yield f"<p>Its best checkpoint: <code>{_text(str(trial.checkpoint))}</code></p>"
+        yield f"<p>Its best checkpoint: <code>{as_html(str(trial.checkpoint))}</code></p>"
 
 
 def _ended(trial: TrialOutcome) -> str:
@@ -110,7 +105,7 @@ def _leaderboard(outcome: SweepOutcome) -> Iterator[str]:
         yield "<p>There are no trials.</p>"
         return
     columns, first = columns_of(outcome), best(outcome)
-    heads = "".join(f"<th{_class(column)}>{_text(column.title)}</th>" for column in columns)
+    heads = "".join(f"<th{_class(column)}>{as_html(column.title)}</th>" for column in columns)
     yield '<div class="wide"><table class="sortable">'
     yield f"<thead><tr>{heads}</tr></thead><tbody>"
     for row, trial in enumerate(ranked(outcome)):
@@ -135,8 +130,8 @@ def _mark(applies: bool, name: str) -> str:
 
 
 def _cell(column: Column, row: int) -> str:
-    value, text = column.values[row], _text(column.cells[row])
-    known = "" if value is None else _text(str(value))
+    value, text = column.values[row], as_html(column.cells[row])
+    known = "" if value is None else as_html(str(value))
     if column.title == TRIAL:
         text = f'<a href="#trial-{row}">{text}</a>'
     elif column.cells[row] == "failed":
@@ -152,60 +147,10 @@ def _figures(pictures: Sequence[Picture], drawn: Mapping[str, bytes]) -> Iterato
         yield "<p>No trial has been evaluated, so there is nothing to draw.</p>"
     for picture in pictures:
         data = base64.b64encode(drawn[picture.name]).decode()
-        yield f"<h3>{_text(picture.title)}</h3><p>{_text(picture.sentence)}</p>"
+        yield f"<h3>{as_html(picture.title)}</h3><p>{as_html(picture.sentence)}</p>"
         inches = picture.figure.get_figwidth()
         yield (
             f"<figure><img{_mark(inches > _BROAD_INCHES, 'broad')} "
-            f'width="{inches * _CSS_PIXELS:.0f}" alt="{_text(picture.title)}" '
+            f'width="{inches * _CSS_PIXELS:.0f}" alt="{as_html(picture.title)}" '
             f'src="data:image/png;base64,{data}"></figure>'
         )
-
-
-def _failures(outcome: SweepOutcome) -> Iterator[str]:
-    yield '<h2 id="failed">Failed trials</h2>'
-    failed = [(row, t) for row, t in enumerate(ranked(outcome)) if t.status == "failed"]
-    if not failed:
-        yield "<p>None.</p>"
-        return
-    yield "<ul>"
-    for row, trial in failed:
-        reason = clipped(last_line(trial.error), _REASON_LETTERS) or "no reason is known"
-        yield f'<li><a href="#trial-{row}">{_text(trial.name)}</a>: {_text(reason)}</li>'
-    yield "</ul>"
-
-
-def _trials(outcome: SweepOutcome) -> Iterator[str]:
-    yield '<h2 id="trials">Trials</h2>'
-    for row, trial in enumerate(ranked(outcome)):
-        score = number(trial.score, 2)
-        reached = f", {outcome.headline} {score} %" if score else ""
-        heading = f"{trial.name}: {trial.status}{reached}"
-        yield f'<details id="trial-{row}"><summary>{_text(heading)}</summary><dl>'
-        for name, value in _facts(trial).items():
-            yield f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>"
-        yield "</dl>"
-        if trial.error:
-            yield f"<pre>{_text(_cut(trial.error))}</pre>"
-        yield "</details>"
-
-
-def _facts(trial: TrialOutcome) -> dict[str, str]:
-    facts = {key: shown(value) for key, value in trial.point.items()}
-    facts |= {
-        "best epoch": str(trial.best_epoch) if number(trial.score, 2) else "",
-        "training samples seen": f"{trial.samples:,}",
-        "wall time": duration(trial.seconds) if is_number(trial.seconds) else "",
-        "training samples/s": number(trial.samples_per_s, 1),
-        "parameters": f"{trial.parameters:,}",
-        "GMAC of one image, forward": number(trial.macs / 1e9, 3),
-        "best checkpoint": str(trial.checkpoint or ""),
-    }
-    return {name: value or "not known" for name, value in facts.items()}
-
-
-def _cut(error: str) -> str:
-    more = len(error) - _ERROR_LETTERS
-    if more <= 0:
-        return error
-    # A traceback says most at its end.
-    return f"({more:,} letters before this are in trials.csv)\n{error[-_ERROR_LETTERS:]}"

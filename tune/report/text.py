@@ -1,6 +1,7 @@
 """The leaderboard as text for a terminal, which has 120 columns or so."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from tune.outcome import SweepOutcome
 from tune.report.columns import TRIAL, Column, columns_of
@@ -20,14 +21,14 @@ def leaderboard_text(outcome: SweepOutcome, width: int = 120) -> str:
     What is the same for all trials is said once, above; columns that don't fit
     are named below, and failures with the last line of their errors.
     """
-    lines = [f"sweep {outcome.name}", summary(outcome)]
+    lines = [f"sweep {outcome.name}", *wrap(summary(outcome), width)]
     if not outcome.trials:
         return "\n".join(lines)
-    lines += _same_for_all(outcome)
+    lines += wrap(_same_for_all(outcome), width)
     columns, dropped = _fitting(columns_of(outcome), width)
     lines += [_line(columns, row) for row in (None, *range(len(outcome.trials)))]
     if dropped:
-        lines.append(f"in trials.csv besides: {', '.join(dropped)}")
+        lines += wrap(f"in trials.csv besides: {', '.join(dropped)}", width)
     for trial in ranked(outcome):
         if trial.error:
             name = shortened(trial.name, _NAME_LETTERS)
@@ -35,14 +36,14 @@ def leaderboard_text(outcome: SweepOutcome, width: int = 120) -> str:
     return "\n".join(lines)
 
 
-def _same_for_all(outcome: SweepOutcome) -> list[str]:
+def _same_for_all(outcome: SweepOutcome) -> str:
     differ, point = differing_keys(outcome), outcome.trials[0].point
     same = [
         f"{key} {shortened(shown(point.get(key)), _VALUE_LETTERS)}"
         for key in varied_keys(outcome)
         if key not in differ
     ]
-    return [f"all with {', '.join(same)}"] if same else []
+    return f"all with {', '.join(same)}" if same else ""
 
 
 def _fitting(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 from pipeline.redaction import redacted
@@ -33,6 +34,11 @@ def number(value: float, digits: int) -> str:
 def one_line(text: str) -> str:
     """A text without line breaks and secrets."""
     return " ".join(redacted(text).split())
+
+
+def as_html(text: str) -> str:
+    """A text to stand in a page, in quotes too: escaped, and without secrets."""
+    return escape(redacted(text))
 
 
 def shortened(text: str, letters: int) -> str:

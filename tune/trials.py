@@ -33,6 +33,7 @@ from tune.epochs import has_ended, has_finished
 from tune.gather import Tried, gather
 from tune.outcome import SweepOutcome
 from tune.plan import Sweep, check_same
+from tune.report.leaderboard import best as leader
 from tune.report.write import write_report
 from tune.searching import param_space, scheduler, searcher
 from tune.spaces import Range
@@ -242,9 +243,9 @@ def _report(record: Recording, outcome: SweepOutcome, sweep: Sweep) -> None:
     """Keep the report beside the runs and in MLflow."""
     for path in write_report(outcome, sweep.folder):
         record.journal.file(path, "sweep")
-    scores = [trial.score for trial in outcome.trials if math.isfinite(trial.score)]
+    chosen = leader(outcome)
     samples = sum(trial.samples for trial in outcome.trials)
-    metrics = {"trials": float(len(scores)), "sweep_samples": float(samples)}
-    if scores:
-        metrics[f"best_{sweep.measure.metric_name}"] = max(scores)
+    metrics = {"trials": float(len(outcome.trials)), "sweep_samples": float(samples)}
+    if chosen is not None:
+        metrics[f"best_{sweep.measure.metric_name}"] = chosen.score
     record.journal.metrics(metrics, samples)

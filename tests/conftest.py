@@ -17,6 +17,13 @@ torch.set_num_threads(1)
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep all tests that start a Ray cluster in one process: two clusters on a machine disturb each other."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 def _real(name: str) -> Path:
     if not (_DATA / name).is_dir():
         pytest.skip(f"the real data folder shared/data/{name} is not beside the repository")

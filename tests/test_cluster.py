@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,29 +305,101 @@ def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
     assert run_named(place, "wild").info.status == "FAILED"
 
 
-def test_a_sweep_nests_one_training_run_a_trial(
-    packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
+def test_a_sweep_stops_what_is_behind_and_reports_what_failed(
+    packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     from tune.sweep import main
 
-    main(
-        arguments(packed, place, ray__name="stacks", optim__epochs=1, ray__workers=1)
-        + ["--space", "stacks", "--stacks", "1", "2"]
-    )
-    parent = run_named(place, "stacks")
+    space = tmp_path / "three.toml"
+    space.write_text("[axes]\noptim.learning_rate = [0.01, 1e-7, 1e30]\n")
+    words = arguments(packed, place, ray__name="three", optim__epochs=3, optim__max_bad_steps=0)
+    # One after another, so that the first to come to the rung is known: it passes.
+    words += ["--space", str(space), "--early.rule", "asha", "--early.reduction", "2"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--search.at_once", "1", "--search.retries", "1", "--search.seed", "1"])
+    said = capfd.readouterr()
+    assert ended.value.code == 1
+    assert "error: 1 of 3 trials failed" in said.err
+    assert said.out.count("learning_rate-1e30 failed and is tried again: ") == 1
+    parent = run_named(place, "three")
     assert parent.info.status == "FINISHED"
-    for stacks in (1, 2):
-        trial = run_named(place, f"stacks-{stacks}")
-        assert trial.info.status == "FINISHED"
+    folder = place / "runs" / "three"
+    table = pd.read_csv(folder / "trials.csv").set_index("trial")
+    assert table["status"].to_dict() == {
+        "learning_rate-0.01": "finished",
+        "learning_rate-1e-07": "stopped",
+        "learning_rate-1e30": "failed",
+    }
+    statuses = {}
+    for name, row in table.iterrows():
+        trial = run_named(place, str(name))
+        statuses[name] = trial.info.status
         assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert trial.data.params["model.stacks"] == str(stacks)
-        assert "pckh_0.5" in trial.data.metrics
-    folder = place / "runs" / "stacks"
-    table = pd.read_csv(folder / "trials.csv")
-    assert sorted(table["model.stacks"]) == [1, 2]
-    assert table["score"].is_monotonic_decreasing
-    assert (folder / "pckh_against_model.stacks.png").stat().st_size > 10_000
-    assert "best: stacks-" in capfd.readouterr().out
+        assert float(trial.data.params["optim.learning_rate"]) == row["optim.learning_rate"]
+    assert statuses == {
+        "learning_rate-0.01": "FINISHED",
+        "learning_rate-1e-07": "FINISHED",
+        "learning_rate-1e30": "FAILED",
+    }
+    assert table["samples"]["learning_rate-0.01"] == 3 * table["samples"].max() // 3
+    assert table["samples"]["learning_rate-1e-07"] < table["samples"]["learning_rate-0.01"]
+    stopped = run_named(place, "learning_rate-1e-07")
+    assert stopped.data.tags["sweep.stopped"] == "by the rule for early stopping"
+    assert "best_pckh_0.5" in stopped.data.metrics, "what it had reached is not its result"
+    assert "learning_rate-1e30" in (folder / "report.html").read_text()
+    assert "best settings:\n  python -m jobs.train" in said.out
+
+
+def test_a_sweep_whose_driver_is_killed_goes_on_with_the_same_command(
+    packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
+):
+    import ray
+
+    from tune.sweep import main
+
+    words = arguments(packed, place, ray__name="killed", optim__epochs=12, ray__max_failures=1)
+    words += ["--stacks", "1", "--learning-rates", "0.01", "0.001", "--search.at_once", "1"]
+    words += ["--ray.address", ray.get_runtime_context().gcs_address]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tune.sweep", *words], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    first, second = (
+        place / "runs" / "killed" / f"stacks-1_learning_rate-{rate}" for rate in (0.01, 0.001)
+    )
+    wait_until(lambda: len(kinds(second)) > 4 and "metrics" in kinds(second), 180)
+    driver.kill()
+    driver.wait()
+    before = kinds(first)
+    main(words)
+    out = capfd.readouterr().out
+    assert "going on with 2 trials" in out
+    assert kinds(first) == before, "a finished trial was run again"
+    assert kinds(first).count("run") == 1
+    assert kinds(second).count("run") == 2
+    assert re.search(r"resuming from epoch_00\d\d", out)
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    parent = run_named(place, "killed")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    of_parent = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = client.search_runs(experiments, of_parent)
+    assert [child.info.status for child in (parent, *children)] == ["FINISHED"] * 3
+    for child in children:
+        history = client.get_metric_history(child.info.run_id, "pckh_0.5")
+        assert [metric.step for metric in history] == list(range(1, 13))
+
+
+def kinds(run: Path) -> list[str]:
+    """The kinds of the entries in a run's journal."""
+    from pipeline.journal import Journal
+
+    return [entry.kind for entry in Journal(run).entries()]
+
+
+def wait_until(is_so: Callable[[], bool], limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end, f"still not so after {limit_s:g} s"
+        time.sleep(0.2)
 
 
 def test_a_submitted_job_trains_streams_and_fails_as_it_should(

@@ -248,6 +248,13 @@ def test_a_sweep_that_cannot_run_is_refused_with_the_reason(tmp_path, changes, s
         planned(tmp_path, **changes)
 
 
+def test_people_who_make_no_whole_batch_are_no_samples(tmp_path):
+    # Four people in batches of 3.
+    space = Space(name="mine", axes={"optim.batch_size": (3,), "optim.epochs": (2, 5)})
+    sweep = planned(tmp_path, space)
+    assert (sweep.epoch_samples, sweep.samples) == (3, 15)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -304,12 +311,14 @@ def test_a_grid_keeps_its_order_unless_trials_can_be_stopped(tmp_path):
 
 
 def test_rules_for_early_stopping_judge_by_training_samples():
-    asha = scheduler(EarlySettings(rule="asha", reduction=3), people=100, samples=2700)
+    asha = scheduler(EarlySettings(rule="asha", reduction=3), epoch_samples=100, samples=2700)
     assert isinstance(asha, ASHAScheduler)
     assert asha._time_attr == "samples"
     # Rungs at grace * reduction**k below the whole trial, the highest first.
     assert [rung for rung, _ in asha._brackets[0]._rungs] == [2700, 900, 300, 100]
-    median = scheduler(EarlySettings(rule="median", grace_samples=500), people=100, samples=2700)
+    median = scheduler(
+        EarlySettings(rule="median", grace_samples=500), epoch_samples=100, samples=2700
+    )
     assert isinstance(median, MedianStoppingRule)
     assert (median._time_attr, median._grace_period) == ("samples", 500)
     assert type(scheduler(EarlySettings(), 100, 2700)) is FIFOScheduler

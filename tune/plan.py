@@ -54,14 +54,14 @@ class Sweep:
         return len(self.points) if self.is_grid else self.search.trials
 
     @property
-    def people(self) -> int:
-        """Training people, the samples of an epoch."""
-        return self.plans[0].train.people
+    def epoch_samples(self) -> int:
+        """Training samples of an epoch: people that make no whole batch sit it out."""
+        return max(samples_of(plan, 1) for plan in self.plans)
 
     @property
     def samples(self) -> int:
         """Training samples that one trial has at most."""
-        return self.people * max(plan.settings.optim.epochs for plan in self.plans)
+        return max(samples_of(plan, plan.settings.optim.epochs) for plan in self.plans)
 
     @property
     def how(self) -> str:
@@ -70,7 +70,7 @@ class Sweep:
         if self.search.against != "none":
             words.append(f"accuracy against {self.search.against}")
         if self.early.rule != "none":
-            grace = self.early.grace_samples or self.people
+            grace = self.early.grace_samples or self.epoch_samples
             words.append(f"{self.early.rule} after {grace:,} samples")
         bounds = [(key.replace("_", " "), bound) for key, bound in asdict(self.budget).items()]
         words += [f"budget of {bound:,g} {name}" for name, bound in bounds if bound]
@@ -93,6 +93,12 @@ class Sweep:
             "search": search,
             "early": asdict(self.early),
         }
+
+
+def samples_of(plan: Plan, epochs: int) -> int:
+    """Training samples of so many epochs of a run."""
+    batch = plan.settings.optim.batch_size
+    return epochs * (plan.train.people // batch * batch)
 
 
 def plan_fingerprint(base: Settings) -> str:

@@ -68,9 +68,9 @@ def searcher(search: SearchSettings, at_once: int) -> SearchAlgorithm:
     return SearchGenerator(ConcurrencyLimiter(optuna, max_concurrent=at_once))
 
 
-def scheduler(early: EarlySettings, people: int, samples: int) -> TrialScheduler:
-    """What ends trials early. `people` are the samples of an epoch, `samples` those of a whole trial."""
-    grace = early.grace_samples or people
+def scheduler(early: EarlySettings, epoch_samples: int, samples: int) -> TrialScheduler:
+    """What ends trials early. `epoch_samples` are those of an epoch, `samples` those of a whole trial."""
+    grace = early.grace_samples or epoch_samples
     if early.rule == "asha":
         return ASHAScheduler(
             time_attr="samples",

@@ -100,6 +100,7 @@ def _run(sweep: "Sweep") -> None:
 def describe(sweep: "Sweep") -> None:
     """Say which trials there are, how they are searched, and what they cost at most."""
     from pipeline.network.cost import network_cost
+    from tune.plan import samples_of
 
     say(f"sweep {sweep.name}: {sweep.trials} trials in {sweep.folder}, {sweep.how}")
     if not sweep.is_grid:
@@ -107,7 +108,7 @@ def describe(sweep: "Sweep") -> None:
     flops = []
     for plan in sweep.plans:
         settings, cost = plan.settings, network_cost(plan.settings.model)
-        samples = plan.train.people * settings.optim.epochs
+        samples = samples_of(plan, settings.optim.epochs)
         flops.append(samples * cost.training_flops / 1e15)
         say(
             f"  {settings.ray.name}: {cost.parameters:,} parameters, {cost.macs / 1e9:.2f} GMAC, "

@@ -107,7 +107,9 @@ class Narrator(ray.tune.Callback):
         reached = (
             f"{self._sweep.measure.headline} {result['score']:.2f} (epoch {result['best_epoch']})"
         )
-        early = "" if result.get("done") else f", stopped after {result['samples']:,} samples"
+        epochs = point_of(trial.config).get("optim.epochs", self._sweep.base.optim.epochs)
+        is_whole = result["epoch"] >= epochs
+        early = "" if is_whole else f", stopped after {result['samples']:,} samples"
         self._say(trial, reached + early)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -155,7 +157,7 @@ def _search(sweep: Sweep) -> tuple[list[Tried], str]:
             config=param_space(sweep),
             num_samples=1 if sweep.is_grid else sweep.trials,
             search_alg=searcher(sweep.search, at_once),
-            scheduler=scheduler(sweep.early, sweep.people, sweep.samples),
+            scheduler=scheduler(sweep.early, sweep.epoch_samples, sweep.samples),
             max_failures=sweep.search.retries,
             raise_on_failed_trial=False,
             callbacks=[narrator, accountant],

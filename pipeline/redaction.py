@@ -7,7 +7,10 @@ _HIDDEN = "***"
 # the first slash; SQLAlchemy takes a slash for part of a password, too.
 _WEB = re.compile(r"(?<=://)(?P<user>[^\s:/?#@]*:)?[^\s/?#]*@")
 _DATABASE = re.compile(r"(?<=://)(?P<user>[^\s:/@]*:)(?:(?!://)\S)*@")
-_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
+_AUTHORITY = re.compile("://")
+# What stands before it; looked for backwards and not far, so that long words cost no more than others.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")
+_SCHEME_LETTERS = 40
 # Names that object stores, clouds and databases give to what opens the door, and others like them.
 _PARAMETER = re.compile(
     r"(?P<name>[?&;][^\s=&;?'\"]*(?:sig|token|secret|pass|pwd|key|cred|auth|access|policy|session|jwt)"
@@ -24,10 +27,17 @@ def redacted(text: str) -> str:
     address is taken for a token. All else is left as it is.
     """
     parts, at = [], 0
-    for scheme in _SCHEME.finditer(text):
-        parts.append(text[at : scheme.end()])
-        at = scheme.end()
-        form = _WEB if scheme["scheme"].lower() in ("http", "https") else _DATABASE
+    for authority in _AUTHORITY.finditer(text):
+        if authority.start() < at:
+            continue  # within what is hidden
+        scheme = _SCHEME.search(
+            text[max(at, authority.start() - _SCHEME_LETTERS) : authority.start()]
+        )
+        if scheme is None:
+            continue
+        parts.append(text[at : authority.end()])
+        at = authority.end()
+        form = _WEB if scheme[0].lower() in ("http", "https") else _DATABASE
         found = form.match(text, at)
         if found:
             parts.append(f"{found['user'] or ''}{_HIDDEN}@")

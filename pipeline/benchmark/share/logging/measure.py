@@ -58,14 +58,13 @@ def measure_logging(settings: LoggingBenchmark, folder: Path) -> dict[str, Any]:
     data = folder / "data"
     pack_rendered(data, settings.steps * settings.batch_size)
     say("2/3 start an MLflow server, and every arm")
-    with mlflow_server(folder / "server") as port, ExitStack() as proxies:
+    with mlflow_server(folder / "mlflow") as port, ExitStack() as proxies:
         far = {
             name: proxies.enter_context(Proxy(port, settings.round_trip_s))
             for name in (SERVER, *AWAY)
         }
         told = {name: _settings(settings, data, name, far) for name in ARMS}
         with _sides(told, folder) as sides:
-            wait_for_start(sides)
             far[REFUSED].refuse()
             far[HANGING].fall_silent()
             say("3/3 the same training loop in turns")
@@ -98,6 +97,8 @@ def _sides(told: Mapping[str, dict[str, Any]], folder: Path) -> Iterator[dict[st
             drive = drive_recorded if name in RECORDED else drive_unrecorded
             side = Side(name, drive, flat, folder / name, inherits=inherits)
             sides[name] = ending.enter_context(side)
+            # One after another: MLflow has to answer each within seconds.
+            wait_for_start({name: side})
         yield sides
 
 

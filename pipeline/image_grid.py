@@ -8,7 +8,7 @@ from PIL import Image
 # The folder of a run's artifacts that the grid looks into, and the tag by which it knows that there is something.
 IMAGES, IMAGES_TAG = "images", "mlflow.loggedImages"
 # The grid shows its own copies at their size: so three runs fit side by side. A click shows the whole.
-_COPY_PX = (400, 400)
+_COPY_PX = (350, 350)
 
 
 def lay_out(file: Path, key: str, step: int, time_ms: int, folder: Path) -> None:

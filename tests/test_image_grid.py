@@ -47,7 +47,7 @@ def test_a_picture_has_the_names_that_mlflow_would_give_it(picture, folder, tmp_
         with Image.open(folder / name) as shown:
             assert shown.format == "WEBP"
             sizes.append(shown.size)
-    assert sizes == [(400, 200), (3000, 1500)]
+    assert sizes == [(350, 175), (3000, 1500)]
 
 
 def test_a_picture_that_is_sent_again_replaces_itself_and_no_other(picture, folder):

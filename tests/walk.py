@@ -122,9 +122,8 @@ def open_artifact(page: Page, run: str, path: Sequence[str]) -> Locator:
 
 
 def close_assistant(page: Page) -> None:
-    """Close the panel that MLflow opens at the first visit, if it does."""
-    with suppress(NotInTimeError):
-        page.get_by_role("complementary").get_by_role("button", name="Close").click(timeout=5000)
+    """Close the panel that MLflow opens at the first visit."""
+    page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]').click()
 
 
 def _scroll_to(page: Page, wanted: Locator) -> None:

@@ -74,6 +74,17 @@ def benchmark_ray(arguments: Namespace) -> None:
     _tell(result, ray_report(result), arguments.json)
 
 
+def benchmark_logging(arguments: Namespace) -> None:
+    """Measure, print the tables and write the JSON."""
+    from pipeline.benchmark.share.logging.measure import LoggingBenchmark, measure_logging
+    from pipeline.benchmark.share.logging.report import logging_report
+
+    settings = LoggingBenchmark(rounds=arguments.rounds)
+    with TemporaryDirectory() as folder:
+        result = measure_logging(settings, Path(folder))
+    _tell(result, logging_report(result), arguments.json)
+
+
 def _tell(result: Mapping[str, Any], report: str, path: Path | None) -> None:
     say(f"measured in {duration(result['seconds'])}\n\n{report}")
     if path is not None:
@@ -86,10 +97,11 @@ def _parser() -> ArgumentParser:
         prog="jobs.benchmark",
         description="Measure how fast parts of the pipeline are on this machine. Needs no cluster; ray starts its own.",
     )
-    parts = parser.add_subparsers(title="what", metavar="{loader,step,ray}", required=True)
+    parts = parser.add_subparsers(title="what", metavar="{loader,step,ray,logging}", required=True)
     _add_loader(parts)
     _add_step(parts)
     _add_ray(parts)
+    _add_logging(parts)
     return parser
 
 
@@ -156,6 +168,16 @@ def _add_ray(parts: Any) -> None:
     share = parts.add_parser("ray", help=text, description=text)
     share.set_defaults(run=benchmark_ray)
     _add_common(share, rounds=5)
+
+
+def _add_logging(parts: Any) -> None:
+    text = (
+        "The cost of recording a run: the same training loop with nothing recorded, with MLflow's SQLite file, with a "
+        "server 50 ms away, and with one that went down or hangs."
+    )
+    recorded = parts.add_parser("logging", help=text, description=text)
+    recorded.set_defaults(run=benchmark_logging)
+    _add_common(recorded, rounds=5)
 
 
 def _add_common(parser: ArgumentParser, rounds: int) -> None:

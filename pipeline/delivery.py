@@ -177,6 +177,9 @@ class Delivery:
             self._pass_over(entry.seq, told, f"{path} does not exist any more")
         else:
             self._try(entry.seq, told, actions[entry.kind])
+            if "step" in told:
+                shown = (told["folder"], told["step"], entry.time_ms)
+                self._try(entry.seq, told, lambda: tracking.log_image(run, path, *shown))
         self._count([entry])
         later = tuple(seq for seq in self._position.later if seq != entry.seq)
         self._note(replace(self._position, later=later))

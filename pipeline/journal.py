@@ -95,9 +95,13 @@ class Journal:
                 {"step": step, "values": {name: float(value) for name, value in values.items()}},
             )
 
-    def file(self, path: Path, folder: str) -> None:
-        """Record a file, to be kept in `folder` of the run's artifacts; it must stay until it is delivered."""
-        self._append("file", {"path": self._place(path), "folder": folder})
+    def file(self, path: Path, folder: str, step: int | None = None) -> None:
+        """Record a file, to be kept in `folder` of the run's artifacts; it must stay until it is delivered.
+
+        One of a step is a picture, which is also shown beside those of other runs.
+        """
+        of_step = {} if step is None else {"step": step}
+        self._append("file", {"path": self._place(path), "folder": folder} | of_step)
 
     def folder(self, path: Path, at: str) -> None:
         """Record a folder's files, to be kept under `at`; they must stay until they are delivered."""

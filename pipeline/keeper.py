@@ -160,7 +160,7 @@ class Keeper:
         if not self._journal.has_metrics(epoch):
             picture = overlay_path(self._folder, epoch)
             if picture.exists() and not self._journal.has_file(picture):
-                self._journal.file(picture, OVERLAYS)
+                self._journal.file(picture, OVERLAYS, epoch)
             self._journal.metrics(metrics, epoch)
 
 

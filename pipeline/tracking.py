@@ -34,6 +34,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.image_grid import IMAGES, IMAGES_TAG, lay_out
 from pipeline.redaction import redacted
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -205,6 +206,18 @@ def log_file(run: Run, file: Path, folder: str) -> None:
     """Keep a file among the run's artifacts, in `folder`."""
     with _artifact_errors(run.uri):
         _client(run.uri).log_artifact(run.run_id, str(file), folder)
+
+
+def log_image(run: Run, file: Path, key: str, step: int, time_ms: int) -> None:
+    """Show a picture of a step, taken at a time in milliseconds since 1970, in the UI's image grid under `key`."""
+    with _artifact_errors(run.uri), tempfile.TemporaryDirectory() as folder:
+        try:
+            lay_out(file, key, step, time_ms, Path(folder))
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        client = _client(run.uri)
+        client.log_artifacts(run.run_id, folder, IMAGES)
+        client.set_tag(run.run_id, IMAGES_TAG, "True")
 
 
 def log_folder(run: Run, folder: Path, path: str) -> None:

@@ -146,7 +146,7 @@ def test_a_run_keeps_figures_and_its_best_checkpoint(trained: str, place: Path):
     run_id = run_named(place, trained).info.run_id
     top = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert top == {
-        *("best_checkpoint", "overlays", "curves.png", "joints.png"),
+        *("best_checkpoint", "images", "overlays", "curves.png", "joints.png"),
         *("samples.png", "scores.txt", "thresholds.png"),
     }
     overlays = [artifact.path for artifact in client.list_artifacts(run_id, "overlays")]

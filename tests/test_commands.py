@@ -170,8 +170,9 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.inspect", "--out o", "SHARDS is required"),
         ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),
         ("jobs.score", "--predictions p", "--truth"),
-        ("jobs.benchmark", "", "the following arguments are required: {loader,step,ray}"),
+        ("jobs.benchmark", "", "the following arguments are required: {loader,step,ray,logging}"),
         ("jobs.benchmark", "step --rounds 0", "--rounds must be at least 1, got 0"),
+        ("jobs.benchmark", "logging --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "step --stacks two", "argument --stacks: invalid int value: 'two'"),
         (
             "jobs.benchmark",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 import jobs.deliver
 from pipeline import delivery, tracking
@@ -208,6 +209,31 @@ def test_what_mlflow_refuses_is_named_and_holds_nothing_up(begin, uri, request, 
     left = Delivery(journal.root, uri).left()
     assert str(left) == f"MLflow refused 2, listed in {journal.root}/undeliverable.jsonl"
     assert f"passed over line 3 of {journal.path}: " in capsys.readouterr().out
+
+
+def test_a_picture_of_a_step_is_also_laid_where_the_image_grid_looks(begin, uri, request, tmp_path):
+    journal = begin()
+    whole, cut = journal.root / "whole.png", journal.root / "cut.png"
+    Image.new("RGB", (8, 4)).save(whole)
+    cut.write_bytes(whole.read_bytes()[:40])
+    journal.file(whole, "overlays", 2)
+    journal.file(cut, "overlays", 3)
+    told = Delivery(journal.root, uri)
+    told.send()
+    (journal.root / "delivered.json").unlink()
+    deliver(journal.root, uri)
+
+    run = recorded(uri, request.node.name)
+    assert told.sent == {"run": 1, "file": 1}
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    kept = tmp_path / "artifacts" / run.info.run_id / "artifacts"
+    assert sorted(path.name for path in (kept / "overlays").iterdir()) == ["cut.png", "whole.png"]
+    at = f"overlays+step+2+timestamp+{journal.entries()[1].time_ms}+"
+    images = sorted(path.name for path in (kept / "images").iterdir())
+    assert [name.startswith(at) for name in images] == [True, True]
+    assert images[0] == images[1].replace(".webp", "+compressed.webp")
+    [refused] = (journal.root / "undeliverable.jsonl").read_text().splitlines()
+    assert f"{cut} is not a picture" in json.loads(refused)["reason"]
 
 
 def test_what_may_have_been_refused_by_mistake_is_sent_again(begin, uri, request, monkeypatch):

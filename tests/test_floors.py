@@ -64,6 +64,7 @@ FLOORS = {
     "pipeline.data": 1,
     "pipeline.figures": 1,
     "pipeline.geometry": 1,
+    "pipeline.image_grid": 1,
     "pipeline.metric": 1,
     "pipeline.network": 1,
     "pipeline.statistics": 1,

@@ -35,6 +35,7 @@ def test_every_entry_is_a_numbered_line_of_json(tmp_path, monkeypatch):
     journal.run(spec(parent="sweep"))
     journal.metrics({"val_loss": 2, "pckh_0.5": 12.5}, 1)
     journal.file(tmp_path / "runs" / "run" / "epoch_0001" / "overlay.png", "overlays")
+    journal.file(tmp_path / "runs" / "run" / "overlays" / "1.png", "overlays", 1)
     journal.folder(tmp_path / "elsewhere", "best")
     journal.text("a\nb", "scores.txt")
     journal.tags({"stage": "done"})
@@ -69,15 +70,23 @@ def test_every_entry_is_a_numbered_line_of_json(tmp_path, monkeypatch):
         {
             "seq": 4,
             "time_ms": 4000,
+            "kind": "file",
+            "path": "overlays/1.png",
+            "folder": "overlays",
+            "step": 1,
+        },
+        {
+            "seq": 5,
+            "time_ms": 5000,
             "kind": "folder",
             "path": str(tmp_path / "elsewhere"),
             "at": "best",
         },
-        {"seq": 5, "time_ms": 5000, "kind": "text", "text": "a\nb", "path": "scores.txt"},
-        {"seq": 6, "time_ms": 6000, "kind": "tags", "tags": {"stage": "done"}},
-        {"seq": 7, "time_ms": 7000, "kind": "end", "status": "KILLED"},
+        {"seq": 6, "time_ms": 6000, "kind": "text", "text": "a\nb", "path": "scores.txt"},
+        {"seq": 7, "time_ms": 7000, "kind": "tags", "tags": {"stage": "done"}},
+        {"seq": 8, "time_ms": 8000, "kind": "end", "status": "KILLED"},
     ]
-    assert [entry.seq for entry in Journal(tmp_path / "runs" / "run").entries(after=5)] == [6, 7]
+    assert [entry.seq for entry in Journal(tmp_path / "runs" / "run").entries(after=6)] == [7, 8]
 
 
 def test_a_run_that_moves_takes_its_files_along(tmp_path):

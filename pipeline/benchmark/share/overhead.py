@@ -1,18 +1,17 @@
 """What Ray Train costs in steady state: the same steps with and without it, in turns."""
 
-import json
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.benchmark.share.data import settings_for
-from pipeline.benchmark.share.sides import SIDES, Side
-from pipeline.benchmark.share.turns import wait_until
+from pipeline.benchmark.share.rounds import take_turns
+from pipeline.benchmark.share.side import Side
+from pipeline.benchmark.share.sides import TARGETS
 from pipeline.benchmark.timing import environment
-from pipeline.progress import say
+from pipeline.training import KEEP_MEMORY
 
 # A turn's first steps fill caches and queues.
 WARM_STEPS = 5
@@ -34,10 +33,10 @@ def measure_overhead(data: Path, rounds: int, batch_size: int) -> dict[str, Any]
         },
     ).flat()
     with environment({"OMP_NUM_THREADS": "1"}), _sides(settings, data.parent) as sides:
-        turns = list(_take_turns(sides, rounds))
+        turns = list(take_turns(sides, rounds))
     check_alike(turns[0])
     speeds, costs, beside = (
-        {name: [of_turn(turn[name], batch_size) for turn in turns[1:]] for name in SIDES}
+        {name: [of_turn(turn[name], batch_size) for turn in turns[1:]] for name in TARGETS}
         for of_turn in (samples_per_s, cpu_ms, cores_beside)
     )
     return overhead(speeds, costs) | {
@@ -99,7 +98,7 @@ def cores_beside(turn: Mapping[str, Any], batch_size: int) -> float:
 def check_alike(turn: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise RuntimeError if the sides differ in threads, cores, environment or steps."""
     plain, with_ray = (
-        turn[name]["conditions"] | {"steps": len(turn[name]["ends"])} for name in SIDES
+        turn[name]["conditions"] | {"steps": len(turn[name]["ends"])} for name in TARGETS
     )
     if plain != with_ray:
         raise RuntimeError(f"the sides train under other conditions: {plain} and {with_ray}")
@@ -109,42 +108,13 @@ def check_alike(turn: Mapping[str, Mapping[str, Any]]) -> None:
 def _sides(settings: dict[str, Any], folder: Path) -> Iterator[dict[str, Side]]:
     """Both sides, started; ended in any case."""
     with ExitStack() as ending:
-        sides = {}
-        for name in SIDES:
-            sides[name] = Side(name, settings, folder / name)
-            # SIGTERM: the Ray side then shuts its cluster down.
-            ending.callback(sides[name].process.join)
-            ending.callback(sides[name].process.terminate)
-        yield sides
-
-
-def _take_turns(sides: Mapping[str, Side], rounds: int) -> Iterator[dict[str, Any]]:
-    """What both sides measured, round by round."""
-    for side in sides.values():
-        wait_until(_calls(side.is_ready, 0))
-    for turn in range(rounds + 1):
-        # Every other round goes backwards: a drift of the machine's pace favours nobody.
-        order = SIDES[:: -1 if turn % 2 else 1]
-        yield {name: _take_turn(sides, name, turn, last=turn == rounds) for name in order}
-        say(f"  turn {turn} of {rounds} taken")
-
-
-def _take_turn(sides: Mapping[str, Side], name: str, turn: int, *, last: bool) -> dict[str, Any]:
-    """Let a side train, evaluate and report an epoch while the other, with all its processes, stands still."""
-    side = sides[name]
-    (other,) = (held for held in sides.values() if held is not side)
-    with other.standing_still():
-        start, before = time.monotonic(), side.others_cpu_s(turn)
-        side.turns.go(turn).touch()
-        wait_until(_calls(side.is_done, turn))
-        beside = {
-            "others_cpu_s": side.others_cpu_s(turn) - before,
-            "seconds": time.monotonic() - start,
+        yield {
+            # Ray Train's workers are given KEEP_MEMORY by their trainer.
+            name: ending.enter_context(
+                Side(
+                    *(name, target, settings, folder / name),
+                    inherits=KEEP_MEMORY if name == "plain" else {},
+                )
+            )
+            for name, target in TARGETS.items()
         }
-        wait_until(side.has_ended if last else _calls(side.is_ready, turn + 1))
-    measured: dict[str, Any] = json.loads(side.turns.done(turn).read_text())
-    return measured | beside
-
-
-def _calls(question: Callable[[int], bool], turn: int) -> Callable[[], bool]:
-    return lambda: question(turn)

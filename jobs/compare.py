@@ -3,6 +3,7 @@
 import json
 import tempfile
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,11 +114,12 @@ def _percentages(scores: "Scores") -> dict[str, float]:
 
 def table_text(found: "pd.DataFrame") -> str:
     """The table to look at: two decimals, differences with their signs, - where nothing was annotated."""
-    shown = found.astype(object)
-    for column in found:
-        form = "{:+.2f}" if column.endswith(_MORE) else "{:.2f}"
-        shown[column] = ["-" if value != value else form.format(value) for value in found[column]]
-    return shown.rename(columns=lambda c: _MORE if c.endswith(_MORE) else c).to_string()
+    shown, heads = found.astype(object), [str(column) for column in found]
+    for head in heads:
+        form = "{:+.2f}" if head.endswith(_MORE) else "{:.2f}"
+        shown[head] = ["-" if isnan(value) else form.format(value) for value in found[head]]
+    shown.columns = [_MORE if head.endswith(_MORE) else head for head in heads]
+    return shown.to_string(col_space=[len(head) + 2 for head in shown.columns])
 
 
 def sentences(compared: "Comparison") -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -98,7 +98,7 @@ class Cases:
 
     def to_bytes(self) -> bytes:
         """The content of people.npz; the same for the same cases."""
-        arrays = {
+        arrays: dict[str, Any] = {
             _KEYS: np.array(self.keys, str),
             _POSITIONS: self.positions,
             _JOINTS: self.joints,

@@ -23,7 +23,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from pipeline.archive import StorageError, best, newest_sound
+from pipeline.archive import BEST_CHECKPOINT, StorageError, best, newest_sound
 from pipeline.cases import PEOPLE_NAME, read_cases
 from pipeline.checkpoint import load_network
 from pipeline.close_ups import draw_close_ups
@@ -243,7 +243,7 @@ def _conclude(plan: Plan, journal: Journal) -> Outcome:
     _draw(plan, journal, thresholds, "thresholds.png")
     _draw_people(plan, journal, folder)
     journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
-    journal.folder(folder, "best_checkpoint")
+    journal.folder(folder, BEST_CHECKPOINT)
     journal.metrics({f"best_{headline}": best_scores.headline, "best_epoch": epoch}, epoch)
     return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
 

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from pipeline.archive import best, checkpoints
+from pipeline.archive import BEST_CHECKPOINT, best, checkpoints
 from pipeline.cases import PEOPLE_NAME, read_cases
 from pipeline.checkpoint import check_file
 from pipeline.comparison import Contender
 from pipeline.record import RECORD_NAME, read_record
 
-# Where a run's files in MLflow have its best checkpoint.
-BEST_CHECKPOINT = "best_checkpoint"
+# Seconds in which a server has to answer.
 _REACH_S = 8.0
 
 
@@ -61,8 +60,8 @@ def fetch(run: str, uri: str, into: Path) -> Path:
     folder = into / found[0].run_id
     folder.mkdir()
     for name in (RECORD_NAME, PEOPLE_NAME):
-        download(found[0], f"{BEST_CHECKPOINT}/{name}", folder)
-    return folder / BEST_CHECKPOINT
+        fetched = download(found[0], f"{BEST_CHECKPOINT}/{name}", folder)
+    return fetched.parent
 
 
 def contender(name: str, checkpoint: Path) -> Contender:

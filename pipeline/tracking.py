@@ -267,7 +267,7 @@ def find_runs(uri: str, run: str) -> list[Run]:
 
 
 def download(run: Run, path: str, into: Path) -> Path:
-    """Copy the file `path` of the run's artifacts to the same place in the folder `into`; return where it lies.
+    """Copy the file `path` of the run's artifacts into the folder `into`, or one below; return where it lies.
 
     Raises AwayError, or RefusedError if the run has no such file.
     """

@@ -15,20 +15,23 @@ from pipeline.joints import JointSet, Measure
 from pipeline.metric import THRESHOLDS, JointCounts, joint_counts
 
 PEOPLE_NAME = "people.npz"
-_KEYS, _POSITIONS, _JOINTS, _ERRORS = "keys", "positions", "joints", "errors."
+_KEYS, _JOINTS, _ERRORS = "keys", "joints", "errors."
+_POSITIONS, _TRUTHS = "positions", "truths"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cases:
     """Predictions for some people and how wrong they are, a row a person.
 
-    `positions` are those in the shards that were evaluated, `joints` in pixels
-    of the original images. `errors` are normalised, by the key of the measure;
+    `positions` are those in the shards that were evaluated; `truths` stand for
+    what is annotated of each person, a checksum; `joints` are in pixels of the
+    original images. `errors` are normalised, by the key of the measure;
     NaN where a joint does not count, inf where the network failed to place it.
     """
 
     keys: tuple[str, ...]
     positions: Int64[np.ndarray, " person"]
+    truths: Int64[np.ndarray, " person"]
     joints: Float32[np.ndarray, "person joint 2"]
     errors: dict[str, Float32[np.ndarray, "person joint"]]
 
@@ -40,6 +43,7 @@ class Cases:
         cls,
         keys: Sequence[str],
         positions: Int64[np.ndarray, " person"],
+        truths: Int64[np.ndarray, " person"],
         joints: Float[np.ndarray, "person joint 2"],
         errors: dict[str, Float[np.ndarray, "person joint"]],
     ) -> Self:
@@ -47,6 +51,7 @@ class Cases:
         return cls(
             keys=tuple(keys),
             positions=positions,
+            truths=truths,
             joints=joints.astype(np.float32),
             errors={key: narrowed(values) for key, values in errors.items()},
         )
@@ -54,9 +59,9 @@ class Cases:
     @classmethod
     def nobody(cls, joint_set: JointSet) -> Self:
         """The cases of nobody, to add to."""
-        nothing = np.zeros((0, len(joint_set.joints), 2))
+        nothing, none = np.zeros((0, len(joint_set.joints), 2)), np.zeros(0, np.int64)
         errors = {measure.key: nothing[..., 0] for measure in joint_set.measures}
-        return cls.of((), np.zeros(0, np.int64), nothing, errors)
+        return cls.of((), none, none, nothing, errors)
 
     @classmethod
     def together(cls, parts: Sequence["Cases"]) -> Self:
@@ -64,6 +69,7 @@ class Cases:
         return cls(
             keys=tuple(key for part in parts for key in part.keys),
             positions=np.concatenate([part.positions for part in parts]),
+            truths=np.concatenate([part.truths for part in parts]),
             joints=np.concatenate([part.joints for part in parts]),
             errors={
                 key: np.concatenate([part.errors[key] for part in parts]) for key in parts[0].errors
@@ -75,6 +81,7 @@ class Cases:
         return Cases(
             keys=tuple(self.keys[row] for row in chosen.tolist()),
             positions=self.positions[chosen],
+            truths=self.truths[chosen],
             joints=self.joints[chosen],
             errors={key: values[chosen] for key, values in self.errors.items()},
         )
@@ -101,6 +108,7 @@ class Cases:
         arrays: dict[str, Any] = {
             _KEYS: np.array(self.keys, str),
             _POSITIONS: self.positions,
+            _TRUTHS: self.truths,
             _JOINTS: self.joints,
         } | {f"{_ERRORS}{key}": values for key, values in self.errors.items()}
         file = BytesIO()
@@ -130,12 +138,19 @@ def read_cases(path: Path) -> Cases:
                 for name in stored.files
                 if name.startswith(_ERRORS)
             }
-            keys, positions, joints = stored[_KEYS], stored[_POSITIONS], stored[_JOINTS]
+            keys, joints = stored[_KEYS], stored[_JOINTS]
+            positions, truths = stored[_POSITIONS], stored[_TRUTHS]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not results of people: {error}") from error
     shapes = {values.shape for values in errors.values()} | {joints.shape[:2]}
-    if len(shapes) > 1 or not keys.shape == positions.shape == joints.shape[:1]:
+    if len(shapes) > 1 or not keys.shape == positions.shape == truths.shape == joints.shape[:1]:
         raise ValueError(f"{path}: its arrays are of different people or joints")
-    return Cases(keys=tuple(map(str, keys)), positions=positions, joints=joints, errors=errors)
+    return Cases(
+        keys=tuple(map(str, keys)),
+        positions=positions,
+        truths=truths,
+        joints=joints,
+        errors=errors,
+    )

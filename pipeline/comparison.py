@@ -108,16 +108,15 @@ def _differences(
             f"{names} share none of their {len(first.cases):,} and {len(other.cases):,} validation "
             "people; expected runs on the same data"
         )
-    members = list(joint_set.in_mean)
-    errors = [cases.errors[measure.key][:, members] for cases in (ours, theirs)]
-    counts = [~np.isnan(values) for values in errors]
-    unlike = int((counts[0] != counts[1]).any(axis=1).sum())
+    unlike = int((ours.truths != theirs.truths).sum())
     if unlike:
         raise ValueError(
-            f"{names} share {len(ours):,} validation people, of {unlike:,} of whom other joints count: "
-            "their data are annotated differently"
+            f"{names} share the names of {len(ours):,} validation people, of whom {unlike:,} are annotated "
+            "differently; expected runs on the same data"
         )
-    annotated = counts[0].sum(axis=1)
+    members = list(joint_set.in_mean)
+    errors = [cases.errors[measure.key][:, members] for cases in (ours, theirs)]
+    annotated = (~np.isnan(errors[0])).sum(axis=1)
     if not annotated.any():
         raise ValueError(f"{names}: of the people whom they share no joint counts by {measure.key}")
     found = []

@@ -1,12 +1,13 @@
 """Evaluation: predictions in original-image pixels, counted once each."""
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from pipeline.cases import Cases
@@ -232,6 +233,15 @@ class Truth:
             ),
         )
 
+    def checksums(self) -> Int64[np.ndarray, " person"]:
+        """A number for each person that stands for all that is known of them, wherever they are stored."""
+        joints = np.where(self.annotated[..., None], self.joints, 0)
+        sizes = np.stack([self.head_size, self.box_size], axis=1)
+        rows = zip(joints, self.annotated, sizes, strict=True)
+        return np.array(
+            [zlib.crc32(b"".join(part.tobytes() for part in row)) for row in rows], np.int64
+        )
+
 
 def measure_errors(
     predicted: Float[np.ndarray, "person joint 2"], truth: Truth, joint_set: JointSet
@@ -268,9 +278,9 @@ def evaluate_cases(
     total, cases = Evaluation.nothing(joint_set), [Cases.nobody(joint_set)]
     for batch in predictions:
         people = [loader.samples[position] for position in batch.positions.tolist()]
-        errors = measure_errors(batch.joints, Truth.of(people), joint_set)
-        keys = [sample.key for sample in people]
-        cases.append(Cases.of(keys, batch.positions, batch.joints, errors))
+        truth, keys = Truth.of(people), [sample.key for sample in people]
+        errors = measure_errors(batch.joints, truth, joint_set)
+        cases.append(Cases.of(keys, batch.positions, truth.checksums(), batch.joints, errors))
         total += Evaluation(
             counts={key: joint_counts(value) for key, value in errors.items()},
             loss_sum=batch.loss,

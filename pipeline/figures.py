@@ -85,7 +85,7 @@ def stack_maps(
     `truth` is in pixels of the image, ringed where it is annotated.
     """
     stacks, height, width = len(maps), *image.shape[:2]
-    figure = Figure(figsize=(1.5 * len(joints) + 0.9, 1.6 * stacks + 0.8), layout="constrained")
+    figure = Figure(figsize=(1.5 * len(joints) + 0.9, 1.5 * stacks + 0.7), layout="constrained")
     axes = np.array(figure.subplots(stacks, len(joints), squeeze=False))
     for (stack, joint), axis in np.ndenumerate(axes):
         axis.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)

@@ -117,21 +117,21 @@ def all_cases(mine: Cases, everybody: Sequence[str], device: torch.device, worke
     if workers == 1:
         return mine.by_key()
     columns = [mine.joints[..., 0], mine.joints[..., 1], *mine.errors.values()]
+    heads = np.stack([np.ones(len(mine), np.uint32), mine.truths.astype(np.uint32)], axis=1)
     # As whole numbers: zeros added to them leave the bits of any float, NaN and all, as they are.
-    bits = torch.from_numpy(np.concatenate(columns, axis=1).view(np.int32))
-    together = torch.zeros(len(everybody), 1 + bits.shape[1], dtype=torch.int32)
-    together[torch.from_numpy(mine.positions)] = torch.cat(
-        [torch.ones_like(bits[:, :1]), bits], dim=1
-    )
+    bits = np.concatenate([part.view(np.int32) for part in (heads, np.concatenate(columns, 1))], 1)
+    together = torch.zeros(len(everybody), bits.shape[1], dtype=torch.int32)
+    together[torch.from_numpy(mine.positions)] = torch.from_numpy(bits)
     together = together.to(device)
     dist.all_reduce(together)
     found = together.cpu().numpy()
     positions = np.flatnonzero(found[:, 0])
-    rows = np.ascontiguousarray(found[positions, 1:]).view(np.float32)
+    rows = np.ascontiguousarray(found[positions, 2:]).view(np.float32)
     x, y, *errors = np.split(rows, len(columns), axis=1)
     return Cases(
         keys=tuple(everybody[position] for position in positions.tolist()),
         positions=positions,
+        truths=found[positions, 1].view(np.uint32).astype(np.int64),
         joints=np.stack([x, y], axis=-1),
         errors=dict(zip(mine.errors, errors, strict=True)),
     ).by_key()

@@ -20,6 +20,7 @@ def cases_of(
     return Cases.of(
         keys,
         np.array(range(people) if positions is None else positions, np.int64),
+        2**31 + np.arange(people),
         np.arange(people * 32, dtype=np.float64).reshape(people, 16, 2),
         {"pckh": errors, "pck_torso": 2 * errors},
     )
@@ -52,6 +53,7 @@ def test_people_come_in_the_order_of_their_keys_and_equal_ones_in_that_of_the_sh
     assert cases.keys == ("a", "b", "b", "c")
     assert cases.positions.tolist() == [9, 3, 7, 1]
     assert cases.errors["pckh"][:, 0].tolist() == [16.0, 32.0, 0.0, 48.0]
+    assert (cases.truths - 2**31).tolist() == [1, 2, 0, 3]
     assert cases.errors["pck_torso"][:, 0].tolist() == [32.0, 64.0, 0.0, 96.0]
     assert cases.joints[:, 0, 0].tolist() == [32.0, 64.0, 0.0, 96.0]
 
@@ -86,13 +88,14 @@ def test_cases_survive_their_file(tmp_path):
     assert read.to_bytes() == cases.to_bytes()
     assert np.array_equal(read.errors["pckh"], cases.errors["pckh"], equal_nan=True)
     assert np.array_equal(read.joints, cases.joints)
+    assert read.truths.tolist() == [2**31, 2**31 + 1]
     with np.load(path, allow_pickle=False) as stored:
         kinds = {
             name: stored[name].dtype.kind + str(stored[name].itemsize) for name in stored.files
         }
     assert kinds.pop("keys").startswith("U")
     assert kinds == {
-        **{"positions": "i8", "joints": "f4"},
+        **{"positions": "i8", "truths": "i8", "joints": "f4"},
         **{"errors.pckh": "f4", "errors.pck_torso": "f4"},
     }
 
@@ -119,7 +122,7 @@ def other(path):
 def uneven(path):
     one, two = cases_of(("a",), np.zeros((1, 16))), cases_of(("a", "b"), np.zeros((2, 16)))
     arrays = {"keys": np.array(two.keys), "positions": two.positions, "joints": two.joints}
-    np.savez(path, **arrays, **{"errors.pckh": one.errors["pckh"]})
+    np.savez(path, truths=two.truths, **arrays, **{"errors.pckh": one.errors["pckh"]})
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def cases_of(loader: SampleLoader, errors: list[float]) -> Cases:
     off = np.array(errors)[:, None] * np.ones((1, 16))
     moved = truth + 20 * np.nan_to_num(off)[..., None] * [1.0, 0.0]
     keys = [one.key for one in people]
-    return Cases.of(keys, np.arange(len(people)), moved, {"pckh": off, "pck_torso": off}).by_key()
+    number, errors = np.arange(len(people)), {"pckh": off, "pck_torso": off}
+    return Cases.of(keys, number, number, moved, errors).by_key()
 
 
 class Peaks(nn.Module):

@@ -39,7 +39,8 @@ def cases_of(right: int, people: int = PEOPLE, joint_set: JointSet = MPII) -> Ca
     errors[:right] = 0.05
     keys = [f"person-{number:03d}" for number in range(people)]
     by_measure = {measure.key: errors for measure in joint_set.measures}
-    return Cases.of(keys, np.arange(people), np.zeros((people, joints, 2)), by_measure)
+    number = np.arange(people)
+    return Cases.of(keys, number, number, np.zeros((people, joints, 2)), by_measure)
 
 
 def checkpoint(folder: Path, epoch: int, cases: Cases | None, joint_set=MPII, **changes) -> Path:
@@ -91,7 +92,8 @@ def test_two_runs_are_compared_at_their_best(runs, capsys):
     run("one", "runs/two", "--json", "c.json", "--csv", "c.csv")
     told = capsys.readouterr().out
     assert told.startswith("settings that differ:\n  data.seed: 0 | 3\n  optim.epochs: 100 | 7\n\n")
-    rows = {line.split("  ")[0]: line.split()[1:] for line in told.splitlines() if "  " in line}
+    lines = (re.split(r" {2,}", line) for line in told.splitlines())
+    rows = {head: cells for head, *cells in lines}
     assert rows["PCKh@0.5"] == rows["PCKh@0.1"] == ["40.00", "60.00", "+20.00"]
     assert rows["left_wrist"] == ["40.00", "60.00", "+20.00"]
     # All that are right are so from 0.05 on, of 0 to 0.5: 45 of 50 hundredths, and half of one.

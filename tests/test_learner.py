@@ -531,6 +531,7 @@ def test_two_ranks_say_of_each_person_what_one_does(two_ranks):
         theirs = read_cases(folder / f"people-{rank}.npz")
         assert theirs.keys == cases.keys
         assert np.array_equal(theirs.positions, cases.positions)
+        assert np.array_equal(theirs.truths, cases.truths)
         assert theirs.joints == pytest.approx(cases.joints, abs=1e-3)
         assert np.array_equal(np.isnan(theirs.errors["pckh"]), np.isnan(cases.errors["pckh"]))
 

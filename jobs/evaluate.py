@@ -15,6 +15,7 @@ from pipeline.settings import Decoding
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.cases import Cases
     from pipeline.evaluation import Evaluation
     from pipeline.metric import Scores
     from pipeline.record import Record
@@ -50,9 +51,11 @@ class Arguments:
     threads: int = 2
     """Threads that decode, and on CPU those that compute."""
     figures: _Folder = None
-    """Folder for overlay.png, joints.png and thresholds.png."""
+    """Folder for overlay.png, joints.png, thresholds.png, worst.png and stacks.png."""
     json: _File = None
     """File for the scores of every measure."""
+    people: _File = None
+    """File for what was found of each person, such as CHECKPOINT/people.npz; jobs.compare reads it."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,6 +74,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
 
     if arguments.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
+    _check_place(arguments.people)
     torch.set_num_threads(arguments.threads)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no GPU that torch can use")
@@ -82,7 +86,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         say("weights: their moving average (ema)")
     loader = _loader("data.val", arguments.val, record)
     settings = _settings(record, arguments)
-    stacks = _measure(network, loader, settings, arguments)
+    stacks, cases = _measure(network, loader, settings, arguments)
     evaluation, joint_set = stacks[-1], loader.joint_set
     results = {"network": evaluation.scores(joint_set)}
     if arguments.train:
@@ -95,8 +99,21 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     for key in by_stack[-1] if by_stack else ():
         say(f"\n{stack_table([scores[key] for scores in by_stack])}")
     _write(results, by_stack, evaluation, weights, settings, arguments)
+    if arguments.people is not None:
+        arguments.people.write_bytes(cases.to_bytes())
+        say(f"written: {arguments.people}")
     if arguments.figures is not None:
-        _draw(network, loader, settings, evaluation, arguments.figures)
+        _draw(network, loader, settings, evaluation, cases, arguments.figures)
+
+
+def _check_place(people: Path | None) -> None:
+    """Raise ValueError if a checkpoint was written with the file `people`: with another one it would count as damaged."""
+    from pipeline.record import RECORD_NAME, read_checksums
+
+    if people is None or not (people.parent / RECORD_NAME).exists():
+        return
+    if people.name in read_checksums(people.parent):
+        raise ValueError(f"--people {people}: belongs to the checkpoint there; give another file")
 
 
 def _settings(record: "Record", arguments: Arguments) -> "Settings":
@@ -125,9 +142,10 @@ def _loader(setting: str, pattern: str, record: "Record") -> "SampleLoader":
 
 def _measure(
     network: "nn.Module", loader: "SampleLoader", settings: "Settings", arguments: Arguments
-) -> "list[Evaluation]":
-    """The evaluation of every stack's heatmaps, first to last, or of the last stack's alone."""
-    from pipeline.evaluation import Evaluation, evaluate, predict, predict_stacks
+) -> "tuple[list[Evaluation], Cases]":
+    """The evaluation of every stack's heatmaps, first to last, or of the last stack's alone; the last one's people."""
+    from pipeline.cases import Cases
+    from pipeline.evaluation import Evaluation, evaluate_cases, predict, predict_stacks
     from pipeline.shards.order import validation_batches
     from pipeline.shards.stream import stream_validation
 
@@ -147,16 +165,16 @@ def _measure(
     else:
         predicted = ([predictions] for predictions in predict(*measured))
         totals = [Evaluation.nothing(loader.joint_set)]
+    cases = [Cases.nobody(loader.joint_set)]
     for stacks in predicted:
-        totals = [
-            total + evaluate([predictions], loader)
-            for total, predictions in zip(totals, stacks, strict=True)
-        ]
+        found = [evaluate_cases([predictions], loader) for predictions in stacks]
+        totals = [total + new for total, (new, _) in zip(totals, found, strict=True)]
+        cases.append(found[-1][1])
         if pace.is_due():
             done = totals[-1].people
             left = duration(pace.left_s(done, people))
             say(f"{bar(done, people)} people  left {left}")
-    return totals
+    return totals, Cases.together(cases).by_key()
 
 
 def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluation":
@@ -198,8 +216,10 @@ def _draw(
     loader: "SampleLoader",
     settings: "Settings",
     evaluation: "Evaluation",
+    cases: "Cases",
     folder: Path,
 ) -> None:
+    from pipeline.close_ups import draw_close_ups
     from pipeline.figures import joint_bars, threshold_curve
     from pipeline.overlays import draw_overlays
 
@@ -211,13 +231,14 @@ def _draw(
     device = next(network.parameters()).device
     title = f"{loader.joint_set.name} validation, {measure.headline} {scores.headline:.1f}"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in (
-        ("overlay", draw_overlays(network, loader, settings, device, title)),
-        ("joints", joint_bars(scores)),
-        ("thresholds", threshold_curve(evaluation.counts[measure.key], scores)),
-    ):
-        figure.savefig(folder / f"{name}.png", dpi=100)
-    say(f"written: {folder}/overlay.png, joints.png, thresholds.png")
+    figures = {
+        "overlay.png": draw_overlays(network, loader, settings, device, title),
+        "joints.png": joint_bars(scores),
+        "thresholds.png": threshold_curve(evaluation.counts[measure.key], scores),
+    } | draw_close_ups(network, loader, settings, cases, measure, device)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=100)
+    say(f"written: {folder}/{', '.join(figures)}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from threading import Thread
 from pipeline.checkpoint import Snapshot, check_sound, write_checkpoint
 from pipeline.record import RECORD_NAME, Progress, Record, read_record
 
+# Folder of a run's files in MLflow that has its best checkpoint.
+BEST_CHECKPOINT = "best_checkpoint"
 # A name that begins so is of a checkpoint that was never finished.
 _ASIDE = ".writing-"
 

@@ -139,11 +139,12 @@ def check_sound(folder: Path) -> Record:
     """
     record = read_record(folder)
     for name in read_checksums(folder):
-        _check_file(folder, name)
+        check_file(folder, name)
     return record
 
 
-def _check_file(folder: Path, name: str) -> None:
+def check_file(folder: Path, name: str) -> None:
+    """Raise ValueError if a file that a checkpoint was written with is missing or has changed; others don't count."""
     path, expected = folder / name, read_checksums(folder).get(name)
     if expected is None:
         return
@@ -223,7 +224,7 @@ def load_network(
 ) -> tuple[StackedHourglass, Record]:
     """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file, also where it is damaged."""
     record = read_record(folder)
-    _check_file(folder, _weights_name(folder, weights))
+    check_file(folder, _weights_name(folder, weights))
     network = channels_last(StackedHourglass(record.settings.model))
     load_weights(folder, network, weights)
     return network.to(device).eval(), record

@@ -1,14 +1,16 @@
 """Evaluation: predictions in original-image pixels, counted once each."""
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from pipeline.cases import Cases
 from pipeline.data.people import Visibility
 from pipeline.geometry import heatmap_from_input, transform
 from pipeline.joints import JointSet
@@ -130,7 +132,7 @@ def predict(
     With `evaluation.flip_test` the heatmaps are averaged with the mirrored
     image's. The network is put in evaluation mode and left in the mode it came in.
     """
-    for batch, stacks, loss in _heatmaps(network, batches, loader, optim, evaluation, device):
+    for batch, stacks, loss in stack_heatmaps(network, batches, loader, optim, evaluation, device):
         yield _predictions(batch, stacks[-1], loss, loader, optim, evaluation)
 
 
@@ -146,11 +148,11 @@ def predict_stacks(
 
     The loss of each is that of the whole network.
     """
-    for batch, stacks, loss in _heatmaps(network, batches, loader, optim, evaluation, device):
+    for batch, stacks, loss in stack_heatmaps(network, batches, loader, optim, evaluation, device):
         yield [_predictions(batch, maps, loss, loader, optim, evaluation) for maps in stacks]
 
 
-def _heatmaps(
+def stack_heatmaps(
     network: nn.Module,
     batches: Iterable[Batch],
     loader: SampleLoader,
@@ -158,7 +160,7 @@ def _heatmaps(
     evaluation: EvaluationSettings,
     device: torch.device,
 ) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], float]]:
-    """Yield batches with every stack's heatmaps and the sum of their samples' losses."""
+    """Yield batches with every stack's readable heatmaps and the sum of their samples' losses; else like `predict`."""
     was_training = network.training
     network.eval()
     try:
@@ -231,6 +233,15 @@ class Truth:
             ),
         )
 
+    def checksums(self) -> Int64[np.ndarray, " person"]:
+        """A number for each person that stands for all that is known of them, wherever they are stored."""
+        joints = np.where(self.annotated[..., None], self.joints, 0)
+        sizes = np.stack([self.head_size, self.box_size], axis=1)
+        rows = zip(joints, self.annotated, sizes, strict=True)
+        return np.array(
+            [zlib.crc32(b"".join(part.tobytes() for part in row)) for row in rows], np.int64
+        )
+
 
 def measure_errors(
     predicted: Float[np.ndarray, "person joint 2"], truth: Truth, joint_set: JointSet
@@ -255,17 +266,28 @@ def measure_errors(
 
 def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evaluation:
     """Count predictions against the truth of their samples."""
-    total = Evaluation.nothing(loader.joint_set)
+    evaluation, _ = evaluate_cases(predictions, loader)
+    return evaluation
+
+
+def evaluate_cases(
+    predictions: Iterable[Predictions], loader: SampleLoader
+) -> tuple[Evaluation, Cases]:
+    """Count predictions against the truth of their samples, and say of each person what was counted."""
+    joint_set = loader.joint_set
+    total, cases = Evaluation.nothing(joint_set), [Cases.nobody(joint_set)]
     for batch in predictions:
-        truth = Truth.of([loader.samples[position] for position in batch.positions.tolist()])
-        errors = measure_errors(batch.joints, truth, loader.joint_set)
+        people = [loader.samples[position] for position in batch.positions.tolist()]
+        truth, keys = Truth.of(people), [sample.key for sample in people]
+        errors = measure_errors(batch.joints, truth, joint_set)
+        cases.append(Cases.of(keys, batch.positions, truth.checksums(), batch.joints, errors))
         total += Evaluation(
             counts={key: joint_counts(value) for key, value in errors.items()},
             loss_sum=batch.loss,
-            people=len(batch.positions),
+            people=len(people),
             flat=batch.flat,
         )
-    return total
+    return total, Cases.together(cases)
 
 
 def constant_pose(training: Iterable[Sample], joints: int) -> Float[np.ndarray, "joint 2"]:

@@ -74,6 +74,43 @@ def _side_color(*names: str) -> str:
     return _MIDDLE
 
 
+def stack_maps(
+    image: UInt8[np.ndarray, "height width 3"],
+    maps: Float[np.ndarray, "stack joint rows columns"],
+    joints: Sequence[str],
+    truth: Float[np.ndarray, "joint 2"],
+    annotated: Bool[np.ndarray, " joint"],
+    title: str,
+) -> Figure:
+    """Heatmaps over the image that they are of, a row a stack and a column a joint, all on one scale of colours.
+
+    `truth` is in pixels of the image, ringed where it is annotated.
+    """
+    stacks, height, width = len(maps), *image.shape[:2]
+    figure = Figure(figsize=(1.5 * len(joints) + 0.9, 1.5 * stacks + 0.7), layout="constrained")
+    axes = np.array(figure.subplots(stacks, len(joints), squeeze=False))
+    for (stack, joint), axis in np.ndenumerate(axes):
+        axis.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+        shown = axis.imshow(
+            maps[stack, joint],
+            cmap="inferno",
+            alpha=0.6,
+            vmin=min(0.0, float(maps.min())),
+            vmax=float(maps.max()),
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        )
+        if annotated[joint]:
+            axis.plot(*truth[joint], "o", mfc="none", mec=_TRUTH, mew=0.9, markersize=8)
+        axis.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        if stack == 0:
+            axis.set_title(joints[joint], fontsize=8, parse_math=False)
+        if joint == 0:
+            axis.set_ylabel(f"stack {stack + 1}/{stacks}", fontsize=8)
+    figure.colorbar(shown, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure
+
+
 def curves(history: Mapping[str, Sequence[tuple[int, float]]], headline: str) -> Figure:
     """Loss and accuracy by epoch. `history` holds (epoch, value) by metric name."""
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
 from ray.train import (
@@ -22,7 +23,10 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from pipeline.archive import StorageError, best, newest_sound
+from pipeline.archive import BEST_CHECKPOINT, StorageError, best, newest_sound
+from pipeline.cases import PEOPLE_NAME, read_cases
+from pipeline.checkpoint import load_network
+from pipeline.close_ups import draw_close_ups
 from pipeline.cluster import check_capacity
 from pipeline.evaluation import Evaluation
 from pipeline.figures import curves, joint_bars, threshold_curve
@@ -40,6 +44,8 @@ from pipeline.recording import InterruptedRunError, Recording
 from pipeline.rendezvous import torch_config
 from pipeline.reservation import take_over
 from pipeline.settings import RaySettings
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import SampleLoader
 from pipeline.stages import reached
 from pipeline.stopping import stopping
 from pipeline.training import KEEP_MEMORY
@@ -235,10 +241,26 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
     _draw(plan, journal, joint_bars(best_scores), "joints.png")
     thresholds = threshold_curve(evaluation.counts[plan.measure.key], best_scores)
     _draw(plan, journal, thresholds, "thresholds.png")
+    _draw_people(plan, journal, folder)
     journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
-    journal.folder(folder, "best_checkpoint")
+    journal.folder(folder, BEST_CHECKPOINT)
     journal.metrics({f"best_{headline}": best_scores.headline, "best_epoch": epoch}, epoch)
     return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
+
+
+def _draw_people(plan: Plan, journal: Journal, checkpoint: Path) -> None:
+    """Draw the checkpoint's worst cases and heatmaps, on this machine's CPU: a moment's work."""
+    if not (checkpoint / PEOPLE_NAME).exists():
+        # Written before people's results were kept.
+        return
+    device = torch.device("cpu")
+    network, _ = load_network(checkpoint, device)
+    cases = read_cases(checkpoint / PEOPLE_NAME)
+    people = ShardReader(plan.val.paths)
+    loader = SampleLoader(people, plan.joint_set, plan.settings.model.input_px)
+    figures = draw_close_ups(network, loader, plan.settings, cases, plan.measure, device)
+    for name, figure in figures.items():
+        _draw(plan, journal, figure, name)
 
 
 def _draw(plan: Plan, journal: Journal, figure: Figure, name: str) -> None:

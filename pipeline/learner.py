@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.bad_steps import BadStepsError, names_of, of_all_ranks, verdict
+from pipeline.cases import Cases
 from pipeline.checkpoint import Snapshot, Weights
-from pipeline.evaluation import Evaluation, evaluate, predict
+from pipeline.evaluation import Evaluation, evaluate_cases, predict
 from pipeline.joints import JointSet
 from pipeline.overlays import draw_overlays
 from pipeline.progress import Pace
 from pipeline.pulse import Pulse
-from pipeline.ranks import told_by_all, total, total_evaluation
+from pipeline.ranks import all_cases, told_by_all, total, total_evaluation
 from pipeline.record import (
     Progress,
     Record,
@@ -117,7 +118,8 @@ class Learner:
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
-        self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
+        val = ShardReader(task.val, shard_cache(settings.data))
+        self._val, self._val_keys = self._loader(val), val.keys
         self._trainee = Trainee(settings, device, workers)
         self._agreement = Agreement(workers if dist.is_initialized() else 1)
 
@@ -239,6 +241,17 @@ class Learner:
 
         By default of the weights that give the headline: the moving average where there is one.
         """
+        mine, _ = self._evaluate(weights)
+        return total_evaluation(mine, self.device, self.workers)
+
+    def evaluate_cases(self) -> tuple[Evaluation, Cases]:
+        """Evaluate as `evaluate` does, and say what was found of each person; every rank gets it all."""
+        mine, cases = self._evaluate("auto")
+        evaluation = total_evaluation(mine, self.device, self.workers)
+        return evaluation, all_cases(cases, self._val_keys, self.device, self.workers)
+
+    def _evaluate(self, weights: Weights) -> tuple[Evaluation, Cases]:
+        """This rank's share of an evaluation."""
         stage = f"the evaluation after epoch {self.progress.epochs}"
         self._pulse.begin(f"the call of {stage}")
         self._trainee.average_statistics()
@@ -256,8 +269,7 @@ class Learner:
             settings,
             self.device,
         )
-        mine = evaluate(self._pulse.of_each(predictions, stage), self._val)
-        return total_evaluation(mine, self.device, self.workers)
+        return evaluate_cases(self._pulse.of_each(predictions, stage), self._val)
 
     def judge(self, accuracy: float) -> None:
         """Note an epoch's headline accuracy; every rank must be told the same one."""

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 
+from pipeline.cases import PEOPLE_NAME, Cases
 from pipeline.evaluation import Evaluation
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, StepReport
@@ -55,16 +56,25 @@ def train(learner: Learner, keeper: Keeper, host: Host, label: str = "") -> None
                 keeper.keep_trained(trained)
             if Signal.STOP in step.signal:
                 return
-        evaluation = learner.evaluate()
+        evaluation, cases = learner.evaluate_cases()
         metrics = trained | evaluated_metrics(learner, evaluation)
         metrics |= beside_metrics(learner, evaluation)
         trained = {}
         learner.judge(metrics[learner.measure.metric_name])
         narrator.passed_over()
         narrator.evaluated(metrics)
-        counts = json.dumps(evaluation.to_json()).encode()
-        keeper.keep_evaluated(metrics, {EVALUATION_NAME: counts}, picture(learner))
+        keeper.keep_evaluated(metrics, extras(learner, evaluation, cases), picture(learner))
         host.report(metrics)
+
+
+def extras(learner: Learner, evaluation: Evaluation, cases: Cases) -> dict[str, bytes]:
+    """What an evaluation adds to its checkpoint, by name of the file; on rank 0 alone, elsewhere nothing."""
+    if learner.rank != 0:
+        return {}
+    return {
+        EVALUATION_NAME: json.dumps(evaluation.to_json()).encode(),
+        PEOPLE_NAME: cases.to_bytes(),
+    }
 
 
 def picture(learner: Learner) -> bytes:

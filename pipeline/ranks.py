@@ -1,6 +1,7 @@
 """What the ranks of a run do together: one gradient, one set of statistics, one total."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.cases import Cases
 from pipeline.evaluation import Evaluation
 from pipeline.metric import JointCounts
 from pipeline.shapes import Float
@@ -105,3 +107,31 @@ def _unpack(total: np.ndarray, like: Evaluation) -> Evaluation:
         start = end
     loss_sum, people, flat = total[-3:].tolist()
     return Evaluation(counts=counts, loss_sum=loss_sum, people=int(people), flat=int(flat))
+
+
+def all_cases(mine: Cases, everybody: Sequence[str], device: torch.device, workers: int) -> Cases:
+    """The cases of every rank in the order of their keys; every rank gets them and must call it.
+
+    `everybody` are the keys of all samples by position, each on one rank at the most.
+    """
+    if workers == 1:
+        return mine.by_key()
+    columns = [mine.joints[..., 0], mine.joints[..., 1], *mine.errors.values()]
+    heads = np.stack([np.ones(len(mine), np.uint32), mine.truths.astype(np.uint32)], axis=1)
+    # As whole numbers: zeros added to them leave the bits of any float, NaN and all, as they are.
+    bits = np.concatenate([part.view(np.int32) for part in (heads, np.concatenate(columns, 1))], 1)
+    together = torch.zeros(len(everybody), bits.shape[1], dtype=torch.int32)
+    together[torch.from_numpy(mine.positions)] = torch.from_numpy(bits)
+    together = together.to(device)
+    dist.all_reduce(together)
+    found = together.cpu().numpy()
+    positions = np.flatnonzero(found[:, 0])
+    rows = np.ascontiguousarray(found[positions, 2:]).view(np.float32)
+    x, y, *errors = np.split(rows, len(columns), axis=1)
+    return Cases(
+        keys=tuple(everybody[position] for position in positions.tolist()),
+        positions=positions,
+        truths=found[positions, 1].view(np.uint32).astype(np.int64),
+        joints=np.stack([x, y], axis=-1),
+        errors=dict(zip(mine.errors, errors, strict=True)),
+    ).by_key()

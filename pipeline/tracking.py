@@ -264,6 +264,34 @@ def recorded(uri: str, experiment: str, name: str) -> list[list[Point]]:
         ]
 
 
+def find_runs(uri: str, run: str) -> list[Run]:
+    """The runs of any experiment that have the id `run` or are called so. Raises AwayError or RefusedError."""
+    with _errors(uri):
+        client = _client(uri)
+        places = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = [
+            one
+            for condition in (f"tags.`{_NAME_TAG}` = '{run}'", f"attributes.run_id = '{run}'")
+            for one in client.search_runs(places, condition)
+        ]
+    return [
+        Run(uri=uri, experiment_id=one.info.experiment_id, run_id=one.info.run_id) for one in found
+    ]
+
+
+def download(run: Run, path: str, into: Path) -> Path:
+    """Copy the file `path` of the run's artifacts into the folder `into`, or one below; return where it lies.
+
+    Raises AwayError, or RefusedError if the run has no such file.
+    """
+    folder, _, _ = path.rpartition("/")
+    with _artifact_errors(run.uri):
+        client = _client(run.uri)
+        if path not in {file.path for file in client.list_artifacts(run.run_id, folder or None)}:
+            raise RefusedError(_message(run.uri, f"run {run.run_id} has no file {path}"))
+        return Path(client.download_artifacts(run.run_id, path, str(into)))
+
+
 def _client(uri: str) -> MlflowClient:
     # Creating a database narrates every migration otherwise.
     for noisy in ("alembic", "mlflow.store.db.utils"):

@@ -147,12 +147,13 @@ def test_a_run_keeps_figures_and_its_best_checkpoint(trained: str, place: Path):
     top = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert top == {
         *("best_checkpoint", "images", "overlays", "curves.png", "joints.png"),
-        *("samples.png", "scores.txt", "thresholds.png"),
+        *("samples.png", "scores.txt", "stacks.png", "thresholds.png", "worst.png"),
     }
     overlays = [artifact.path for artifact in client.list_artifacts(run_id, "overlays")]
     assert overlays == ["overlays/overlay_0001.png", "overlays/overlay_0002.png"]
     best = {artifact.path for artifact in client.list_artifacts(run_id, "best_checkpoint")}
     assert {f"best_checkpoint/{name}.safetensors" for name in ("weights", "ema")} <= best
+    assert "best_checkpoint/people.npz" in best
 
 
 def test_two_workers_count_what_one_counts(trained: str, packed: Path, place: Path):

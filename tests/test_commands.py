@@ -17,6 +17,7 @@ from factories import pack_samples, samples
 from safetensors.torch import save_file
 
 import jobs.benchmark
+import jobs.compare
 import jobs.convert
 import jobs.deliver
 import jobs.evaluate
@@ -25,8 +26,16 @@ import jobs.pack
 import jobs.score
 import jobs.train
 import tune.sweep
-from pipeline.checkpoint import AVERAGE_NAME, load_network, take_snapshot, write_checkpoint
+from pipeline.cases import read_cases
+from pipeline.checkpoint import (
+    AVERAGE_NAME,
+    check_sound,
+    load_network,
+    take_snapshot,
+    write_checkpoint,
+)
 from pipeline.joints import LSP, MPII
+from pipeline.metric import scores
 from pipeline.pack_settings import CropSettings, PackSettings
 from pipeline.presets import PRESETS
 from pipeline.record import Progress, Record
@@ -45,8 +54,9 @@ OPTIONS = {
     "jobs.evaluate": (
         *("checkpoint", "weights", "data.val", "data.train", "evaluation.flip_test"),
         *("evaluation.decoding", "every_stack"),
-        *("device", "threads", "figures", "json"),
+        *("device", "threads", "figures", "json", "people"),
     ),
+    "jobs.compare": ("ray.storage", "tracking.uri", "json", "csv"),
     "jobs.convert": ("weights", "out", "joint_set"),
     "jobs.deliver": ("tracking_uri",),
     "jobs.inspect": ("out", "seed"),
@@ -124,6 +134,7 @@ COMMANDS = {
     "jobs.train": jobs.train.main,
     "jobs.pack": jobs.pack.main,
     "jobs.evaluate": jobs.evaluate.main,
+    "jobs.compare": jobs.compare.main,
     "jobs.convert": jobs.convert.main,
     "jobs.deliver": jobs.deliver.main,
     "jobs.inspect": jobs.inspect.main,
@@ -163,6 +174,8 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.pack", "flic --out o", "flic"),
         ("jobs.evaluate", "--checkpoint c", "--data.val"),
         ("jobs.evaluate", "--checkpoint c --data.val v --device tpu", "tpu"),
+        ("jobs.compare", "", "error: RUN must name two different runs or more, got []"),
+        ("jobs.compare", "a b a", "error: RUN must name two different runs or more"),
         ("jobs.convert", "--weights w", "--out"),
         ("jobs.convert", "--weights w --out o --joint-set m", "unknown joint set 'm'; known: coco"),
         ("jobs.deliver", "", "error: RUN_FOLDER is required"),
@@ -212,6 +225,12 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
             "jobs.evaluate",
             "--checkpoint c --data.val v",
             "error: c: not a checkpoint folder (no checkpoint.json)",
+        ),
+        ("jobs.compare", "a b", "error: RUN='a': no such folder, and none of this name in"),
+        (
+            "jobs.compare",
+            "a b --tracking.uri sqlite:///m.db",
+            "error: tracking.uri='sqlite:////",
         ),
         ("jobs.convert", "--weights w.pth --out o", "error: w.pth: no such file"),
         ("jobs.deliver", "runs/r", "error: runs/r must be the folder of a run that has started"),
@@ -554,7 +573,9 @@ def test_a_checkpoint_is_measured_beside_a_constant_pose(tmp_path, capsys, check
     assert sorted(file.name for file in figures.iterdir()) == [
         "joints.png",
         "overlay.png",
+        "stacks.png",
         "thresholds.png",
+        "worst.png",
     ]
 
 
@@ -581,6 +602,25 @@ def test_every_stack_is_measured(tmp_path, capsys):
     assert len(content["stacks"]) == 3
     assert content["stacks"][-1] == content["network"]
     assert f"{content['stacks'][0]['pckh']['pooled']['0.5']:.2f}" == rows[0][1]
+
+
+def test_people_are_written_beside_a_checkpoint_that_lacks_them(tmp_path, capsys, checkpoint):
+    _, _, *validation = packed(tmp_path)
+    people, path = checkpoint / "people.npz", tmp_path / "s.json"
+    arguments = ("--checkpoint", checkpoint, *validation, "--threads", 1)
+    run(jobs.evaluate.main, *arguments, "--people", people, "--json", path, "--every-stack")
+    assert f"written: {people}\n" in capsys.readouterr().out
+    cases = read_cases(people)
+    assert cases.keys == ("photo-006_00", "photo-007_00", "photo-008_00")
+    counted = json.loads(path.read_text())["network"]["pckh"]
+    assert (
+        scores(cases.counts(MPII.measure("pckh")), MPII, MPII.measure("pckh")).as_dict() == counted
+    )
+    # It is none of the files that the checkpoint was written with; those stay as they are.
+    assert check_sound(checkpoint).progress.epochs == 2
+    weights = checkpoint / "weights.safetensors"
+    said = said_on_failure(capsys, jobs.evaluate.main, *arguments, "--people", weights)
+    assert said == f"error: --people {weights}: belongs to the checkpoint there; give another file"
 
 
 @pytest.mark.parametrize("decoding", ["argmax", "dark"])

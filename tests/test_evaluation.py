@@ -13,6 +13,7 @@ from pipeline.data.people import Visibility
 from pipeline.evaluation import (
     Evaluation,
     Predictions,
+    Truth,
     constant_pose,
     evaluate,
     predict,
@@ -251,6 +252,26 @@ def test_the_torso_is_the_other_yardstick(pack):
     # 9 / 47.43 is 0.1897.
     assert counts.correct[19].tolist() == [1] * 16
     assert counts.correct[18].tolist() == [0] * 16
+
+
+def test_a_truth_has_a_checksum_of_all_that_is_annotated():
+    def checksum(**changes) -> int:
+        [found] = Truth.of([sample(**changes)]).checksums().tolist()
+        return found
+
+    plain = checksum()
+    joints = sample().person.joints
+    moved = ((joints[0][0] + 0.5, joints[0][1]), *joints[1:])
+    gone = _GONE + (Visibility.VISIBLE,) * 15
+    changes = [
+        *({"joints": moved}, {"visibility": gone}, {"head_size": 21.0}, {"head_size": None}),
+        {"box": (0.0, 0.0, 5.0, 9.0)},
+    ]
+    assert len({plain, *(checksum(**change) for change in changes)}) == 6
+    # Where a joint is not annotated its place means nothing, nor does how the crop is stored.
+    assert checksum(visibility=gone, joints=moved) == checksum(visibility=gone)
+    assert checksum(person_px=32) == plain
+    assert 0 <= plain < 2**32
 
 
 def test_scores_leave_out_a_measure_that_nobody_has(pack):

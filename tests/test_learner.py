@@ -16,7 +16,9 @@ import torch.distributed as dist
 import torch.multiprocessing
 from factories import pack_samples, sample, samples
 
+from pipeline.cases import read_cases
 from pipeline.checkpoint import write_checkpoint
+from pipeline.data.people import Visibility
 from pipeline.evaluation import Evaluation
 from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
@@ -375,6 +377,25 @@ def test_everyone_who_validates_is_counted_once(shards):
     assert result.counts["pckh"].annotated.tolist() == [5] * 16
 
 
+def test_what_is_kept_of_people_makes_the_counts_of_the_evaluation(tmp_path):
+    states = (Visibility.MISSING,) * 3 + (Visibility.VISIBLE,) * 13
+    people = [sample(20), sample(21, visibility=states), sample(22, head_size=None)]
+    [train] = pack_samples(tmp_path / "train", [samples(7)])
+    [val] = pack_samples(tmp_path / "val", [people], split="val")
+    learner = alone(task_of([train], [val]))
+    list(learner.train_epoch(every_s=1e9))
+    evaluation, cases = learner.evaluate_cases()
+    assert len(cases) == evaluation.people == 3
+    for measure in MPII.measures:
+        counts, counted = cases.counts(measure), evaluation.counts[measure.key]
+        assert np.array_equal(counts.correct, counted.correct)
+        assert np.array_equal(counts.annotated, counted.annotated)
+    # Joint 0 counts for neither of the last two: missing, and without a head size.
+    assert cases.counts(MPII.measure("pckh")).annotated.tolist() == [1] * 3 + [2] * 13
+    assert np.isnan(cases.errors["pckh"][2]).all()
+    assert not np.isnan(cases.errors["pck_torso"][2]).any()
+
+
 def test_pictures_show_as_many_people_as_they_should(shards):
     learner = alone(task_of(*shards, **{"evaluation.overlays": 3}))
     figure = learner.draw_overlays("after an epoch")
@@ -399,6 +420,8 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     own = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
     after = learner.evaluate("raw")
     (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
+    _, cases = learner.evaluate_cases()
+    (folder / f"people-{rank}.npz").write_bytes(cases.to_bytes())
     torch.save(
         {
             "average": learner._trainee.network_of("ema").state_dict(),
@@ -495,6 +518,22 @@ def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
     result = learner.evaluate("raw")
     for rank in (0, 1):
         assert_same(evaluation(folder, f"after-{rank}"), result)
+
+
+def test_two_ranks_say_of_each_person_what_one_does(two_ranks):
+    folder, task = two_ranks
+    learner = alone(task)
+    learner._trainee.network_of("ema").load_state_dict(ranks_of(folder)[0]["average"])
+    _, cases = learner.evaluate_cases()
+    # In the order of their keys, each once.
+    assert cases.keys == tuple(f"photo-{number:03d}_00" for number in range(20, 27))
+    for rank in (0, 1):
+        theirs = read_cases(folder / f"people-{rank}.npz")
+        assert theirs.keys == cases.keys
+        assert np.array_equal(theirs.positions, cases.positions)
+        assert np.array_equal(theirs.truths, cases.truths)
+        assert theirs.joints == pytest.approx(cases.joints, abs=1e-3)
+        assert np.array_equal(np.isnan(theirs.errors["pckh"]), np.isnan(cases.errors["pckh"]))
 
 
 def test_two_ranks_hold_the_same_weights_and_statistics(two_ranks):

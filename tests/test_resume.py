@@ -20,11 +20,12 @@ from factories import pack_samples, samples
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from pipeline.archive import checkpoints
+from pipeline.cases import PEOPLE_NAME
 from pipeline.joints import MPII
 from pipeline.journal import Journal
 from pipeline.keeper import STOP_NAME, Keeper
 from pipeline.learner import Learner, Task
-from pipeline.loop import Host, train
+from pipeline.loop import EVALUATION_NAME, Host, train
 from pipeline.record import read_record
 from pipeline.shards.batch import Batch
 from pipeline.shards.order import epoch_order
@@ -167,10 +168,11 @@ def run(folder: Path, task: Task, kills: list[Kill], bad: int | None = None) -> 
 
 
 def left_by(folder: Path) -> dict[str, bytes]:
-    """All weights of the last checkpoint."""
+    """All weights of the last checkpoint, and what its evaluation found."""
     assert [path.name for path in checkpoints(folder)][-1] == f"epoch_{EPOCHS:04d}"
     last = checkpoints(folder)[-1]
-    return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
+    files = [*last.glob("*.safetensors"), last / EVALUATION_NAME, last / PEOPLE_NAME]
+    return {path.name: path.read_bytes() for path in files}
 
 
 def recorded(folder: Path) -> list[tuple[int, dict[str, float]]]:

@@ -1,0 +1,169 @@
+"""Compare runs on the same validation people: `python -m jobs.compare --help`."""
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from pipeline.command import clear_errors, parse
+from pipeline.progress import say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.comparison import Comparison, Contender
+    from pipeline.metric import Scores
+
+_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+# What stands above a column of differences.
+_MORE = "vs first"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Compare runs with the first: settings, accuracy joint by joint, and whether the difference is resolved."""
+
+    runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN ...")]]
+    """Two runs or more, each a run's folder or its name, by which its best checkpoint is meant, a checkpoint's
+    folder, or with --tracking.uri the name or id of a run in MLflow."""
+    storage: Annotated[str, tyro.conf.arg(name="ray.storage", metavar="DIR")] = ""
+    """Folder in which names of runs are looked up; empty: ./runs."""
+    uri: Annotated[str, tyro.conf.arg(name="tracking.uri", metavar="URI")] = ""
+    """MLflow tracking URI, where a RUN is looked up that is no folder here; empty: nowhere."""
+    json: _File = None
+    """File for settings, scores and differences."""
+    csv: _File = None
+    """File for the table."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse(Arguments, None, argv)
+    with clear_errors():
+        compare_runs(arguments)
+
+
+def compare_runs(arguments: Arguments) -> None:
+    """Find the runs, compare them, print, and write what was asked for. Raises ValueError."""
+    if len(set(arguments.runs)) < max(2, len(arguments.runs)):
+        raise ValueError(f"RUN must name two different runs or more, got {list(arguments.runs)}")
+    from pipeline.comparison import compare
+
+    with tempfile.TemporaryDirectory() as folder:
+        compared = compare([_find(run, arguments, Path(folder)) for run in arguments.runs])
+    found = table(compared)
+    say(f"{settings_text(compared)}\n\n{table_text(found)}\n")
+    for sentence in sentences(compared):
+        say(sentence)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(content(compared), indent=1) + "\n")
+        say(f"written: {arguments.json}")
+    if arguments.csv is not None:
+        found.to_csv(arguments.csv, index_label="metric")
+        say(f"written: {arguments.csv}")
+
+
+def _find(run: str, arguments: Arguments, into: Path) -> "Contender":
+    from pipeline.lookup import contender, fetch, find_local
+    from pipeline.plan import storage_folder, tracking_uri
+
+    storage = storage_folder(arguments.storage)
+    checkpoint = find_local(run, storage)
+    if checkpoint is None and arguments.uri:
+        checkpoint = fetch(run, tracking_uri(arguments.uri), into)
+    if checkpoint is None:
+        raise ValueError(
+            f"RUN={run!r}: no such folder, and none of this name in {storage}; if MLflow has the run, "
+            "give --tracking.uri"
+        )
+    return contender(run, checkpoint)
+
+
+def settings_text(compared: "Comparison") -> str:
+    """The settings that differ, a line each with the values in the order of the runs."""
+    lines = [
+        f"  {key}: {' | '.join(str(value) for value in values)}"
+        for key, values in compared.settings.items()
+    ]
+    return "\n".join(["settings that differ:", *lines]) if lines else "settings: all the same"
+
+
+def table(compared: "Comparison") -> "pd.DataFrame":
+    """A row a percentage, a column a run, and beside all but the first what they have more, in points."""
+    import pandas as pd
+
+    rows = [_percentages(scores) for scores in compared.scores]
+    columns = {compared.contenders[0].name: rows[0]}
+    for one, row in zip(compared.contenders[1:], rows[1:], strict=True):
+        columns[one.name] = row
+        columns[f"{one.name} {_MORE}"] = {name: row[name] - rows[0][name] for name in row}
+    return pd.DataFrame(columns)
+
+
+def _percentages(scores: "Scores") -> dict[str, float]:
+    """All that a table of one run holds, by the name of the row."""
+    measure = scores.measure
+    pooled = {f"{measure.title}@{t:g}": value for t, value in scores.pooled.items()}
+    area = {f"AUC 0-{measure.auc_limit:g}": scores.auc}
+    return pooled | area | scores.joints[measure.thresholds[0]]
+
+
+def table_text(found: "pd.DataFrame") -> str:
+    """The table to look at: two decimals, differences with their signs, - where nothing was annotated."""
+    shown, heads = found.astype(object), [str(column) for column in found]
+    for head in heads:
+        form = "{:+.2f}" if head.endswith(_MORE) else "{:.2f}"
+        shown[head] = ["-" if isnan(value) else form.format(value) for value in found[head]]
+    shown.columns = [_MORE if head.endswith(_MORE) else head for head in heads]
+    return shown.to_string(col_space=[len(head) + 2 for head in shown.columns])
+
+
+def sentences(compared: "Comparison") -> list[str]:
+    """Which checkpoints these are, and of each difference whether it is resolved."""
+    first, *others = compared.contenders
+    said = [
+        f"{one.name}: epoch {one.record.progress.epochs}, {len(one.cases):,} people"
+        for one in compared.contenders
+    ]
+    for other, differences in zip(others, compared.differences, strict=True):
+        people, both = differences[0].people, (len(first.cases), len(other.cases))
+        if people < max(both):
+            said.append(
+                f"note: {first.name} and {other.name} share {people:,} of {both[0]:,} and {both[1]:,} "
+                "people; the intervals are of these alone"
+            )
+        said += [d.said(other.name, first.name, compared.measure.title) for d in differences]
+    return said
+
+
+def content(compared: "Comparison") -> dict[str, Any]:
+    """All of the comparison as plain data."""
+    from pipeline.comparison import PERCENT, RESAMPLES
+
+    differences = ((), *compared.differences)
+    return {
+        "measure": compared.measure.key,
+        "settings": compared.settings,
+        "interval_percent": PERCENT,
+        "resamples": RESAMPLES,
+        "runs": [
+            {
+                "run": one.name,
+                "epoch": one.record.progress.epochs,
+                "people": len(one.cases),
+                "scores": scores.as_dict(),
+                "differences": [asdict(d) | {"is_resolved": d.is_resolved} for d in more],
+            }
+            for one, scores, more in zip(
+                compared.contenders, compared.scores, differences, strict=True
+            )
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What an evaluation found person by person, kept as people.npz beside a checkpoint: plain arrays, nothing pickled."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from pipeline.joints import JointSet, Measure
+from pipeline.metric import THRESHOLDS, JointCounts, joint_counts
+
+PEOPLE_NAME = "people.npz"
+_KEYS, _JOINTS, _ERRORS = "keys", "joints", "errors."
+_POSITIONS, _TRUTHS = "positions", "truths"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """Predictions for some people and how wrong they are, a row a person.
+
+    `positions` are those in the shards that were evaluated; `truths` stand for
+    what is annotated of each person, a checksum; `joints` are in pixels of the
+    original images. `errors` are normalised, by the key of the measure;
+    NaN where a joint does not count, inf where the network failed to place it.
+    """
+
+    keys: tuple[str, ...]
+    positions: Int64[np.ndarray, " person"]
+    truths: Int64[np.ndarray, " person"]
+    joints: Float32[np.ndarray, "person joint 2"]
+    errors: dict[str, Float32[np.ndarray, "person joint"]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def of(
+        cls,
+        keys: Sequence[str],
+        positions: Int64[np.ndarray, " person"],
+        truths: Int64[np.ndarray, " person"],
+        joints: Float[np.ndarray, "person joint 2"],
+        errors: dict[str, Float[np.ndarray, "person joint"]],
+    ) -> Self:
+        """What is kept of predictions and their errors in full precision."""
+        return cls(
+            keys=tuple(keys),
+            positions=positions,
+            truths=truths,
+            joints=joints.astype(np.float32),
+            errors={key: narrowed(values) for key, values in errors.items()},
+        )
+
+    @classmethod
+    def nobody(cls, joint_set: JointSet) -> Self:
+        """The cases of nobody, to add to."""
+        nothing, none = np.zeros((0, len(joint_set.joints), 2)), np.zeros(0, np.int64)
+        errors = {measure.key: nothing[..., 0] for measure in joint_set.measures}
+        return cls.of((), none, none, nothing, errors)
+
+    @classmethod
+    def together(cls, parts: Sequence["Cases"]) -> Self:
+        """The people of all parts, of which there is at least one."""
+        return cls(
+            keys=tuple(key for part in parts for key in part.keys),
+            positions=np.concatenate([part.positions for part in parts]),
+            truths=np.concatenate([part.truths for part in parts]),
+            joints=np.concatenate([part.joints for part in parts]),
+            errors={
+                key: np.concatenate([part.errors[key] for part in parts]) for key in parts[0].errors
+            },
+        )
+
+    def rows(self, chosen: Int64[np.ndarray, " row"]) -> "Cases":
+        """The people of some rows, in that order."""
+        return Cases(
+            keys=tuple(self.keys[row] for row in chosen.tolist()),
+            positions=self.positions[chosen],
+            truths=self.truths[chosen],
+            joints=self.joints[chosen],
+            errors={key: values[chosen] for key, values in self.errors.items()},
+        )
+
+    def by_key(self) -> "Cases":
+        """The same people in the order of their keys; of equal ones, that of the shards."""
+        order = sorted(range(len(self)), key=lambda row: (self.keys[row], self.positions[row]))
+        return self.rows(np.array(order, np.int64))
+
+    def counts(self, measure: Measure) -> JointCounts:
+        """Correct and annotated joints by a measure, equal to those of the errors in full precision."""
+        return joint_counts(self.errors[measure.key])
+
+    def mean_errors(self, joint_set: JointSet, measure: Measure) -> Float[np.ndarray, " person"]:
+        """Each person's mean error over the joints that enter the mean; NaN where none counts."""
+        errors = self.errors[measure.key][:, list(joint_set.in_mean)].astype(np.float64)
+        counted = ~np.isnan(errors)
+        number = counted.sum(axis=1)
+        total = np.where(counted, errors, 0).sum(axis=1)
+        return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+    def to_bytes(self) -> bytes:
+        """The content of people.npz; the same for the same cases."""
+        arrays: dict[str, Any] = {
+            _KEYS: np.array(self.keys, str),
+            _POSITIONS: self.positions,
+            _TRUTHS: self.truths,
+            _JOINTS: self.joints,
+        } | {f"{_ERRORS}{key}": values for key, values in self.errors.items()}
+        file = BytesIO()
+        # Names of people are most of it, and much alike.
+        np.savez_compressed(file, **arrays)
+        return file.getvalue()
+
+
+def narrowed(
+    errors: Float[np.ndarray, "person joint"],
+) -> Float32[np.ndarray, "person joint"]:
+    """Errors in single precision, each on the same side of every threshold as before."""
+    found = errors.astype(np.float32)
+    before = np.searchsorted(THRESHOLDS, errors)
+    after = np.searchsorted(THRESHOLDS, found.astype(np.float64))
+    # Rounding goes past a threshold by one step at the most.
+    found = np.where(after > before, np.nextafter(found, np.float32(-np.inf)), found)
+    return np.where(after < before, np.nextafter(found, np.float32(np.inf)), found)
+
+
+def read_cases(path: Path) -> Cases:
+    """Read a people.npz. Raises ValueError naming the file if it is absent or none."""
+    try:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            errors = {
+                name.removeprefix(_ERRORS): stored[name]
+                for name in stored.files
+                if name.startswith(_ERRORS)
+            }
+            keys, joints = stored[_KEYS], stored[_JOINTS]
+            positions, truths = stored[_POSITIONS], stored[_TRUTHS]
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not results of people: {error}") from error
+    shapes = {values.shape for values in errors.values()} | {joints.shape[:2]}
+    if len(shapes) > 1 or not keys.shape == positions.shape == truths.shape == joints.shape[:1]:
+        raise ValueError(f"{path}: its arrays are of different people or joints")
+    return Cases(
+        keys=tuple(map(str, keys)),
+        positions=positions,
+        truths=truths,
+        joints=joints,
+        errors=errors,
+    )

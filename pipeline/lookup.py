@@ -1,0 +1,77 @@
+"""Finds the run that a person means: a folder, a name, or a run of MLflow's; and reads what it is compared by."""
+
+from pathlib import Path
+
+from pipeline.archive import BEST_CHECKPOINT, best, checkpoints
+from pipeline.cases import PEOPLE_NAME, read_cases
+from pipeline.checkpoint import check_file
+from pipeline.comparison import Contender
+from pipeline.record import RECORD_NAME, read_record
+
+# Seconds in which a server has to answer.
+_REACH_S = 8.0
+
+
+def find_local(run: str, storage: Path) -> Path | None:
+    """The checkpoint that `run` means, if it is of this machine.
+
+    A checkpoint's folder means itself; a run's folder, and the name of one in
+    `storage`, its best. Raises ValueError if that run has none.
+    """
+    for folder in (Path(run), storage / run):
+        if (folder / RECORD_NAME).exists():
+            return folder
+        if folder.is_dir():
+            return _best(folder)
+    return None
+
+
+def _best(folder: Path) -> Path:
+    """A run's best checkpoint by its headline."""
+    kept = checkpoints(folder)
+    if not kept:
+        raise ValueError(f"{folder}: holds no checkpoint, expected the folder of a run or of one")
+    newest = read_record(kept[-1])
+    measure = newest.joint_set.measure(newest.settings.evaluation.measure)
+    found = best(folder, measure.metric_name)
+    if found is None:
+        raise ValueError(f"{folder}: none of its {len(kept)} checkpoints has been evaluated yet")
+    return found[0]
+
+
+def fetch(run: str, uri: str, into: Path) -> Path:
+    """Download what a run of MLflow's is compared by, and return the folder that it lies in.
+
+    `run` is an id or a name. Raises ValueError if there is none, or several of
+    the name; AwayError or RefusedError.
+    """
+    from pipeline.tracking import download, find_runs, reach
+
+    scheme, _, path = uri.partition(":///")
+    if scheme == "sqlite" and not Path(path.partition("?")[0]).exists():
+        # Whoever asks it would make it.
+        raise ValueError(f"tracking.uri={uri!r}: no such database")
+    reach(uri, _REACH_S)
+    found = find_runs(uri, run)
+    if len(found) != 1:
+        ids = ", ".join(sorted(one.run_id for one in found))
+        known = f"{len(found)} runs are called {run!r}: {ids}" if found else f"no run is {run!r}"
+        raise ValueError(f"tracking.uri={uri!r}: {known}; expected the id or the name of one")
+    folder = into / found[0].run_id
+    folder.mkdir()
+    for name in (RECORD_NAME, PEOPLE_NAME):
+        fetched = download(found[0], f"{BEST_CHECKPOINT}/{name}", folder)
+    return fetched.parent
+
+
+def contender(name: str, checkpoint: Path) -> Contender:
+    """A checkpoint as it is compared. Raises ValueError if a file of it is damaged, or lacks people."""
+    record, people = read_record(checkpoint), checkpoint / PEOPLE_NAME
+    check_file(checkpoint, PEOPLE_NAME)
+    if not people.exists():
+        raise ValueError(
+            f"{checkpoint}: no {PEOPLE_NAME}, as in checkpoints that were written before there was one; "
+            f"to make it: python -m jobs.evaluate --checkpoint {checkpoint} --data.val SHARDS "
+            f"--people {people}"
+        )
+    return Contender(name=name, record=record, cases=read_cases(people))

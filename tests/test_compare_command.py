@@ -1,0 +1,217 @@
+"""jobs.compare: runs are found wherever they lie, and their difference is said in a sentence."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import jobs.compare
+from pipeline.cases import PEOPLE_NAME, Cases
+from pipeline.checkpoint import take_snapshot, write_checkpoint
+from pipeline.joints import LSP, MPII, JointSet
+from pipeline.record import Progress, Record
+from pipeline.settings import Settings
+from pipeline.tracking import Run, log_folder, start_run
+from pipeline.training import build_network
+
+PEOPLE = 50
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def cases_of(right: int, people: int = PEOPLE, joint_set: JointSet = MPII) -> Cases:
+    """People of whom the first `right` have all joints within a tenth of a head, the others none within a half."""
+    joints = len(joint_set.joints)
+    errors = np.full((people, joints), 0.75)
+    errors[:right] = 0.05
+    keys = [f"person-{number:03d}" for number in range(people)]
+    by_measure = {measure.key: errors for measure in joint_set.measures}
+    number = np.arange(people)
+    return Cases.of(keys, number, number, np.zeros((people, joints, 2)), by_measure)
+
+
+def checkpoint(folder: Path, epoch: int, cases: Cases | None, joint_set=MPII, **changes) -> Path:
+    """A checkpoint after `epoch` with the results of people, if it has any, and a headline of as many percent."""
+    settings = Settings.from_flat(
+        {
+            "model.stacks": 1,
+            "model.features": 8,
+            "model.joints": len(joint_set.joints),
+            "model.input_px": 64,
+            "ray.name": folder.name,
+        }
+        | changes
+    )
+    metrics = {} if cases is None else {"pckh_0.5": float(np.mean(cases.errors["pckh"] <= 0.5))}
+    made = Record(
+        settings=settings, joint_set=joint_set, progress=Progress(epochs=epoch), metrics=metrics
+    )
+    snapshot = take_snapshot(build_network(settings.model, 0, torch.device("cpu")), made)
+    extras = {} if cases is None else {PEOPLE_NAME: cases.to_bytes()}
+    path = folder / f"epoch_{epoch:04d}"
+    path.mkdir(parents=True)
+    write_checkpoint(path, replace(snapshot, extras=extras))
+    return path
+
+
+@pytest.fixture
+def runs(working_folder) -> Path:
+    """Two runs in `runs`: `one` with 20 of 50 people right, `two` with 30 at its best and 10 at its end."""
+    folder = working_folder / "runs"
+    checkpoint(folder / "one", 1, cases_of(20))
+    checkpoint(folder / "two", 1, cases_of(30), **{"optim.epochs": 7, "data.seed": 3})
+    checkpoint(folder / "two", 2, cases_of(10), **{"optim.epochs": 7, "data.seed": 3})
+    return folder
+
+
+def run(*arguments: object) -> None:
+    jobs.compare.main([str(argument) for argument in arguments])
+
+
+def said_on_failure(capsys, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as end:
+        run(*arguments)
+    assert end.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+def test_two_runs_are_compared_at_their_best(runs, capsys):
+    run("one", "runs/two", "--json", "c.json", "--csv", "c.csv")
+    told = capsys.readouterr().out
+    assert told.startswith("settings that differ:\n  data.seed: 0 | 3\n  optim.epochs: 100 | 7\n\n")
+    lines = (re.split(r" {2,}", line) for line in told.splitlines())
+    rows = {head: cells for head, *cells in lines}
+    assert rows["PCKh@0.5"] == rows["PCKh@0.1"] == ["40.00", "60.00", "+20.00"]
+    assert rows["left_wrist"] == ["40.00", "60.00", "+20.00"]
+    # All that are right are so from 0.05 on, of 0 to 0.5: 45 of 50 hundredths, and half of one.
+    assert rows["AUC 0-0.5"] == ["36.40", "54.60", "+18.20"]
+    assert "one: epoch 1, 50 people\nruns/two: epoch 1, 50 people\n" in told
+    sentence = r"^PCKh@0\.5: runs/two is better than one by 20\.00 points, 95 % interval \+1"
+    assert re.search(sentence, told, re.M)
+    assert "note:" not in told
+    content = json.loads(Path("c.json").read_text())
+    assert content["settings"] == {"data.seed": [0, 3], "optim.epochs": [100, 7]}
+    first, second = content["runs"]
+    assert (first["run"], first["differences"]) == ("one", [])
+    half, tenth = second["differences"]
+    assert (half["threshold"], half["points"], half["is_resolved"]) == (0.5, 20.0, True)
+    # Of 50 people each gains nothing or all: ten of them, whose number varies by the binomial.
+    assert (half["low"], half["high"]) == (pytest.approx(10, abs=2), pytest.approx(32, abs=2))
+    assert tenth["threshold"] == 0.1
+    assert second["scores"]["pooled"]["0.5"] == 60.0
+    table = pd.read_csv("c.csv", index_col="metric")
+    assert list(table) == ["one", "runs/two", "runs/two vs first"]
+    assert table.loc["PCKh@0.5"].tolist() == [40.0, 60.0, 20.0]
+
+
+def test_a_checkpoint_means_itself_and_a_run_beside_itself_is_equal(runs, capsys):
+    run("runs/two/epoch_0002", "runs/two/epoch_0001", "runs/two", "--ray.storage", "elsewhere")
+    told = capsys.readouterr().out
+    assert "settings: all the same" in told
+    assert "runs/two/epoch_0002: epoch 2" in told
+    assert "PCKh@0.5: runs/two/epoch_0001 is better than runs/two/epoch_0002 by 40.00" in told
+    capsys.readouterr()
+    run("runs/two", "runs/two/epoch_0001")
+    told = capsys.readouterr().out
+    equal = "not told apart: +0.00 points, 95 % interval +0.00 to +0.00"
+    assert f"PCKh@0.5: runs/two/epoch_0001 and runs/two are {equal}" in told
+
+
+def test_runs_that_share_some_people_say_so(runs, capsys):
+    checkpoint(runs / "more", 1, cases_of(30, people=80))
+    run("one", "more")
+    told = capsys.readouterr().out
+    note = "note: one and more share 50 of 50 and 80 people; the intervals are of these alone"
+    assert note in told
+    # Of the 50 more has 30 right, of its 80 no more than 37.5 %.
+    assert "PCKh@0.5: more is better than one by 20.00 points" in told
+    assert re.search(r"^PCKh@0.5 +40.00 +37.50 +-2.50$", told, re.M)
+
+
+def test_what_cannot_be_compared_is_said(runs, capsys):
+    folder = runs / "other"
+    made = checkpoint(folder, 1, cases_of(3, joint_set=LSP), LSP)
+    said = said_on_failure(capsys, "one", "other")
+    assert said == "error: one and other have different joint sets: mpii and lsp"
+    people = made / PEOPLE_NAME
+    people.write_bytes(cases_of(3).to_bytes())
+    said = said_on_failure(capsys, "one", "other")
+    damaged = "damaged: its checksum is not the one it was written with"
+    assert said == f"error: {people}: {damaged}"
+    bare = checkpoint(runs / "bare", 3, None)
+    said = said_on_failure(capsys, "one", bare)
+    assert said.startswith(
+        f"error: {bare}: no people.npz, as in checkpoints that were written before"
+    )
+    assert said.endswith(f"--data.val SHARDS --people {bare}/people.npz")
+    said = said_on_failure(capsys, "one", "bare")
+    assert said == f"error: {runs}/bare: none of its 1 checkpoints has been evaluated yet"
+    said = said_on_failure(capsys, "one", "runs")
+    assert said == "error: runs: holds no checkpoint, expected the folder of a run or of one"
+
+
+# MLflow
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> str:
+    """A database with the runs `one` and `two`, and two called `twice`, of which one has no checkpoint yet."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+
+    def started(experiment: str, name: str) -> Run:
+        place = {"params": {}, "tags": {}, "artifacts": folder / "artifacts"}
+        return start_run(uri, experiment, name, **place)
+
+    for name, right in (("one", 20), ("two", 30), ("twice", 10)):
+        path = checkpoint(folder / "runs" / name, 4, cases_of(right))
+        log_folder(started("first", name), path, "best_checkpoint")
+    started("second", "twice")
+    return uri
+
+
+def test_runs_of_mlflow_are_compared_by_name_and_id(database, runs, capsys):
+    found = start_run(database, "first", "two", params={}, tags={}, artifacts=Path())
+    # Here there is a `one` too, which comes first; `two` by its id is of MLflow.
+    run("one", found.run_id, "--tracking.uri", database)
+    told = capsys.readouterr().out
+    assert f"one: epoch 1, 50 people\n{found.run_id}: epoch 4, 50 people\n" in told
+    elsewhere = ("--ray.storage", "elsewhere", "--tracking.uri", database)
+    run("two", "one", *elsewhere)
+    told = capsys.readouterr().out
+    assert "two: epoch 4, 50 people\none: epoch 4, 50 people\n" in told
+    assert "PCKh@0.5: one is worse than two by 20.00 points" in told
+
+
+def test_what_mlflow_lacks_is_said(database, runs, capsys):
+    given = ("--tracking.uri", database)
+    said = said_on_failure(capsys, "one", "none", *given)
+    place = f"error: tracking.uri={database!r}"
+    assert said == f"{place}: no run is 'none'; expected the id or the name of one"
+    said = said_on_failure(capsys, "one", "twice", *given)
+    [first, second] = re.findall(r"[0-9a-f]{32}", said)
+    assert said == (
+        f"{place}: 2 runs are called 'twice': {first}, {second}; expected the id or the name of one"
+    )
+    empty = start_run(database, "second", "twice", params={}, tags={}, artifacts=Path()).run_id
+    said = said_on_failure(capsys, "one", empty, *given)
+    assert said == f"{place}: MLflow: run {empty} has no file best_checkpoint/checkpoint.json"
+
+
+def test_a_database_that_is_not_there_is_not_made(runs, capsys, working_folder):
+    said = said_on_failure(capsys, "one", "none", "--tracking.uri", "sqlite:///none.db")
+    assert said == f"error: tracking.uri='sqlite:///{working_folder}/none.db': no such database"
+    assert not list(working_folder.glob("*.db"))

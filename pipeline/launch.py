@@ -32,6 +32,8 @@ from pipeline.keeper import overlay_path
 from pipeline.learner import Task
 from pipeline.loop import EVALUATION_NAME
 from pipeline.metric import Scores, table
+from pipeline.network.cost import network_cost
+from pipeline.note import NOTE, note
 from pipeline.plan import Plan
 from pipeline.preparation import FIGURES
 from pipeline.progress import say
@@ -238,6 +240,8 @@ def _conclude(plan: Plan, journal: Journal) -> Outcome:
     journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
     journal.folder(folder, "best_checkpoint")
     journal.metrics({f"best_{headline}": best_scores.headline, "best_epoch": epoch}, epoch)
+    result = f"{plan.measure.headline} {best_scores.headline:.2f} after epoch {epoch}"
+    journal.tags({NOTE: note(plan, network_cost(plan.settings.model), result)})
     return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.journal import End, Journal, RunSpec
+from pipeline.network.cost import network_cost
+from pipeline.note import NOTE, note
 from pipeline.plan import Plan
 from pipeline.progress import say
+from pipeline.provenance import origin
 
 if TYPE_CHECKING:
     from pipeline.courier import Courier
@@ -77,7 +80,7 @@ def _prepare(plan: Plan) -> Path:
 
 
 def _spec(plan: Plan, parent: str) -> RunSpec:
-    settings = plan.settings
+    settings, cost = plan.settings, network_cost(plan.settings.model)
     return RunSpec(
         uri=settings.tracking.uri,
         experiment=settings.tracking.experiment,
@@ -88,6 +91,10 @@ def _spec(plan: Plan, parent: str) -> RunSpec:
             "source": plan.train.source,
             "data.train.checksum": plan.train.checksum,
             "data.val.checksum": plan.val.checksum,
+            "parameters": str(cost.parameters),
+            "gmacs": f"{cost.macs / 1e9:.3g}",
+            NOTE: note(plan, cost),
+            **origin(),
         },
         artifacts=Path(settings.ray.storage).parent / "mlruns",
         parent=parent,

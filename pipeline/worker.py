@@ -17,6 +17,7 @@ from pipeline.bad_steps import BadStepsError
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
+from pipeline.provenance import equipment
 from pipeline.pulse import Pulse
 from pipeline.ranks import from_first
 from pipeline.settings import Settings
@@ -69,6 +70,7 @@ def train_worker(task: dict[str, Any]) -> None:
             learner = Learner(told, rank, workers, device, pulse, stepped)
             reached("learner")
             with Keeper(learner, folder, ask_every_s=host.asks_every_s) as keeper:
+                keeper.note(equipment(device, workers))
                 train(learner, keeper, host, told.label)
     except (BadStepsError, BadSampleError, StorageError):
         # They say all there is to say; where in the program they arose is nobody's concern.

@@ -23,6 +23,7 @@ from pipeline.delivered import (
     write_position,
 )
 from pipeline.journal import Entry, Journal
+from pipeline.parcels import PARCELS, missing, send
 from pipeline.progress import say
 from pipeline.redaction import redacted
 from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
@@ -30,7 +31,6 @@ from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
 # A server that is away must be an error within ten seconds.
 _REACH_S = 8.0
 _POINTS_AT_ONCE = 1000
-_ARTIFACTS = ("file", "folder", "text")
 # Seconds after which what MLflow may have refused by mistake is sent again.
 _ASK_AGAIN_S = (1.0, 3.0)
 
@@ -87,7 +87,7 @@ class Delivery:
         while entries := self._journal.entries(self._position.seq):
             if entries[0].kind == "run":
                 self._start_run(entries[0])
-            elif entries[0].kind in ("metrics", *_ARTIFACTS):
+            elif entries[0].kind in ("metrics", *PARCELS):
                 self._send_metrics(_together(entries))
             else:
                 self._send_change(entries[0])
@@ -127,7 +127,7 @@ class Delivery:
         ]
         for start in range(0, len(points), _POINTS_AT_ONCE):
             self._send_points(points[start : start + _POINTS_AT_ONCE])
-        later = tuple(entry.seq for entry in entries if entry.kind in _ARTIFACTS)
+        later = tuple(entry.seq for entry in entries if entry.kind in PARCELS)
         self._move(entries, later=self._position.later + later)
 
     def _send_points(self, points: Sequence[tuple[int, Point]]) -> None:
@@ -167,16 +167,11 @@ class Delivery:
             raise failed
 
     def _send_artifact(self, entry: Entry) -> None:
-        run, told, path = self._run(), entry.content, self._journal.path_of(entry)
-        actions: dict[str, Callable[[], None]] = {
-            "file": lambda: tracking.log_file(run, path, told["folder"]),
-            "folder": lambda: tracking.log_folder(run, path, told["at"]),
-            "text": lambda: tracking.log_text(run, told["text"], told["path"]),
-        }
-        if entry.kind != "text" and not path.exists():
-            self._pass_over(entry.seq, told, f"{path} does not exist any more")
+        run, gone = self._run(), missing(self._journal, entry)
+        if gone is not None:
+            self._pass_over(entry.seq, entry.content, f"{gone} does not exist any more")
         else:
-            self._try(entry.seq, told, actions[entry.kind])
+            self._try(entry.seq, entry.content, lambda: send(run, self._journal, entry))
         self._count([entry])
         later = tuple(seq for seq in self._position.later if seq != entry.seq)
         self._note(replace(self._position, later=later))
@@ -222,7 +217,7 @@ class Delivery:
 
     def _move(self, entries: Sequence[Entry], **changes: Any) -> None:
         """Note that entries are delivered, all but the artifacts among them."""
-        self._count([entry for entry in entries if entry.kind not in _ARTIFACTS])
+        self._count([entry for entry in entries if entry.kind not in PARCELS])
         self._note(replace(self._position, seq=entries[-1].seq, **changes))
 
     def _count(self, entries: Sequence[Entry]) -> None:
@@ -239,7 +234,7 @@ def _together(entries: Sequence[Entry]) -> list[Entry]:
     points = 0
     for entry in entries:
         points += len(entry.content["values"]) if entry.kind == "metrics" else 0
-        is_other = entry.kind not in ("metrics", *_ARTIFACTS)
+        is_other = entry.kind not in ("metrics", *PARCELS)
         if is_other or (taken and points > _POINTS_AT_ONCE):
             break
         taken.append(entry)

@@ -16,7 +16,9 @@ from pipeline.redaction import redacted
 
 JOURNAL_NAME = "journal.jsonl"
 
-Kind = Literal["run", "metrics", "tags", "end", "file", "folder", "text"]
+Kind = Literal[
+    "run", "metrics", "tags", "end", "file", "folder", "text", "model", "forget_model", "register"
+]
 End = Literal["FINISHED", "FAILED", "KILLED"]
 History = dict[str, list[tuple[int, float]]]
 
@@ -106,6 +108,45 @@ class Journal:
     def text(self, text: str, path: str) -> None:
         """Record text, to be kept as the file `path` of the run's artifacts."""
         self._append("text", {"text": text, "path": path})
+
+    def model(self, path: Path, step: int) -> None:
+        """Record a checkpoint's folder, to be kept as a model with the metrics of that step; it must stay until it is delivered or forgotten."""
+        self._append("model", {"path": self._place(path), "name": path.name, "step": step})
+
+    def forget_model(self, name: str) -> None:
+        """Record that the model of a checkpoint is to be removed, wherever it was kept."""
+        self._append("forget_model", {"name": name})
+
+    def register(
+        self, name: str, registered: str, metric: str, value: float, checksum: str
+    ) -> None:
+        """Record that the model of a checkpoint is to be a version of the registered model `registered`.
+
+        `value` is its `metric` on the validation people whose checksum is given.
+        """
+        content = {"name": name, "as": registered, "metric": metric, "value": value}
+        self._append("register", content | {"checksum": checksum})
+
+    def models(self) -> dict[str, bool]:
+        """Models that are recorded and not forgotten since, by name, each with whether it is to be registered."""
+        found: dict[str, bool] = {}
+        for entry in self.entries():
+            if entry.kind == "model":
+                found[entry.content["name"]] = False
+            elif entry.kind == "forget_model":
+                found.pop(entry.content["name"], None)
+            elif entry.kind == "register":
+                found[entry.content["name"]] = True
+        return found
+
+    def points_of(self, step: int) -> Sequence[tuple[str, float, int]]:
+        """Name, value and time in milliseconds of every metric that is recorded at a step."""
+        return [
+            (name, value, entry.time_ms)
+            for entry in self.entries()
+            if entry.kind == "metrics" and entry.content["step"] == step
+            for name, value in entry.content["values"].items()
+        ]
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Record tags; the last value of each counts."""

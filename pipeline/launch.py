@@ -240,6 +240,10 @@ def _conclude(plan: Plan, journal: Journal) -> Outcome:
     journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
     journal.folder(folder, "best_checkpoint")
     journal.metrics({f"best_{headline}": best_scores.headline, "best_epoch": epoch}, epoch)
+    if plan.settings.tracking.register:
+        value, checksum = record.metrics[headline], plan.val.checksum
+        registered = plan.settings.tracking.register
+        journal.register(folder.name, registered, headline, value, checksum)
     result = f"{plan.measure.headline} {best_scores.headline:.2f} after epoch {epoch}"
     journal.tags({NOTE: note(plan, network_cost(plan.settings.model), result)})
     return Outcome(checkpoint=folder, epoch=epoch, scores=scores)

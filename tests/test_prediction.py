@@ -27,7 +27,7 @@ from pipeline.training import build_network
 CPU = torch.device("cpu")
 
 
-def checkpoint(folder: Path, **changes) -> Settings:
+def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes) -> Settings:
     """A tiny checkpoint whose heads are random, so that joints are found somewhere; returns its settings."""
     settings = Settings.from_flat(
         {
@@ -41,7 +41,9 @@ def checkpoint(folder: Path, **changes) -> Settings:
     )
     folder.mkdir(parents=True)
     network = build_network(settings.model, 0, CPU, zero_heads=False)
-    record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics={})
+    record = Record(
+        settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics=metrics or {}
+    )
     write_checkpoint(folder, take_snapshot(network, record))
     return settings
 

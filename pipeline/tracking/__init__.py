@@ -25,6 +25,8 @@ from pipeline.tracking.client import (
     reach,
     ui_command,
 )
+from pipeline.tracking.models import forget_model, log_model
+from pipeline.tracking.registry import register
 from pipeline.tracking.runs import (
     Point,
     Run,
@@ -53,14 +55,17 @@ __all__ = [
     "Status",
     "end_run",
     "find_or_create_run",
+    "forget_model",
     "is_server",
     "log_file",
     "log_folder",
     "log_metrics",
+    "log_model",
     "log_points",
     "log_text",
     "reach",
     "recorded",
+    "register",
     "set_tags",
     "start_run",
     "state_of",

@@ -22,7 +22,7 @@ from pipeline.delivered import (
     read_position,
     write_position,
 )
-from pipeline.journal import Entry, Journal
+from pipeline.journal import SYSTEM_NAME, Entry, Journal
 from pipeline.parcels import PARCELS, missing, send
 from pipeline.progress import say
 from pipeline.redaction import redacted
@@ -31,6 +31,8 @@ from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
 # A server that is away must be an error within ten seconds.
 _REACH_S = 8.0
 _POINTS_AT_ONCE = 1000
+# Entries of the machine, each of a few dozen metrics at most.
+_SYSTEM_AT_ONCE = 20
 # Seconds after which what MLflow may have refused by mistake is sent again.
 _ASK_AGAIN_S = (1.0, 3.0)
 
@@ -49,6 +51,7 @@ class Delivery:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self._journal = Journal(folder)
+        self._system = Journal(folder, SYSTEM_NAME)
         self._folder, self._uri = folder, uri
         self._position = read_position(folder, uri)
         self.sent: Counter[str] = Counter()
@@ -78,6 +81,8 @@ class Delivery:
         after, later = self._position.seq, self._position.later
         waiting: Counter[str] = Counter(entry.kind for entry in self._journal.entries(after))
         waiting.update(self._entry(seq).kind for seq in later)
+        if machine := self._system.entries(self._position.system):
+            waiting["system"] = len(machine)
         refused = count_refusals(self._folder) if after else 0
         return Left(folder=self._folder, waiting=waiting, refused=refused, reason=reason)
 
@@ -91,6 +96,7 @@ class Delivery:
                 self._send_metrics(_together(entries))
             else:
                 self._send_change(entries[0])
+        self._send_system()
         self._send_artifacts()
 
     def _start_run(self, entry: Entry) -> None:
@@ -116,15 +122,7 @@ class Delivery:
 
     def _send_metrics(self, entries: Sequence[Entry]) -> None:
         """Log the metrics among the entries, and leave the artifacts for later."""
-        points = [
-            (
-                entry.seq,
-                Point(name=name, value=value, step=entry.content["step"], time_ms=entry.time_ms),
-            )
-            for entry in entries
-            if entry.kind == "metrics"
-            for name, value in entry.content["values"].items()
-        ]
+        points = _points([entry for entry in entries if entry.kind == "metrics"])
         for start in range(0, len(points), _POINTS_AT_ONCE):
             self._send_points(points[start : start + _POINTS_AT_ONCE])
         later = tuple(entry.seq for entry in entries if entry.kind in PARCELS)
@@ -142,6 +140,13 @@ class Delivery:
         except RefusedError:
             self._send_points(points[: len(points) // 2])
             self._send_points(points[len(points) // 2 :])
+
+    def _send_system(self) -> None:
+        """Log the metrics of the machine."""
+        while entries := self._system.entries(self._position.system)[:_SYSTEM_AT_ONCE]:
+            self._send_points(_points(entries))
+            self.sent["system"] += len(entries)
+            self._note(replace(self._position, system=entries[-1].seq))
 
     def _send_change(self, entry: Entry) -> None:
         run, told = self._run(), entry.content
@@ -239,3 +244,15 @@ def _together(entries: Sequence[Entry]) -> list[Entry]:
             break
         taken.append(entry)
     return taken
+
+
+def _points(entries: Sequence[Entry]) -> list[tuple[int, Point]]:
+    """What entries of metrics hold, each with the number of its entry."""
+    return [
+        (
+            entry.seq,
+            Point(name=name, value=value, step=entry.content["step"], time_ms=entry.time_ms),
+        )
+        for entry in entries
+        for name, value in entry.content["values"].items()
+    ]

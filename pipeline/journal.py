@@ -15,6 +15,8 @@ from typing import Any, Literal
 from pipeline.redaction import redacted
 
 JOURNAL_NAME = "journal.jsonl"
+# The journal of the machine beside it, to which another process adds.
+SYSTEM_NAME = "system.jsonl"
 
 Kind = Literal[
     "run", "metrics", "tags", "end", "file", "folder", "text", "model", "forget_model", "register"
@@ -49,7 +51,7 @@ class Entry:
 
 
 class Journal:
-    """The journal of the run in `folder`.
+    """The journal of the run in `folder`, or another one there by its name.
 
     Any number of processes may read it while one adds to it; a thread needs an
     instance of its own. An entry is on the disk when the method that adds it
@@ -58,9 +60,9 @@ class Journal:
     journal is damaged in any other way, and OSError where the disk refuses.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = JOURNAL_NAME) -> None:
         self.root = folder.absolute()
-        self.path = self.root / JOURNAL_NAME
+        self.path = self.root / name
         self._entries: list[Entry] = []
         self._end = 0  # bytes of complete lines that have been read
         self._is_torn = False

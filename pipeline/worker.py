@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.bad_steps import BadStepsError
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
+from pipeline.monitor import Monitor
 from pipeline.provenance import equipment
 from pipeline.pulse import Pulse
 from pipeline.ranks import from_first
@@ -66,6 +67,7 @@ def train_worker(task: dict[str, Any]) -> None:
         with (
             Watchdog(pulse, folder, start, rank, workers, patience_s),
             _witness(told, rank, workers, device) as stepped,
+            Monitor(folder) if rank == 0 else nullcontext(),
         ):
             learner = Learner(told, rank, workers, device, pulse, stepped)
             reached("learner")

@@ -114,6 +114,29 @@ def test_what_is_delivered_is_not_sent_again(begin, uri):
     assert second.sent == {"run": 1, "metrics": 2}
 
 
+def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, database, request):
+    journal = begin()
+    machine = Journal(journal.root, "system.jsonl")
+    journal.metrics({"loss": 3.0}, 1)
+    machine.metrics({"system/cpu_utilization_percentage": 50.0}, 1)
+    assert names_left(journal, uri) == {"run": 1, "metrics": 1, "system": 1}
+    delivery = Delivery(journal.root, uri)
+    delivery.send()
+    assert delivery.sent == {"run": 1, "metrics": 1, "system": 1}
+    machine.metrics({"system/cpu_utilization_percentage": 60.0}, 2)
+    deliver(journal.root, uri)
+    stored = rows(database, recorded(uri, request.node.name))
+    assert [row[:3] for row in stored] == [
+        ("loss", 1, 3.0),
+        ("system/cpu_utilization_percentage", 1, 50.0),
+        ("system/cpu_utilization_percentage", 2, 60.0),
+    ]
+    (journal.root / "delivered.json").unlink()
+    deliver(journal.root, uri)
+    assert rows(database, recorded(uri, request.node.name)) == stored
+    assert not Delivery(journal.root, uri).left()
+
+
 @pytest.mark.parametrize("dies_after", [1, 2, 3])
 def test_a_process_that_dies_before_it_notes_what_mlflow_has_sends_nothing_twice(
     begin, uri, database, request, monkeypatch, dies_after

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.journal import End, Journal, RunSpec
+from pipeline.life import alive
 from pipeline.network.cost import network_cost
 from pipeline.note import NOTE, note
 from pipeline.plan import Plan
@@ -58,8 +59,8 @@ def recording(plan: Plan, parent: str = "") -> Iterator[Recording]:
 
     `parent` is the name of the run that this one is nested under.
     """
-    Journal(plan.folder).run(_spec(plan, parent))
-    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
+    with alive(plan.folder), ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
+        Journal(plan.folder).run(_spec(plan, parent))
         record = Recording(plan, beside.submit(_prepare, plan))
         end: End = "FAILED"
         try:

@@ -86,6 +86,7 @@ FLOORS = {
     "pipeline.joint_set": 0,
     "pipeline.joints": 0,
     "pipeline.journal": 0,
+    "pipeline.life": 0,
     "pipeline.pack_settings": 0,
     "pipeline.plain_data": 0,
     "pipeline.presets": 0,

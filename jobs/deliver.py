@@ -10,6 +10,7 @@ import tyro
 from pipeline.command import clear_errors, fail, parse
 from pipeline.delivered import Left, counted
 from pipeline.journal import JOURNAL_NAME, Journal
+from pipeline.life import end_abandoned
 from pipeline.progress import say
 from pipeline.redaction import redacted
 
@@ -44,6 +45,8 @@ def deliver(run: Path, uri: str) -> Left:
     from pipeline.delivery import Delivery
     from pipeline.tracking import AwayError
 
+    if end_abandoned(Journal(run)):
+        say(f"{run}: whoever trained it is gone without a word; the run is recorded as KILLED")
     delivery, reason = Delivery(run, uri), ""
     try:
         delivery.deliver()

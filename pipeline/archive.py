@@ -51,7 +51,12 @@ def newest_sound(folder: Path, refused: Callable[[str], None]) -> tuple[Path, Re
 
 
 def best(folder: Path, metric: str) -> tuple[Path, Record] | None:
-    """The checkpoint with the highest `metric`, the earliest of equals; those without it, or damaged, don't count."""
+    """The checkpoint with the highest `metric`, the earliest of equals; None if `ranked` has none."""
+    return next(iter(ranked(folder, metric)), None)
+
+
+def ranked(folder: Path, metric: str) -> list[tuple[Path, Record]]:
+    """Checkpoints from the highest `metric` down, the earlier of equals first; those without it, or damaged, don't count."""
     scored = []
     for path in checkpoints(folder):
         # What a damaged one is worth can't be known; `newest_sound` names it.
@@ -59,7 +64,7 @@ def best(folder: Path, metric: str) -> tuple[Path, Record] | None:
             record = read_record(path)
             if metric in record.metrics:
                 scored.append((path, record))
-    return max(scored, key=lambda found: found[1].metrics[metric], default=None)
+    return sorted(scored, key=lambda found: -found[1].metrics[metric])
 
 
 class StorageError(OSError):
@@ -70,13 +75,14 @@ class Archive:
     """Writes a run's checkpoints on a thread of its own, one at a time, and removes those no longer wanted.
 
     The `keep` newest stay, without those within an epoch that is complete, and
-    the best by `metric`. A checkpoint that can't be
+    the `keep_best` best by `metric`. A checkpoint that can't be
     written, as on a full disk, takes nothing along: those before it stay, and
     `add` and `close` return what went wrong.
     """
 
-    def __init__(self, folder: Path, keep: int, metric: str) -> None:
+    def __init__(self, folder: Path, keep: int, metric: str, keep_best: int = 1) -> None:
         self._folder, self._keep, self._metric = folder, keep, metric
+        self._keep_best = keep_best
         self._thread: Thread | None = None
         self._failure: StorageError | None = None
         self._error: Exception | None = None
@@ -141,8 +147,8 @@ class Archive:
         whole = [path for path in found if "+" not in path.name]
         # Those within an epoch have served when it is complete.
         newest = [path for path in found if path in whole or not whole or path > whole[-1]]
-        chosen = best(self._folder, self._metric)
-        kept = newest[-self._keep :] + ([chosen[0]] if chosen else [])
+        chosen = ranked(self._folder, self._metric)[: self._keep_best]
+        kept = newest[-self._keep :] + [path for path, _ in chosen]
         for path in found:
             if path not in kept:
                 # Its record first: half of a checkpoint must not count as one.

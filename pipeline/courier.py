@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.delivered import Left
 from pipeline.delivery import Delivery
-from pipeline.journal import JOURNAL_NAME
+from pipeline.journal import JOURNAL_NAME, SYSTEM_NAME
 from pipeline.progress import say
 from pipeline.redaction import redacted
 from pipeline.tracking import AwayError
@@ -71,8 +71,8 @@ class Courier:
                 pause_s, delivered = _LOOK_S, size
 
     def _size(self) -> int:
-        path = self._folder / JOURNAL_NAME
-        return path.stat().st_size if path.exists() else 0
+        paths = (self._folder / name for name in (JOURNAL_NAME, SYSTEM_NAME))
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     def _failed(self, delivery: Delivery, reason: str) -> None:
         self._failures += 1

@@ -16,11 +16,13 @@ REFUSED_NAME = "undeliverable.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a journal is delivered to a URI: up to `seq`, but for the artifacts `later`."""
+    """How far a journal is delivered to a URI: up to `seq`, but for the artifacts `later`; and the machine's journal beside it up to `system`."""
 
     uri: str
     seq: int = 0
     later: tuple[int, ...] = ()
+    # Of the machine's journal.
+    system: int = 0
     experiment_id: str = ""
     run_id: str = ""
 

@@ -22,7 +22,8 @@ from pipeline.delivered import (
     read_position,
     write_position,
 )
-from pipeline.journal import Entry, Journal
+from pipeline.journal import SYSTEM_NAME, Entry, Journal
+from pipeline.parcels import PARCELS, missing, send
 from pipeline.progress import say
 from pipeline.redaction import redacted
 from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
@@ -30,7 +31,8 @@ from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
 # A server that is away must be an error within ten seconds.
 _REACH_S = 8.0
 _POINTS_AT_ONCE = 1000
-_ARTIFACTS = ("file", "folder", "text")
+# Entries of the machine, each of a few dozen metrics at most.
+_SYSTEM_AT_ONCE = 20
 # Seconds after which what MLflow may have refused by mistake is sent again.
 _ASK_AGAIN_S = (1.0, 3.0)
 
@@ -49,6 +51,7 @@ class Delivery:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self._journal = Journal(folder)
+        self._system = Journal(folder, SYSTEM_NAME)
         self._folder, self._uri = folder, uri
         self._position = read_position(folder, uri)
         self.sent: Counter[str] = Counter()
@@ -78,6 +81,8 @@ class Delivery:
         after, later = self._position.seq, self._position.later
         waiting: Counter[str] = Counter(entry.kind for entry in self._journal.entries(after))
         waiting.update(self._entry(seq).kind for seq in later)
+        if machine := self._system.entries(self._position.system):
+            waiting["system"] = len(machine)
         refused = count_refusals(self._folder) if after else 0
         return Left(folder=self._folder, waiting=waiting, refused=refused, reason=reason)
 
@@ -87,10 +92,11 @@ class Delivery:
         while entries := self._journal.entries(self._position.seq):
             if entries[0].kind == "run":
                 self._start_run(entries[0])
-            elif entries[0].kind in ("metrics", *_ARTIFACTS):
+            elif entries[0].kind in ("metrics", *PARCELS):
                 self._send_metrics(_together(entries))
             else:
                 self._send_change(entries[0])
+        self._send_system()
         self._send_artifacts()
 
     def _start_run(self, entry: Entry) -> None:
@@ -116,18 +122,10 @@ class Delivery:
 
     def _send_metrics(self, entries: Sequence[Entry]) -> None:
         """Log the metrics among the entries, and leave the artifacts for later."""
-        points = [
-            (
-                entry.seq,
-                Point(name=name, value=value, step=entry.content["step"], time_ms=entry.time_ms),
-            )
-            for entry in entries
-            if entry.kind == "metrics"
-            for name, value in entry.content["values"].items()
-        ]
+        points = _points([entry for entry in entries if entry.kind == "metrics"])
         for start in range(0, len(points), _POINTS_AT_ONCE):
             self._send_points(points[start : start + _POINTS_AT_ONCE])
-        later = tuple(entry.seq for entry in entries if entry.kind in _ARTIFACTS)
+        later = tuple(entry.seq for entry in entries if entry.kind in PARCELS)
         self._move(entries, later=self._position.later + later)
 
     def _send_points(self, points: Sequence[tuple[int, Point]]) -> None:
@@ -142,6 +140,13 @@ class Delivery:
         except RefusedError:
             self._send_points(points[: len(points) // 2])
             self._send_points(points[len(points) // 2 :])
+
+    def _send_system(self) -> None:
+        """Log the metrics of the machine."""
+        while entries := self._system.entries(self._position.system)[:_SYSTEM_AT_ONCE]:
+            self._send_points(_points(entries))
+            self.sent["system"] += len(entries)
+            self._note(replace(self._position, system=entries[-1].seq))
 
     def _send_change(self, entry: Entry) -> None:
         run, told = self._run(), entry.content
@@ -167,19 +172,11 @@ class Delivery:
             raise failed
 
     def _send_artifact(self, entry: Entry) -> None:
-        run, told, path = self._run(), entry.content, self._journal.path_of(entry)
-        actions: dict[str, Callable[[], None]] = {
-            "file": lambda: tracking.log_file(run, path, told["folder"]),
-            "folder": lambda: tracking.log_folder(run, path, told["at"]),
-            "text": lambda: tracking.log_text(run, told["text"], told["path"]),
-        }
-        if entry.kind != "text" and not path.exists():
-            self._pass_over(entry.seq, told, f"{path} does not exist any more")
+        run, gone = self._run(), missing(self._journal, entry)
+        if gone is not None:
+            self._pass_over(entry.seq, entry.content, f"{gone} does not exist any more")
         else:
-            self._try(entry.seq, told, actions[entry.kind])
-            if "step" in told:
-                shown = (told["folder"], told["step"], entry.time_ms)
-                self._try(entry.seq, told, lambda: tracking.log_image(run, path, *shown))
+            self._try(entry.seq, entry.content, lambda: send(run, self._journal, entry))
         self._count([entry])
         later = tuple(seq for seq in self._position.later if seq != entry.seq)
         self._note(replace(self._position, later=later))
@@ -225,7 +222,7 @@ class Delivery:
 
     def _move(self, entries: Sequence[Entry], **changes: Any) -> None:
         """Note that entries are delivered, all but the artifacts among them."""
-        self._count([entry for entry in entries if entry.kind not in _ARTIFACTS])
+        self._count([entry for entry in entries if entry.kind not in PARCELS])
         self._note(replace(self._position, seq=entries[-1].seq, **changes))
 
     def _count(self, entries: Sequence[Entry]) -> None:
@@ -242,8 +239,20 @@ def _together(entries: Sequence[Entry]) -> list[Entry]:
     points = 0
     for entry in entries:
         points += len(entry.content["values"]) if entry.kind == "metrics" else 0
-        is_other = entry.kind not in ("metrics", *_ARTIFACTS)
+        is_other = entry.kind not in ("metrics", *PARCELS)
         if is_other or (taken and points > _POINTS_AT_ONCE):
             break
         taken.append(entry)
     return taken
+
+
+def _points(entries: Sequence[Entry]) -> list[tuple[int, Point]]:
+    """What entries of metrics hold, each with the number of its entry."""
+    return [
+        (
+            entry.seq,
+            Point(name=name, value=value, step=entry.content["step"], time_ms=entry.time_ms),
+        )
+        for entry in entries
+        for name, value in entry.content["values"].items()
+    ]

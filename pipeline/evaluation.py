@@ -23,8 +23,9 @@ from pipeline.metric import (
     scores,
 )
 from pipeline.network.decoding import decode
-from pipeline.network.heatmaps import is_flat, readable, unmirror
+from pipeline.network.heatmaps import is_flat
 from pipeline.network.hourglass import Heatmaps
+from pipeline.prediction import readable_stacks
 from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.augmentation import Augmentation
 from pipeline.shards.batch import Batch
@@ -169,11 +170,8 @@ def stack_heatmaps(
                 images = network_input(batch, device)
                 predicted: Heatmaps = network(images)
                 loss = float(batch_loss(predicted, batch, optim)) * len(batch)
-                stacks = readable(predicted.stacks, optim.loss)
-                if evaluation.flip_test:
-                    mirrored = readable(network(images.flip(-1)).stacks, optim.loss)
-                    stacks = (stacks + unmirror(mirrored, loader.joint_set.mirror)) / 2
-                yield batch, stacks, loss
+                mirror = loader.joint_set.mirror if evaluation.flip_test else None
+                yield batch, readable_stacks(network, images, predicted, optim.loss, mirror), loss
     finally:
         network.train(was_training)
 

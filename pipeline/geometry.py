@@ -17,6 +17,13 @@ Matrix = Float[np.ndarray, "3 3"]
 STRIDE = 4
 
 
+def frame_box(box: tuple[float, float, float, float]) -> tuple[tuple[float, float], float]:
+    """Centre and scale of the square a quarter wider than the longer side of a box (x, y, width, height)."""
+    left, top, width, height = box
+    # A box counts from the pixel's edge, a joint from its centre.
+    return (left + width / 2 - 0.5, top + height / 2 - 0.5), 1.25 * max(width, height) / 200
+
+
 def input_from_original(
     center: tuple[float, float],
     scale: float,

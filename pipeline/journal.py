@@ -15,8 +15,12 @@ from typing import Any, Literal
 from pipeline.redaction import redacted
 
 JOURNAL_NAME = "journal.jsonl"
+# The journal of the machine beside it, to which another process adds.
+SYSTEM_NAME = "system.jsonl"
 
-Kind = Literal["run", "metrics", "tags", "end", "file", "folder", "text"]
+Kind = Literal[
+    "run", "metrics", "tags", "end", "file", "folder", "text", "model", "forget_model", "register"
+]
 End = Literal["FINISHED", "FAILED", "KILLED"]
 History = dict[str, list[tuple[int, float]]]
 
@@ -47,7 +51,7 @@ class Entry:
 
 
 class Journal:
-    """The journal of the run in `folder`.
+    """The journal of the run in `folder`, or another one there by its name.
 
     Any number of processes may read it while one adds to it; a thread needs an
     instance of its own. An entry is on the disk when the method that adds it
@@ -56,9 +60,9 @@ class Journal:
     journal is damaged in any other way, and OSError where the disk refuses.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = JOURNAL_NAME) -> None:
         self.root = folder.absolute()
-        self.path = self.root / JOURNAL_NAME
+        self.path = self.root / name
         self._entries: list[Entry] = []
         self._end = 0  # bytes of complete lines that have been read
         self._is_torn = False
@@ -110,6 +114,45 @@ class Journal:
     def text(self, text: str, path: str) -> None:
         """Record text, to be kept as the file `path` of the run's artifacts."""
         self._append("text", {"text": text, "path": path})
+
+    def model(self, path: Path, step: int) -> None:
+        """Record a checkpoint's folder, to be kept as a model with the metrics of that step; it must stay until it is delivered or forgotten."""
+        self._append("model", {"path": self._place(path), "name": path.name, "step": step})
+
+    def forget_model(self, name: str) -> None:
+        """Record that the model of a checkpoint is to be removed, wherever it was kept."""
+        self._append("forget_model", {"name": name})
+
+    def register(
+        self, name: str, registered: str, metric: str, value: float, checksum: str
+    ) -> None:
+        """Record that the model of a checkpoint is to be a version of the registered model `registered`.
+
+        `value` is its `metric` on the validation people whose checksum is given.
+        """
+        content = {"name": name, "as": registered, "metric": metric, "value": value}
+        self._append("register", content | {"checksum": checksum})
+
+    def models(self) -> dict[str, bool]:
+        """Models that are recorded and not forgotten since, by name, each with whether it is to be registered."""
+        found: dict[str, bool] = {}
+        for entry in self.entries():
+            if entry.kind == "model":
+                found[entry.content["name"]] = False
+            elif entry.kind == "forget_model":
+                found.pop(entry.content["name"], None)
+            elif entry.kind == "register":
+                found[entry.content["name"]] = True
+        return found
+
+    def points_of(self, step: int) -> Sequence[tuple[str, float, int]]:
+        """Name, value and time in milliseconds of every metric that is recorded at a step."""
+        return [
+            (name, value, entry.time_ms)
+            for entry in self.entries()
+            if entry.kind == "metrics" and entry.content["step"] == step
+            for name, value in entry.content["values"].items()
+        ]
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Record tags; the last value of each counts."""

@@ -9,6 +9,7 @@ from typing import Self
 from pipeline.archive import Archive, StorageError, checkpoint_name, newest_sound
 from pipeline.journal import Journal
 from pipeline.learner import Learner
+from pipeline.models import enter_models
 from pipeline.progress import say
 from pipeline.ranks import from_first
 from pipeline.record import Progress
@@ -37,8 +38,9 @@ class Keeper:
         self._learner, self._folder, self._clock = learner, folder, clock
         self._is_first = learner.rank == 0
         if self._is_first:
-            keep = learner.settings.ray.keep_checkpoints
-            self._archive = Archive(folder, keep, learner.measure.metric_name)
+            keep, models = learner.settings.ray.keep_checkpoints, learner.settings.tracking.models
+            # What MLflow is to have as models must be there until it has them.
+            self._archive = Archive(folder, keep, learner.measure.metric_name, max(1, models))
             self._journal = Journal(folder)
         self._asks = ask_every_s
         self._kept_at = self._asked_at = self._looked_at = clock()
@@ -66,6 +68,7 @@ class Keeper:
             if is_evaluated:
                 # The run may have ended between the checkpoint and its entry.
                 self._enter_epoch(record.progress.epochs, record.metrics)
+                self._enter_models()
         is_between = record.progress.epochs > 0 and record.progress.epoch_steps == 0
         return {} if is_evaluated or not is_between else record.metrics
 
@@ -154,6 +157,11 @@ class Keeper:
         while self._pending:
             self._pending[0]()
             self._pending.pop(0)
+        self._enter_models()
+
+    def _enter_models(self) -> None:
+        models, metric = self._learner.settings.tracking.models, self._learner.measure.metric_name
+        enter_models(self._journal, self._folder, metric, models)
 
     def _enter_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Enter an epoch, unless it is there; its metrics last, so that they stand for the picture too."""

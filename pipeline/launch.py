@@ -36,6 +36,8 @@ from pipeline.keeper import overlay_path
 from pipeline.learner import Task
 from pipeline.loop import EVALUATION_NAME
 from pipeline.metric import Scores, table
+from pipeline.network.cost import network_cost
+from pipeline.note import NOTE, note
 from pipeline.plan import Plan
 from pipeline.preparation import FIGURES
 from pipeline.progress import say
@@ -245,6 +247,12 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
     journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
     journal.folder(folder, BEST_CHECKPOINT)
     journal.metrics({f"best_{headline}": best_scores.headline, "best_epoch": epoch}, epoch)
+    if plan.settings.tracking.register:
+        value, checksum = record.metrics[headline], plan.val.checksum
+        registered = plan.settings.tracking.register
+        journal.register(folder.name, registered, headline, value, checksum)
+    result = f"{plan.measure.headline} {best_scores.headline:.2f} after epoch {epoch}"
+    journal.tags({NOTE: note(plan, network_cost(plan.settings.model), result)})
     return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
 
 

@@ -9,6 +9,7 @@ from pipeline.cases import PEOPLE_NAME, Cases
 from pipeline.evaluation import Evaluation
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, StepReport
+from pipeline.memory import memory
 from pipeline.notices import Notices
 from pipeline.progress import Pace, duration, say
 from pipeline.signals import Signal
@@ -97,6 +98,7 @@ def trained_metrics(learner: Learner, trained: StepReport) -> dict[str, float]:
         "learning_rate": trained.learning_rate,
         "samples_per_s": trained.samples_per_s,
         "input_wait_percent": 100 * trained.input_wait_share,
+        **memory(learner.device),
     }
 
 

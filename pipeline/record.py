@@ -68,7 +68,7 @@ def write_record(folder: Path, record: Record, files: Mapping[str, str]) -> None
         "plateau": asdict(record.plateau),
         "metrics": record.metrics,
         "settings": record.settings.shown(),
-        "versions": _versions(),
+        "versions": versions(),
         "files": dict(files),
     }
     if record.origin:
@@ -77,7 +77,7 @@ def write_record(folder: Path, record: Record, files: Mapping[str, str]) -> None
     (folder / RECORD_NAME).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide what training does, where they are installed."""
     found = {"python": platform.python_version()}
     for name in ("torch", "numpy", "opencv-python-headless", "webdataset", "ray", "mlflow"):

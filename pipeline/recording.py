@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.journal import End, Journal, RunSpec
+from pipeline.life import alive
+from pipeline.network.cost import network_cost
+from pipeline.note import NOTE, note
 from pipeline.plan import Plan
 from pipeline.progress import say
+from pipeline.provenance import origin
 
 if TYPE_CHECKING:
     from pipeline.courier import Courier
@@ -69,8 +73,8 @@ def record_of(
     `prepare` delivers the start to MLflow while the caller goes on, and returns
     pictures that the run begins with.
     """
-    Journal(folder).run(spec)
-    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
+    with alive(folder), ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
+        Journal(folder).run(spec)
         record = Recording(folder, spec.uri, beside.submit(prepare))
         end: End = "FAILED"
         try:
@@ -91,7 +95,7 @@ def _prepare(plan: Plan) -> list[Path]:
 
 
 def _spec(plan: Plan, parent: str) -> RunSpec:
-    settings = plan.settings
+    settings, cost = plan.settings, network_cost(plan.settings.model)
     return RunSpec(
         uri=settings.tracking.uri,
         experiment=settings.tracking.experiment,
@@ -102,6 +106,10 @@ def _spec(plan: Plan, parent: str) -> RunSpec:
             "source": plan.train.source,
             "data.train.checksum": plan.train.checksum,
             "data.val.checksum": plan.val.checksum,
+            "parameters": str(cost.parameters),
+            "gmacs": f"{cost.macs / 1e9:.3g}",
+            NOTE: note(plan, cost),
+            **origin(),
         },
         artifacts=Path(settings.ray.storage).parent / "mlruns",
         parent=parent,

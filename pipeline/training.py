@@ -13,7 +13,7 @@ from pipeline.network.heatmaps import is_drawn, render, rescale
 from pipeline.network.hourglass import Heatmaps, StackedHourglass
 from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
 from pipeline.settings import ModelSettings, OptimSettings
-from pipeline.shapes import Float
+from pipeline.shapes import Float, UInt8
 from pipeline.shards.batch import Batch
 
 # Environment of training processes. glibc hands large blocks back to the kernel after
@@ -135,10 +135,19 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
 def network_input(batch: Batch, device: torch.device) -> Float[Tensor, "batch 3 input_px input_px"]:
     """Move images to the device and make them floats 0-1 there, colours varied by the batch's gains."""
+    return scaled(batch.images, batch.gains, device)
+
+
+def scaled(
+    images: UInt8[Tensor, "batch input_px input_px 3"],
+    gains: Float[Tensor, "batch 3"],
+    device: torch.device,
+) -> Float[Tensor, "batch 3 input_px input_px"]:
+    """Move images to the device and make them floats 0-1 there, their colour channels multiplied by the gains."""
     # Height, width, channel in memory is what channels_last convolutions read.
-    images = batch.images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    gains = (batch.gains / 255).to(device, non_blocking=True)[:, :, None, None]
-    return (images * gains).clamp_(0, 1)
+    floats = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    factors = (gains / 255).to(device, non_blocking=True)[:, :, None, None]
+    return (floats * factors).clamp_(0, 1)
 
 
 def batch_loss(heatmaps: Heatmaps, batch: Batch, settings: OptimSettings) -> Float[Tensor, ""]:

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from pipeline.bad_steps import BadStepsError
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
+from pipeline.monitor import Monitor
+from pipeline.provenance import equipment
 from pipeline.pulse import Pulse
 from pipeline.ranks import from_first
 from pipeline.settings import Settings
@@ -65,10 +67,12 @@ def train_worker(task: dict[str, Any]) -> None:
         with (
             Watchdog(pulse, folder, start, rank, workers, patience_s),
             _witness(told, rank, workers, device) as stepped,
+            Monitor(folder) if rank == 0 else nullcontext(),
         ):
             learner = Learner(told, rank, workers, device, pulse, stepped)
             reached("learner")
             with Keeper(learner, folder, ask_every_s=host.asks_every_s) as keeper:
+                keeper.note(equipment(device, workers))
                 train(learner, keeper, host, told.label)
     except (BadStepsError, BadSampleError, StorageError):
         # They say all there is to say; where in the program they arose is nobody's concern.

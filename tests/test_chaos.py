@@ -11,7 +11,14 @@ import pytest
 
 from jobs.chaos import main
 from pipeline.chaos.audit import Books
-from pipeline.chaos.books import Account, Expected, count_steps, metrics_account, samples_account
+from pipeline.chaos.books import (
+    Account,
+    Expected,
+    count_steps,
+    machine_account,
+    metrics_account,
+    samples_account,
+)
 from pipeline.chaos.evidence import Evidence, Rank, TakenStep, Taking
 from pipeline.chaos.faults import Fault, Kind, draws
 from pipeline.chaos.programs import Program, children, free_port
@@ -277,3 +284,12 @@ def test_a_soak_of_no_time_is_refused(capsys: pytest.CaptureFixture[str]):
         main(["--minutes", "0"])
     assert stopped.value.code == 2
     assert "minutes must be above 0, got 0" in capsys.readouterr().err
+
+
+def test_every_row_of_a_machine_must_be_in_mlflow_once():
+    rows = [("system/cpu", 1, 5.0), ("system/cpu", 2, 6.0)]
+    assert machine_account(rows, [rows]) == Account(expected=2, lost=0, doubled=0)
+    assert machine_account(rows, [rows[:1]]) == Account(expected=2, lost=1, doubled=0)
+    assert machine_account(rows, [[*rows, ("system/cpu", 2, 6.5)]]) == Account(
+        expected=2, lost=0, doubled=1
+    )

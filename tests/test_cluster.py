@@ -101,7 +101,10 @@ def trained(packed: Path, place: Path, listened: set[tuple[str, Any]]) -> str:
     from jobs.train import main
 
     with watched(os.getpid()) as seen:
-        main(arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100))
+        main(
+            arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100)
+            + ["--tracking.register", "pose"]
+        )
     listened |= seen
     return "pair"
 
@@ -139,6 +142,27 @@ def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):
     ):
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
         assert steps == [1, 2], name
+
+
+def test_a_run_says_what_it_is_and_registers_its_best(trained: str, place: Path):
+    run, client = run_named(place, trained), MlflowClient(f"sqlite:///{place}/mlflow.db")
+    tags, metrics = run.data.tags, run.data.metrics
+    assert tags["mlflow.note.content"].startswith(
+        f"**Best: PCKh@0.5 {metrics['best_pckh_0.5']:.2f}"
+    )
+    assert tags["workers"] == "2"
+    assert tags["device"].endswith(" cores")
+    assert {"version.torch", "version.ray", "version.mlflow", "parameters", "gmacs"} <= set(tags)
+    assert metrics["memory_mib"] > 0
+    assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+    champion = client.get_model_version_by_alias("pose", "champion")
+    assert champion.run_id == run.info.run_id
+    [model] = client.search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{champion.run_id}'"
+    )
+    assert model.name == f"epoch_{metrics['best_epoch']:04.0f}"
+    headlines = {m.value for m in model.metrics if m.key == "pckh_0.5"}
+    assert headlines == {metrics["best_pckh_0.5"]}
 
 
 def test_a_run_keeps_figures_and_its_best_checkpoint(trained: str, place: Path):

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from test_prediction import checkpoint
 
 import jobs.deliver
 from pipeline import courier as module
 from pipeline.courier import Courier
 from pipeline.delivery import Delivery, deliver
 from pipeline.journal import Journal, RunSpec
+from pipeline.models import enter_models
 from pipeline.tracking import AwayError
 
 
@@ -68,6 +70,9 @@ class Server:
     def artifacts(self) -> dict[str, bytes]:
         files = (self._folder / "artifacts").rglob("*")
         return {path.name: path.read_bytes() for path in files if path.is_file()}
+
+    def files(self, name: str) -> list[Path]:
+        return list((self._folder / "artifacts").rglob(name))
 
     def _answers(self) -> bool:
         try:
@@ -266,3 +271,18 @@ def test_a_slip_in_delivery_is_told_and_spares_the_run(tmp_path, said, refusing)
     assert said[0].startswith("delivery to MLflow has stopped:\nTraceback")
     with pytest.raises(ValueError, match=r"delivered\.json is damaged"):
         courier.close(10)
+
+
+def test_models_come_to_a_server_and_leave_it_with_their_bytes(server, tmp_path, said, capsys):
+    journal = begin(tmp_path / "models", server.uri)
+    for number, headline in ((1, 10.0), (2, 20.0)):
+        checkpoint(journal.root / f"epoch_{number:04d}", {"pckh_0.5": headline})
+        journal.metrics({"pckh_0.5": headline}, number)
+        enter_models(journal, journal.root, "pckh_0.5", 1)
+        deliver(journal.root, server.uri)
+        assert len(server.files("weights.safetensors")) == 1
+    journal.register("epoch_0002", "served", "pckh_0.5", 20.0, "people")
+    deliver(journal.root, server.uri)
+    assert "registered epoch_0002 as served version 1, the champion" in capsys.readouterr().out
+    assert not Delivery(journal.root, server.uri).left()
+    assert server.points("models") == expected(journal)

@@ -1,8 +1,12 @@
 """Delivery on a real database: all that the journal holds arrives, in order and once."""
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import jobs.deliver
 from pipeline import delivery, tracking
 from pipeline.delivery import Delivery, deliver
 from pipeline.journal import Journal, RunSpec
+from pipeline.life import end_abandoned
 from pipeline.tracking import AwayError, find_or_create_run, state_of
 
 
@@ -113,6 +118,29 @@ def test_what_is_delivered_is_not_sent_again(begin, uri):
     # One that does not know of the other's work repeats it, which changes nothing.
     second.send()
     assert second.sent == {"run": 1, "metrics": 2}
+
+
+def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, database, request):
+    journal = begin()
+    machine = Journal(journal.root, "system.jsonl")
+    journal.metrics({"loss": 3.0}, 1)
+    machine.metrics({"system/cpu_utilization_percentage": 50.0}, 1)
+    assert names_left(journal, uri) == {"run": 1, "metrics": 1, "system": 1}
+    delivery = Delivery(journal.root, uri)
+    delivery.send()
+    assert delivery.sent == {"run": 1, "metrics": 1, "system": 1}
+    machine.metrics({"system/cpu_utilization_percentage": 60.0}, 2)
+    deliver(journal.root, uri)
+    stored = rows(database, recorded(uri, request.node.name))
+    assert [row[:3] for row in stored] == [
+        ("loss", 1, 3.0),
+        ("system/cpu_utilization_percentage", 1, 50.0),
+        ("system/cpu_utilization_percentage", 2, 60.0),
+    ]
+    (journal.root / "delivered.json").unlink()
+    deliver(journal.root, uri)
+    assert rows(database, recorded(uri, request.node.name)) == stored
+    assert not Delivery(journal.root, uri).left()
 
 
 @pytest.mark.parametrize("dies_after", [1, 2, 3])
@@ -419,3 +447,66 @@ def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
     assert jobs.deliver.uri_of(journal.root, "") == "http://me:secret@host:5000"
     jobs.deliver.main([str(journal.root), "--tracking-uri", uri])
     assert names_left(journal, uri) == {}
+
+
+# Runs that nobody has ended
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.life import alive
+with alive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """A process that holds the run in tmp_path / "run", as its driver does."""
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def quiet(journal: Journal, seconds: float) -> None:
+    """Make a journal look as if nothing had been added to it for so long."""
+    then = time.time() - seconds
+    os.utime(journal.path, (then, then))
+
+
+def test_a_run_whose_driver_was_killed_is_ended_by_the_command(begin, uri, request, driver, capsys):
+    journal = begin()
+    quiet(journal, 100)
+    jobs.deliver.main([str(journal.root)])
+    assert recorded(uri, request.node.name).info.status == "RUNNING"
+    driver.kill()
+    driver.wait()
+    capsys.readouterr()
+    jobs.deliver.main([str(journal.root)])
+    assert recorded(uri, request.node.name).info.status == "KILLED"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{journal.root}: whoever trained it is gone without a word; the run is recorded as KILLED",
+        f"{journal.root}: sent 1 entry (1 end) to {uri}",
+    ]
+    # It has its end, and goes on having one.
+    assert not end_abandoned(journal)
+
+
+def test_a_run_is_not_ended_while_workers_may_still_add_to_its_journal(begin, driver):
+    journal = begin()
+    driver.kill()
+    driver.wait()
+    quiet(journal, 50)
+    assert not end_abandoned(journal)
+    quiet(journal, 70)
+    assert end_abandoned(journal)
+
+
+def test_a_run_of_which_nobody_can_know_is_not_ended(begin):
+    journal = begin()
+    quiet(journal, 1000)
+    assert not end_abandoned(journal)

@@ -33,8 +33,8 @@ from pipeline.shards.stream import SampleLoader
 from pipeline.signals import Signal
 
 EPOCHS = 3
-# What depends on the clock, and so differs between runs that are the same.
-TIMED = ("samples_per_s", "input_wait_percent")
+# What depends on the clock and the process, and so differs between runs that are the same.
+TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
 # Where a rank is killed: after so many steps, or within the so many-th call of a function.
 Kill = tuple[str, int, int]
 WRITING, ENTERING = "pipeline.archive.write_checkpoint", "pipeline.keeper.Keeper._enter_epoch"

@@ -290,7 +290,7 @@ def test_a_run_from_before_stems_had_a_width_keeps_its_name(monkeypatch):
         decisive.append(content)
         return ""
 
-    monkeypatch.setattr("pipeline.settings.json.dumps", dumps)
+    monkeypatch.setattr("pipeline.settings.tree.json.dumps", dumps)
     Settings().fingerprint("data")
     assert "model.features" in decisive[0]
     assert "model.stem_features" not in decisive[0]

@@ -3,12 +3,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.chaos.books import Account, Row, count_steps, metrics_account, samples_account
+from pipeline.chaos.books import (
+    Account,
+    Row,
+    count_steps,
+    machine_account,
+    metrics_account,
+    samples_account,
+)
 from pipeline.chaos.evidence import Taking
 from pipeline.chaos.training import EXPERIMENT, Training
-from pipeline.journal import Journal
+from pipeline.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
 from pipeline.progress import say
-from pipeline.tracking import recorded
+from pipeline.tracking import Point, recorded
 
 
 @dataclass(kw_only=True)
@@ -31,11 +38,16 @@ def close_books(training: Training, takings: Iterable[Taking], people: int, uri:
         expected = training.expected(run, people)
         steps, repeated = count_steps(mine)
         samples = samples_account(mine, expected)
-        store = [
-            [(point.name, point.step, point.value) for point in rows]
-            for rows in recorded(uri, EXPERIMENT, run)
-        ]
-        metrics = metrics_account(list(_journal_rows(training, run)), store, expected)
+        stored = recorded(uri, EXPERIMENT, run)
+        metrics = metrics_account(
+            list(_journal_rows(training, run)),
+            [_rows(r, of_machine=False) for r in stored],
+            expected,
+        )
+        metrics += machine_account(
+            list(_journal_rows(training, run, SYSTEM_NAME)),
+            [_rows(r, of_machine=True) for r in stored],
+        )
         say(
             f"{run}: {expected.epochs} epochs and {expected.epoch_steps} steps; "
             f"samples: {samples}; metrics: {metrics}"
@@ -49,8 +61,17 @@ def close_books(training: Training, takings: Iterable[Taking], people: int, uri:
     return books
 
 
-def _journal_rows(training: Training, run: str) -> Iterable[Row]:
-    for entry in Journal(training.folder_of(run)).entries():
+def _rows(points: Iterable[Point], *, of_machine: bool) -> list[Row]:
+    """What MLflow has of a run itself, or of the machine that it ran on."""
+    return [
+        (point.name, point.step, point.value)
+        for point in points
+        if point.name.startswith("system/") == of_machine
+    ]
+
+
+def _journal_rows(training: Training, run: str, journal: str = JOURNAL_NAME) -> Iterable[Row]:
+    for entry in Journal(training.folder_of(run), journal).entries():
         if entry.kind == "metrics":
             for name, value in entry.content["values"].items():
                 yield name, entry.content["step"], value

@@ -113,6 +113,13 @@ def metrics_account(
     return Account(expected=len(wanted) + 2 * expected.is_complete, lost=lost, doubled=doubled)
 
 
+def machine_account(journal: Sequence[Row], store: Sequence[Sequence[Row]]) -> Account:
+    """Check the metrics of a run's machine: each row of its journal once in MLflow."""
+    stored = [row for run in store for row in run]
+    lost = len(set(journal) - set(stored))
+    return Account(expected=len(journal), lost=lost, doubled=_extra(journal) + _extra(stored))
+
+
 def _extra(rows: Iterable[Row]) -> int:
     """Rows more than one for a metric and epoch."""
     counts = Counter((name, epoch) for name, epoch, _ in rows)

@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.annotations import Annotations, entry, frame_box, read_json
+from pipeline.data.annotations import Annotations, entry, read_json
 from pipeline.data.people import Person, Visibility
+from pipeline.geometry import frame_box
 from pipeline.joints import COCO
 
 _JOINTS = len(COCO.joints)

@@ -87,6 +87,17 @@ class CropDecoder:
             raise ValueError(f"damaged JPEG of {len(data):,} bytes: {error}") from None
 
 
+def warp(
+    image: ImageRGBA,
+    matrix: Matrix,
+    scratch: UInt8[np.ndarray, "px px 4"],
+    out: UInt8[np.ndarray, "px px 3"],
+) -> None:
+    """Fill `out` with what the matrix takes there from an image; black where there is none. `scratch` is overwritten."""
+    cv2.warpAffine(image, matrix[:2], out.shape[:2], dst=scratch, flags=cv2.INTER_LINEAR)
+    cv2.cvtColor(scratch, cv2.COLOR_RGBA2RGB, dst=out)
+
+
 def cut_crop(image: Image, person: Person, settings: CropSettings) -> Crop:
     """Cut the person out of a photograph. Raises ValueError if the frame misses the photograph."""
     height, width = image.shape[:2]

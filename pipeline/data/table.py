@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.data.annotations import Annotations, frame_box, frame_joints
+from pipeline.data.annotations import Annotations, frame_joints
 from pipeline.data.people import Person, Split, Visibility
 from pipeline.data.table_cells import Cells, read_cells
+from pipeline.geometry import frame_box
 from pipeline.joint_file import JointFile
 from pipeline.joint_set import JointSet, Measure
 from pipeline.plain_data import did_you_mean

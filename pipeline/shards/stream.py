@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from pipeline.data.crop import CropDecoder
+from pipeline.data.crop import CropDecoder, warp
 from pipeline.data.people import Visibility
 from pipeline.geometry import (
     Matrix,
@@ -122,14 +122,7 @@ class SampleLoader:
     def _warp(self, sample: Sample, matrix: Matrix, out: UInt8[np.ndarray, "px px 3"]) -> None:
         from_crop = matrix @ sample.crop.to_original
         mine = self._scratch
-        cv2.warpAffine(
-            sample.pixels(mine.decoder),
-            from_crop[:2],
-            out.shape[:2],
-            dst=mine.warped,
-            flags=cv2.INTER_LINEAR,
-        )
-        cv2.cvtColor(mine.warped, cv2.COLOR_RGBA2RGB, dst=out)
+        warp(sample.pixels(mine.decoder), from_crop, mine.warped, out)
 
     def _joints(
         self, sample: Sample, matrix: Matrix, mirrored: bool

@@ -1,0 +1,16 @@
+"""An example of what a served model predicts from: a rendered person."""
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.crop import cut_crop
+from pipeline.data.synthetic import render_scene
+from pipeline.pack_settings import CropSettings
+from pipeline.serving import IMAGE
+
+
+def example() -> pd.DataFrame:
+    """A table for `ServedModel.predict` with one image, which its person fills."""
+    image, people = render_scene(seed=0, index=0)
+    crop = cut_crop(np.asarray(image), people[0], CropSettings(margin=1.0))
+    return pd.DataFrame({IMAGE: [crop.jpeg]})

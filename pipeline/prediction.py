@@ -1,0 +1,171 @@
+"""Prediction: from photographs and where people are in them to joints, as a checkpoint is evaluated. Knows neither Ray nor MLflow."""
+
+import io
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image as PillowImage
+from torch import Tensor, nn
+
+from pipeline.checkpoint import Weights, load_network
+from pipeline.data.crop import CropDecoder, ImageRGBA, warp
+from pipeline.geometry import (
+    Matrix,
+    frame_box,
+    heatmap_from_input,
+    input_from_original,
+    transform,
+)
+from pipeline.network.decoding import decode
+from pipeline.network.heatmaps import readable, unmirror
+from pipeline.network.hourglass import Heatmaps
+from pipeline.settings import Loss
+from pipeline.shapes import Float, UInt8
+from pipeline.training import scaled
+
+# A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.
+_MOST_PIXELS = 80_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What the network sees of a photograph: the square of side 200 * scale pixels around `center`.
+
+    Raises ValueError if a number is not finite, or the scale not positive.
+    """
+
+    center: tuple[float, float]
+    scale: float
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.center, self.scale))) or self.scale <= 0:
+            raise ValueError(
+                f"a frame needs a finite center and a scale above 0, got {self.center} and {self.scale}"
+            )
+
+    @classmethod
+    def of_box(cls, x: float, y: float, width: float, height: float) -> Self:
+        """The frame of a person's box (left, top, width, height), a quarter wider than its longer side."""
+        if not (width > 0 and height > 0):
+            raise ValueError(f"a box must have width and height above 0, got {width} and {height}")
+        center, scale = frame_box((x, y, width, height))
+        return cls(center=center, scale=scale)
+
+    @classmethod
+    def of_whole(cls, image: ImageRGBA) -> Self:
+        """The frame of a photograph that one person fills."""
+        height, width = image.shape[:2]
+        return cls.of_box(0, 0, width, height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One person as the network sees it, and the matrix that takes heatmap pixels to the photograph's."""
+
+    image: UInt8[np.ndarray, "input_px input_px 3"]
+    to_photograph: Matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose:
+    """One person's joints in the photograph's pixels, the first one's centre at 0, in the order of the joint set.
+
+    `confidence` is each heatmap's height at its joint, as a share of the
+    training target's; with optim.loss=cross-entropy its highest pixel's probability.
+    """
+
+    joints: Float[np.ndarray, "joint 2"]
+    confidence: Float[np.ndarray, " joint"]
+
+
+class Predictor:
+    """A checkpoint's network at work, with the flip test and decoding of its settings. Raises ValueError as `load_network`."""
+
+    def __init__(self, folder: Path, device: torch.device, weights: Weights = "auto") -> None:
+        self._network, record = load_network(folder, device, weights)
+        self._settings, self._device = record.settings, device
+        self._decoder = CropDecoder()
+        self.joint_set = record.joint_set
+
+    def read(self, photograph: bytes) -> ImageRGBA:
+        """Decode a JPEG, PNG or other image, ignoring EXIF's orientation; valid until the next.
+
+        Raises ValueError if it is none, is damaged, or has more than 80 million pixels.
+        """
+        width, height = _size(photograph)
+        if width * height > _MOST_PIXELS:
+            raise ValueError(
+                f"an image of {width} x {height} pixels, expected at most {_MOST_PIXELS:,} in all"
+            )
+        return self._decoder.decode(photograph)
+
+    def view(self, image: ImageRGBA, frame: Frame) -> View:
+        """What the network is to see of a photograph."""
+        size = self._settings.model.input_px
+        matrix = input_from_original(frame.center, frame.scale, size)
+        seen = np.empty((size, size, 3), np.uint8)
+        warp(image, matrix, np.empty((size, size, 4), np.uint8), seen)
+        return View(image=seen, to_photograph=np.linalg.inv(heatmap_from_input() @ matrix))
+
+    def predict(self, views: Iterable[View]) -> Iterator[Pose]:
+        """Yield the pose of each view, in order, computed evaluation.batch_size at a time."""
+        left = iter(views)
+        while batch := list(islice(left, self._settings.evaluation.batch_size)):
+            yield from self._poses(batch)
+
+    def _poses(self, views: list[View]) -> list[Pose]:
+        optim, evaluation = self._settings.optim, self._settings.evaluation
+        pixels = torch.from_numpy(np.stack([view.image for view in views]))
+        with torch.inference_mode():
+            images = scaled(pixels, torch.ones(len(views), 3), self._device)
+            predicted = self._network(images)
+            mirror = self.joint_set.mirror if evaluation.flip_test else None
+            maps = readable_stacks(self._network, images, predicted, optim.loss, mirror)[-1]
+            joints, heights = decode(maps, evaluation.decoding, optim.sigma_px)
+        confidence = heights.double().cpu().numpy()
+        if optim.loss == "mse":
+            confidence = confidence / optim.target_peak
+        points = joints.double().cpu().numpy()
+        return [
+            Pose(joints=transform(points[row], view.to_photograph), confidence=confidence[row])
+            for row, view in enumerate(views)
+        ]
+
+
+def readable_stacks(
+    network: nn.Module,
+    images: Float[Tensor, "batch 3 input_px input_px"],
+    predicted: Heatmaps,
+    loss: Loss,
+    mirror: tuple[int, ...] | None,
+) -> Float[Tensor, "stack batch joint height width"]:
+    """Every stack's readable heatmaps of what `network` has predicted for `images`.
+
+    With the joints' counterparts in `mirror` they are averaged with those of the mirrored images.
+    """
+    stacks = readable(predicted.stacks, loss)
+    if mirror is None:
+        return stacks
+    mirrored = readable(network(images.flip(-1)).stacks, loss)
+    return (stacks + unmirror(mirrored, mirror)) / 2
+
+
+def _size(photograph: bytes) -> tuple[int, int]:
+    """Width and height by an image's header alone. Raises ValueError if it is not one."""
+    try:
+        with warnings.catch_warnings():
+            # The number of pixels is judged by our own limit.
+            warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
+            with PillowImage.open(io.BytesIO(photograph)) as image:
+                return image.size
+    except PillowImage.DecompressionBombError as error:
+        raise ValueError(f"an image of too many pixels: {error}") from None
+    except (OSError, SyntaxError, ValueError):
+        raise ValueError(f"not a readable image ({len(photograph):,} bytes)") from None

@@ -1,0 +1,102 @@
+"""Prediction for whoever holds a table of images: what `mlflow.pyfunc.load_model` returns for a checkpoint. Knows neither Ray nor MLflow."""
+
+import base64
+import binascii
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pipeline.joints import JointSet
+from pipeline.prediction import Frame, Predictor, View
+
+IMAGE = "image"
+BOX = ("x", "y", "width", "height")
+FRAME = ("center_x", "center_y", "scale")
+
+
+def columns_of(joint_set: JointSet) -> list[str]:
+    """Columns of a table of predictions: x, y and confidence of every joint."""
+    return [f"{joint}_{what}" for joint in joint_set.joints for what in ("x", "y", "confidence")]
+
+
+class ServedModel:
+    """Predicts the joints of a table's people."""
+
+    def __init__(self, folder: Path) -> None:
+        # On CPU each row then computes alike wherever it is served.
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._predictor = Predictor(folder, device)
+
+    def predict(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return x, y (pixels of the image, the first one's centre at 0) and confidence of every joint, a row a person.
+
+        `image` holds an image file's bytes, or these in base64. A person is
+        given by a box `x`, `y`, `width`, `height` in pixels, or by `center_x`,
+        `center_y` and `scale`, a frame of side 200 * scale; without either it
+        fills the image. Raises ValueError naming the row that can't be read.
+        """
+        poses = self._predictor.predict(self._views(table))
+        rows = [
+            [
+                number
+                for (x, y), confidence in zip(
+                    pose.joints.tolist(), pose.confidence.tolist(), strict=True
+                )
+                for number in (x, y, confidence)
+            ]
+            for pose in poses
+        ]
+        return pd.DataFrame(rows, columns=columns_of(self._predictor.joint_set), index=table.index)
+
+    def _views(self, table: pd.DataFrame) -> Iterator[View]:
+        if IMAGE not in table.columns:
+            raise ValueError(f"a column {IMAGE!r} is required, got {list(table.columns)}")
+        for number, row in enumerate(table.to_dict("records")):
+            try:
+                image = self._predictor.read(_bytes_of(row[IMAGE]))
+                frame = _frame_of(row)
+                yield self._predictor.view(image, frame or Frame.of_whole(image))
+            except ValueError as error:
+                raise ValueError(f"row {number}: {error}") from None
+
+
+def _bytes_of(value: Any) -> bytes:
+    if isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"{IMAGE} is neither bytes nor base64: {error}") from None
+    if not isinstance(value, bytes | bytearray):
+        raise ValueError(f"{IMAGE} must be bytes or base64, got {type(value).__name__}")
+    return bytes(value)
+
+
+def _frame_of(row: Mapping[Any, Any]) -> Frame | None:
+    """Where a row says that the person is, None if it doesn't. Raises ValueError if it says so in part or twice."""
+    box, frame = _given(row, BOX), _given(row, FRAME)
+    if box and frame:
+        raise ValueError(f"either {', '.join(BOX)} or {', '.join(FRAME)}, got both")
+    if box:
+        return Frame.of_box(*box)
+    return Frame(center=(frame[0], frame[1]), scale=frame[2]) if frame else None
+
+
+def _given(row: Mapping[Any, Any], names: tuple[str, ...]) -> list[float]:
+    values = {name: row.get(name) for name in names}
+    found = {
+        name: float(value)
+        for name, value in values.items()
+        if value is not None and not math.isnan(value)
+    }
+    if found and len(found) < len(names):
+        raise ValueError(f"{', '.join(names)} go together, got {', '.join(found)} alone")
+    return list(found.values())
+
+
+def _load_pyfunc(path: str) -> ServedModel:
+    """What MLflow calls to load a model; `path` is the checkpoint's folder."""
+    return ServedModel(Path(path))

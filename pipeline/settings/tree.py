@@ -1,0 +1,153 @@
+"""All settings of a run together, by section and by dotted key."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from pipeline.plain_data import did_you_mean
+from pipeline.redaction import redacted
+from pipeline.settings.check import require
+from pipeline.settings.data import DataSettings
+from pipeline.settings.evaluation import EvaluationSettings
+from pipeline.settings.model import ModelSettings
+from pipeline.settings.optim import OptimSettings
+from pipeline.settings.ray import RaySettings
+from pipeline.settings.tracking import TrackingSettings
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one training run."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        self._check_batch()
+        require(
+            self.ray.gpus_per_worker > 0 or not self.optim.sync_batchnorm,
+            "optim.sync_batchnorm",
+            "False without ray.gpus_per_worker, since torch synchronises BatchNorm on GPUs only",
+            self.optim.sync_batchnorm,
+        )
+
+    def _check_batch(self) -> None:
+        parts = f"ray.workers={self.ray.workers}"
+        if self.optim.accumulate > 1:
+            parts += f" times optim.accumulate={self.optim.accumulate}"
+        size, fewest = self.optim.batch_size, self.ray.most_workers * self.optim.accumulate
+        if self.ray.is_elastic:
+            # Shares need not be equal, but nobody's may be empty.
+            require(
+                size >= fewest,
+                "optim.batch_size",
+                f"at least {fewest} with {parts}, the most",
+                size,
+            )
+            require(
+                self.data.reading == "exact",
+                "data.reading",
+                f"exact with {parts}, since streams are made for a number of workers",
+                self.data.reading,
+            )
+        else:
+            require(size % fewest == 0, "optim.batch_size", f"a multiple of {parts}", size)
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any]) -> Self:
+        """Build settings from dotted keys; what is not named keeps its default. Raises ValueError."""
+        return cls().replaced(flat)
+
+    def flat(self) -> dict[str, Scalar]:
+        """Return every setting by its dotted key."""
+        return {
+            f"{section.name}.{item.name}": getattr(getattr(self, section.name), item.name)
+            for section in fields(self)
+            for item in fields(getattr(self, section.name))
+        }
+
+    def shown(self) -> dict[str, Scalar]:
+        """Return every setting by its dotted key as others may read it: secrets in URIs are `***`."""
+        return {
+            key: redacted(value) if isinstance(value, str) else value
+            for key, value in self.flat().items()
+        }
+
+    def replaced(self, changes: Mapping[str, Any]) -> Self:
+        """Return a copy with some settings replaced by dotted key.
+
+        Raises ValueError for an unknown key, a value of the wrong type, or one
+        out of range.
+        """
+        by_section: dict[str, dict[str, Any]] = {}
+        known = self.flat()
+        for key, value in changes.items():
+            if key not in known:
+                raise ValueError(f"unknown setting {key!r}{did_you_mean(key, known)}")
+            section, _, name = key.partition(".")
+            by_section.setdefault(section, {})[name] = _typed(
+                getattr(self, section), name, key, value
+            )
+        return dataclasses.replace(
+            self,
+            **{
+                section: dataclasses.replace(getattr(self, section), **values)
+                for section, values in by_section.items()
+            },
+        )
+
+    def fingerprint(self, data_checksum: str) -> str:
+        """Return eight hexadecimal digits that name what decides the outcome of training.
+
+        Where data lie does not enter, but what they are does, by their
+        checksum; nor where the run is stored, tracked and executed.
+        """
+        decisive = {
+            key: value
+            for key, value in self.flat().items()
+            if key.partition(".")[0] in ("data", "model", "optim", "evaluation")
+            or key == "ray.workers"
+        }
+        # The stream is the same for any number of threads, wherever it is kept.
+        for key in ("data.threads", "data.cache", "data.cache_gb"):
+            del decisive[key]
+        # Who puts up with more bad steps wants the same run to go on.
+        del decisive["optim.max_bad_steps"]
+        # A run that was begun before there was this setting keeps its name.
+        if not self.model.stem_features:
+            del decisive["model.stem_features"]
+        # The same arithmetic, done in another way.
+        for key in ("optim.checkpointing", "optim.compile"):
+            del decisive[key]
+        decisive |= {"data.train": data_checksum, "data.val": ""}
+        text = json.dumps(decisive, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _typed(section: object, name: str, key: str, value: Any) -> Scalar:
+    """Check `value` against the annotation of `section.name`; whole numbers pass as floats."""
+    expected = get_type_hints(type(section))[name]
+    if get_origin(expected) is Literal:
+        require(
+            value in get_args(expected),
+            key,
+            "one of " + ", ".join(map(str, get_args(expected))),
+            value,
+        )
+        return value
+    if expected is float and type(value) is int:
+        return float(value)
+    kinds = get_args(expected) or (expected,)
+    require(
+        type(value) in kinds, key, "of type " + " or ".join(kind.__name__ for kind in kinds), value
+    )
+    return value

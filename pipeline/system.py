@@ -1,0 +1,73 @@
+"""How busy the machine is: CPU, memory, disk, network and GPUs, under the names that MLflow's page of system metrics knows."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+try:
+    import pynvml
+except ModuleNotFoundError:
+    pynvml = None
+
+
+class System:
+    """Takes samples of this machine, and sums them up; `folder` exists, on the disk that is watched."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._gpus = _gpus()
+        self._samples: list[Mapping[str, float]] = []
+        psutil.cpu_percent()  # from now on, not since the machine began
+        self._network = psutil.net_io_counters()
+
+    def sample(self) -> None:
+        """Take a sample."""
+        memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self._folder))
+        self._samples.append(
+            {
+                "cpu_utilization_percentage": psutil.cpu_percent(),
+                "system_memory_usage_megabytes": memory.used / 1e6,
+                "system_memory_usage_percentage": 100 * memory.used / memory.total,
+                "disk_usage_percentage": disk.percent,
+                "disk_usage_megabytes": disk.used / 1e6,
+                "disk_available_megabytes": disk.free / 1e6,
+                **{name: value for gpu in self._gpus for name, value in _gpu_sample(*gpu)},
+            }
+        )
+
+    def summary(self) -> dict[str, float]:
+        """Means of the samples since the last summary, and what has crossed the network since the beginning, in MB."""
+        taken, self._samples = self._samples, []
+        network = psutil.net_io_counters()
+        means = {
+            name: sum(sample[name] for sample in taken) / len(taken)
+            for name in (taken[0] if taken else ())
+        }
+        crossed = {
+            "network_receive_megabytes": (network.bytes_recv - self._network.bytes_recv) / 1e6,
+            "network_transmit_megabytes": (network.bytes_sent - self._network.bytes_sent) / 1e6,
+        }
+        return {f"system/{name}": round(value, 1) for name, value in (means | crossed).items()}
+
+
+def _gpus() -> list[tuple[int, Any]]:
+    """Numbers and handles of the machine's GPUs; none without NVIDIA's library or driver."""
+    if pynvml is None:
+        return []
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        return [(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
+    return []
+
+
+def _gpu_sample(index: int, handle: Any) -> Iterator[tuple[str, float]]:
+    """What a GPU says of itself."""
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    yield f"gpu_{index}_memory_usage_megabytes", memory.used / 1e6
+    yield f"gpu_{index}_memory_usage_percentage", 100 * memory.used / memory.total
+    yield f"gpu_{index}_utilization_percentage", pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
+    yield f"gpu_{index}_power_usage_watts", pynvml.nvmlDeviceGetPowerUsage(handle) / 1000

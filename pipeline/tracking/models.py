@@ -1,0 +1,107 @@
+"""Checkpoints as MLflow's logged models, each of which `mlflow.pyfunc.load_model` loads: kept, found again by name, removed."""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.models import Model, ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.types import ColSpec, Schema
+
+from pipeline.bundle import bundle
+from pipeline.checkpoint import OPTIMIZER_NAME
+from pipeline.example import example
+from pipeline.joints import JointSet
+from pipeline.record import read_record
+from pipeline.serving import BOX, FRAME, IMAGE, columns_of
+from pipeline.tracking.client import artifact_errors, client_of
+from pipeline.tracking.lock import alone
+from pipeline.tracking.runs import Point, Run
+
+with warnings.catch_warnings():
+    # Of MLflow's own types.
+    warnings.filterwarnings("ignore", ".*Any type hint")
+    import mlflow.pyfunc
+
+_LOADER = "pipeline.serving"
+
+
+def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) -> None:
+    """Keep a checkpoint as a logged model of the run, by its folder's name, with the metrics `points`.
+
+    It holds what prediction needs: weights, record, code, signature and an
+    example; not what training needs to go on. What MLflow has already is not
+    there twice afterwards. Raises AwayError or RefusedError.
+    """
+    name = checkpoint.name
+    with artifact_errors(run.uri), alone(f"{run.uri} {run.run_id} {name}"):
+        client = client_of(run.uri)
+        model = find_model(client, run, name) or client.create_logged_model(
+            run.experiment_id, name, run.run_id, model_type="checkpoint"
+        )
+        if model.status != LoggedModelStatus.READY:
+            with tempfile.TemporaryDirectory() as place:
+                _save(checkpoint, Path(place), run, model.model_id)
+                client.log_model_artifacts(model.model_id, str(Path(place) / "model"))
+            client.finalize_logged_model(model.model_id, "READY")
+        outputs = client.get_run(run.run_id).outputs
+        if model.model_id not in [o.model_id for o in (outputs.model_outputs if outputs else [])]:
+            client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step)])
+        # Rows of the run, which it has already, that are now the model's too.
+        metrics = [
+            Metric(p.name, p.value, p.time_ms, p.step, model_id=model.model_id, run_id=run.run_id)
+            for p in points
+        ]
+        client.log_batch(run.run_id, metrics=metrics)
+
+
+def forget_model(run: Run, name: str) -> None:
+    """Remove a logged model of the run and its files, if there is one of that name. Raises AwayError or RefusedError."""
+    with artifact_errors(run.uri), alone(f"{run.uri} {run.run_id} {name}"):
+        client = client_of(run.uri)
+        model = find_model(client, run, name)
+        if model is not None:
+            # MLflow only hides what it deletes: the files would stay until its `gc`. They go first,
+            # since they could not be found again without the model.
+            get_artifact_repository(
+                model.artifact_location, tracking_uri=run.uri
+            ).delete_artifacts()
+            client.delete_logged_model(model.model_id)
+
+
+def find_model(client: MlflowClient, run: Run, name: str) -> LoggedModel | None:
+    """The run's logged model of a name, unless it was removed."""
+    condition = f"name = '{name}' AND source_run_id = '{run.run_id}'"
+    found = client.search_logged_models([run.experiment_id], condition, max_results=1)
+    return found[0] if found else None
+
+
+def _save(checkpoint: Path, place: Path, run: Run, model_id: str) -> None:
+    """Write the model's files into the folder `model` of `place`."""
+    data = place / "checkpoint"
+    data.mkdir()
+    for file in checkpoint.iterdir():
+        if file.name != OPTIMIZER_NAME:
+            (data / file.name).symlink_to(file.absolute())
+    code, requirements = bundle(_LOADER, place)
+    mlflow.pyfunc.save_model(
+        place / "model",
+        mlflow_model=Model(run_id=run.run_id, model_id=model_id),
+        loader_module=_LOADER,
+        data_path=str(data),
+        code_paths=[str(code)],
+        signature=_signature(read_record(checkpoint).joint_set),
+        input_example=example(),
+        pip_requirements=requirements,
+    )
+
+
+def _signature(joint_set: JointSet) -> ModelSignature:
+    places = [ColSpec("double", name, required=False) for name in (*BOX, *FRAME)]
+    return ModelSignature(
+        inputs=Schema([ColSpec("binary", IMAGE), *places]),
+        outputs=Schema([ColSpec("double", name) for name in columns_of(joint_set)]),
+    )

@@ -1,0 +1,69 @@
+"""MLflow's model registry: a run's best checkpoint as a version of a name, and which version is the champion."""
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pipeline.tracking.client import AwayError, client_of, errors, is_server
+from pipeline.tracking.models import find_model
+from pipeline.tracking.runs import Run
+
+CHAMPION = "champion"
+# A version's tags: what it was measured by, how good it is, on which people, and the logged model that it is.
+_METRIC, _VALUE, _CHECKSUM, _MODEL = "metric", "value", "data.val.checksum", "model_id"
+
+
+def register(run: Run, checkpoint: str, name: str, metric: str, value: float, checksum: str) -> str:
+    """Make the run's logged model of a checkpoint a version of the registered model `name`; return what came of it.
+
+    It becomes the champion if there is none, or if that one has a lower value
+    of the same metric on the same validation people, whose `checksum` this is.
+    A version that there is already is taken again. Raises AwayError or RefusedError.
+    """
+    with errors(run.uri):
+        client = client_of(run.uri)
+        model = find_model(client, run, checkpoint)
+        if model is None:
+            raise AwayError(f"MLflow does not have the logged model {checkpoint} yet")
+        _create_name(client, name)
+        tags = {_METRIC: metric, _VALUE: repr(value), _CHECKSUM: checksum, _MODEL: model.model_id}
+        version = _version(client, name, model.model_id) or client.create_model_version(
+            name, _source(run.uri, model), run.run_id, tags=tags, model_id=model.model_id
+        )
+        champion = _champion(client, name)
+        said = f"registered {checkpoint} as {name} version {version.version}"
+        if champion is not None and str(champion.version) != str(version.version):
+            if (champion.tags.get(_METRIC), champion.tags.get(_CHECKSUM)) != (metric, checksum):
+                return f"{said}; champion stays version {champion.version}, measured otherwise"
+            if float(champion.tags[_VALUE]) >= value:
+                return f"{said}; champion stays version {champion.version} with {champion.tags[_VALUE]}"
+        client.set_registered_model_alias(name, CHAMPION, str(version.version))
+        return f"{said}, the champion"
+
+
+def _create_name(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _version(client: MlflowClient, name: str, model_id: str) -> ModelVersion | None:
+    """The version that is this model."""
+    versions = client.search_model_versions(f"name = '{name}'")
+    return next((version for version in versions if version.tags.get(_MODEL) == model_id), None)
+
+
+def _source(uri: str, model: LoggedModel) -> str:
+    """Where the registry is to find the model's files."""
+    # Without a server MLflow would look for the model's id in another database, that of the environment;
+    # a server takes no locations.
+    return f"models:/{model.model_id}" if is_server(uri) else str(model.artifact_location)
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    aliases = client.get_registered_model(name).aliases
+    version = aliases.get(CHAMPION)
+    return None if version is None else client.get_model_version(name, version)

@@ -1,0 +1,217 @@
+"""Prediction from images: the same joints as evaluation, and clear refusals."""
+
+import base64
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from factories import photograph, samples
+
+from pipeline.checkpoint import take_snapshot, write_checkpoint
+from pipeline.data.crop import Crop
+from pipeline.evaluation import predict
+from pipeline.geometry import transform
+from pipeline.joints import MPII
+from pipeline.prediction import Frame, Predictor
+from pipeline.record import Progress, Record
+from pipeline.serving import ServedModel, columns_of
+from pipeline.settings import Settings
+from pipeline.shards.stream import SampleLoader
+from pipeline.training import build_network
+
+CPU = torch.device("cpu")
+
+
+def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes) -> Settings:
+    """A tiny checkpoint whose heads are random, so that joints are found somewhere; returns its settings."""
+    settings = Settings.from_flat(
+        {
+            "model.stacks": 2,
+            "model.features": 8,
+            "model.joints": 16,
+            "model.input_px": 64,
+            "evaluation.batch_size": 2,
+        }
+        | changes
+    )
+    folder.mkdir(parents=True)
+    network = build_network(settings.model, 0, CPU, zero_heads=False)
+    record = Record(
+        settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics=metrics or {}
+    )
+    write_checkpoint(folder, take_snapshot(network, record))
+    return settings
+
+
+def in_crop(crop: Crop, center: tuple[float, float], scale: float) -> Frame:
+    """A frame of the original image as a frame of the stored crop, which here has the original's resolution."""
+    assert (crop.factor_x, crop.factor_y) == (1, 1)
+    x, y = transform(np.array(center), crop.from_original)
+    return Frame(center=(float(x), float(y)), scale=scale)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"evaluation.flip_test": False, "evaluation.decoding": "dark"},
+        {"optim.loss": "cross-entropy"},
+    ],
+    ids=["the paper's", "plain", "cross-entropy"],
+)
+def test_joints_are_those_of_evaluation(tmp_path, changes):
+    settings = checkpoint(tmp_path / "c", **changes)
+    predictor, people = Predictor(tmp_path / "c", CPU), samples(5, person_px=200)
+    loader = SampleLoader(people, MPII, 64)
+    network = build_network(settings.model, 0, CPU, zero_heads=False)
+    batch = loader.batch(np.arange(5))
+    [expected] = predict(network, [batch], loader, settings.optim, settings.evaluation, CPU)
+    views = (
+        predictor.view(
+            predictor.read(s.crop.jpeg), in_crop(s.crop, s.person.center, s.person.scale)
+        )
+        for s in people
+    )
+    poses = list(predictor.predict(views))
+    assert len(poses) == 5
+    for pose, sample, joints, confidence in zip(
+        poses, people, expected.joints, expected.confidence, strict=True
+    ):
+        assert transform(pose.joints, sample.crop.to_original) == pytest.approx(joints, abs=1e-3)
+        assert pose.confidence == pytest.approx(confidence, abs=1e-6)
+
+
+def test_confidence_is_a_share_of_the_target_s_peak(tmp_path):
+    checkpoint(tmp_path / "one")
+    checkpoint(tmp_path / "ten", **{"optim.target_peak": 10.0})
+    found = []
+    for name in ("one", "ten"):
+        predictor = Predictor(tmp_path / name, CPU)
+        image = predictor.read(cv2.imencode(".png", photograph())[1].tobytes())
+        [pose] = predictor.predict([predictor.view(image, Frame.of_whole(image))])
+        found.append(pose.confidence)
+    assert found[0] == pytest.approx(10 * found[1])
+
+
+def test_a_box_is_framed_a_quarter_wider_than_its_longer_side():
+    assert Frame.of_box(10, 20, 80, 160) == Frame(center=(49.5, 99.5), scale=1.0)
+    assert Frame.of_whole(np.zeros((160, 80, 4), np.uint8)) == Frame(center=(39.5, 79.5), scale=1.0)
+
+
+# Tables
+
+
+def test_a_table_gives_a_row_of_joints_for_each_of_its_people(tmp_path):
+    checkpoint(tmp_path / "c")
+    model, predictor = ServedModel(tmp_path / "c"), Predictor(tmp_path / "c", CPU)
+    png = cv2.imencode(".png", photograph())[1].tobytes()
+    table = pd.DataFrame(
+        {
+            "image": [png, base64.b64encode(png).decode(), png],
+            "x": [np.nan, 10.0, np.nan],
+            "y": [np.nan, 20.0, np.nan],
+            "width": [np.nan, 80.0, np.nan],
+            "height": [np.nan, 40.0, np.nan],
+            "center_x": [np.nan, np.nan, 100.0],
+            "center_y": [np.nan, np.nan, 80.0],
+            "scale": [np.nan, np.nan, 0.5],
+        },
+        index=[3, 5, 7],
+    )
+    found = model.predict(table)
+    assert list(found.columns[:3]) == ["right_ankle_x", "right_ankle_y", "right_ankle_confidence"]
+    assert list(found.columns) == columns_of(MPII)
+    assert list(found.index) == [3, 5, 7]
+    frames = [
+        Frame.of_box(0, 0, 200, 160),
+        Frame.of_box(10, 20, 80, 40),
+        Frame(center=(100.0, 80.0), scale=0.5),
+    ]
+    views = [predictor.view(predictor.read(png), frame) for frame in frames]
+    for (_, row), pose in zip(found.iterrows(), predictor.predict(views), strict=True):
+        expected = np.column_stack([pose.joints, pose.confidence])
+        assert row.to_numpy().reshape(16, 3) == pytest.approx(expected, abs=1e-4)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that says it has this size, and has no pixels."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", b""), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+
+
+JPEG = cv2.imencode(".jpg", photograph())[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"image": b"no image"}, r"not a readable image \(8 bytes\)"),
+        ({"image": b""}, r"not a readable image \(0 bytes\)"),
+        ({"image": JPEG[:200]}, r"not a readable image|damaged JPEG of 200 bytes"),
+        ({"image": JPEG[: len(JPEG) // 2]}, "damaged JPEG of .*"),
+        ({"image": png_of(64, 64)}, "not a readable image .*"),
+        (
+            {"image": png_of(10_000, 8_001)},
+            "an image of 10000 x 8001 pixels, expected at most 80,000,000 in all",
+        ),
+        ({"image": png_of(100_000, 100_000)}, "an image of too many pixels: .*"),
+        ({"image": "no base64!"}, "image is neither bytes nor base64: .*"),
+        ({"image": 3}, "image must be bytes or base64, got int"),
+        ({"x": 1.0, "y": 1.0}, "x, y, width, height go together, got x, y alone"),
+        (
+            {"x": 1.0, "y": 1.0, "width": 0.0, "height": 2.0},
+            "a box must have width and height above 0, got 0.0 and 2.0",
+        ),
+        (
+            {"x": 1.0, "y": 1.0, "width": np.inf, "height": 2.0},
+            r"a frame needs a finite center .*",
+        ),
+        (
+            {"center_x": 1.0, "center_y": 1.0, "scale": -1.0},
+            r"a frame needs a finite center and a scale above 0, got \(1.0, 1.0\) and -1.0",
+        ),
+        (
+            {"x": 1.0, "y": 1.0, "width": 2.0, "height": 2.0}
+            | {"center_x": 1.0, "center_y": 1.0, "scale": 1.0},
+            "either x, y, width, height or center_x, center_y, scale, got both",
+        ),
+    ],
+)
+def test_what_can_t_be_predicted_is_refused_with_its_row(served, row, said):
+    good = {"image": JPEG}
+    with pytest.raises(ValueError, match=f"^row 1: {said}$"):
+        served.predict(pd.DataFrame([good, good | row]))
+
+
+def test_a_table_without_images_is_refused(served):
+    with pytest.raises(ValueError, match=r"^a column 'image' is required, got \['picture'\]$"):
+        served.predict(pd.DataFrame({"picture": [JPEG]}))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> ServedModel:
+    folder = tmp_path_factory.mktemp("served") / "c"
+    checkpoint(folder)
+    return ServedModel(folder)
+
+
+def test_a_grey_or_transparent_image_is_read_like_any_other(tmp_path):
+    checkpoint(tmp_path / "c")
+    predictor = Predictor(tmp_path / "c", CPU)
+    grey = photograph()[:, :, 0]
+    told = cv2.imencode(".png", cv2.merge([grey, grey, grey, np.full_like(grey, 255)]))[1].tobytes()
+    alone = cv2.imencode(".png", grey)[1].tobytes()
+    assert (predictor.read(told) == predictor.read(alone)).all()
+    assert predictor.read(alone).shape == (160, 200, 4)

@@ -101,6 +101,29 @@ def _differences(
     first: Contender, other: Contender, joint_set: JointSet, measure: Measure
 ) -> tuple[Difference, ...]:
     """The differences at each of the measure's thresholds, over the people that both have."""
+    people, members = _same_people(first, other), list(joint_set.in_mean)
+    errors = [cases.errors[measure.key][:, members] for cases in people]
+    annotated = (~np.isnan(errors[0])).sum(axis=1)
+    if not annotated.any():
+        raise ValueError(
+            f"{first.name} and {other.name}: of the people whom they share no joint counts by "
+            f"{measure.key}"
+        )
+    found = []
+    for threshold in measure.thresholds:
+        # As it is counted: see pipeline.metric.
+        correct = [(e <= THRESHOLDS[round(100 * threshold)]).sum(axis=1) for e in errors]
+        points, low, high = interval(correct[1] - correct[0], annotated)
+        found.append(
+            Difference(
+                threshold=threshold, people=len(annotated), points=points, low=low, high=high
+            )
+        )
+    return tuple(found)
+
+
+def _same_people(first: Contender, other: Contender) -> tuple[Cases, Cases]:
+    """The people whom both runs have. Raises ValueError if there are none, or they are others of the same names."""
     names = f"{first.name} and {other.name}"
     ours, theirs = shared(first.cases, other.cases)
     if not len(ours):
@@ -114,20 +137,7 @@ def _differences(
             f"{names} share the names of {len(ours):,} validation people, of whom {unlike:,} are annotated "
             "differently; expected runs on the same data"
         )
-    members = list(joint_set.in_mean)
-    errors = [cases.errors[measure.key][:, members] for cases in (ours, theirs)]
-    annotated = (~np.isnan(errors[0])).sum(axis=1)
-    if not annotated.any():
-        raise ValueError(f"{names}: of the people whom they share no joint counts by {measure.key}")
-    found = []
-    for threshold in measure.thresholds:
-        # As it is counted: see pipeline.metric.
-        correct = [(e <= THRESHOLDS[round(100 * threshold)]).sum(axis=1) for e in errors]
-        points, low, high = interval(correct[1] - correct[0], annotated)
-        found.append(
-            Difference(threshold=threshold, people=len(ours), points=points, low=low, high=high)
-        )
-    return tuple(found)
+    return ours, theirs
 
 
 def shared(first: Cases, second: Cases) -> tuple[Cases, Cases]:

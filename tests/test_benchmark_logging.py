@@ -3,12 +3,15 @@
 import http.client
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 import torch
 from factories import pack_samples, samples
 from web_server import CONTENT
 
+from pipeline.benchmark.share.data import pack_rendered, settings_for
+from pipeline.benchmark.share.logging.arms import drive_recorded, drive_unrecorded, meter_of
 from pipeline.benchmark.share.logging.measure import LoggingBenchmark, check_recorded
 from pipeline.benchmark.share.logging.meter import (
     DrawingLearner,
@@ -19,12 +22,15 @@ from pipeline.benchmark.share.logging.meter import (
 from pipeline.benchmark.share.logging.proxy import Proxy
 from pipeline.benchmark.share.logging.report import logging_report
 from pipeline.benchmark.share.logging.shares import ARMS, shares
+from pipeline.benchmark.share.rounds import take_turns
+from pipeline.benchmark.share.side import Side
 from pipeline.benchmark.share.turns import Turns
 from pipeline.joints import MPII
 from pipeline.journal import Journal, RunSpec
 from pipeline.learner import Task
 from pipeline.loop import Host, train
 from pipeline.settings import Settings
+from pipeline.tracking import recorded
 
 
 @pytest.fixture
@@ -212,3 +218,32 @@ def test_an_arm_that_delivered_what_it_could_not_or_kept_what_it_could_is_an_err
     check_recorded({"server": nothing})
     with pytest.raises(RuntimeError, match="the arm hanging has delivered everything"):
         check_recorded({"hanging": nothing})
+
+
+# Four processes that import torch, on a machine that may be busy.
+@pytest.mark.timeout(900)
+def test_both_kinds_of_arms_train_in_turns_and_one_ends_with_all_in_mlflow(tmp_path):
+    data = tmp_path / "data"
+    pack_rendered(data, 24)
+    changes = {"optim.epochs": 2, "optim.batch_size": 8, "evaluation.overlays": 1}
+    told = {
+        name: settings_for(data, "train-*.tar", changes | {"ray.name": name})
+        for name in ("nothing", "local")
+    }
+    with ExitStack() as ending:
+        sides = {
+            name: ending.enter_context(
+                Side(name, drive, told[name].flat(), tmp_path / name, inherits={})
+            )
+            for name, drive in (("nothing", drive_unrecorded), ("local", drive_recorded))
+        }
+        first, last = take_turns(sides, 1)
+    for name in told:
+        assert min(first[name]["epoch_s"], first[name]["epoch_cpu_s"]) > 0
+        assert first[name]["epoch_s"] >= first[name]["seconds"]
+        assert "epoch_s" not in last[name]
+        assert meter_of(tmp_path / name).epochs == 2
+    assert not (tmp_path / "runs" / "nothing" / "journal.jsonl").exists()
+    check_recorded({"local": told["local"]})
+    [rows] = recorded(told["local"].tracking.uri, "hourglass", "local")
+    assert sorted(row.step for row in rows if row.name == "val_loss") == [1, 2]

@@ -341,7 +341,19 @@ def test_a_sweep_stops_what_is_behind_and_reports_what_failed(
     # One after another, so that the first to come to the rung is known: it passes.
     words += ["--space", str(space), "--early.rule", "asha", "--early.reduction", "2"]
     with pytest.raises(SystemExit) as ended:
-        main([*words, "--search.at_once", "1", "--search.retries", "1", "--search.seed", "1"])
+        main(
+            [
+                *words,
+                "--search.at_once",
+                "1",
+                "--search.retries",
+                "1",
+                "--search.seed",
+                "1",
+                "--tracking.register",
+                "chosen",
+            ]
+        )
     said = capfd.readouterr()
     assert ended.value.code == 1
     assert "error: 1 of 3 trials failed" in said.err
@@ -372,6 +384,10 @@ def test_a_sweep_stops_what_is_behind_and_reports_what_failed(
     assert stopped.data.tags["sweep.stopped"] == "by the rule for early stopping"
     assert "best_pckh_0.5" in stopped.data.metrics, "what it had reached is not its result"
     assert "learning_rate-1e30" in (folder / "report.html").read_text()
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    [version] = client.search_model_versions("name = 'chosen'")
+    best = run_named(place, "learning_rate-0.01")
+    assert version.run_id == best.info.run_id, "other trials than the best are registered"
     assert "best settings:\n  python -m jobs.train" in said.out
 
 

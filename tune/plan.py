@@ -32,6 +32,8 @@ class Sweep:
     budget: Budget
     points: tuple[Point, ...]
     plans: tuple[Plan, ...]
+    register: str = ""
+    """Name under which the best trial's best checkpoint is registered at the end; empty: it is not."""
 
     @property
     def folder(self) -> Path:
@@ -122,7 +124,7 @@ def plan_sweep(
         if names.count(name) > 1:
             raise ValueError(f"--space {space.name}: two of its trials would be called {name}")
     given_name = settings.ray.name
-    base = plan_training(settings.replaced({"ray.name": ""})).settings
+    base = plan_training(settings.replaced({"ray.name": "", "tracking.register": ""})).settings
     sweep = Sweep(
         name="",
         base=base,
@@ -149,6 +151,7 @@ def plan_sweep(
         budget=budget,
         points=points,
         plans=plans,
+        register=settings.tracking.register,
     )
 
 

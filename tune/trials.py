@@ -69,6 +69,8 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
             _settle(sweep, one)
         outcome = gather(sweep, tried)
         _report(record, outcome, sweep)
+        if sweep.register and not interruption:
+            _register(sweep, outcome)
         if interruption:
             raise InterruptedRunError(f"was stopped by {interruption}; the same command goes on")
     return outcome
@@ -199,7 +201,24 @@ def _settle(sweep: Sweep, tried: Tried) -> None:
         if best(plan.folder, sweep.measure.metric_name) is not None:
             conclude(plan, journal)
         journal.end("FAILED" if tried.error else "KILLED")
-    left = Courier(plan.folder, plan.settings.tracking.uri).close(_PATIENCE_S)
+    _deliver(plan.folder, plan.settings.tracking.uri)
+
+
+def _register(sweep: Sweep, outcome: SweepOutcome) -> None:
+    """Have the best trial's best checkpoint be a version of the registered model."""
+    chosen = leader(outcome)
+    if chosen is None or chosen.checkpoint is None:
+        return
+    checkpoint, val = chosen.checkpoint, sweep.plans[0].val
+    Journal(checkpoint.parent).register(
+        checkpoint.name, sweep.register, sweep.measure.metric_name, chosen.score, val.checksum
+    )
+    _deliver(checkpoint.parent, sweep.base.tracking.uri)
+
+
+def _deliver(folder: Path, uri: str) -> None:
+    """Deliver what MLflow lacks of a run that has ended, or say what that is."""
+    left = Courier(folder, uri).close(_PATIENCE_S)
     if left:
         say(str(left))
 

@@ -74,7 +74,7 @@ def commands(line: str) -> Iterator[list[str]]:
         begins = at == 0 or words[at - 1] == "--" or "=" in words[at - 1]
         if begins and word in ("python", "ray", "mlflow"):
             yield words[at:]
-        elif re.match(r"(python|ray|mlflow) ", word):
+        elif re.match(r"([A-Z_]+=\S+ )*(python|ray|mlflow) ", word):
             yield from commands(word)
 
 

@@ -1,8 +1,9 @@
 """What the manifests under jobs/cluster may say, as JSON Schemas by kind; a field that is not named here is refused.
 
 They restate, of the public schemas, the fields that the manifests use: KubeRay's
-`ray.io/v1` of its release 1.6 (RayCluster, RayJob), and Kubernetes 1.31's `v1`
-and `apps/v1`. Whoever adds a field to a manifest looks it up there first.
+`ray.io/v1` with `authOptions`, as its operator has it from 1.6 on (RayCluster,
+RayJob), and of Kubernetes' `v1` and `apps/v1` fields that are stable since 1.20.
+Whoever adds a field to a manifest looks it up there first.
 """
 
 from typing import Any

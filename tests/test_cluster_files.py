@@ -247,6 +247,24 @@ def test_runs_reach_mlflow_under_a_name_that_it_answers_to():
         assert is_allowed_host_header(allowed, host) is answers
 
 
+def test_mlflows_database_is_the_service_and_its_uri_holds_no_password():
+    from mlflow.utils.uri import extract_db_type_from_uri
+
+    [container] = the("Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
+    known: dict[str, str] = {}
+    # As the kubelet does: a variable is replaced only by one that stands before it.
+    for env in container["env"]:
+        given = env.get("value", "from a secret")
+        known[env["name"]] = re.sub(r"\$\((\w+)\)", lambda name: known[name[1]], given)
+    uri = known["MLFLOW_BACKEND_STORE_URI"]
+    assert uri == "postgresql+psycopg2://mlflow@mlflow-postgres:5432/mlflow"
+    assert extract_db_type_from_uri(uri) == "postgresql"
+    assert the("Service", "mlflow-postgres")["spec"]["ports"][0]["port"] == 5432
+    [database] = the("StatefulSet")["spec"]["template"]["spec"]["containers"]
+    made = {env["name"]: env.get("value") for env in database["env"]}
+    assert (made["POSTGRES_USER"], made["POSTGRES_DB"]) == ("mlflow", "mlflow")
+
+
 def test_services_find_their_pods_and_are_seen_within_the_cluster_alone():
     for service in (part for part in OBJECTS if part["kind"] == "Service"):
         name = service["metadata"]["name"]

@@ -67,8 +67,11 @@ OPTIONS = {
         *("memory_stacks", "curve_steps", "rounds", "json"),
     ),
     "tune.sweep": (
-        *(*TRAINING, "preset", "space"),
+        *(*TRAINING, "preset", "space", "vary"),
         *("stacks", "modules", "learning_rates", "dry_run"),
+        *("search.method", "search.trials", "search.seed", "search.against", "search.at_once"),
+        *("search.retries", "early.rule", "early.grace_samples", "early.reduction"),
+        *("budget.samples", "budget.gpu_hours", "budget.hours"),
     ),
 }
 
@@ -371,7 +374,7 @@ def test_help_says_what_each_preset_is():
 )
 def test_an_ablation_runs_the_papers_networks(tmp_path, capsys, space, trials):
     run(tune.sweep.main, *packed(tmp_path), "--space", space, "--dry-run")
-    said = capsys.readouterr().out.splitlines()[1:]
+    said = capsys.readouterr().out.splitlines()[1:-1]
     assert [line.split(": ")[0].strip() for line in said] == trials
 
 
@@ -380,10 +383,12 @@ def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, work
     before = sorted(tmp_path.rglob("*"))
     rates = ("--learning-rates", 1e-3, 1e-4)
     run(tune.sweep.main, *arguments, "--stacks", 1, 2, *rates, "--dry-run")
-    head, *trials = capsys.readouterr().out.splitlines()
+    head, *trials, most = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        rf"sweep (sweep-stacks-\S*[0-9a-f]{{8}}): 4 trials in {working_folder}/runs/\1", head
+        rf"sweep (sweep-stacks-\S*[0-9a-f]{{8}}): 4 trials in {working_folder}/runs/\1, search grid",
+        head,
     )
+    assert re.fullmatch(r"  at most [\d,]+ samples and \d+\.\d\d PFLOP", most)
     assert [line.split(",  ")[0].split(" parameters")[0] for line in trials] == [
         "  stacks-1_learning_rate-0.001: 3,426,448",
         "  stacks-1_learning_rate-0.0001: 3,426,448",
@@ -396,7 +401,7 @@ def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, work
 def test_losses_are_compared_with_either_start_of_the_heads(tmp_path, capsys):
     small = ("--model.stacks", 1, "--model.features", 8, "--dry-run")
     run(tune.sweep.main, *packed(tmp_path), "--space", "losses", *small)
-    names = [line.split(": ")[0].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    names = [line.split(": ")[0].strip() for line in capsys.readouterr().out.splitlines()[1:-1]]
     assert names == [
         f"loss-{loss}_target_peak-{peak}_zero_heads-{zero}"
         for loss, peak in (("mse", 1), ("mse", 10), ("mse", 50), ("cross-entropy", 1))
@@ -407,7 +412,7 @@ def test_losses_are_compared_with_either_start_of_the_heads(tmp_path, capsys):
 def test_a_listed_space_is_multiplied_by_other_settings_alone(tmp_path, capsys):
     space = (*packed(tmp_path), "--space", "ablation-stacks", "--dry-run")
     run(tune.sweep.main, *space, "--learning-rates", 1e-3, 1e-4)
-    said = capsys.readouterr().out.splitlines()[1:]
+    said = capsys.readouterr().out.splitlines()[1:-1]
     assert len(said) == 6
     assert said[1].startswith("  stacks-2_modules-4_learning_rate-0.0001: 24,590,752 parameters")
     assert said_on_failure(capsys, tune.sweep.main, *space, "--stacks", 1) == (

@@ -330,103 +330,69 @@ def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
     assert run_named(place, "wild").info.status == "FAILED"
 
 
-def test_a_sweep_stops_what_is_behind_and_reports_what_failed(
+def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_failed(
     packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    from tune.sweep import main
-
-    space = tmp_path / "three.toml"
-    space.write_text("[axes]\noptim.learning_rate = [0.01, 1e-7, 1e30]\n")
-    words = arguments(packed, place, ray__name="three", optim__epochs=3, optim__max_bad_steps=0)
-    # One after another, so that the first to come to the rung is known: it passes.
-    words += ["--space", str(space), "--early.rule", "asha", "--early.reduction", "2"]
-    with pytest.raises(SystemExit) as ended:
-        main(
-            [
-                *words,
-                "--search.at_once",
-                "1",
-                "--search.retries",
-                "1",
-                "--search.seed",
-                "1",
-                "--tracking.register",
-                "chosen",
-            ]
-        )
-    said = capfd.readouterr()
-    assert ended.value.code == 1
-    assert "error: 1 of 3 trials failed" in said.err
-    assert said.out.count("learning_rate-1e30 failed and is tried again: ") == 1
-    parent = run_named(place, "three")
-    assert parent.info.status == "FINISHED"
-    folder = place / "runs" / "three"
-    table = pd.read_csv(folder / "trials.csv").set_index("trial")
-    assert table["status"].to_dict() == {
-        "learning_rate-0.01": "finished",
-        "learning_rate-1e-07": "stopped",
-        "learning_rate-1e30": "failed",
-    }
-    statuses = {}
-    for name, row in table.iterrows():
-        trial = run_named(place, str(name))
-        statuses[name] = trial.info.status
-        assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert float(trial.data.params["optim.learning_rate"]) == row["optim.learning_rate"]
-    assert statuses == {
-        "learning_rate-0.01": "FINISHED",
-        "learning_rate-1e-07": "FINISHED",
-        "learning_rate-1e30": "FAILED",
-    }
-    assert table["samples"]["learning_rate-0.01"] == 3 * table["samples"].max() // 3
-    assert table["samples"]["learning_rate-1e-07"] < table["samples"]["learning_rate-0.01"]
-    stopped = run_named(place, "learning_rate-1e-07")
-    assert stopped.data.tags["sweep.stopped"] == "by the rule for early stopping"
-    assert "best_pckh_0.5" in stopped.data.metrics, "what it had reached is not its result"
-    assert "learning_rate-1e30" in (folder / "report.html").read_text()
-    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
-    [version] = client.search_model_versions("name = 'chosen'")
-    best = run_named(place, "learning_rate-0.01")
-    assert version.run_id == best.info.run_id, "other trials than the best are registered"
-    assert "best settings:\n  python -m jobs.train" in said.out
-
-
-def test_a_sweep_whose_driver_is_killed_goes_on_with_the_same_command(
-    packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
 ):
     import ray
 
     from tune.sweep import main
 
-    words = arguments(packed, place, ray__name="killed", optim__epochs=12, ray__max_failures=1)
-    words += ["--stacks", "1", "--learning-rates", "0.01", "0.001", "--search.at_once", "1"]
+    space = tmp_path / "three.toml"
+    space.write_text("[axes]\noptim.learning_rate = [0.03, 1e-7, 1e30]\n")
+    people = json.loads((packed / "index.json").read_text())["splits"]["train"]["people"]
+    changes = {"optim__epochs": 12, "optim__max_bad_steps": 0, "ray__name": "three"}
+    words = arguments(packed, place, **changes, tracking__register="chosen")
+    # One after another, in this order: the first to come to the rung passes. By then, after ten
+    # epochs, a network that learns is ahead of one that does not.
+    words += ["--space", str(space), "--search.at_once", "1", "--search.seed", "5"]
+    words += ["--early.rule", "asha", "--early.grace-samples", str(10 * (people // 8 * 8))]
     words += ["--ray.address", ray.get_runtime_context().gcs_address]
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "tune.sweep", *words], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    first, second = (
-        place / "runs" / "killed" / f"stacks-1_learning_rate-{rate}" for rate in (0.01, 0.001)
-    )
-    wait_until(lambda: len(kinds(second)) > 4 and "metrics" in kinds(second), 180)
+    rates = ("0.03", "1e-07", "1e30")
+    learns, stays, fails = (place / "runs" / "three" / f"learning_rate-{rate}" for rate in rates)
+
+    driver = subprocess.Popen([sys.executable, "-m", "tune.sweep", *words], cwd=ROOT)
+    wait_until(lambda: "metrics" in kinds(stays), 180)
     driver.kill()
     driver.wait()
-    before = kinds(first)
-    main(words)
-    out = capfd.readouterr().out
-    assert "going on with 2 trials" in out
-    assert kinds(first) == before, "a finished trial was run again"
-    assert kinds(first).count("run") == 1
-    assert kinds(second).count("run") == 2
-    assert re.search(r"resuming from epoch_00\d\d", out)
+    before = kinds(learns)
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capfd.readouterr()
+    assert ended.value.code == 1
+    assert "error: 1 of 3 trials failed" in said.err
+    assert "going on with 3 trials" in said.out
+    assert kinds(learns) == before, "a finished trial was run again"
+    assert [kinds(run).count("run") for run in (learns, stays, fails)] == [1, 2, 2]
+    assert re.search(r"resuming from epoch_00\d\d", said.out)
+    assert said.out.count("learning_rate-1e30 failed and is tried again: ") == 1
+    assert "best settings:\n  python -m jobs.train" in said.out
+
+    table = pd.read_csv(place / "runs" / "three" / "trials.csv").set_index("trial")
+    assert table["status"].to_dict() == {
+        learns.name: "finished",
+        stays.name: "stopped",  # by a rung that knew of the first, from before the kill
+        fails.name: "failed",
+    }
+    assert table["samples"][stays.name] < table["samples"][learns.name]
+    assert fails.name in (place / "runs" / "three" / "report.html").read_text()
+
+    parent = run_named(place, "three")
+    runs = {run.name: run_named(place, run.name) for run in (learns, stays, fails)}
+    assert [run.info.status for run in (parent, *runs.values())] == [
+        *("FINISHED", "FINISHED", "FINISHED", "FAILED")
+    ]
+    for run in runs.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
-    parent = run_named(place, "killed")
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    of_parent = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    children = client.search_runs(experiments, of_parent)
-    assert [child.info.status for child in (parent, *children)] == ["FINISHED"] * 3
-    for child in children:
-        history = client.get_metric_history(child.info.run_id, "pckh_0.5")
-        assert [metric.step for metric in history] == list(range(1, 13))
+    history = client.get_metric_history(runs[stays.name].info.run_id, "pckh_0.5")
+    steps = [metric.step for metric in history]
+    assert steps == list(range(1, len(steps) + 1)), "epochs are missing or there twice"
+    stopped = runs[stays.name].data
+    assert stopped.tags["sweep.stopped"] == "by the rule for early stopping"
+    assert "best_pckh_0.5" in stopped.metrics, "what it had reached is not its result"
+    [version] = client.search_model_versions("name = 'chosen'")
+    assert version.run_id == runs[learns.name].info.run_id
 
 
 def kinds(run: Path) -> list[str]:

@@ -457,6 +457,23 @@ def test_an_outcome_is_what_the_journals_say(tmp_path):
     assert (outcome.headline, outcome.metric) == ("PCKh@0.5", "pckh_0.5")
 
 
+def test_a_point_that_cannot_be_planned_fails_alone(tmp_path):
+    # Every value can be drawn, but four people make no batch of eight.
+    space = Space(name="mine", axes={"optim.batch_size": (1, 2)})
+    sweep = planned(tmp_path, space, DRAWN)
+    good, bad = gather(
+        sweep,
+        [
+            Tried(point={"optim.batch_size": 2}, number="00000", error=""),
+            Tried(point={"optim.batch_size": 8}, number="00001", error="ValueError: told"),
+        ],
+    ).trials
+    assert (good.status, bad.status) == ("unfinished", "failed")
+    assert bad.name == "batch_size-8_00001"
+    assert "optim.batch_size" in bad.error
+    assert math.isnan(bad.score)
+
+
 def test_the_shared_settings_are_those_that_differ_from_the_defaults_and_do_not_vary(tmp_path):
     base = settings(tmp_path, optim__zero_heads=False, model__stacks=3, ray__name="x")
     words = shared_arguments(base, ["model.stacks"])

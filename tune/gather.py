@@ -14,7 +14,7 @@ from tune.epochs import reports, was_stopped
 from tune.outcome import Status, SweepOutcome, TrialOutcome
 from tune.plan import Sweep
 from tune.spaces import Point
-from tune.trial import plan_trial
+from tune.trial import plan_trial, run_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,11 @@ def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
 
 
 def _trial(sweep: Sweep, tried: Tried) -> TrialOutcome:
-    plan = plan_trial(sweep.base, tried.point, tried.number)
+    try:
+        plan = plan_trial(sweep.base, tried.point, tried.number)
+    except ValueError as error:
+        # Settings of which each may be drawn, but not all together.
+        return _never_planned(tried, str(error))
     journal, metric = Journal(plan.folder), sweep.measure.metric_name
     epochs = reports(journal, metric)
     last: Mapping[str, Any] = epochs[-1] if epochs else {}
@@ -68,6 +72,24 @@ def _trial(sweep: Sweep, tried: Tried) -> TrialOutcome:
         checkpoint=None if chosen is None else chosen[0],
         error=tried.error,
         history=_history(journal, metric),
+    )
+
+
+def _never_planned(tried: Tried, error: str) -> TrialOutcome:
+    return TrialOutcome(
+        name=run_name(tried.point, tried.number),
+        point=tried.point,
+        status="failed",
+        score=math.nan,
+        best_epoch=0,
+        samples=0,
+        seconds=0.0,
+        samples_per_s=math.nan,
+        parameters=0,
+        macs=math.nan,
+        checkpoint=None,
+        error=error,
+        history={},
     )
 
 

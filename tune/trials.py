@@ -193,15 +193,23 @@ def _reason(trial: Any) -> str:
 
 def _settle(sweep: Sweep, tried: Tried) -> None:
     """Close the record of a trial whose process was ended before it could: no run stays RUNNING."""
-    plan = plan_trial(sweep.base, tried.point, tried.number)
-    journal = Journal(plan.folder)
+    folder = sweep.folder / run_name(tried.point, tried.number)
+    journal = Journal(folder)
     if not journal.path.exists():
         return
     if not has_ended(journal):
-        if best(plan.folder, sweep.measure.metric_name) is not None:
-            conclude(plan, journal)
+        _conclude(sweep, tried, journal)
         journal.end("FAILED" if tried.error else "KILLED")
-    _deliver(plan.folder, plan.settings.tracking.uri)
+    _deliver(folder, sweep.base.tracking.uri)
+
+
+def _conclude(sweep: Sweep, tried: Tried, journal: Journal) -> None:
+    """Enter what a trial has reached so far, if anything; what is damaged of it takes nothing else along."""
+    try:
+        if best(journal.root, sweep.measure.metric_name) is not None:
+            conclude(plan_trial(sweep.base, tried.point, tried.number), journal)
+    except (ValueError, OSError) as error:
+        say(f"{journal.root}: its figures are not drawn: {error}")
 
 
 def _register(sweep: Sweep, outcome: SweepOutcome) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tune.plan import Sweep, check_same, plan_sweep
 from tune.search import Against, Budget, EarlySettings, SearchSettings
 from tune.searching import domain, param_space, scheduler, searcher
 from tune.spaces import Range, Space, given_values, space_of, trial_name
-from tune.trial import POINT, number_of, point_of, run_name
+from tune.trial import POINT, Trial, number_of, point_of, run_name
 
 GRID = SearchSettings()
 DRAWN = SearchSettings(method="random", trials=5)
@@ -429,6 +430,59 @@ def test_a_sweep_ends_only_when_its_runs_have_closed_their_records(tmp_path, mon
     assert len(killed) == 1
     ending.over()
     assert not (tmp_path / STOP_NAME).exists()
+
+
+class AsleepError(Exception):
+    """A trial waits for something to happen."""
+
+
+def trial_of(sweep: Sweep, error: Exception | None = None) -> Trial:
+    """A trial of one stack whose training is over, without Ray."""
+    trial = Trial.__new__(Trial)
+    trial._plan = sweep.plans[0]
+    trial._folder, trial._journal = sweep.folder, Journal(trial._plan.folder)
+    trial._told, trial._last, trial._macs = 0, {}, 2e9
+    trial._training = Future()
+    trial._training.set_exception(error) if error else trial._training.set_result(None)
+    return trial
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_stopping", "ends"),
+    [
+        ([1.0, 2.0, 3.0], False, "done"),
+        ([1.0, 2.0, 3.0], True, "done"),
+        ([1.0], False, "done"),  # stopped by the rule, whose decision is not known any more
+        ([1.0], True, "waits"),  # its budget may grow, and then it goes on
+    ],
+)
+def test_a_trial_is_done_unless_it_was_stopped_with_the_sweep(
+    tmp_path, monkeypatch, scores, is_stopping, ends
+):
+    def sleep(_: float) -> None:
+        raise AsleepError
+
+    monkeypatch.setattr("tune.trial.time.sleep", sleep)
+    sweep = planned(tmp_path)
+    journal_of(sweep.plans[0].folder, scores, end="FINISHED")
+    if is_stopping:
+        (sweep.folder / STOP_NAME).write_text("budget.samples=4 is used up")
+    trial = trial_of(sweep)
+    told = [trial.step() for _ in scores]
+    assert [one["current"] for one in told] == scores
+    assert [one["gmac"] for one in told] == [2.0] * len(scores)
+    assert not any("done" in one for one in told)
+    if ends == "done":
+        assert trial.step() == told[-1] | {"done": True}
+    else:
+        with pytest.raises(AsleepError):
+            trial.step()
+
+
+def test_a_trial_fails_with_what_its_training_fails_with(tmp_path):
+    trial = trial_of(planned(tmp_path), ValueError("no such shard"))
+    with pytest.raises(ValueError, match="no such shard"):
+        trial.step()
 
 
 # What came of it

@@ -63,11 +63,12 @@ class Trial(ray.tune.Trainable):
                 self._last = epochs[self._told] | {"gmac": self._macs / 1e9}
                 self._told += 1
                 return dict(self._last)
-            if is_over and self._has_finished():
+            is_stopping = why_stopping(self._folder) is not None
+            if is_over and self._has_finished() and (self._is_whole() or not is_stopping):
                 return self._last | {"done": True}
-            if not is_over and why_stopping(self._folder) is not None:
+            if is_stopping and not is_over:
                 Stop(self._plan.folder).ask()
-            # An interrupted trial has nothing more to say; the sweep ends Ray Tune next.
+            # The sweep ends Ray Tune next, for which such a trial must not be done: it may go on another time.
             time.sleep(_LOOK_S)
 
     def cleanup(self) -> None:
@@ -78,6 +79,10 @@ class Trial(ray.tune.Trainable):
             stop.ask()
             time.sleep(_LOOK_S)
         stop.forget()
+
+    def _is_whole(self) -> bool:
+        """Whether it has told of its last epoch."""
+        return bool(self._last) and self._last["epoch"] >= self._plan.settings.optim.epochs
 
     def _has_finished(self) -> bool:
         """Whether the run has come to its end, rather than been interrupted. Raises what it failed with."""

@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep all tests that start a Ray cluster in one process: two clusters on a machine disturb each other."""
     for item in items:

@@ -2,27 +2,49 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
 from web_server import WebServer
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Before any test file imports the package, so that its annotations hold while the tests run.
 install_import_hook("pipeline", "checking.checked")
 
 torch.set_num_threads(1)
 
-_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+_TESTS = Path(__file__).resolve().parent
+_DATA = _TESTS.parents[1] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marker
+class Scheduling(LoadScopeScheduling):
+    """Files with tests that start a Ray cluster go to one process, one after another; each other file to any.
+
+    Two clusters on a machine disturb each other.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "cluster" if _starts_clusters(file) else file
+
+
+@cache
+def _starts_clusters(file: str) -> bool:
+    return "pytest.mark.cluster" in (_TESTS.parent / file).read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Take the place of xdist's schedulers, whose groups pytest 9.2 does not know."""
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all tests that start a Ray cluster in one process: two clusters on a machine disturb each other."""
-    for item in items:
-        if item.get_closest_marker("cluster"):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+    """Put the tests first that take longest, so that the others end beside them."""
+    items.sort(key=lambda item: not _starts_clusters(item.nodeid.partition("::")[0]))
 
 
 def _real(name: str) -> Path:

@@ -13,6 +13,8 @@ from pipeline.record import RECORD_NAME, Progress, Record, read_record
 
 # Folder of a run's files in MLflow that has its best checkpoint.
 BEST_CHECKPOINT = "best_checkpoint"
+# The thread that writes a checkpoint, and then enters in the journal what waited for it.
+CHECKPOINT_THREAD = "checkpoint"
 # A name that begins so is of a checkpoint that was never finished.
 _ASIDE = ".writing-"
 
@@ -98,7 +100,7 @@ class Archive:
         failure = self.close()
         # Not a daemon: a process that ends in order finishes its checkpoint first.
         self._thread = Thread(
-            target=self._write, args=(name, snapshot, after), name="checkpoint", daemon=False
+            target=self._write, args=(name, snapshot, after), name=CHECKPOINT_THREAD, daemon=False
         )
         self._thread.start()
         return failure

@@ -1,14 +1,18 @@
 """Keepers that measure what recording takes of the process that trains, and one that records nothing."""
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pipeline.archive import CHECKPOINT_THREAD
 from pipeline.benchmark.share.turns import TurnLearner
 from pipeline.keeper import Keeper
+from pipeline.learner import StepReport
+from pipeline.signals import Signal
 
 
 @dataclass(kw_only=True)
@@ -27,9 +31,18 @@ class Meter:
 
 
 class DrawingLearner(TurnLearner):
-    """A learner that notes when it begins to draw an epoch's picture."""
+    """A learner that notes when it begins to draw an epoch's picture, and whose turn ends when all of the epoch is on the disk."""
 
     drawing_since = 0.0
+
+    def train_epoch(
+        self, every_s: float, wish: Callable[[], Signal] = lambda: Signal.NONE
+    ) -> Iterator[StepReport]:
+        # Between turns the process stands still: what it is writing would seem to take as long.
+        for thread in threading.enumerate():
+            if thread.name == CHECKPOINT_THREAD:
+                thread.join()
+        return super().train_epoch(every_s, wish)
 
     def draw_overlays(self, title: str) -> Figure:
         self.drawing_since = time.monotonic()

@@ -23,6 +23,7 @@ FLOORS = {
     "pipeline.chaos": 4,
     "pipeline.cluster": 4,
     "pipeline.command": 4,
+    "pipeline.fleet": 4,
     "pipeline.launch": 4,
     "pipeline.benchmark": 3,
     "pipeline.courier": 3,
@@ -128,8 +129,8 @@ HOMES = {
     "pyarrow": ("pipeline.data.table_cells",),
     "ray": (
         *("jobs", "tune", "pipeline.benchmark.share", "pipeline.chaos.nodes"),
-        *("pipeline.cluster", "pipeline.launch", "pipeline.rendezvous", "pipeline.reservation"),
-        "pipeline.worker",
+        *("pipeline.cluster", "pipeline.fleet", "pipeline.launch", "pipeline.rendezvous"),
+        *("pipeline.reservation", "pipeline.worker"),
     ),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
@@ -317,7 +318,7 @@ def test_every_floor_that_is_named_is_inhabited():
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
             "pipeline.benchmark.share and pipeline.chaos.nodes and pipeline.cluster and "
-            "pipeline.launch and pipeline.rendezvous and pipeline.reservation and pipeline.worker",
+            "pipeline.fleet and pipeline.launch and pipeline.rendezvous and pipeline.reservation and pipeline.worker",
         ),
         (
             "pipeline.shards.read",

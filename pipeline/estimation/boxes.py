@@ -106,7 +106,9 @@ def read_boxes(path: Path) -> Boxes:
         return _read_csv(path)
     if path.suffixes[-1:] in ([".json"], [".gz"]):
         content = read_json(path)
-        return _detections(path, content) if isinstance(content, list) else _annotations(path, content)
+        return (
+            _detections(path, content) if isinstance(content, list) else _annotations(path, content)
+        )
     raise ValueError(f"{path}: expected a .json or .csv file")
 
 
@@ -215,7 +217,9 @@ def _read_csv(path: Path) -> Boxes:
         if not name:
             raise ValueError(f"{where}: image is empty")
         if frame is not None and not (frame.is_integer() and frame >= 0):
-            raise ValueError(f"{where}: frame must be a whole number from 0 on, got {row['frame']!r}")
+            raise ValueError(
+                f"{where}: frame must be a whole number from 0 on, got {row['frame']!r}"
+            )
         key = (name, None if frame is None else int(frame))
         places[key].append(_place_of_row(row, kinds[0], where))
     return Boxes(path=path, places=places)

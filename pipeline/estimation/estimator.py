@@ -28,8 +28,12 @@ _AHEAD = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How people are found; where `boxes` is None, each picture is taken to hold one person who fills it."""
+    """How people are found; where `boxes` is None, each picture is taken to hold one person who fills it.
 
+    Relative paths of pictures begin at `root`.
+    """
+
+    root: Path
     weights: Weights = "auto"
     boxes: MatchedBoxes | None = None
     heatmaps: bool = False
@@ -46,13 +50,13 @@ class _Seen:
     views: list[View]
 
     @classmethod
-    def of(cls, image: ImageRGBA, source: Source, frame: int | None, estimator: "Estimator") -> Self:
+    def of(
+        cls, image: ImageRGBA, source: Source, frame: int | None, estimator: "Estimator"
+    ) -> Self:
         height, width = image.shape[:2]
         boxes = estimator.options.boxes
         places = (
-            [Place(frame=Frame.of_whole(image))]
-            if boxes is None
-            else boxes.of(source.path, frame)
+            [Place(frame=Frame.of_whole(image))] if boxes is None else boxes.of(source.path, frame)
         )
         return cls(
             estimate=Estimate(
@@ -103,7 +107,7 @@ class Estimator:
         # Each thread has one of them; what it decodes is valid until its next.
         decoder = self._decoders.popleft()
         try:
-            image = read_photograph(source.path.read_bytes(), decoder)
+            image = read_photograph((self.options.root / source.path).read_bytes(), decoder)
             return _Seen.of(image, source, None, self)
         except (OSError, ValueError) as error:
             return Failure(file=str(source.path), why=_reason(error))
@@ -129,7 +133,7 @@ class Estimator:
         if self._video is None or self._video[0] != source or self._video[1].position > start:
             if self._video is not None:
                 self._video[1].close()
-            self._video = source, Video(source.path)
+            self._video = source, Video(self.options.root / source.path)
         return self._video[1]
 
 
@@ -157,28 +161,24 @@ def _keep(pose: Pose, picture: _Seen, found: Found) -> None:
         )
     )
     if pose.heatmaps is not None:
-        view = picture.views[0]
-        name = file_name(picture.estimate, len(people), ".npz")
-        found.files[f"heatmaps/{name}"] = _heatmap_file(pose.heatmaps, view)
+        name = file_name(picture.estimate.file, picture.estimate.frame, len(people))
+        found.files[f"heatmaps/{name}.npz"] = _heatmap_file(pose.heatmaps, picture.views[0])
 
 
-def file_name(estimate: Estimate, person: int | None, suffix: str) -> str:
-    """A name that no other picture or person of the inputs has, for a file about it; `person` counts from 1."""
-    path = Path(estimate.file)
+def file_name(file: str, frame: int | None = None, person: int | None = None) -> str:
+    """The beginning of a name that no other picture or person of the inputs has; `person` counts from 1."""
+    path = Path(file)
     # Folders stay apart, and none leads out of the folder that the file will lie in.
-    parts = [part for part in path.parts if part not in (path.anchor, "..", ".")]
-    name = "/".join(parts)
-    if estimate.frame is not None:
-        name += f"/{estimate.frame:06d}"
-    return f"{name}{'' if person is None else f'-{person}'}{suffix}"
+    name = "/".join(part for part in path.parts if part not in (path.anchor, "..", "."))
+    if frame is not None:
+        name += f"/{frame:06d}"
+    return name if person is None else f"{name}-{person}"
 
 
 def _heatmap_file(heatmaps: np.ndarray, view: View) -> bytes:
     """Heatmaps (joint, height, width) in half precision, and the matrix from their pixels to the picture's."""
     data = io.BytesIO()
-    np.savez_compressed(
-        data, heatmaps=heatmaps.astype(np.float16), to_picture=view.to_photograph
-    )
+    np.savez_compressed(data, heatmaps=heatmaps.astype(np.float16), to_picture=view.to_photograph)
     return data.getvalue()
 
 

@@ -51,6 +51,11 @@ class Store:
         number = max((int(path.stem) for path in self._parts()), default=0) + 1
         _write(self.folder / _PARTS / f"{number:06d}.json", json.dumps(found.to_json()).encode())
 
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file of results, in place of one of an earlier start; return where it lies."""
+        _write(self.folder / name, data)
+        return self.folder / name
+
     def estimates(self, sources: Sequence[Source]) -> list[Estimate]:
         """What is known of the sources as they are now, in their order, frames in theirs."""
         known: dict[Key, dict[int | None, Estimate]] = defaultdict(dict)

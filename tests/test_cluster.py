@@ -340,10 +340,10 @@ def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_f
     space = tmp_path / "three.toml"
     space.write_text("[axes]\noptim.learning_rate = [0.03, 1e-7, 1e30]\n")
     people = json.loads((packed / "index.json").read_text())["splits"]["train"]["people"]
-    changes = {"optim__epochs": 20, "optim__max_bad_steps": 0, "ray__name": "three"}
+    changes = {"optim__epochs": 16, "optim__max_bad_steps": 0, "ray__name": "three"}
     words = arguments(packed, place, **changes, tracking__register="chosen")
     # One after another, in this order: the first to come to the rung passes. By then, after ten
-    # epochs, a network that learns is ahead of one that does not; ten more are left to be saved.
+    # epochs, a network that learns is ahead of one that does not; six more are left to be saved.
     words += ["--space", str(space), "--search.at_once", "1", "--search.seed", "5"]
     words += ["--early.rule", "asha", "--early.grace-samples", str(10 * (people // 8 * 8))]
     words += ["--ray.address", ray.get_runtime_context().gcs_address]

@@ -3,7 +3,7 @@
 import math
 import re
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from tune.budget import Accountant, Ending, spent
 from tune.epochs import STOPPED_TAG, has_ended, last_of, reports, was_stopped
 from tune.gather import Tried, gather, shared_arguments
 from tune.plan import Sweep, check_same, plan_sweep
+from tune.rules import rule
 from tune.search import Against, Budget, EarlySettings, SearchSettings
-from tune.searching import domain, param_space, scheduler, searcher
+from tune.searching import domain, param_space, searcher
 from tune.spaces import Range, Space, given_values, space_of, trial_name
 from tune.trial import POINT, Trial, number_of, point_of, run_name
 
@@ -312,17 +313,55 @@ def test_a_grid_keeps_its_order_unless_trials_can_be_stopped(tmp_path):
 
 
 def test_rules_for_early_stopping_judge_by_training_samples():
-    asha = scheduler(EarlySettings(rule="asha", reduction=3), epoch_samples=100, samples=2700)
+    asha = rule(EarlySettings(rule="asha", reduction=3), epoch_samples=100, samples=2700)
     assert isinstance(asha, ASHAScheduler)
     assert asha._time_attr == "samples"
     # Rungs at grace * reduction**k below the whole trial, the highest first.
     assert [rung for rung, _ in asha._brackets[0]._rungs] == [2700, 900, 300, 100]
-    median = scheduler(
-        EarlySettings(rule="median", grace_samples=500), epoch_samples=100, samples=2700
-    )
+    median = rule(EarlySettings(rule="median", grace_samples=500), epoch_samples=100, samples=2700)
     assert isinstance(median, MedianStoppingRule)
     assert (median._time_attr, median._grace_period) == ("samples", 500)
-    assert type(scheduler(EarlySettings(), 100, 2700)) is FIFOScheduler
+    assert type(rule(EarlySettings(), 100, 2700)) is FIFOScheduler
+
+
+@dataclass(frozen=True)
+class OfTune:
+    """A trial as Ray Tune's rules know it."""
+
+    trial_id: str
+
+
+def told(*scores: float) -> list[dict[str, float]]:
+    """Reports of a trial after every hundred samples."""
+    return [{"samples": 100 * n, "score": score} for n, score in enumerate(scores, start=1)]
+
+
+def test_asha_knows_the_rungs_of_before_a_kill():
+    good, behind, ahead = map(OfTune, ("good", "behind", "ahead"))
+    before = {"good": told(5, 8), "behind": told(1)}
+    early = EarlySettings(rule="asha", grace_samples=200, reduction=2)
+    asha = rule(early, 100, 800, lambda trial: before.get(trial.trial_id, []))
+    for trial in (behind, good, ahead):
+        asha.on_trial_add(None, trial)
+    # What was told before and comes again is passed over; what goes on is judged beside the good one's 8.
+    [again], [new] = told(1), told(1, 7)[1:]
+    assert asha.on_trial_result(None, behind, again) == "CONTINUE"
+    assert asha.on_trial_result(None, behind, new) == "STOP"
+    assert asha.on_trial_result(None, ahead, told(9, 9)[1]) == "CONTINUE"
+    # A trial that has failed is added again.
+    asha.on_trial_add(None, ahead)
+    assert asha.on_trial_result(None, ahead, told(9, 9)[1]) == "CONTINUE"
+
+
+def test_the_median_is_of_the_trials_of_before_a_kill_too():
+    trials = {name: OfTune(name) for name in ("a", "b", "c", "behind")}
+    before = {"a": told(4, 4), "b": told(5, 5), "c": told(6, 6), "behind": told(1)}
+    early = EarlySettings(rule="median", grace_samples=100)
+    median = rule(early, 100, 800, lambda trial: before[trial.trial_id])
+    for trial in trials.values():
+        median.on_trial_add(None, trial)
+    assert median.on_trial_result(None, trials["behind"], told(1)[0]) == "CONTINUE"
+    assert median.on_trial_result(None, trials["behind"], told(1, 4)[1]) == "STOP"
 
 
 def test_two_aims_are_both_told_to_the_search():

@@ -1,26 +1,17 @@
-"""A sweep's search and its rule for early stopping, as Ray Tune's objects."""
+"""A sweep's search, as Ray Tune's objects."""
 
 import random
 from typing import Any
 
 import ray.tune
-from ray.tune.schedulers import (
-    ASHAScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    TrialScheduler,
-)
 from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm, SearchGenerator
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.plan import Sweep
-from tune.search import EarlySettings, SearchSettings
+from tune.search import SearchSettings
 from tune.spaces import Range, Values
 from tune.trial import POINT
-
-# Trials whose running means make a median that says something.
-_MEDIAN_OF = 3
 
 
 def param_space(sweep: Sweep) -> dict[str, Any]:
@@ -66,28 +57,3 @@ def searcher(search: SearchSettings, at_once: int) -> SearchAlgorithm:
         seed=search.seed,
     )
     return SearchGenerator(ConcurrencyLimiter(optuna, max_concurrent=at_once))
-
-
-def scheduler(early: EarlySettings, epoch_samples: int, samples: int) -> TrialScheduler:
-    """What ends trials early. `epoch_samples` are those of an epoch, `samples` those of a whole trial."""
-    grace = early.grace_samples or epoch_samples
-    if early.rule == "asha":
-        return ASHAScheduler(
-            time_attr="samples",
-            metric="score",
-            mode="max",
-            max_t=max(samples, grace),
-            grace_period=grace,
-            reduction_factor=early.reduction,
-            # A trial that has all its epochs ends by itself, in good order.
-            stop_last_trials=False,
-        )
-    if early.rule == "median":
-        return MedianStoppingRule(
-            time_attr="samples",
-            metric="score",
-            mode="max",
-            grace_period=grace,
-            min_samples_required=_MEDIAN_OF,
-        )
-    return FIFOScheduler()

@@ -29,13 +29,14 @@ from pipeline.progress import Pace, duration, say
 from pipeline.recording import InterruptedRunError, Recording, record_of
 from pipeline.settings import RaySettings
 from tune.budget import Accountant, Ending, ending_on_signals
-from tune.epochs import has_ended, has_finished
+from tune.epochs import has_ended, has_finished, reports
 from tune.gather import Tried, gather
 from tune.outcome import SweepOutcome
 from tune.plan import Sweep, check_same
 from tune.report.leaderboard import best as leader
 from tune.report.write import write_report
-from tune.searching import param_space, scheduler, searcher
+from tune.rules import rule
+from tune.searching import param_space, searcher
 from tune.spaces import Range
 from tune.trial import Trial, number_of, plan_trial, point_of, run_name
 
@@ -159,7 +160,9 @@ def _search(sweep: Sweep) -> tuple[list[Tried], str]:
             config=param_space(sweep),
             num_samples=1 if sweep.is_grid else sweep.trials,
             search_alg=searcher(sweep.search, at_once),
-            scheduler=scheduler(sweep.early, sweep.epoch_samples, sweep.samples),
+            scheduler=rule(
+                sweep.early, sweep.epoch_samples, sweep.samples, lambda trial: _told(sweep, trial)
+            ),
             max_failures=sweep.search.retries,
             raise_on_failed_trial=False,
             callbacks=[narrator, accountant],
@@ -182,6 +185,12 @@ def _folder(sweep: Sweep, trial: Any) -> Path:
     """Folder of a trial's run."""
     number = number_of(trial.trial_id, sweep.is_grid)
     return sweep.folder / run_name(point_of(trial.config), number)
+
+
+def _told(sweep: Sweep, trial: Any) -> list[dict[str, Any]]:
+    """What a trial has reported so far; nothing if it is yet to begin."""
+    journal = Journal(_folder(sweep, trial))
+    return reports(journal, sweep.measure.metric_name) if journal.path.exists() else []
 
 
 def _reason(trial: Any) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -56,9 +57,8 @@ def test_inputs_are_files_folders_and_globs_each_file_once(tmp_path):
 def test_an_input_that_means_nothing_is_refused(tmp_path, word, said):
     touched(tmp_path, "notes.txt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=f"^{re.escape(said.format(tmp_path))}"):
         find_sources([str(tmp_path / word)])
-    assert str(refused.value).startswith(said.format(tmp_path))
 
 
 # Boxes
@@ -166,10 +166,8 @@ def test_a_table_gives_boxes_or_frames_of_pictures_and_videos(tmp_path):
 def test_boxes_that_can_t_be_read_are_refused(tmp_path, name, content, said):
     path = tmp_path / name
     path.write_text(content)
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{re.escape(said)}"):
         read_boxes(path)
-    assert str(refused.value).startswith(str(path))
-    assert said in str(refused.value)
 
 
 # Videos

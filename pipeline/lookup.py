@@ -94,9 +94,11 @@ def _download(run: str, uri: str, into: Path, chosen: Callable[[list[str]], list
         raise ValueError(f"tracking.uri={uri!r}: {known}; expected the id or the name of one")
     folder = into / found[0].run_id
     folder.mkdir()
-    for name in chosen(list_files(found[0], BEST_CHECKPOINT)):
+    fetched = [
         download(found[0], f"{BEST_CHECKPOINT}/{name}", folder)
-    return folder / BEST_CHECKPOINT
+        for name in chosen(list_files(found[0], BEST_CHECKPOINT))
+    ]
+    return fetched[0].parent
 
 
 def _reach(uri: str) -> None:

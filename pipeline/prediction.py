@@ -163,15 +163,13 @@ def read_photograph(data: bytes, decoder: CropDecoder) -> ImageRGBA:
     Valid until the decoder's next. Raises ValueError if it is none, is
     damaged, or has more than 80 million pixels.
     """
-    width, height, orientation = _header(data)
-    if width * height > _MOST_PIXELS:
-        raise ValueError(
-            f"an image of {width} x {height} pixels, expected at most {_MOST_PIXELS:,} in all"
-        )
+    orientation = _orientation(data)
     return _upright(decoder.decode(data), orientation)
 
 
-def _upright(image: ImageRGBA, orientation: int) -> ImageRGBA:
+def _upright(
+    image: ImageRGBA, orientation: int
+) -> UInt8[np.ndarray, "upright_height upright_width 4"]:
     """Turn and mirror an image that is stored in one of the eight orientations of EXIF 2.3 (tag 0x0112)."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
@@ -181,15 +179,23 @@ def _upright(image: ImageRGBA, orientation: int) -> ImageRGBA:
     return np.ascontiguousarray(image[::down, ::right])
 
 
-def _header(data: bytes) -> tuple[int, int, int]:
-    """Width, height and EXIF orientation, by an image's header alone. Raises ValueError if it is not one."""
+def _orientation(data: bytes) -> int:
+    """EXIF's orientation of an image that has not too many pixels. Raises ValueError if it has, or is no image."""
     try:
         with warnings.catch_warnings():
             # The number of pixels is judged by our own limit.
             warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
             with PillowImage.open(io.BytesIO(data)) as image:
-                return *image.size, image.getexif().get(_ORIENTATION, 1)
+                width, height = image.size
+                # A PNG's may stand at its end, so that all of it is decoded for it.
+                is_small = width * height <= _MOST_PIXELS
+                orientation = image.getexif().get(_ORIENTATION, 1) if is_small else 1
     except PillowImage.DecompressionBombError as error:
         raise ValueError(f"an image of too many pixels: {error}") from None
     except (OSError, SyntaxError, ValueError):
         raise ValueError(f"not a readable image ({len(data):,} bytes)") from None
+    if not is_small:
+        raise ValueError(
+            f"an image of {width} x {height} pixels, expected at most {_MOST_PIXELS:,} in all"
+        )
+    return orientation

@@ -50,14 +50,14 @@ class Boxes:
         found: dict[Path, str | int] = {}
         taken: dict[str | int, Path] = {}
         for picture in pictures:
-            name = self._name_of(picture, by_last, names)
-            if name is None:
+            meant = self._name_of(picture, by_last, names)
+            if meant is None:
                 continue
-            if name in taken:
+            if meant in taken:
                 raise ValueError(
-                    f"{self.path}: {name!r} may be {taken[name]} or {picture}; give paths that tell them apart"
+                    f"{self.path}: {meant!r} may be {taken[meant]} or {picture}; give paths that tell them apart"
                 )
-            found[picture] = taken[name] = name
+            found[picture], taken[meant] = meant, picture
         return MatchedBoxes(boxes=self, names=found, unknown=len(names - set(taken)))
 
     def _name_of(

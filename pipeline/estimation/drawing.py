@@ -17,6 +17,7 @@ from pipeline.shapes import UInt8
 from pipeline.whole import written_whole
 
 Picture = UInt8[np.ndarray, "height width 3"]
+Enlarged = UInt8[np.ndarray, "enlarged_height enlarged_width 3"]
 
 # As in the figures of a run: left limbs orange, right blue; red, green, blue.
 _LEFT, _RIGHT, _MIDDLE = (255, 127, 14), (31, 155, 255), (123, 211, 79)
@@ -30,7 +31,7 @@ _VIDEO_RATE = 25.0
 
 def draw_people(
     image: Picture, people: Sequence[FoundPerson], joint_set: JointSet, factor: float
-) -> Picture:
+) -> Enlarged:
     """Draw people over a picture (RGB) that is enlarged by `factor`."""
     height, width = image.shape[:2]
     size = round(width * factor), round(height * factor)
@@ -90,7 +91,7 @@ def _draw_video(
     # Even sides, which the codec wants.
     size = round(width * factor) // 2 * 2, round(height * factor) // 2 * 2
     rate = video.frames_per_s() or _VIDEO_RATE
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
     if not writer.isOpened():
         raise OSError(f"{path}: no MP4 can be written")
     people = {frame.frame: frame.people for frame in frames}

@@ -74,12 +74,11 @@ def _csv(results: Results) -> bytes:
     )
     for estimate in results.estimates:
         for number, person in enumerate(estimate.people, start=1):
-            table.writerow(
-                [estimate.file, "" if estimate.frame is None else estimate.frame, number]
-                + (person.box or [""] * len(BOX))
-                + ["" if person.score is None else person.score, person.confidence]
-                + [value for joint in person.joints for value in joint]
-            )
+            frame = "" if estimate.frame is None else estimate.frame
+            score = "" if person.score is None else person.score
+            box = person.box or [""] * len(BOX)
+            joints = [value for joint in person.joints for value in joint]
+            table.writerow([estimate.file, frame, number, *box, score, person.confidence, *joints])
     return text.getvalue().encode()
 
 

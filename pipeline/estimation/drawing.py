@@ -24,6 +24,8 @@ _LEFT, _RIGHT, _MIDDLE = (255, 127, 14), (31, 155, 255), (123, 211, 79)
 # Names are legible from about so many pixels a person on.
 _PERSON_PX, _MOST_PX = 700, 2000
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Height of letters beside a person of _PERSON_PX, as OpenCV counts it.
+_LETTERS = 0.38
 # Fixed point of OpenCV's drawing: an eighth of a pixel.
 _SHIFT = 3
 _VIDEO_RATE = 25.0
@@ -120,16 +122,29 @@ def _draw_person(
         radius = round((thick + 2) * 2**_SHIFT)
         cv2.circle(drawn, _fixed(point), radius, (0, 0, 0), -1, cv2.LINE_AA, _SHIFT)
         cv2.circle(drawn, _fixed(point), radius * 2 // 3, _side(name), -1, cv2.LINE_AA, _SHIFT)
+    taken: list[tuple[int, int]] = []
     for name, point, joint in zip(joint_set.joints, points, person.joints, strict=True):
-        _label(drawn, f"{name} {joint[2]:.2f}", point, thick)
+        _label(drawn, f"{name} {joint[2]:.2f}", point, thick, frame_px, taken)
 
 
-def _label(drawn: Picture, text: str, point: np.ndarray, thick: int) -> None:
-    """Write beside a joint, dark around light."""
-    size = 0.38
-    place = round(float(point[0])) + thick + 4, round(float(point[1])) + 4
-    cv2.putText(drawn, text, place, _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(drawn, text, place, _FONT, size, (255, 255, 255), 1, cv2.LINE_AA)
+def _label(
+    drawn: Picture,
+    text: str,
+    point: np.ndarray,
+    thick: int,
+    frame_px: float,
+    taken: list[tuple[int, int]],
+) -> None:
+    """Write beside a joint, dark around light, below what the person's other joints have `taken`."""
+    size = _LETTERS * max(1.0, frame_px / _PERSON_PX)
+    (width, height), _ = cv2.getTextSize(text, _FONT, size, 1)
+    x, y = round(float(point[0])) + thick + 4, round(float(point[1])) + height // 2
+    while any(abs(x - left) < width and abs(y - base) < 1.4 * height for left, base in taken):
+        y += 1
+    taken.append((x, y))
+    weight = max(1, round(size))
+    cv2.putText(drawn, text, (x, y), _FONT, size, (0, 0, 0), weight + 2, cv2.LINE_AA)
+    cv2.putText(drawn, text, (x, y), _FONT, size, (255, 255, 255), weight, cv2.LINE_AA)
 
 
 def _side(*names: str) -> tuple[int, int, int]:

@@ -76,7 +76,7 @@ def _csv(results: Results) -> bytes:
         for number, person in enumerate(estimate.people, start=1):
             frame = "" if estimate.frame is None else estimate.frame
             score = "" if person.score is None else person.score
-            box = person.box or [""] * len(BOX)
+            box: Sequence[float | str] = person.box or [""] * len(BOX)
             joints = [value for joint in person.joints for value in joint]
             table.writerow([estimate.file, frame, number, *box, score, person.confidence, *joints])
     return text.getvalue().encode()

@@ -1,7 +1,7 @@
 """Pictures with the people that were found: skeletons, joints' names and confidences."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 
 import cv2
@@ -143,7 +143,10 @@ def _label(
         y += 1
     taken.append((x, y))
     weight = max(1, round(size))
-    cv2.putText(drawn, text, (x, y), _FONT, size, (0, 0, 0), weight + 2, cv2.LINE_AA)
+    # Letters of another thickness would stand elsewhere.
+    for across, down in product((-weight, 0, weight), repeat=2):
+        place = x + across, y + down
+        cv2.putText(drawn, text, place, _FONT, size, (0, 0, 0), weight, cv2.LINE_AA)
     cv2.putText(drawn, text, (x, y), _FONT, size, (255, 255, 255), weight, cv2.LINE_AA)
 
 

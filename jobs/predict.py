@@ -1,11 +1,10 @@
 """Find people's joints in photographs and videos: `python -m jobs.predict --help`."""
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,12 +13,10 @@ from pipeline.progress import Pace, bar, duration, say
 from pipeline.settings import RaySettings
 
 if TYPE_CHECKING:
-    from pipeline.estimation.boxes import MatchedBoxes
     from pipeline.estimation.estimator import Options
     from pipeline.estimation.results import Failure, Found, Part
-    from pipeline.estimation.sources import Source
     from pipeline.estimation.store import Store
-    from pipeline.record import Record
+    from pipeline.prediction_plan import PredictionPlan
 
 _Words = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="INPUT ...")]]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -84,36 +81,34 @@ def main(argv: list[str] | None = None) -> None:
             fail(f"{len(failures)} of the files could not be read; the rest is done")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """Everything that is known before the first picture is looked at."""
-
-    checkpoint: Path
-    record: "Record"
-    sources: "Sequence[Source]"
-    frames: dict[Path, int]
-    boxes: "MatchedBoxes | None"
-    failures: "list[Failure]" = field(default_factory=list)
-
-
 def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     """Find everybody and write what was asked for; return what could not be read. `place` is a folder for a while. Raises ValueError."""
     from pipeline.estimation.store import Store
+    from pipeline.prediction_plan import plan_prediction
 
     settings = _ray_settings(arguments)
-    work = _prepare(arguments, place)
+    plan = plan_prediction(
+        arguments.model,
+        arguments.inputs,
+        arguments.boxes,
+        arguments.weights,
+        heatmaps=arguments.heatmaps,
+        storage=arguments.storage,
+        uri=arguments.uri,
+        place=place,
+    )
     store = Store(arguments.out)
-    store.open(_job(arguments, work))
-    parts = store.missing(work.sources, work.frames)
-    _say_beginning(arguments, work, store)
+    store.open(plan.job)
+    parts = store.missing(plan.sources, plan.frames)
+    _say_beginning(arguments, plan, store)
     found = _on_cluster if arguments.workers else _here
-    _follow(found(parts, arguments, work, settings), parts, store, work.failures)
-    _write(arguments, work, store)
-    for failure in work.failures[:_MOST_NAMED]:
+    _follow(found(parts, arguments, plan, settings), parts, store, plan.failures)
+    _write(arguments, plan, store)
+    for failure in plan.failures[:_MOST_NAMED]:
         say(f"not read: {failure.file}: {failure.why}")
-    if len(work.failures) > _MOST_NAMED:
-        say(f"and {len(work.failures) - _MOST_NAMED} more")
-    return work.failures
+    if len(plan.failures) > _MOST_NAMED:
+        say(f"and {len(plan.failures) - _MOST_NAMED} more")
+    return plan.failures
 
 
 def _ray_settings(arguments: Arguments) -> RaySettings:
@@ -132,89 +127,37 @@ def _ray_settings(arguments: Arguments) -> RaySettings:
     )
 
 
-def _prepare(arguments: Arguments, place: Path) -> _Work:
-    from pipeline.checkpoint import check_file, weights_name
-    from pipeline.estimation.boxes import read_boxes
-    from pipeline.estimation.results import Failure
-    from pipeline.estimation.sources import find_sources
-    from pipeline.estimation.video import count_frames
-    from pipeline.lookup import find_checkpoint
-    from pipeline.plan import storage_folder
-    from pipeline.record import read_record
-
-    listed = find_sources(arguments.inputs)
-    if listed.others:
-        say(f"{listed.others:,} files that are neither images nor videos are passed over")
-    boxes = read_boxes(arguments.boxes) if arguments.boxes else None
-    matched = boxes.matched(source.path for source in listed.files) if boxes else None
-    if matched is not None and not matched.names:
-        raise ValueError(
-            f"{arguments.boxes}: none of its pictures is among the {len(listed.files)} inputs"
-        )
-    checkpoint = find_checkpoint(
-        arguments.model, storage_folder(arguments.storage), arguments.uri, place
-    )
-    record = read_record(checkpoint)
-    check_file(checkpoint, weights_name(checkpoint, arguments.weights))
-    frames, failures = dict[Path, int](), []
-    for source in listed.files:
-        if source.is_video:
-            try:
-                frames[source.path] = count_frames(source.path)
-            except ValueError as error:
-                failures.append(Failure(file=str(source.path), why=str(error)))
-    return _Work(
-        checkpoint=checkpoint,
-        record=record,
-        sources=listed.files,
-        frames=frames,
-        boxes=matched,
-        failures=failures,
-    )
-
-
-def _job(arguments: Arguments, work: _Work) -> dict[str, Any]:
-    """What all that lies in one folder has in common."""
-    from pipeline.checkpoint import find_weights, weights_name
-    from pipeline.record import read_checksums
-
-    boxes = arguments.boxes.read_bytes() if arguments.boxes else None
-    name = weights_name(work.checkpoint, arguments.weights)
-    return {
-        "weights": find_weights(work.checkpoint, arguments.weights),
-        "sha256": read_checksums(work.checkpoint).get(name, ""),
-        "boxes": None if boxes is None else hashlib.sha256(boxes).hexdigest(),
-        "heatmaps": arguments.heatmaps,
-    }
-
-
-def _say_beginning(arguments: Arguments, work: _Work, store: "Store") -> None:
-    evaluation = work.record.settings.evaluation
+def _say_beginning(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None:
+    if plan.others:
+        say(f"{plan.others:,} files that are neither images nor videos are passed over")
+    evaluation = plan.record.settings.evaluation
     flip = "with" if evaluation.flip_test else "without"
     say(
-        f"{work.checkpoint.name}: {work.record.joint_set.name}, {len(work.record.joint_set.joints)} joints, "
+        f"{plan.checkpoint.name}: {plan.record.joint_set.name}, {len(plan.record.joint_set.joints)} joints, "
         f"{flip} flip test, decoding {evaluation.decoding}"
     )
-    videos, frames = len(work.frames), sum(work.frames.values())
-    photographs = sum(not source.is_video for source in work.sources)
+    videos, frames = len(plan.frames), sum(plan.frames.values())
+    photographs = sum(not source.is_video for source in plan.sources)
     said = f"{photographs:,} images" + (f", {frames:,} frames of {videos} videos" if videos else "")
-    done = len(store.estimates(work.sources))
+    done = len(store.estimates(plan.sources))
     say(said + (f"; {done:,} of them are there from before" if done else ""))
-    if work.boxes is None:
+    if plan.boxes is None:
         say("no --boxes: each picture is taken to hold one person, who fills it")
-    elif work.boxes.unknown:
-        say(f"{work.boxes.unknown:,} pictures of {arguments.boxes} are not among the inputs")
-    for reason, count in (work.boxes.boxes.left_out if work.boxes else {}).items():
+    elif plan.boxes.unknown:
+        say(f"{plan.boxes.unknown:,} pictures of {arguments.boxes} are not among the inputs")
+    for reason, count in (plan.boxes.boxes.left_out if plan.boxes else {}).items():
         say(f"{count:,} entries of {arguments.boxes} are left out: {reason}")
 
 
-def _options(arguments: Arguments, work: _Work, threads: int, is_cuda: bool) -> "Options":
+def _options(
+    arguments: Arguments, plan: "PredictionPlan", threads: int, is_cuda: bool
+) -> "Options":
     from pipeline.estimation.estimator import Options
 
     return Options(
         root=Path.cwd(),
         weights=arguments.weights,
-        boxes=work.boxes,
+        boxes=plan.boxes,
         heatmaps=arguments.heatmaps,
         threads=threads,
         is_cuda=is_cuda,
@@ -222,7 +165,7 @@ def _options(arguments: Arguments, work: _Work, threads: int, is_cuda: bool) -> 
 
 
 def _here(
-    parts: "Sequence[Part]", arguments: Arguments, work: _Work, settings: RaySettings
+    parts: "Sequence[Part]", arguments: Arguments, plan: "PredictionPlan", settings: RaySettings
 ) -> "Iterator[Found]":
     import torch
 
@@ -234,13 +177,13 @@ def _here(
     torch.set_num_threads(arguments.threads)
     if parts:
         estimator = Estimator(
-            work.checkpoint, _options(arguments, work, arguments.threads, is_cuda)
+            plan.checkpoint, _options(arguments, plan, arguments.threads, is_cuda)
         )
         yield from map(estimator.estimate, parts)
 
 
 def _on_cluster(
-    parts: "Sequence[Part]", arguments: Arguments, work: _Work, settings: RaySettings
+    parts: "Sequence[Part]", arguments: Arguments, plan: "PredictionPlan", settings: RaySettings
 ) -> "Iterator[Found]":
     from pipeline.cluster import check_capacity, cluster
     from pipeline.fleet import estimate_on_cluster
@@ -248,11 +191,11 @@ def _on_cluster(
     if not parts:
         return
     options = _options(
-        arguments, work, max(1, int(settings.cpus_per_worker)), settings.gpus_per_worker > 0
+        arguments, plan, max(1, int(settings.cpus_per_worker)), settings.gpus_per_worker > 0
     )
     with cluster(settings.address):
         check_capacity(settings)
-        yield from estimate_on_cluster(parts, work.checkpoint, options, settings)
+        yield from estimate_on_cluster(parts, plan.checkpoint, options, settings)
 
 
 def _follow(
@@ -275,21 +218,21 @@ def _follow(
         say(f"{people:,} people in {done:,} pictures, in {duration(pace.elapsed_s())}")
 
 
-def _write(arguments: Arguments, work: _Work, store: "Store") -> None:
+def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None:
     """Write the files of all that is known by now."""
     from pipeline.estimation.formats import Results, written
 
-    estimates = store.estimates(work.sources)
+    estimates = store.estimates(plan.sources)
     results = Results(
-        joint_set=work.record.joint_set,
+        joint_set=plan.record.joint_set,
         model={
             "asked": arguments.model,
-            "checkpoint": work.checkpoint.name,
-            **_job(arguments, work),
+            "checkpoint": plan.checkpoint.name,
+            **plan.job,
         },
         estimates=estimates,
-        failures=work.failures,
-        boxes=work.boxes,
+        failures=plan.failures,
+        boxes=plan.boxes,
         notes=_NOTES,
     )
     for kind in dict.fromkeys(arguments.formats):
@@ -297,13 +240,13 @@ def _write(arguments: Arguments, work: _Work, store: "Store") -> None:
     if arguments.heatmaps:
         say(f"written: {arguments.out}/heatmaps")
     if arguments.overlays:
-        _draw(arguments.out / "overlays", work, store)
+        _draw(arguments.out / "overlays", plan, store)
 
 
-def _draw(folder: Path, work: _Work, store: "Store") -> None:
+def _draw(folder: Path, plan: "PredictionPlan", store: "Store") -> None:
     from pipeline.estimation.drawing import draw_photographs, draw_videos
 
-    estimates, joint_set, pace = store.estimates(work.sources), work.record.joint_set, Pace(2.0)
+    estimates, joint_set, pace = store.estimates(plan.sources), plan.record.joint_set, Pace(2.0)
     photographs = [estimate for estimate in estimates if estimate.frame is None]
     frames = [estimate for estimate in estimates if estimate.frame is not None]
     done = 0

@@ -33,6 +33,7 @@ FLOORS = {
     "pipeline.lookup": 3,
     "pipeline.loop": 3,
     "pipeline.parcels": 3,
+    "pipeline.prediction_plan": 3,
     "pipeline.preparation": 3,
     "pipeline.recording": 3,
     "pipeline.rendezvous": 3,

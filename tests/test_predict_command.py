@@ -122,6 +122,7 @@ def test_people_come_from_boxes(place, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["pose"], "no INPUT is given, expected an image"),
         (["pose", "nowhere"], "INPUT='nowhere': no such file or folder"),
         (["nobody", "in"], "MODEL='nobody': no such folder, and none of this name in "),
         (["models:/pose@champion", "in"], "no such database"),

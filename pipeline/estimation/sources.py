@@ -37,6 +37,8 @@ def find_sources(inputs: Sequence[str]) -> Sources:
     A folder means all that lies in it and below, but for hidden files. Raises
     ValueError naming an input that means nothing, or a file of another kind.
     """
+    if not inputs:
+        raise ValueError(f"no INPUT is given, expected {_kinds()}, a folder or a glob")
     found: dict[Path, None] = {}
     others = 0
     for word in inputs:

@@ -164,13 +164,14 @@ def find_weights(folder: Path, weights: Weights) -> Literal["raw", "ema"]:
     return weights
 
 
-def _weights_name(folder: Path, weights: Weights) -> str:
+def weights_name(folder: Path, weights: Weights) -> str:
+    """The file that holds the weights that are meant. Raises as `find_weights`."""
     return AVERAGE_NAME if find_weights(folder, weights) == "ema" else WEIGHTS_NAME
 
 
 def load_weights(folder: Path, network: nn.Module, weights: Weights = "raw") -> None:
     """Load a checkpoint's weights. Raises ValueError naming the file if they don't fit."""
-    path = folder / _weights_name(folder, weights)
+    path = folder / weights_name(folder, weights)
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -224,7 +225,7 @@ def load_network(
 ) -> tuple[StackedHourglass, Record]:
     """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file, also where it is damaged."""
     record = read_record(folder)
-    check_file(folder, _weights_name(folder, weights))
+    check_file(folder, weights_name(folder, weights))
     network = channels_last(StackedHourglass(record.settings.model))
     load_weights(folder, network, weights)
     return network.to(device).eval(), record

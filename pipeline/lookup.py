@@ -1,13 +1,17 @@
-"""Finds the run that a person means: a folder, a name, or a run of MLflow's; and reads what it is compared by."""
+"""Finds the run or model that a person means: a folder, a name, a run or registered model of MLflow's."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.archive import BEST_CHECKPOINT, best, checkpoints
 from pipeline.cases import PEOPLE_NAME, read_cases
-from pipeline.checkpoint import check_file
+from pipeline.checkpoint import OPTIMIZER_NAME, check_file
 from pipeline.comparison import Contender
+from pipeline.plan import tracking_uri
 from pipeline.record import RECORD_NAME, read_record
 
+# How MLflow names what its registry has.
+REGISTERED = "models:/"
 # Seconds in which a server has to answer.
 _REACH_S = 8.0
 
@@ -39,19 +43,50 @@ def _best(folder: Path) -> Path:
     return found[0]
 
 
+def find_checkpoint(model: str, storage: Path, uri: str, into: Path) -> Path:
+    """The checkpoint that a person means by `model`: see `find_local`; a version of a registered model; or a run of MLflow's.
+
+    `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow, and
+    runs too where `uri` is given; what is found is downloaded to `into`. Raises
+    ValueError if there is none; AwayError or RefusedError.
+    """
+    from pipeline.tracking import download_model
+
+    if model.startswith(REGISTERED):
+        uri = tracking_uri(uri)
+        _reach(uri)
+        return download_model(uri, model, into)
+    checkpoint = find_local(model, storage)
+    if checkpoint is None and uri:
+        checkpoint = fetch_checkpoint(model, tracking_uri(uri), into)
+    if checkpoint is None:
+        raise ValueError(
+            f"MODEL={model!r}: no such folder, and none of this name in {storage}; expected a "
+            f"checkpoint, a run, or {REGISTERED}NAME@ALIAS; if MLflow has the run, give --tracking.uri"
+        )
+    return checkpoint
+
+
 def fetch(run: str, uri: str, into: Path) -> Path:
     """Download what a run of MLflow's is compared by, and return the folder that it lies in.
 
     `run` is an id or a name. Raises ValueError if there is none, or several of
     the name; AwayError or RefusedError.
     """
-    from pipeline.tracking import download, find_runs, reach
+    return _download(run, uri, into, lambda names: [RECORD_NAME, PEOPLE_NAME])
 
-    scheme, _, path = uri.partition(":///")
-    if scheme == "sqlite" and not Path(path.partition("?")[0]).exists():
-        # Whoever asks it would make it.
-        raise ValueError(f"tracking.uri={uri!r}: no such database")
-    reach(uri, _REACH_S)
+
+def fetch_checkpoint(run: str, uri: str, into: Path) -> Path:
+    """As `fetch`, what prediction needs of the run's best checkpoint."""
+    return _download(
+        run, uri, into, lambda names: [name for name in names if name != OPTIMIZER_NAME]
+    )
+
+
+def _download(run: str, uri: str, into: Path, chosen: Callable[[list[str]], list[str]]) -> Path:
+    from pipeline.tracking import download, find_runs, list_files
+
+    _reach(uri)
     found = find_runs(uri, run)
     if len(found) != 1:
         ids = ", ".join(sorted(one.run_id for one in found))
@@ -59,9 +94,21 @@ def fetch(run: str, uri: str, into: Path) -> Path:
         raise ValueError(f"tracking.uri={uri!r}: {known}; expected the id or the name of one")
     folder = into / found[0].run_id
     folder.mkdir()
-    for name in (RECORD_NAME, PEOPLE_NAME):
-        fetched = download(found[0], f"{BEST_CHECKPOINT}/{name}", folder)
-    return fetched.parent
+    fetched = [
+        download(found[0], f"{BEST_CHECKPOINT}/{name}", folder)
+        for name in chosen(list_files(found[0], BEST_CHECKPOINT))
+    ]
+    return fetched[0].parent
+
+
+def _reach(uri: str) -> None:
+    """Raise ValueError if a database that whoever asks would make is not there; AwayError if no server answers."""
+    from pipeline.tracking import reach
+
+    scheme, _, path = uri.partition(":///")
+    if scheme == "sqlite" and not Path(path.partition("?")[0]).exists():
+        raise ValueError(f"tracking.uri={uri!r}: no such database")
+    reach(uri, _REACH_S)
 
 
 def contender(name: str, checkpoint: Path) -> Contender:

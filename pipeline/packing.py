@@ -22,8 +22,8 @@ from pipeline.pack_settings import SYNTHETIC_NAME, PackSettings
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes, members_from
 from pipeline.shards.sample import Sample
-from pipeline.shards.whole import written_whole
 from pipeline.shards.write import ShardName, write_shard
+from pipeline.whole import written_whole
 
 _STATE_NAME = ".packing"
 # Images looked into before packing, to see whether the annotations are theirs.

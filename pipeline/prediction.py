@@ -32,6 +32,8 @@ from pipeline.training import scaled
 
 # A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.
 _MOST_PIXELS = 80_000_000
+# Tag of EXIF.
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,12 @@ class Pose:
 
     `confidence` is each heatmap's height at its joint, as a share of the
     training target's; with optim.loss=cross-entropy its highest pixel's probability.
+    `heatmaps`, where they were asked for, are in these units too.
     """
 
     joints: Float[np.ndarray, "joint 2"]
     confidence: Float[np.ndarray, " joint"]
+    heatmaps: Float[np.ndarray, "joint height width"] | None = None
 
 
 class Predictor:
@@ -95,16 +99,8 @@ class Predictor:
         self.joint_set = record.joint_set
 
     def read(self, photograph: bytes) -> ImageRGBA:
-        """Decode a JPEG, PNG or other image, ignoring EXIF's orientation; valid until the next.
-
-        Raises ValueError if it is none, is damaged, or has more than 80 million pixels.
-        """
-        width, height = _size(photograph)
-        if width * height > _MOST_PIXELS:
-            raise ValueError(
-                f"an image of {width} x {height} pixels, expected at most {_MOST_PIXELS:,} in all"
-            )
-        return self._decoder.decode(photograph)
+        """Decode a photograph as `read_photograph`; valid until the next."""
+        return read_photograph(photograph, self._decoder)
 
     def view(self, image: ImageRGBA, frame: Frame) -> View:
         """What the network is to see of a photograph."""
@@ -114,13 +110,13 @@ class Predictor:
         warp(image, matrix, np.empty((size, size, 4), np.uint8), seen)
         return View(image=seen, to_photograph=np.linalg.inv(heatmap_from_input() @ matrix))
 
-    def predict(self, views: Iterable[View]) -> Iterator[Pose]:
+    def predict(self, views: Iterable[View], with_heatmaps: bool = False) -> Iterator[Pose]:
         """Yield the pose of each view, in order, computed evaluation.batch_size at a time."""
         left = iter(views)
         while batch := list(islice(left, self._settings.evaluation.batch_size)):
-            yield from self._poses(batch)
+            yield from self._poses(batch, with_heatmaps)
 
-    def _poses(self, views: list[View]) -> list[Pose]:
+    def _poses(self, views: list[View], with_heatmaps: bool) -> list[Pose]:
         optim, evaluation = self._settings.optim, self._settings.evaluation
         pixels = torch.from_numpy(np.stack([view.image for view in views]))
         with torch.inference_mode():
@@ -129,12 +125,16 @@ class Predictor:
             mirror = self.joint_set.mirror if evaluation.flip_test else None
             maps = readable_stacks(self._network, images, predicted, optim.loss, mirror)[-1]
             joints, heights = decode(maps, evaluation.decoding, optim.sigma_px)
-        confidence = heights.double().cpu().numpy()
-        if optim.loss == "mse":
-            confidence = confidence / optim.target_peak
+        unit = optim.target_peak if optim.loss == "mse" else 1.0
+        confidence = heights.double().cpu().numpy() / unit
         points = joints.double().cpu().numpy()
+        kept = (maps.float() / unit).cpu().numpy() if with_heatmaps else None
         return [
-            Pose(joints=transform(points[row], view.to_photograph), confidence=confidence[row])
+            Pose(
+                joints=transform(points[row], view.to_photograph),
+                confidence=confidence[row],
+                heatmaps=None if kept is None else kept[row],
+            )
             for row, view in enumerate(views)
         ]
 
@@ -157,15 +157,45 @@ def readable_stacks(
     return (stacks + unmirror(mirrored, mirror)) / 2
 
 
-def _size(photograph: bytes) -> tuple[int, int]:
-    """Width and height by an image's header alone. Raises ValueError if it is not one."""
+def read_photograph(data: bytes, decoder: CropDecoder) -> ImageRGBA:
+    """Decode a JPEG, PNG or other image, turned upright as EXIF says it is held, which is how it is shown.
+
+    Valid until the decoder's next. Raises ValueError if it is none, is
+    damaged, or has more than 80 million pixels.
+    """
+    orientation = _orientation(data)
+    return _upright(decoder.decode(data), orientation)
+
+
+def _upright(
+    image: ImageRGBA, orientation: int
+) -> UInt8[np.ndarray, "upright_height upright_width 4"]:
+    """Turn and mirror an image that is stored in one of the eight orientations of EXIF 2.3 (tag 0x0112)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    # By now rows are rows and columns are columns; what begins at the other end is reversed.
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::down, ::right])
+
+
+def _orientation(data: bytes) -> int:
+    """EXIF's orientation of an image that has not too many pixels. Raises ValueError if it has, or is no image."""
     try:
         with warnings.catch_warnings():
             # The number of pixels is judged by our own limit.
             warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
-            with PillowImage.open(io.BytesIO(photograph)) as image:
-                return image.size
+            with PillowImage.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                # A PNG's may stand at its end, so that all of it is decoded for it.
+                is_small = width * height <= _MOST_PIXELS
+                orientation = image.getexif().get(_ORIENTATION, 1) if is_small else 1
     except PillowImage.DecompressionBombError as error:
         raise ValueError(f"an image of too many pixels: {error}") from None
     except (OSError, SyntaxError, ValueError):
-        raise ValueError(f"not a readable image ({len(photograph):,} bytes)") from None
+        raise ValueError(f"not a readable image ({len(data):,} bytes)") from None
+    if not is_small:
+        raise ValueError(
+            f"an image of {width} x {height} pixels, expected at most {_MOST_PIXELS:,} in all"
+        )
+    return orientation

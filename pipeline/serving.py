@@ -16,6 +16,8 @@ from pipeline.prediction import Frame, Predictor, View
 IMAGE = "image"
 BOX = ("x", "y", "width", "height")
 FRAME = ("center_x", "center_y", "scale")
+# Photographs take a tenth of it; whoever serves sets a bound to whole requests.
+_MOST_BYTES = 60 * 2**20
 
 
 def columns_of(joint_set: JointSet) -> list[str]:
@@ -67,11 +69,13 @@ class ServedModel:
 def _bytes_of(value: Any) -> bytes:
     if isinstance(value, str):
         try:
-            return base64.b64decode(value, validate=True)
+            value = base64.b64decode(value, validate=True)
         except binascii.Error as error:
             raise ValueError(f"{IMAGE} is neither bytes nor base64: {error}") from None
     if not isinstance(value, bytes | bytearray):
         raise ValueError(f"{IMAGE} must be bytes or base64, got {type(value).__name__}")
+    if len(value) > _MOST_BYTES:
+        raise ValueError(f"{IMAGE} has {len(value):,} bytes, expected at most {_MOST_BYTES:,}")
     return bytes(value)
 
 

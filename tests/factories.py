@@ -8,15 +8,20 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from pipeline.checkpoint import take_snapshot, write_checkpoint
 from pipeline.data.crop import cut_crop
 from pipeline.data.people import Person, Split, Visibility
 from pipeline.joints import MPII, JointSet
 from pipeline.pack_settings import CropSettings
+from pipeline.record import Progress, Record
+from pipeline.settings import Settings
 from pipeline.shards.index import Index
 from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard
+from pipeline.training import build_network
 
 
 def person(*, joint_set: JointSet = MPII, **changes: Any) -> Person:
@@ -100,3 +105,24 @@ def pack_samples(
         changes = {"members": hashlib.sha256(content).hexdigest()} | changes
     index_of(entries, **changes).write(folder)
     return [folder / entry.name for entry in entries]
+
+
+def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes) -> Settings:
+    """A tiny checkpoint whose heads are random, so that joints are found somewhere; returns its settings."""
+    settings = Settings.from_flat(
+        {
+            "model.stacks": 2,
+            "model.features": 8,
+            "model.joints": 16,
+            "model.input_px": 64,
+            "evaluation.batch_size": 2,
+        }
+        | changes
+    )
+    folder.mkdir(parents=True)
+    network = build_network(settings.model, 0, torch.device("cpu"), zero_heads=False)
+    record = Record(
+        settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics=metrics or {}
+    )
+    write_checkpoint(folder, take_snapshot(network, record))
+    return settings

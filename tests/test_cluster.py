@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pandas as pd
 import pytest
+from factories import photograph
 from listeners import is_loopback, watched
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -407,6 +409,36 @@ def wait_until(is_so: Callable[[], bool], limit_s: float) -> None:
     while not is_so():
         assert time.monotonic() < end, f"still not so after {limit_s:g} s"
         time.sleep(0.2)
+
+
+def test_a_prediction_over_the_cluster_finds_what_one_process_finds(
+    trained: str, place: Path, tmp_path: Path
+):
+    from jobs.predict import main
+
+    (tmp_path / "in").mkdir()
+    for number in range(70):  # more than a part
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.jpg"), photograph(seed=number))
+    (tmp_path / "in" / "7.jpg").write_bytes(b"broken")
+    words = [str(place / "runs" / trained), str(tmp_path / "in"), "--heatmaps"]
+    found = {}
+    for name, how in (
+        ("here", ["--threads", "1", "--device", "cpu"]),
+        ("there", ["--ray.workers", "2", "--ray.cpus-per-worker", "0.5"]),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *how, "--out", str(tmp_path / name)])
+        assert ended.value.code == 1
+        found[name] = json.loads((tmp_path / name / "predictions.json").read_text())
+    assert len(found["here"]["images"]) == 69
+    assert [failure["why"] for failure in found["there"]["failures"]] == [
+        "not a readable image (6 bytes)"
+    ]
+    assert found["there"]["images"] == found["here"]["images"]
+    heatmaps = [sorted((tmp_path / name / "heatmaps").rglob("*.npz")) for name in found]
+    assert [len(paths) for paths in heatmaps] == [69, 69]
+    for here, there in zip(*heatmaps, strict=True):
+        assert here.read_bytes() == there.read_bytes()
 
 
 def test_a_submitted_job_trains_streams_and_fails_as_it_should(

@@ -208,7 +208,7 @@ def test_what_mlflow_lacks_is_said(database, runs, capsys):
     )
     empty = start_run(database, "second", "twice", params={}, tags={}, artifacts=Path()).run_id
     said = said_on_failure(capsys, "one", empty, *given)
-    assert said == f"{place}: MLflow: run {empty} has no file best_checkpoint/checkpoint.json"
+    assert said == f"{place}: MLflow: run {empty} has no folder best_checkpoint"
 
 
 def test_a_database_that_is_not_there_is_not_made(runs, capsys, working_folder):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_prediction import checkpoint
+from factories import checkpoint
 
 import jobs.deliver
 from pipeline import courier as module

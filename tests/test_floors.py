@@ -23,6 +23,7 @@ FLOORS = {
     "pipeline.chaos": 4,
     "pipeline.cluster": 4,
     "pipeline.command": 4,
+    "pipeline.fleet": 4,
     "pipeline.launch": 4,
     "pipeline.benchmark": 3,
     "pipeline.courier": 3,
@@ -32,6 +33,7 @@ FLOORS = {
     "pipeline.lookup": 3,
     "pipeline.loop": 3,
     "pipeline.parcels": 3,
+    "pipeline.prediction_plan": 3,
     "pipeline.preparation": 3,
     "pipeline.recording": 3,
     "pipeline.rendezvous": 3,
@@ -48,6 +50,7 @@ FLOORS = {
     "pipeline.conversion": 2,
     "pipeline.delivered": 2,
     "pipeline.ema": 2,
+    "pipeline.estimation": 2,
     "pipeline.evaluation": 2,
     "pipeline.example": 2,
     "pipeline.keeper": 2,
@@ -101,6 +104,7 @@ FLOORS = {
     "pipeline.redaction": 0,
     "pipeline.settings": 0,
     "pipeline.stages": 0,
+    "pipeline.whole": 0,
 }
 # Side by side: they never import each other, though they share a floor and a folder.
 APART = (
@@ -126,8 +130,8 @@ HOMES = {
     "pyarrow": ("pipeline.data.table_cells",),
     "ray": (
         *("jobs", "tune", "pipeline.benchmark.share", "pipeline.chaos.nodes"),
-        *("pipeline.cluster", "pipeline.launch", "pipeline.rendezvous", "pipeline.reservation"),
-        "pipeline.worker",
+        *("pipeline.cluster", "pipeline.fleet", "pipeline.launch", "pipeline.rendezvous"),
+        *("pipeline.reservation", "pipeline.worker"),
     ),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
@@ -315,7 +319,7 @@ def test_every_floor_that_is_named_is_inhabited():
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
             "pipeline.benchmark.share and pipeline.chaos.nodes and pipeline.cluster and "
-            "pipeline.launch and pipeline.rendezvous and pipeline.reservation and pipeline.worker",
+            "pipeline.fleet and pipeline.launch and pipeline.rendezvous and pipeline.reservation and pipeline.worker",
         ),
         (
             "pipeline.shards.read",

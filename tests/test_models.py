@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import checkpoint
 from mlflow import MlflowClient
-from test_prediction import checkpoint
 
 from pipeline import tracking
 from pipeline.data.crop import cut_crop

@@ -1,51 +1,29 @@
 """Prediction from images: the same joints as evaluation, and clear refusals."""
 
 import base64
+import io
 import struct
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from factories import photograph, samples
+from factories import checkpoint, photograph, samples
+from PIL import Image as PillowImage
+from PIL import ImageOps
 
-from pipeline.checkpoint import take_snapshot, write_checkpoint
-from pipeline.data.crop import Crop
+from pipeline.data.crop import Crop, CropDecoder
 from pipeline.evaluation import predict
 from pipeline.geometry import transform
 from pipeline.joints import MPII
-from pipeline.prediction import Frame, Predictor
-from pipeline.record import Progress, Record
+from pipeline.prediction import Frame, Predictor, read_photograph
 from pipeline.serving import ServedModel, columns_of
-from pipeline.settings import Settings
 from pipeline.shards.stream import SampleLoader
 from pipeline.training import build_network
 
 CPU = torch.device("cpu")
-
-
-def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes) -> Settings:
-    """A tiny checkpoint whose heads are random, so that joints are found somewhere; returns its settings."""
-    settings = Settings.from_flat(
-        {
-            "model.stacks": 2,
-            "model.features": 8,
-            "model.joints": 16,
-            "model.input_px": 64,
-            "evaluation.batch_size": 2,
-        }
-        | changes
-    )
-    folder.mkdir(parents=True)
-    network = build_network(settings.model, 0, CPU, zero_heads=False)
-    record = Record(
-        settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics=metrics or {}
-    )
-    write_checkpoint(folder, take_snapshot(network, record))
-    return settings
 
 
 def in_crop(crop: Crop, center: tuple[float, float], scale: float) -> Frame:
@@ -215,3 +193,32 @@ def test_a_grey_or_transparent_image_is_read_like_any_other(tmp_path):
     alone = cv2.imencode(".png", grey)[1].tobytes()
     assert (predictor.read(told) == predictor.read(alone)).all()
     assert predictor.read(alone).shape == (160, 200, 4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_held_upright_as_exif_says(orientation):
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:8, :8] = 255, 0, 0
+    pixels[8:, 16:] = 0, 255, 0
+    exif = PillowImage.Exif()
+    exif[0x0112] = orientation
+    data = io.BytesIO()
+    PillowImage.fromarray(pixels).save(data, "PNG", exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(PillowImage.open(data)))
+    assert (read_photograph(data.getvalue(), CropDecoder())[:, :, :3] == upright).all()
+
+
+def test_heatmaps_come_with_the_pose_where_they_are_asked_for(tmp_path):
+    checkpoint(tmp_path / "c", **{"evaluation.decoding": "argmax", "optim.target_peak": 4.0})
+    predictor = Predictor(tmp_path / "c", CPU)
+    image = predictor.read(cv2.imencode(".png", photograph())[1].tobytes())
+    view = predictor.view(image, Frame.of_whole(image))
+    [plain] = predictor.predict([view])
+    [pose] = predictor.predict([view], with_heatmaps=True)
+    assert plain.heatmaps is None
+    assert pose.heatmaps is not None
+    assert pose.heatmaps.shape == (16, 16, 16)
+    assert pose.heatmaps.max(axis=(1, 2)) == pytest.approx(pose.confidence)
+    tops = pose.heatmaps.reshape(16, -1).argmax(axis=1)
+    pixels = np.stack([tops % 16, tops // 16], axis=-1).astype(float)
+    assert transform(pixels, view.to_photograph) == pytest.approx(pose.joints)

@@ -14,7 +14,7 @@ from pipeline.redaction import redacted
 from pipeline.shards.files import content_of, size_in_bytes
 from pipeline.shards.location import is_remote, local_path, name_of, sibling, split_pattern
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
-from pipeline.shards.whole import written_whole
+from pipeline.whole import written_whole
 
 INDEX_NAME = "index.json"
 _FORMAT = 2

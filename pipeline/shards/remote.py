@@ -18,7 +18,7 @@ from pipeline.shards.location import (
     spell_out,
     split_pattern,
 )
-from pipeline.shards.whole import full_disk_named
+from pipeline.whole import full_disk_named
 
 Result = TypeVar("Result")
 

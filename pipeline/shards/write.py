@@ -10,7 +10,7 @@ import webdataset
 from pipeline.data.people import Split
 from pipeline.shards.index import ShardEntry
 from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, Sample, record_of
-from pipeline.shards.whole import written_whole
+from pipeline.whole import written_whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from pipeline.tracking.client import (
     ui_command,
 )
 from pipeline.tracking.models import forget_model, log_model
-from pipeline.tracking.registry import register
+from pipeline.tracking.registry import download_model, register
 from pipeline.tracking.runs import (
     Point,
     Run,
@@ -36,6 +36,7 @@ from pipeline.tracking.runs import (
     end_run,
     find_or_create_run,
     find_runs,
+    list_files,
     log_file,
     log_folder,
     log_image,
@@ -57,11 +58,13 @@ __all__ = [
     "State",
     "Status",
     "download",
+    "download_model",
     "end_run",
     "find_or_create_run",
     "find_runs",
     "forget_model",
     "is_server",
+    "list_files",
     "log_file",
     "log_folder",
     "log_image",

@@ -27,6 +27,9 @@ with warnings.catch_warnings():
     import mlflow.pyfunc
 
 _LOADER = "pipeline.serving"
+# The checkpoint's folder beside a model's description; MLflow puts what is given as data below `data`.
+CHECKPOINT = "checkpoint"
+DATA = f"data/{CHECKPOINT}"
 
 
 def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) -> None:
@@ -81,7 +84,7 @@ def find_model(client: MlflowClient, run: Run, name: str) -> LoggedModel | None:
 
 def _save(checkpoint: Path, place: Path, run: Run, model_id: str) -> None:
     """Write the model's files into the folder `model` of `place`."""
-    data = place / "checkpoint"
+    data = place / CHECKPOINT
     data.mkdir()
     for file in checkpoint.iterdir():
         if file.name != OPTIMIZER_NAME:

@@ -1,12 +1,24 @@
 """MLflow's model registry: a run's best checkpoint as a version of a name, and which version is the champion."""
 
+import re
+from pathlib import Path
+
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from pipeline.tracking.client import AwayError, client_of, errors, is_server
-from pipeline.tracking.models import find_model
+from pipeline.tracking.client import (
+    AwayError,
+    RefusedError,
+    artifact_errors,
+    client_of,
+    errors,
+    is_server,
+    message,
+)
+from pipeline.tracking.models import DATA, find_model
 from pipeline.tracking.runs import Run
 
 CHAMPION = "champion"
@@ -40,6 +52,32 @@ def register(run: Run, checkpoint: str, name: str, metric: str, value: float, ch
                 return f"{said}; champion stays version {champion.version} with {champion.tags[_VALUE]}"
         client.set_registered_model_alias(name, CHAMPION, str(version.version))
         return f"{said}, the champion"
+
+
+def download_model(uri: str, model: str, into: Path) -> Path:
+    """Copy a registered model's checkpoint into the folder `into`, or below; return the checkpoint's folder.
+
+    `model` is models:/NAME@ALIAS or models:/NAME/VERSION. Raises ValueError if
+    it is not so, or was not registered by this pipeline; AwayError, or
+    RefusedError if there is none.
+    """
+    known = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)
+    if known is None:
+        raise ValueError(f"MODEL={model!r}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, version = known.groups()
+    with artifact_errors(uri):
+        client = client_of(uri)
+        found = (
+            client.get_model_version_by_alias(name, alias)
+            if alias
+            else client.get_model_version(name, version)
+        )
+        stored = found.tags.get(_MODEL)
+        if stored is None:
+            raise RefusedError(message(uri, f"{model} is not a model of this pipeline's"))
+        location = client.get_logged_model(stored).artifact_location
+        store = get_artifact_repository(location, tracking_uri=uri)
+        return Path(store.download_artifacts(DATA, str(into)))
 
 
 def _create_name(client: MlflowClient, name: str) -> None:

@@ -221,6 +221,16 @@ def download(run: Run, path: str, into: Path) -> Path:
         return Path(client.download_artifacts(run.run_id, path, str(into)))
 
 
+def list_files(run: Run, folder: str) -> list[str]:
+    """Names of the files that a folder of the run's artifacts has. Raises AwayError or RefusedError if it has none."""
+    with artifact_errors(run.uri):
+        listed = client_of(run.uri).list_artifacts(run.run_id, folder)
+    names = [file.path.rpartition("/")[2] for file in listed if not file.is_dir]
+    if not names:
+        raise RefusedError(message(run.uri, f"run {run.run_id} has no folder {folder}"))
+    return names
+
+
 def _experiment(client: MlflowClient, uri: str, name: str, artifacts: Path) -> str:
     existing = client.get_experiment_by_name(name)
     if existing is not None:

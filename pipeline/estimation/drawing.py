@@ -1,0 +1,166 @@
+"""Pictures with the people that were found: skeletons, joints' names and confidences."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby, product
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.data.crop import CropDecoder, ImageRGBA
+from pipeline.estimation.estimator import file_name
+from pipeline.estimation.results import Estimate, FoundPerson
+from pipeline.estimation.video import Video
+from pipeline.joints import JointSet
+from pipeline.prediction import read_photograph
+from pipeline.shapes import UInt8
+from pipeline.whole import written_whole
+
+Picture = UInt8[np.ndarray, "height width 3"]
+Enlarged = UInt8[np.ndarray, "enlarged_height enlarged_width 3"]
+
+# As in the figures of a run: left limbs orange, right blue; red, green, blue.
+_LEFT, _RIGHT, _MIDDLE = (255, 127, 14), (31, 155, 255), (123, 211, 79)
+# Names are legible from about so many pixels a person on.
+_PERSON_PX, _MOST_PX = 700, 2000
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Height of letters beside a person of _PERSON_PX, as OpenCV counts it.
+_LETTERS = 0.38
+# Fixed point of OpenCV's drawing: an eighth of a pixel.
+_SHIFT = 3
+_VIDEO_RATE = 25.0
+
+
+def draw_people(
+    image: Picture, people: Sequence[FoundPerson], joint_set: JointSet, factor: float
+) -> Enlarged:
+    """Draw people over a picture (RGB) that is enlarged by `factor`."""
+    height, width = image.shape[:2]
+    size = round(width * factor), round(height * factor)
+    drawn = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    for person in people:
+        # A pixel's area is scaled, not its centre.
+        points = (np.array(person.joints)[:, :2] + 0.5) * factor - 0.5
+        _draw_person(drawn, points, person, joint_set, 200 * person.scale * factor)
+    return drawn
+
+
+def enlargement(longer_px: int, people: Sequence[FoundPerson]) -> float:
+    """By how much a picture is enlarged so that the names of joints fit beside its smallest person."""
+    if not people:
+        return 1.0
+    smallest = min(200 * person.scale for person in people)
+    return max(1.0, min(_PERSON_PX / smallest, _MOST_PX / longer_px))
+
+
+def draw_photographs(
+    estimates: Sequence[Estimate], joint_set: JointSet, folder: Path
+) -> Iterator[None]:
+    """Write a PNG for each photograph that has none yet, yielding after each. Raises OSError; ValueError if one has changed."""
+    decoder = CropDecoder()
+    for estimate in estimates:
+        path = folder / f"{file_name(estimate.file)}.png"
+        if not path.exists():
+            image = read_photograph(Path(estimate.file).read_bytes(), decoder)
+            factor = enlargement(max(estimate.width, estimate.height), estimate.people)
+            drawn = draw_people(_rgb(image), estimate.people, joint_set, factor)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as aside:
+                aside.write_bytes(_png(drawn))
+        yield
+
+
+def draw_videos(estimates: Sequence[Estimate], joint_set: JointSet, folder: Path) -> Iterator[None]:
+    """Write an MP4 for each video that has none yet, yielding after each frame. Raises OSError or ValueError."""
+    for file, group in groupby(estimates, key=lambda estimate: estimate.file):
+        frames, path = list(group), folder / f"{file_name(file)}.mp4"
+        if path.exists():
+            yield from (None for _ in frames)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # OpenCV knows a video's format by its name.
+        aside = path.with_name(f"part-{path.name}")
+        yield from _draw_video(Video(Path(file)), frames, joint_set, aside)
+        aside.replace(path)
+
+
+def _draw_video(
+    video: Video, frames: Sequence[Estimate], joint_set: JointSet, path: Path
+) -> Iterator[None]:
+    width, height = frames[0].width, frames[0].height
+    everyone = [person for frame in frames for person in frame.people]
+    factor = enlargement(max(width, height), everyone)
+    # Even sides, which the codec wants.
+    size = round(width * factor) // 2 * 2, round(height * factor) // 2 * 2
+    rate = video.frames_per_s() or _VIDEO_RATE
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    if not writer.isOpened():
+        raise OSError(f"{path}: no MP4 can be written")
+    people = {frame.frame: frame.people for frame in frames}
+    for number, image in video.frames(0, (frames[-1].frame or 0) + 1):
+        drawn = draw_people(_rgb(image), people.get(number, []), joint_set, factor)
+        writer.write(cv2.cvtColor(cv2.resize(drawn, size), cv2.COLOR_RGB2BGR))
+        yield
+    writer.release()
+    video.close()
+
+
+def _rgb(image: ImageRGBA) -> Picture:
+    return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
+
+
+def _draw_person(
+    drawn: Picture, points: np.ndarray, person: FoundPerson, joint_set: JointSet, frame_px: float
+) -> None:
+    thick = max(1, round(frame_px / 160))
+    for start, end in joint_set.limbs:
+        color = _side(joint_set.joints[start], joint_set.joints[end])
+        ends = _fixed(points[start]), _fixed(points[end])
+        cv2.line(drawn, *ends, (0, 0, 0), thick + 2, cv2.LINE_AA, _SHIFT)
+        cv2.line(drawn, *ends, color, thick, cv2.LINE_AA, _SHIFT)
+    for name, point in zip(joint_set.joints, points, strict=True):
+        radius = round((thick + 2) * 2**_SHIFT)
+        cv2.circle(drawn, _fixed(point), radius, (0, 0, 0), -1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(drawn, _fixed(point), radius * 2 // 3, _side(name), -1, cv2.LINE_AA, _SHIFT)
+    taken: list[tuple[int, int]] = []
+    for name, point, joint in zip(joint_set.joints, points, person.joints, strict=True):
+        _label(drawn, f"{name} {joint[2]:.2f}", point, thick, frame_px, taken)
+
+
+def _label(
+    drawn: Picture,
+    text: str,
+    point: np.ndarray,
+    thick: int,
+    frame_px: float,
+    taken: list[tuple[int, int]],
+) -> None:
+    """Write beside a joint, dark around light, below what the person's other joints have `taken`."""
+    size = _LETTERS * max(1.0, frame_px / _PERSON_PX)
+    (width, height), _ = cv2.getTextSize(text, _FONT, size, 1)
+    x, y = round(float(point[0])) + thick + 4, round(float(point[1])) + height // 2
+    while any(abs(x - left) < width and abs(y - base) < 1.4 * height for left, base in taken):
+        y += 1
+    taken.append((x, y))
+    weight = max(1, round(size))
+    # Letters of another thickness would stand elsewhere.
+    for across, down in product((-weight, 0, weight), repeat=2):
+        place = x + across, y + down
+        cv2.putText(drawn, text, place, _FONT, size, (0, 0, 0), weight, cv2.LINE_AA)
+    cv2.putText(drawn, text, (x, y), _FONT, size, (255, 255, 255), weight, cv2.LINE_AA)
+
+
+def _side(*names: str) -> tuple[int, int, int]:
+    if all(name.startswith("left") for name in names):
+        return _LEFT
+    return _RIGHT if all(name.startswith("right") for name in names) else _MIDDLE
+
+
+def _fixed(point: np.ndarray) -> tuple[int, int]:
+    x, y = np.round(point * 2**_SHIFT).astype(int).tolist()
+    return x, y
+
+
+def _png(picture: Picture) -> bytes:
+    _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return data.tobytes()

@@ -1,0 +1,179 @@
+"""Estimates as files that other programs read: JSON, CSV, COCO's results, MPII's structures for MATLAB."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.estimation.boxes import MatchedBoxes, image_number
+from pipeline.estimation.results import Estimate, Failure, people_of
+from pipeline.joints import JointSet
+from pipeline.serving import BOX, columns_of
+
+Format = Literal["json", "csv", "coco", "mat"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All that was found, of `joint_set`, by the model that `model` describes; `notes` say how to read it."""
+
+    joint_set: JointSet
+    model: Mapping[str, Any]
+    estimates: Sequence[Estimate]
+    failures: Sequence[Failure]
+    boxes: MatchedBoxes | None
+    notes: Mapping[str, str]
+
+
+def written(kind: Format, results: Results) -> tuple[str, bytes]:
+    """The file's name and content for a format."""
+    name, write = _FORMATS[kind]
+    return name, write(results)
+
+
+def _json(results: Results) -> bytes:
+    """Everything; joints by name, each (x, y, confidence)."""
+    pictures = []
+    for estimate in results.estimates:
+        people = [
+            {
+                key: value
+                for key, value in asdict(person).items()
+                if key != "joints" and value is not None
+            }
+            | {
+                "confidence": person.confidence,
+                "joints": dict(zip(results.joint_set.joints, person.joints, strict=True)),
+            }
+            for person in estimate.people
+        ]
+        frame = {} if estimate.frame is None else {"frame": estimate.frame}
+        size = {"width": estimate.width, "height": estimate.height}
+        pictures.append({"file": estimate.file, **frame, **size, "people": people})
+    content = {
+        "model": results.model,
+        "notes": results.notes,
+        "joint_set": results.joint_set.to_json(),
+        "images": pictures,
+        "failures": [asdict(failure) for failure in results.failures],
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _csv(results: Results) -> bytes:
+    """A row a person; a picture without people has none."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(
+        ["file", "frame", "person", *BOX, "score", "confidence", *columns_of(results.joint_set)]
+    )
+    for estimate in results.estimates:
+        for number, person in enumerate(estimate.people, start=1):
+            frame = "" if estimate.frame is None else estimate.frame
+            score = "" if person.score is None else person.score
+            box: Sequence[float | str] = person.box or [""] * len(BOX)
+            joints = [value for joint in person.joints for value in joint]
+            table.writerow([estimate.file, frame, number, *box, score, person.confidence, *joints])
+    return text.getvalue().encode()
+
+
+def _coco(results: Results) -> bytes:
+    """COCO's keypoint results: (x, y, confidence) a joint, and the box's score times the joints' mean confidence."""
+    ids = image_ids(results.estimates, results.boxes)
+    content = [
+        {
+            "image_id": ids[estimate.file, estimate.frame],
+            "category_id": 1,
+            "keypoints": [value for joint in person.joints for value in joint],
+            "score": person.confidence * (1.0 if person.score is None else person.score),
+        }
+        for estimate, person in people_of(results.estimates)
+    ]
+    return (json.dumps(content) + "\n").encode()
+
+
+def image_ids(
+    estimates: Sequence[Estimate], boxes: MatchedBoxes | None
+) -> dict[tuple[str, int | None], int]:
+    """A number for each picture: that of the boxes' file; else that in its name, if all have one of their own; else its place, from 1."""
+    keys = [(estimate.file, estimate.frame) for estimate in estimates]
+    for number_of in (boxes.image_id if boxes else lambda _: None, image_number):
+        numbers = [number_of(Path(file)) for file, _ in keys]
+        if None not in numbers and len(set(numbers)) == len(keys):
+            return {key: int(number or 0) for key, number in zip(keys, numbers, strict=True)}
+    return {key: place for place, key in enumerate(keys, start=1)}
+
+
+def _mat(results: Results) -> bytes:
+    """Pixels from 1 on, as MPII's files have them: `preds` (person, joint, 2), and `annolist` as in MPII's release."""
+    import scipy.io
+
+    preds = [[joint[:2] for joint in person.joints] for _, person in people_of(results.estimates)]
+    annolist = _structs(
+        [
+            {
+                "image": {"name": estimate.file},
+                "frame": np.nan if estimate.frame is None else estimate.frame,
+                "annorect": _structs(
+                    [
+                        {
+                            "scale": person.scale,
+                            "objpos": dict(zip("xy", _from_1(person.center), strict=True)),
+                            "score": np.nan if person.score is None else person.score,
+                            "annopoints": {"point": _points(person.joints)},
+                        }
+                        for person in estimate.people
+                    ]
+                ),
+            }
+            for estimate in results.estimates
+        ]
+    )
+    data = io.BytesIO()
+    joints = len(results.joint_set.joints)
+    scipy.io.savemat(
+        data,
+        {
+            "preds": np.array(preds, np.float64).reshape(-1, joints, 2) + 1,
+            "annolist": annolist,
+            "joint_names": np.array(results.joint_set.joints, dtype=object),
+        },
+    )
+    return data.getvalue()
+
+
+def _points(joints: Sequence[Sequence[float]]) -> np.ndarray:
+    return _structs(
+        [
+            {**dict(zip("xy", _from_1(joint[:2]), strict=True)), "id": number, "score": joint[2]}
+            for number, joint in enumerate(joints)
+        ]
+    )
+
+
+def _from_1(point: Sequence[float]) -> list[float]:
+    """A pixel as MATLAB counts it."""
+    return [value + 1 for value in point]
+
+
+def _structs(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """MATLAB's array of structs with equal fields; without rows an empty array."""
+    if not rows:
+        return np.empty((0, 0))
+    array = np.empty(len(rows), dtype=[(name, object) for name in rows[0]])
+    for number, row in enumerate(rows):
+        array[number] = tuple(row.values())
+    return array
+
+
+_FORMATS: Mapping[Format, tuple[str, Callable[[Results], bytes]]] = {
+    "json": ("predictions.json", _json),
+    "csv": ("predictions.csv", _csv),
+    "coco": ("coco_results.json", _coco),
+    "mat": ("predictions.mat", _mat),
+}

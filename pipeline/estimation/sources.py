@@ -1,0 +1,98 @@
+"""What a person means by the inputs of a prediction: photographs and videos, by path, folder or glob."""
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PHOTOGRAPHS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file to find people in, as it was when it was listed; a photograph unless `is_video`."""
+
+    path: Path
+    size: int
+    modified_ns: int
+
+    @property
+    def is_video(self) -> bool:
+        """Whether its frames are looked at, one by one."""
+        return self.path.suffix.lower() in VIDEOS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """All files that inputs mean, each once; `others` counts those of folders that are neither photograph nor video."""
+
+    files: tuple[Source, ...]
+    others: int
+
+
+def find_sources(inputs: Sequence[str]) -> Sources:
+    """List the files that `inputs` mean, in the order given, those of a folder or glob by name.
+
+    A folder means all that lies in it and below, but for hidden files. Raises
+    ValueError naming an input that means nothing, or a file of another kind.
+    """
+    if not inputs:
+        raise ValueError(f"no INPUT is given, expected {_kinds()}, a folder or a glob")
+    found: dict[Path, None] = {}
+    others = 0
+    for word in inputs:
+        files, passed_over = _meant(word)
+        found |= dict.fromkeys(files)
+        others += passed_over
+    return Sources(files=tuple(_source(path) for path in found), others=others)
+
+
+def _meant(word: str) -> tuple[list[Path], int]:
+    """The files that one input means, and how many of its folders' are of another kind."""
+    path = Path(word)
+    if path.is_dir():
+        return _in_folder(path)
+    if path.exists():
+        return [_known(path)], 0
+    if not glob.has_magic(word):
+        raise ValueError(f"INPUT={word!r}: no such file or folder")
+    matches = [Path(match) for match in sorted(glob.glob(word, recursive=True))]
+    if not matches:
+        raise ValueError(f"INPUT={word!r}: no file matches")
+    files = _usable(match for match in matches if match.is_file())
+    if not files:
+        raise ValueError(f"INPUT={word!r}: none of the {len(matches)} files is {_kinds()}")
+    return files, len(matches) - len(files)
+
+
+def _in_folder(folder: Path) -> tuple[list[Path], int]:
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    usable = _usable(files)
+    if not usable:
+        raise ValueError(f"INPUT={str(folder)!r}: none of its {len(files)} files is {_kinds()}")
+    return usable, len(files) - len(usable)
+
+
+def _usable(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in PHOTOGRAPHS + VIDEOS]
+
+
+def _known(path: Path) -> Path:
+    if path.suffix.lower() not in PHOTOGRAPHS + VIDEOS:
+        raise ValueError(f"INPUT={str(path)!r}: expected {_kinds()}")
+    return path
+
+
+def _kinds() -> str:
+    return f"an image ({', '.join(PHOTOGRAPHS)}) or a video ({', '.join(VIDEOS)})"
+
+
+def _source(path: Path) -> Source:
+    known = path.stat()
+    return Source(path=path, size=known.st_size, modified_ns=known.st_mtime_ns)

@@ -1,0 +1,118 @@
+"""The folder of a prediction: what was found, part by part, so that a second start does only what is missing."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.estimation.results import Estimate, Found, Part
+from pipeline.estimation.sources import Source
+from pipeline.whole import written_whole
+
+# What a start that was killed has to do again, at most, for each worker.
+_PHOTOGRAPHS, _FRAMES = 64, 256
+_JOB, _PARTS = "job.json", "parts"
+
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder `OUT`. Everything appears in it whole."""
+
+    folder: Path
+
+    def open(self, job: Mapping[str, Any]) -> None:
+        """Begin or go on with `job`: what all that lies here has in common.
+
+        Raises ValueError naming what differs from what the folder was begun with, or if it can't be written.
+        """
+        path = self.folder / _JOB
+        try:
+            (self.folder / _PARTS).mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _write(path, json.dumps(job, indent=1).encode())
+        except OSError as error:
+            raise ValueError(f"--out {self.folder}: can't be written: {error.strerror}") from None
+        known = _read(path)
+        for key, value in job.items():
+            if known.get(key) != value:
+                raise ValueError(
+                    f"--out {self.folder}: was begun with {key} {known.get(key)!r:.120}, now it is {value!r:.120}; "
+                    "give another folder, or remove this one"
+                )
+
+    def keep(self, found: Found) -> None:
+        """Keep what came of a part; its files first."""
+        for name, data in found.files.items():
+            _write(self.folder / name, data)
+        number = max((int(path.stem) for path in self._parts()), default=0) + 1
+        _write(self.folder / _PARTS / f"{number:06d}.json", json.dumps(found.to_json()).encode())
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file of results, in place of one of an earlier start; return where it lies."""
+        _write(self.folder / name, data)
+        return self.folder / name
+
+    def estimates(self, sources: Sequence[Source]) -> list[Estimate]:
+        """What is known of the sources as they are now, in their order, frames in theirs."""
+        known: dict[Key, dict[int | None, Estimate]] = defaultdict(dict)
+        for path in sorted(self._parts()):
+            for estimate in Found.from_json(_read(path)).estimates:
+                key = estimate.file, estimate.size, estimate.modified_ns
+                known[key][estimate.frame] = estimate
+        return [
+            frames[frame]
+            for source in sources
+            for frames in [known.get(_key(source), {})]
+            for frame in sorted(frames, key=lambda number: number or 0)
+        ]
+
+    def missing(self, sources: Sequence[Source], frames: Mapping[Path, int]) -> list[Part]:
+        """The parts that are still to be done; `frames` says how many each video has."""
+        done: dict[str, set[int | None]] = defaultdict(set)
+        for estimate in self.estimates(sources):
+            done[estimate.file].add(estimate.frame)
+        photographs = [s for s in sources if not s.is_video and not done[str(s.path)]]
+        parts = [
+            Part(sources=tuple(photographs[start : start + _PHOTOGRAPHS]))
+            for start in range(0, len(photographs), _PHOTOGRAPHS)
+        ]
+        for source in sources:
+            if source.path in frames:
+                numbers = [n for n in range(frames[source.path]) if n not in done[str(source.path)]]
+                parts += [Part(sources=(source,), frames=span) for span in spans(numbers)]
+        return parts
+
+    def _parts(self) -> list[Path]:
+        return list((self.folder / _PARTS).glob("[0-9]*.json"))
+
+
+def spans(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers, from and up to, none longer than a part's frames."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number and number - found[-1][0] < _FRAMES:
+            found[-1] = found[-1][0], number + 1
+        else:
+            found.append((number, number + 1))
+    return found
+
+
+def _key(source: Source) -> Key:
+    return str(source.path), source.size, source.modified_ns
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not readable: {error}") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as aside:
+        aside.write_bytes(data)

@@ -1,0 +1,68 @@
+"""Prediction over a cluster with Ray Data: workers that each hold the network take one part after another."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from pipeline.estimation.estimator import Estimator, Options
+from pipeline.estimation.results import Found, Part
+from pipeline.record import RECORD_NAME
+from pipeline.settings import RaySettings
+
+_PART, _FOUND, _FILES = "part", "found", "files"
+
+
+class _Worker:
+    """One of the workers. It unpacks the checkpoint, which needs no disk that all nodes see."""
+
+    def __init__(self, checkpoint: Mapping[str, bytes], options: Options) -> None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in checkpoint.items():
+                (Path(folder) / name).write_bytes(data)
+            self._estimator = Estimator(Path(folder), options)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        [part] = batch[_PART]
+        found = self._estimator.estimate(Part.from_json(json.loads(part)))
+        names = list(found.files)
+        return {
+            _FOUND: np.array([json.dumps(found.to_json() | {"names": names})], object),
+            _FILES: [list(found.files.values())],
+        }
+
+
+def estimate_on_cluster(
+    parts: Sequence[Part], checkpoint: Path, options: Options, settings: RaySettings
+) -> Iterator[Found]:
+    """Yield what comes of each part, as it is done, in any order.
+
+    The pictures lie where every node sees them. Raises ValueError if the
+    cluster holds fewer workers, or RuntimeError if one fails again and again.
+    """
+    needed = [checkpoint / RECORD_NAME, *checkpoint.glob("*.safetensors")]
+    files = {path.name: path.read_bytes() for path in needed}
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = [{_PART: json.dumps(part.to_json())} for part in parts]
+    found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _Worker,
+        fn_constructor_args=(files, options),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(int(settings.workers), len(rows))),
+        num_cpus=settings.cpus_per_worker,
+        num_gpus=settings.gpus_per_worker or None,
+    )
+    for row in found.iter_rows():
+        content = json.loads(row[_FOUND])
+        names = content.pop("names")
+        result = Found.from_json(content)
+        result.files.update(zip(names, row[_FILES], strict=True))
+        yield result

@@ -1,0 +1,93 @@
+"""The plan of a prediction: settled and checked before the first picture is looked at."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import Weights, check_file, find_weights, weights_name
+from pipeline.estimation.boxes import MatchedBoxes, read_boxes
+from pipeline.estimation.results import Failure
+from pipeline.estimation.sources import Source, find_sources
+from pipeline.estimation.video import count_frames
+from pipeline.lookup import find_checkpoint
+from pipeline.plan import storage_folder
+from pipeline.record import Record, read_checksums, read_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionPlan:
+    """A checkpoint, and the pictures that it is to find people in.
+
+    `frames` has the number of every video's; `failures` the videos that can't
+    be opened; `others` counts files of folders that are no pictures. `job` is
+    what all that is found has in common.
+    """
+
+    checkpoint: Path
+    record: Record
+    sources: Sequence[Source]
+    others: int
+    frames: dict[Path, int]
+    boxes: MatchedBoxes | None
+    job: dict[str, Any]
+    failures: list[Failure] = field(default_factory=list)
+
+
+def plan_prediction(
+    model: str,
+    inputs: Sequence[str],
+    boxes: Path | None,
+    weights: Weights,
+    *,
+    heatmaps: bool,
+    storage: str,
+    uri: str,
+    place: Path,
+) -> PredictionPlan:
+    """Find model, pictures and boxes; `place` is a folder for what has to be downloaded.
+
+    Raises ValueError naming what is not there or can't be read; AwayError or
+    RefusedError if MLflow is to have the model.
+    """
+    listed = find_sources(inputs)
+    matched = _matched(boxes, listed.files) if boxes else None
+    checkpoint = find_checkpoint(model, storage_folder(storage), uri, place)
+    record, name = read_record(checkpoint), weights_name(checkpoint, weights)
+    check_file(checkpoint, name)
+    frames, failures = _frames(listed.files)
+    return PredictionPlan(
+        checkpoint=checkpoint,
+        record=record,
+        sources=listed.files,
+        others=listed.others,
+        frames=frames,
+        boxes=matched,
+        failures=failures,
+        job={
+            "weights": find_weights(checkpoint, weights),
+            "sha256": read_checksums(checkpoint).get(name, ""),
+            "boxes": hashlib.sha256(boxes.read_bytes()).hexdigest() if boxes else None,
+            "heatmaps": heatmaps,
+        },
+    )
+
+
+def _matched(path: Path, sources: Sequence[Source]) -> MatchedBoxes:
+    matched = read_boxes(path).matched(source.path for source in sources)
+    if not matched.names:
+        raise ValueError(f"{path}: none of its pictures is among the {len(sources)} inputs")
+    return matched
+
+
+def _frames(sources: Sequence[Source]) -> tuple[dict[Path, int], list[Failure]]:
+    """The number of every video's frames, and the videos that can't be opened."""
+    frames, failures = dict[Path, int](), []
+    for source in sources:
+        if source.is_video:
+            try:
+                frames[source.path] = count_frames(source.path)
+            except ValueError as error:
+                failures.append(Failure(file=str(source.path), why=str(error)))
+    return frames, failures

@@ -39,7 +39,7 @@ class Arguments:
     inputs: _Words
     """Images, videos, folders of them, globs."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("out/predictions")
-    """Folder for all that is found."""
+    """Folder for all that is found; in a submitted job below ~/hourglass-ray."""
     boxes: _File = None
     """Where people are: COCO's annotations or a detector's results in its form (.json), or a table (.csv) of image and either x, y,
     width, height or center_x, center_y, scale, with frame for videos. None: each picture holds one person who fills it."""
@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
 def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     """Find everybody and write what was asked for; return what could not be read. `place` is a folder for a while. Raises ValueError."""
     from pipeline.estimation.store import Store
+    from pipeline.plan import working_root
     from pipeline.prediction_plan import plan_prediction
 
     settings = _ray_settings(arguments)
@@ -97,7 +98,9 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
         uri=arguments.uri,
         place=place,
     )
-    store = Store(arguments.out)
+    # A submitted job's own folder is removed when it has ended.
+    is_submitted = working_root() != Path.cwd()
+    store = Store(working_root() / arguments.out if is_submitted else arguments.out)
     store.open(plan.job)
     parts = store.missing(plan.sources, plan.frames)
     _say_beginning(arguments, plan, store)
@@ -238,9 +241,9 @@ def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None
     for kind in dict.fromkeys(arguments.formats):
         say(f"written: {store.write(*written(kind, results))}")
     if arguments.heatmaps:
-        say(f"written: {arguments.out}/heatmaps")
+        say(f"written: {store.folder}/heatmaps")
     if arguments.overlays:
-        _draw(arguments.out / "overlays", plan, store)
+        _draw(store.folder / "overlays", plan, store)
 
 
 def _draw(folder: Path, plan: "PredictionPlan", store: "Store") -> None:

@@ -1,6 +1,7 @@
 """Prediction over a cluster with Ray Data: workers that each hold the network take one part after another."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ def estimate_on_cluster(
     """
     needed = [checkpoint / RECORD_NAME, *checkpoint.glob("*.safetensors")]
     files = {path.name: path.read_bytes() for path in needed}
+    # What is to be said of the work is said by who asks for it.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{_PART: json.dumps(part.to_json())} for part in parts]
     found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(

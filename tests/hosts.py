@@ -31,19 +31,25 @@ class Host:
     address: str
     folder: Path
 
-    def start(
+    @contextmanager
+    def running(
         self, words: Sequence[str], log: Path, environment: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
-        """Start a program there; what it says goes to `log`."""
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a program there for the duration, or as long as it takes; what it says goes to `log`."""
         within = ["ip", "netns", "exec", self.name, "unshare", "--uts", "--mount"]
         with log.open("wb") as out:
-            return subprocess.Popen(
+            program = subprocess.Popen(
                 [*within, "sh", "-c", _ENTER, self.name, str(self.folder), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
             )
+        try:
+            yield program
+        finally:
+            program.kill()
+            program.wait()
 
     def processes(self) -> list[int]:
         """All that run there."""

@@ -1,9 +1,11 @@
 """Turns of processes that all stay alive, handed over through files."""
 
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +60,9 @@ class TurnLearner(Learner):
         if is_first:
             write(self._turns.ready(turn), {"pid": os.getpid()})
             wait_until(self._turns.go(turn).exists)
-        if dist.is_initialized():
-            dist.barrier()
+        _meet()
         ends, cpu_s, waited_s = [], [], []
-        for report in super().train_epoch(0.0, wish):
+        for report in self._steps(super().train_epoch(0.0, wish)):
             ends.append(time.monotonic())
             cpu_s.append(time.process_time())
             elapsed = report.step * self.settings.optim.batch_size / report.samples_per_s
@@ -73,9 +74,29 @@ class TurnLearner(Learner):
             write(self._turns.done(turn), measured | {"conditions": conditions()} | beside)
         yield last
 
+    def _steps(self, reports: Iterator[StepReport]) -> Iterator[StepReport]:
+        for step in itertools.count():
+            with self.around(step):
+                report = next(reports, None)
+            if report is None:
+                return
+            # A step has ended when it has for all ranks.
+            _meet()
+            yield report
+
+    def around(self, step: int) -> AbstractContextManager[None]:
+        """What a turn's step, counted from 0, is taken within."""
+        return nullcontext()
+
     def beside(self) -> dict[str, Any]:
         """Measure something else at the end of a turn; every rank calls it."""
         return {}
+
+
+def _meet() -> None:
+    """Wait until every rank is here; one that is alone does not wait."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def conditions() -> dict[str, Any]:

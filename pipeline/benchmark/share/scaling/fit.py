@@ -1,7 +1,7 @@
 """From the clocks of a round to what a step went to, and the constants of the machine."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,18 @@ from pipeline.benchmark.share.scaling.model import BACKWARD_SHARE
 PARTS = ("compute", "all_reduce", "input", "ray")
 
 
-def step_s(turn: Mapping[str, Any]) -> float:
-    """Seconds of a step in steady state, from the seconds at which a turn's steps ended."""
-    return _mean_gain(turn["ends"])
+def is_apart(step: int) -> bool:
+    """Whether ranks that train without Ray keep their gradients to themselves in this step of a turn."""
+    return step % 2 == 1
 
 
-def wait_s(turn: Mapping[str, Any]) -> float:
-    """Seconds of a step in steady state that rank 0 waited for samples, from those waited up to each step's end."""
-    return _mean_gain(turn["waited_s"])
+def mean_step_s(turn: Mapping[str, Any], steps: Callable[[int], bool] | None = None) -> float:
+    """Mean seconds of a turn's `steps` in steady state, from those at which they ended."""
+    return _mean_gain(turn["ends"], steps or _is_any)
 
 
 def parts_of(
-    plain: Mapping[str, Any], apart: Mapping[str, Any], with_ray: Mapping[str, Any]
+    plain: Mapping[str, Any], with_ray: Mapping[str, Any], workers: int
 ) -> dict[str, float]:
     """Seconds of a step by what they went to, in one round; together they are the step under Ray Train.
 
@@ -31,12 +31,15 @@ def parts_of(
     for samples; `all_reduce` what exchanging them adds; `input` the wait; `ray`
     what Ray Train adds. Differences of two clocks: noise may make one negative.
     """
-    working = step_s(apart) - wait_s(apart)
+    together = _is_together if workers > 1 else _is_any
+    apart = is_apart if workers > 1 else _is_any
+    step, waits = mean_step_s(plain, together), _mean_gain(plain["waited_s"], together)
+    compute = mean_step_s(plain, apart) - _mean_gain(plain["waited_s"], apart)
     return {
-        "compute": working,
-        "all_reduce": step_s(plain) - wait_s(plain) - working,
-        "input": wait_s(plain),
-        "ray": step_s(with_ray) - step_s(plain),
+        "compute": compute,
+        "all_reduce": step - waits - compute,
+        "input": waits,
+        "ray": mean_step_s(with_ray) - step,
     }
 
 
@@ -68,5 +71,16 @@ def overlap(all_reduce_s: float, exposed: float, compute_s: float) -> float:
     return min(1.0, max(0.0, hidden))
 
 
-def _mean_gain(values: Sequence[float]) -> float:
-    return (values[-1] - values[WARM_STEPS - 1]) / (len(values) - WARM_STEPS)
+def _is_any(step: int) -> bool:
+    return True
+
+
+def _is_together(step: int) -> bool:
+    return not is_apart(step)
+
+
+def _mean_gain(values: Sequence[float], steps: Callable[[int], bool]) -> float:
+    """By how much a clock that is read after every step goes on in such steps."""
+    return statistics.mean(
+        values[step] - values[step - 1] for step in range(WARM_STEPS, len(values)) if steps(step)
+    )

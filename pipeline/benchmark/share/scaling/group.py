@@ -12,19 +12,28 @@ import torch
 import torch.distributed as dist
 
 from pipeline.benchmark.share.scaling.exchange import measure_exchange
+from pipeline.benchmark.share.scaling.fit import is_apart
 from pipeline.benchmark.share.sides import be_as_nice_as_ray
 from pipeline.benchmark.share.turns import TurnLearner, Turns
 from pipeline.keeper import Keeper
 from pipeline.launch import task_of
-from pipeline.learner import StepReport, Task
+from pipeline.learner import Task
 from pipeline.loop import Host, train
 from pipeline.plan import plan_training
 from pipeline.settings import Settings
-from pipeline.signals import Signal
 
 
-class TogetherLearner(TurnLearner):
-    """A rank that trains with others, and at the end of a turn measures what exchanging bytes with them takes alone."""
+class GroupLearner(TurnLearner):
+    """A rank of several that exchanges gradients in every other step alone, and measures exchange by itself after a turn.
+
+    So steps with and without it are timed side by side. The ranks' weights
+    drift apart, which no clock notices.
+    """
+
+    def around(self, step: int) -> AbstractContextManager[None]:
+        alone: Callable[[], AbstractContextManager[None]]
+        alone = getattr(self._trainee.parallel, "no_sync", nullcontext)
+        return alone() if is_apart(step) else nullcontext()
 
     def beside(self) -> dict[str, Any]:
         """Seconds of all-reduces; nothing where there is one rank."""
@@ -34,52 +43,27 @@ class TogetherLearner(TurnLearner):
         return {"exchange": measure_exchange(parameters, self.device)}
 
 
-class ApartLearner(TurnLearner):
-    """A rank that takes the same steps beside others, keeping its gradients to itself."""
-
-    def train_epoch(
-        self, every_s: float, wish: Callable[[], Signal] = lambda: Signal.NONE
-    ) -> Iterator[StepReport]:
-        with self._apart():
-            yield from super().train_epoch(every_s, wish)
-
-    def _apart(self) -> AbstractContextManager[None]:
-        alone: AbstractContextManager[None] = getattr(
-            self._trainee.parallel, "no_sync", nullcontext
-        )()
-        return alone
-
-
 def train_together(settings: dict[str, Any], folder: Path) -> None:
     """Train with `ray.workers` ranks, of which this process is the first."""
-    _train_group(TogetherLearner, settings, folder)
-
-
-def train_apart(settings: dict[str, Any], folder: Path) -> None:
-    """Train as `train_together` does, but exchange no gradients."""
-    _train_group(ApartLearner, settings, folder)
-
-
-def _train_group(learner: type[TurnLearner], settings: dict[str, Any], folder: Path) -> None:
     be_as_nice_as_ray()
     plan = plan_training(Settings.from_flat(settings))
-    task = task_of(plan)
+    task = task_of(plan, plan.settings.ray.name)
     workers = plan.settings.ray.most_workers
     others = [
-        get_context("spawn").Process(target=_follow, args=(learner, task, rank, workers, folder))
+        get_context("spawn").Process(target=_follow, args=(task, rank, workers, folder))
         for rank in range(1, workers)
     ]
     for other in others:
         other.start()
-    _train_rank(learner, task, 0, workers, folder)
+    _train_rank(task, 0, workers, folder)
     for other in others:
         other.join()
 
 
-def _follow(learner: type[TurnLearner], task: Task, rank: int, workers: int, folder: Path) -> None:
+def _follow(task: Task, rank: int, workers: int, folder: Path) -> None:
     # The first rank may be ended from outside, in the middle of an exchange.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _train_rank(learner, task, rank, workers, folder)
+    _train_rank(task, rank, workers, folder)
 
 
 def _end_with_parent() -> None:
@@ -89,14 +73,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _train_rank(kind: type[TurnLearner], task: Task, rank: int, workers: int, folder: Path) -> None:
+def _train_rank(task: Task, rank: int, workers: int, folder: Path) -> None:
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     with ExitStack() as ending:
         if workers > 1:
             ending.enter_context(_meeting(device, rank, workers, folder / "meeting"))
-        learner = kind(Turns(folder), task, rank, workers, device)
+        learner = GroupLearner(Turns(folder), task, rank, workers, device)
         keeper = ending.enter_context(Keeper(learner, folder / "run"))
-        train(learner, keeper, Host(), "plain")
+        train(learner, keeper, Host(), task.label)
 
 
 @contextmanager

@@ -14,12 +14,11 @@ import torch
 from pipeline.benchmark.share.data import PEOPLE_PER_SHARD, pack_rendered, settings_for
 from pipeline.benchmark.share.measure import machine
 from pipeline.benchmark.share.rounds import take_turns, wait_for_start
-from pipeline.benchmark.share.scaling.group import train_apart, train_together
+from pipeline.benchmark.share.scaling.group import train_together
 from pipeline.benchmark.share.scaling.model import Assumptions, table
 from pipeline.benchmark.share.scaling.summary import (
-    APART,
-    TOGETHER,
     WITH_RAY,
+    WITHOUT_RAY,
     fitted,
     side_name,
     summary,
@@ -51,7 +50,7 @@ class ScalingBenchmark:
 
     workers: tuple[int, ...]
     rounds: int = 7
-    steps: int = 30
+    steps: int = 40
     batch_per_worker: int = 8
     gpu_images_per_s: tuple[float, ...] = ()
 
@@ -83,11 +82,9 @@ def measure_scaling(settings: ScalingBenchmark, folder: Path) -> dict[str, Any]:
     counts = sorted({1, *settings.workers})
     data = folder / "data"
     pack_rendered(data, settings.steps * settings.batch_per_worker * max(counts))
-    say(
-        "2/2 the same training loop with every number of workers, with and without exchange and Ray Train"
-    )
-    with environment({"OMP_NUM_THREADS": "1"}), _sides(settings, counts, data) as sides:
-        turns = list(take_turns(sides, settings.rounds))
+    say("2/2 the same training loop with every number of workers, with and without Ray Train")
+    with environment({"OMP_NUM_THREADS": "1"}), sides(settings, counts, data) as started:
+        turns = list(take_turns(started, settings.rounds))
     found = summary(turns[1:], counts, settings.batch_per_worker)
     return found | {
         "model": table(costs, assumed, fitted(found)),
@@ -110,17 +107,15 @@ def assumptions(settings: ScalingBenchmark, costs: Mapping[int, Cost]) -> Assump
 
 
 @contextmanager
-def _sides(
+def sides(
     settings: ScalingBenchmark, counts: Sequence[int], data: Path
 ) -> Iterator[dict[str, Side]]:
-    """For each number of workers: together, apart where there is anything to exchange, and with Ray; ended in any case."""
-    targets = {TOGETHER: train_together, APART: train_apart, WITH_RAY: train_with_ray}
+    """Two for each number of workers, started; ended in any case."""
+    targets = {WITHOUT_RAY: train_together, WITH_RAY: train_with_ray}
     with ExitStack() as ending:
         sides = {}
         for workers in counts:
             for way, target in targets.items():
-                if way == APART and workers == 1:
-                    continue
                 name = side_name(workers, way)
                 told = _settings(settings, workers, data, name).flat()
                 # Ray Train's workers are given KEEP_MEMORY by their trainer.

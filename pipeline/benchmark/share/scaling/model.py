@@ -20,20 +20,20 @@ GPUS = (8, 64, 512)
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What joins neighbours in an all-reduce's ring: bytes a second each way, and seconds that a hop takes."""
+    """What joins GPUs in an all-reduce: bytes a second each way, and seconds that a hop takes."""
 
     name: str
     bytes_per_s: float
     hop_s: float
 
 
-# The whole nominal rate, NVLink's that of an H100. Hops: a ring's (protocol Simple) over the network
-# and over NVLink in the cost model by which NCCL itself chooses (src/graph/tuning.cc, NCCL 2.2x).
+# The whole nominal rate, NVLink's that of an H100. Hops: a tree's (protocol Simple) over the network
+# and over NVLink in the cost model by which NCCL itself chooses (src/graph/tuning.cc of NCCL 2.2x).
 LINKS = (
     Link(name="10 Gbit/s", bytes_per_s=10e9 / 8, hop_s=14e-6),
     Link(name="25 Gbit/s", bytes_per_s=25e9 / 8, hop_s=14e-6),
     Link(name="100 Gbit/s", bytes_per_s=100e9 / 8, hop_s=14e-6),
-    Link(name="NVLink", bytes_per_s=450e9, hop_s=3.4e-6),
+    Link(name="NVLink", bytes_per_s=450e9, hop_s=4e-6),
 )
 
 
@@ -75,10 +75,16 @@ def buckets(parameters: int) -> list[int]:
     return found
 
 
-def ring_s(workers: int, sizes: Sequence[int], bytes_per_s: float, hop_s: float) -> float:
-    """Seconds of all-reduces of so many bytes each around a ring: 2(n-1) hops, with an n-th of the bytes in each."""
-    hops = 2 * (workers - 1)
-    return sum(hops * (hop_s + size / workers / bytes_per_s) for size in sizes)
+def all_reduce_s(workers: int, sizes: Sequence[int], link: Link) -> tuple[float, float]:
+    """Seconds of all-reduces of so many bytes each, by latency and by bandwidth.
+
+    Each link carries 2(n-1)/n of the bytes, as around a ring. NCCL takes a tree
+    where a ring would have too many hops: up and down it is 2 log n, for some
+    bandwidth, which is left out.
+    """
+    hops = 2 * math.ceil(math.log2(workers))
+    carried = 2 * (workers - 1) / workers * sum(sizes)
+    return len(sizes) * hops * link.hop_s, carried / link.bytes_per_s
 
 
 def exposed_s(all_reduce_s: float, backward_s: float, overlap: float) -> float:
@@ -94,14 +100,13 @@ def predict(
     `batch_per_gpu_enough`: images a GPU from which the all-reduce takes no more than a tenth of a step.
     """
     batch, images_per_s = assumed.batch_per_gpu, assumed.gpu_images_per_s[stacks]
-    sizes = buckets(cost.parameters)
-    all_reduce = ring_s(gpus, sizes, link.bytes_per_s, link.hop_s)
+    latency, transfer = all_reduce_s(gpus, buckets(cost.parameters), link)
+    all_reduce = latency + transfer
     compute = batch / images_per_s
     exposed = exposed_s(all_reduce, BACKWARD_SHARE * compute, fitted.overlap)
     loading = batch / (assumed.loader_samples_per_s * assumed.cpus_per_gpu)
     # Batches are decoded while the GPU computes.
     step = max(compute + exposed, loading) / (1 - fitted.ray_share)
-    latency = ring_s(gpus, sizes, math.inf, link.hop_s)
     return {
         "stacks": stacks,
         "gpus": gpus,

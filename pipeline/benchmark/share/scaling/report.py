@@ -73,13 +73,13 @@ def _assumed(result: Mapping[str, Any]) -> str:
         for stacks, value in assumed["gpu_images_per_s"].items()
     )
     links = "; ".join(
-        f"{link.name} {link.bytes_per_s / 1e9:g} GB/s, {1e6 * link.hop_s:g} us a hop"
+        f"{link.name} {link.bytes_per_s / 1e9:g} GB/s and {1e6 * link.hop_s:g} us a hop"
         for link in LINKS
     )
     return (
         f"assumed, not measured: a GPU alone trains {images} images/s, {assumed['batch_per_gpu']} a step, with {assumed['cpus_per_gpu']} cores\n"
         f"that decode {assumed['loader_samples_per_s']:,.0f} samples/s each; {links};\n"
-        "fp32 gradients in one ring over all GPUs, BatchNorm not synchronised. From here: what is hidden, and Ray's share"
+        "fp32 gradients, BatchNorm not synchronised, no GPU slower than the others. From here: what is hidden, and Ray's share"
     )
 
 

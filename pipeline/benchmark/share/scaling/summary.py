@@ -8,15 +8,15 @@ from pipeline.benchmark.share.overhead import check_alike
 from pipeline.benchmark.share.scaling.fit import (
     PARTS,
     fit_ring,
+    mean_step_s,
     overlap,
     parts_of,
     spread,
-    step_s,
 )
 from pipeline.benchmark.share.scaling.model import Fitted
 
 # What a side of so many workers does.
-TOGETHER, APART, WITH_RAY = "together", "apart", "with Ray"
+WITHOUT_RAY, WITH_RAY = "without Ray", "with Ray"
 Turn = Mapping[str, Mapping[str, Any]]
 
 
@@ -49,7 +49,6 @@ def summary(turns: Sequence[Turn], counts: Sequence[int], batch: int) -> dict[st
         "rounds": {
             str(workers): {
                 "samples_per_s": spread(found["samples_per_s"]),
-                "samples_per_s_without_ray": spread(found["without_ray"]),
                 "efficiency": spread(found["efficiency"]),
                 "split": {part: spread(values) for part, values in found["split"].items()},
                 "ms": {part: spread(values) for part, values in found["ms"].items()},
@@ -66,15 +65,13 @@ def fitted(result: Mapping[str, Any]) -> Fitted:
 
 
 def _of_workers(turns: Sequence[Turn], workers: int, batch: int) -> dict[str, Any]:
-    together, with_ray = (_column(turns, workers, way) for way in (TOGETHER, WITH_RAY))
-    apart = _column(turns, workers, APART) if workers > 1 else together
-    for plain, ray in zip(together, with_ray, strict=True):
-        check_alike({"plain": plain, "ray": ray})
-    rounds = [parts_of(*sides) for sides in zip(together, apart, with_ray, strict=True)]
+    plain, with_ray = (_column(turns, workers, way) for way in (WITHOUT_RAY, WITH_RAY))
+    for one, other in zip(plain, with_ray, strict=True):
+        check_alike({"plain": one, "ray": other})
+    rounds = [parts_of(*sides, workers) for sides in zip(plain, with_ray, strict=True)]
     return {
         "workers": workers,
-        "samples_per_s": [workers * batch / step_s(turn) for turn in with_ray],
-        "without_ray": [workers * batch / step_s(turn) for turn in together],
+        "samples_per_s": [workers * batch / mean_step_s(turn) for turn in with_ray],
         "split": {p: [parts[p] / sum(parts.values()) for parts in rounds] for p in PARTS},
         "ms": {p: [1000 * parts[p] for parts in rounds] for p in PARTS},
     }
@@ -85,7 +82,7 @@ def _constants(turns: Sequence[Turn], most: Mapping[str, Any]) -> dict[str, Any]
     ray_share = statistics.median(most["split"]["ray"])
     if most["workers"] == 1:
         return {"workers": 1, "overlap": 0.0, "ray_share": ray_share}
-    exchanges = [turn["exchange"] for turn in _column(turns, most["workers"], TOGETHER)]
+    exchanges = [turn["exchange"] for turn in _column(turns, most["workers"], WITHOUT_RAY)]
     alone = [found["buckets_s"] for found in exchanges]
     hidden = [
         overlap(whole, exposed / 1000, compute / 1000)

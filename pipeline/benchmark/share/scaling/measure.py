@@ -113,7 +113,7 @@ def sides(
     """Two for each number of workers, started; ended in any case."""
     targets = {WITHOUT_RAY: train_together, WITH_RAY: train_with_ray}
     with ExitStack() as ending:
-        sides = {}
+        started = {}
         for workers in counts:
             for way, target in targets.items():
                 name = side_name(workers, way)
@@ -121,10 +121,10 @@ def sides(
                 # Ray Train's workers are given KEEP_MEMORY by their trainer.
                 inherits = {} if way == WITH_RAY else KEEP_MEMORY
                 side = Side(name, target, told, data.parent / name, inherits=inherits)
-                sides[name] = ending.enter_context(side)
+                started[name] = ending.enter_context(side)
                 # One after another: clusters that start at once hold each other up.
                 wait_for_start({name: side})
-        yield sides
+        yield started
 
 
 def _settings(benchmark: ScalingBenchmark, workers: int, data: Path, name: str) -> Settings:

@@ -97,22 +97,28 @@ def predict(
 ) -> dict[str, Any]:
     """A step on so many GPUs: images/s, efficiency (of as many GPUs that never wait), its times in ms, and what limits it.
 
+    `efficiency_at_best` is with all hidden that the backward pass can hide;
     `batch_per_gpu_enough`: images a GPU from which the all-reduce takes no more than a tenth of a step.
     """
     batch, images_per_s = assumed.batch_per_gpu, assumed.gpu_images_per_s[stacks]
     latency, transfer = all_reduce_s(gpus, buckets(cost.parameters), link)
     all_reduce = latency + transfer
     compute = batch / images_per_s
-    exposed = exposed_s(all_reduce, BACKWARD_SHARE * compute, fitted.overlap)
+    backward = BACKWARD_SHARE * compute
+    exposed = exposed_s(all_reduce, backward, fitted.overlap)
     loading = batch / (assumed.loader_samples_per_s * assumed.cpus_per_gpu)
     # Batches are decoded while the GPU computes.
-    step = max(compute + exposed, loading) / (1 - fitted.ray_share)
+    step, at_best = (
+        max(compute + shown, loading) / (1 - fitted.ray_share)
+        for shown in (exposed, exposed_s(all_reduce, backward, 1.0))
+    )
     return {
         "stacks": stacks,
         "gpus": gpus,
         "link": link.name,
         "images_per_s": gpus * batch / step,
         "efficiency": compute / step,
+        "efficiency_at_best": compute / at_best,
         "step_ms": 1000 * step,
         "compute_ms": 1000 * compute,
         "all_reduce_ms": 1000 * all_reduce,

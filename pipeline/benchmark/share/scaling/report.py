@@ -87,8 +87,13 @@ def _model(result: Mapping[str, Any]) -> str:
     return _by_link(
         result,
         "predicted images/s",
-        lambda row: f"{row['images_per_s']:,.0f} ({100 * row['efficiency']:.0f} %) {row['limit']}",
-    ) + ("\nin brackets: of as many GPUs that never wait; then what limits first")
+        lambda row: (
+            f"{row['images_per_s']:,.0f} ({100 * row['efficiency']:.0f}-"
+            f"{100 * row['efficiency_at_best']:.0f} %) {row['limit']}"
+        ),
+    ) + (
+        "\nin brackets: of as many GPUs that never wait, so and with all hidden that a backward pass can hide; then what limits first"
+    )
 
 
 def _enough(result: Mapping[str, Any]) -> str:

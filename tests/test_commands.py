@@ -66,6 +66,7 @@ OPTIONS = {
         *("device", "stacks", "batch", "input_px", "precision", "compile"),
         *("memory_stacks", "curve_steps", "rounds", "json"),
     ),
+    "jobs.benchmark scaling": ("workers", "gpu_images_per_s", "rounds", "json"),
     "tune.sweep": (
         *(*TRAINING, "preset", "space", "vary"),
         *("stacks", "modules", "learning_rates", "dry_run"),
@@ -186,9 +187,20 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.inspect", "--out o", "SHARDS is required"),
         ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),
         ("jobs.score", "--predictions p", "--truth"),
-        ("jobs.benchmark", "", "the following arguments are required: {loader,step,ray,logging}"),
+        (
+            "jobs.benchmark",
+            "",
+            "the following arguments are required: {loader,step,ray,logging,scaling}",
+        ),
         ("jobs.benchmark", "step --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "logging --rounds 0", "--rounds must be at least 1, got 0"),
+        ("jobs.benchmark", "scaling --rounds 0", "--rounds must be at least 1, got 0"),
+        ("jobs.benchmark", "scaling --workers 0", "--workers must be from 1 to this machine's"),
+        (
+            "jobs.benchmark",
+            "scaling --gpu-images-per-s 9000 0 2000",
+            "--gpu-images-per-s must be above 0, got 0 for 2 stacks",
+        ),
         ("jobs.benchmark", "step --stacks two", "argument --stacks: invalid int value: 'two'"),
         (
             "jobs.benchmark",

@@ -102,6 +102,26 @@ def benchmark_predict(arguments: Namespace) -> None:
     _tell(result, predict_report(result), arguments.json)
 
 
+def benchmark_scaling(arguments: Namespace) -> None:
+    """Measure, predict, print the tables and write the JSON. Raises ValueError about the workers."""
+    from pipeline.benchmark.share.scaling.measure import (
+        ScalingBenchmark,
+        measure_scaling,
+        places,
+        usual_workers,
+    )
+    from pipeline.benchmark.share.scaling.report import scaling_report
+
+    settings = ScalingBenchmark(
+        workers=tuple(arguments.workers or usual_workers(places())),
+        rounds=arguments.rounds,
+        gpu_images_per_s=tuple(arguments.gpu_images_per_s or ()),
+    )
+    with TemporaryDirectory() as folder:
+        result = measure_scaling(settings, Path(folder))
+    _tell(result, scaling_report(result), arguments.json)
+
+
 def _tell(result: Mapping[str, Any], report: str, path: Path | None) -> None:
     say(f"measured in {duration(result['seconds'])}\n\n{report}")
     if path is not None:
@@ -112,16 +132,17 @@ def _tell(result: Mapping[str, Any], report: str, path: Path | None) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="jobs.benchmark",
-        description="Measure how fast parts of the pipeline are on this machine. Needs no cluster; ray starts its own.",
+        description="Measure how fast parts of the pipeline are on this machine. Needs no cluster; ray and scaling start their own.",
     )
     parts = parser.add_subparsers(
-        title="what", metavar="{loader,step,predict,ray,logging}", required=True
+        title="what", metavar="{loader,step,predict,ray,logging,scaling}", required=True
     )
     _add_loader(parts)
     _add_step(parts)
     _add_predict(parts)
     _add_ray(parts)
     _add_logging(parts)
+    _add_scaling(parts)
     return parser
 
 
@@ -222,6 +243,29 @@ def _add_logging(parts: Any) -> None:
     recorded = parts.add_parser("logging", help=text, description=text)
     recorded.set_defaults(run=benchmark_logging)
     _add_common(recorded, rounds=5)
+
+
+def _add_scaling(parts: Any) -> None:
+    text = (
+        "Samples/s for one worker to as many as there are cores or GPUs, where a step's time goes, and what 8 to 512 GPUs "
+        "are predicted to give by these measurements and stated assumptions."
+    )
+    scaling = parts.add_parser("scaling", help=text, description=text)
+    scaling.set_defaults(run=benchmark_scaling)
+    scaling.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        help="numbers of workers to measure, 1 besides; none: 1, 2, 4 and so on to this machine's GPUs, without any its cores",
+    )
+    scaling.add_argument(
+        "--gpu-images-per-s",
+        type=float,
+        nargs=3,
+        metavar=("STACKS_1", "STACKS_2", "STACKS_8"),
+        help="images/s that one GPU trains with 1, 2 and 8 stacks, as `step` measures them; none: assumed",
+    )
+    _add_common(scaling, rounds=7)
 
 
 def _add_common(parser: ArgumentParser, rounds: int) -> None:

@@ -1,4 +1,4 @@
-"""How the ranks of one machine find each other: a store of torch's that listens on loopback alone."""
+"""How the ranks find each other: on one machine over loopback alone, else at the addresses by which Ray knows their nodes."""
 
 import os
 import socket
@@ -11,6 +11,8 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from pipeline.system import interface_of
+
 _LOOPBACK = "127.0.0.1"
 # Rank 0's, between its opening and the ranks' meeting.
 _opened: list[TCPStore] = []
@@ -22,7 +24,32 @@ def torch_config(timeout_s: int) -> TorchConfig:
     On a cluster that knows its machine as 127.0.0.1 alone nothing listens elsewhere.
     """
     is_alone = ray.util.get_node_ip_address() == _LOOPBACK
-    return (LoopbackConfig if is_alone else TorchConfig)(timeout_s=timeout_s)
+    return (LoopbackConfig if is_alone else NetworkConfig)(timeout_s=timeout_s)
+
+
+class NetworkConfig(TorchConfig):
+    """As Ray Train's own, for ranks that may be on several machines."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """Who connects them."""
+        return _NetworkBackend
+
+
+class _NetworkBackend(_TorchBackend):
+    """Ray Train's own, once every rank's Gloo knows where to listen."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_listen_where_ray_does)
+        super().on_start(worker_group, backend_config)
+
+
+def _listen_where_ray_does() -> None:
+    # Gloo would listen where the host's name points to: on Debian and Ubuntu that is
+    # 127.0.1.1, which on another machine is that machine itself. NCCL passes over loopback.
+    interface = interface_of(ray.util.get_node_ip_address())
+    if interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 class LoopbackConfig(TorchConfig):

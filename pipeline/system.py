@@ -53,6 +53,14 @@ class System:
         return {f"system/{name}": round(value, 1) for name, value in (means | crossed).items()}
 
 
+def interface_of(address: str) -> str:
+    """The network interface that has the IP address; empty where none has it."""
+    for name, held in psutil.net_if_addrs().items():
+        if address in [one.address for one in held]:
+            return name
+    return ""
+
+
 def _gpus() -> list[tuple[int, Any]]:
     """Numbers and handles of the machine's GPUs; none without NVIDIA's library or driver."""
     if pynvml is None:

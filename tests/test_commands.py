@@ -24,6 +24,7 @@ import jobs.evaluate
 import jobs.export
 import jobs.inspect
 import jobs.pack
+import jobs.predict
 import jobs.score
 import jobs.train
 import tune.sweep
@@ -64,6 +65,11 @@ OPTIONS = {
         *("to", "out", "decode", "evaluation.decoding", "flip_test", "weights"),
         *("photographs", "data.val", "ray.storage"),
     ),
+    "jobs.predict": (
+        *("out", "boxes", "formats", "overlays", "heatmaps", "weights", "device", "threads"),
+        *("ray.workers", "ray.cpus_per_worker", "ray.gpus_per_worker", "ray.address"),
+        *("ray.storage", "tracking.uri"),
+    ),
     "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "json"),
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
@@ -74,6 +80,7 @@ OPTIONS = {
     "jobs.benchmark predict": (
         *("stacks", "batch", "features", "input_px", "memory_batch", "rounds", "json"),
     ),
+    "jobs.benchmark scaling": ("workers", "gpu_images_per_s", "rounds", "json"),
     "tune.sweep": (
         *(*TRAINING, "preset", "space", "vary"),
         *("stacks", "modules", "learning_rates", "dry_run"),
@@ -148,6 +155,8 @@ COMMANDS = {
     "jobs.compare": jobs.compare.main,
     "jobs.convert": jobs.convert.main,
     "jobs.deliver": jobs.deliver.main,
+    "jobs.export": jobs.export.main,
+    "jobs.predict": jobs.predict.main,
     "jobs.inspect": jobs.inspect.main,
     "jobs.score": jobs.score.main,
     "jobs.benchmark": jobs.benchmark.main,
@@ -194,9 +203,20 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.inspect", "--out o", "SHARDS is required"),
         ("jobs.inspect", "x-*.tar --out o --seed -1", "data.seed must be at least 0, got -1"),
         ("jobs.score", "--predictions p", "--truth"),
-        ("jobs.benchmark", "", "the following arguments are required: {loader,step,ray,logging}"),
+        (
+            "jobs.benchmark",
+            "",
+            "the following arguments are required: {loader,step,predict,ray,logging,scaling}",
+        ),
         ("jobs.benchmark", "step --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "logging --rounds 0", "--rounds must be at least 1, got 0"),
+        ("jobs.benchmark", "scaling --rounds 0", "--rounds must be at least 1, got 0"),
+        ("jobs.benchmark", "scaling --workers 0", "--workers must be from 1 to this machine's"),
+        (
+            "jobs.benchmark",
+            "scaling --gpu-images-per-s 9000 0 2000",
+            "--gpu-images-per-s must be above 0, got 0 for 2 stacks",
+        ),
         ("jobs.benchmark", "step --stacks two", "argument --stacks: invalid int value: 'two'"),
         (
             "jobs.benchmark",

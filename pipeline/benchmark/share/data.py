@@ -17,7 +17,7 @@ _NETWORK = {
     "optim.batch_size": 24,
 }
 # More than a batch and less than two: an epoch over one shard is one step.
-_PEOPLE_PER_SHARD = 40
+PEOPLE_PER_SHARD = 40
 
 
 def pack_rendered(folder: Path, people: int) -> None:
@@ -29,7 +29,7 @@ def pack_rendered(folder: Path, people: int) -> None:
         # A scene shows one person or two.
         scenes=people + held_out,
         val_images=held_out,
-        people_per_shard=_PEOPLE_PER_SHARD,
+        people_per_shard=PEOPLE_PER_SHARD,
         crop=CropSettings(person_px=160, margin=1.5),
     )
     plan = plan_packing(settings)

@@ -46,13 +46,14 @@ def measure_ray(settings: RayBenchmark, folder: Path) -> dict[str, Any]:
         "first_step_s": start.pop("first_step_s"),
         "overhead": share,
         "first_step": start,
-        "machine": _machine(),
+        "machine": machine(),
         "settings": asdict(settings),
         "seconds": time.monotonic() - begin,
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What it was measured on, and how busy that was."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],

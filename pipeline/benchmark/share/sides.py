@@ -27,8 +27,7 @@ _NICENESS = 15
 
 def train_plain(settings: dict[str, Any], folder: Path) -> None:
     """Train in this process."""
-    # As Ray's workers are: otherwise whatever else the machine does would count as Ray's.
-    os.nice(int(os.environ.get("RAY_worker_niceness", _NICENESS)))  # noqa: SIM112  (the name is Ray's)
+    be_as_nice_as_ray()
     plan = plan_training(Settings.from_flat(settings))
     learner = TurnLearner(Turns(folder), task_of(plan), 0, 1, torch.device("cpu"))
     with Keeper(learner, folder / "run") as keeper:
@@ -45,12 +44,18 @@ def train_with_ray(settings: dict[str, Any], folder: Path) -> None:
 
 
 def train_in_turns(task: dict[str, Any], folder: Path) -> None:
-    """What Ray Train's one worker runs."""
+    """What each of Ray Train's workers runs."""
     quieten_ray_train()
-    told, host = Task(**task), RayHost()
-    learner = TurnLearner(Turns(folder), told, 0, 1, ray.train.torch.get_device())
+    told, host, context = Task(**task), RayHost(), ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    learner = TurnLearner(Turns(folder), told, rank, workers, ray.train.torch.get_device())
     with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
         train(learner, keeper, host, told.label)
+
+
+def be_as_nice_as_ray() -> None:
+    """Give way to other programs as Ray's workers do: otherwise whatever else the machine does would count as Ray's."""
+    os.nice(int(os.environ.get("RAY_worker_niceness", _NICENESS)))  # noqa: SIM112  (the name is Ray's)
 
 
 TARGETS: Mapping[str, Target] = {"plain": train_plain, "ray": train_with_ray}

@@ -1,13 +1,16 @@
-"""Turns of two processes that both stay alive, handed over through files."""
+"""Turns of processes that all stay alive, handed over through files."""
 
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from pipeline.learner import Learner, StepReport, Task
 from pipeline.signals import Signal
@@ -38,7 +41,10 @@ class Turns:
 
 
 class TurnLearner(Learner):
-    """A learner that waits for its turn before each epoch, and notes the clock and its CPU time after every step."""
+    """A learner that waits for its turn before each epoch, and notes clock, CPU time and waits for samples after every step.
+
+    Of several ranks the first has the turns, and the others wait for it.
+    """
 
     def __init__(
         self, turns: Turns, task: Task, rank: int, workers: int, device: torch.device
@@ -50,17 +56,47 @@ class TurnLearner(Learner):
         self, every_s: float, wish: Callable[[], Signal] = lambda: Signal.NONE
     ) -> Iterator[StepReport]:
         """Train the epoch in its turn; report at its end alone."""
-        turn = self.progress.epochs
-        write(self._turns.ready(turn), {"pid": os.getpid()})
-        wait_until(self._turns.go(turn).exists)
-        ends, cpu_s = [], []
-        for report in super().train_epoch(0.0, wish):
+        turn, is_first = self.progress.epochs, self.rank == 0
+        if is_first:
+            write(self._turns.ready(turn), {"pid": os.getpid()})
+            wait_until(self._turns.go(turn).exists)
+        _meet()
+        ends, cpu_s, waited_s = [], [], []
+        for report in self._steps(super().train_epoch(0.0, wish)):
             ends.append(time.monotonic())
             cpu_s.append(time.process_time())
+            elapsed = report.step * self.settings.optim.batch_size / report.samples_per_s
+            waited_s.append(report.input_wait_share * elapsed)
             last = report
-        measured = {"ends": ends, "cpu_s": cpu_s, "conditions": conditions()}
-        write(self._turns.done(turn), measured)
+        beside = self.beside()
+        if is_first:
+            measured = {"ends": ends, "cpu_s": cpu_s, "waited_s": waited_s}
+            write(self._turns.done(turn), measured | {"conditions": conditions()} | beside)
         yield last
+
+    def _steps(self, reports: Iterator[StepReport]) -> Iterator[StepReport]:
+        for step in itertools.count():
+            with self.around(step):
+                report = next(reports, None)
+            if report is None:
+                return
+            # A step has ended when it has for all ranks.
+            _meet()
+            yield report
+
+    def around(self, step: int) -> AbstractContextManager[None]:
+        """What a turn's step, counted from 0, is taken within."""
+        return nullcontext()
+
+    def beside(self) -> dict[str, Any]:
+        """Measure something else at the end of a turn; every rank calls it."""
+        return {}
+
+
+def _meet() -> None:
+    """Wait until every rank is here; one that is alone does not wait."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def conditions() -> dict[str, Any]:

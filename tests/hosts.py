@@ -99,6 +99,12 @@ def cut_off(host: Host, first: Host) -> None:
     _ip("-n", first.name, "link", "set", host.name, "down")
 
 
+def start_again(host: Host, first: Host) -> None:
+    """Have a host that was cut off back, as if it had been off meanwhile: nothing runs there any more."""
+    _end(host.processes())
+    _ip("-n", first.name, "link", "set", host.name, "up")
+
+
 def _plug_in(host: Host, first: Host) -> None:
     _ip("-n", host.name, "link", "set", "lo", "up")
     if host is first:

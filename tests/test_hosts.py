@@ -1,4 +1,4 @@
-"""Training over hosts that have addresses of their own, one of which is cut off: network namespaces of this machine."""
+"""Training over hosts that have addresses of their own, one of which is cut off and comes back: network namespaces of this machine."""
 
 import os
 import secrets
@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 from factories import pack_samples, samples
-from hosts import Host, cut_off, hosts, why_not
+from hosts import Host, cut_off, hosts, start_again, why_not
 from test_nodes import resumed
 
 from pipeline.archive import checkpoints
 from pipeline.heartbeats import last_heard
 from pipeline.journal import Journal
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.hosts
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
-EPOCHS = 4
+DASHBOARD = ("--address", "http://127.0.0.1:8265")
+JOB = "pose"
 # A machine that is shared may take its time; what is tested is what comes, not when.
 PATIENCE_S = 120.0
 
@@ -43,6 +44,7 @@ def environment(tmp_path) -> dict[str, str]:
         "RAY_health_check_timeout_ms": "2000",
         "RAY_health_check_failure_threshold": "3",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
     }
 
 
@@ -52,14 +54,20 @@ def cluster(tmp_path, environment) -> Iterator[tuple[Host, Host, Host]]:
     if missing := why_not():
         pytest.skip(missing)
     with hosts(tmp_path, 3) as (head, one, other):
-        start = [*RAY, "start", "--object-store-memory=80000000", "--node-ip-address"]
-        leading = [head.address, "--head", "--port=6379", "--num-cpus=0"]
-        run(head, [*start, *leading, "--dashboard-host=127.0.0.1"], environment)
-        joining = [f"--address={head.address}:6379", "--num-cpus=1"]
+        leading = ["--head", "--port=6379", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
+        start(head, leading, environment)
         with ThreadPoolExecutor() as both:
-            words = ([*start, host.address, *joining] for host in (one, other))
-            list(both.map(run, (one, other), words, (environment, environment)))
+            list(both.map(join, (one, other), (head, head), (environment, environment)))
         yield head, one, other
+
+
+def join(host: Host, head: Host, environment: Mapping[str, str]) -> None:
+    start(host, [f"--address={head.address}:6379", "--num-cpus=1"], environment)
+
+
+def start(host: Host, words: list[str], environment: Mapping[str, str]) -> None:
+    place = ["--object-store-memory=80000000", "--node-ip-address", host.address]
+    run(host, [*RAY, "start", *place, *words], environment)
 
 
 def run(host: Host, words: list[str], environment: Mapping[str, str]) -> None:
@@ -81,7 +89,7 @@ def submission(folder: Path) -> list[str]:
         "model.order": 2,
         "model.input-px": 64,
         "optim.batch-size": 4,
-        "optim.epochs": EPOCHS,
+        "optim.epochs": 500,
         "ray.workers": "1:2",
         "ray.storage": folder,
         "ray.name": "run",
@@ -89,7 +97,7 @@ def submission(folder: Path) -> list[str]:
         "tracking.uri": f"sqlite:///{folder}/mlflow.db",
     }
     words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    job = [*RAY, "job", "submit", "--address", "http://127.0.0.1:8265", "--working-dir", str(ROOT)]
+    job = [*RAY, "job", "submit", *DASHBOARD, "--working-dir", str(ROOT), "--submission-id", JOB]
     return [*job, "--", sys.executable, "-m", "jobs.train", *words]
 
 
@@ -101,7 +109,7 @@ def wait_until(is_so: Callable[[], bool], what: str, job: subprocess.Popen[bytes
         time.sleep(0.1)
 
 
-def test_a_submitted_run_trains_over_hosts_and_goes_on_when_one_is_cut_off(
+def test_a_submitted_run_trains_over_hosts_goes_on_when_one_is_cut_off_and_grows_again(
     cluster, environment, tmp_path
 ):
     head, *workers = cluster
@@ -112,14 +120,17 @@ def test_a_submitted_run_trains_over_hosts_and_goes_on_when_one_is_cut_off(
         assert {beat.host for beat in ranks} == {host.name for host in workers}
         [lost] = [host for host in workers if host.name == ranks[0].host]
         cut_off(lost, head)
-        assert job.wait(PATIENCE_S) == 0, log.read_text()
-    said = log.read_text()
-    assert f"rank 0 (host {lost.name}, pid {ranks[0].pid})" in said
-    [(seen, left)] = resumed(log)
-    assert 0 < seen < 40 * EPOCHS
-    assert left == 1
+        wait_until(lambda: bool(resumed(log)), "resume after a host was cut off", job)
+        start_again(lost, head)
+        join(lost, head, environment)
+        wait_until(lambda: len(resumed(log)) > 1, "resume with a host more", job)
+        run(head, [*RAY, "job", "stop", *DASHBOARD, JOB], environment)
+        job.wait(PATIENCE_S)
+    assert f"rank 0 (host {lost.name}, pid {ranks[0].pid})" in log.read_text()
+    [(seen, left), (later, grown)] = resumed(log)
+    assert 0 < seen < later
+    assert (left, grown) == (1, 2)
     entries = Journal(folder).entries()
     epochs = [entry.content["step"] for entry in entries if entry.kind == "metrics"]
-    # The last are those of the whole run.
-    assert epochs[:-1] == list(range(1, EPOCHS + 1))
-    assert entries[-1].content["status"] == "FINISHED"
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert entries[-1].content["status"] == "KILLED"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from factories import pack_samples, samples
+from hosts import why_not
 
 from pipeline.archive import checkpoints
 from pipeline.journal import Journal
@@ -26,6 +27,8 @@ PATIENCE_S = 240.0
 @pytest.fixture
 def nodes() -> Iterator[Any]:
     """A cluster of a head without CPUs and two nodes of one CPU."""
+    if not why_not():
+        pytest.skip("tests/test_hosts.py tests the same, and more, on hosts of their own")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(

@@ -25,10 +25,11 @@ from pipeline.geometry import (
 )
 from pipeline.network.decoding import decode
 from pipeline.network.heatmaps import readable, unmirror
-from pipeline.network.hourglass import Heatmaps
-from pipeline.settings import Loss
+from pipeline.network.hourglass import Heatmaps, StackedHourglass
+from pipeline.network.reduced import ReducedNetwork
+from pipeline.settings import Loss, OptimSettings
 from pipeline.shapes import Float, UInt8
-from pipeline.training import scaled
+from pipeline.training import scaled, training_dtype
 
 # A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.
 _MOST_PIXELS = 80_000_000
@@ -86,10 +87,22 @@ class Pose:
 
 
 class Predictor:
-    """A checkpoint's network at work, with the flip test and decoding of its settings. Raises ValueError as `load_network`."""
+    """A checkpoint's network at work, with the flip test and decoding of its settings. Raises ValueError as `load_network`.
 
-    def __init__(self, folder: Path, device: torch.device, weights: Weights = "auto") -> None:
-        self._network, record = load_network(folder, device, weights)
+    A CPU that multiplies bf16 predicts in it, unless `exact`: so evaluation
+    does. README, Measured, says how far joints are moved by it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        weights: Weights = "auto",
+        *,
+        exact: bool = False,
+    ) -> None:
+        network, record = load_network(folder, device, weights)
+        self._network = network if exact else quick(network, device)
         self._settings, self._device = record.settings, device
         self._decoder = CropDecoder()
         self.joint_set = record.joint_set
@@ -108,11 +121,7 @@ class Predictor:
 
     def view(self, image: ImageRGBA, frame: Frame) -> View:
         """What the network is to see of a photograph."""
-        size = self._settings.model.input_px
-        matrix = input_from_original(frame.center, frame.scale, size)
-        seen = np.empty((size, size, 3), np.uint8)
-        warp(image, matrix, np.empty((size, size, 4), np.uint8), seen)
-        return View(image=seen, to_photograph=np.linalg.inv(heatmap_from_input() @ matrix))
+        return look(image, frame, self._settings.model.input_px)
 
     def predict(self, views: Iterable[View]) -> Iterator[Pose]:
         """Yield the pose of each view, in order, computed evaluation.batch_size at a time."""
@@ -137,6 +146,25 @@ class Predictor:
             Pose(joints=transform(points[row], view.to_photograph), confidence=confidence[row])
             for row, view in enumerate(views)
         ]
+
+
+def look(image: ImageRGBA, frame: Frame, input_px: int) -> View:
+    """What a network with inputs of side `input_px` is to see of a photograph."""
+    matrix = input_from_original(frame.center, frame.scale, input_px)
+    seen = np.empty((input_px, input_px, 3), np.uint8)
+    warp(image, matrix, np.empty((input_px, input_px, 4), np.uint8), seen)
+    return View(image=seen, to_photograph=np.linalg.inv(heatmap_from_input() @ matrix))
+
+
+def quick(network: StackedHourglass, device: torch.device) -> nn.Module:
+    """The network as it predicts fastest on the device: `jobs.benchmark predict` has measured it on CPUs.
+
+    The one given is changed, and is not to be used beside it.
+    """
+    dtype = training_dtype(OptimSettings(precision="auto"), device)
+    if device.type == "cpu" and dtype is torch.bfloat16:
+        return ReducedNetwork(network)
+    return network
 
 
 def readable_stacks(

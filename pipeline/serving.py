@@ -27,9 +27,9 @@ class ServedModel:
     """Predicts the joints of a table's people."""
 
     def __init__(self, folder: Path) -> None:
-        # On CPU each row then computes alike wherever it is served.
+        # Exactly, so that each row computes alike on every CPU that serves it.
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._predictor = Predictor(folder, device)
+        self._predictor = Predictor(folder, device, exact=True)
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return x, y (pixels of the image, the first one's centre at 0) and confidence of every joint, a row a person.

@@ -247,7 +247,7 @@ def test_the_champion_predicts_where_there_is_no_ray(begin, uri, request, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    predictor = Predictor(tmp_path / "run" / "epoch_0001", torch.device("cpu"))
+    predictor = Predictor(tmp_path / "run" / "epoch_0001", torch.device("cpu"), exact=True)
     image = predictor.read(crop.jpeg)
     frames = [Frame(center=place[:2], scale=place[2]), Frame.of_whole(image)]
     views = [predictor.view(image, frame) for frame in frames]

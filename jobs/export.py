@@ -1,0 +1,183 @@
+"""Checkpoints become files that run without this repository: `python -m jobs.export --help`."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from pipeline.command import clear_errors, fail, parse
+from pipeline.progress import say
+from pipeline.settings import Decoding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.check_people import People
+    from pipeline.export.check import Difference
+    from pipeline.export.graph import Graph
+    from pipeline.record import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write a checkpoint's network as ONNX or for torch.export, and check the file against the network. Needs no cluster.
+
+    It takes images as uint8 RGB (batch, height, width, 3) in batches of any size.
+    """
+
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
+    """A checkpoint's folder, or a run's folder or name, by which its best checkpoint is meant."""
+    to: Literal["onnx", "torch-export"]
+    """Format: onnx, or torch-export, which torch.export.load reads."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """File to write, .onnx or .pt2; must not exist; None: RUN-CHECKPOINT with that ending, here."""
+    decode: bool = False
+    """Answer joints in input pixels and the confidence in each, instead of heatmaps."""
+    decoding: Annotated[Decoding | None, tyro.conf.arg(name="evaluation.decoding")] = None
+    """How a heatmap becomes a joint; None: as the checkpoint's settings say."""
+    flip_test: bool = False
+    """Average the heatmaps with those of the mirrored image, for twice the work."""
+    weights: Literal["auto", "raw", "ema"] = "auto"
+    """Which of the checkpoint's weights: raw, as trained; ema, their moving average; auto: the average where there is one."""
+    photographs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PLACE ...")] = ()
+    """Files, folders or globs of photographs to check on, each filled by one person."""
+    val: Annotated[str, tyro.conf.arg(name="data.val", metavar="SHARDS")] = ""
+    """Shards with people to check on; empty, without photographs: those that the checkpoint was validated on if they
+    are on this machine, else rendered people."""
+    storage: Annotated[str, tyro.conf.arg(name="ray.storage", metavar="DIR")] = ""
+    """Folder in which names of runs are looked up; empty: ./runs."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse(Arguments, None, argv)
+    from pipeline.export.write import ExportError
+
+    with clear_errors():
+        try:
+            export(arguments)
+        except ExportError as error:
+            fail(f"not exported: {error}")
+
+
+def export(arguments: Arguments) -> Path:
+    """Write the file, check it, and only then give it its name. Raises ValueError, ExportError or OSError."""
+    import torch
+
+    from pipeline.checkpoint import find_weights, load_network
+    from pipeline.export.check import compare
+    from pipeline.export.description import describe
+    from pipeline.export.graph import Graph, GraphSettings
+    from pipeline.export.write import check_installed, load, write
+
+    check_installed(arguments.to)
+    checkpoint = _checkpoint(arguments)
+    out = _place(arguments, checkpoint)
+    network, record = load_network(checkpoint, torch.device("cpu"), arguments.weights)
+    chosen = GraphSettings(
+        decode=arguments.decode,
+        decoding=arguments.decoding or record.settings.evaluation.decoding,
+        flip_test=arguments.flip_test,
+    )
+    graph = Graph(network, record.settings, record.joint_set, chosen)
+    people = _people(arguments, record)
+    weights = find_weights(checkpoint, arguments.weights)
+    _tell(graph, record, checkpoint, weights)
+    with _aside(out) as partial:
+        write(
+            graph,
+            arguments.to,
+            partial,
+            record.settings.model.input_px,
+            describe(record, checkpoint, weights, chosen),
+        )
+        difference = compare(graph, record, load(arguments.to, partial), people.images)
+    _tell_check(difference, people)
+    say(f"written: {out} ({out.stat().st_size / 2**20:,.1f} MiB)")
+    return out
+
+
+def _checkpoint(arguments: Arguments) -> Path:
+    from pipeline.lookup import find_local
+    from pipeline.plan import storage_folder
+
+    storage = storage_folder(arguments.storage)
+    found = find_local(arguments.model, storage)
+    if found is None:
+        raise ValueError(
+            f"MODEL={arguments.model!r}: no such folder, and none of this name in {storage}"
+        )
+    return found.absolute()
+
+
+def _place(arguments: Arguments, checkpoint: Path) -> Path:
+    """Where to write. Raises ValueError if there is something already, or the ending is another format's."""
+    from pipeline.export.write import SUFFIXES
+
+    suffix = SUFFIXES[arguments.to]
+    out = arguments.out or Path(f"{checkpoint.parent.name}-{checkpoint.name}{suffix}")
+    if out.suffix != suffix:
+        raise ValueError(f"--out {out}: a file of --to {arguments.to} must end in {suffix}")
+    if out.exists():
+        raise ValueError(f"--out {out} exists; expected a new file")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}")
+    return out
+
+
+def _people(arguments: Arguments, record: "Record") -> "People":
+    from pipeline.check_people import is_here, of_photographs, of_shards, rendered
+
+    input_px, known = record.settings.model.input_px, record.settings.data.val
+    if arguments.photographs and arguments.val:
+        raise ValueError("either --photographs or --data.val, got both")
+    if arguments.photographs:
+        return of_photographs(arguments.photographs, input_px)
+    if arguments.val or (known and is_here(known)):
+        return of_shards("data.val", arguments.val or known, record.joint_set, input_px)
+    return rendered(input_px)
+
+
+@contextmanager
+def _aside(out: Path) -> "Iterator[Path]":
+    """A place beside `out` to write to, which becomes it unless something is raised."""
+    partial = out.with_name(f".partial-{out.name}")
+    try:
+        yield partial
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _tell(graph: "Graph", record: "Record", checkpoint: Path, weights: str) -> None:
+    model, chosen = record.settings.model, graph.chosen
+    say(
+        f"{checkpoint.parent.name}/{checkpoint.name}: {model.stacks} stack{'s' * (model.stacks > 1)} of {model.features} features, "
+        f"{model.input_px} px, {len(record.joint_set.joints)} joints of {record.joint_set.name}, "
+        f"weights {weights}"
+    )
+    decoded = f"decoding {chosen.decoding}" if chosen.decode else ""
+    within = ["normalisation", "flip test" * chosen.flip_test, decoded]
+    without = [
+        "heatmaps of stacks before the last" * (model.stacks > 1),
+        "flip test" * (not chosen.flip_test),
+        "decoding" * (not chosen.decode),
+    ]
+    say(f"in the graph: {', '.join(filter(None, within))}")
+    say(f"not in the graph: {', '.join(filter(None, without)) or 'nothing'}")
+
+
+def _tell_check(difference: "Difference", people: "People") -> None:
+    from pipeline.export.check import MOST_PX
+
+    say(f"checked against the network on {people.source}, one and several at a time")
+    say(
+        f"largest difference: {difference.joint_px:.2g} px of a joint in the input "
+        f"(allowed: {MOST_PX}), {difference.confidence:.2g} in confidence"
+    )
+
+
+if __name__ == "__main__":
+    main()

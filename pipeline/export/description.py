@@ -1,0 +1,77 @@
+"""What an exported file says of itself, for whoever has nothing else."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.export.graph import CONFIDENCE, HEATMAPS, INPUT, JOINTS, GraphSettings
+from pipeline.geometry import heatmap_from_input
+from pipeline.record import Record, versions
+
+_PRODUCT = "hourglass-ray"
+# By loss, what a heatmap's height is.
+_HEIGHTS = {
+    "mse": "height of the heatmap, of which the training target's peak is target_peak",
+    "cross-entropy": "probability that the joint is at this pixel",
+}
+_CONFIDENCE = {
+    "mse": "the heatmap's highest pixel as a share of target_peak",
+    "cross-entropy": "the heatmap's highest pixel: its probability",
+}
+
+
+def describe(
+    record: Record, checkpoint: Path, weights: str, chosen: GraphSettings
+) -> dict[str, Any]:
+    """All of it as plain data for JSON. `weights` says which of the checkpoint's."""
+    settings, joint_set = record.settings, record.joint_set
+    measure = joint_set.measure(settings.evaluation.measure)
+    # With a moving average both were scored, each under its own name too.
+    own = f"{weights}/{measure.metric_name}"
+    score = record.metrics.get(own, record.metrics.get(measure.metric_name))
+    return {
+        "joint_set": joint_set.to_json(),
+        "mirror": list(joint_set.mirror),
+        "input_px": settings.model.input_px,
+        "heatmap_px": settings.model.heatmap_px,
+        "heatmap_from_input": heatmap_from_input().tolist(),
+        "normalisation": "inside: uint8 RGB divided by 255, no mean subtracted",
+        "inputs": {INPUT: "uint8 (batch, input_px, input_px, 3), RGB, one person each"},
+        "outputs": {name: _outputs(settings.optim.loss)[name] for name in chosen.outputs},
+        "loss": settings.optim.loss,
+        "target_peak": settings.optim.target_peak,
+        "sigma_px": settings.optim.sigma_px,
+        "decoding": chosen.decoding if chosen.decode else "none",
+        "flip_test": chosen.flip_test,
+        "checkpoint": f"{checkpoint.parent.name}/{checkpoint.name}",
+        "weights": weights,
+        "epochs": record.progress.epochs,
+        "score": {} if score is None else {measure.headline: score},
+        "versions": versions() | _own_version(),
+    }
+
+
+def _outputs(loss: str) -> Mapping[str, str]:
+    return {
+        HEATMAPS: f"float32 (batch, joint, heatmap_px, heatmap_px), of the last stack; {_HEIGHTS[loss]}",
+        JOINTS: "float32 (batch, joint, 2), x and y in input pixels, the first one's centre at 0",
+        CONFIDENCE: f"float32 (batch, joint); {_CONFIDENCE[loss]}",
+    }
+
+
+def _own_version() -> dict[str, str]:
+    # A job's copy of the code need not be installed.
+    with suppress(PackageNotFoundError):
+        return {_PRODUCT: version(_PRODUCT)}
+    return {}
+
+
+def as_strings(description: Mapping[str, Any]) -> dict[str, str]:
+    """The same as strings, as ONNX keeps them: text as it is, all else as JSON."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in description.items()
+    }

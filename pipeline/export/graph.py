@@ -1,0 +1,75 @@
+"""The network as it is deployed: from the bytes of images to heatmaps or joints, in one graph."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pipeline.geometry import heatmap_from_input
+from pipeline.joints import JointSet
+from pipeline.network.decoding import decode
+from pipeline.network.heatmaps import readable, unmirror
+from pipeline.network.hourglass import StackedHourglass
+from pipeline.settings import Decoding, Settings
+from pipeline.shapes import Float, UInt8
+
+INPUT = "images"
+HEATMAPS, JOINTS, CONFIDENCE = "heatmaps", "joints", "confidence"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSettings:
+    """What a graph does besides the network.
+
+    With `decode` it answers joints by the method `decoding`, else heatmaps. With
+    `flip_test` it averages the heatmaps with those of the mirrored images.
+    """
+
+    decode: bool = False
+    decoding: Decoding = "quarter"
+    flip_test: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in order."""
+        return (JOINTS, CONFIDENCE) if self.decode else (HEATMAPS,)
+
+
+class Graph(nn.Module):
+    """What is exported. It takes RGB images of 0-255 and scales them itself.
+
+    It answers the last stack's heatmaps (batch, joint, height, width) as
+    `readable` has them, or with `decode` joints (x, y) in input pixels, the
+    first one's centre at 0, and the confidence in each: the heatmap's height
+    there, as a share of the training target's with mean squared error.
+    """
+
+    def __init__(
+        self,
+        network: StackedHourglass,
+        settings: Settings,
+        joint_set: JointSet,
+        chosen: GraphSettings,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._optim, self._mirror, self.chosen = settings.optim, joint_set.mirror, chosen
+
+    def forward(self, images: UInt8[Tensor, "batch input_px input_px 3"]) -> tuple[Tensor, ...]:
+        scaled = images.permute(0, 3, 1, 2).float() / 255
+        maps = self._heatmaps(scaled)
+        if self.chosen.flip_test:
+            maps = (maps + unmirror(self._heatmaps(scaled.flip(-1)), self._mirror)) / 2
+        return self.joints(maps) if self.chosen.decode else (maps,)
+
+    def joints(
+        self, heatmaps: Float[Tensor, "batch joint height width"]
+    ) -> tuple[Float[Tensor, "batch joint 2"], Float[Tensor, "batch joint"]]:
+        """Joints in input pixels and the confidence in each, by the graph's decoding."""
+        joints, heights = decode(heatmaps, self.chosen.decoding, self._optim.sigma_px)
+        if self._optim.loss == "mse":
+            heights = heights / self._optim.target_peak
+        (scale, _, offset), *_ = heatmap_from_input().tolist()
+        return (joints - offset) / scale, heights
+
+    def _heatmaps(self, scaled: Float[Tensor, "batch 3 input_px input_px"]) -> Tensor:
+        return readable(self.network(scaled).stacks[-1], self._optim.loss)

@@ -1,0 +1,376 @@
+"""Exported networks: the same joints elsewhere, a file that says what it is, and refusals that say why."""
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from factories import pack_samples
+
+import jobs.export
+from pipeline.check_people import rendered
+from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
+from pipeline.data.crop import cut_crop
+from pipeline.data.synthetic import render_scene
+from pipeline.export.check import compare
+from pipeline.export.graph import Graph, GraphSettings
+from pipeline.export.write import ExportError
+from pipeline.geometry import heatmap_from_input
+from pipeline.joints import MPII
+from pipeline.network.hourglass import Residual
+from pipeline.pack_settings import CropSettings
+from pipeline.prediction import Predictor, View
+from pipeline.record import Progress, Record, read_record
+from pipeline.settings import Settings
+from pipeline.shards.read import ShardReader
+from pipeline.shards.sample import Sample
+from pipeline.shards.stream import SampleLoader
+from pipeline.training import build_network, build_optimizer, train_step
+
+CPU = torch.device("cpu")
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> list[Path]:
+    """A shard of eight rendered people."""
+    made = []
+    for index in range(8):
+        image, (person, *_) = render_scene(0, index)
+        made.append(Sample(person=person, crop=cut_crop(image, person, CropSettings(person_px=64))))
+    return pack_samples(tmp_path_factory.mktemp("people"), [made], split="val")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, people) -> Path:
+    """Folder of the runs `mse` and `cross-entropy`: small networks that have learned eight people by heart."""
+    folder = tmp_path_factory.mktemp("runs")
+    for loss in ("mse", "cross-entropy"):
+        fitted(folder / loss / "epoch_0003", people, loss)
+    return folder
+
+
+def fitted(folder: Path, people: list[Path], loss: str) -> None:
+    settings = Settings.from_flat(
+        {
+            "model.stacks": 2,
+            "model.features": 16,
+            "model.order": 2,
+            "model.joints": 16,
+            "model.input_px": 64,
+            "optim.optimizer": "adamw",
+            "optim.learning_rate": 1e-2,
+            "optim.loss": loss,
+            "optim.target_peak": 10.0,
+            "optim.sigma_px": 1.25,
+        }
+    )
+    loader = SampleLoader(ShardReader([str(path) for path in people]), MPII, 64)
+    network = build_network(settings.model, 0, CPU)
+    optimizer = build_optimizer(network, settings.optim)
+    batch = loader.batch(np.arange(8))
+    for _ in range(STEPS):
+        train_step(network.train(), optimizer, batch, settings.optim, CPU, torch.float32)
+    folder.mkdir(parents=True)
+    record = Record(
+        settings=settings,
+        joint_set=MPII,
+        progress=Progress(epochs=3),
+        metrics={"pckh_0.5": 61.5, "loss": 0.25},
+    )
+    write_checkpoint(folder, take_snapshot(network, record))
+
+
+def export(runs: Path, out: Path, *options: str, run: str = "mse") -> None:
+    to = "onnx" if out.suffix == ".onnx" else "torch-export"
+    storage = ("--ray.storage", str(runs))
+    jobs.export.main([run, "--to", to, "--out", str(out), *storage, *options])
+
+
+def fails(capsys, *arguments: str) -> tuple[int, str]:
+    """Exit status of a command that must fail, and what it says."""
+    with pytest.raises(SystemExit) as end:
+        jobs.export.main(list(arguments))
+    return int(end.value.code), capsys.readouterr().err
+
+
+def run_onnx(path: Path, images: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})
+
+
+def as_predicted(checkpoint: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Joints in input pixels and confidence as evaluation finds them, flip test and all."""
+    from_heatmap = np.linalg.inv(heatmap_from_input())
+    views = [View(image=image, to_photograph=from_heatmap) for image in images]
+    poses = list(Predictor(checkpoint, CPU, exact=True).predict(views))
+    return np.stack([p.joints for p in poses]), np.stack([p.confidence for p in poses])
+
+
+# The same joints
+
+
+@pytest.fixture(scope="module")
+def joints_onnx(tmp_path_factory, runs) -> Path:
+    """The network of the run `mse` with all that a graph can hold."""
+    path = tmp_path_factory.mktemp("onnx") / "joints.onnx"
+    export(runs, path, "--decode", "--flip-test")
+    return path
+
+
+def test_onnx_runtime_finds_the_joints_of_evaluation_in_batches_of_any_size(joints_onnx, runs):
+    images = rendered(64).images
+    expected, confidence = as_predicted(runs / "mse" / "epoch_0003", images)
+    for count in (1, 3, 16):
+        joints, heights = run_onnx(joints_onnx, images[:count])
+        assert joints == pytest.approx(expected[:count], abs=1e-3)
+        assert heights == pytest.approx(confidence[:count], abs=1e-5)
+
+
+def test_a_program_of_torch_finds_them_by_dark(tmp_path, runs):
+    path = tmp_path / "network.pt2"
+    export(runs, path, "--decode", "--evaluation.decoding", "dark")
+    program = torch.export.load(path).module()
+    images = rendered(64).images[:3]
+    joints, heights = program(torch.from_numpy(images))
+    assert joints.shape == (3, 16, 2)
+    assert heights.shape == (3, 16)
+    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
+    graph = Graph(
+        network,
+        record.settings,
+        MPII,
+        GraphSettings(decode=True, decoding="dark"),
+    )
+    with torch.no_grad():
+        expected, _ = graph(torch.from_numpy(images))
+    assert (joints - expected).abs().max() < 1e-3
+
+
+def test_without_decoding_it_answers_heatmaps_of_the_last_stack(tmp_path, runs):
+    path = tmp_path / "network.onnx"
+    export(runs, path, run="cross-entropy")
+    [heatmaps] = run_onnx(path, rendered(64).images[:2])
+    assert heatmaps.shape == (2, 16, 16, 16)
+    assert heatmaps.dtype == np.float32
+    # Probabilities, as the loss has it.
+    assert heatmaps.sum(axis=(2, 3)) == pytest.approx(np.ones((2, 16)), abs=1e-5)
+
+
+def test_joints_are_in_input_pixels_and_confidence_is_a_share_of_the_peak(runs):
+    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
+    graph = Graph(network, record.settings, MPII, GraphSettings(decoding="quarter"))
+    maps = torch.zeros(1, 16, 16, 16)
+    maps[0, :, 7, 3], maps[0, :, 7, 4] = 5.0, 1.0
+    joints, confidence = graph.joints(maps)
+    # Heatmap (3.25, 7): (3.25 + 0.5) * 4 - 0.5 and (7 + 0.5) * 4 - 0.5; half of the peak of 10.
+    assert joints[0].tolist() == [[14.5, 29.5]] * 16
+    assert confidence[0].tolist() == [0.5] * 16
+
+
+# What the file says
+
+
+def test_an_onnx_file_says_all_that_its_user_needs(joints_onnx):
+    model = onnx.load(joints_onnx)
+    said = {prop.key: prop.value for prop in model.metadata_props}
+    assert json.loads(said["joint_set"]) == MPII.to_json()
+    assert json.loads(said["mirror"]) == list(MPII.mirror)
+    assert (said["input_px"], said["heatmap_px"]) == ("64", "16")
+    assert json.loads(said["heatmap_from_input"])[0] == [0.25, 0, -0.375]
+    assert json.loads(said["score"]) == {"PCKh@0.5": 61.5}
+    assert (said["checkpoint"], said["weights"], said["epochs"]) == ("mse/epoch_0003", "raw", "3")
+    assert (said["loss"], said["decoding"], said["flip_test"]) == ("mse", "quarter", "true")
+    [images] = model.graph.input
+    dims = images.type.tensor_type.shape.dim
+    assert images.name == "images"
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [dim.dim_value for dim in dims[1:]] == [64, 64, 3]
+    assert [output.name for output in model.graph.output] == ["joints", "confidence"]
+    assert list(json.loads(said["outputs"])) == ["joints", "confidence"]
+
+
+def test_a_program_of_torch_says_the_same(tmp_path, runs):
+    path = tmp_path / "network.pt2"
+    export(runs, path)
+    held = {"description.json": ""}
+    torch.export.load(path, extra_files=held)
+    said = json.loads(held["description.json"])
+    assert said["joint_set"] == MPII.to_json()
+    assert said["input_px"] == 64
+    assert said["decoding"] == "none"
+    assert list(said["outputs"]) == ["heatmaps"]
+
+
+def test_no_place_of_this_machine_is_in_a_file(tmp_path, joints_onnx, runs):
+    path = tmp_path / "network.pt2"
+    export(runs, path)
+    with zipfile.ZipFile(path) as held:
+        program = b"".join(held.read(member) for member in held.namelist())
+    for content in (joints_onnx.read_bytes(), program):
+        assert b"hourglass.py" not in content
+        assert str(tmp_path.parent).encode() not in content
+
+
+# The check
+
+
+def runner_beside(graph: Graph, shift_px: float, heights: float = 0.0):
+    """The graph itself as an exported file whose joints have moved to the right."""
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        with torch.no_grad():
+            joints, confidence = graph(torch.from_numpy(images))
+        return (joints + torch.tensor([shift_px, 0])).numpy(), (confidence + heights).numpy()
+
+    return run
+
+
+@pytest.fixture
+def graph(runs) -> tuple[Graph, Record]:
+    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
+    return Graph(network, record.settings, MPII, GraphSettings(decode=True)), record
+
+
+def test_the_largest_difference_is_told_up_to_a_twentieth_of_a_pixel(graph):
+    made, record = graph
+    found = compare(made, record, runner_beside(made, 0.04, 0.25), rendered(64).images)
+    assert found.joint_px == pytest.approx(0.04, abs=1e-3)
+    assert found.confidence == pytest.approx(0.25, abs=1e-3)
+
+
+def test_joints_further_apart_are_an_error(graph):
+    made, record = graph
+    run = runner_beside(made, 0.06, 0.25)
+    # Sixteen people, and the first one alone too.
+    said = r"^272 of 272 joints are more than 0.05 px from the network's, the furthest 0.06\d* px$"
+    with pytest.raises(ExportError, match=said):
+        compare(made, record, run, rendered(64).images)
+
+
+def test_joints_that_move_while_confidence_stays_are_explained(graph):
+    made, record = graph
+    with pytest.raises(ExportError, match="two pixels as high as each other"):
+        compare(made, record, runner_beside(made, 4.0), rendered(64).images[:1])
+
+
+def test_what_is_no_number_is_an_error_whoever_says_it(graph):
+    made, record = graph
+    with pytest.raises(ExportError, match=r"^the exported file has heatmaps that are not finite$"):
+        compare(made, record, runner_beside(made, 0.0, float("nan")), rendered(64).images[:2])
+
+
+def test_a_file_that_fails_the_check_never_has_its_name(tmp_path, runs, people, capsys):
+    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
+    with torch.no_grad():
+        network.stem_conv.weight[0, 0, 0, 0] = float("nan")
+    folder = tmp_path / "runs" / "bad" / "epoch_0001"
+    folder.mkdir(parents=True)
+    write_checkpoint(folder, take_snapshot(network, record))
+    out = tmp_path / "network.pt2"
+    status, said = fails(capsys, str(folder), "--to", "torch-export", "--out", str(out))
+    assert status == 1
+    assert said == "error: not exported: the network has heatmaps that are not finite\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_what_can_t_be_exported_fails_saying_why(tmp_path, runs, capsys, monkeypatch, to):
+    forward = Residual.forward
+
+    def looking(self: Residual, x: torch.Tensor) -> torch.Tensor:
+        # A graph can't decide by what it has computed.
+        return forward(self, x) if bool(x.sum() > 0) else x
+
+    monkeypatch.setattr(Residual, "forward", looking)
+    out = tmp_path / f"network{'.onnx' if to == 'onnx' else '.pt2'}"
+    arguments = ("mse", "--to", to, "--out", str(out), "--ray.storage", str(runs))
+    status, said = fails(capsys, *arguments)
+    assert status == 1
+    # torch itself prints the graph as far as it came.
+    *_, told = said.splitlines()
+    assert told.startswith("error: not exported: torch.export: ")
+    assert "data-dependent" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_said_what_was_checked_and_what_is_not_in_the_graph(tmp_path, runs, people, capsys):
+    export(runs, tmp_path / "a.pt2", "--data.val", str(people[0]))
+    said = capsys.readouterr().out
+    assert "in the graph: normalisation\n" in said
+    assert "not in the graph: heatmaps of stacks before the last, flip test, decoding\n" in said
+    assert f"checked against the network on 8 people of data.val={people[0]}, one and " in said
+    assert "largest difference: " in said
+    export(runs, tmp_path / "b.pt2")
+    assert "on 16 rendered people, no photographs, one and " in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_checked_on_the_people_it_was_validated_on(tmp_path, runs, people, capsys):
+    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
+    settings = record.settings.replaced({"data.val": str(people[0])})
+    folder = tmp_path / "c"
+    folder.mkdir()
+    write_checkpoint(folder, take_snapshot(network, replace(record, settings=settings)))
+    jobs.export.main([str(folder), "--to", "torch-export", "--out", str(tmp_path / "n.pt2")])
+    assert f"on 8 people of data.val={people[0]}, one and " in capsys.readouterr().out
+
+
+def test_real_photographs_agree(tmp_path, runs, lspet_dir, capsys):
+    places = [str(lspet_dir / "images" / f"im0000{number}.jpg") for number in range(1, 8)]
+    export(runs, tmp_path / "n.onnx", "--decode", "--flip-test", "--photographs", *places)
+    assert "checked against the network on 7 photographs, " in capsys.readouterr().out
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("nobody", "--to", "onnx"), "MODEL='nobody': no such folder, and none of this name in"),
+        (("mse", "--to", "onnx", "--out", "n.pt2"), "a file of --to onnx must end in .onnx"),
+        (("mse", "--to", "torch-export", "--out", "no/n.pt2"), "there is no folder no"),
+        (
+            ("mse", "--to", "onnx", "--photographs", "."),
+            "--photographs .: no image there, expected .jpg, .jpeg, .png",
+        ),
+        (
+            ("mse", "--to", "onnx", "--photographs", ".", "--data.val", "x"),
+            "either --photographs or --data.val, got both",
+        ),
+    ],
+)
+def test_wrong_input_is_refused(tmp_path, runs, capsys, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    status, told = fails(capsys, *options, "--ray.storage", str(runs))
+    assert status == 2
+    assert said in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path, runs, capsys):
+    out = tmp_path / "n.onnx"
+    out.write_text("mine")
+    arguments = ("mse", "--to", "onnx", "--out", str(out), "--ray.storage", str(runs))
+    assert fails(capsys, *arguments) == (2, f"error: --out {out} exists; expected a new file\n")
+    assert out.read_text() == "mine"
+
+
+def test_a_missing_library_is_named_with_what_to_install(tmp_path, runs, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    status, said = fails(capsys, "mse", "--to", "onnx", "--ray.storage", str(runs))
+    assert status == 2
+    assert said.startswith("error: --to onnx needs onnx, onnxscript, onnxruntime, not installed")
+    assert "pip install 'hourglass-ray[export]'" in said
+
+
+def test_checkpoints_are_left_as_they_were(tmp_path, runs):
+    folder = runs / "mse" / "epoch_0003"
+    before = read_record(folder), (folder / "weights.safetensors").read_bytes()
+    export(runs, tmp_path / "n.pt2")
+    assert (read_record(folder), (folder / "weights.safetensors").read_bytes()) == before

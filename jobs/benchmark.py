@@ -85,6 +85,23 @@ def benchmark_logging(arguments: Namespace) -> None:
     _tell(result, logging_report(result), arguments.json)
 
 
+def benchmark_predict(arguments: Namespace) -> None:
+    """Measure, print the tables and write the JSON. Raises ValueError about the network or batch."""
+    from pipeline.benchmark.predict.measure import PredictBenchmark, measure_predict
+    from pipeline.benchmark.predict.report import predict_report
+
+    settings = PredictBenchmark(
+        stacks=tuple(arguments.stacks),
+        batches=tuple(arguments.batch),
+        features=arguments.features,
+        input_px=arguments.input_px,
+        rounds=arguments.rounds,
+        memory_batch=arguments.memory_batch,
+    )
+    result = measure_predict(settings)
+    _tell(result, predict_report(result), arguments.json)
+
+
 def _tell(result: Mapping[str, Any], report: str, path: Path | None) -> None:
     say(f"measured in {duration(result['seconds'])}\n\n{report}")
     if path is not None:
@@ -97,9 +114,12 @@ def _parser() -> ArgumentParser:
         prog="jobs.benchmark",
         description="Measure how fast parts of the pipeline are on this machine. Needs no cluster; ray starts its own.",
     )
-    parts = parser.add_subparsers(title="what", metavar="{loader,step,ray,logging}", required=True)
+    parts = parser.add_subparsers(
+        title="what", metavar="{loader,step,predict,ray,logging}", required=True
+    )
     _add_loader(parts)
     _add_step(parts)
+    _add_predict(parts)
     _add_ray(parts)
     _add_logging(parts)
     return parser
@@ -161,6 +181,30 @@ def _add_step(parts: Any) -> None:
         help="length of each of the learning curves, at the first batch; 0: none (120)",
     )
     _add_common(step, rounds=5)
+
+
+def _add_predict(parts: Any) -> None:
+    text = (
+        "Prediction on CPU: images/s and memory of the ways to run the network, beside plain fp32."
+    )
+    predict = parts.add_parser("predict", help=text, description=text)
+    predict.set_defaults(run=benchmark_predict)
+    predict.add_argument(
+        "--stacks", type=int, nargs="+", default=[1, 2, 8], help="networks to time (1 2 8)"
+    )
+    predict.add_argument(
+        "--batch", type=int, nargs="+", default=[1, 32], help="images at a time (1 32)"
+    )
+    predict.add_argument("--features", type=int, default=256, help="channels (256)")
+    predict.add_argument("--input-px", type=int, default=256, help="side of the input (256)")
+    predict.add_argument(
+        "--memory-batch",
+        type=int,
+        default=32,
+        metavar="IMAGES",
+        help="batch at which peak memory is measured; 0: not at all (32)",
+    )
+    _add_common(predict, rounds=5)
 
 
 def _add_ray(parts: Any) -> None:

@@ -21,6 +21,7 @@ import jobs.compare
 import jobs.convert
 import jobs.deliver
 import jobs.evaluate
+import jobs.export
 import jobs.inspect
 import jobs.pack
 import jobs.score
@@ -59,12 +60,19 @@ OPTIONS = {
     "jobs.compare": ("ray.storage", "tracking.uri", "json", "csv"),
     "jobs.convert": ("weights", "out", "joint_set"),
     "jobs.deliver": ("tracking_uri",),
+    "jobs.export": (
+        *("to", "out", "decode", "evaluation.decoding", "flip_test", "weights"),
+        *("photographs", "data.val", "ray.storage"),
+    ),
     "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "json"),
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
     "jobs.benchmark step": (
         *("device", "stacks", "batch", "input_px", "precision", "compile"),
         *("memory_stacks", "curve_steps", "rounds", "json"),
+    ),
+    "jobs.benchmark predict": (
+        *("stacks", "batch", "features", "input_px", "memory_batch", "rounds", "json"),
     ),
     "tune.sweep": (
         *(*TRAINING, "preset", "space", "vary"),
@@ -237,6 +245,11 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
         ),
         ("jobs.convert", "--weights w.pth --out o", "error: w.pth: no such file"),
         ("jobs.deliver", "runs/r", "error: runs/r must be the folder of a run that has started"),
+        (
+            "jobs.export",
+            "m --to onnx",
+            "error: MODEL='m': no such folder, and none of this name in",
+        ),
         ("jobs.inspect", "x-*.tar --out o", "error: no shards match SHARDS='x-*.tar'"),
         ("jobs.score", "--predictions p.mat --truth t.mat", "error: t.mat: no such file"),
         ("jobs.benchmark", "loader --photographs p", "error: p: no such folder of photographs"),

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.benchmark.contiguous import Contiguous
 from pipeline.benchmark.timing import Route
-from pipeline.network.hourglass import Heatmaps, StackedHourglass
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.shards.batch import Batch
 from pipeline.training import (
@@ -63,23 +63,6 @@ class Variant:
         )
 
 
-class _Contiguous(nn.Module):
-    """A network whose images and weights lie channel by channel, as torch lays them out itself."""
-
-    def __init__(self, network: StackedHourglass) -> None:
-        super().__init__()
-        for parameter in network.parameters():
-            # Not contiguous(): a 1x1 kernel counts as laid out already, but its strides would
-            # turn what it is convolved with into channels_last.
-            plain = torch.empty_like(parameter.data, memory_format=torch.contiguous_format)
-            parameter.data = plain.copy_(parameter.data)
-        self.network = network
-
-    def forward(self, images: Tensor) -> Heatmaps:
-        heatmaps: Heatmaps = self.network(images.contiguous())
-        return heatmaps
-
-
 class Runner:
     """A variant alive on a device, trained with its own settings or with others."""
 
@@ -95,7 +78,7 @@ class Runner:
         self.optimizer = build_optimizer(network, optim)
         self.network: nn.Module = network
         if variant.layout == "contiguous":
-            self.network = _Contiguous(network)
+            self.network = Contiguous(network)
         if variant.compile:
             self.network = compiled(self.network, device, parts=1)
         self._dtype = training_dtype(optim, device)

@@ -1,5 +1,6 @@
 """Checkpoints become files that run without this repository: `python -m jobs.export --help`."""
 
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from pipeline.settings import Decoding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pipeline.check_people import People
     from pipeline.export.check import Difference
     from pipeline.export.graph import Graph
-    from pipeline.export.people import People
     from pipeline.record import Record
 
 
@@ -28,7 +29,8 @@ class Arguments:
     """
 
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A checkpoint's folder, or a run's folder or name, by which its best checkpoint is meant."""
+    """A checkpoint's folder; a run's folder or its name, by which its best checkpoint is meant; models:/NAME@ALIAS or
+    models:/NAME/VERSION; or with --tracking.uri a run of MLflow's, by name or id."""
     to: Literal["onnx", "torch-export"]
     """Format: onnx, or torch-export, which torch.export.load reads."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -48,6 +50,8 @@ class Arguments:
     are on this machine, else rendered people."""
     storage: Annotated[str, tyro.conf.arg(name="ray.storage", metavar="DIR")] = ""
     """Folder in which names of runs are looked up; empty: ./runs."""
+    uri: Annotated[str, tyro.conf.arg(name="tracking.uri", metavar="URI")] = ""
+    """MLflow tracking URI, for models:/... and for runs that are not here; empty: for models the database in this folder."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,15 +59,18 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, None, argv)
     from pipeline.export.write import ExportError
 
-    with clear_errors():
+    with clear_errors(), tempfile.TemporaryDirectory() as folder:
         try:
-            export(arguments)
+            export(arguments, Path(folder))
         except ExportError as error:
             fail(f"not exported: {error}")
 
 
-def export(arguments: Arguments) -> Path:
-    """Write the file, check it, and only then give it its name. Raises ValueError, ExportError or OSError."""
+def export(arguments: Arguments, place: Path) -> Path:
+    """Write the file, check it, and only then give it its name. Raises ValueError, ExportError or OSError.
+
+    `place` is a folder for a checkpoint that has to be downloaded.
+    """
     import torch
 
     from pipeline.checkpoint import find_weights, load_network
@@ -71,9 +78,12 @@ def export(arguments: Arguments) -> Path:
     from pipeline.export.description import describe
     from pipeline.export.graph import Graph, GraphSettings
     from pipeline.export.write import check_installed, load, write
+    from pipeline.lookup import find_checkpoint
+    from pipeline.plan import storage_folder
 
     check_installed(arguments.to)
-    checkpoint = _checkpoint(arguments)
+    storage = storage_folder(arguments.storage)
+    checkpoint = find_checkpoint(arguments.model, storage, arguments.uri, place).absolute()
     out = _place(arguments, checkpoint)
     network, record = load_network(checkpoint, torch.device("cpu"), arguments.weights)
     chosen = GraphSettings(
@@ -99,19 +109,6 @@ def export(arguments: Arguments) -> Path:
     return out
 
 
-def _checkpoint(arguments: Arguments) -> Path:
-    from pipeline.lookup import find_local
-    from pipeline.plan import storage_folder
-
-    storage = storage_folder(arguments.storage)
-    found = find_local(arguments.model, storage)
-    if found is None:
-        raise ValueError(
-            f"MODEL={arguments.model!r}: no such folder, and none of this name in {storage}"
-        )
-    return found.absolute()
-
-
 def _place(arguments: Arguments, checkpoint: Path) -> Path:
     """Where to write. Raises ValueError if there is something already, or the ending is another format's."""
     from pipeline.export.write import SUFFIXES
@@ -128,7 +125,7 @@ def _place(arguments: Arguments, checkpoint: Path) -> Path:
 
 
 def _people(arguments: Arguments, record: "Record") -> "People":
-    from pipeline.export.people import is_here, of_photographs, of_shards, rendered
+    from pipeline.check_people import is_here, of_photographs, of_shards, rendered
 
     input_px, known = record.settings.model.input_px, record.settings.data.val
     if arguments.photographs and arguments.val:

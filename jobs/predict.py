@@ -51,6 +51,8 @@ class Arguments:
     """Keep everybody's heatmaps, in DIR/heatmaps."""
     weights: Literal["auto", "raw", "ema"] = "auto"
     """Which of the checkpoint's weights: raw, as trained; ema, their moving average; auto: the average where there is one."""
+    exact: bool = False
+    """Compute in fp32, as evaluation does, also on CPUs that are faster in bf16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs when no cluster is asked for; auto: a GPU where there is one."""
     threads: int = 2
@@ -94,6 +96,7 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
         arguments.boxes,
         arguments.weights,
         heatmaps=arguments.heatmaps,
+        exact=arguments.exact,
         storage=arguments.storage,
         uri=arguments.uri,
         place=place,
@@ -160,6 +163,7 @@ def _options(
     return Options(
         root=Path.cwd(),
         weights=arguments.weights,
+        exact=arguments.exact,
         boxes=plan.boxes,
         heatmaps=arguments.heatmaps,
         threads=threads,

@@ -42,6 +42,7 @@ def plan_prediction(
     weights: Weights,
     *,
     heatmaps: bool,
+    exact: bool,
     storage: str,
     uri: str,
     place: Path,
@@ -70,6 +71,7 @@ def plan_prediction(
             "sha256": read_checksums(checkpoint).get(name, ""),
             "boxes": hashlib.sha256(boxes.read_bytes()).hexdigest() if boxes else None,
             "heatmaps": heatmaps,
+            "exact": exact,
         },
     )
 

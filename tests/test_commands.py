@@ -63,10 +63,20 @@ OPTIONS = {
     "jobs.deliver": ("tracking_uri",),
     "jobs.export": (
         *("to", "out", "decode", "evaluation.decoding", "flip_test", "weights"),
-        *("photographs", "data.val", "ray.storage"),
+        *("photographs", "data.val", "ray.storage", "tracking.uri"),
     ),
     "jobs.predict": (
-        *("out", "boxes", "formats", "overlays", "heatmaps", "weights", "device", "threads"),
+        *(
+            "out",
+            "boxes",
+            "formats",
+            "overlays",
+            "heatmaps",
+            "weights",
+            "exact",
+            "device",
+            "threads",
+        ),
         *("ray.workers", "ray.cpus_per_worker", "ray.gpus_per_worker", "ray.address"),
         *("ray.storage", "tracking.uri"),
     ),

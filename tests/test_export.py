@@ -13,12 +13,12 @@ import torch
 from factories import pack_samples
 
 import jobs.export
+from pipeline.check_people import rendered
 from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
 from pipeline.data.crop import cut_crop
 from pipeline.data.synthetic import render_scene
 from pipeline.export.check import compare
 from pipeline.export.graph import Graph, GraphSettings
-from pipeline.export.people import rendered
 from pipeline.export.write import ExportError
 from pipeline.geometry import heatmap_from_input
 from pipeline.joints import MPII
@@ -115,14 +115,19 @@ def as_predicted(checkpoint: Path, images: np.ndarray) -> tuple[np.ndarray, np.n
 # The same joints
 
 
-@pytest.mark.parametrize("run", ["mse", "cross-entropy"])
-def test_onnx_runtime_finds_the_joints_of_evaluation_in_batches_of_any_size(tmp_path, runs, run):
-    path = tmp_path / "network.onnx"
-    export(runs, path, "--decode", "--flip-test", run=run)
+@pytest.fixture(scope="module")
+def joints_onnx(tmp_path_factory, runs) -> Path:
+    """The network of the run `mse` with all that a graph can hold."""
+    path = tmp_path_factory.mktemp("onnx") / "joints.onnx"
+    export(runs, path, "--decode", "--flip-test")
+    return path
+
+
+def test_onnx_runtime_finds_the_joints_of_evaluation_in_batches_of_any_size(joints_onnx, runs):
     images = rendered(64).images
-    expected, confidence = as_predicted(runs / run / "epoch_0003", images)
+    expected, confidence = as_predicted(runs / "mse" / "epoch_0003", images)
     for count in (1, 3, 16):
-        joints, heights = run_onnx(path, images[:count])
+        joints, heights = run_onnx(joints_onnx, images[:count])
         assert joints == pytest.approx(expected[:count], abs=1e-3)
         assert heights == pytest.approx(confidence[:count], abs=1e-5)
 
@@ -171,10 +176,8 @@ def test_joints_are_in_input_pixels_and_confidence_is_a_share_of_the_peak(runs):
 # What the file says
 
 
-def test_an_onnx_file_says_all_that_its_user_needs(tmp_path, runs):
-    path = tmp_path / "network.onnx"
-    export(runs, path, "--decode")
-    model = onnx.load(path)
+def test_an_onnx_file_says_all_that_its_user_needs(joints_onnx):
+    model = onnx.load(joints_onnx)
     said = {prop.key: prop.value for prop in model.metadata_props}
     assert json.loads(said["joint_set"]) == MPII.to_json()
     assert json.loads(said["mirror"]) == list(MPII.mirror)
@@ -182,7 +185,7 @@ def test_an_onnx_file_says_all_that_its_user_needs(tmp_path, runs):
     assert json.loads(said["heatmap_from_input"])[0] == [0.25, 0, -0.375]
     assert json.loads(said["score"]) == {"PCKh@0.5": 61.5}
     assert (said["checkpoint"], said["weights"], said["epochs"]) == ("mse/epoch_0003", "raw", "3")
-    assert (said["loss"], said["decoding"], said["flip_test"]) == ("mse", "quarter", "false")
+    assert (said["loss"], said["decoding"], said["flip_test"]) == ("mse", "quarter", "true")
     [images] = model.graph.input
     dims = images.type.tensor_type.shape.dim
     assert images.name == "images"
@@ -204,16 +207,14 @@ def test_a_program_of_torch_says_the_same(tmp_path, runs):
     assert list(said["outputs"]) == ["heatmaps"]
 
 
-@pytest.mark.parametrize("name", ["network.onnx", "network.pt2"])
-def test_no_place_of_this_machine_is_in_the_file(tmp_path, runs, name):
-    export(runs, tmp_path / name)
-    content = (tmp_path / name).read_bytes()
-    if name.endswith(".pt2"):
-        with zipfile.ZipFile(tmp_path / name) as held:
-            content = b"".join(held.read(member) for member in held.namelist())
-    assert b"pipeline/network/hourglass.py" not in content
-    assert str(tmp_path).encode() not in content
-    assert str(runs).encode() not in content
+def test_no_place_of_this_machine_is_in_a_file(tmp_path, joints_onnx, runs):
+    path = tmp_path / "network.pt2"
+    export(runs, path)
+    with zipfile.ZipFile(path) as held:
+        program = b"".join(held.read(member) for member in held.namelist())
+    for content in (joints_onnx.read_bytes(), program):
+        assert b"hourglass.py" not in content
+        assert str(tmp_path.parent).encode() not in content
 
 
 # The check
@@ -291,8 +292,10 @@ def test_what_can_t_be_exported_fails_saying_why(tmp_path, runs, capsys, monkeyp
     arguments = ("mse", "--to", to, "--out", str(out), "--ray.storage", str(runs))
     status, said = fails(capsys, *arguments)
     assert status == 1
-    assert said.startswith("error: not exported: torch.export: ")
-    assert "data-dependent" in said
+    # torch itself prints the graph as far as it came.
+    *_, told = said.splitlines()
+    assert told.startswith("error: not exported: torch.export: ")
+    assert "data-dependent" in told
     assert list(tmp_path.iterdir()) == []
 
 

@@ -44,6 +44,7 @@ FLOORS = {
     "pipeline.archive": 2,
     "pipeline.bad_steps": 2,
     "pipeline.bundle": 2,
+    "pipeline.check_people": 2,
     "pipeline.checkpoint": 2,
     "pipeline.close_ups": 2,
     "pipeline.comparison": 2,

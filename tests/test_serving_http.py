@@ -111,7 +111,7 @@ def test_an_image_in_base64_is_answered_with_joints_in_its_pixels(server, uri, t
     assert status == 200
     [row] = answer["predictions"]
     checkpoint(tmp_path / "same")
-    predictor = Predictor(tmp_path / "same", torch.device("cpu"))
+    predictor = Predictor(tmp_path / "same", torch.device("cpu"), exact=True)
     view = predictor.view(predictor.read(JPEG), Frame.of_box(*box.values()))
     [pose] = predictor.predict([view])
     assert list(row) == columns_of(predictor.joint_set)
@@ -154,10 +154,10 @@ def test_what_is_no_image_is_refused_and_the_server_lives(server, body, kind):
 def test_the_same_model_predicts_by_its_name(uri, tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     Path("a.jpg").write_bytes(JPEG)
-    jobs.predict.main([model, "a.jpg", "--tracking.uri", uri, "--threads", "1"])
+    jobs.predict.main([model, "a.jpg", "--tracking.uri", uri, "--threads", "1", "--exact"])
     [image] = json.loads(Path("out/predictions/predictions.json").read_text())["images"]
     checkpoint(tmp_path / "same")
-    predictor = Predictor(tmp_path / "same", torch.device("cpu"))
+    predictor = Predictor(tmp_path / "same", torch.device("cpu"), exact=True)
     photo = predictor.read(JPEG)
     [pose] = predictor.predict([predictor.view(photo, Frame.of_whole(photo))])
     [person] = image["people"]

@@ -35,6 +35,7 @@ class Options:
 
     root: Path
     weights: Weights = "auto"
+    exact: bool = False
     boxes: MatchedBoxes | None = None
     heatmaps: bool = False
     threads: int = 1
@@ -78,7 +79,8 @@ class Estimator:
 
     def __init__(self, checkpoint: Path, options: Options) -> None:
         device = torch.device("cuda" if options.is_cuda else "cpu")
-        self.predictor, self.options = Predictor(checkpoint, device, options.weights), options
+        self.predictor = Predictor(checkpoint, device, options.weights, exact=options.exact)
+        self.options = options
         self._decoders: deque[CropDecoder] = deque(CropDecoder() for _ in range(options.threads))
         self._video: tuple[Source, Video] | None = None
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.network.hourglass import Heatmaps, StackedHourglass
+from pipeline.network.hourglass import Heatmaps, Stack, StackedHourglass
 
 
 class ReducedNetwork(nn.Module):
@@ -17,10 +17,11 @@ class ReducedNetwork(nn.Module):
     def __init__(self, network: StackedHourglass) -> None:
         super().__init__()
         last = network.stacks[-1]
+        assert isinstance(last, Stack)
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and module is not last.head:
                 module.to(torch.bfloat16)
-        last.head = _Widened(last.head)
+        last.head = _Widened(last.head)  # type: ignore[assignment]
         self.network = network.eval()
 
     def forward(self, images: Tensor) -> Heatmaps:

@@ -1,0 +1,89 @@
+"""People to check an exported file on: of photographs, of packed shards, or rendered ones."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.crop import CropDecoder, ImageRGBA
+from pipeline.data.synthetic import render_scene
+from pipeline.joints import JointSet
+from pipeline.prediction import Frame, look
+from pipeline.shapes import UInt8
+from pipeline.shards.index import find_shards
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import SampleLoader
+
+# As many as are looked at: a check is no evaluation.
+MOST = 16
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class People:
+    """Network inputs, and in words whose they are."""
+
+    images: UInt8[np.ndarray, "person input_px input_px 3"]
+    source: str
+
+
+def of_photographs(places: Sequence[str], input_px: int) -> People:
+    """The first people of image files, folders of them or globs; each photograph counts as filled by one.
+
+    Raises ValueError naming a place without images, or a file that is none.
+    """
+    files = [file for place in places for file in _files(place)][:MOST]
+    decoder = CropDecoder()
+    seen = []
+    for file in files:
+        try:
+            image = decoder.decode(file.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        seen.append(look(image, Frame.of_whole(image), input_px).image)
+    return People(images=np.stack(seen), source=f"{len(seen)} photographs")
+
+
+def of_shards(setting: str, pattern: str, joint_set: JointSet, input_px: int) -> People:
+    """The first people of packed shards. Raises ValueError as `find_shards`, or if joint sets differ."""
+    shards = find_shards(setting, pattern)
+    difference = shards.joint_set.difference(joint_set)
+    if difference:
+        raise ValueError(
+            f"{setting}={pattern!r} and the checkpoint have different joint sets: {difference}; "
+            "expected the same"
+        )
+    loader = SampleLoader(ShardReader(shards.paths), shards.joint_set, input_px)
+    count = min(MOST, len(loader.samples))
+    images = loader.batch(np.arange(count)).images.numpy()
+    return People(images=images, source=f"{count} people of {setting}={pattern}")
+
+
+def is_here(pattern: str) -> bool:
+    """Whether comma-separated globs of shards, each of them, match files of this machine."""
+    return all(glob(part.strip()) for part in pattern.split(","))
+
+
+def rendered(input_px: int) -> People:
+    """People that are drawn, where there are no photographs."""
+    seen = [look(image, frame, input_px).image for image, frame in _drawn()]
+    return People(images=np.stack(seen), source=f"{len(seen)} rendered people, no photographs")
+
+
+def _drawn() -> Iterator[tuple[ImageRGBA, Frame]]:
+    for index in range(MOST):
+        image, (person, *_) = render_scene(0, index)
+        opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
+        frame = Frame(center=person.center, scale=person.scale)
+        yield np.concatenate([image, opaque], axis=2), frame
+
+
+def _files(place: str) -> list[Path]:
+    path = Path(place)
+    found = path.iterdir() if path.is_dir() else map(Path, glob(place))
+    files = sorted(file for file in found if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise ValueError(f"--photographs {place}: no image there, expected {', '.join(_SUFFIXES)}")
+    return files

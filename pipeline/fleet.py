@@ -15,6 +15,7 @@ from pipeline.estimation.estimator import Estimator, Options
 from pipeline.estimation.results import Found, Part
 from pipeline.record import RECORD_NAME
 from pipeline.settings import RaySettings
+from pipeline.training import KEEP_MEMORY
 
 _PART, _FOUND, _FILES = "part", "found", "files"
 
@@ -62,6 +63,7 @@ def estimate_on_cluster(
         compute=ray.data.ActorPoolStrategy(size=min(int(settings.workers), len(rows))),
         num_cpus=settings.cpus_per_worker,
         num_gpus=settings.gpus_per_worker or None,
+        runtime_env={"env_vars": KEEP_MEMORY},
     )
     for row in found.iter_rows():
         content = json.loads(row[_FOUND])

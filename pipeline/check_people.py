@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.crop import CropDecoder, ImageRGBA
 from pipeline.data.synthetic import render_scene
+from pipeline.estimation.sources import find_sources
 from pipeline.joints import JointSet
-from pipeline.prediction import Frame, look
+from pipeline.prediction import Frame, look, read_photograph
 from pipeline.shapes import UInt8
 from pipeline.shards.index import find_shards
 from pipeline.shards.read import ShardReader
@@ -18,7 +18,6 @@ from pipeline.shards.stream import SampleLoader
 
 # As many as are looked at: a check is no evaluation.
 MOST = 16
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +33,15 @@ def of_photographs(places: Sequence[str], input_px: int) -> People:
 
     Raises ValueError naming a place without images, or a file that is none.
     """
-    files = [file for place in places for file in _files(place)][:MOST]
+    sources = find_sources(places, "--photographs").files
+    files = [source.path for source in sources if not source.is_video][:MOST]
+    if not files:
+        raise ValueError(f"--photographs {' '.join(places)}: only videos, expected photographs")
     decoder = CropDecoder()
     seen = []
     for file in files:
         try:
-            image = decoder.decode(file.read_bytes())
+            image = read_photograph(file.read_bytes(), decoder)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
         seen.append(look(image, Frame.of_whole(image), input_px).image)
@@ -78,12 +80,3 @@ def _drawn() -> Iterator[tuple[ImageRGBA, Frame]]:
         opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
         frame = Frame(center=person.center, scale=person.scale)
         yield np.concatenate([image, opaque], axis=2), frame
-
-
-def _files(place: str) -> list[Path]:
-    path = Path(place)
-    found = path.iterdir() if path.is_dir() else map(Path, glob(place))
-    files = sorted(file for file in found if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise ValueError(f"--photographs {place}: no image there, expected {', '.join(_SUFFIXES)}")
-    return files

@@ -337,7 +337,7 @@ def test_real_photographs_agree(tmp_path, runs, lspet_dir, capsys):
         (("mse", "--to", "torch-export", "--out", "no/n.pt2"), "there is no folder no"),
         (
             ("mse", "--to", "onnx", "--photographs", "."),
-            "--photographs .: no image there, expected .jpg, .jpeg, .png",
+            "--photographs='.': none of its 0 files is an image (.bmp, ",
         ),
         (
             ("mse", "--to", "onnx", "--photographs", ".", "--data.val", "x"),

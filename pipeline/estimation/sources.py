@@ -31,42 +31,42 @@ class Sources:
     others: int
 
 
-def find_sources(inputs: Sequence[str]) -> Sources:
+def find_sources(inputs: Sequence[str], setting: str = "INPUT") -> Sources:
     """List the files that `inputs` mean, in the order given, those of a folder or glob by name.
 
     A folder means all that lies in it and below, but for hidden files. Raises
-    ValueError naming an input that means nothing, or a file of another kind.
+    ValueError naming an input of the `setting` that means nothing, or a file of another kind.
     """
     if not inputs:
-        raise ValueError(f"no INPUT is given, expected {_kinds()}, a folder or a glob")
+        raise ValueError(f"no {setting} is given, expected {_kinds()}, a folder or a glob")
     found: dict[Path, None] = {}
     others = 0
     for word in inputs:
-        files, passed_over = _meant(word)
+        files, passed_over = _meant(word, setting)
         found |= dict.fromkeys(files)
         others += passed_over
     return Sources(files=tuple(_source(path) for path in found), others=others)
 
 
-def _meant(word: str) -> tuple[list[Path], int]:
+def _meant(word: str, setting: str) -> tuple[list[Path], int]:
     """The files that one input means, and how many of its folders' are of another kind."""
     path = Path(word)
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, setting)
     if path.exists():
-        return [_known(path)], 0
+        return [_known(path, setting)], 0
     if not glob.has_magic(word):
-        raise ValueError(f"INPUT={word!r}: no such file or folder")
+        raise ValueError(f"{setting}={word!r}: no such file or folder")
     matches = [Path(match) for match in sorted(glob.glob(word, recursive=True))]
     if not matches:
-        raise ValueError(f"INPUT={word!r}: no file matches")
+        raise ValueError(f"{setting}={word!r}: no file matches")
     files = _usable(match for match in matches if match.is_file())
     if not files:
-        raise ValueError(f"INPUT={word!r}: none of the {len(matches)} files is {_kinds()}")
+        raise ValueError(f"{setting}={word!r}: none of the {len(matches)} files is {_kinds()}")
     return files, len(matches) - len(files)
 
 
-def _in_folder(folder: Path) -> tuple[list[Path], int]:
+def _in_folder(folder: Path, setting: str) -> tuple[list[Path], int]:
     files = [
         path
         for path in sorted(folder.rglob("*"))
@@ -75,7 +75,7 @@ def _in_folder(folder: Path) -> tuple[list[Path], int]:
     ]
     usable = _usable(files)
     if not usable:
-        raise ValueError(f"INPUT={str(folder)!r}: none of its {len(files)} files is {_kinds()}")
+        raise ValueError(f"{setting}={str(folder)!r}: none of its {len(files)} files is {_kinds()}")
     return usable, len(files) - len(usable)
 
 
@@ -83,9 +83,9 @@ def _usable(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.suffix.lower() in PHOTOGRAPHS + VIDEOS]
 
 
-def _known(path: Path) -> Path:
+def _known(path: Path, setting: str) -> Path:
     if path.suffix.lower() not in PHOTOGRAPHS + VIDEOS:
-        raise ValueError(f"INPUT={str(path)!r}: expected {_kinds()}")
+        raise ValueError(f"{setting}={str(path)!r}: expected {_kinds()}")
     return path
 
 

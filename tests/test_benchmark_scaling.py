@@ -285,9 +285,10 @@ def test_the_report_says_what_was_measured_and_what_is_assumed():
 def test_ranks_train_alike_with_ray_and_without(tmp_path):
     if places() < 2:
         pytest.skip("this machine has room for one worker")
-    settings = ScalingBenchmark(workers=(2,), rounds=1, steps=8, batch_per_worker=2)
+    # More than a shard's people: each worker reads shards of its own.
+    settings = ScalingBenchmark(workers=(2,), rounds=1, steps=12, batch_per_worker=2)
     data = tmp_path / "data"
-    pack_rendered(data, 40)
+    pack_rendered(data, 60)
     with sides(settings, (2,), data) as started:
         [_, last] = take_turns(started, settings.rounds)
     plain, with_ray = last["2 without Ray"], last["2 with Ray"]

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,13 @@ def server(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words],
-            env=os.environ | {"MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"},
+            # It looks for its web server's command on the path.
+            env=os.environ
+            | {
+                "MLFLOW_TRACKING_URI": uri,
+                "OMP_NUM_THREADS": "1",
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            },
             stdout=out,
             stderr=out,
             start_new_session=True,
@@ -74,8 +81,9 @@ def server(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.3)
         yield url
     finally:
-        # It is a shell's child's child, which its own group holds.
-        os.killpg(process.pid, 9)
+        # The web server is a child's child, which its own group holds.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
         process.wait()
 
 

@@ -47,8 +47,8 @@ def estimate_on_cluster(
 ) -> Iterator[Found]:
     """Yield what comes of each part, as it is done, in any order.
 
-    The pictures lie where every node sees them. Raises ValueError if the
-    cluster holds fewer workers, or RuntimeError if one fails again and again.
+    The pictures lie where every node sees them. As many workers as the settings
+    have, or as there are parts, stay until the end.
     """
     needed = [checkpoint / RECORD_NAME, *checkpoint.glob("*.safetensors")]
     files = {path.name: path.read_bytes() for path in needed}

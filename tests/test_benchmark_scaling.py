@@ -36,6 +36,7 @@ from pipeline.benchmark.share.scaling.model import (
 from pipeline.benchmark.share.scaling.report import scaling_report
 from pipeline.benchmark.share.scaling.summary import fitted, summary
 from pipeline.benchmark.share.turns import Turns
+from pipeline.benchmark.timing import environment
 from pipeline.joints import MPII
 from pipeline.learner import Task
 from pipeline.network.cost import Cost
@@ -282,6 +283,7 @@ def test_the_report_says_what_was_measured_and_what_is_assumed():
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(600)  # four programs and a cluster start one after another
 def test_ranks_train_alike_with_ray_and_without(tmp_path):
     if places() < 2:
         pytest.skip("this machine has room for one worker")
@@ -289,7 +291,7 @@ def test_ranks_train_alike_with_ray_and_without(tmp_path):
     settings = ScalingBenchmark(workers=(2,), rounds=1, steps=12, batch_per_worker=2)
     data = tmp_path / "data"
     pack_rendered(data, 60)
-    with sides(settings, (2,), data) as started:
+    with environment({"OMP_NUM_THREADS": "1"}), sides(settings, (2,), data) as started:
         [_, last] = take_turns(started, settings.rounds)
     plain, with_ray = last["2 without Ray"], last["2 with Ray"]
     check_alike({"plain": plain, "ray": with_ray})

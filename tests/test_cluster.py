@@ -332,6 +332,7 @@ def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
     assert run_named(place, "wild").info.status == "FAILED"
 
 
+@pytest.mark.timeout(600)  # six trainings
 def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_failed(
     packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

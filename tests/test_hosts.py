@@ -18,7 +18,8 @@ from pipeline.archive import checkpoints
 from pipeline.heartbeats import last_heard
 from pipeline.journal import Journal
 
-pytestmark = pytest.mark.hosts
+# A cluster over three hosts starts, loses one and has it back.
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = (sys.executable, "-m", "ray.scripts.scripts")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from pipeline.benchmark.step.measure import (
     variants_of,
 )
 from pipeline.benchmark.step.pictures import rendered_people
-from pipeline.benchmark.step.profile import KINDS, time_shares
+from pipeline.benchmark.step.profile import KINDS, kind_of, time_shares
 from pipeline.benchmark.step.variants import Runner, Variant
 from pipeline.benchmark.timing import Lap
 from pipeline.data.synthetic import render_scene
@@ -141,7 +142,35 @@ def test_shares_of_time_add_up_and_convolutions_and_optimizer_have_theirs():
     assert tuple(shares) == KINDS
     assert sum(shares.values()) == pytest.approx(1.0)
     assert min(shares["convolution"], shares["norm"], shares["optimizer"], shares["input"]) > 0
-    assert shares["other"] < 0.3
+
+
+def event_within(*names: str) -> SimpleNamespace:
+    """The profiler's event of the last name, called by the one before it, and so on."""
+    event = None
+    for name in names:
+        event = SimpleNamespace(name=name, cpu_parent=event)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("network", "aten::conv2d", "aten::mkldnn_convolution", "aten::add_"), "convolution"),
+        (
+            ("autograd::engine::evaluate_function: ConvolutionBackward0", "aten::fill_"),
+            "convolution",
+        ),
+        (("network", "aten::batch_norm", "aten::native_batch_norm"), "norm"),
+        (("network", "aten::relu_", "aten::clamp_min_"), "pointwise"),
+        (("autograd::engine::evaluate_function: AddBackward0", "aten::sum"), "pointwise"),
+        (("network", "aten::max_pool2d"), "other"),
+        (("network",), "other"),
+        (("Optimizer.step#RMSprop.step", "aten::_foreach_mul_"), "optimizer"),
+        (("aten::mul",), "input"),
+    ],
+)
+def test_what_an_operator_calls_is_work_of_its_kind(names, kind):
+    assert kind_of(event_within(*names)) == kind
 
 
 def test_a_product_of_matrices_counts_two_operations_a_multiply_accumulate():

@@ -11,7 +11,7 @@ from pipeline.benchmark.step.variants import Runner
 from pipeline.network.hourglass import Heatmaps
 
 KINDS = ("convolution", "norm", "pointwise", "optimizer", "input", "other")
-_NETWORK, _BACKWARD, _OPTIMIZER = "network", "autograd::engine", "Optimizer."
+_NETWORK, _BACKWARD, _OPTIMIZER = "network", "autograd::engine", "optimizer."
 # Parts of operators' names; a matrix product here is a 1x1 convolution's.
 _BY_NAME = {
     "convolution": ("conv", "::mm", "::addmm", "::bmm", "im2col", "col2im"),
@@ -52,18 +52,21 @@ def time_shares(runner: Runner, device: torch.device) -> dict[str, float]:
         # A kernel is an event as well, beside the operator that started it.
         if event.device_type.name != "CPU":
             continue
-        spent[_kind(event)] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        spent[kind_of(event)] += (
+            event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        )
     return {kind: time / sum(spent.values()) for kind, time in spent.items()}
 
 
-def _kind(event: Any) -> str:
+def kind_of(event: Any) -> str:
+    """The kind of work whose time a profiler's event is, by its name and those of its callers."""
     above = list(_with_ancestors(event))
     if any(name.startswith(_OPTIMIZER) for name in above):
         return "optimizer"
     if not any(name == _NETWORK or name.startswith(_BACKWARD) for name in above):
         return "input"
     for kind, parts in _BY_NAME.items():
-        # The innermost operator that says it: a convolution adds and copies as well.
+        # What an operator calls is its own work: a convolution adds and copies as well.
         if any(part in name for name in above for part in parts):
             return kind
     return "other"
@@ -71,5 +74,5 @@ def _kind(event: Any) -> str:
 
 def _with_ancestors(event: Any) -> Iterator[str]:
     while event is not None:
-        yield event.name if event.name.startswith((_BACKWARD, _OPTIMIZER)) else event.name.lower()
+        yield event.name.lower()
         event = event.cpu_parent

@@ -28,13 +28,24 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 _LOOPBACK = "127.0.0.1"
 
 
+# Whether this process has started a cluster that ends with its only run.
+_is_for_one_run = False
+
+
+def is_for_one_run() -> bool:
+    """Whether the cluster ends with the run: nothing that it holds needs freeing for others."""
+    return _is_for_one_run
+
+
 @contextmanager
-def cluster(address: str) -> Iterator[None]:
+def cluster(address: str, *, is_shared: bool = False) -> Iterator[None]:
     """Join the cluster at `address`, or start one on this machine, for the duration.
 
     An empty address means RAY_ADDRESS (which a submitted job has), else this machine.
-    What a cluster that is started here listens on is bound to loopback.
+    What a cluster that is started here listens on is bound to loopback. `is_shared`
+    says that several training runs will be on it, one of which may end before the others.
     """
+    global _is_for_one_run
     if ray.is_initialized():
         yield
         return
@@ -46,15 +57,18 @@ def cluster(address: str) -> Iterator[None]:
         with _bound_to_loopback():
             ray.init(
                 address="local",
-                # Its State API frees what a training leaves that was stopped ungracefully.
-                include_dashboard=True,
+                # Its State API is what frees what a killed run held. For one run it would
+                # only be ten processes more to start, and to wake beside training.
+                include_dashboard=is_shared,
                 dashboard_host=_LOOPBACK,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 logging_level=logging.WARNING,
             )
+        _is_for_one_run = not is_shared
     try:
         yield
     finally:
+        _is_for_one_run = False
         ray.shutdown()
 
 

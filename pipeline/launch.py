@@ -21,7 +21,6 @@ from ray.train import (
     UserCallback,
     WorkerGroupError,
 )
-from ray.train.torch import TorchTrainer
 
 from pipeline.archive import BEST_CHECKPOINT, StorageError, best, newest_sound
 from pipeline.cases import PEOPLE_NAME, read_cases
@@ -33,6 +32,7 @@ from pipeline.figures import curves, joint_bars, threshold_curve
 from pipeline.heartbeats import last_heard
 from pipeline.journal import Journal
 from pipeline.keeper import overlay_path
+from pipeline.lean_trainer import LeanTrainer
 from pipeline.learner import Task
 from pipeline.loop import EVALUATION_NAME
 from pipeline.metric import Scores, table
@@ -187,13 +187,13 @@ def task_of(plan: Plan, label: str = "") -> Task:
 
 def trainer(
     plan: Plan, task: Task, loop: Callable[[dict[str, Any]], None] = train_worker
-) -> TorchTrainer:
+) -> LeanTrainer:
     """Ray's trainer, with the plan's workers running `loop` on the fields of `task`."""
     settings = plan.settings
     resources = {"CPU": settings.ray.cpus_per_worker}
     if settings.ray.gpus_per_worker:
         resources["GPU"] = settings.ray.gpus_per_worker
-    return TorchTrainer(
+    return LeanTrainer(
         loop,
         train_loop_config=asdict(task),
         torch_config=torch_config(max(_COLLECTIVE_TIMEOUT_S, math.ceil(_watched_s(settings.ray)))),

@@ -4,6 +4,7 @@ import os
 import socket
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import ray
 import torch.distributed as dist
@@ -16,6 +17,13 @@ from pipeline.system import interface_of
 _LOOPBACK = "127.0.0.1"
 # Rank 0's, between its opening and the ranks' meeting.
 _opened: list[TCPStore] = []
+
+
+def name_of_start() -> str:
+    """What the ranks of this start have in common, and share with no other start."""
+    if dist.is_initialized():
+        return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return uuid4().hex
 
 
 def torch_config(timeout_s: int) -> TorchConfig:
@@ -37,9 +45,11 @@ class NetworkConfig(TorchConfig):
 
 
 class _NetworkBackend(_TorchBackend):
-    """Ray Train's own, once every rank's Gloo knows where to listen."""
+    """Ray Train's own, once every rank's Gloo knows where to listen; a rank that is alone meets nobody."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if len(worker_group) == 1:
+            return
         worker_group.execute(_listen_where_ray_does)
         super().on_start(worker_group, backend_config)
 
@@ -62,10 +72,12 @@ class LoopbackConfig(TorchConfig):
 
 
 class _LoopbackBackend(_TorchBackend):
-    """Ray Train's own but for the meeting of the ranks."""
+    """Ray Train's own but for the meeting of the ranks; one that is alone meets nobody."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         workers, timeout_s = len(worker_group), backend_config.timeout_s
+        if workers == 1:
+            return
         has_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         backend = "nccl" if has_gpu else "gloo"
         port = worker_group.execute_single(0, _open_store, timeout_s)

@@ -21,6 +21,7 @@ from pipeline.monitor import Monitor
 from pipeline.provenance import equipment
 from pipeline.pulse import Pulse
 from pipeline.ranks import from_first
+from pipeline.rendezvous import name_of_start
 from pipeline.settings import Settings
 from pipeline.shards.order import Positions
 from pipeline.shards.sample import BadSampleError
@@ -61,11 +62,9 @@ def train_worker(task: dict[str, Any]) -> None:
     rank, workers, folder = context.get_world_rank(), context.get_world_size(), Path(told.folder)
     patience_s = 60 * Settings.from_flat(told.settings).ray.hang_minutes
     device = ray.train.torch.get_device()
-    # Where the ranks have met: of this start, and the same on each of them.
-    start = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         with (
-            Watchdog(pulse, folder, start, rank, workers, patience_s),
+            Watchdog(pulse, folder, name_of_start(), rank, workers, patience_s),
             _witness(told, rank, workers, device) as stepped,
             Monitor(folder) if rank == 0 else nullcontext(),
         ):

@@ -25,6 +25,7 @@ FLOORS = {
     "pipeline.command": 4,
     "pipeline.fleet": 4,
     "pipeline.launch": 4,
+    "pipeline.lean_trainer": 4,
     "pipeline.benchmark": 3,
     "pipeline.courier": 3,
     "pipeline.delivery": 3,
@@ -135,8 +136,8 @@ HOMES = {
     "pyarrow": ("pipeline.data.table_cells",),
     "ray": (
         *("jobs", "tune", "pipeline.benchmark.share", "pipeline.chaos.nodes"),
-        *("pipeline.cluster", "pipeline.fleet", "pipeline.launch", "pipeline.rendezvous"),
-        *("pipeline.reservation", "pipeline.worker"),
+        *("pipeline.cluster", "pipeline.fleet", "pipeline.launch", "pipeline.lean_trainer"),
+        *("pipeline.rendezvous", "pipeline.reservation", "pipeline.worker"),
     ),
     "s3fs": ("pipeline.shards.transport",),
     "simplejpeg": ("pipeline.data.crop", "pipeline.benchmark"),
@@ -324,7 +325,8 @@ def test_every_floor_that_is_named_is_inhabited():
             "import ray",
             "pipeline.inspection.card imports ray, whose home is jobs and tune and "
             "pipeline.benchmark.share and pipeline.chaos.nodes and pipeline.cluster and "
-            "pipeline.fleet and pipeline.launch and pipeline.rendezvous and pipeline.reservation and pipeline.worker",
+            "pipeline.fleet and pipeline.launch and pipeline.lean_trainer and pipeline.rendezvous and "
+            "pipeline.reservation and pipeline.worker",
         ),
         (
             "pipeline.shards.read",

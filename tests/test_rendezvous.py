@@ -42,3 +42,15 @@ def test_an_address_that_only_others_know_leaves_the_choice_to_gloo(node):
     node("192.0.2.1")
     rendezvous._listen_where_ray_does()
     assert "GLOO_SOCKET_IFNAME" not in os.environ
+
+
+@pytest.mark.parametrize("config", [rendezvous.LoopbackConfig, rendezvous.NetworkConfig])
+def test_a_rank_that_is_alone_meets_nobody(config):
+    class Alone:
+        """A group of one, which is asked to do nothing."""
+
+        def __len__(self) -> int:
+            return 1
+
+    config().backend_cls().on_start(Alone(), config())
+    assert rendezvous.name_of_start() != rendezvous.name_of_start()

@@ -62,7 +62,7 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
     """
     check_same(sweep)
     with record_of(_spec(sweep), sweep.folder, lambda: _start(sweep)) as record:
-        with cluster(sweep.base.ray.address):
+        with cluster(sweep.base.ray.address, is_shared=True):
             check_capacity(sweep.base.ray)
             record.begin()
             tried, interruption = _search(sweep)

@@ -17,7 +17,6 @@ from pipeline.launch import task_of, trainer
 from pipeline.learner import Task
 from pipeline.loop import Host, train
 from pipeline.plan import plan_training
-from pipeline.recording import recording
 from pipeline.settings import Settings
 from pipeline.worker import RayHost, quieten_ray_train
 
@@ -35,10 +34,9 @@ def train_plain(settings: dict[str, Any], folder: Path) -> None:
 
 
 def train_with_ray(settings: dict[str, Any], folder: Path) -> None:
-    """Train as jobs.train does, with a cluster of its own."""
+    """Train as jobs.train does, with a cluster of its own; delivery to MLflow is another benchmark's."""
     plan = plan_training(Settings.from_flat(settings))
-    with recording(plan) as record, cluster("local"):
-        record.begin()
+    with cluster("local"):
         loop = partial(train_in_turns, folder=folder)
         trainer(plan, task_of(plan, "Ray"), loop).fit()
 

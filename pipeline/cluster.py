@@ -26,6 +26,12 @@ from pipeline.settings import RaySettings
 # Samples never pass through the object store; Ray's default of 30 % of memory would only be taken away.
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LOOPBACK = "127.0.0.1"
+# Every process of Ray's would gather and send what only a dashboard shows.
+_UNWATCHED = {
+    "enable_metrics_collection": False,
+    "event_stats": False,
+    "task_events_report_interval_ms": 0,
+}
 
 
 # Whether this process has started a cluster that ends with its only run.
@@ -60,6 +66,7 @@ def cluster(address: str, *, is_shared: bool = False) -> Iterator[None]:
                 # Its State API is what frees what a killed run held. For one run it would
                 # only be ten processes more to start, and to wake beside training.
                 include_dashboard=is_shared,
+                _system_config={} if is_shared else _UNWATCHED,
                 dashboard_host=_LOOPBACK,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 logging_level=logging.WARNING,

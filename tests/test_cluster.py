@@ -49,7 +49,7 @@ def dashboard() -> Iterator[str]:
 
     from pipeline.cluster import cluster
 
-    with cluster("local"):
+    with cluster("local", is_shared=True):
         yield f"http://{ray._private.worker.global_worker.node.webui_url}"
 
 

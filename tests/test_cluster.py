@@ -445,12 +445,17 @@ def test_a_prediction_over_the_cluster_finds_what_one_process_finds(
 def test_a_submitted_job_trains_streams_and_fails_as_it_should(
     dashboard: str, packed: Path, place: Path
 ):
+    import ray
+
+    # Where several clusters run on a machine, as those of other tests, Ray tells a job of any of them.
+    here = f"RAY_ADDRESS={ray.get_runtime_context().gcs_address}"
+
     def submit(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
         command += ["--address", dashboard, "--working-dir", str(ROOT), "--"]
         environment = os.environ | {"RAY_AUTH_MODE": "token"}
         return subprocess.run(
-            [*command, sys.executable, "-m", "jobs.train", *words],
+            [*command, "env", here, sys.executable, "-m", "jobs.train", *words],
             capture_output=True,
             text=True,
             env=environment,

@@ -12,15 +12,15 @@ import pytest
 import torch
 from factories import person, photograph
 
-from pipeline.benchmark.crops import curve, inside, psnr
-from pipeline.benchmark.loader import LoaderBenchmark, measure_routes, prepare
-from pipeline.benchmark.memory import measure_memory
-from pipeline.benchmark.parallel import BatchDataset, measure_parallel
-from pipeline.benchmark.photographs import cut_people, find_photographs
-from pipeline.benchmark.plain import paste_gaussians, plain_dataset
-from pipeline.benchmark.report import loader_report
-from pipeline.benchmark.summary import summary
-from pipeline.benchmark.timing import (
+from jobs.benchmark.loader.crops import curve, inside, psnr
+from jobs.benchmark.loader.measure import LoaderBenchmark, measure_routes, prepare
+from jobs.benchmark.loader.memory import measure_memory
+from jobs.benchmark.loader.parallel import BatchDataset, measure_parallel
+from jobs.benchmark.loader.photographs import cut_people, find_photographs
+from jobs.benchmark.loader.plain import paste_gaussians, plain_dataset
+from jobs.benchmark.report import loader_report
+from jobs.benchmark.summary import summary
+from jobs.benchmark.timing import (
     Lap,
     by_cpu_time,
     in_fresh_process,

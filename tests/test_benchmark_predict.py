@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-import jobs.benchmark
-from pipeline.benchmark.predict.measure import PredictBenchmark, over_plain
-from pipeline.benchmark.predict.ways import Network, default, noise, prepare, ways
-from pipeline.benchmark.timing import Lap
+import jobs.benchmark.__main__
+from jobs.benchmark.predict.measure import PredictBenchmark, over_plain
+from jobs.benchmark.predict.ways import Network, default, noise, prepare, ways
+from jobs.benchmark.timing import Lap
 
 WAYS = ("fp32 contiguous", "fp32 channels_last", "bf16 channels_last", "ONNX Runtime fp32")
 
@@ -43,7 +43,7 @@ def test_the_command_tells_and_writes_what_it_measured(tmp_path, capsys):
     path = tmp_path / "predict.json"
     options = ("--stacks", "1", "--batch", "1", "4", "--features", "8", "--input-px", "64")
     more = ("--rounds", "1", "--memory-batch", "4", "--json", str(path))
-    jobs.benchmark.main(["predict", *options, *more])
+    jobs.benchmark.__main__.main(["predict", *options, *more])
     result = json.loads(path.read_text())
     assert list(result)[:2] == ["over_plain_fp32", "over_plain_fp32_by_way"]
     by_way = result["over_plain_fp32_by_way"]["1"]

@@ -11,19 +11,19 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from pipeline.benchmark.share.data import pack_rendered
-from pipeline.benchmark.share.first_step import STAGES, breakdown, first_step, start_once
-from pipeline.benchmark.share.measure import RayBenchmark
-from pipeline.benchmark.share.overhead import (
+from jobs.benchmark.overhead.data import pack_rendered
+from jobs.benchmark.overhead.first_step import STAGES, breakdown, first_step, start_once
+from jobs.benchmark.overhead.measure import RayBenchmark
+from jobs.benchmark.overhead.overhead import (
     check_alike,
     cores_beside,
     cpu_ms,
     overhead,
     samples_per_s,
 )
-from pipeline.benchmark.share.processes import descendants, stopped
-from pipeline.benchmark.share.report import ray_report
-from pipeline.benchmark.share.turns import TurnLearner, Turns, conditions, wait_until
+from jobs.benchmark.overhead.processes import descendants, stopped
+from jobs.benchmark.overhead.report import ray_report
+from jobs.benchmark.overhead.turns import TurnLearner, Turns, conditions, wait_until
 from pipeline.joints import MPII
 from pipeline.learner import Task
 from pipeline.shards.index import find_shards

@@ -6,12 +6,13 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from pipeline.benchmark.share.data import pack_rendered
-from pipeline.benchmark.share.overhead import check_alike
-from pipeline.benchmark.share.rounds import take_turns
-from pipeline.benchmark.share.scaling.fit import fit_ring, overlap, parts_of
-from pipeline.benchmark.share.scaling.group import GroupLearner
-from pipeline.benchmark.share.scaling.measure import (
+from jobs.benchmark.overhead.data import pack_rendered
+from jobs.benchmark.overhead.overhead import check_alike
+from jobs.benchmark.overhead.rounds import take_turns
+from jobs.benchmark.overhead.turns import Turns
+from jobs.benchmark.scaling.fit import fit_ring, overlap, parts_of
+from jobs.benchmark.scaling.group import GroupLearner
+from jobs.benchmark.scaling.measure import (
     STACKS,
     ScalingBenchmark,
     assumptions,
@@ -19,7 +20,7 @@ from pipeline.benchmark.share.scaling.measure import (
     sides,
     usual_workers,
 )
-from pipeline.benchmark.share.scaling.model import (
+from jobs.benchmark.scaling.model import (
     GPUS,
     LINKS,
     Assumptions,
@@ -33,10 +34,9 @@ from pipeline.benchmark.share.scaling.model import (
     predict,
     table,
 )
-from pipeline.benchmark.share.scaling.report import scaling_report
-from pipeline.benchmark.share.scaling.summary import fitted, summary
-from pipeline.benchmark.share.turns import Turns
-from pipeline.benchmark.timing import environment
+from jobs.benchmark.scaling.report import scaling_report
+from jobs.benchmark.scaling.summary import fitted, summary
+from jobs.benchmark.timing import environment
 from pipeline.joints import MPII
 from pipeline.learner import Task
 from pipeline.network.cost import Cost

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.benchmark.step.curve import Pupil, goals_of, learning_curves, over_first
-from pipeline.benchmark.step.limits import matmul_route
-from pipeline.benchmark.step.measure import (
+from jobs.benchmark.step.curve import Pupil, goals_of, learning_curves, over_first
+from jobs.benchmark.step.limits import matmul_route
+from jobs.benchmark.step.measure import (
     StepBenchmark,
     curve_variants,
     found_device,
@@ -20,10 +20,10 @@ from pipeline.benchmark.step.measure import (
     over_plain,
     variants_of,
 )
-from pipeline.benchmark.step.pictures import rendered_people
-from pipeline.benchmark.step.profile import KINDS, kind_of, time_shares
-from pipeline.benchmark.step.variants import Runner, Variant
-from pipeline.benchmark.timing import Lap
+from jobs.benchmark.step.pictures import rendered_people
+from jobs.benchmark.step.profile import KINDS, kind_of, time_shares
+from jobs.benchmark.step.variants import Runner, Variant
+from jobs.benchmark.timing import Lap
 from pipeline.data.synthetic import render_scene
 from pipeline.training import network_input
 

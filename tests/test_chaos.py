@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.chaos import main
-from pipeline.chaos.audit import Books
-from pipeline.chaos.books import (
+from jobs.chaos.__main__ import main
+from jobs.chaos.audit import Books
+from jobs.chaos.books import (
     Account,
     Expected,
     count_steps,
@@ -19,10 +19,10 @@ from pipeline.chaos.books import (
     metrics_account,
     samples_account,
 )
-from pipeline.chaos.evidence import Evidence, Rank, TakenStep, Taking
-from pipeline.chaos.faults import Fault, Kind, draws
-from pipeline.chaos.programs import Program, children, free_port
-from pipeline.chaos.report import is_good, report, result_of, stood_still_s
+from jobs.chaos.evidence import Evidence, Rank, TakenStep, Taking
+from jobs.chaos.faults import Fault, Kind, draws
+from jobs.chaos.programs import Program, children, free_port
+from jobs.chaos.report import is_good, report, result_of, stood_still_s
 from pipeline.witness import Witness
 
 # Two epochs of two steps of two, of five people: one of them sits each epoch out.

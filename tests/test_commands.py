@@ -16,7 +16,7 @@ import torch
 from factories import pack_samples, samples
 from safetensors.torch import save_file
 
-import jobs.benchmark
+import jobs.benchmark.__main__
 import jobs.compare
 import jobs.convert
 import jobs.deliver
@@ -216,10 +216,9 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         (
             "jobs.benchmark",
             "",
-            "the following arguments are required: {loader,step,predict,ray,logging,scaling}",
+            "the following arguments are required: {loader,step,predict,ray,scaling}",
         ),
         ("jobs.benchmark", "step --rounds 0", "--rounds must be at least 1, got 0"),
-        ("jobs.benchmark", "logging --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "scaling --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "scaling --workers 0", "--workers must be from 1 to this machine's"),
         (

@@ -9,20 +9,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pipeline.data.people import Visibility
-from pipeline.figures import (
-    Pose,
-    curves,
-    joint_bars,
-    overlay,
-    threshold_curve,
-    trials_against,
-)
+from pipeline.figures import Pose, curves, joint_bars, overlay, threshold_curve
 from pipeline.joints import MPII
 from pipeline.metric import THRESHOLDS, JointCounts, Scores, scores
 from pipeline.overlays import draw_augmented, draw_truth, pose_of, spaced
 from pipeline.settings import DataSettings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader
+from tune.figures.values import trials_against
 
 
 def png(figure: Figure) -> bytes:

@@ -16,11 +16,11 @@ import pytest
 
 import jobs.train
 from pipeline.command import parse
-from pipeline.figures import trials_against
 from pipeline.settings import Settings
-from pipeline.sweep_figures.against import Dot, scores_against
-from pipeline.sweep_figures.coordinates import Setting, Track, parallel_coordinates
-from pipeline.sweep_figures.courses import Course, learning_curves
+from tune.figures.curves import Course, learning_curves
+from tune.figures.parallel_coordinates import Setting, Track, parallel_coordinates
+from tune.figures.scatter import Dot, scores_against
+from tune.figures.values import trials_against
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.axis import axis_values
 from tune.report.command import best_command

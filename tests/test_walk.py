@@ -10,8 +10,8 @@ import walk
 from factories import pack_samples, samples
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from jobs.benchmark.recording.server import mlflow_server
 from pipeline import tracking
-from pipeline.benchmark.share.logging.server import mlflow_server
 from pipeline.journal import Journal
 from pipeline.keeper import Keeper
 from pipeline.launch import task_of

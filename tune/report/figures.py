@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from pipeline.figures import trials_against
-from pipeline.sweep_figures.against import Dot, scores_against
-from pipeline.sweep_figures.coordinates import Setting, Track, parallel_coordinates
-from pipeline.sweep_figures.courses import Course, learning_curves
+from tune.figures.curves import Course, learning_curves
+from tune.figures.parallel_coordinates import Setting, Track, parallel_coordinates
+from tune.figures.scatter import Dot, scores_against
+from tune.figures.values import trials_against
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.axis import axis_values
 from tune.report.front import pareto_front

@@ -1,0 +1,142 @@
+"""What stored crops of several sizes and qualities cost, and how near they come to the photograph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import Bool, UInt8
+
+from jobs.benchmark.loader.photographs import cut_people
+from jobs.benchmark.loader.routes import INPUT_PX
+from jobs.benchmark.timing import Route, measure, speed
+from pipeline.data.crop import Image, read_image
+from pipeline.data.people import Person
+from pipeline.geometry import Matrix, crop_from_original, transform
+from pipeline.joints import MPII
+from pipeline.pack_settings import CropSettings
+from pipeline.settings import DataSettings
+from pipeline.shards.augmentation import Augmentation, draw_augmentations
+from pipeline.shards.sample import Sample
+from pipeline.shards.stream import SampleLoader
+
+Pixels = UInt8[np.ndarray, "px px 3"]
+Mask = Bool[np.ndarray, "px px"]
+
+CROPS = (
+    *(
+        CropSettings(person_px=person_px, margin=2.0, jpeg_quality=jpeg_quality)
+        for person_px in (192, 256, 320, 384)
+        for jpeg_quality in (80, 85, 90, 95)
+    ),
+    CropSettings(person_px=256, margin=1.5, jpeg_quality=95),
+)
+# The reference has so many pixels along a side of each of the input's.
+_SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A network input straight from the photograph, and which of its pixels the photograph has."""
+
+    how: Augmentation
+    pixels: Pixels
+    inside: Mask
+
+
+def curve(
+    folder: Path, people: Sequence[Person], crops: Sequence[CropSettings], rounds: int
+) -> list[dict[str, Any]]:
+    """For each kind of crop: bytes, decoding samples/s, accuracy in dB, and share of pixels it lacks."""
+    loader = SampleLoader([], MPII, INPUT_PX)
+    cut = [cut_people(folder, people, crop) for crop in crops]
+    references = _references(loader, folder, cut[0])
+    rows: list[dict[str, Any]] = []
+    routes: dict[str, Route] = {}
+    for crop, samples in zip(crops, cut, strict=True):
+        jpegs = [sample.crop.jpeg for sample in samples]
+        rows.append(
+            {
+                "person_px": crop.person_px,
+                "margin": crop.margin,
+                "jpeg_quality": crop.jpeg_quality,
+                "bytes": float(np.mean([len(jpeg) for jpeg in jpegs])),
+            }
+            | _accuracy(loader, samples, references)
+        )
+        routes[str(len(routes))] = Route(run=partial(_decode, jpegs))
+    laps = measure("decoding the kinds of crops", routes, rounds)
+    return [
+        row | {"decode_samples_per_s": speed(found)["samples_per_s"]}
+        for row, found in zip(rows, laps.values(), strict=True)
+    ]
+
+
+def psnr(ours: np.ndarray, truth: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of 8-bit values; infinite where they are equal."""
+    error = np.mean((ours.astype(np.float64) - truth) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def inside(matrix: Matrix, width: int, height: int, input_px: int) -> Mask:
+    """Which pixels of an input have their middle on an image that `matrix` takes to the input."""
+    along = np.arange(float(input_px))
+    column, row = np.meshgrid(along, along)
+    points = transform(np.stack([column, row], axis=-1), np.linalg.inv(matrix))
+    # A thousandth of a pixel for rounding.
+    beyond = np.array([width, height]) - 0.5 + 1e-3
+    return np.all((points >= -0.5 - 1e-3) & (points <= beyond), axis=-1)
+
+
+def _references(loader: SampleLoader, folder: Path, samples: Sequence[Sample]) -> list[Reference]:
+    found: dict[int, Reference] = {}
+    name, photograph = "", np.empty((0, 0, 3), np.uint8)
+    for number in sorted(range(len(samples)), key=lambda number: samples[number].person.image):
+        sample, [how] = samples[number], draw_augmentations(DataSettings(), 0, np.array([number]))
+        if sample.person.image != name:
+            name = sample.person.image
+            photograph = read_image(folder / name)
+        matrix = loader.input_from_original(sample, how)
+        height, width = photograph.shape[:2]
+        found[number] = Reference(
+            how=how,
+            pixels=_supersampled(photograph, matrix),
+            inside=inside(matrix, width, height, INPUT_PX),
+        )
+    return [found[number] for number in range(len(samples))]
+
+
+def _supersampled(photograph: Image, matrix: Matrix) -> Pixels:
+    """Warp so that every pixel is the mean of its area: a single sample would alias."""
+    side = _SUPERSAMPLING * INPUT_PX
+    enlarged = crop_from_original(0, 0, _SUPERSAMPLING, _SUPERSAMPLING) @ matrix
+    fine = cv2.warpAffine(photograph, enlarged[:2], (side, side), flags=cv2.INTER_LINEAR)
+    return cv2.resize(fine, (INPUT_PX, INPUT_PX), interpolation=cv2.INTER_AREA)
+
+
+def _accuracy(
+    loader: SampleLoader, samples: Sequence[Sample], references: Sequence[Reference]
+) -> dict[str, float]:
+    """Mean PSNR over people where the photograph has pixels, and share of those that crops lack."""
+    pixels = np.empty((INPUT_PX, INPUT_PX, 3), np.uint8)
+    found, wanted, missing = [], 0, 0
+    for sample, reference in zip(samples, references, strict=True):
+        loader.load(sample, reference.how, pixels)
+        matrix = loader.input_from_original(sample, reference.how)
+        height, width, *_ = simplejpeg.decode_jpeg_header(sample.crop.jpeg)
+        from_crop = matrix @ np.linalg.inv(sample.crop.from_original)
+        held = inside(from_crop, width, height, INPUT_PX)
+        found.append(psnr(pixels[reference.inside], reference.pixels[reference.inside]))
+        wanted += int(reference.inside.sum())
+        missing += int((reference.inside & ~held).sum())
+    return {"psnr_db": float(np.mean(found)), "missing_share": missing / wanted}
+
+
+def _decode(jpegs: Sequence[bytes]) -> int:
+    for jpeg in jpegs:
+        simplejpeg.decode_jpeg(jpeg, "RGB")
+    return len(jpegs)

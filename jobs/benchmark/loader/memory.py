@@ -1,0 +1,77 @@
+"""Whether a worker's resident memory grows with epochs, or with the dataset."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jobs.benchmark.loader.routes import INPUT_PX
+from jobs.benchmark.timing import in_fresh_process
+from pipeline.joints import MPII
+from pipeline.settings import DataSettings
+from pipeline.shards.order import epoch_order, rank_batches
+from pipeline.shards.read import ShardReader
+from pipeline.shards.stream import SampleLoader, stream_training
+
+EPOCHS = (1, 2, 5, 10, 20)
+
+
+def measure_memory(
+    shards: Sequence[str], batch_size: int, epochs: Sequence[int], larger: Path
+) -> dict[str, Any]:
+    """Resident MiB by epoch over the dataset and over one four times as large, in processes of their own.
+
+    The larger one is written to the folder `larger`.
+    """
+    people = len(ShardReader(shards))
+    found = {
+        people: in_fresh_process(resident_over_epochs, shards, batch_size, epochs),
+        4 * people: in_fresh_process(
+            resident_over_epochs, _copies(shards, larger), batch_size, epochs
+        ),
+    }
+    # The first epoch fills the memory that is used again.
+    early, last = sorted(epochs)[1], max(epochs)
+    small, large = found.values()
+    return {
+        "resident_mib": found,
+        "growth_mib": {held: after[last] - after[early] for held, after in found.items()},
+        "larger_dataset_mib": large[last] - small[last],
+    }
+
+
+def resident_over_epochs(
+    shards: Sequence[str], batch_size: int, epochs: Sequence[int] = EPOCHS
+) -> dict[int, float]:
+    """Resident memory in MiB after the epochs that are asked for, in this process, with two threads."""
+    torch.set_num_threads(1)
+    settings = DataSettings(threads=2)
+    reader = ShardReader(shards)
+    loader = SampleLoader(reader, MPII, INPUT_PX)
+    found = {}
+    for epoch in range(max(epochs)):
+        order = epoch_order(reader.bounds, settings.seed, epoch, settings.shuffle_window)
+        steps = rank_batches(order, batch_size, rank=0, workers=1)
+        for batch in stream_training(loader, steps, settings, epoch):
+            assert len(batch) == batch_size
+        if epoch + 1 in epochs:
+            found[epoch + 1] = resident_mib()
+    return found
+
+
+def resident_mib() -> float:
+    """Resident memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    [kib] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(kib) / 1024
+
+
+def _copies(shards: Sequence[str], folder: Path) -> list[str]:
+    """Four copies of each shard; members.npz is left out, so that they are scanned."""
+    folder.mkdir()
+    made = [folder / f"{copy}-{Path(shard).name}" for copy in range(4) for shard in shards]
+    for number, path in enumerate(made):
+        shutil.copy(shards[number % len(shards)], path)
+    return list(map(str, made))

@@ -1,0 +1,91 @@
+"""How long a user waits for the first training step after typing the command, and for what."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from jobs.benchmark.overhead.data import settings_for
+from pipeline.progress import say
+from pipeline.settings import Settings
+from pipeline.stages import FILE_VARIABLE, stages_in
+
+# What jobs.train notes, in order, and what has passed when it does.
+STAGES = {
+    "called": "interpreter, settings",
+    "planned": "planning",
+    "cluster": "cluster start; beside it MLflow's run, sample picture",
+    "worker": "trainer start: controller, worker, process group",
+    "learner": "network and data",
+    "stepped": "first step",
+}
+
+
+def measure_first_step(data: Path, rounds: int) -> dict[str, Any]:
+    """Type the command again and again, on one shard of the packed folder `data`.
+
+    The first time, which makes MLflow's database, does not count towards the
+    medians. Raises RuntimeError if the command fails.
+    """
+    found = []
+    for number in range(rounds + 1):
+        found.append(start_once(data, number))
+        say(f"  start {number} of {rounds}: first step after {sum(found[-1].values()):.1f} s")
+    return first_step(found[1:]) | {"with_new_database": found[0]}
+
+
+def first_step(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """From the seconds of every stage in every round: medians, of the whole and of each stage, and spread."""
+    whole = [sum(stages.values()) for stages in rounds]
+    return {
+        "first_step_s": statistics.median(whole),
+        "min": min(whole),
+        "max": max(whole),
+        "rounds": whole,
+        "stages": {
+            stage: statistics.median(stages[stage] for stages in rounds) for stage in STAGES
+        },
+    }
+
+
+def breakdown(start: float, reached: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of every stage from the time at which each was reached.
+
+    Raises RuntimeError if one was not, or not in order.
+    """
+    times = [start, *(reached.get(stage, float("nan")) for stage in STAGES)]
+    seconds = [after - before for before, after in pairwise(times)]
+    if not all(passed >= 0 for passed in seconds):
+        raise RuntimeError(f"expected the stages {', '.join(STAGES)} in order, got {reached}")
+    return dict(zip(STAGES, seconds, strict=True))
+
+
+def start_once(data: Path, number: int) -> dict[str, float]:
+    """Train one step with the command `jobs.train`; return the seconds of every stage."""
+    # One shard of training data is one step an epoch.
+    changes = {"optim.epochs": 1, "ray.name": f"start-{number}"}
+    settings = settings_for(data, "train-000000.tar", changes)
+    defaults = Settings().flat()
+    given = {key: value for key, value in settings.flat().items() if value != defaults[key]}
+    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    noted = data.parent / f"stages-{number}"
+    root = Path(pipeline.__file__).parents[1]
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    start = time.time()
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.train", *words],
+        cwd=data.parent,
+        env=os.environ | {FILE_VARIABLE: str(noted), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"jobs.train ended with status {done.returncode}: {done.stderr[-2000:]}")
+    return breakdown(start, stages_in(noted))

@@ -1,0 +1,78 @@
+"""Where the time of a training step goes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from jobs.benchmark.step.variants import Runner
+from pipeline.network.hourglass import Heatmaps
+
+KINDS = ("convolution", "norm", "pointwise", "optimizer", "input", "other")
+_NETWORK, _BACKWARD, _OPTIMIZER = "network", "autograd::engine", "optimizer."
+# Parts of operators' names; a matrix product here is a 1x1 convolution's.
+_BY_NAME = {
+    "convolution": ("conv", "::mm", "::addmm", "::bmm", "im2col", "col2im"),
+    "norm": ("batch_norm",),
+    "pointwise": ("relu", "threshold", "::add", "::mul", "::copy_", "::fill_", "::sum", "::div"),
+}
+
+
+class _Marked(nn.Module):
+    """A network whose forward pass the profiler knows by name."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Heatmaps:
+        with record_function(_NETWORK):
+            heatmaps: Heatmaps = self.network(images)
+        return heatmaps
+
+
+def time_shares(runner: Runner, device: torch.device) -> dict[str, float]:
+    """Share of each kind of work in a training step's computing time, after a step that does not count.
+
+    `input` is what comes before and after the network: floats, targets and
+    loss. On a GPU the time is that of its kernels.
+    """
+    runner.network = _Marked(runner.network)
+    runner.train()
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as taken:
+        runner.train()
+    spent = dict.fromkeys(KINDS, 0.0)
+    on_gpu = device.type == "cuda"
+    for event in taken.events() or ():
+        # A kernel is an event as well, beside the operator that started it.
+        if event.device_type.name != "CPU":
+            continue
+        spent[kind_of(event)] += (
+            event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        )
+    return {kind: time / sum(spent.values()) for kind, time in spent.items()}
+
+
+def kind_of(event: Any) -> str:
+    """The kind of work whose time a profiler's event is, by its name and those of its callers."""
+    above = list(_with_ancestors(event))
+    if any(name.startswith(_OPTIMIZER) for name in above):
+        return "optimizer"
+    if not any(name == _NETWORK or name.startswith(_BACKWARD) for name in above):
+        return "input"
+    for kind, parts in _BY_NAME.items():
+        # What an operator calls is its own work: a convolution adds and copies as well.
+        if any(part in name for name in above for part in parts):
+            return kind
+    return "other"
+
+
+def _with_ancestors(event: Any) -> Iterator[str]:
+    while event is not None:
+        yield event.name.lower()
+        event = event.cpu_parent

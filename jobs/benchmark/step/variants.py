@@ -1,0 +1,139 @@
+"""Ways to run the network: precision, layout and compilation, each ready to be run forward or trained."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jobs.benchmark.step.contiguous import Contiguous
+from jobs.benchmark.timing import Route
+from pipeline.settings import ModelSettings, OptimSettings
+from pipeline.shards.batch import Batch
+from pipeline.training import (
+    build_network,
+    build_optimizer,
+    build_scaler,
+    compiled,
+    network_input,
+    train_step,
+    training_dtype,
+)
+
+# As many as MPII has.
+JOINTS = 16
+Pass = Literal["forward", "training"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A network, a batch and the way to compute it; `precision` is one of `optim.precision`."""
+
+    stacks: int
+    batch: int
+    input_px: int = 256
+    precision: Precision = "fp32"
+    layout: Literal["contiguous", "channels_last"] = "channels_last"
+    compile: bool = False
+    checkpointing: bool = False
+
+    @property
+    def name(self) -> str:
+        """All that tells it from others in a run, such as `8 stacks, batch 4, bf16 channels_last`."""
+        how = f"{self.stacks} stack{'s' * (self.stacks > 1)}, batch {self.batch}, {self.way}"
+        return f"{how}, checkpointing" if self.checkpointing else how
+
+    @property
+    def way(self) -> str:
+        """Precision, layout and compilation."""
+        return f"{self.precision} {self.layout}" + " compiled" * self.compile
+
+    @property
+    def model(self) -> ModelSettings:
+        """The paper's network with so many stacks."""
+        return ModelSettings(stacks=self.stacks, joints=JOINTS, input_px=self.input_px)
+
+    @property
+    def optim(self) -> OptimSettings:
+        """The paper's optimizer."""
+        return OptimSettings(
+            precision=self.precision, checkpointing=self.checkpointing, compile=self.compile
+        )
+
+
+class Runner:
+    """A variant alive on a device, trained with its own settings or with others."""
+
+    def __init__(
+        self, variant: Variant, device: torch.device, optim: OptimSettings | None = None
+    ) -> None:
+        optim = optim or variant.optim
+        self.variant, self._device, self._optim = variant, device, optim
+        # Heads at random: all-zero heatmaps would be equal however they come about.
+        network = build_network(variant.model, optim.seed, device, zero_heads=False)
+        if optim.checkpointing:
+            network.recompute_residuals()
+        self.optimizer = build_optimizer(network, optim)
+        self.network: nn.Module = network
+        if variant.layout == "contiguous":
+            self.network = Contiguous(network)
+        if variant.compile:
+            self.network = compiled(self.network, device, parts=1)
+        self._dtype = training_dtype(optim, device)
+        self._scaler = build_scaler(self._dtype, device)
+        self.batch = random_batch(variant.batch, variant.input_px)
+
+    def route(self, what: Pass, steps: int) -> Route:
+        """So many steps as a route whose samples are images."""
+        run = self.train if what == "training" else self.forward
+
+        def several() -> int:
+            for _ in range(steps):
+                run()
+            synchronize(self._device)
+            return steps * self.variant.batch
+
+        return Route(run=several)
+
+    def train(self, batch: Batch | None = None) -> Tensor:
+        """Take a whole training step, on noise where there is no batch, and return its loss."""
+        self.network.train()
+        return train_step(
+            self.network,
+            self.optimizer,
+            batch or self.batch,
+            self._optim,
+            self._device,
+            self._dtype,
+            self._scaler,
+        ).loss
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        """Turn a batch into heatmaps as evaluation does."""
+        self.network.eval()
+        reduced = self._dtype is not torch.float32
+        with torch.autocast(self._device.type, self._dtype, enabled=reduced):
+            self.network(network_input(self.batch, self._device))
+
+
+def random_batch(size: int, input_px: int) -> Batch:
+    """Noise with random joints, the same each time."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (size, input_px, input_px, 3), np.uint8)
+    joints = random.uniform(0, input_px // 4 - 1, (size, JOINTS, 2))
+    return Batch(
+        images=torch.from_numpy(pixels),
+        joints=torch.from_numpy(joints.astype(np.float32)),
+        annotated=torch.ones(size, JOINTS, dtype=torch.bool),
+        gains=torch.ones(size, 3),
+        positions=np.arange(size),
+    )
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what a GPU has been given to do; a CPU does at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

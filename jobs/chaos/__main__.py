@@ -1,0 +1,60 @@
+"""Trains while killing workers, driver, nodes and MLflow at random moments: `python -m jobs.chaos --help`."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipeline.command import clear_errors, fail, parse
+from pipeline.progress import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Soak: train a tiny network on several nodes on this machine, and kill what it runs on.
+
+    Ends with a table, and with status 1 if a sample or a metric was lost or
+    counted twice, or a fault was not survived.
+    """
+
+    minutes: float = 20.0
+    """How long faults are injected."""
+    seed: int = 0
+    """Decides on kinds and times of the faults, and on what is trained."""
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None
+    """File to write the figures to as JSON."""
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0:
+            raise ValueError(f"minutes must be above 0, got {self.minutes:g}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    arguments = parse(Arguments, None, argv)
+    from jobs.chaos.report import is_good, report
+    from jobs.chaos.stage import soak
+
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    say(f"all files are in {folder}")
+    with clear_errors():
+        try:
+            result = soak(folder, arguments.minutes, arguments.seed)
+        except KeyboardInterrupt:
+            fail(
+                f"interrupted, and all that was started has ended; the files stay in {folder}", 130
+            )
+        if arguments.json_file is not None:
+            arguments.json_file.write_text(json.dumps(result, indent=1) + "\n")
+    say(f"\n{report(result)}")
+    if not is_good(result):
+        fail(f"something was lost, counted twice or not survived; the files stay in {folder}")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The books of a soak: which samples and metrics were lost or counted twice, from evidence of every step and row."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jobs.chaos.evidence import Taking
+
+# A metric's name, its epoch (from 1) and its value.
+Row = tuple[str, int, float]
+# Entered once, when a run is complete.
+_AT_END = "best_"
+# What every epoch has measured, even if no epoch has it recorded.
+_ALWAYS = frozenset({"epoch", "samples", "train_loss", "val_loss", "learning_rate"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a run must have trained on: `people` in the training shards, batches of `batch`, over all workers.
+
+    `epochs` are complete, with their metrics; of the next one `epoch_steps` steps are in the last checkpoint.
+    """
+
+    people: int
+    batch: int
+    epochs: int
+    epoch_steps: int = 0
+    is_complete: bool = True
+
+    def steps(self) -> dict[int, int]:
+        """Steps that count, by epoch (from 0)."""
+        whole = self.people // self.batch
+        found = dict.fromkeys(range(self.epochs), whole)
+        return found | ({self.epochs: self.epoch_steps} if self.epoch_steps else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Things that should have been counted once: how many, how many never were, how many extra times others were."""
+
+    expected: int = 0
+    lost: int = 0
+    doubled: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.lost} lost and {self.doubled} doubled of {self.expected:,}"
+
+    def __add__(self, other: "Account") -> "Account":
+        return Account(
+            expected=self.expected + other.expected,
+            lost=self.lost + other.lost,
+            doubled=self.doubled + other.doubled,
+        )
+
+
+def samples_account(takings: Iterable[Taking], expected: Expected) -> Account:
+    """Check one run's epochs: each sample in one step, but for those that sit out after the last whole batch.
+
+    Of a step that was taken several times only the last one counts: training
+    was taken back to before it, by a checkpoint.
+    """
+    surviving: dict[int, Counter[int]] = defaultdict(Counter)
+    steps = expected.steps()
+    for (epoch, step), groups in _groups(takings).items():
+        # Of the last epoch, what came after its checkpoint will be taken again.
+        if epoch < expected.epochs or step <= steps.get(epoch, 0):
+            last = max(groups.values(), key=lambda parts: max(part.time for part in parts))
+            surviving[epoch].update(position for part in last for position in part.positions)
+    found = Account()
+    for epoch, count in steps.items():
+        seen, wanted = surviving[epoch], count * expected.batch
+        # Too many different samples have taken the places of those that should have sat out.
+        found += Account(
+            expected=wanted,
+            lost=max(0, wanted - len(seen)),
+            doubled=seen.total() - len(seen) + max(0, len(seen) - wanted),
+        )
+    return found
+
+
+def count_steps(takings: Iterable[Taking]) -> tuple[int, int]:
+    """Steps of one run, and how often one of them was taken again."""
+    groups = _groups(takings)
+    return len(groups), sum(len(times) - 1 for times in groups.values())
+
+
+def _groups(takings: Iterable[Taking]) -> Mapping[tuple[int, int], dict[str, list[Taking]]]:
+    """Takings by (epoch, step), and by the group that took it."""
+    found: dict[tuple[int, int], dict[str, list[Taking]]] = defaultdict(lambda: defaultdict(list))
+    for taking in takings:
+        found[taking.epoch, taking.step][taking.rank.group].append(taking)
+    return found
+
+
+def metrics_account(
+    journal: Sequence[Row], store: Sequence[Sequence[Row]], expected: Expected
+) -> Account:
+    """Check one run's metrics: each of every epoch once in the journal, and once in MLflow with the same value.
+
+    `store` has the rows of every MLflow run of the name, of which there should be one.
+    """
+    stored = [row for run in store for row in run]
+    at_end = {name for name, _, _ in [*journal, *stored] if name.startswith(_AT_END)}
+    names = ({name for name, _, _ in [*journal, *stored]} | _ALWAYS) - at_end
+    both = set(journal) & set(stored)
+    wanted = {(name, epoch) for name in names for epoch in range(1, expected.epochs + 1)}
+    lost = len(wanted - {(name, epoch) for name, epoch, _ in both})
+    if expected.is_complete:
+        # The two that say which epoch was the best.
+        ends = {name for name, _, _ in both if name.startswith(_AT_END)}
+        lost += max(0, 2 - len(ends))
+    doubled = sum(_extra(rows) for rows in (journal, stored)) + max(0, len(store) - 1)
+    return Account(expected=len(wanted) + 2 * expected.is_complete, lost=lost, doubled=doubled)
+
+
+def machine_account(journal: Sequence[Row], store: Sequence[Sequence[Row]]) -> Account:
+    """Check the metrics of a run's machine: each row of its journal once in MLflow."""
+    stored = [row for run in store for row in run]
+    lost = len(set(journal) - set(stored))
+    return Account(expected=len(journal), lost=lost, doubled=_extra(journal) + _extra(stored))
+
+
+def _extra(rows: Iterable[Row]) -> int:
+    """Rows more than one for a metric and epoch."""
+    counts = Counter((name, epoch) for name, epoch, _ in rows)
+    return counts.total() - len(counts)

@@ -1,0 +1,131 @@
+"""What the soak trains: one tiny run after another, by the product's own command."""
+
+from pathlib import Path
+from typing import Any
+
+from jobs.chaos.books import Expected
+from jobs.chaos.programs import Program
+from pipeline.archive import newest_sound
+from pipeline.pack_settings import SYNTHETIC_NAME, CropSettings, PackSettings
+from pipeline.packing import close_plan, open_plan, pack_shard, plan_packing
+from pipeline.progress import say
+
+EXPERIMENT = "chaos"
+# Status of a run that SIGTERM stopped in order, and of processes that signals end.
+STOPPED, KILLED, TERMINATED = 143, -9, -15
+# Of five samples a step two workers take two and three.
+_BATCH = 5
+_EPOCHS = 8
+_SETTINGS: dict[str, Any] = {
+    "model.stacks": 1,
+    "model.features": 8,
+    "model.order": 2,
+    "model.input_px": 64,
+    "optim.optimizer": "adamw",
+    "optim.learning_rate": 0.01,
+    "optim.batch_size": _BATCH,
+    "optim.epochs": _EPOCHS,
+    "optim.target_peak": 10.0,
+    "ray.workers": "1:2",
+    "ray.checkpoint_steps": 25,
+    # Most of the time is to be spent in steps.
+    "evaluation.overlays": 1,
+    "tracking.experiment": EXPERIMENT,
+    # Runs begin while the server is down, too.
+    "tracking.required": "false",
+}
+
+
+def pack(folder: Path) -> int:
+    """Render and pack people to train on; return how many train."""
+    settings = PackSettings(
+        source=SYNTHETIC_NAME,
+        out=folder,
+        scenes=900,
+        val_images=20,
+        people_per_shard=64,
+        crop=CropSettings(person_px=96),
+    )
+    plan = plan_packing(settings)
+    open_plan(plan)
+    index = close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
+    return int(index.splits()["train"]["people"])
+
+
+class Training:
+    """Runs one after another, each with the next seed; always the same command until a run is complete."""
+
+    def __init__(self, folder: Path, data: Path, address: str, uri: str, seed: int) -> None:
+        self._folder, self._seed = folder, seed
+        self._settings = _SETTINGS | {
+            "data.train": f"{data}/train-*.tar",
+            "data.val": f"{data}/val-*.tar",
+            "ray.address": address,
+            "ray.storage": str(folder / "runs"),
+            "tracking.uri": uri,
+        }
+        self.runs: list[str] = []
+        self._program: Program | None = None
+        self._deliveries: list[Program] = []
+
+    @property
+    def driver(self) -> Program:
+        """The driver that was started last."""
+        assert self._program is not None
+        return self._program
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run that was begun last."""
+        return self.folder_of(self.runs[-1])
+
+    @property
+    def log(self) -> Path:
+        """What all drivers have said."""
+        return self._folder / "drivers.log"
+
+    def folder_of(self, run: str) -> Path:
+        """A run's folder."""
+        return self._folder / "runs" / run
+
+    def begin(self) -> None:
+        """Begin another run."""
+        # Names in alphabetical order are in the order of training.
+        self.runs.append(f"run-{len(self.runs) + 1:03d}")
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Give the run's command, again if it was given before."""
+        seed = self._seed + len(self.runs)
+        chosen = self._settings | {
+            "ray.name": self.runs[-1],
+            "data.seed": seed,
+            "optim.seed": seed,
+        }
+        words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
+        self._program = Program("jobs.train", words, self.log, {"OMP_NUM_THREADS": "1"})
+
+    def deliver(self, *folders: Path) -> Program:
+        """Give the command that a run names when it ends before MLflow has everything."""
+        self._deliveries.append(Program("jobs.deliver", list(map(str, folders)), self.log))
+        return self._deliveries[-1]
+
+    def kill(self) -> None:
+        """End the driver, and the deliveries that are under way."""
+        for program in [*self._deliveries, *([self._program] if self._program else [])]:
+            if program.status() is None:
+                program.kill()
+
+    def expected(self, run: str, people: int) -> Expected:
+        """What a run must have trained on, by its newest checkpoint."""
+        found = newest_sound(self.folder_of(run), say)
+        if found is None:
+            return Expected(people=people, batch=_BATCH, epochs=0, is_complete=False)
+        progress = found[1].progress
+        return Expected(
+            people=people,
+            batch=_BATCH,
+            epochs=progress.epochs,
+            epoch_steps=progress.epoch_steps,
+            is_complete=progress.epochs == _EPOCHS,
+        )

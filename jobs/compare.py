@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from pipeline.command import clear_errors, parse
-from pipeline.progress import say
+from pipeline.io.console import say
+from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
     import pandas as pd

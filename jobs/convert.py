@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import clear_errors, parse
-from pipeline.progress import say
+from pipeline.io.console import say
+from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
     from pipeline.conversion.convert import Conversion
     from pipeline.conversion.state_dict import StateDict
-    from pipeline.joints import JointSet
+    from pipeline.pose.joint_sets import JointSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def convert_file(arguments: Arguments) -> None:
     from pipeline.checkpoint import take_snapshot, write_checkpoint
     from pipeline.conversion.convert import convert
     from pipeline.conversion.state_dict import read_state_dict
-    from pipeline.joints import joint_set
+    from pipeline.pose.joint_sets import joint_set
     from pipeline.record import Progress, Record
     from pipeline.settings import Settings
 

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.command import clear_errors, fail, parse
 from pipeline.delivered import Left, counted
+from pipeline.io.console import say
+from pipeline.io.redaction import redacted
 from pipeline.journal import JOURNAL_NAME, Journal
 from pipeline.life import end_abandoned
-from pipeline.progress import say
-from pipeline.redaction import redacted
+from pipeline.settings.cli import clear_errors, fail, parse
 
 
 @dataclass(frozen=True, kw_only=True)

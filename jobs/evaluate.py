@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from pipeline.command import clear_errors, parse
-from pipeline.progress import Pace, bar, duration, say
-from pipeline.redaction import redacted
+from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.redaction import redacted
 from pipeline.settings import Decoding
+from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from pipeline.command import clear_errors, fail, parse
-from pipeline.progress import say
+from pipeline.io.console import say
 from pipeline.settings import Decoding
+from pipeline.settings.cli import clear_errors, fail, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import clear_errors, fail, parse
-from pipeline.progress import Pace, bar, duration, say
+from pipeline.io.console import Pace, bar, duration, say
+from pipeline.settings.cli import clear_errors, fail, parse
 
 if TYPE_CHECKING:
-    from pipeline.data.people import Split
+    from pipeline.pose.person import Split
     from pipeline.shards.index import ShardSet
     from pipeline.shards.read import ShardReader
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import clear_errors, parse
-from pipeline.pack_settings import PackSettings, SourceName
-from pipeline.progress import Pace, bar, duration, say
+from pipeline.io.console import Pace, bar, duration, say
+from pipeline.settings.cli import clear_errors, parse
+from pipeline.settings.packing import PackSettings, SourceName
 
 if TYPE_CHECKING:
     import ray

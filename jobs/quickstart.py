@@ -5,11 +5,11 @@ from pathlib import Path
 
 from jobs.pack import pack
 from jobs.train import describe, train_plan
-from pipeline.command import clear_errors
-from pipeline.pack_settings import SYNTHETIC_NAME, CropSettings, PackSettings
+from pipeline.io.console import Pace, duration, say
 from pipeline.plan import plan_training
-from pipeline.progress import Pace, duration, say
 from pipeline.settings import Settings
+from pipeline.settings.cli import clear_errors
+from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 _DATA = Path("out") / SYNTHETIC_NAME
 _PICTURE = Path("out") / "quickstart-predictions.png"

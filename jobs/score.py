@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from pipeline.command import clear_errors, parse
-from pipeline.progress import say
+from pipeline.io.console import say
+from pipeline.settings.cli import clear_errors, parse
 
 _File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> None:
 def score(arguments: Arguments) -> None:
     """Print the table and write the JSON. Raises ValueError naming file, field and shape."""
     from pipeline.data.mpii import read_mpii_predictions, read_mpii_truth
-    from pipeline.joints import MPII
     from pipeline.metric import joint_counts, normalised_errors, scores, table
+    from pipeline.pose.joint_sets import MPII
 
     truth = read_mpii_truth(arguments.truth)
     predictions = read_mpii_predictions(arguments.predictions, people=len(truth.head_sizes))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import Presets, clear_errors, fail, parse, preset_settings
-from pipeline.joints import MPII
-from pipeline.progress import say
+from pipeline.io.console import say
+from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
+from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
 from pipeline.stages import reached
 
 # What a shell says of a program that SIGTERM ended: 128 + 15.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from pipeline.shards.order import Positions
+from pipeline.pose.shapes import Positions
 from pipeline.shards.read import ShardReader
 from pipeline.shards.streaming import ShardStream
 

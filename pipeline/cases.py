@@ -11,8 +11,8 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from pipeline.joints import JointSet, Measure
 from pipeline.metric import THRESHOLDS, JointCounts, joint_counts
+from pipeline.pose.joint_sets import JointSet, Measure
 
 PEOPLE_NAME = "people.npz"
 _KEYS, _JOINTS, _ERRORS = "keys", "joints", "errors."

@@ -9,9 +9,9 @@ import numpy as np
 from pipeline.data.crop import CropDecoder, ImageRGBA
 from pipeline.data.synthetic import render_scene
 from pipeline.estimation.sources import find_sources
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.shapes import UInt8
 from pipeline.prediction import Frame, look, read_photograph
-from pipeline.shapes import UInt8
 from pipeline.shards.index import find_shards
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader

@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.cases import Cases
-from pipeline.data.people import Visibility
 from pipeline.evaluation import stack_heatmaps
 from pipeline.figures import overlay, stack_maps
-from pipeline.geometry import transform
-from pipeline.joints import JointSet, Measure
 from pipeline.overlays import pose_of, spaced
+from pipeline.pose.geometry import transform
+from pipeline.pose.joint_sets import JointSet, Measure
+from pipeline.pose.person import Visibility
 from pipeline.settings import Settings
 from pipeline.shards.augmentation import Augmentation
 from pipeline.shards.stream import SampleLoader

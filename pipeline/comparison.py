@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.cases import Cases
-from pipeline.joints import JointSet, Measure
 from pipeline.metric import THRESHOLDS, Scores, scores
+from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.record import Record
 
 RESAMPLES = 10_000

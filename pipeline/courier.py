@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pipeline.delivered import Left
 from pipeline.delivery import Delivery
+from pipeline.io.console import say
+from pipeline.io.redaction import redacted
 from pipeline.journal import JOURNAL_NAME, SYSTEM_NAME
-from pipeline.progress import say
-from pipeline.redaction import redacted
 from pipeline.tracking import AwayError
 
 # Seconds between looks at the journal, and at most between attempts while MLflow is away.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 
 POSITION_NAME = "delivered.json"
 REFUSED_NAME = "undeliverable.jsonl"

@@ -22,10 +22,10 @@ from pipeline.delivered import (
     read_position,
     write_position,
 )
+from pipeline.io.console import say
+from pipeline.io.redaction import redacted
 from pipeline.journal import SYSTEM_NAME, Entry, Journal
 from pipeline.parcels import PARCELS, missing, send
-from pipeline.progress import say
-from pipeline.redaction import redacted
 from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
 
 # A server that is away must be an error within ten seconds.

@@ -11,9 +11,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from pipeline.cases import Cases
-from pipeline.data.people import Visibility
-from pipeline.geometry import heatmap_from_input, transform
-from pipeline.joints import JointSet
 from pipeline.metric import (
     JointCounts,
     Scores,
@@ -25,11 +22,14 @@ from pipeline.metric import (
 from pipeline.network.decoding import decode
 from pipeline.network.heatmaps import is_flat
 from pipeline.network.hourglass import Heatmaps
+from pipeline.pose.geometry import heatmap_from_input, transform
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.person import Visibility
+from pipeline.pose.shapes import Positions
 from pipeline.prediction import readable_stacks
 from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.augmentation import Augmentation
 from pipeline.shards.batch import Batch
-from pipeline.shards.order import Positions
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import SampleLoader
 from pipeline.training import batch_loss, network_input

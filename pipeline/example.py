@@ -5,8 +5,8 @@ import pandas as pd
 
 from pipeline.data.crop import cut_crop
 from pipeline.data.synthetic import render_scene
-from pipeline.pack_settings import CropSettings
 from pipeline.serving import IMAGE
+from pipeline.settings.packing import CropSettings
 
 
 def example() -> pd.DataFrame:

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.joints import JointSet
 from pipeline.metric import THRESHOLDS, JointCounts, Scores
+from pipeline.pose.joint_sets import JointSet
 
 _LEFT, _RIGHT, _MIDDLE, _TRUTH = "#ff7f0e", "#1f9bff", "#7bd34f", "#ffffff"
 

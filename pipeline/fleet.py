@@ -15,7 +15,7 @@ from pipeline.estimation.estimator import Estimator, Options
 from pipeline.estimation.results import Found, Part
 from pipeline.record import RECORD_NAME
 from pipeline.settings import RaySettings
-from pipeline.training import KEEP_MEMORY
+from pipeline.settings.ray import KEEP_MEMORY
 
 _PART, _FOUND, _FILES = "part", "found", "files"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 
 JOURNAL_NAME = "journal.jsonl"
 # The journal of the machine beside it, to which another process adds.

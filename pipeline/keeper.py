@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.archive import Archive, StorageError, checkpoint_name, newest_sound
+from pipeline.io.console import say
 from pipeline.journal import Journal
 from pipeline.learner import Learner
 from pipeline.models import enter_models
-from pipeline.progress import say
 from pipeline.ranks import from_first
 from pipeline.record import Progress
 from pipeline.signals import Signal

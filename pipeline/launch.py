@@ -30,6 +30,7 @@ from pipeline.cluster import check_capacity
 from pipeline.evaluation import Evaluation
 from pipeline.figures import curves, joint_bars, threshold_curve
 from pipeline.heartbeats import last_heard
+from pipeline.io.console import say
 from pipeline.journal import Journal
 from pipeline.keeper import overlay_path
 from pipeline.lean_trainer import LeanTrainer
@@ -40,17 +41,16 @@ from pipeline.network.cost import network_cost
 from pipeline.note import NOTE, note
 from pipeline.plan import Plan
 from pipeline.preparation import FIGURES
-from pipeline.progress import say
 from pipeline.record import Progress
 from pipeline.recording import InterruptedRunError, Recording
 from pipeline.rendezvous import torch_config
 from pipeline.reservation import take_over
 from pipeline.settings import RaySettings
+from pipeline.settings.ray import KEEP_MEMORY
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader
 from pipeline.stages import reached
 from pipeline.stopping import stopping
-from pipeline.training import KEEP_MEMORY
 from pipeline.worker import train_worker
 
 __all__ = ["Outcome", "TrainingFailedError", "conclude", "reason", "train"]

@@ -19,9 +19,10 @@ from pipeline.bad_steps import BadStepsError, names_of, of_all_ranks, verdict
 from pipeline.cases import Cases
 from pipeline.checkpoint import Snapshot, Weights
 from pipeline.evaluation import Evaluation, evaluate_cases, predict
-from pipeline.joints import JointSet
+from pipeline.io.console import Pace
 from pipeline.overlays import draw_overlays
-from pipeline.progress import Pace
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.shapes import Positions
 from pipeline.pulse import Pulse
 from pipeline.ranks import all_cases, told_by_all, total, total_evaluation
 from pipeline.record import (
@@ -35,7 +36,7 @@ from pipeline.record import (
 from pipeline.schedule import Plateau
 from pipeline.settings import Settings
 from pipeline.shards.batch import Batch
-from pipeline.shards.order import Positions, epoch_order, rank_batches, validation_batches
+from pipeline.shards.order import epoch_order, rank_batches, validation_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Samples
 from pipeline.shards.source import shard_cache, training_shards

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 
 from pipeline.cases import PEOPLE_NAME, Cases
 from pipeline.evaluation import Evaluation
+from pipeline.io.console import Pace, duration, say
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, StepReport
 from pipeline.memory import memory
 from pipeline.notices import Notices
-from pipeline.progress import Pace, duration, say
 from pipeline.signals import Signal
 from pipeline.stages import reached
 

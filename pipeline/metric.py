@@ -2,7 +2,7 @@
 
 PCKh is Andriluka et al.'s (CVPR 2014): a joint is correct when its distance to
 the truth is at most a threshold times the head size. Other normalisers make
-other measures; each is named as what it is (`pipeline.joints.Measure`).
+other measures; each is named as what it is (`pipeline.pose.joint_sets.Measure`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from pipeline.joints import JointSet, Measure
+from pipeline.pose.joint_sets import JointSet, Measure
 
 # Every hundredth up to one half: holds the usual thresholds and draws the curve.
 THRESHOLDS = np.arange(51) / 100

@@ -4,8 +4,8 @@ import threading
 from pathlib import Path
 from typing import Self
 
+from pipeline.io.console import say
 from pipeline.journal import SYSTEM_NAME, Journal
-from pipeline.progress import say
 from pipeline.system import System
 
 # Seconds between samples, and samples that make an entry.

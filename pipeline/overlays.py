@@ -7,10 +7,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.data.people import Visibility
 from pipeline.evaluation import predict
 from pipeline.figures import Pose, overlay
-from pipeline.geometry import heatmap_from_input, transform
+from pipeline.pose.geometry import heatmap_from_input, transform
+from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings, Settings
 from pipeline.shards.augmentation import draw_augmentations
 from pipeline.shards.batch import Batch

@@ -14,16 +14,16 @@ from PIL import UnidentifiedImageError
 
 from pipeline.data.annotations import Annotations
 from pipeline.data.crop import Image, cut_crop, read_image
-from pipeline.data.people import Person, Split, Visibility
 from pipeline.data.sources import SOURCES, read_annotations
 from pipeline.data.synthetic import render_scene, scene_people
-from pipeline.joints import SYNTHETIC, JointSet
-from pipeline.pack_settings import SYNTHETIC_NAME, PackSettings
+from pipeline.io.atomic import written_whole
+from pipeline.pose.joint_sets import SYNTHETIC, JointSet
+from pipeline.pose.person import Person, Split, Visibility
+from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes, members_from
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard
-from pipeline.whole import written_whole
 
 _STATE_NAME = ".packing"
 # Images looked into before packing, to see whether the annotations are theirs.

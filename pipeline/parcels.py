@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import tracking
+from pipeline.io.console import say
 from pipeline.journal import Entry, Journal
-from pipeline.progress import say
 from pipeline.tracking import Point, Run
 
 PARCELS = ("file", "folder", "text", "model", "forget_model", "register")

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.archive import newest_sound
-from pipeline.joints import JOINT_SETS, JointSet, Measure
-from pipeline.pack_settings import TABLE_NAME
-from pipeline.progress import say
+from pipeline.io.console import say
+from pipeline.io.location import is_remote
+from pipeline.io.redaction import redacted
+from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
 from pipeline.record import Record, check_same_architecture, check_same_joints
-from pipeline.redaction import redacted
 from pipeline.settings import DataSettings, Settings
+from pipeline.settings.packing import TABLE_NAME
 from pipeline.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
-from pipeline.shards.location import is_remote
 
 # What a disk that can be written has room for at the least: a page.
 _PROBE_BYTES = 4096

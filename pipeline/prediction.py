@@ -16,19 +16,19 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import Weights, load_network
 from pipeline.data.crop import CropDecoder, ImageRGBA, warp
-from pipeline.geometry import (
+from pipeline.network.decoding import decode
+from pipeline.network.heatmaps import readable, unmirror
+from pipeline.network.hourglass import Heatmaps, StackedHourglass
+from pipeline.network.reduced import ReducedNetwork
+from pipeline.pose.geometry import (
     Matrix,
     frame_box,
     heatmap_from_input,
     input_from_original,
     transform,
 )
-from pipeline.network.decoding import decode
-from pipeline.network.heatmaps import readable, unmirror
-from pipeline.network.hourglass import Heatmaps, StackedHourglass
-from pipeline.network.reduced import ReducedNetwork
+from pipeline.pose.shapes import Float, UInt8
 from pipeline.settings import Loss, OptimSettings
-from pipeline.shapes import Float, UInt8
 from pipeline.training import scaled, training_dtype
 
 # A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.

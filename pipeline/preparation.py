@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from pipeline.delivery import deliver
+from pipeline.io.console import say
 from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
-from pipeline.progress import say
 from pipeline.settings import TrackingSettings
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.read import ShardReader

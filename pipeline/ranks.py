@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.cases import Cases
 from pipeline.evaluation import Evaluation
 from pipeline.metric import JointCounts
-from pipeline.shapes import Float
+from pipeline.pose.shapes import Float
 
 
 def parallel(network: nn.Module, device: torch.device, *, sync_batchnorm: bool) -> nn.Module:

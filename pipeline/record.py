@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.joints import JointSet, joint_set
+from pipeline.pose.joint_sets import JointSet, joint_set
 from pipeline.schedule import Plateau
 from pipeline.settings import Settings
 

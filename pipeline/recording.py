@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.io.console import say
 from pipeline.journal import End, Journal, RunSpec
 from pipeline.life import alive
 from pipeline.network.cost import network_cost
 from pipeline.note import NOTE, note
 from pipeline.plan import Plan
-from pipeline.progress import say
 from pipeline.provenance import origin
 
 if TYPE_CHECKING:

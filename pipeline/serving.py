@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
 from pipeline.prediction import Frame, Predictor, View
 
 IMAGE = "image"

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from pipeline.io.console import say
 from pipeline.keeper import STOP_NAME
-from pipeline.progress import say
 
 
 class Stop:

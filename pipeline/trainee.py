@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
 from pipeline.ema import WeightAverage
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
 from pipeline.ranks import average_statistics, gathered, parallel
 from pipeline.record import Progress, Record
 from pipeline.schedule import Plateau, learning_rate

@@ -12,18 +12,9 @@ from torch import Tensor, nn
 from pipeline.network.heatmaps import is_drawn, render, rescale
 from pipeline.network.hourglass import Heatmaps, StackedHourglass
 from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
+from pipeline.pose.shapes import Float, UInt8
 from pipeline.settings import ModelSettings, OptimSettings
-from pipeline.shapes import Float, UInt8
 from pipeline.shards.batch import Batch
-
-# Environment of training processes. glibc hands large blocks back to the kernel after
-# each step; taking them again costs up to half of a step on CPU. Read when a process starts.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    # Memory of its own for each of an epoch's threads would let the process grow with epochs.
-    "MALLOC_ARENA_MAX": "1",
-}
 
 
 def build_network(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.heartbeats import Heartbeat, Heartbeats, stuck
-from pipeline.progress import say
+from pipeline.io.console import say
 from pipeline.pulse import Mark, Pulse
 
 # What a rank ends with that has hung: "temporary failure, try again".

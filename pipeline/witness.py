@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from pipeline.shards.order import Positions
+from pipeline.pose.shapes import Positions
 
 # Names the folder to write to, in the environment of the training processes; unset: nothing is written.
 WITNESS_FOLDER = "HOURGLASS_WITNESS"

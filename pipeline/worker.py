@@ -18,12 +18,12 @@ from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
 from pipeline.monitor import Monitor
+from pipeline.pose.shapes import Positions
 from pipeline.provenance import equipment
 from pipeline.pulse import Pulse
 from pipeline.ranks import from_first
 from pipeline.rendezvous import name_of_start
 from pipeline.settings import Settings
-from pipeline.shards.order import Positions
 from pipeline.shards.sample import BadSampleError
 from pipeline.stages import reached
 from pipeline.watchdog import Watchdog

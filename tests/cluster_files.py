@@ -12,8 +12,8 @@ import yaml
 import jobs.pack
 import jobs.train
 import tune.sweep
-from pipeline.command import parse, preset_settings
 from pipeline.settings import RaySettings
+from pipeline.settings.cli import parse, preset_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "jobs" / "cluster"

@@ -12,11 +12,11 @@ import torch
 
 from pipeline.checkpoint import take_snapshot, write_checkpoint
 from pipeline.data.crop import cut_crop
-from pipeline.data.people import Person, Split, Visibility
-from pipeline.joints import MPII, JointSet
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.joint_sets import MPII, JointSet
+from pipeline.pose.person import Person, Split, Visibility
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
+from pipeline.settings.packing import CropSettings
 from pipeline.shards.index import Index
 from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes
 from pipeline.shards.sample import Sample

@@ -18,11 +18,11 @@ from pipeline.archive import (
     newest_sound,
 )
 from pipeline.checkpoint import Snapshot, check_sound
-from pipeline.joints import MPII
 from pipeline.journal import Journal
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
+from pipeline.pose.joint_sets import MPII
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
 

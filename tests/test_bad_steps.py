@@ -14,8 +14,8 @@ from factories import pack_samples, samples
 from torch import Tensor
 
 from pipeline.bad_steps import BadStepsError, names_of
-from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
+from pipeline.pose.joint_sets import MPII
 from pipeline.shards.batch import Batch
 from pipeline.shards.stream import SampleLoader
 

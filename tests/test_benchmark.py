@@ -29,15 +29,16 @@ from jobs.benchmark.timing import (
     ratio,
     speed,
 )
-from pipeline.geometry import crop_from_original
-from pipeline.joints import MPII
 from pipeline.network.heatmaps import is_drawn, render
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.geometry import crop_from_original
+from pipeline.pose.joint_sets import MPII
 from pipeline.settings import DataSettings
+from pipeline.settings.packing import CropSettings
+from pipeline.settings.ray import KEEP_MEMORY
 from pipeline.shards.augmentation import draw_augmentations
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader
-from pipeline.training import KEEP_MEMORY, network_input
+from pipeline.training import network_input
 
 TINY = LoaderBenchmark(
     rounds=2,

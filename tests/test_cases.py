@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.cases import Cases, narrowed, read_cases
-from pipeline.joints import MPII
 from pipeline.metric import THRESHOLDS, joint_counts
+from pipeline.pose.joint_sets import MPII
 
 PCKH = MPII.measure("pckh")
 

@@ -20,7 +20,7 @@ from pipeline.checkpoint import (
     take_snapshot,
     write_checkpoint,
 )
-from pipeline.joints import MPII
+from pipeline.pose.joint_sets import MPII
 from pipeline.record import Progress, Record, check_same_architecture, read_record
 from pipeline.schedule import Plateau
 from pipeline.settings import Settings

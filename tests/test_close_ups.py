@@ -10,10 +10,10 @@ from torch import nn
 
 from pipeline.cases import Cases
 from pipeline.close_ups import draw_close_ups, draw_stacks, draw_worst
-from pipeline.data.people import Visibility
 from pipeline.figures import stack_maps
-from pipeline.joints import MPII
 from pipeline.network.hourglass import Heatmaps
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Visibility
 from pipeline.settings import Settings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader

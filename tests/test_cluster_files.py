@@ -30,7 +30,7 @@ from cluster_files import (
 )
 from cluster_schemas import KINDS
 
-from pipeline.pack_settings import PackSettings
+from pipeline.settings.packing import PackSettings
 
 OBJECTS = documents(*MANIFESTS)
 SPEC = the("RayCluster")["spec"]

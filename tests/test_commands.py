@@ -36,12 +36,12 @@ from pipeline.checkpoint import (
     take_snapshot,
     write_checkpoint,
 )
-from pipeline.joints import LSP, MPII
 from pipeline.metric import scores
-from pipeline.pack_settings import CropSettings, PackSettings
-from pipeline.presets import PRESETS
+from pipeline.pose.joint_sets import LSP, MPII
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
+from pipeline.settings.packing import CropSettings, PackSettings
+from pipeline.settings.presets import PRESETS
 from pipeline.training import build_network, build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]

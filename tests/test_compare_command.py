@@ -13,7 +13,7 @@ import torch
 import jobs.compare
 from pipeline.cases import PEOPLE_NAME, Cases
 from pipeline.checkpoint import take_snapshot, write_checkpoint
-from pipeline.joints import LSP, MPII, JointSet
+from pipeline.pose.joint_sets import LSP, MPII, JointSet
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
 from pipeline.tracking import Run, log_folder, start_run

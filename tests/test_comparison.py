@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cases import Cases
 from pipeline.comparison import Contender, Difference, compare, differing, interval, shared
-from pipeline.joints import LSP, MPII, JointSet
+from pipeline.pose.joint_sets import LSP, MPII, JointSet
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import jobs.convert
 import jobs.evaluate
 from pipeline.checkpoint import load_network, load_training
-from pipeline.joints import MPII
+from pipeline.pose.joint_sets import MPII
 from pipeline.record import read_record
 from pipeline.training import build_optimizer
 

@@ -10,8 +10,8 @@ from factories import person, photograph
 from PIL import Image
 
 from pipeline.data.crop import cut_crop, decode_image, read_image
-from pipeline.geometry import transform
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.geometry import transform
+from pipeline.settings.packing import CropSettings
 
 
 def dotted(width: int, height: int, x: float, y: float, radius: float = 6.0) -> np.ndarray:

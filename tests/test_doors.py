@@ -21,14 +21,14 @@ from web_server import publish
 import jobs.evaluate
 import jobs.train
 from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
-from pipeline.errors import fail
-from pipeline.joints import MPII
+from pipeline.io import remote
+from pipeline.io.cache import ShardCache
+from pipeline.io.errors import fail
 from pipeline.network.hourglass import StackedHourglass
+from pipeline.pose.joint_sets import MPII
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
-from pipeline.shards import remote
 from pipeline.shards.bad import BadSamples
-from pipeline.shards.cache import ShardCache
 from pipeline.shards.index import find_shards
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import record_of

@@ -20,7 +20,7 @@ from pipeline.estimation.results import Estimate, Failure, Found, FoundPerson, P
 from pipeline.estimation.sources import Source, find_sources
 from pipeline.estimation.store import Store, spans
 from pipeline.estimation.video import Video, count_frames
-from pipeline.joints import MPII
+from pipeline.pose.joint_sets import MPII
 from pipeline.prediction import Frame
 
 # Inputs

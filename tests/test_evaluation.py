@@ -9,7 +9,6 @@ import torch
 from factories import sample, samples
 from torch import nn
 
-from pipeline.data.people import Visibility
 from pipeline.evaluation import (
     Evaluation,
     Predictions,
@@ -20,10 +19,11 @@ from pipeline.evaluation import (
     predict_constant_pose,
     predict_stacks,
 )
-from pipeline.joints import COCO, MPII
 from pipeline.metric import JointCounts
 from pipeline.network.heatmaps import render
 from pipeline.network.hourglass import Heatmaps
+from pipeline.pose.joint_sets import COCO, MPII
+from pipeline.pose.person import Visibility
 from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.batch import Batch
 from pipeline.shards.order import validation_batches

@@ -20,13 +20,13 @@ from pipeline.data.synthetic import render_scene
 from pipeline.export.check import compare
 from pipeline.export.graph import Graph, GraphSettings
 from pipeline.export.write import ExportError
-from pipeline.geometry import heatmap_from_input
-from pipeline.joints import MPII
 from pipeline.network.hourglass import Residual
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.geometry import heatmap_from_input
+from pipeline.pose.joint_sets import MPII
 from pipeline.prediction import Predictor, View
 from pipeline.record import Progress, Record, read_record
 from pipeline.settings import Settings
+from pipeline.settings.packing import CropSettings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import SampleLoader

@@ -8,11 +8,11 @@ from factories import person, sample, samples
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from pipeline.data.people import Visibility
 from pipeline.figures import Pose, curves, joint_bars, overlay, threshold_curve
-from pipeline.joints import MPII
 from pipeline.metric import THRESHOLDS, JointCounts, Scores, scores
 from pipeline.overlays import draw_augmented, draw_truth, pose_of, spaced
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader

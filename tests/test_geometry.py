@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.geometry import (
+from pipeline.pose.geometry import (
     crop_from_original,
     heatmap_from_input,
     input_from_original,

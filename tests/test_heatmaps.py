@@ -5,8 +5,8 @@ from math import exp
 import pytest
 import torch
 
-from pipeline.joints import MPII
 from pipeline.network.heatmaps import is_drawn, render, rescale, unmirror
+from pipeline.pose.joint_sets import MPII
 
 
 def rendered(x: float, y: float, *, size: int = 5, sigma_px: float = 1.0, peak: float = 1.0):

@@ -15,12 +15,12 @@ from factories import pack_samples, sample, samples
 from matplotlib.figure import Figure
 
 import jobs.inspect
-from pipeline.data.people import Visibility
 from pipeline.inspection.anomalies import anomalies
 from pipeline.inspection.columns import columns_of
 from pipeline.inspection.sheets import SHEET_FILES, draw_sheets
-from pipeline.joints import MPII
 from pipeline.overlays import draw_augmented, draw_truth
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
 from pipeline.shards.index import Index
 from pipeline.shards.read import ShardReader

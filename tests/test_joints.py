@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.joints import COCO, FLIC, JOINT_SETS, LSP, MPII, JointSet, Measure, joint_set
+from pipeline.pose.joint_sets import COCO, FLIC, JOINT_SETS, LSP, MPII, JointSet, Measure, joint_set
 
 
 def test_the_flip_map_of_mpii_is_the_published_one():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import journal as module
+from pipeline.io.redaction import redacted
 from pipeline.journal import Journal, RunSpec
-from pipeline.redaction import redacted
 
 
 def spec(**changes) -> RunSpec:

@@ -18,10 +18,10 @@ from factories import pack_samples, sample, samples
 
 from pipeline.cases import read_cases
 from pipeline.checkpoint import write_checkpoint
-from pipeline.data.people import Visibility
 from pipeline.evaluation import Evaluation
-from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Visibility
 from pipeline.record import Progress, read_record
 from pipeline.shards.order import epoch_order
 

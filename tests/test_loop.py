@@ -4,9 +4,9 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from pipeline.joints import MPII
 from pipeline.learner import Learner, Task
 from pipeline.loop import beside_metrics, evaluated_metrics
+from pipeline.pose.joint_sets import MPII
 
 
 @pytest.mark.parametrize("ema_samples", [0, 1000])

@@ -7,7 +7,6 @@ import pytest
 import scipy.io
 
 from pipeline.data.mpii import read_mpii_truth
-from pipeline.joints import COCO, LSP, MPII
 from pipeline.metric import (
     THRESHOLDS,
     JointCounts,
@@ -18,6 +17,7 @@ from pipeline.metric import (
     stack_table,
     table,
 )
+from pipeline.pose.joint_sets import COCO, LSP, MPII
 
 AT_HALF = 50
 

@@ -20,8 +20,8 @@ from pipeline.delivered import REFUSED_NAME
 from pipeline.delivery import Delivery, deliver
 from pipeline.journal import Journal, RunSpec
 from pipeline.models import enter_models
-from pipeline.pack_settings import CropSettings
 from pipeline.prediction import Frame, Predictor
+from pipeline.settings.packing import CropSettings
 from pipeline.tracking import AwayError
 
 METRIC = "pckh_0.5"

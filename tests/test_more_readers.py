@@ -11,11 +11,11 @@ import scipy.io
 from pipeline.data.lsp import read_lsp
 from pipeline.data.mpii import read_mpii_json
 from pipeline.data.mpii_mat import read_mpii_mat
-from pipeline.data.people import Visibility
 from pipeline.data.pose_h5 import read_flic, read_mpii_h5
 from pipeline.data.sources import SOURCES
-from pipeline.pack_settings import PackSettings
 from pipeline.packing import plan_packing
+from pipeline.pose.person import Visibility
+from pipeline.settings.packing import PackSettings
 
 MISSING, OCCLUDED, VISIBLE = Visibility
 NOTHING = np.zeros((0, 0))

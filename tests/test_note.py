@@ -9,13 +9,13 @@ import torch
 from test_plan import packed, settings_of
 
 from jobs.train import Arguments
-from pipeline.command import parse
 from pipeline.network.cost import Cost
 from pipeline.note import command, note
 from pipeline.plan import plan_training
 from pipeline.provenance import device_name, origin
 from pipeline.record import versions
 from pipeline.settings import Settings
+from pipeline.settings.cli import parse
 
 
 def test_a_note_says_what_a_run_is_and_how_to_repeat_it(tmp_path, monkeypatch):

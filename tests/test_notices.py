@@ -8,12 +8,12 @@ from factories import pack_samples
 from pipeline.data.crop import cut_crop
 from pipeline.data.synthetic import render_scene
 from pipeline.evaluation import evaluate, predict
-from pipeline.joints import MPII
 from pipeline.network.heatmaps import is_flat
 from pipeline.notices import Notices
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.joint_sets import MPII
 from pipeline.schedule import Plateau
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
+from pipeline.settings.packing import CropSettings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import SampleLoader

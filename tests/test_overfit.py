@@ -8,9 +8,9 @@ from factories import pack_samples
 from pipeline.data.crop import cut_crop
 from pipeline.data.synthetic import render_scene
 from pipeline.evaluation import evaluate, predict
-from pipeline.joints import MPII
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.joint_sets import MPII
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
+from pipeline.settings.packing import CropSettings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import SampleLoader

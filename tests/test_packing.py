@@ -20,11 +20,7 @@ from factories import photograph
 from PIL import Image as PillowImage
 from webdataset import TarWriter
 
-from pipeline.data.people import Visibility
-from pipeline.errors import clear_errors
-from pipeline.geometry import transform
-from pipeline.joints import MPII, SYNTHETIC
-from pipeline.pack_settings import CropSettings, PackSettings
+from pipeline.io.errors import clear_errors
 from pipeline.packing import (
     ShardDone,
     check_fit,
@@ -33,6 +29,10 @@ from pipeline.packing import (
     pack_shard,
     plan_packing,
 )
+from pipeline.pose.geometry import transform
+from pipeline.pose.joint_sets import MPII, SYNTHETIC
+from pipeline.pose.person import Visibility
+from pipeline.settings.packing import CropSettings, PackSettings
 from pipeline.shards.index import Index
 from pipeline.shards.read import ShardReader
 

@@ -16,8 +16,8 @@ from PIL import ImageOps
 
 from pipeline.data.crop import Crop, CropDecoder
 from pipeline.evaluation import predict
-from pipeline.geometry import transform
-from pipeline.joints import MPII
+from pipeline.pose.geometry import transform
+from pipeline.pose.joint_sets import MPII
 from pipeline.prediction import Frame, Predictor, read_photograph
 from pipeline.serving import ServedModel, columns_of
 from pipeline.shards.stream import SampleLoader

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.progress import Pace, bar, duration, say
+from pipeline.io.console import Pace, bar, duration, say
 
 
 class Clock:

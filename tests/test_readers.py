@@ -14,9 +14,9 @@ import scipy.io
 from pipeline.data.coco import read_coco
 from pipeline.data.lsp import read_lspet
 from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
-from pipeline.data.people import Visibility
 from pipeline.data.sources import SOURCES, read_annotations
-from pipeline.pack_settings import AnnotationFiles
+from pipeline.pose.person import Visibility
+from pipeline.settings.packing import AnnotationFiles
 
 MISSING, OCCLUDED, VISIBLE = Visibility
 

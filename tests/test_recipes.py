@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.recipes import MODERN, NEWELL2016
 from pipeline.settings import Settings
+from pipeline.settings.presets import MODERN, NEWELL2016
 
 # What a recipe leaves to whoever trains.
 _OTHERS = {

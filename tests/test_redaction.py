@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 
 
 @pytest.mark.parametrize(

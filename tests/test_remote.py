@@ -21,17 +21,17 @@ from moto.server import ThreadedMotoServer
 from test_learner import alone, task_of
 from web_server import CONTENT, SIZE, WebServer, publish
 
-from pipeline.joints import MPII
+from pipeline.io import remote, transport
+from pipeline.io.cache import ShardCache
+from pipeline.io.location import is_remote, local_path, name_of, sibling
+from pipeline.io.remote import expand, fetch, read_all, read_range, size_of
 from pipeline.plan import plan_training
+from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
-from pipeline.shards import remote, transport
 from pipeline.shards.bad import BadSamples
-from pipeline.shards.cache import ShardCache
 from pipeline.shards.index import find_shards
-from pipeline.shards.location import is_remote, local_path, name_of, sibling
 from pipeline.shards.order import epoch_order
 from pipeline.shards.read import ShardReader
-from pipeline.shards.remote import expand, fetch, read_all, read_range, size_of
 from pipeline.shards.sample import BadSampleError, record_of
 from pipeline.shards.streaming import ShardStream
 
@@ -547,7 +547,7 @@ def test_a_copy_that_goes_before_it_is_opened_is_downloaded_again(shards, tmp_pa
 
 def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
     program = (
-        "import sys; from pathlib import Path; from pipeline.shards.cache import ShardCache\n"
+        "import sys; from pathlib import Path; from pipeline.io.cache import ShardCache\n"
         "cache = ShardCache(Path(sys.argv[1]), 10**6)\n"
         "print('ready', flush=True)\n"
         "path = cache.path_of(sys.argv[2], int(sys.argv[3]), sys.argv[4])\n"

@@ -21,11 +21,11 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from pipeline.archive import checkpoints
 from pipeline.cases import PEOPLE_NAME
-from pipeline.joints import MPII
 from pipeline.journal import Journal
 from pipeline.keeper import STOP_NAME, Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import EVALUATION_NAME, Host, train
+from pipeline.pose.joint_sets import MPII
 from pipeline.record import read_record
 from pipeline.shards.batch import Batch
 from pipeline.shards.order import epoch_order

@@ -13,8 +13,8 @@ import pytest
 import webdataset
 from factories import index_of, person, sample, samples
 
-from pipeline.data.people import Visibility
-from pipeline.joints import COCO, MPII
+from pipeline.pose.joint_sets import COCO, MPII
+from pipeline.pose.person import Visibility
 from pipeline.shards.index import Index, find_shards
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import BadSampleError, record_of

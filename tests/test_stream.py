@@ -9,11 +9,11 @@ import pytest
 from factories import person, samples
 
 from pipeline.data.crop import cut_crop
-from pipeline.data.people import Person, Visibility
-from pipeline.geometry import heatmap_from_input, input_from_original, transform
-from pipeline.joints import MPII
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.geometry import heatmap_from_input, input_from_original, transform
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Person, Visibility
 from pipeline.settings import DataSettings
+from pipeline.settings.packing import CropSettings
 from pipeline.shards.augmentation import Augmentation, draw_augmentations, reach
 from pipeline.shards.batch import Batch
 from pipeline.shards.order import rank_batches

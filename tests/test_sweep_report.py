@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 import jobs.train
-from pipeline.command import parse
 from pipeline.settings import Settings
+from pipeline.settings.cli import parse
 from tune.figures.curves import Course, learning_curves
 from tune.figures.parallel_coordinates import Setting, Track, parallel_coordinates
 from tune.figures.scatter import Dot, scores_against

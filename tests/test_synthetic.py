@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.data.body import POINTS, sample_body
 from pipeline.data.figure import Figure, Part, Shape, outlined, place, sample_outfit
-from pipeline.data.people import Visibility
 from pipeline.data.synthetic import render_scene, scene_people, visibility
-from pipeline.joints import SYNTHETIC
+from pipeline.pose.joint_sets import SYNTHETIC
+from pipeline.pose.person import Visibility
 
 LEFT_HIP, RIGHT_HIP = POINTS["left_hip"], POINTS["right_hip"]
 HEAD_TOP, UPPER_NECK = POINTS["head_top"], POINTS["upper_neck"]

@@ -16,17 +16,17 @@ import jobs.evaluate
 import jobs.inspect
 from pipeline.checkpoint import write_checkpoint
 from pipeline.data.annotations import Annotations
-from pipeline.data.people import Person, Visibility
 from pipeline.data.table import read_table
-from pipeline.joint_file import read_joint_file
-from pipeline.joint_set import JointSet, Measure
 from pipeline.learner import Learner, Task
 from pipeline.loop import evaluated_metrics
-from pipeline.pack_settings import PackSettings
 from pipeline.packing import close_plan, open_plan, pack_shard, plan_packing
 from pipeline.plan import plan_training
+from pipeline.pose.joint_file import read_joint_file
+from pipeline.pose.joint_set import JointSet, Measure
+from pipeline.pose.person import Person, Visibility
 from pipeline.record import read_record
 from pipeline.settings import Settings
+from pipeline.settings.packing import PackSettings
 from pipeline.shards.index import Index
 
 MISSING, OCCLUDED, VISIBLE = Visibility

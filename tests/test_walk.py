@@ -8,9 +8,9 @@ import pytest
 import torch
 import walk
 from factories import pack_samples, samples
+from jobs.benchmark.recording.server import mlflow_server
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from jobs.benchmark.recording.server import mlflow_server
 from pipeline import tracking
 from pipeline.journal import Journal
 from pipeline.keeper import Keeper

@@ -13,8 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pipeline.plain_data import did_you_mean
-from pipeline.presets import settings_of
+from pipeline.io.parsing import did_you_mean
+from pipeline.settings.presets import settings_of
 
 Point = dict[str, Any]
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.command import Presets, clear_errors, fail, parse, preset_settings
-from pipeline.progress import say
+from pipeline.io.console import say
 from pipeline.settings import Settings
+from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
 from tune.search import Budget, EarlySettings, SearchSettings
 
 if TYPE_CHECKING:

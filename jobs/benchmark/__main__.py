@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.errors import clear_errors
-from pipeline.progress import duration, say
+from pipeline.io.console import duration, say
+from pipeline.io.errors import clear_errors
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import cv2
 import torch
 
-from pipeline.progress import bar, duration, say
-from pipeline.training import KEEP_MEMORY
+from pipeline.io.console import bar, duration, say
+from pipeline.settings.ray import KEEP_MEMORY
 
 T = TypeVar("T")
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.command import clear_errors, fail, parse
-from pipeline.progress import say
+from pipeline.io.console import say
+from pipeline.settings.cli import clear_errors, fail, parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from jobs.chaos.books import (
 )
 from jobs.chaos.evidence import Taking
 from jobs.chaos.training import EXPERIMENT, Training
+from pipeline.io.console import say
 from pipeline.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
-from pipeline.progress import say
 from pipeline.tracking import Point, recorded
 
 

@@ -9,7 +9,7 @@ from jobs.benchmark.report import aligned
 from jobs.chaos.audit import Books
 from jobs.chaos.evidence import TakenStep
 from jobs.chaos.faults import Fault, Kind
-from pipeline.progress import duration
+from pipeline.io.console import duration
 
 # Between two steps in training that nothing happens to, an epoch's evaluation included.
 _USUAL_S = 5.0

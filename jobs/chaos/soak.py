@@ -12,8 +12,8 @@ from jobs.chaos.nodes import Nodes
 from jobs.chaos.programs import Program, Server, kill
 from jobs.chaos.training import STOPPED, TERMINATED, Training
 from pipeline.delivered import read_position
+from pipeline.io.console import duration, say
 from pipeline.journal import Journal
-from pipeline.progress import duration, say
 
 NODES = 2
 _MOST_NODES = 3

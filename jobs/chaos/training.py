@@ -6,9 +6,9 @@ from typing import Any
 from jobs.chaos.books import Expected
 from jobs.chaos.programs import Program
 from pipeline.archive import newest_sound
-from pipeline.pack_settings import SYNTHETIC_NAME, CropSettings, PackSettings
+from pipeline.io.console import say
 from pipeline.packing import close_plan, open_plan, pack_shard, plan_packing
-from pipeline.progress import say
+from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 EXPERIMENT = "chaos"
 # Status of a run that SIGTERM stopped in order, and of processes that signals end.

@@ -9,8 +9,8 @@ from torch import Tensor
 from pipeline.conversion.layout import Layout, Tensors
 from pipeline.conversion.princeton import PRINCETON
 from pipeline.conversion.pytorch_pose import PYTORCH_POSE
-from pipeline.joints import JointSet
 from pipeline.network.hourglass import StackedHourglass
+from pipeline.pose.joint_sets import JointSet
 from pipeline.settings import ModelSettings
 
 LAYOUTS = (PYTORCH_POSE, PRINCETON)

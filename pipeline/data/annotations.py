@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.data.people import Person, Visibility
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.person import Person, Visibility
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.joints import SYNTHETIC
+from pipeline.pose.joint_sets import SYNTHETIC
 
 FloatArray = NDArray[np.float64]
 Range = tuple[float, float]

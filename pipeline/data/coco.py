@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.annotations import Annotations, entry, read_json
-from pipeline.data.people import Person, Visibility
-from pipeline.geometry import frame_box
-from pipeline.joints import COCO
+from pipeline.pose.geometry import frame_box
+from pipeline.pose.joint_sets import COCO
+from pipeline.pose.person import Person, Visibility
 
 _JOINTS = len(COCO.joints)
 

@@ -8,9 +8,9 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from pipeline.data.people import Person
-from pipeline.geometry import Matrix, crop_from_original, original_from_crop
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.geometry import Matrix, crop_from_original, original_from_crop
+from pipeline.pose.person import Person
+from pipeline.settings.packing import CropSettings
 
 Image = UInt8[np.ndarray, "height width 3"]
 ImageRGBA = UInt8[np.ndarray, "height width 4"]

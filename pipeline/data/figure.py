@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from pipeline.data.body import POINTS, Body, FloatArray
-from pipeline.joints import SYNTHETIC
+from pipeline.pose.joint_sets import SYNTHETIC
 
 Colour = tuple[int, int, int]
 

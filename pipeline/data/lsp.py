@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from pipeline.data.annotations import Annotations, entry, frame_joints, read_mat
-from pipeline.data.people import Person, Split, Visibility
-from pipeline.joints import LSP
+from pipeline.pose.joint_sets import LSP
+from pipeline.pose.person import Person, Split, Visibility
 
 _LSP_AXES, _LSPET_AXES = (3, 14), (14, 3)
 # People of the published LSP, of whom the first half trains (Johnson and Everingham, BMVC 2010).

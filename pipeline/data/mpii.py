@@ -17,8 +17,8 @@ from pipeline.data.annotations import (
     read_json,
     read_mat,
 )
-from pipeline.data.people import Person, Visibility
-from pipeline.joints import MPII
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Person, Visibility
 
 # Newell et al.'s code moves the centre down and widens the box, so that feet are not cut off.
 _CENTER_DOWN = 15

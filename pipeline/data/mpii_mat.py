@@ -9,8 +9,8 @@ import numpy as np
 
 from pipeline.data.annotations import Annotations, elements, entry, numbers, positive, read_mat
 from pipeline.data.mpii import HEAD_BIAS, adjusted
-from pipeline.data.people import Person, Visibility
-from pipeline.joints import MPII
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Person, Visibility
 
 _JOINTS = len(MPII.joints)
 

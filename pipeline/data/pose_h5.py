@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pipeline.data.annotations import Annotations, entry, numbers, read_h5
-from pipeline.data.people import Person, Visibility
-from pipeline.joints import FLIC, MPII, JointSet
+from pipeline.pose.joint_sets import FLIC, MPII, JointSet
+from pipeline.pose.person import Person, Visibility
 
 # Head-top to neck, in pixels a unit of scale: MPII's own scale makes the median 33.33 over the
 # people of mpii_annotations.json. Adjusted, as in valid.h5, it is 26.67, adjusted twice 21.33.

@@ -10,8 +10,8 @@ from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json
 from pipeline.data.mpii_mat import read_mpii_mat
 from pipeline.data.pose_h5 import read_flic, read_mpii_h5
 from pipeline.data.table import read_table
-from pipeline.joint_file import read_joint_file
-from pipeline.pack_settings import AnnotationFiles
+from pipeline.pose.joint_file import read_joint_file
+from pipeline.settings.packing import AnnotationFiles
 
 
 @dataclass(frozen=True, kw_only=True)

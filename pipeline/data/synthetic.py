@@ -26,7 +26,7 @@ from pipeline.data.figure import (
     sample_skin,
     shade,
 )
-from pipeline.data.people import Person, Visibility
+from pipeline.pose.person import Person, Visibility
 
 Image = NDArray[np.uint8]
 

@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pipeline.data.annotations import Annotations, frame_joints
-from pipeline.data.people import Person, Split, Visibility
 from pipeline.data.table_cells import Cells, read_cells
-from pipeline.geometry import frame_box
-from pipeline.joint_file import JointFile
-from pipeline.joint_set import JointSet, Measure
-from pipeline.plain_data import did_you_mean
+from pipeline.io.parsing import did_you_mean
+from pipeline.pose.geometry import frame_box
+from pipeline.pose.joint_file import JointFile
+from pipeline.pose.joint_set import JointSet, Measure
+from pipeline.pose.person import Person, Split, Visibility
 
 _BOX = ("box_x", "box_y", "box_width", "box_height")
 _FRAME = ("center_x", "center_y", "scale")

@@ -11,10 +11,10 @@ from pipeline.data.crop import CropDecoder, ImageRGBA
 from pipeline.estimation.estimator import file_name
 from pipeline.estimation.results import Estimate, FoundPerson
 from pipeline.estimation.video import Video
-from pipeline.joints import JointSet
+from pipeline.io.atomic import written_whole
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.shapes import UInt8
 from pipeline.prediction import read_photograph
-from pipeline.shapes import UInt8
-from pipeline.whole import written_whole
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Enlarged = UInt8[np.ndarray, "enlarged_height enlarged_width 3"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.estimation.boxes import MatchedBoxes, image_number
 from pipeline.estimation.results import Estimate, Failure, people_of
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
 from pipeline.serving import BOX, columns_of
 
 Format = Literal["json", "csv", "coco", "mat"]

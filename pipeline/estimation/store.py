@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.estimation.results import Estimate, Found, Part
 from pipeline.estimation.sources import Source
-from pipeline.whole import written_whole
+from pipeline.io.atomic import written_whole
 
 # What a start that was killed has to do again, at most, for each worker.
 _PHOTOGRAPHS, _FRAMES = 64, 256

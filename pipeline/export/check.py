@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pipeline.export.graph import Graph
 from pipeline.export.write import ExportError, Runner
+from pipeline.pose.shapes import Float, UInt8
 from pipeline.prediction import readable_stacks
 from pipeline.record import Record
-from pipeline.shapes import Float, UInt8
 from pipeline.training import scaled
 
 # Further apart a joint is another one.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.export.graph import CONFIDENCE, HEATMAPS, INPUT, JOINTS, GraphSettings
-from pipeline.geometry import heatmap_from_input
+from pipeline.pose.geometry import heatmap_from_input
 from pipeline.record import Record, versions
 
 _PRODUCT = "hourglass-ray"

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pipeline.geometry import heatmap_from_input
-from pipeline.joints import JointSet
 from pipeline.network.decoding import decode
 from pipeline.network.heatmaps import readable, unmirror
 from pipeline.network.hourglass import StackedHourglass
+from pipeline.pose.geometry import heatmap_from_input
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.shapes import Float, UInt8
 from pipeline.settings import Decoding, Settings
-from pipeline.shapes import Float, UInt8
 
 INPUT = "images"
 HEATMAPS, JOINTS, CONFIDENCE = "heatmaps", "joints", "confidence"

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from pipeline.export.description import as_strings
 from pipeline.export.graph import INPUT, Graph
-from pipeline.shapes import UInt8
+from pipeline.pose.shapes import UInt8
 
 Format = Literal["onnx", "torch-export"]
 # An exported file at work: images to the graph's outputs, in order.

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from numpy.typing import ArrayLike
 
 from pipeline.inspection.columns import Columns
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
 
 # An upright person fills about four fifths of MPII's frame and is some eight heads tall, which
 # makes a head a tenth of the frame; close-ups and people bent double stay within these shares.

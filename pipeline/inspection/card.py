@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.data.people import Split, Visibility
 from pipeline.inspection.anomalies import Flags
 from pipeline.inspection.columns import Columns
 from pipeline.inspection.duplicates import (
@@ -16,7 +15,8 @@ from pipeline.inspection.duplicates import (
     identical_crops,
     leaked_images,
 )
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.person import Split, Visibility
 
 PERCENTILES = (1, 5, 50, 95, 99)
 

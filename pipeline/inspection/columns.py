@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from pipeline.data.people import Person, Split, Visibility
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.person import Person, Split, Visibility
 from pipeline.shards.sample import BadSampleError, Sample, Samples
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.data.people import Visibility
 from pipeline.inspection.anomalies import Flags
 from pipeline.inspection.columns import Columns
 from pipeline.overlays import draw_augmented, draw_truth
+from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
 from pipeline.shards.stream import SampleLoader
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.pose.shapes import Float
 from pipeline.settings import Decoding
-from pipeline.shapes import Float
 
 # Of a Gaussian's kernel all but 6e-5 lies within this many standard deviations.
 _REACH = 4.0

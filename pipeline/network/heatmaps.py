@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from pipeline.geometry import crop_from_original
+from pipeline.pose.geometry import crop_from_original
+from pipeline.pose.shapes import Bool, Float
 from pipeline.settings import Loss
-from pipeline.shapes import Bool, Float
 
 # Of the target's peak, and of the uniform distribution: heatmaps below are flat.
 _FLAT_SHARE, _FLAT_RATIO = 0.1, 2.0

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.network.parts import InParts, compute_parts, forget
+from pipeline.pose.shapes import Float
 from pipeline.settings import ModelSettings
-from pipeline.shapes import Float
 
 # Resolutions below the output's at which heatmaps are predicted inside an hourglass
 # (Newell et al., figure 8: HG-Int).

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pipeline.shapes import Bool, Float
+from pipeline.pose.shapes import Bool, Float
 
 
 def heatmap_mse(

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from pipeline.plain_data import did_you_mean
-from pipeline.redaction import redacted
+from pipeline.io.parsing import did_you_mean
+from pipeline.io.redaction import redacted
 from pipeline.settings.check import require
 from pipeline.settings.data import DataSettings
 from pipeline.settings.evaluation import EvaluationSettings

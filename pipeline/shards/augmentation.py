@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, UInt64
 
+from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings
-from pipeline.shards.order import Positions
 
 # SplitMix64's step, the golden ratio's digits.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from pipeline.shapes import Bool, Float, UInt8
-from pipeline.shards.order import Positions
+from pipeline.pose.shapes import Bool, Float, Positions, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.data.people import Split
-from pipeline.joints import JointSet, joint_set
-from pipeline.redaction import redacted
-from pipeline.shards.files import content_of, size_in_bytes
-from pipeline.shards.location import is_remote, local_path, name_of, sibling, split_pattern
+from pipeline.io.atomic import written_whole
+from pipeline.io.files import content_of, size_in_bytes
+from pipeline.io.location import is_remote, local_path, name_of, sibling, split_pattern
+from pipeline.io.redaction import redacted
+from pipeline.pose.joint_sets import JointSet, joint_set
+from pipeline.pose.person import Split
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
-from pipeline.whole import written_whole
 
 INDEX_NAME = "index.json"
 _FORMAT = 2
@@ -182,7 +182,7 @@ def find_streams(setting: str, pattern: str, joint_set: JointSet, samples: int) 
 
 
 def _resolved(setting: str, pattern: str) -> list[str]:
-    from pipeline.shards.remote import expand
+    from pipeline.io.remote import expand
 
     if not pattern:
         raise ValueError(f"{setting} is required: a glob of shards, such as 'out/train-*.tar'")

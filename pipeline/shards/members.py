@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, is_inside
 
 MEMBERS_NAME = "members.npz"

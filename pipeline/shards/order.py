@@ -4,10 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.shapes import Int64
-
-# Batches of one call may differ in length, so the axis is named but not bound.
-Positions = Int64[np.ndarray, " _sample"]
+from pipeline.pose.shapes import Int64, Positions
 
 
 def epoch_order(

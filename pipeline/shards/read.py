@@ -7,11 +7,11 @@ from typing import IO
 
 import numpy as np
 
-from pipeline.redaction import redacted
-from pipeline.shards.cache import ShardCache
-from pipeline.shards.files import OpenFiles, content_of, open_local, read_part
+from pipeline.io.cache import ShardCache
+from pipeline.io.files import OpenFiles, content_of, open_local, read_part
+from pipeline.io.location import is_remote, local_path, name_of, sibling
+from pipeline.io.redaction import redacted
 from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
-from pipeline.shards.location import is_remote, local_path, name_of, sibling
 from pipeline.shards.members import MEMBERS_NAME, Members, members_from
 from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, BadSampleError, Sample, sample_from
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from pipeline.data.crop import Crop, CropDecoder, Image, ImageRGBA
-from pipeline.data.people import Person, Visibility
+from pipeline.pose.person import Person, Visibility
 
 IMAGE_SUFFIX = "jpg"
 RECORD_SUFFIX = "json"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from pipeline.io.cache import ShardCache
 from pipeline.settings import DataSettings
-from pipeline.shards.cache import ShardCache
 from pipeline.shards.read import ShardReader
 from pipeline.shards.streaming import ShardStream
 

@@ -12,19 +12,14 @@ import torch
 from jaxtyping import UInt8
 
 from pipeline.data.crop import CropDecoder, warp
-from pipeline.data.people import Visibility
-from pipeline.geometry import (
-    Matrix,
-    heatmap_from_input,
-    input_from_original,
-    transform,
-)
-from pipeline.joints import JointSet
+from pipeline.pose.geometry import Matrix, heatmap_from_input, input_from_original, transform
+from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.person import Visibility
+from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings
 from pipeline.shards.augmentation import Augmentation, draw_augmentations
 from pipeline.shards.bad import BadSamples
 from pipeline.shards.batch import Batch
-from pipeline.shards.order import Positions
 from pipeline.shards.sample import BadSampleError, Sample, Samples
 
 # What a batch is loaded from.

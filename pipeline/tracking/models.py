@@ -14,7 +14,7 @@ from mlflow.types import ColSpec, Schema
 from pipeline.bundle import bundle
 from pipeline.checkpoint import OPTIMIZER_NAME
 from pipeline.example import example
-from pipeline.joints import JointSet
+from pipeline.pose.joint_sets import JointSet
 from pipeline.record import read_record
 from pipeline.serving import BOX, FRAME, IMAGE, columns_of
 from pipeline.tracking.client import artifact_errors, client_of

@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from pipeline.image_grid import IMAGES, IMAGES_TAG, lay_out
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 from pipeline.tracking.client import (
     RefusedError,
     artifact_errors,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.progress import duration
+from pipeline.io.console import duration
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.leaderboard import differing_keys, ranked, ranks
 from tune.report.values import is_number, number, short_keys, shortened, shown

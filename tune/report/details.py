@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline.progress import duration
+from pipeline.io.console import duration
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.leaderboard import ranked
 from tune.report.values import as_html, clipped, is_number, last_line, number, shown

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pipeline.progress import duration
-from pipeline.redaction import redacted
+from pipeline.io.console import duration
+from pipeline.io.redaction import redacted
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.values import distinct
 

@@ -4,7 +4,7 @@ import base64
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.assets import POLICY, SCRIPT, STYLE
 from tune.report.columns import TRIAL, Column, columns_of

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 
 
 def shown(value: Any) -> str:

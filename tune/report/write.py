@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from pipeline.whole import written_whole
+from pipeline.io.atomic import written_whole
 from tune.outcome import SweepOutcome
 from tune.report.figures import Picture, pictures
 from tune.report.leaderboard import leaderboard

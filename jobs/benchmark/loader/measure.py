@@ -29,8 +29,8 @@ from jobs.benchmark.loader.plain import plain_dataset, plain_loader
 from jobs.benchmark.loader.routes import INPUT_PX, Ours
 from jobs.benchmark.summary import LEAN_PLAIN, OURS, PLAIN, summary
 from jobs.benchmark.timing import Laps, Route, by_cpu_time, measure, on_one_core, speed
-from pipeline.pack_settings import CropSettings
-from pipeline.progress import say
+from pipeline.io.console import say
+from pipeline.settings.packing import CropSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 
 from jobs.benchmark.loader.routes import INPUT_PX
 from jobs.benchmark.timing import in_fresh_process
-from pipeline.joints import MPII
+from pipeline.pose.joint_sets import MPII
 from pipeline.settings import DataSettings
 from pipeline.shards.order import epoch_order, rank_batches
 from pipeline.shards.read import ShardReader

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from pipeline.data.crop import Image, cut_crop, read_image
-from pipeline.data.people import Person, Visibility
 from pipeline.data.synthetic import render_scene
-from pipeline.joints import MPII
-from pipeline.pack_settings import CropSettings
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Person, Visibility
+from pipeline.settings.packing import CropSettings
 from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard

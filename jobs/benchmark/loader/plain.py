@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.crop import Image
-from pipeline.data.people import Person
-from pipeline.geometry import Matrix, heatmap_from_input, input_from_original, transform
-from pipeline.joints import MPII, JointSet
+from pipeline.pose.geometry import Matrix, heatmap_from_input, input_from_original, transform
+from pipeline.pose.joint_sets import MPII, JointSet
+from pipeline.pose.person import Person
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings
 from pipeline.shards.augmentation import draw_augmentations
 

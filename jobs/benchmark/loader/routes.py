@@ -7,11 +7,12 @@ import numpy as np
 import simplejpeg
 import torch
 
-from pipeline.joints import MPII
 from pipeline.network.heatmaps import render
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings
 from pipeline.shards.augmentation import draw_augmentations
-from pipeline.shards.order import Positions, epoch_order, rank_batches
+from pipeline.shards.order import epoch_order, rank_batches
 from pipeline.shards.read import ShardReader
 from pipeline.shards.stream import SampleLoader, stream_training
 from pipeline.training import network_input

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.pack_settings import SYNTHETIC_NAME, CropSettings, PackSettings
 from pipeline.packing import close_plan, open_plan, pack_shard, plan_packing
 from pipeline.settings import Settings
+from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 # As large as the quickstart's.
 _NETWORK = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pipeline
 from jobs.benchmark.overhead.data import settings_for
-from pipeline.progress import say
+from pipeline.io.console import say
 from pipeline.settings import Settings
 from pipeline.stages import FILE_VARIABLE, stages_in
 

@@ -13,7 +13,7 @@ import torch
 from jobs.benchmark.overhead.data import pack_rendered
 from jobs.benchmark.overhead.first_step import measure_first_step
 from jobs.benchmark.overhead.overhead import WARM_STEPS, measure_overhead
-from pipeline.progress import say
+from pipeline.io.console import say
 
 
 @dataclass(frozen=True, kw_only=True)

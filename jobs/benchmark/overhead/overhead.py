@@ -11,7 +11,7 @@ from jobs.benchmark.overhead.rounds import take_turns
 from jobs.benchmark.overhead.side import Side
 from jobs.benchmark.overhead.sides import TARGETS
 from jobs.benchmark.timing import environment
-from pipeline.training import KEEP_MEMORY
+from pipeline.settings.ray import KEEP_MEMORY
 
 # A turn's first steps fill caches and queues.
 WARM_STEPS = 5

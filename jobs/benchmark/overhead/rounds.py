@@ -9,7 +9,7 @@ from typing import Any
 from jobs.benchmark.overhead.side import Side
 from jobs.benchmark.overhead.turns import wait_until
 from jobs.benchmark.timing import process_cpu_s
-from pipeline.progress import say
+from pipeline.io.console import say
 
 
 def wait_for_start(sides: Mapping[str, Side]) -> None:

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from pipeline.learner import Learner, StepReport, Task
+from pipeline.settings.ray import KEEP_MEMORY
 from pipeline.signals import Signal
-from pipeline.training import KEEP_MEMORY
 
 _POLL_S = 0.01
 # Of the environment, what decides how fast a training process computes.

@@ -13,7 +13,7 @@ import torch
 
 from jobs.benchmark.predict.ways import PLAIN, Network, Way, default, noise, prepare, route, ways
 from jobs.benchmark.timing import Laps, in_fresh_process, measure, ratio, speed
-from pipeline.progress import say
+from pipeline.io.console import say
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,13 @@ from jobs.benchmark.step.contiguous import Contiguous
 from jobs.benchmark.timing import Route, in_fresh_process
 from pipeline.export.graph import Graph, GraphSettings
 from pipeline.export.write import load, write
-from pipeline.joints import MPII
 from pipeline.network.heatmaps import readable
 from pipeline.network.hourglass import StackedHourglass
 from pipeline.network.reduced import ReducedNetwork
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.shapes import UInt8
 from pipeline.prediction import quick
 from pipeline.settings import ModelSettings, Settings
-from pipeline.shapes import UInt8
 from pipeline.training import build_network, scaled
 
 CPU = torch.device("cpu")

@@ -20,10 +20,10 @@ from jobs.benchmark.scaling.group import train_together
 from jobs.benchmark.scaling.model import Assumptions, table
 from jobs.benchmark.scaling.summary import WITH_RAY, WITHOUT_RAY, fitted, side_name, summary
 from jobs.benchmark.timing import environment
+from pipeline.io.console import say
 from pipeline.network.cost import Cost, network_cost
-from pipeline.progress import say
 from pipeline.settings import ModelSettings, Settings
-from pipeline.training import KEEP_MEMORY
+from pipeline.settings.ray import KEEP_MEMORY
 
 # Networks of the prediction, by stacks, with MPII's joints.
 STACKS = (1, 2, 8)

@@ -17,8 +17,8 @@ from jobs.benchmark.step.limits import matmul_route, peak_memory_mib
 from jobs.benchmark.step.profile import time_shares
 from jobs.benchmark.step.variants import Pass, Precision, Runner, Variant
 from jobs.benchmark.timing import Laps, in_fresh_process, measure, ratio, speed
+from pipeline.io.console import say
 from pipeline.network.cost import network_cost
-from pipeline.progress import say
 from pipeline.settings import OptimSettings
 from pipeline.training import training_dtype
 

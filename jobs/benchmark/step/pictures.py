@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.data.people import Visibility
 from pipeline.data.synthetic import render_scene
-from pipeline.geometry import heatmap_from_input, input_from_original, transform
+from pipeline.pose.geometry import heatmap_from_input, input_from_original, transform
+from pipeline.pose.person import Visibility
 from pipeline.shards.batch import Batch
 
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from braceexpand import braceexpand
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 
 _REMOTE = ("gs", "http", "https", "s3")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")

@@ -6,6 +6,8 @@ GPU machine; what it needs takes its annotations from here.
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 try:
     from jaxtyping import Bool, Float, Int64, UInt8
 except ModuleNotFoundError:
@@ -17,4 +19,9 @@ except ModuleNotFoundError:
 
         Bool = Float = Int64 = UInt8 = _Anything
 
+
 __all__ = ["Bool", "Float", "Int64", "UInt8"]
+
+
+# Batches of one call may differ in length, so the axis is named but not bound.
+Positions = Int64[np.ndarray, " _sample"]

@@ -13,8 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from pipeline.redaction import redacted
-from pipeline.shards.location import is_remote, local_path
+from pipeline.io.location import is_remote, local_path
+from pipeline.io.redaction import redacted
 
 # Files kept open, by each reader: more than a window of samples is spread over.
 _OPEN = 16
@@ -72,7 +72,7 @@ def open_local(location: str) -> io.FileIO:
 def content_of(location: str) -> bytes:
     """A whole file, such as an index. Raises ValueError naming one that is not there."""
     if is_remote(location):
-        from pipeline.shards.remote import read_all
+        from pipeline.io.remote import read_all
 
         return read_all(location)
     try:
@@ -84,7 +84,7 @@ def content_of(location: str) -> bytes:
 def size_in_bytes(location: str) -> int:
     """Length of a file. Raises OSError, or ValueError for a remote one that can't be read."""
     if is_remote(location):
-        from pipeline.shards.remote import size_of
+        from pipeline.io.remote import size_of
 
         return size_of(location)
     return Path(local_path(location)).stat().st_size
@@ -99,7 +99,7 @@ def open_stream(location: str) -> io.BufferedReader:
 
 def read_part(location: str, start: int, size: int) -> bytes:
     """Part of a remote file. Raises ConnectionError when given up."""
-    from pipeline.shards.remote import read_range
+    from pipeline.io.remote import read_range
 
     return read_range(location, start, size)
 

@@ -10,9 +10,9 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
-from pipeline.errors import clear_errors, fail
-from pipeline.presets import preset_help, settings_of
+from pipeline.io.errors import clear_errors, fail
 from pipeline.settings import Settings
+from pipeline.settings.presets import preset_help, settings_of
 
 __all__ = ["clear_errors", "fail", "parse"]
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from pipeline.redaction import redacted
-from pipeline.shards.location import name_of
+from pipeline.io.location import name_of
+from pipeline.io.redaction import redacted
 
 # A copy's name is its checksum and its name, so equal names of two datasets
 # don't meet; whatever else lies in the folder is left alone.
@@ -46,7 +46,7 @@ class ShardCache:
                 f"{redacted(location)}: {size:,} bytes, expected at most the {self.max_bytes:,} of the cache"
             )
         # As in files: only where it is needed.
-        from pipeline.shards.remote import fetch
+        from pipeline.io.remote import fetch
 
         path = self.folder / f"{sha256}-{name_of(location)}"
         if _use(path, size):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 
 
 def say(line: str) -> None:

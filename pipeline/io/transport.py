@@ -21,8 +21,8 @@ import aiohttp
 from fsspec.asyn import get_loop, sync
 from fsspec.implementations.http import HTTPFileSystem
 
-from pipeline.redaction import redacted
-from pipeline.shards.location import scheme_of
+from pipeline.io.location import scheme_of
+from pipeline.io.redaction import redacted
 
 # Without a byte for so long, a connection counts as dead. Object stores answer
 # within a second or two even when they are busy.

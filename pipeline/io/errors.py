@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from pipeline.redaction import redacted
+from pipeline.io.redaction import redacted
 
 _FAILED, _BAD_INPUT = 1, 2
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.joint_set import (
+from pipeline.io.parsing import did_you_mean, fields_of, text_of
+from pipeline.pose.joint_set import (
     JointSet,
     Measure,
     groups_of,
@@ -16,7 +17,6 @@ from pipeline.joint_set import (
     pairs_of,
     texts_of,
 )
-from pipeline.plain_data import did_you_mean, fields_of, text_of
 
 _OTHER_SIDE = {"left": "right", "Left": "Right", "l": "r", "L": "R"}
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.joint_set import JointSet, Measure, Normaliser
+from pipeline.pose.joint_set import JointSet, Measure, Normaliser
 
 __all__ = [
     "COCO",

@@ -9,16 +9,10 @@ from pathlib import Path
 from time import sleep
 from typing import TypeVar
 
-from pipeline.redaction import redacted
-from pipeline.shards import transport
-from pipeline.shards.location import (
-    has_wildcard,
-    local_path,
-    scheme_of,
-    spell_out,
-    split_pattern,
-)
-from pipeline.whole import full_disk_named
+from pipeline.io import transport
+from pipeline.io.atomic import full_disk_named
+from pipeline.io.location import has_wildcard, local_path, scheme_of, spell_out, split_pattern
+from pipeline.io.redaction import redacted
 
 Result = TypeVar("Result")
 

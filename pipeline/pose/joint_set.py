@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-from pipeline.plain_data import did_you_mean, fields_of, items_of, number_of, text_of
+from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of, text_of
 
 Normaliser = Literal["head", "segment", "box"]
 

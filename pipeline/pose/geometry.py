@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from pipeline.shapes import Float
+from pipeline.pose.shapes import Float
 
 Matrix = Float[np.ndarray, "3 3"]
 

@@ -11,8 +11,8 @@ from pipeline.io.console import say
 from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
-    from pipeline.conversion.convert import Conversion
-    from pipeline.conversion.state_dict import StateDict
+    from pipeline.model.conversion.convert import Conversion
+    from pipeline.model.conversion.state_dict import StateDict
     from pipeline.pose.joint_sets import JointSet
 
 
@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
 def convert_file(arguments: Arguments) -> None:
     """Read, say what was and was not carried over, and write. Raises ValueError before anything is written."""
     from pipeline.checkpoint import take_snapshot, write_checkpoint
-    from pipeline.conversion.convert import convert
-    from pipeline.conversion.state_dict import read_state_dict
+    from pipeline.model.conversion.convert import convert
+    from pipeline.model.conversion.state_dict import read_state_dict
     from pipeline.pose.joint_sets import joint_set
     from pipeline.record import Progress, Record
     from pipeline.settings import Settings
@@ -76,7 +76,7 @@ def _sha256(path: Path) -> str:
 
 
 def _report(path: Path, state: "StateDict", conversion: "Conversion", joints: "JointSet") -> None:
-    from pipeline.conversion.convert import describe
+    from pipeline.model.conversion.convert import describe
 
     model = conversion.model
     parameters = sum(parameter.numel() for parameter in conversion.network.parameters())

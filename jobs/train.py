@@ -78,7 +78,7 @@ def _say_settings(settings: Settings) -> None:
 def _say_cost(settings: Settings) -> None:
     import torch
 
-    from pipeline.network.cost import network_cost, training_bytes
+    from pipeline.model.cost import network_cost, training_bytes
 
     cost = network_cost(settings.model)
     at_once = math.ceil(

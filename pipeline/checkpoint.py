@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.network.hourglass import StackedHourglass
+from pipeline.model.build import channels_last
+from pipeline.model.hourglass import StackedHourglass
 from pipeline.record import RECORD_NAME, Record, read_checksums, read_record, write_record
-from pipeline.training import channels_last
 
 WEIGHTS_NAME = "weights.safetensors"
 AVERAGE_NAME = "ema.safetensors"

@@ -19,20 +19,20 @@ from pipeline.metric import (
     person_sizes,
     scores,
 )
-from pipeline.network.decoding import decode
-from pipeline.network.heatmaps import is_flat
-from pipeline.network.hourglass import Heatmaps
+from pipeline.model.decoding import decode, readable_stacks
+from pipeline.model.heatmaps import is_flat
+from pipeline.model.hourglass import Heatmaps
+from pipeline.model.loss import batch_loss
 from pipeline.pose.geometry import heatmap_from_input, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Positions
-from pipeline.prediction import readable_stacks
 from pipeline.settings import EvaluationSettings, OptimSettings
 from pipeline.shards.augmentation import Augmentation
 from pipeline.shards.batch import Batch
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import SampleLoader
-from pipeline.training import batch_loss, network_input
+from pipeline.training import network_input
 
 
 @dataclass(frozen=True, kw_only=True)

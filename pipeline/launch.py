@@ -37,7 +37,7 @@ from pipeline.lean_trainer import LeanTrainer
 from pipeline.learner import Task
 from pipeline.loop import EVALUATION_NAME
 from pipeline.metric import Scores, table
-from pipeline.network.cost import network_cost
+from pipeline.model.cost import network_cost
 from pipeline.note import NOTE, note
 from pipeline.plan import Plan
 from pipeline.preparation import FIGURES

@@ -2,7 +2,7 @@
 
 import shlex
 
-from pipeline.network.cost import Cost
+from pipeline.model.cost import Cost
 from pipeline.plan import Plan
 from pipeline.schedule import describe_course
 from pipeline.settings import RaySettings, Settings

@@ -12,14 +12,11 @@ from typing import Self
 import numpy as np
 import torch
 from PIL import Image as PillowImage
-from torch import Tensor, nn
 
 from pipeline.checkpoint import Weights, load_network
 from pipeline.data.crop import CropDecoder, ImageRGBA, warp
-from pipeline.network.decoding import decode
-from pipeline.network.heatmaps import readable, unmirror
-from pipeline.network.hourglass import Heatmaps, StackedHourglass
-from pipeline.network.reduced import ReducedNetwork
+from pipeline.model.bf16 import quick
+from pipeline.model.decoding import decode, readable_stacks
 from pipeline.pose.geometry import (
     Matrix,
     frame_box,
@@ -28,11 +25,12 @@ from pipeline.pose.geometry import (
     transform,
 )
 from pipeline.pose.shapes import Float, UInt8
-from pipeline.settings import Loss, OptimSettings
-from pipeline.training import scaled, training_dtype
+from pipeline.training import scaled
 
 # A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.
 _MOST_PIXELS = 80_000_000
+
+
 # Tag of EXIF.
 _ORIENTATION = 0x0112
 
@@ -154,35 +152,6 @@ def look(image: ImageRGBA, frame: Frame, input_px: int) -> View:
     seen = np.empty((input_px, input_px, 3), np.uint8)
     warp(image, matrix, np.empty((input_px, input_px, 4), np.uint8), seen)
     return View(image=seen, to_photograph=np.linalg.inv(heatmap_from_input() @ matrix))
-
-
-def quick(network: StackedHourglass, device: torch.device) -> nn.Module:
-    """The network as it predicts fastest on the device: `jobs.benchmark predict` has measured it on CPUs.
-
-    The one given is changed, and is not to be used beside it.
-    """
-    dtype = training_dtype(OptimSettings(precision="auto"), device)
-    if device.type == "cpu" and dtype is torch.bfloat16:
-        return ReducedNetwork(network)
-    return network
-
-
-def readable_stacks(
-    network: nn.Module,
-    images: Float[Tensor, "batch 3 input_px input_px"],
-    predicted: Heatmaps,
-    loss: Loss,
-    mirror: tuple[int, ...] | None,
-) -> Float[Tensor, "stack batch joint height width"]:
-    """Every stack's readable heatmaps of what `network` has predicted for `images`.
-
-    With the joints' counterparts in `mirror` they are averaged with those of the mirrored images.
-    """
-    stacks = readable(predicted.stacks, loss)
-    if mirror is None:
-        return stacks
-    mirrored = readable(network(images.flip(-1)).stacks, loss)
-    return (stacks + unmirror(mirrored, mirror)) / 2
 
 
 def read_photograph(data: bytes, decoder: CropDecoder) -> ImageRGBA:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.io.console import say
 from pipeline.journal import End, Journal, RunSpec
 from pipeline.life import alive
-from pipeline.network.cost import network_cost
+from pipeline.model.cost import network_cost
 from pipeline.note import NOTE, note
 from pipeline.plan import Plan
 from pipeline.provenance import origin

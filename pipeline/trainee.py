@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
 from pipeline.ema import WeightAverage
+from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.pose.joint_sets import JointSet
 from pipeline.ranks import average_statistics, gathered, parallel
 from pipeline.record import Progress, Record
@@ -16,16 +17,7 @@ from pipeline.schedule import Plateau, learning_rate
 from pipeline.settings import Settings
 from pipeline.shards.batch import Batch
 from pipeline.statistics import RunningStatistics
-from pipeline.training import (
-    Step,
-    build_network,
-    build_optimizer,
-    build_scaler,
-    compiled,
-    set_learning_rate,
-    train_step,
-    training_dtype,
-)
+from pipeline.training import Step, build_optimizer, build_scaler, set_learning_rate, train_step
 
 
 class Trainee:

@@ -1,73 +1,17 @@
 """One training step, and what it needs; knows neither Ray nor MLflow."""
 
 import math
-import os
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.network.heatmaps import is_drawn, render, rescale
-from pipeline.network.hourglass import Heatmaps, StackedHourglass
-from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
+from pipeline.model.hourglass import Heatmaps
+from pipeline.model.loss import batch_loss
 from pipeline.pose.shapes import Float, UInt8
-from pipeline.settings import ModelSettings, OptimSettings
+from pipeline.settings import OptimSettings
 from pipeline.shards.batch import Batch
-
-
-def build_network(
-    model: ModelSettings, seed: int, device: torch.device, *, zero_heads: bool = True
-) -> StackedHourglass:
-    """Create the network with the weights that `seed` gives, the same on every worker.
-
-    With `zero_heads` the heads that predict heatmaps start at zero.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = StackedHourglass(model)
-    if zero_heads:
-        network.start_heads_at_zero()
-    return channels_last(network.to(device))
-
-
-def channels_last(network: StackedHourglass) -> StackedHourglass:
-    """Lay the weights out as images come: convolutions then run 1.4-1.7 times as fast on CPU."""
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            # Not contiguous(): a 1x1 kernel counts as laid out already, with strides that
-            # its gradient won't have, and DDP would copy between the two.
-            laid_out = torch.empty_like(parameter.data, memory_format=torch.channels_last)
-            parameter.data = laid_out.copy_(parameter.data)
-    return network
-
-
-def compiled(network: nn.Module, device: torch.device, parts: int) -> nn.Module:
-    """Return the network to train through torch.compile, with the same weights; `network` stays as it is.
-
-    On a GPU whole passes become CUDA graphs, which start no kernels one by one,
-    unless a batch comes in `parts`: gradients that add up would lie in a graph's
-    memory, which its next run overwrites. On CPU the code is C++: raises
-    ValueError where there is no compiler for it.
-    """
-    if device.type == "cpu":
-        _check_compiler()
-        # With them torch 2.13 frees a buffer of the bf16 network's backward pass before its last use.
-        made = torch.compile(network, options={"inplace_buffers": False})
-    else:
-        made = torch.compile(network, mode="reduce-overhead" if parts == 1 else None)
-    assert isinstance(made, nn.Module)
-    return made
-
-
-def _check_compiler() -> None:
-    # The one that torch takes.
-    name = os.environ.get("CXX", "g++")
-    if shutil.which(name) is None:
-        raise ValueError(
-            f"optim.compile must be False on CPU without a C++ compiler: there is no {name!r}"
-        )
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
@@ -101,27 +45,9 @@ def _decayed_apart(network: nn.Module, decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def training_dtype(settings: OptimSettings, device: torch.device) -> torch.dtype:
-    """Number format of the network in training; auto: bf16 only where the device multiplies it natively."""
-    if settings.precision == "fp32":
-        return torch.float32
-    if settings.precision == "fp16":
-        return torch.float16
-    if settings.precision == "bf16" or _multiplies_bf16(device):
-        return torch.bfloat16
-    return torch.float32
-
-
 def build_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler:
     """Create what scales the loss, lest small gradients vanish in fp16; in other formats it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = torch.cpu.get_capabilities()
-    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
 
 def network_input(batch: Batch, device: torch.device) -> Float[Tensor, "batch 3 input_px input_px"]:
@@ -139,27 +65,6 @@ def scaled(
     floats = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     factors = (gains / 255).to(device, non_blocking=True)[:, :, None, None]
     return (floats * factors).clamp_(0, 1)
-
-
-def batch_loss(heatmaps: Heatmaps, batch: Batch, settings: OptimSettings) -> Float[Tensor, ""]:
-    """Loss of a batch's supervised heatmaps, summed, against targets rendered on their device.
-
-    A Gaussian is as wide in pixels on a smaller heatmap as on the output: any
-    narrower it would fall between the pixels.
-    """
-    device, size = heatmaps.stacks.device, heatmaps.stacks.shape[-1]
-    joints = batch.joints.to(device, non_blocking=True)
-    annotated = batch.annotated.to(device, non_blocking=True)
-    drawn = is_drawn(joints, annotated, size)
-    trained = drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)
-    loss = heatmap_cross_entropy if settings.loss == "cross-entropy" else heatmap_mse
-    losses = []
-    for maps in heatmaps.supervised:
-        side = maps.shape[-1]
-        points = rescale(joints, side / size)
-        target = render(points, annotated, side, settings.sigma_px, settings.target_peak)
-        losses.append(loss(maps, target, trained))
-    return torch.stack(losses).sum()
 
 
 class Step(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.checkpoint import take_snapshot, write_checkpoint
 from pipeline.data.crop import cut_crop
+from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII, JointSet
 from pipeline.pose.person import Person, Split, Visibility
 from pipeline.record import Progress, Record
@@ -21,7 +22,6 @@ from pipeline.shards.index import Index
 from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import ShardName, write_shard
-from pipeline.training import build_network
 
 
 def person(*, joint_set: JointSet = MPII, **changes: Any) -> Person:

@@ -147,7 +147,7 @@ def test_a_loss_may_be_infinite_where_no_gradient_is(tmp_path, monkeypatch):
 
     learner._trainee.step(good, 100)
     before = state_of(learner)
-    monkeypatch.setattr("pipeline.training.batch_loss", lost)
+    monkeypatch.setattr("pipeline.model.loss.batch_loss", lost)
     assert learner._trainee.step(good, 100)[2] == "the loss is inf"
     assert changed(before, state_of(learner)) == []
 

@@ -29,7 +29,7 @@ from jobs.benchmark.timing import (
     ratio,
     speed,
 )
-from pipeline.network.heatmaps import is_drawn, render
+from pipeline.model.heatmaps import is_drawn, render
 from pipeline.pose.geometry import crop_from_original
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import DataSettings

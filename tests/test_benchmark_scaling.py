@@ -38,7 +38,7 @@ from jobs.benchmark.scaling.report import scaling_report
 from jobs.benchmark.scaling.summary import fitted, summary
 from jobs.benchmark.timing import environment
 from pipeline.learner import Task
-from pipeline.network.cost import Cost
+from pipeline.model.cost import Cost
 from pipeline.pose.joint_sets import MPII
 
 CPU = torch.device("cpu")

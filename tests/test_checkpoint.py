@@ -20,11 +20,12 @@ from pipeline.checkpoint import (
     take_snapshot,
     write_checkpoint,
 )
+from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII
 from pipeline.record import Progress, Record, check_same_architecture, read_record
 from pipeline.schedule import Plateau
 from pipeline.settings import Settings
-from pipeline.training import build_network, build_optimizer, build_scaler
+from pipeline.training import build_optimizer, build_scaler
 
 CPU = torch.device("cpu")
 SETTINGS = Settings.from_flat(

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.cases import Cases
 from pipeline.close_ups import draw_close_ups, draw_stacks, draw_worst
 from pipeline.figures import stack_maps
-from pipeline.network.hourglass import Heatmaps
+from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import Settings

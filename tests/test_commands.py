@@ -37,12 +37,13 @@ from pipeline.checkpoint import (
     write_checkpoint,
 )
 from pipeline.metric import scores
+from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import LSP, MPII
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings, PackSettings
 from pipeline.settings.presets import PRESETS
-from pipeline.training import build_network, build_optimizer
+from pipeline.training import build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

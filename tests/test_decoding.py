@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 import torch
 
-from pipeline.network.decoding import decode
-from pipeline.network.heatmaps import render
+from pipeline.model.decoding import decode
+from pipeline.model.heatmaps import render
 from pipeline.settings import Decoding
 
 DECODINGS = get_args(Decoding)

@@ -24,7 +24,7 @@ from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
 from pipeline.io import remote
 from pipeline.io.cache import ShardCache
 from pipeline.io.errors import fail
-from pipeline.network.hourglass import StackedHourglass
+from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.joint_sets import MPII
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings

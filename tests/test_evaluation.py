@@ -20,8 +20,8 @@ from pipeline.evaluation import (
     predict_stacks,
 )
 from pipeline.metric import JointCounts
-from pipeline.network.heatmaps import render
-from pipeline.network.hourglass import Heatmaps
+from pipeline.model.heatmaps import render
+from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.joint_sets import COCO, MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import EvaluationSettings, OptimSettings

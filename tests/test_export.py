@@ -20,7 +20,8 @@ from pipeline.data.synthetic import render_scene
 from pipeline.export.check import compare
 from pipeline.export.graph import Graph, GraphSettings
 from pipeline.export.write import ExportError
-from pipeline.network.hourglass import Residual
+from pipeline.model.build import build_network
+from pipeline.model.hourglass import Residual
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import MPII
 from pipeline.prediction import Predictor, View
@@ -30,7 +31,7 @@ from pipeline.settings.packing import CropSettings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import SampleLoader
-from pipeline.training import build_network, build_optimizer, train_step
+from pipeline.training import build_optimizer, train_step
 
 CPU = torch.device("cpu")
 STEPS = 60

@@ -5,7 +5,7 @@ from math import exp
 import pytest
 import torch
 
-from pipeline.network.heatmaps import is_drawn, render, rescale, unmirror
+from pipeline.model.heatmaps import is_drawn, render, rescale, unmirror
 from pipeline.pose.joint_sets import MPII
 
 

@@ -5,8 +5,8 @@ from math import exp, log
 import pytest
 import torch
 
-from pipeline.network.heatmaps import readable
-from pipeline.network.loss import heatmap_cross_entropy, heatmap_mse
+from pipeline.model.heatmaps import readable
+from pipeline.model.loss import heatmap_cross_entropy, heatmap_mse
 
 # Two stacks, one sample, two joints, maps of 1 x 2 pixels.
 TARGET = torch.tensor([[[[0.0, 0.0]], [[0.0, 2.0]]]])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from foreign_networks import Hg
 
-from pipeline.network.cost import activation_bytes, network_cost, training_bytes
-from pipeline.network.hourglass import StackedHourglass
+from pipeline.model.cost import activation_bytes, network_cost, training_bytes
+from pipeline.model.hourglass import StackedHourglass
 from pipeline.settings import ModelSettings
 
 

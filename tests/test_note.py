@@ -9,7 +9,7 @@ import torch
 from test_plan import packed, settings_of
 
 from jobs.train import Arguments
-from pipeline.network.cost import Cost
+from pipeline.model.cost import Cost
 from pipeline.note import command, note
 from pipeline.plan import plan_training
 from pipeline.provenance import device_name, origin

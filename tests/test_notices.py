@@ -8,7 +8,8 @@ from factories import pack_samples
 from pipeline.data.crop import cut_crop
 from pipeline.data.synthetic import render_scene
 from pipeline.evaluation import evaluate, predict
-from pipeline.network.heatmaps import is_flat
+from pipeline.model.build import build_network
+from pipeline.model.heatmaps import is_flat
 from pipeline.notices import Notices
 from pipeline.pose.joint_sets import MPII
 from pipeline.schedule import Plateau
@@ -17,7 +18,7 @@ from pipeline.settings.packing import CropSettings
 from pipeline.shards.read import ShardReader
 from pipeline.shards.sample import Sample
 from pipeline.shards.stream import SampleLoader
-from pipeline.training import build_network, build_optimizer, train_step
+from pipeline.training import build_optimizer, train_step
 
 CPU = torch.device("cpu")
 

@@ -13,11 +13,12 @@ from factories import pack_samples, samples
 from web_server import publish
 
 from pipeline.checkpoint import take_snapshot, write_checkpoint
+from pipeline.model.build import build_network
 from pipeline.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
 from pipeline.pose.joint_sets import COCO, LSP, MPII
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
-from pipeline.training import build_network, build_optimizer
+from pipeline.training import build_optimizer
 
 
 @pytest.fixture(autouse=True)

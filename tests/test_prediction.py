@@ -16,12 +16,12 @@ from PIL import ImageOps
 
 from pipeline.data.crop import Crop, CropDecoder
 from pipeline.evaluation import predict
+from pipeline.model.build import build_network
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import MPII
 from pipeline.prediction import Frame, Predictor, read_photograph
 from pipeline.serving import ServedModel, columns_of
 from pipeline.shards.stream import SampleLoader
-from pipeline.training import build_network
 
 CPU = torch.device("cpu")
 

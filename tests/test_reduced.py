@@ -7,10 +7,10 @@ import torch
 from test_prediction import checkpoint
 from torch import nn
 
-from pipeline.network.reduced import ReducedNetwork
-from pipeline.prediction import Predictor, quick
+from pipeline.model.bf16 import ReducedNetwork, quick
+from pipeline.model.build import build_network
+from pipeline.prediction import Predictor
 from pipeline.settings import ModelSettings
-from pipeline.training import build_network
 
 CPU = torch.device("cpu")
 MODEL = ModelSettings(stacks=2, features=8, order=2, joints=3, input_px=64)

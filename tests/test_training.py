@@ -11,21 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.network.heatmaps import render
-from pipeline.network.hourglass import Heatmaps, Residual
+from pipeline.model.build import build_network, compiled, training_dtype
+from pipeline.model.heatmaps import render
+from pipeline.model.hourglass import Heatmaps, Residual
+from pipeline.model.loss import batch_loss
 from pipeline.settings import ModelSettings, OptimSettings, Settings
 from pipeline.shards.batch import Batch
 from pipeline.trainee import Trainee
 from pipeline.training import (
-    batch_loss,
-    build_network,
     build_optimizer,
     build_scaler,
-    compiled,
     network_input,
     set_learning_rate,
     train_step,
-    training_dtype,
 )
 
 CPU = torch.device("cpu")
@@ -471,8 +469,8 @@ def test_compiling_on_cpu_without_a_compiler_is_refused(monkeypatch):
 
 _COMPILE = """
 import torch
-from pipeline.network.hourglass import Residual
-from pipeline.training import compiled
+from pipeline.model.hourglass import Residual
+from pipeline.model.build import compiled
 
 torch.manual_seed(0)
 residual, x = Residual(4, 4), torch.randn(2, 4, 8, 8)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.archive import best
 from pipeline.journal import Journal
-from pipeline.network.cost import network_cost
+from pipeline.model.cost import network_cost
 from pipeline.plan import Plan
 from pipeline.settings import Settings
 from tune.epochs import reports, was_stopped

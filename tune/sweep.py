@@ -99,7 +99,7 @@ def _run(sweep: "Sweep") -> None:
 
 def describe(sweep: "Sweep") -> None:
     """Say which trials there are, how they are searched, and what they cost at most."""
-    from pipeline.network.cost import network_cost
+    from pipeline.model.cost import network_cost
     from tune.plan import samples_of
 
     say(f"sweep {sweep.name}: {sweep.trials} trials in {sweep.folder}, {sweep.how}")

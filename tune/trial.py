@@ -13,7 +13,7 @@ from pipeline.archive import best
 from pipeline.journal import Journal
 from pipeline.keeper import STOP_NAME
 from pipeline.launch import conclude, train
-from pipeline.network.cost import network_cost
+from pipeline.model.cost import network_cost
 from pipeline.plan import Plan, plan_training
 from pipeline.recording import InterruptedRunError, Recording, recording
 from pipeline.settings import Settings

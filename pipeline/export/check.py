@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline.export.graph import Graph
 from pipeline.export.write import ExportError, Runner
+from pipeline.model.decoding import readable_stacks
 from pipeline.pose.shapes import Float, UInt8
-from pipeline.prediction import readable_stacks
 from pipeline.record import Record
 from pipeline.training import scaled
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pipeline.network.decoding import decode
-from pipeline.network.heatmaps import readable, unmirror
-from pipeline.network.hourglass import StackedHourglass
+from pipeline.model.decoding import decode
+from pipeline.model.heatmaps import readable, unmirror
+from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import Float, UInt8

@@ -7,7 +7,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from pipeline.network.heatmaps import render
+from pipeline.model.heatmaps import render
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings

@@ -15,14 +15,14 @@ from jobs.benchmark.step.contiguous import Contiguous
 from jobs.benchmark.timing import Route, in_fresh_process
 from pipeline.export.graph import Graph, GraphSettings
 from pipeline.export.write import load, write
-from pipeline.network.heatmaps import readable
-from pipeline.network.hourglass import StackedHourglass
-from pipeline.network.reduced import ReducedNetwork
+from pipeline.model.bf16 import ReducedNetwork, quick
+from pipeline.model.build import build_network
+from pipeline.model.heatmaps import readable
+from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.shapes import UInt8
-from pipeline.prediction import quick
 from pipeline.settings import ModelSettings, Settings
-from pipeline.training import build_network, scaled
+from pipeline.training import scaled
 
 CPU = torch.device("cpu")
 Way = Literal["fp32 contiguous", "fp32 channels_last", "bf16 channels_last", "ONNX Runtime fp32"]

@@ -21,7 +21,7 @@ from jobs.benchmark.scaling.model import Assumptions, table
 from jobs.benchmark.scaling.summary import WITH_RAY, WITHOUT_RAY, fitted, side_name, summary
 from jobs.benchmark.timing import environment
 from pipeline.io.console import say
-from pipeline.network.cost import Cost, network_cost
+from pipeline.model.cost import Cost, network_cost
 from pipeline.settings import ModelSettings, Settings
 from pipeline.settings.ray import KEEP_MEMORY
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.network.cost import Cost
+from pipeline.model.cost import Cost
 
 # DDP's defaults: a small bucket first, so that the exchange begins early; then of so many bytes at most.
 _FIRST_BUCKET_BYTES, _BUCKET_BYTES = 2**20, 25 * 2**20

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.network.hourglass import Heatmaps, StackedHourglass
+from pipeline.model.hourglass import Heatmaps, StackedHourglass
 
 
 class Contiguous(nn.Module):

@@ -18,9 +18,9 @@ from jobs.benchmark.step.profile import time_shares
 from jobs.benchmark.step.variants import Pass, Precision, Runner, Variant
 from jobs.benchmark.timing import Laps, in_fresh_process, measure, ratio, speed
 from pipeline.io.console import say
-from pipeline.network.cost import network_cost
+from pipeline.model.build import training_dtype
+from pipeline.model.cost import network_cost
 from pipeline.settings import OptimSettings
-from pipeline.training import training_dtype
 
 _PASSES: tuple[Pass, ...] = ("forward", "training")
 _NAMES: dict[torch.dtype, Precision] = {

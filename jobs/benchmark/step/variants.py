@@ -9,17 +9,10 @@ from torch import Tensor, nn
 
 from jobs.benchmark.step.contiguous import Contiguous
 from jobs.benchmark.timing import Route
+from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.shards.batch import Batch
-from pipeline.training import (
-    build_network,
-    build_optimizer,
-    build_scaler,
-    compiled,
-    network_input,
-    train_step,
-    training_dtype,
-)
+from pipeline.training import build_optimizer, build_scaler, network_input, train_step
 
 # As many as MPII has.
 JOINTS = 16

@@ -4,13 +4,17 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.model.heatmaps import readable, unmirror
+from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.shapes import Float
-from pipeline.settings import Decoding
+from pipeline.settings import Decoding, Loss
 
 # Of a Gaussian's kernel all but 6e-5 lies within this many standard deviations.
 _REACH = 4.0
+
+
 # A step further than this leaves the pixel's neighbours, on which it rests.
 _FURTHEST_PX = 1.0
 
@@ -120,3 +124,21 @@ def _neighbours(padded: Tensor, pixel: Tensor) -> Tensor:
     columns = pixel[..., 0, None, None] + around
     index = (rows * width + columns).flatten(-2)
     return padded.flatten(2).gather(-1, index).unflatten(-1, (3, 3))
+
+
+def readable_stacks(
+    network: nn.Module,
+    images: Float[Tensor, "batch 3 input_px input_px"],
+    predicted: Heatmaps,
+    loss: Loss,
+    mirror: tuple[int, ...] | None,
+) -> Float[Tensor, "stack batch joint height width"]:
+    """Every stack's readable heatmaps of what `network` has predicted for `images`.
+
+    With the joints' counterparts in `mirror` they are averaged with those of the mirrored images.
+    """
+    stacks = readable(predicted.stacks, loss)
+    if mirror is None:
+        return stacks
+    mirrored = readable(network(images.flip(-1)).stacks, loss)
+    return (stacks + unmirror(mirrored, mirror)) / 2

@@ -1,8 +1,13 @@
 """The losses of intermediate supervision: many predictions of the same target."""
 
+import torch
 from torch import Tensor
 
+from pipeline.model.heatmaps import is_drawn, render, rescale
+from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.shapes import Bool, Float
+from pipeline.settings import OptimSettings
+from pipeline.shards.batch import Batch
 
 
 def heatmap_mse(
@@ -43,3 +48,24 @@ def _mean(
     by_map: Float[Tensor, "stack batch joint"], trained: Bool[Tensor, "batch joint"]
 ) -> Float[Tensor, ""]:
     return (by_map.sum(dim=0) * trained).sum() / trained.sum().clamp(min=1)
+
+
+def batch_loss(heatmaps: Heatmaps, batch: Batch, settings: OptimSettings) -> Float[Tensor, ""]:
+    """Loss of a batch's supervised heatmaps, summed, against targets rendered on their device.
+
+    A Gaussian is as wide in pixels on a smaller heatmap as on the output: any
+    narrower it would fall between the pixels.
+    """
+    device, size = heatmaps.stacks.device, heatmaps.stacks.shape[-1]
+    joints = batch.joints.to(device, non_blocking=True)
+    annotated = batch.annotated.to(device, non_blocking=True)
+    drawn = is_drawn(joints, annotated, size)
+    trained = drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)
+    loss = heatmap_cross_entropy if settings.loss == "cross-entropy" else heatmap_mse
+    losses = []
+    for maps in heatmaps.supervised:
+        side = maps.shape[-1]
+        points = rescale(joints, side / size)
+        target = render(points, annotated, side, settings.sigma_px, settings.target_peak)
+        losses.append(loss(maps, target, trained))
+    return torch.stack(losses).sum()

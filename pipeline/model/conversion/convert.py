@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.conversion.layout import Layout, Tensors
-from pipeline.conversion.princeton import PRINCETON
-from pipeline.conversion.pytorch_pose import PYTORCH_POSE
-from pipeline.network.hourglass import StackedHourglass
+from pipeline.model.conversion.layout import Layout, Tensors
+from pipeline.model.conversion.princeton import PRINCETON
+from pipeline.model.conversion.pytorch_pose import PYTORCH_POSE
+from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.joint_sets import JointSet
 from pipeline.settings import ModelSettings
 

@@ -1,6 +1,6 @@
 """The layout of `hg` in pytorch-pose (github.com/bearpaw/pytorch-pose, pose/models/hourglass.py)."""
 
-from pipeline.conversion.layout import Layout, Tensors, channels, count, head_channels
+from pipeline.model.conversion.layout import Layout, Tensors, channels, count, head_channels
 from pipeline.settings import ModelSettings
 
 

@@ -1,6 +1,6 @@
 """The layout of `PoseNet` (github.com/princeton-vl/pytorch_stacked_hourglass, models/posenet.py)."""
 
-from pipeline.conversion.layout import Layout, Tensors, channels, count, head_channels
+from pipeline.model.conversion.layout import Layout, Tensors, channels, count, head_channels
 from pipeline.settings import ModelSettings
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.network.hourglass import StackedHourglass
-from pipeline.network.parts import Compute, compute_parts, forget
+from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.recompute import Compute, compute_parts, forget
 from pipeline.settings import ModelSettings
 
 

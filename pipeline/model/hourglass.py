@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.network.parts import InParts, compute_parts, forget
+from pipeline.model.recompute import InParts, compute_parts, forget
 from pipeline.pose.shapes import Float
 from pipeline.settings import ModelSettings
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.cases import Cases
+    from pipeline.data.loader import SampleLoader
     from pipeline.evaluation import Evaluation
     from pipeline.metric import Scores
     from pipeline.record import Record
     from pipeline.settings import Settings
-    from pipeline.shards.stream import SampleLoader
 
 _Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -125,9 +125,9 @@ def _settings(record: "Record", arguments: Arguments) -> "Settings":
 
 
 def _loader(setting: str, pattern: str, record: "Record") -> "SampleLoader":
-    from pipeline.shards.index import find_shards
-    from pipeline.shards.read import ShardReader
-    from pipeline.shards.stream import SampleLoader
+    from pipeline.data.loader import SampleLoader
+    from pipeline.data.shards.index import find_shards
+    from pipeline.data.shards.reader import ShardReader
 
     shards = find_shards(setting, pattern)
     difference = shards.joint_set.difference(record.joint_set)
@@ -145,9 +145,9 @@ def _measure(
 ) -> "tuple[list[Evaluation], Cases]":
     """The evaluation of every stack's heatmaps, first to last, or of the last stack's alone; the last one's people."""
     from pipeline.cases import Cases
+    from pipeline.data.loader import stream_validation
+    from pipeline.data.sampler import validation_batches
     from pipeline.evaluation import Evaluation, evaluate_cases, predict, predict_stacks
-    from pipeline.shards.order import validation_batches
-    from pipeline.shards.stream import stream_validation
 
     people, pace = len(loader.samples), Pace(2.0)
     batches = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)

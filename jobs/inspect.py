@@ -13,9 +13,9 @@ from pipeline.io.console import Pace, bar, duration, say
 from pipeline.settings.cli import clear_errors, fail, parse
 
 if TYPE_CHECKING:
+    from pipeline.data.shards.index import ShardSet
+    from pipeline.data.shards.reader import ShardReader
     from pipeline.pose.person import Split
-    from pipeline.shards.index import ShardSet
-    from pipeline.shards.read import ShardReader
 
 _INPUT_PX = 256
 
@@ -45,15 +45,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def inspect_shards(arguments: Arguments) -> None:
     """Read, print and write. Raises ValueError, and SystemExit at the end if samples are damaged."""
-    from pipeline.inspection.anomalies import anomalies
-    from pipeline.inspection.card import card_of
-    from pipeline.inspection.columns import columns_of
-    from pipeline.inspection.page import card_page, card_text
-    from pipeline.inspection.sheets import SHEET_FILES, draw_sheets
+    from pipeline.data.inspection.anomalies import anomalies
+    from pipeline.data.inspection.card import card_of
+    from pipeline.data.inspection.columns import columns_of
+    from pipeline.data.inspection.page import card_page, card_text
+    from pipeline.data.inspection.sheets import SHEET_FILES, draw_sheets
+    from pipeline.data.loader import SampleLoader
+    from pipeline.data.shards.index import find_shards
+    from pipeline.data.shards.reader import ShardReader
     from pipeline.settings import DataSettings
-    from pipeline.shards.index import find_shards
-    from pipeline.shards.read import ShardReader
-    from pipeline.shards.stream import SampleLoader
 
     settings = DataSettings(seed=arguments.seed)
     # However many samples a shard was cut off by, they are to be listed.

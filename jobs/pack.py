@@ -12,8 +12,9 @@ from pipeline.settings.packing import PackSettings, SourceName
 if TYPE_CHECKING:
     import ray
 
-    from pipeline.packing import ShardDone, ShardJob
-    from pipeline.shards.index import Index
+    from pipeline.data.packing import ShardDone
+    from pipeline.data.packing_plan import ShardJob
+    from pipeline.data.shards.index import Index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def pack(settings: PackSettings, address: str = "") -> "Index":
     """Pack on Ray, going on from what an interrupted pack has finished. Raises ValueError."""
-    from pipeline.packing import close_plan, open_plan, plan_packing
-    from pipeline.shards.index import Index
+    from pipeline.data.packing import close_plan, open_plan
+    from pipeline.data.packing_plan import plan_packing
+    from pipeline.data.shards.index import Index
 
     say(f"packing {settings.source} into {settings.out}")
     plan = plan_packing(settings)
@@ -69,7 +71,7 @@ def _run(settings: PackSettings, jobs: list["ShardJob"]) -> dict[str, "ShardDone
     """Write shards as Ray tasks, one core each, and show how far they are."""
     import ray
 
-    from pipeline.packing import pack_shard
+    from pipeline.data.packing import pack_shard
 
     pace, people = Pace(1.0), sum(len(job.people) for job in jobs)
     task = ray.remote(num_cpus=1)(pack_shard)

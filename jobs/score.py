@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def score(arguments: Arguments) -> None:
     """Print the table and write the JSON. Raises ValueError naming file, field and shape."""
-    from pipeline.data.mpii import read_mpii_predictions, read_mpii_truth
+    from pipeline.data.formats.mpii import read_mpii_predictions, read_mpii_truth
     from pipeline.metric import joint_counts, normalised_errors, scores, table
     from pipeline.pose.joint_sets import MPII
 

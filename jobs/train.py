@@ -108,7 +108,7 @@ def _say_course(settings: Settings) -> None:
 
 def describe(plan: "Plan") -> None:
     """Say what will be trained, on what, at which cost."""
-    from pipeline.shards.augmentation import reach
+    from pipeline.data.augmentation import reach
 
     settings = plan.settings
     _say_cost(settings)

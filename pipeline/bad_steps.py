@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.streaming import ShardStream
 from pipeline.pose.shapes import Positions
-from pipeline.shards.read import ShardReader
-from pipeline.shards.streaming import ShardStream
 
 
 class BadStepsError(ArithmeticError):

@@ -8,15 +8,14 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.cases import Cases
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.loader import SampleLoader
+from pipeline.data.pictures import overlay, pose_of, spaced, stack_maps
 from pipeline.evaluation import stack_heatmaps
-from pipeline.figures import overlay, stack_maps
-from pipeline.overlays import pose_of, spaced
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.pose.person import Visibility
 from pipeline.settings import Settings
-from pipeline.shards.augmentation import Augmentation
-from pipeline.shards.stream import SampleLoader
 
 _WORST = 24
 # Joints whose heatmaps are shown where the joint set has no groups to choose from.

@@ -11,6 +11,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from pipeline.cases import Cases
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.batch import Batch, network_input
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.sample import Sample
 from pipeline.metric import (
     JointCounts,
     Scores,
@@ -28,11 +32,6 @@ from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Positions
 from pipeline.settings import EvaluationSettings, OptimSettings
-from pipeline.shards.augmentation import Augmentation
-from pipeline.shards.batch import Batch
-from pipeline.shards.sample import Sample
-from pipeline.shards.stream import SampleLoader
-from pipeline.training import network_input
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from pipeline.data.crop import cut_crop
-from pipeline.data.synthetic import render_scene
+from pipeline.data.shards.crop import cut_crop
+from pipeline.data.synthetic.scene import render_scene
 from pipeline.serving import IMAGE
 from pipeline.settings.packing import CropSettings
 

@@ -27,6 +27,8 @@ from pipeline.cases import PEOPLE_NAME, read_cases
 from pipeline.checkpoint import load_network
 from pipeline.close_ups import draw_close_ups
 from pipeline.cluster import check_capacity
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.reader import ShardReader
 from pipeline.evaluation import Evaluation
 from pipeline.figures import curves, joint_bars, threshold_curve
 from pipeline.heartbeats import last_heard
@@ -47,8 +49,6 @@ from pipeline.rendezvous import torch_config
 from pipeline.reservation import take_over
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
-from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import SampleLoader
 from pipeline.stages import reached
 from pipeline.stopping import stopping
 from pipeline.worker import train_worker

@@ -18,6 +18,20 @@ from torch import nn
 from pipeline.bad_steps import BadStepsError, names_of, of_all_ranks, verdict
 from pipeline.cases import Cases
 from pipeline.checkpoint import Snapshot, Weights
+from pipeline.data.batch import Batch
+from pipeline.data.loader import (
+    SampleLoader,
+    shard_cache,
+    stream_given,
+    stream_training,
+    stream_validation,
+    training_shards,
+)
+from pipeline.data.prefetch import transferred
+from pipeline.data.sampler import epoch_order, rank_batches, validation_batches
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import Samples
+from pipeline.data.shards.streaming import ShardStream
 from pipeline.evaluation import Evaluation, evaluate_cases, predict
 from pipeline.io.console import Pace
 from pipeline.overlays import draw_overlays
@@ -35,21 +49,8 @@ from pipeline.record import (
 )
 from pipeline.schedule import Plateau
 from pipeline.settings import Settings
-from pipeline.shards.batch import Batch
-from pipeline.shards.order import epoch_order, rank_batches, validation_batches
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import Samples
-from pipeline.shards.source import shard_cache, training_shards
-from pipeline.shards.stream import (
-    SampleLoader,
-    stream_given,
-    stream_training,
-    stream_validation,
-)
-from pipeline.shards.streaming import ShardStream
 from pipeline.signals import Agreement, Signal
 from pipeline.trainee import Trainee
-from pipeline.transfer import transferred
 from pipeline.witness import unwitnessed
 
 

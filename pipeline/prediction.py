@@ -14,7 +14,8 @@ import torch
 from PIL import Image as PillowImage
 
 from pipeline.checkpoint import Weights, load_network
-from pipeline.data.crop import CropDecoder, ImageRGBA, warp
+from pipeline.data.batch import scaled
+from pipeline.data.shards.crop import CropDecoder, ImageRGBA, warp
 from pipeline.model.bf16 import quick
 from pipeline.model.decoding import decode, readable_stacks
 from pipeline.pose.geometry import (
@@ -25,7 +26,6 @@ from pipeline.pose.geometry import (
     transform,
 )
 from pipeline.pose.shapes import Float, UInt8
-from pipeline.training import scaled
 
 # A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.
 _MOST_PIXELS = 80_000_000

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
+from pipeline.data.loader import SampleLoader, training_shards
+from pipeline.data.pictures import draw_augmented, spaced
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import BadSamples, Samples
 from pipeline.delivery import deliver
 from pipeline.io.console import say
-from pipeline.overlays import draw_augmented, spaced
 from pipeline.plan import Plan
 from pipeline.settings import TrackingSettings
-from pipeline.shards.bad import BadSamples
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import Samples
-from pipeline.shards.source import training_shards
-from pipeline.shards.stream import SampleLoader
 from pipeline.tracking import AwayError
 
 # Figures of the whole run, in its folder.

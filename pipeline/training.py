@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.batch import Batch, network_input
 from pipeline.model.hourglass import Heatmaps
 from pipeline.model.loss import batch_loss
-from pipeline.pose.shapes import Float, UInt8
+from pipeline.pose.shapes import Float
 from pipeline.settings import OptimSettings
-from pipeline.shards.batch import Batch
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
@@ -48,23 +48,6 @@ def _decayed_apart(network: nn.Module, decay: float) -> list[dict[str, Any]]:
 def build_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler:
     """Create what scales the loss, lest small gradients vanish in fp16; in other formats it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-
-
-def network_input(batch: Batch, device: torch.device) -> Float[Tensor, "batch 3 input_px input_px"]:
-    """Move images to the device and make them floats 0-1 there, colours varied by the batch's gains."""
-    return scaled(batch.images, batch.gains, device)
-
-
-def scaled(
-    images: UInt8[Tensor, "batch input_px input_px 3"],
-    gains: Float[Tensor, "batch 3"],
-    device: torch.device,
-) -> Float[Tensor, "batch 3 input_px input_px"]:
-    """Move images to the device and make them floats 0-1 there, their colour channels multiplied by the gains."""
-    # Height, width, channel in memory is what channels_last convolutions read.
-    floats = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    factors = (gains / 255).to(device, non_blocking=True)[:, :, None, None]
-    return (floats * factors).clamp_(0, 1)
 
 
 class Step(NamedTuple):

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.archive import StorageError
 from pipeline.bad_steps import BadStepsError
+from pipeline.data.shards.sample import BadSampleError
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
@@ -24,7 +25,6 @@ from pipeline.pulse import Pulse
 from pipeline.ranks import from_first
 from pipeline.rendezvous import name_of_start
 from pipeline.settings import Settings
-from pipeline.shards.sample import BadSampleError
 from pipeline.stages import reached
 from pipeline.watchdog import Watchdog
 from pipeline.witness import WITNESS_FOLDER, Witness, unwitnessed

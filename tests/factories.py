@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from pipeline.checkpoint import take_snapshot, write_checkpoint
-from pipeline.data.crop import cut_crop
+from pipeline.data.shards.crop import cut_crop
+from pipeline.data.shards.index import Index
+from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes
+from pipeline.data.shards.sample import Sample
+from pipeline.data.shards.writer import ShardName, write_shard
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII, JointSet
 from pipeline.pose.person import Person, Split, Visibility
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
-from pipeline.shards.index import Index
-from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes
-from pipeline.shards.sample import Sample
-from pipeline.shards.write import ShardName, write_shard
 
 
 def person(*, joint_set: JointSet = MPII, **changes: Any) -> Person:

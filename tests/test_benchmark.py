@@ -29,16 +29,16 @@ from jobs.benchmark.timing import (
     ratio,
     speed,
 )
+from pipeline.data.augmentation import draw_augmentations
+from pipeline.data.batch import network_input
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.reader import ShardReader
 from pipeline.model.heatmaps import is_drawn, render
 from pipeline.pose.geometry import crop_from_original
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import DataSettings
 from pipeline.settings.packing import CropSettings
 from pipeline.settings.ray import KEEP_MEMORY
-from pipeline.shards.augmentation import draw_augmentations
-from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import SampleLoader
-from pipeline.training import network_input
 
 TINY = LoaderBenchmark(
     rounds=2,

@@ -24,9 +24,9 @@ from jobs.benchmark.overhead.overhead import (
 from jobs.benchmark.overhead.processes import descendants, stopped
 from jobs.benchmark.overhead.report import ray_report
 from jobs.benchmark.overhead.turns import TurnLearner, Turns, conditions, wait_until
+from pipeline.data.shards.index import find_shards
 from pipeline.learner import Task
 from pipeline.pose.joint_sets import MPII
-from pipeline.shards.index import find_shards
 from pipeline.stages import reached, stages_in
 
 CPU = torch.device("cpu")

@@ -24,8 +24,8 @@ from jobs.benchmark.step.pictures import rendered_people
 from jobs.benchmark.step.profile import KINDS, kind_of, time_shares
 from jobs.benchmark.step.variants import Runner, Variant
 from jobs.benchmark.timing import Lap
-from pipeline.data.synthetic import render_scene
-from pipeline.training import network_input
+from pipeline.data.batch import network_input
+from pipeline.data.synthetic.scene import render_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

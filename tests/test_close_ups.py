@@ -10,13 +10,13 @@ from torch import nn
 
 from pipeline.cases import Cases
 from pipeline.close_ups import draw_close_ups, draw_stacks, draw_worst
-from pipeline.figures import stack_maps
+from pipeline.data.loader import SampleLoader
+from pipeline.data.pictures import stack_maps
+from pipeline.data.shards.reader import ShardReader
 from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import Settings
-from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import SampleLoader
 
 CPU = torch.device("cpu")
 PCKH = MPII.measure("pckh")

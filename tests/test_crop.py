@@ -9,7 +9,7 @@ import pytest
 from factories import person, photograph
 from PIL import Image
 
-from pipeline.data.crop import cut_crop, decode_image, read_image
+from pipeline.data.shards.crop import cut_crop, decode_image, read_image
 from pipeline.pose.geometry import transform
 from pipeline.settings.packing import CropSettings
 

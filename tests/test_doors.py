@@ -21,6 +21,10 @@ from web_server import publish
 import jobs.evaluate
 import jobs.train
 from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
+from pipeline.data.shards.index import find_shards
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import BadSamples, record_of
+from pipeline.data.shards.streaming import ShardStream
 from pipeline.io import remote
 from pipeline.io.cache import ShardCache
 from pipeline.io.errors import fail
@@ -28,11 +32,6 @@ from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.joint_sets import MPII
 from pipeline.record import Progress, Record
 from pipeline.settings import Settings
-from pipeline.shards.bad import BadSamples
-from pipeline.shards.index import find_shards
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import record_of
-from pipeline.shards.streaming import ShardStream
 from pipeline.tracking import start_run, ui_command
 
 SECRET = "hunter2"

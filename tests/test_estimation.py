@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 from factories import checkpoint, photograph
 
-from pipeline.data.mpii import read_mpii_predictions
+from pipeline.data.formats.mpii import read_mpii_predictions
 from pipeline.estimation.boxes import read_boxes
 from pipeline.estimation.drawing import draw_people, enlargement
 from pipeline.estimation.estimator import Estimator, Options, file_name

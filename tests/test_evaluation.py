@@ -9,6 +9,10 @@ import torch
 from factories import sample, samples
 from torch import nn
 
+from pipeline.data.batch import Batch, network_input
+from pipeline.data.loader import SampleLoader
+from pipeline.data.sampler import validation_batches
+from pipeline.data.shards.reader import ShardReader
 from pipeline.evaluation import (
     Evaluation,
     Predictions,
@@ -25,11 +29,6 @@ from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.joint_sets import COCO, MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import EvaluationSettings, OptimSettings
-from pipeline.shards.batch import Batch
-from pipeline.shards.order import validation_batches
-from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import SampleLoader
-from pipeline.training import network_input
 
 CPU = torch.device("cpu")
 AT_HALF, AT_TENTH = 50, 10

@@ -15,8 +15,11 @@ from factories import pack_samples
 import jobs.export
 from pipeline.check_people import rendered
 from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
-from pipeline.data.crop import cut_crop
-from pipeline.data.synthetic import render_scene
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.crop import cut_crop
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import Sample
+from pipeline.data.synthetic.scene import render_scene
 from pipeline.export.check import compare
 from pipeline.export.graph import Graph, GraphSettings
 from pipeline.export.write import ExportError
@@ -28,9 +31,6 @@ from pipeline.prediction import Predictor, View
 from pipeline.record import Progress, Record, read_record
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import Sample
-from pipeline.shards.stream import SampleLoader
 from pipeline.training import build_optimizer, train_step
 
 CPU = torch.device("cpu")

@@ -8,14 +8,14 @@ from factories import person, sample, samples
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from pipeline.figures import Pose, curves, joint_bars, overlay, threshold_curve
+from pipeline.data.loader import SampleLoader
+from pipeline.data.pictures import Pose, draw_augmented, draw_truth, overlay, pose_of, spaced
+from pipeline.data.shards.reader import ShardReader
+from pipeline.figures import curves, joint_bars, threshold_curve
 from pipeline.metric import THRESHOLDS, JointCounts, Scores, scores
-from pipeline.overlays import draw_augmented, draw_truth, pose_of, spaced
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
-from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import SampleLoader
 from tune.figures.values import trials_against
 
 

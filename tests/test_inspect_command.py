@@ -15,17 +15,17 @@ from factories import pack_samples, sample, samples
 from matplotlib.figure import Figure
 
 import jobs.inspect
-from pipeline.inspection.anomalies import anomalies
-from pipeline.inspection.columns import columns_of
-from pipeline.inspection.sheets import SHEET_FILES, draw_sheets
-from pipeline.overlays import draw_augmented, draw_truth
+from pipeline.data.inspection.anomalies import anomalies
+from pipeline.data.inspection.columns import columns_of
+from pipeline.data.inspection.sheets import SHEET_FILES, draw_sheets
+from pipeline.data.loader import SampleLoader
+from pipeline.data.pictures import draw_augmented, draw_truth
+from pipeline.data.shards.index import Index
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import record_of
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
-from pipeline.shards.index import Index
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import record_of
-from pipeline.shards.stream import SampleLoader
 
 HEAD = "head size not within 2-50 % of the frame side"
 NO_JOINT = "no annotated joint"

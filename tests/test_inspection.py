@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from factories import person, sample, samples
 
-from pipeline.inspection.anomalies import anomalies
-from pipeline.inspection.card import Anomaly, Card, card_of
-from pipeline.inspection.columns import Columns, columns_of
-from pipeline.inspection.duplicates import Coinciding
-from pipeline.inspection.page import card_page, card_text
-from pipeline.inspection.sheets import Sheet, choose
+from pipeline.data.inspection.anomalies import anomalies
+from pipeline.data.inspection.card import Anomaly, Card, card_of
+from pipeline.data.inspection.columns import Columns, columns_of
+from pipeline.data.inspection.duplicates import Coinciding
+from pipeline.data.inspection.page import card_page, card_text
+from pipeline.data.inspection.sheets import Sheet, choose
+from pipeline.data.shards.sample import Sample
 from pipeline.pose.joint_sets import LSP, MPII
 from pipeline.pose.person import Visibility
-from pipeline.shards.sample import Sample
 
 VISIBLE, OCCLUDED, MISSING = Visibility.VISIBLE, Visibility.OCCLUDED, Visibility.MISSING
 # The frame of 100 pixels lies well inside, whatever the photograph that was cut.

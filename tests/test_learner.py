@@ -18,12 +18,12 @@ from factories import pack_samples, sample, samples
 
 from pipeline.cases import read_cases
 from pipeline.checkpoint import write_checkpoint
+from pipeline.data.sampler import epoch_order
 from pipeline.evaluation import Evaluation
 from pipeline.learner import Learner, Task
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.record import Progress, read_record
-from pipeline.shards.order import epoch_order
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pipeline.data.mpii import read_mpii_truth
+from pipeline.data.formats.mpii import read_mpii_truth
 from pipeline.metric import (
     THRESHOLDS,
     JointCounts,

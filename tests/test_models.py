@@ -14,8 +14,8 @@ from factories import checkpoint
 from mlflow import MlflowClient
 
 from pipeline import tracking
-from pipeline.data.crop import cut_crop
-from pipeline.data.synthetic import render_scene
+from pipeline.data.shards.crop import cut_crop
+from pipeline.data.synthetic.scene import render_scene
 from pipeline.delivered import REFUSED_NAME
 from pipeline.delivery import Delivery, deliver
 from pipeline.journal import Journal, RunSpec

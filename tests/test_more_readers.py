@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pipeline.data.lsp import read_lsp
-from pipeline.data.mpii import read_mpii_json
-from pipeline.data.mpii_mat import read_mpii_mat
-from pipeline.data.pose_h5 import read_flic, read_mpii_h5
-from pipeline.data.sources import SOURCES
-from pipeline.packing import plan_packing
+from pipeline.data.formats.lsp import read_lsp
+from pipeline.data.formats.mpii import read_mpii_json
+from pipeline.data.formats.mpii_mat import read_mpii_mat
+from pipeline.data.formats.pose_h5 import read_flic, read_mpii_h5
+from pipeline.data.formats.registry import SOURCES
+from pipeline.data.packing_plan import plan_packing
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import PackSettings
 

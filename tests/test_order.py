@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.shards.order import epoch_order, rank_batches, validation_batches
+from pipeline.data.sampler import epoch_order, rank_batches, validation_batches
 
 BOUNDS = np.array([0, 5, 8, 15, 17])
 

@@ -5,16 +5,16 @@ import pytest
 import torch
 from factories import pack_samples
 
-from pipeline.data.crop import cut_crop
-from pipeline.data.synthetic import render_scene
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.crop import cut_crop
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import Sample
+from pipeline.data.synthetic.scene import render_scene
 from pipeline.evaluation import evaluate, predict
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
 from pipeline.settings.packing import CropSettings
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import Sample
-from pipeline.shards.stream import SampleLoader
 from pipeline.training import build_optimizer, train_step
 
 CPU = torch.device("cpu")

@@ -20,21 +20,15 @@ from factories import photograph
 from PIL import Image as PillowImage
 from webdataset import TarWriter
 
+from pipeline.data.packing import ShardDone, close_plan, open_plan, pack_shard
+from pipeline.data.packing_plan import check_fit, plan_packing
+from pipeline.data.shards.index import Index
+from pipeline.data.shards.reader import ShardReader
 from pipeline.io.errors import clear_errors
-from pipeline.packing import (
-    ShardDone,
-    check_fit,
-    close_plan,
-    open_plan,
-    pack_shard,
-    plan_packing,
-)
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import MPII, SYNTHETIC
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import CropSettings, PackSettings
-from pipeline.shards.index import Index
-from pipeline.shards.read import ShardReader
 
 
 def hrnet_record(image: str, **changes) -> dict:
@@ -433,7 +427,7 @@ def test_a_shard_that_is_half_written_is_not_finished(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing.cut_crop", interrupted)
+        patch.setattr("pipeline.data.packing.cut_crop", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pack_shard(settings, plan.jobs[0])
     assert list(settings.out.glob("*.tar")) == []

@@ -14,14 +14,14 @@ from factories import checkpoint, photograph, samples
 from PIL import Image as PillowImage
 from PIL import ImageOps
 
-from pipeline.data.crop import Crop, CropDecoder
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.crop import Crop, CropDecoder
 from pipeline.evaluation import predict
 from pipeline.model.build import build_network
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import MPII
 from pipeline.prediction import Frame, Predictor, read_photograph
 from pipeline.serving import ServedModel, columns_of
-from pipeline.shards.stream import SampleLoader
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pipeline.data.coco import read_coco
-from pipeline.data.lsp import read_lspet
-from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
-from pipeline.data.sources import SOURCES, read_annotations
+from pipeline.data.formats.coco import read_coco
+from pipeline.data.formats.lsp import read_lspet
+from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
+from pipeline.data.formats.registry import SOURCES, read_annotations
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
 

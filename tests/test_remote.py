@@ -21,6 +21,11 @@ from moto.server import ThreadedMotoServer
 from test_learner import alone, task_of
 from web_server import CONTENT, SIZE, WebServer, publish
 
+from pipeline.data.sampler import epoch_order
+from pipeline.data.shards.index import find_shards
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import BadSampleError, BadSamples, record_of
+from pipeline.data.shards.streaming import ShardStream
 from pipeline.io import remote, transport
 from pipeline.io.cache import ShardCache
 from pipeline.io.location import is_remote, local_path, name_of, sibling
@@ -28,12 +33,6 @@ from pipeline.io.remote import expand, fetch, read_all, read_range, size_of
 from pipeline.plan import plan_training
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
-from pipeline.shards.bad import BadSamples
-from pipeline.shards.index import find_shards
-from pipeline.shards.order import epoch_order
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import BadSampleError, record_of
-from pipeline.shards.streaming import ShardStream
 
 
 def sha256(content: bytes) -> str:

@@ -21,15 +21,15 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from pipeline.archive import checkpoints
 from pipeline.cases import PEOPLE_NAME
+from pipeline.data.batch import Batch
+from pipeline.data.loader import SampleLoader
+from pipeline.data.sampler import epoch_order
 from pipeline.journal import Journal
 from pipeline.keeper import STOP_NAME, Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import EVALUATION_NAME, Host, train
 from pipeline.pose.joint_sets import MPII
 from pipeline.record import read_record
-from pipeline.shards.batch import Batch
-from pipeline.shards.order import epoch_order
-from pipeline.shards.stream import SampleLoader
 from pipeline.signals import Signal
 
 EPOCHS = 3

@@ -13,12 +13,12 @@ import pytest
 import webdataset
 from factories import index_of, person, sample, samples
 
+from pipeline.data.shards.index import Index, find_shards
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import BadSampleError, record_of
+from pipeline.data.shards.writer import ShardName, write_shard
 from pipeline.pose.joint_sets import COCO, MPII
 from pipeline.pose.person import Visibility
-from pipeline.shards.index import Index, find_shards
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import BadSampleError, record_of
-from pipeline.shards.write import ShardName, write_shard
 
 TRAIN_0 = ShardName(split="train", number=0)
 

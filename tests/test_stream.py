@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from factories import person, samples
 
-from pipeline.data.crop import cut_crop
+from pipeline.data.augmentation import Augmentation, draw_augmentations, reach
+from pipeline.data.batch import Batch
+from pipeline.data.loader import SampleLoader, stream_training, stream_validation
+from pipeline.data.sampler import rank_batches
+from pipeline.data.shards.crop import cut_crop
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import BadSampleError, Sample
 from pipeline.pose.geometry import heatmap_from_input, input_from_original, transform
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person, Visibility
 from pipeline.settings import DataSettings
 from pipeline.settings.packing import CropSettings
-from pipeline.shards.augmentation import Augmentation, draw_augmentations, reach
-from pipeline.shards.batch import Batch
-from pipeline.shards.order import rank_batches
-from pipeline.shards.read import ShardReader
-from pipeline.shards.sample import BadSampleError, Sample
-from pipeline.shards.stream import SampleLoader, stream_training, stream_validation
 
 INPUT_PX = 256
 # Sixteen colours that neither JPEG nor a warp confuses.

@@ -13,11 +13,10 @@ from factories import sample, samples
 from test_learner import alone, save, task_of
 from test_shards import add_member
 
+from pipeline.data.shards.sample import BadSampleError, BadSamples, Sample, record_of
+from pipeline.data.shards.streaming import ShardStream
 from pipeline.plan import plan_training
 from pipeline.settings import DataSettings, Settings
-from pipeline.shards.bad import BadSamples
-from pipeline.shards.sample import BadSampleError, Sample, record_of
-from pipeline.shards.streaming import ShardStream
 
 
 def compressed(paths: list[Path]) -> list[str]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.data.body import POINTS, sample_body
-from pipeline.data.figure import Figure, Part, Shape, outlined, place, sample_outfit
-from pipeline.data.synthetic import render_scene, scene_people, visibility
+from pipeline.data.synthetic.body import POINTS, sample_body
+from pipeline.data.synthetic.figure import Figure, Part, Shape, outlined, place, sample_outfit
+from pipeline.data.synthetic.scene import render_scene, scene_people, visibility
 from pipeline.pose.joint_sets import SYNTHETIC
 from pipeline.pose.person import Visibility
 

@@ -11,20 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data.batch import Batch, network_input
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.model.heatmaps import render
 from pipeline.model.hourglass import Heatmaps, Residual
 from pipeline.model.loss import batch_loss
 from pipeline.settings import ModelSettings, OptimSettings, Settings
-from pipeline.shards.batch import Batch
 from pipeline.trainee import Trainee
-from pipeline.training import (
-    build_optimizer,
-    build_scaler,
-    network_input,
-    set_learning_rate,
-    train_step,
-)
+from pipeline.training import build_optimizer, build_scaler, set_learning_rate, train_step
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.shards.batch import Batch
-from pipeline.transfer import transferred
+from pipeline.data.batch import Batch
+from pipeline.data.prefetch import transferred
 
 
 def batch_of(number: int) -> Batch:

@@ -16,12 +16,12 @@ import torch.distributed as dist
 import torch.multiprocessing
 from test_resume import kept, task_of
 
+from pipeline.data.loader import SampleLoader
 from pipeline.heartbeats import Heartbeat, Heartbeats, stuck
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
 from pipeline.pulse import Pulse
-from pipeline.shards.stream import SampleLoader
 from pipeline.signals import Signal
 from pipeline.watchdog import STATUS, Watchdog
 

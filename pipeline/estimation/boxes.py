@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from pipeline.data.annotations import entry, read_json
+from pipeline.data.formats.annotations import entry, read_json
 from pipeline.prediction import Frame
 from pipeline.serving import BOX, FRAME
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.data.crop import CropDecoder, ImageRGBA
+from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.estimation.estimator import file_name
 from pipeline.estimation.results import Estimate, FoundPerson
 from pipeline.estimation.video import Video

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.checkpoint import Weights
-from pipeline.data.crop import CropDecoder, ImageRGBA
+from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.estimation.boxes import MatchedBoxes, Place
 from pipeline.estimation.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.estimation.sources import Source

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 
-from pipeline.data.crop import ImageRGBA
+from pipeline.data.shards.crop import ImageRGBA
 
 
 class Video:

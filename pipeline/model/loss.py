@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from pipeline.data.batch import Batch
 from pipeline.model.heatmaps import is_drawn, render, rescale
 from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.shapes import Bool, Float
 from pipeline.settings import OptimSettings
-from pipeline.shards.batch import Batch
 
 
 def heatmap_mse(

@@ -14,15 +14,15 @@ from jaxtyping import Bool, UInt8
 from jobs.benchmark.loader.photographs import cut_people
 from jobs.benchmark.loader.routes import INPUT_PX
 from jobs.benchmark.timing import Route, measure, speed
-from pipeline.data.crop import Image, read_image
+from pipeline.data.augmentation import Augmentation, draw_augmentations
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.crop import Image, read_image
+from pipeline.data.shards.sample import Sample
 from pipeline.pose.geometry import Matrix, crop_from_original, transform
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person
 from pipeline.settings import DataSettings
 from pipeline.settings.packing import CropSettings
-from pipeline.shards.augmentation import Augmentation, draw_augmentations
-from pipeline.shards.sample import Sample
-from pipeline.shards.stream import SampleLoader
 
 Pixels = UInt8[np.ndarray, "px px 3"]
 Mask = Bool[np.ndarray, "px px"]

@@ -9,11 +9,11 @@ import torch
 
 from jobs.benchmark.loader.routes import INPUT_PX
 from jobs.benchmark.timing import in_fresh_process
+from pipeline.data.loader import SampleLoader, stream_training
+from pipeline.data.sampler import epoch_order, rank_batches
+from pipeline.data.shards.reader import ShardReader
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import DataSettings
-from pipeline.shards.order import epoch_order, rank_batches
-from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import SampleLoader, stream_training
 
 EPOCHS = (1, 2, 5, 10, 20)
 

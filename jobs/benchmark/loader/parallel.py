@@ -12,13 +12,13 @@ from jobs.benchmark.loader.photographs import Workload
 from jobs.benchmark.loader.plain import plain_dataset, plain_loader, worker_options
 from jobs.benchmark.loader.routes import INPUT_PX, Ours, batches
 from jobs.benchmark.timing import Laps, Route, measure, process_cpu_s
+from pipeline.data.augmentation import draw_augmentations
+from pipeline.data.batch import Batch
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.reader import ShardReader
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings
-from pipeline.shards.augmentation import draw_augmentations
-from pipeline.shards.batch import Batch
-from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import SampleLoader
 
 _DATA = DataSettings()
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.data.crop import Image, cut_crop, read_image
-from pipeline.data.synthetic import render_scene
+from pipeline.data.shards.crop import Image, cut_crop, read_image
+from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes
+from pipeline.data.shards.sample import Sample
+from pipeline.data.shards.writer import ShardName, write_shard
+from pipeline.data.synthetic.scene import render_scene
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person, Visibility
 from pipeline.settings.packing import CropSettings
-from pipeline.shards.members import MEMBERS_NAME, Members, members_bytes
-from pipeline.shards.sample import Sample
-from pipeline.shards.write import ShardName, write_shard
 
 Size = tuple[int, int]
 

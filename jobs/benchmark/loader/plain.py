@@ -17,12 +17,12 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.data.crop import Image
+from pipeline.data.augmentation import draw_augmentations
+from pipeline.data.shards.crop import Image
 from pipeline.pose.geometry import Matrix, heatmap_from_input, input_from_original, transform
 from pipeline.pose.joint_sets import MPII, JointSet
 from pipeline.pose.person import Person
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings
-from pipeline.shards.augmentation import draw_augmentations
 
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):

@@ -7,15 +7,15 @@ import numpy as np
 import simplejpeg
 import torch
 
+from pipeline.data.augmentation import draw_augmentations
+from pipeline.data.batch import network_input
+from pipeline.data.loader import SampleLoader, stream_training
+from pipeline.data.sampler import epoch_order, rank_batches
+from pipeline.data.shards.reader import ShardReader
 from pipeline.model.heatmaps import render
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings
-from pipeline.shards.augmentation import draw_augmentations
-from pipeline.shards.order import epoch_order, rank_batches
-from pipeline.shards.read import ShardReader
-from pipeline.shards.stream import SampleLoader, stream_training
-from pipeline.training import network_input
 
 INPUT_PX = ModelSettings().input_px
 _DATA, _OPTIM = DataSettings(), OptimSettings()

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.packing import close_plan, open_plan, pack_shard, plan_packing
+from pipeline.data.packing import close_plan, open_plan, pack_shard
+from pipeline.data.packing_plan import plan_packing
 from pipeline.settings import Settings
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from jobs.benchmark.step.contiguous import Contiguous
 from jobs.benchmark.timing import Route, in_fresh_process
+from pipeline.data.batch import scaled
 from pipeline.export.graph import Graph, GraphSettings
 from pipeline.export.write import load, write
 from pipeline.model.bf16 import ReducedNetwork, quick
@@ -22,7 +23,6 @@ from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.shapes import UInt8
 from pipeline.settings import ModelSettings, Settings
-from pipeline.training import scaled
 
 CPU = torch.device("cpu")
 Way = Literal["fp32 contiguous", "fp32 channels_last", "bf16 channels_last", "ONNX Runtime fp32"]

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from jobs.benchmark.step.pictures import rendered_people
 from jobs.benchmark.step.variants import Runner, Variant, synchronize
-from pipeline.shards.batch import Batch
+from pipeline.data.batch import Batch
 
 PEOPLE = 32
 # A batch's loss depends on who is in it: losses are told as means over so many steps.

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.data.synthetic import render_scene
+from pipeline.data.batch import Batch
+from pipeline.data.synthetic.scene import render_scene
 from pipeline.pose.geometry import heatmap_from_input, input_from_original, transform
 from pipeline.pose.person import Visibility
-from pipeline.shards.batch import Batch
 
 
 def rendered_people(number: int, input_px: int) -> Batch:

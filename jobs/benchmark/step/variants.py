@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from jobs.benchmark.step.contiguous import Contiguous
 from jobs.benchmark.timing import Route
+from pipeline.data.batch import Batch, network_input
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.settings import ModelSettings, OptimSettings
-from pipeline.shards.batch import Batch
-from pipeline.training import build_optimizer, build_scaler, network_input, train_step
+from pipeline.training import build_optimizer, build_scaler, train_step
 
 # As many as MPII has.
 JOINTS = 16

@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.annotations import Annotations, elements, entry, numbers, positive, read_mat
-from pipeline.data.mpii import HEAD_BIAS, adjusted
+from pipeline.data.formats.annotations import (
+    Annotations,
+    elements,
+    entry,
+    numbers,
+    positive,
+    read_mat,
+)
+from pipeline.data.formats.mpii import HEAD_BIAS, adjusted
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person, Visibility
 

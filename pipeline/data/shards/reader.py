@@ -7,13 +7,19 @@ from typing import IO
 
 import numpy as np
 
+from pipeline.data.shards.index import INDEX_NAME, Index, ShardEntry
+from pipeline.data.shards.members import MEMBERS_NAME, Members, members_from
+from pipeline.data.shards.sample import (
+    IMAGE_SUFFIX,
+    RECORD_SUFFIX,
+    BadSampleError,
+    Sample,
+    sample_from,
+)
 from pipeline.io.cache import ShardCache
 from pipeline.io.files import OpenFiles, content_of, open_local, read_part
 from pipeline.io.location import is_remote, local_path, name_of, sibling
 from pipeline.io.redaction import redacted
-from pipeline.shards.index import INDEX_NAME, Index, ShardEntry
-from pipeline.shards.members import MEMBERS_NAME, Members, members_from
-from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, BadSampleError, Sample, sample_from
 
 _SUFFIXES = (IMAGE_SUFFIX, RECORD_SUFFIX)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from pipeline.pose.shapes import Bool, Float, Positions, UInt8
@@ -37,3 +38,20 @@ class Batch:
             annotated=change(self.annotated),
             gains=change(self.gains),
         )
+
+
+def network_input(batch: Batch, device: torch.device) -> Float[Tensor, "batch 3 input_px input_px"]:
+    """Move images to the device and make them floats 0-1 there, colours varied by the batch's gains."""
+    return scaled(batch.images, batch.gains, device)
+
+
+def scaled(
+    images: UInt8[Tensor, "batch input_px input_px 3"],
+    gains: Float[Tensor, "batch 3"],
+    device: torch.device,
+) -> Float[Tensor, "batch 3 input_px input_px"]:
+    """Move images to the device and make them floats 0-1 there, their colour channels multiplied by the gains."""
+    # Height, width, channel in memory is what channels_last convolutions read.
+    floats = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    factors = (gains / 255).to(device, non_blocking=True)[:, :, None, None]
+    return (floats * factors).clamp_(0, 1)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from pipeline.data.body import POINTS, Body, FloatArray
+from pipeline.data.synthetic.body import POINTS, Body, FloatArray
 from pipeline.pose.joint_sets import SYNTHETIC
 
 Colour = tuple[int, int, int]

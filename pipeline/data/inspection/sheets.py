@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.inspection.anomalies import Flags
-from pipeline.inspection.columns import Columns
-from pipeline.overlays import draw_augmented, draw_truth
+from pipeline.data.inspection.anomalies import Flags
+from pipeline.data.inspection.columns import Columns
+from pipeline.data.loader import SampleLoader
+from pipeline.data.pictures import draw_augmented, draw_truth
 from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
-from pipeline.shards.stream import SampleLoader
 
 _PEOPLE = 12
 _TITLES = {

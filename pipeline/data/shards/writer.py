@@ -7,10 +7,10 @@ from pathlib import Path
 
 import webdataset
 
+from pipeline.data.shards.index import ShardEntry
+from pipeline.data.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, Sample, record_of
 from pipeline.io.atomic import written_whole
 from pipeline.pose.person import Split
-from pipeline.shards.index import ShardEntry
-from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, Sample, record_of
 
 
 @dataclass(frozen=True, kw_only=True)

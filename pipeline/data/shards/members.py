@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int64
 
+from pipeline.data.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, is_inside
 from pipeline.io.redaction import redacted
-from pipeline.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, is_inside
 
 MEMBERS_NAME = "members.npz"
 _COLUMNS = ("starts", "sizes", "crc32")

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.data.annotations import Annotations, frame_joints
-from pipeline.data.table_cells import Cells, read_cells
+from pipeline.data.formats.annotations import Annotations, frame_joints
+from pipeline.data.formats.table_cells import Cells, read_cells
 from pipeline.io.parsing import did_you_mean
 from pipeline.pose.geometry import frame_box
 from pipeline.pose.joint_file import JointFile

@@ -4,8 +4,8 @@ import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from pipeline.inspection.card import PERCENTILES, Card
-from pipeline.inspection.sheets import Sheet
+from pipeline.data.inspection.card import PERCENTILES, Card
+from pipeline.data.inspection.sheets import Sheet
 
 _PRINTED = 10
 _ON_PAGE = 50

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.annotations import Annotations, entry, read_json
+from pipeline.data.formats.annotations import Annotations, entry, read_json
 from pipeline.pose.geometry import frame_box
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Person, Visibility

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import local
 from typing import TypeVar
 
@@ -11,21 +12,27 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from pipeline.data.crop import CropDecoder, warp
+from pipeline.data.augmentation import Augmentation, draw_augmentations
+from pipeline.data.batch import Batch
+from pipeline.data.shards.crop import CropDecoder, warp
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import BadSampleError, BadSamples, Sample, Samples
+from pipeline.data.shards.streaming import ShardStream
+from pipeline.io.cache import ShardCache
 from pipeline.pose.geometry import Matrix, heatmap_from_input, input_from_original, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings
-from pipeline.shards.augmentation import Augmentation, draw_augmentations
-from pipeline.shards.bad import BadSamples
-from pipeline.shards.batch import Batch
-from pipeline.shards.sample import BadSampleError, Sample, Samples
 
 # What a batch is loaded from.
 Item = TypeVar("Item")
+
+
 # Batches under way or ready, beside one for each thread: enough to ride out a slow one.
 _AHEAD = 2
+
+
 # The same for every sample.
 _HEATMAP_FROM_INPUT = heatmap_from_input()
 
@@ -202,3 +209,25 @@ def _look_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def training_shards(
+    paths: tuple[str, ...], data: DataSettings, rank: int, workers: int
+) -> ShardReader | ShardStream:
+    """Training shards, read as the settings say."""
+    if data.reading == "exact":
+        return ShardReader(paths, shard_cache(data))
+    return ShardStream(
+        locations=paths,
+        seed=data.seed,
+        rank=rank,
+        workers=workers,
+        window=data.shuffle_window,
+    )
+
+
+def shard_cache(data: DataSettings) -> ShardCache | None:
+    """The cache that the settings ask for."""
+    if not data.cache:
+        return None
+    return ShardCache(Path(data.cache), round(data.cache_gb * 1e9))

@@ -3,13 +3,18 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
-from pipeline.data.crop import Crop, CropDecoder, Image, ImageRGBA
+from pipeline.data.shards.crop import Crop, CropDecoder, Image, ImageRGBA
 from pipeline.pose.person import Person, Visibility
 
 IMAGE_SUFFIX = "jpg"
+
+
 RECORD_SUFFIX = "json"
+
+
 # Looking a state up takes a tenth of the time of asking the enumeration for it.
 _STATES = {state.value: state for state in Visibility}
 
@@ -105,3 +110,24 @@ def _typed(fields: dict[str, Any]) -> dict[str, Any]:
             "visibility": tuple(_STATES[state] for state in fields["visibility"]),
         }
     )
+
+
+class BadSamples:
+    """The samples that were passed over, each counted once; safe to share between threads.
+
+    `found` holds what is wrong with each, by its position or place.
+    """
+
+    def __init__(self, allowed: int) -> None:
+        self.allowed = allowed
+        self.found: dict[int | str, str] = {}
+        self._lock = Lock()
+
+    def note(self, at: int | str, error: BadSampleError) -> None:
+        """Count a sample. Raises BadSampleError if it is one more than allowed."""
+        with self._lock:
+            self.found.setdefault(at, str(error))
+            count = len(self.found)
+        if count > self.allowed:
+            known = f" (bad sample {count}, data.bad_samples allows {self.allowed})"
+            raise BadSampleError(f"{error}{known if self.allowed else ''}") from error

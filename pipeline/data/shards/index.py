@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pipeline.data.shards.members import MEMBERS_NAME, Members, members_from
 from pipeline.io.atomic import written_whole
 from pipeline.io.files import content_of, size_in_bytes
 from pipeline.io.location import is_remote, local_path, name_of, sibling, split_pattern
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JointSet, joint_set
 from pipeline.pose.person import Split
-from pipeline.shards.members import MEMBERS_NAME, Members, members_from
 
 INDEX_NAME = "index.json"
 _FORMAT = 2

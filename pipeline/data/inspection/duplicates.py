@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.inspection.columns import Columns
+from pipeline.data.inspection.columns import Columns
 
 # Fewer may lie close by chance.
 _SHARED_JOINTS = 3

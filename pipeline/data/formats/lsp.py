@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.data.annotations import Annotations, entry, frame_joints, read_mat
+from pipeline.data.formats.annotations import Annotations, entry, frame_joints, read_mat
 from pipeline.pose.joint_sets import LSP
 from pipeline.pose.person import Person, Split, Visibility
 

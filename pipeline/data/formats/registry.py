@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.data.annotations import Annotations
-from pipeline.data.coco import read_coco
-from pipeline.data.lsp import read_lsp, read_lspet
-from pipeline.data.mpii import read_mpii_hrnet, read_mpii_json
-from pipeline.data.mpii_mat import read_mpii_mat
-from pipeline.data.pose_h5 import read_flic, read_mpii_h5
-from pipeline.data.table import read_table
+from pipeline.data.formats.annotations import Annotations
+from pipeline.data.formats.coco import read_coco
+from pipeline.data.formats.lsp import read_lsp, read_lspet
+from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json
+from pipeline.data.formats.mpii_mat import read_mpii_mat
+from pipeline.data.formats.pose_h5 import read_flic, read_mpii_h5
+from pipeline.data.formats.table import read_table
 from pipeline.pose.joint_file import read_joint_file
 from pipeline.settings.packing import AnnotationFiles
 

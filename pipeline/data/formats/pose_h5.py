@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pipeline.data.annotations import Annotations, entry, numbers, read_h5
+from pipeline.data.formats.annotations import Annotations, entry, numbers, read_h5
 from pipeline.pose.joint_sets import FLIC, MPII, JointSet
 from pipeline.pose.person import Person, Visibility
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from pipeline.shards.batch import Batch
+from pipeline.data.batch import Batch
 
 
 def transferred(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.inspection.anomalies import Flags
-from pipeline.inspection.columns import Columns
-from pipeline.inspection.duplicates import (
+from pipeline.data.inspection.anomalies import Flags
+from pipeline.data.inspection.columns import Columns
+from pipeline.data.inspection.duplicates import (
     Coinciding,
     coinciding_people,
     identical_crops,

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy.typing import ArrayLike
 
-from pipeline.inspection.columns import Columns
+from pipeline.data.inspection.columns import Columns
 from pipeline.pose.joint_sets import JointSet
 
 # An upright person fills about four fifths of MPII's frame and is some eight heads tall, which

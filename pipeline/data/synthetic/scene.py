@@ -13,8 +13,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.data.body import Body, FloatArray, sample_body
-from pipeline.data.figure import (
+from pipeline.data.synthetic.body import Body, FloatArray, sample_body
+from pipeline.data.synthetic.figure import (
     Figure,
     Part,
     capsule,

@@ -19,12 +19,18 @@ import numpy as np
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from pipeline.data.shards.sample import (
+    RECORD_SUFFIX,
+    BadSampleError,
+    BadSamples,
+    Sample,
+    is_inside,
+    sample_from,
+)
 from pipeline.io.files import open_stream
 from pipeline.io.location import name_of
 from pipeline.io.redaction import redacted
 from pipeline.pose.shapes import Positions
-from pipeline.shards.bad import BadSamples
-from pipeline.shards.sample import RECORD_SUFFIX, BadSampleError, Sample, is_inside, sample_from
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png")
 # What Python's readers raise for a stream that ends early or is none.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from pipeline.data.shards.sample import BadSampleError, Sample, Samples
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Person, Split, Visibility
-from pipeline.shards.sample import BadSampleError, Sample, Samples
 
 
 @dataclass(frozen=True, kw_only=True)

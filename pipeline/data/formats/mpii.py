@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.data.annotations import (
+from pipeline.data.formats.annotations import (
     Annotations,
     entry,
     numbers,

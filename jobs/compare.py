@@ -15,8 +15,8 @@ from pipeline.settings.cli import clear_errors, parse
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.comparison import Comparison, Contender
-    from pipeline.metric import Scores
+    from pipeline.evaluation.comparison import Comparison, Contender
+    from pipeline.evaluation.metrics import Scores
 
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 # What stands above a column of differences.
@@ -51,7 +51,7 @@ def compare_runs(arguments: Arguments) -> None:
     """Find the runs, compare them, print, and write what was asked for. Raises ValueError."""
     if len(set(arguments.runs)) < max(2, len(arguments.runs)):
         raise ValueError(f"RUN must name two different runs or more, got {list(arguments.runs)}")
-    from pipeline.comparison import compare
+    from pipeline.evaluation.comparison import compare
 
     with tempfile.TemporaryDirectory() as folder:
         compared = compare([_find(run, arguments, Path(folder)) for run in arguments.runs])
@@ -69,7 +69,7 @@ def compare_runs(arguments: Arguments) -> None:
 
 def _find(run: str, arguments: Arguments, into: Path) -> "Contender":
     from pipeline.lookup import contender, fetch, find_local
-    from pipeline.plan import storage_folder, tracking_uri
+    from pipeline.run.plan import storage_folder, tracking_uri
 
     storage = storage_folder(arguments.storage)
     checkpoint = find_local(run, storage)
@@ -142,7 +142,7 @@ def sentences(compared: "Comparison") -> list[str]:
 
 def content(compared: "Comparison") -> dict[str, Any]:
     """All of the comparison as plain data."""
-    from pipeline.comparison import PERCENT, RESAMPLES
+    from pipeline.evaluation.comparison import PERCENT, RESAMPLES
 
     differences = ((), *compared.differences)
     return {

@@ -37,11 +37,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def convert_file(arguments: Arguments) -> None:
     """Read, say what was and was not carried over, and write. Raises ValueError before anything is written."""
-    from pipeline.checkpoint import take_snapshot, write_checkpoint
     from pipeline.model.conversion.convert import convert
     from pipeline.model.conversion.state_dict import read_state_dict
     from pipeline.pose.joint_sets import joint_set
-    from pipeline.record import Progress, Record
+    from pipeline.run.checkpoint import take_snapshot, write_checkpoint
+    from pipeline.run.metadata import Progress, Record
     from pipeline.settings import Settings
 
     weights, out = arguments.weights, arguments.out

@@ -10,8 +10,8 @@ import tyro
 from pipeline.delivered import Left, counted
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
-from pipeline.journal import JOURNAL_NAME, Journal
-from pipeline.life import end_abandoned
+from pipeline.run.journal import JOURNAL_NAME, Journal
+from pipeline.run.lock import end_abandoned
 from pipeline.settings.cli import clear_errors, fail, parse
 
 
@@ -61,7 +61,7 @@ def uri_of(run: Path, given: str) -> str:
 
     Raises ValueError if the folder holds no journal, or where a password is needed.
     """
-    from pipeline.plan import tracking_uri
+    from pipeline.run.plan import tracking_uri
 
     journal = Journal(run)
     starts = [entry.content for entry in journal.entries() if entry.kind == "run"]

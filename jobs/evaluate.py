@@ -15,11 +15,11 @@ from pipeline.settings.cli import clear_errors, parse
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.cases import Cases
     from pipeline.data.loader import SampleLoader
-    from pipeline.evaluation import Evaluation
-    from pipeline.metric import Scores
-    from pipeline.record import Record
+    from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.evaluation.metrics import Scores
+    from pipeline.evaluation.per_person import Cases
+    from pipeline.run.metadata import Record
     from pipeline.settings import Settings
 
 _Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
@@ -69,8 +69,8 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     """Measure, print, and write what was asked for. Raises ValueError."""
     import torch
 
-    from pipeline.checkpoint import find_weights, load_network
-    from pipeline.metric import stack_table, table
+    from pipeline.evaluation.metrics import stack_table, table
+    from pipeline.run.checkpoint import find_weights, load_network
 
     if arguments.threads < 1:
         raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
@@ -108,7 +108,7 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
 
 def _check_place(people: Path | None) -> None:
     """Raise ValueError if a checkpoint was written with the file `people`: with another one it would count as damaged."""
-    from pipeline.record import RECORD_NAME, read_checksums
+    from pipeline.run.metadata import RECORD_NAME, read_checksums
 
     if people is None or not (people.parent / RECORD_NAME).exists():
         return
@@ -144,10 +144,10 @@ def _measure(
     network: "nn.Module", loader: "SampleLoader", settings: "Settings", arguments: Arguments
 ) -> "tuple[list[Evaluation], Cases]":
     """The evaluation of every stack's heatmaps, first to last, or of the last stack's alone; the last one's people."""
-    from pipeline.cases import Cases
     from pipeline.data.loader import stream_validation
     from pipeline.data.sampler import validation_batches
-    from pipeline.evaluation import Evaluation, evaluate_cases, predict, predict_stacks
+    from pipeline.evaluation.evaluate import Evaluation, evaluate_cases, predict, predict_stacks
+    from pipeline.evaluation.per_person import Cases
 
     people, pace = len(loader.samples), Pace(2.0)
     batches = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)
@@ -178,7 +178,8 @@ def _measure(
 
 
 def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluation":
-    from pipeline.evaluation import constant_pose, evaluate, predict_constant_pose
+    from pipeline.evaluation.baseline import constant_pose, predict_constant_pose
+    from pipeline.evaluation.evaluate import evaluate
 
     pose = constant_pose(training.samples, len(loader.joint_set.joints))
     return evaluate([predict_constant_pose(pose, loader.samples)], loader)
@@ -219,9 +220,8 @@ def _draw(
     cases: "Cases",
     folder: Path,
 ) -> None:
-    from pipeline.close_ups import draw_close_ups
-    from pipeline.figures import joint_bars, threshold_curve
-    from pipeline.overlays import draw_overlays
+    from pipeline.evaluation.charts import joint_bars, threshold_curve
+    from pipeline.evaluation.overlays import draw_close_ups, draw_overlays
 
     measure = loader.joint_set.measure(settings.evaluation.measure)
     measured = evaluation.scores(loader.joint_set)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.check_people import People
     from pipeline.export.check import Difference
     from pipeline.export.graph import Graph
-    from pipeline.record import Record
+    from pipeline.run.metadata import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +73,13 @@ def export(arguments: Arguments, place: Path) -> Path:
     """
     import torch
 
-    from pipeline.checkpoint import find_weights, load_network
     from pipeline.export.check import compare
     from pipeline.export.description import describe
     from pipeline.export.graph import Graph, GraphSettings
     from pipeline.export.write import check_installed, load, write
     from pipeline.lookup import find_checkpoint
-    from pipeline.plan import storage_folder
+    from pipeline.run.checkpoint import find_weights, load_network
+    from pipeline.run.plan import storage_folder
 
     check_installed(arguments.to)
     storage = storage_folder(arguments.storage)

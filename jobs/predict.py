@@ -86,8 +86,8 @@ def main(argv: list[str] | None = None) -> None:
 def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     """Find everybody and write what was asked for; return what could not be read. `place` is a folder for a while. Raises ValueError."""
     from pipeline.estimation.store import Store
-    from pipeline.plan import working_root
     from pipeline.prediction_plan import plan_prediction
+    from pipeline.run.plan import working_root
 
     settings = _ray_settings(arguments)
     plan = plan_prediction(

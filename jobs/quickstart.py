@@ -6,7 +6,7 @@ from pathlib import Path
 from jobs.pack import pack
 from jobs.train import describe, train_plan
 from pipeline.io.console import Pace, duration, say
-from pipeline.plan import plan_training
+from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.settings.cli import clear_errors
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 def score(arguments: Arguments) -> None:
     """Print the table and write the JSON. Raises ValueError naming file, field and shape."""
     from pipeline.data.formats.mpii import read_mpii_predictions, read_mpii_truth
-    from pipeline.metric import joint_counts, normalised_errors, scores, table
+    from pipeline.evaluation.metrics import joint_counts, normalised_errors, scores, table
     from pipeline.pose.joint_sets import MPII
 
     truth = read_mpii_truth(arguments.truth)

@@ -17,7 +17,7 @@ _STOPPED = 143
 
 if TYPE_CHECKING:
     from pipeline.launch import Outcome
-    from pipeline.plan import Plan
+    from pipeline.run.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def dry_run(settings: Settings) -> None:
     """Say what training would do. Raises ValueError where it could not."""
-    from pipeline.plan import plan_training
+    from pipeline.run.plan import plan_training
 
     if settings.data.train or settings.data.val:
         plan = plan_training(settings)
@@ -62,7 +62,7 @@ def dry_run(settings: Settings) -> None:
 def run(settings: Settings) -> None:
     """Train. Raises ValueError before the cluster is asked for anything, if the input is wrong."""
     reached("called")
-    from pipeline.plan import plan_training
+    from pipeline.run.plan import plan_training
 
     plan = plan_training(settings)
     describe(plan)
@@ -161,7 +161,7 @@ def train_plan(plan: "Plan") -> "Outcome":
 
 def conclude(plan: "Plan", outcome: "Outcome") -> None:
     """Say how good the network is, where it lies and how to look at it."""
-    from pipeline.metric import table
+    from pipeline.evaluation.metrics import table
     from pipeline.tracking import ui_command
 
     settings = plan.settings

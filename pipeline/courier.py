@@ -8,7 +8,7 @@ from pipeline.delivered import Left
 from pipeline.delivery import Delivery
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
-from pipeline.journal import JOURNAL_NAME, SYSTEM_NAME
+from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME
 from pipeline.tracking import AwayError
 
 # Seconds between looks at the journal, and at most between attempts while MLflow is away.

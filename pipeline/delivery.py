@@ -24,8 +24,8 @@ from pipeline.delivered import (
 )
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
-from pipeline.journal import SYSTEM_NAME, Entry, Journal
 from pipeline.parcels import PARCELS, missing, send
+from pipeline.run.journal import SYSTEM_NAME, Entry, Journal
 from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
 
 # A server that is away must be an error within ten seconds.

@@ -13,7 +13,7 @@ import ray.data
 
 from pipeline.estimation.estimator import Estimator, Options
 from pipeline.estimation.results import Found, Part
-from pipeline.record import RECORD_NAME
+from pipeline.run.metadata import RECORD_NAME
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
 

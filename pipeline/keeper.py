@@ -6,20 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from pipeline.archive import Archive, StorageError, checkpoint_name, newest_sound
 from pipeline.io.console import say
-from pipeline.journal import Journal
 from pipeline.learner import Learner
 from pipeline.models import enter_models
 from pipeline.ranks import from_first
-from pipeline.record import Progress
+from pipeline.run.checkpoint_manager import Archive, StorageError, checkpoint_name, newest_sound
+from pipeline.run.journal import Journal
+from pipeline.run.layout import OVERLAYS, STOP_NAME, overlay_path
+from pipeline.run.metadata import Progress
 from pipeline.signals import Signal
 
-# Folder of the pictures of predictions, in a run's folder and in MLflow.
-OVERLAYS = "overlays"
-# Whoever makes this file in a run's folder asks it to write a checkpoint and stop.
-STOP_NAME = "stop"
 _LOOK_EVERY_S = 0.5
+
+
 # More checkpoints in a row than this that can't be written end the run.
 _FAILURES = 3
 
@@ -180,8 +179,3 @@ def _write(path: Path, content: bytes) -> None:
     except OSError:
         path.unlink(missing_ok=True)
         raise
-
-
-def overlay_path(folder: Path, epoch: int) -> Path:
-    """Where a run's folder has the picture of an epoch's predictions."""
-    return folder / OVERLAYS / f"overlay_{epoch:04d}.png"

@@ -22,31 +22,29 @@ from ray.train import (
     WorkerGroupError,
 )
 
-from pipeline.archive import BEST_CHECKPOINT, StorageError, best, newest_sound
-from pipeline.cases import PEOPLE_NAME, read_cases
-from pipeline.checkpoint import load_network
-from pipeline.close_ups import draw_close_ups
 from pipeline.cluster import check_capacity
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.reader import ShardReader
-from pipeline.evaluation import Evaluation
-from pipeline.figures import curves, joint_bars, threshold_curve
+from pipeline.evaluation.charts import curves, joint_bars, threshold_curve
+from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
+from pipeline.evaluation.metrics import Scores, table
+from pipeline.evaluation.overlays import draw_close_ups
+from pipeline.evaluation.per_person import PEOPLE_NAME, read_cases
 from pipeline.heartbeats import last_heard
 from pipeline.io.console import say
-from pipeline.journal import Journal
-from pipeline.keeper import overlay_path
 from pipeline.lean_trainer import LeanTrainer
 from pipeline.learner import Task
-from pipeline.loop import EVALUATION_NAME
-from pipeline.metric import Scores, table
 from pipeline.model.cost import network_cost
 from pipeline.note import NOTE, note
-from pipeline.plan import Plan
-from pipeline.preparation import FIGURES
-from pipeline.record import Progress
 from pipeline.recording import InterruptedRunError, Recording
 from pipeline.rendezvous import torch_config
 from pipeline.reservation import take_over
+from pipeline.run.checkpoint import load_network
+from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, StorageError, best, newest_sound
+from pipeline.run.journal import Journal
+from pipeline.run.layout import FIGURES, overlay_path
+from pipeline.run.metadata import Progress
+from pipeline.run.plan import Plan
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
 from pipeline.stages import reached

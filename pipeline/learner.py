@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.bad_steps import BadStepsError, names_of, of_all_ranks, verdict
-from pipeline.cases import Cases
-from pipeline.checkpoint import Snapshot, Weights
 from pipeline.data.batch import Batch
 from pipeline.data.loader import (
     SampleLoader,
@@ -32,14 +30,17 @@ from pipeline.data.sampler import epoch_order, rank_batches, validation_batches
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Samples
 from pipeline.data.shards.streaming import ShardStream
-from pipeline.evaluation import Evaluation, evaluate_cases, predict
+from pipeline.evaluation.evaluate import Evaluation, evaluate_cases, predict
+from pipeline.evaluation.overlays import draw_overlays
+from pipeline.evaluation.per_person import Cases
 from pipeline.io.console import Pace
-from pipeline.overlays import draw_overlays
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import Positions
 from pipeline.pulse import Pulse
 from pipeline.ranks import all_cases, told_by_all, total, total_evaluation
-from pipeline.record import (
+from pipeline.run.checkpoint import Snapshot, Weights
+from pipeline.run.metadata import (
+    Plateau,
     Progress,
     Record,
     check_same_architecture,
@@ -47,7 +48,6 @@ from pipeline.record import (
     check_same_order,
     read_record,
 )
-from pipeline.schedule import Plateau
 from pipeline.settings import Settings
 from pipeline.signals import Agreement, Signal
 from pipeline.trainee import Trainee

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.archive import BEST_CHECKPOINT, best, checkpoints
-from pipeline.cases import PEOPLE_NAME, read_cases
-from pipeline.checkpoint import OPTIMIZER_NAME, check_file
-from pipeline.comparison import Contender
-from pipeline.plan import tracking_uri
-from pipeline.record import RECORD_NAME, read_record
+from pipeline.evaluation.comparison import Contender
+from pipeline.evaluation.per_person import PEOPLE_NAME, read_cases
+from pipeline.run.checkpoint import OPTIMIZER_NAME, check_file
+from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, best, checkpoints
+from pipeline.run.metadata import RECORD_NAME, read_record
+from pipeline.run.plan import tracking_uri
 
 # How MLflow names what its registry has.
 REGISTERED = "models:/"

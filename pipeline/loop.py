@@ -5,8 +5,8 @@ import json
 import math
 from collections.abc import Collection, Mapping
 
-from pipeline.cases import PEOPLE_NAME, Cases
-from pipeline.evaluation import Evaluation
+from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
+from pipeline.evaluation.per_person import PEOPLE_NAME, Cases
 from pipeline.io.console import Pace, duration, say
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, StepReport
@@ -15,9 +15,12 @@ from pipeline.notices import Notices
 from pipeline.signals import Signal
 from pipeline.stages import reached
 
-EVALUATION_NAME = "evaluation.json"
 FLAT_NAME = "flat_heatmaps_percent"
+
+
 _LINE_EVERY_S = 5.0
+
+
 _KEEP = Signal.CHECKPOINT | Signal.STOP
 
 

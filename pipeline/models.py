@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipeline.archive import ranked
-from pipeline.journal import Journal
+from pipeline.run.checkpoint_manager import ranked
+from pipeline.run.journal import Journal
 
 
 def enter_models(journal: Journal, folder: Path, metric: str, most: int) -> None:

@@ -3,7 +3,7 @@
 import shlex
 
 from pipeline.model.cost import Cost
-from pipeline.plan import Plan
+from pipeline.run.plan import Plan
 from pipeline.schedule import describe_course
 from pipeline.settings import RaySettings, Settings
 

@@ -1,6 +1,6 @@
 """What people should hear of a training that goes wrong slowly, worked out from its evaluations."""
 
-from pipeline.schedule import Plateau
+from pipeline.run.metadata import Plateau
 
 # A share of people with flat heatmaps from which on a network counts as collapsed, in percent.
 _COLLAPSED_PERCENT = 95.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline import tracking
 from pipeline.io.console import say
-from pipeline.journal import Entry, Journal
+from pipeline.run.journal import Entry, Journal
 from pipeline.tracking import Point, Run
 
 PARCELS = ("file", "folder", "text", "model", "forget_model", "register")

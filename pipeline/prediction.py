@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
-from pipeline.checkpoint import Weights, load_network
 from pipeline.data.batch import scaled
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA, warp
 from pipeline.model.bf16 import quick
@@ -26,6 +25,7 @@ from pipeline.pose.geometry import (
     transform,
 )
 from pipeline.pose.shapes import Float, UInt8
+from pipeline.run.checkpoint import Weights, load_network
 
 # A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.
 _MOST_PIXELS = 80_000_000

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import Weights, check_file, find_weights, weights_name
 from pipeline.estimation.boxes import MatchedBoxes, read_boxes
 from pipeline.estimation.results import Failure
 from pipeline.estimation.sources import Source, find_sources
 from pipeline.estimation.video import count_frames
 from pipeline.lookup import find_checkpoint
-from pipeline.plan import storage_folder
-from pipeline.record import Record, read_checksums, read_record
+from pipeline.run.checkpoint import Weights, check_file, find_weights, weights_name
+from pipeline.run.metadata import Record, read_checksums, read_record
+from pipeline.run.plan import storage_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,11 @@ from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import BadSamples, Samples
 from pipeline.delivery import deliver
 from pipeline.io.console import say
-from pipeline.plan import Plan
+from pipeline.run.layout import FIGURES
+from pipeline.run.plan import Plan
 from pipeline.settings import TrackingSettings
 from pipeline.tracking import AwayError
 
-# Figures of the whole run, in its folder.
-FIGURES = "figures"
 # Training people in the picture that a run starts with.
 _SHOWN = 12
 

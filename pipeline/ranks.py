@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.cases import Cases
-from pipeline.evaluation import Evaluation
-from pipeline.metric import JointCounts
+from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.metrics import JointCounts
+from pipeline.evaluation.per_person import Cases
 from pipeline.pose.shapes import Float
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.io.console import say
-from pipeline.journal import End, Journal, RunSpec
-from pipeline.life import alive
 from pipeline.model.cost import network_cost
 from pipeline.note import NOTE, note
-from pipeline.plan import Plan
-from pipeline.provenance import origin
+from pipeline.run.journal import End, Journal, RunSpec
+from pipeline.run.lock import alive
+from pipeline.run.plan import Plan
+from pipeline.run.provenance import origin
 
 if TYPE_CHECKING:
     from pipeline.courier import Courier

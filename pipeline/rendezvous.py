@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pipeline.system import interface_of
+from pipeline.run.system_metrics import interface_of
 
 _LOOPBACK = "127.0.0.1"
 # Rank 0's, between its opening and the ranks' meeting.

@@ -5,33 +5,12 @@ runs on.
 """
 
 import math
-from dataclasses import dataclass
 
 from pipeline.settings import OptimSettings
 
 # "We drop the learning rate once by a factor of 5 after validation accuracy
 # plateaus" (Newell et al., section 3.2): from 2.5e-4 to 5e-5.
 _DROP = 1 / 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plateau:
-    """How validation has gone: the best accuracy, the epochs since it, and whether the rate has dropped."""
-
-    best: float | None = None
-    epochs_since: int = 0
-    has_dropped: bool = False
-
-    def after(self, accuracy: float, patience: float) -> "Plateau":
-        """The state after another epoch's accuracy; `patience` epochs without a better one drop the rate, for good."""
-        if self.best is None or accuracy > self.best:
-            return Plateau(best=accuracy, has_dropped=self.has_dropped)
-        waited = self.epochs_since + 1
-        return Plateau(
-            best=self.best,
-            epochs_since=waited,
-            has_dropped=self.has_dropped or waited >= patience,
-        )
 
 
 def full_rate(settings: OptimSettings) -> float:

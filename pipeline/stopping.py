@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.io.console import say
-from pipeline.keeper import STOP_NAME
+from pipeline.run.layout import STOP_NAME
 
 
 class Stop:

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
 from pipeline.data.batch import Batch
 from pipeline.ema import WeightAverage
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.pose.joint_sets import JointSet
 from pipeline.ranks import average_statistics, gathered, parallel
-from pipeline.record import Progress, Record
-from pipeline.schedule import Plateau, learning_rate
+from pipeline.run.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
+from pipeline.run.metadata import Plateau, Progress, Record
+from pipeline.schedule import learning_rate
 from pipeline.settings import Settings
 from pipeline.statistics import RunningStatistics
 from pipeline.training import Step, build_optimizer, build_scaler, set_learning_rate, train_step

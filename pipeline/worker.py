@@ -12,18 +12,18 @@ import ray.train
 import ray.train.torch
 import torch
 
-from pipeline.archive import StorageError
 from pipeline.bad_steps import BadStepsError
 from pipeline.data.shards.sample import BadSampleError
 from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
 from pipeline.loop import Host, train
-from pipeline.monitor import Monitor
 from pipeline.pose.shapes import Positions
-from pipeline.provenance import equipment
 from pipeline.pulse import Pulse
 from pipeline.ranks import from_first
 from pipeline.rendezvous import name_of_start
+from pipeline.run.checkpoint_manager import StorageError
+from pipeline.run.provenance import equipment
+from pipeline.run.system_metrics import Monitor
 from pipeline.settings import Settings
 from pipeline.stages import reached
 from pipeline.watchdog import Watchdog

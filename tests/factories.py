@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.checkpoint import take_snapshot, write_checkpoint
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.index import Index
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes
@@ -19,7 +18,8 @@ from pipeline.data.shards.writer import ShardName, write_shard
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII, JointSet
 from pipeline.pose.person import Person, Split, Visibility
-from pipeline.record import Progress, Record
+from pipeline.run.checkpoint import take_snapshot, write_checkpoint
+from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 

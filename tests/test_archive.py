@@ -9,7 +9,12 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from pipeline.archive import (
+from pipeline.keeper import Keeper
+from pipeline.learner import Learner, Task
+from pipeline.loop import Host, train
+from pipeline.pose.joint_sets import MPII
+from pipeline.run.checkpoint import Snapshot, check_sound
+from pipeline.run.checkpoint_manager import (
     Archive,
     StorageError,
     best,
@@ -17,13 +22,8 @@ from pipeline.archive import (
     checkpoints,
     newest_sound,
 )
-from pipeline.checkpoint import Snapshot, check_sound
-from pipeline.journal import Journal
-from pipeline.keeper import Keeper
-from pipeline.learner import Learner, Task
-from pipeline.loop import Host, train
-from pipeline.pose.joint_sets import MPII
-from pipeline.record import Progress, Record
+from pipeline.run.journal import Journal
+from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
 
 METRIC = "pckh_0.5"

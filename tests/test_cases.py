@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.cases import Cases, narrowed, read_cases
-from pipeline.metric import THRESHOLDS, joint_counts
+from pipeline.evaluation.metrics import THRESHOLDS, joint_counts
+from pipeline.evaluation.per_person import Cases, narrowed, read_cases
 from pipeline.pose.joint_sets import MPII
 
 PCKH = MPII.measure("pckh")

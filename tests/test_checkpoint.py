@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.checkpoint import (
+from pipeline.model.build import build_network
+from pipeline.pose.joint_sets import MPII
+from pipeline.run.checkpoint import (
     check_sound,
     find_weights,
     load_network,
@@ -20,10 +22,7 @@ from pipeline.checkpoint import (
     take_snapshot,
     write_checkpoint,
 )
-from pipeline.model.build import build_network
-from pipeline.pose.joint_sets import MPII
-from pipeline.record import Progress, Record, check_same_architecture, read_record
-from pipeline.schedule import Plateau
+from pipeline.run.metadata import Plateau, Progress, Record, check_same_architecture, read_record
 from pipeline.settings import Settings
 from pipeline.training import build_optimizer, build_scaler
 

@@ -8,11 +8,11 @@ import torch
 from factories import sample, samples
 from torch import nn
 
-from pipeline.cases import Cases
-from pipeline.close_ups import draw_close_ups, draw_stacks, draw_worst
 from pipeline.data.loader import SampleLoader
 from pipeline.data.pictures import stack_maps
 from pipeline.data.shards.reader import ShardReader
+from pipeline.evaluation.overlays import draw_close_ups, draw_stacks, draw_worst
+from pipeline.evaluation.per_person import Cases
 from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility

@@ -400,7 +400,7 @@ def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_f
 
 def kinds(run: Path) -> list[str]:
     """The kinds of the entries in a run's journal."""
-    from pipeline.journal import Journal
+    from pipeline.run.journal import Journal
 
     return [entry.kind for entry in Journal(run).entries()]
 

@@ -28,18 +28,18 @@ import jobs.predict
 import jobs.score
 import jobs.train
 import tune.sweep
-from pipeline.cases import read_cases
-from pipeline.checkpoint import (
+from pipeline.evaluation.metrics import scores
+from pipeline.evaluation.per_person import read_cases
+from pipeline.model.build import build_network
+from pipeline.pose.joint_sets import LSP, MPII
+from pipeline.run.checkpoint import (
     AVERAGE_NAME,
     check_sound,
     load_network,
     take_snapshot,
     write_checkpoint,
 )
-from pipeline.metric import scores
-from pipeline.model.build import build_network
-from pipeline.pose.joint_sets import LSP, MPII
-from pipeline.record import Progress, Record
+from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings, PackSettings
 from pipeline.settings.presets import PRESETS

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import jobs.compare
-from pipeline.cases import PEOPLE_NAME, Cases
-from pipeline.checkpoint import take_snapshot, write_checkpoint
+from pipeline.evaluation.per_person import PEOPLE_NAME, Cases
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import LSP, MPII, JointSet
-from pipeline.record import Progress, Record
+from pipeline.run.checkpoint import take_snapshot, write_checkpoint
+from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
 from pipeline.tracking import Run, log_folder, start_run
 

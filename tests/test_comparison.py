@@ -6,10 +6,17 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from pipeline.cases import Cases
-from pipeline.comparison import Contender, Difference, compare, differing, interval, shared
+from pipeline.evaluation.comparison import (
+    Contender,
+    Difference,
+    compare,
+    differing,
+    interval,
+    shared,
+)
+from pipeline.evaluation.per_person import Cases
 from pipeline.pose.joint_sets import LSP, MPII, JointSet
-from pipeline.record import Progress, Record
+from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
 
 RIGHT, WRONG = 0.05, 0.7

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import jobs.convert
 import jobs.evaluate
-from pipeline.checkpoint import load_network, load_training
 from pipeline.pose.joint_sets import MPII
-from pipeline.record import read_record
+from pipeline.run.checkpoint import load_network, load_training
+from pipeline.run.metadata import read_record
 from pipeline.training import build_optimizer
 
 CPU = torch.device("cpu")

@@ -18,8 +18,8 @@ import jobs.deliver
 from pipeline import courier as module
 from pipeline.courier import Courier
 from pipeline.delivery import Delivery, deliver
-from pipeline.journal import Journal, RunSpec
 from pipeline.models import enter_models
+from pipeline.run.journal import Journal, RunSpec
 from pipeline.tracking import AwayError
 
 

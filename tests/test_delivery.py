@@ -16,8 +16,8 @@ from PIL import Image
 import jobs.deliver
 from pipeline import delivery, tracking
 from pipeline.delivery import Delivery, deliver
-from pipeline.journal import Journal, RunSpec
-from pipeline.life import end_abandoned
+from pipeline.run.journal import Journal, RunSpec
+from pipeline.run.lock import end_abandoned
 from pipeline.tracking import AwayError, find_or_create_run, state_of
 
 
@@ -454,7 +454,7 @@ def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.life import alive
+from pipeline.run.lock import alive
 with alive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -20,7 +20,6 @@ from web_server import publish
 
 import jobs.evaluate
 import jobs.train
-from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
 from pipeline.data.shards.index import find_shards
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import BadSamples, record_of
@@ -30,7 +29,8 @@ from pipeline.io.cache import ShardCache
 from pipeline.io.errors import fail
 from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.joint_sets import MPII
-from pipeline.record import Progress, Record
+from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
+from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
 from pipeline.tracking import start_run, ui_command
 

@@ -13,17 +13,16 @@ from pipeline.data.batch import Batch, network_input
 from pipeline.data.loader import SampleLoader
 from pipeline.data.sampler import validation_batches
 from pipeline.data.shards.reader import ShardReader
-from pipeline.evaluation import (
+from pipeline.evaluation.baseline import constant_pose, predict_constant_pose
+from pipeline.evaluation.evaluate import (
     Evaluation,
     Predictions,
     Truth,
-    constant_pose,
     evaluate,
     predict,
-    predict_constant_pose,
     predict_stacks,
 )
-from pipeline.metric import JointCounts
+from pipeline.evaluation.metrics import JointCounts
 from pipeline.model.heatmaps import render
 from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.joint_sets import COCO, MPII

@@ -14,7 +14,6 @@ from factories import pack_samples
 
 import jobs.export
 from pipeline.check_people import rendered
-from pipeline.checkpoint import load_network, take_snapshot, write_checkpoint
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.reader import ShardReader
@@ -28,7 +27,8 @@ from pipeline.model.hourglass import Residual
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import MPII
 from pipeline.prediction import Predictor, View
-from pipeline.record import Progress, Record, read_record
+from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
+from pipeline.run.metadata import Progress, Record, read_record
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training import build_optimizer, train_step

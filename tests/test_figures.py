@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from pipeline.data.loader import SampleLoader
 from pipeline.data.pictures import Pose, draw_augmented, draw_truth, overlay, pose_of, spaced
 from pipeline.data.shards.reader import ShardReader
-from pipeline.figures import curves, joint_bars, threshold_curve
-from pipeline.metric import THRESHOLDS, JointCounts, Scores, scores
+from pipeline.evaluation.charts import curves, joint_bars, threshold_curve
+from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, Scores, scores
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings

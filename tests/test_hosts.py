@@ -14,9 +14,9 @@ from factories import pack_samples, samples
 from hosts import Host, cut_off, hosts, start_again, why_not
 from test_nodes import resumed
 
-from pipeline.archive import checkpoints
 from pipeline.heartbeats import last_heard
-from pipeline.journal import Journal
+from pipeline.run.checkpoint_manager import checkpoints
+from pipeline.run.journal import Journal
 
 # A cluster over three hosts starts, loses one and has it back.
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import journal as module
 from pipeline.io.redaction import redacted
-from pipeline.journal import Journal, RunSpec
+from pipeline.run import journal as module
+from pipeline.run.journal import Journal, RunSpec
 
 
 def spec(**changes) -> RunSpec:

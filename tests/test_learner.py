@@ -16,14 +16,14 @@ import torch.distributed as dist
 import torch.multiprocessing
 from factories import pack_samples, sample, samples
 
-from pipeline.cases import read_cases
-from pipeline.checkpoint import write_checkpoint
 from pipeline.data.sampler import epoch_order
-from pipeline.evaluation import Evaluation
+from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.per_person import read_cases
 from pipeline.learner import Learner, Task
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
-from pipeline.record import Progress, read_record
+from pipeline.run.checkpoint import write_checkpoint
+from pipeline.run.metadata import Progress, read_record
 
 CPU = torch.device("cpu")
 

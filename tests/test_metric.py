@@ -7,7 +7,7 @@ import pytest
 import scipy.io
 
 from pipeline.data.formats.mpii import read_mpii_truth
-from pipeline.metric import (
+from pipeline.evaluation.metrics import (
     THRESHOLDS,
     JointCounts,
     joint_counts,

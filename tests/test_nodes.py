@@ -14,8 +14,8 @@ import pytest
 from factories import pack_samples, samples
 from hosts import why_not
 
-from pipeline.archive import checkpoints
-from pipeline.journal import Journal
+from pipeline.run.checkpoint_manager import checkpoints
+from pipeline.run.journal import Journal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

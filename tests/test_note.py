@@ -11,9 +11,9 @@ from test_plan import packed, settings_of
 from jobs.train import Arguments
 from pipeline.model.cost import Cost
 from pipeline.note import command, note
-from pipeline.plan import plan_training
-from pipeline.provenance import device_name, origin
-from pipeline.record import versions
+from pipeline.run.metadata import versions
+from pipeline.run.plan import plan_training
+from pipeline.run.provenance import device_name, origin
 from pipeline.settings import Settings
 from pipeline.settings.cli import parse
 

@@ -10,12 +10,12 @@ from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.evaluation import evaluate, predict
+from pipeline.evaluation.evaluate import evaluate, predict
 from pipeline.model.build import build_network
 from pipeline.model.heatmaps import is_flat
 from pipeline.notices import Notices
 from pipeline.pose.joint_sets import MPII
-from pipeline.schedule import Plateau
+from pipeline.run.metadata import Plateau
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
 from pipeline.settings.packing import CropSettings
 from pipeline.training import build_optimizer, train_step

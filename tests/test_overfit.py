@@ -10,7 +10,7 @@ from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.evaluation import evaluate, predict
+from pipeline.evaluation.evaluate import evaluate, predict
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings

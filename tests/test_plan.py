@@ -12,11 +12,11 @@ import torch
 from factories import pack_samples, samples
 from web_server import publish
 
-from pipeline.checkpoint import take_snapshot, write_checkpoint
 from pipeline.model.build import build_network
-from pipeline.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
 from pipeline.pose.joint_sets import COCO, LSP, MPII
-from pipeline.record import Progress, Record
+from pipeline.run.checkpoint import take_snapshot, write_checkpoint
+from pipeline.run.metadata import Progress, Record
+from pipeline.run.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
 from pipeline.settings import Settings
 from pipeline.training import build_optimizer
 
@@ -310,7 +310,7 @@ def test_a_database_file_that_may_only_be_read_is_refused(tmp_path, monkeypatch)
     settings = settings_of(packed(tmp_path), **{"tracking.uri": f"sqlite:///{database}"})
     plan_training(settings)
     # Whoever is root may write it nevertheless.
-    monkeypatch.setattr("pipeline.plan.os.access", lambda path, mode: path != database)
+    monkeypatch.setattr("pipeline.run.plan.os.access", lambda path, mode: path != database)
     refused(settings, f"tracking.uri: {database} can't be written")
 
 
@@ -333,7 +333,7 @@ def test_a_storage_on_a_full_disk_is_refused(tmp_path, monkeypatch):
         def write(self, content: bytes) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pipeline.plan.tempfile.TemporaryFile", lambda dir: Full())
+    monkeypatch.setattr("pipeline.run.plan.tempfile.TemporaryFile", lambda dir: Full())
     with pytest.raises(ValueError, match=r"^ray\.storage='.*' can't be written: .*No space left"):
         plan_training(settings)
 

@@ -16,7 +16,7 @@ from PIL import ImageOps
 
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import Crop, CropDecoder
-from pipeline.evaluation import predict
+from pipeline.evaluation.evaluate import predict
 from pipeline.model.build import build_network
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import MPII

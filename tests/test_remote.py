@@ -30,8 +30,8 @@ from pipeline.io import remote, transport
 from pipeline.io.cache import ShardCache
 from pipeline.io.location import is_remote, local_path, name_of, sibling
 from pipeline.io.remote import expand, fetch, read_all, read_range, size_of
-from pipeline.plan import plan_training
 from pipeline.pose.joint_sets import MPII
+from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline import rendezvous
-from pipeline.system import interface_of
+from pipeline.run.system_metrics import interface_of
 
 
 @pytest.fixture

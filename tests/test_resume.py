@@ -19,17 +19,19 @@ import torch.multiprocessing
 from factories import pack_samples, samples
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from pipeline.archive import checkpoints
-from pipeline.cases import PEOPLE_NAME
 from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
 from pipeline.data.sampler import epoch_order
-from pipeline.journal import Journal
-from pipeline.keeper import STOP_NAME, Keeper
+from pipeline.evaluation.evaluate import EVALUATION_NAME
+from pipeline.evaluation.per_person import PEOPLE_NAME
+from pipeline.keeper import Keeper
 from pipeline.learner import Learner, Task
-from pipeline.loop import EVALUATION_NAME, Host, train
+from pipeline.loop import Host, train
 from pipeline.pose.joint_sets import MPII
-from pipeline.record import read_record
+from pipeline.run.checkpoint_manager import checkpoints
+from pipeline.run.journal import Journal
+from pipeline.run.layout import STOP_NAME
+from pipeline.run.metadata import read_record
 from pipeline.signals import Signal
 
 EPOCHS = 3
@@ -37,7 +39,10 @@ EPOCHS = 3
 TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
 # Where a rank is killed: after so many steps, or within the so many-th call of a function.
 Kill = tuple[str, int, int]
-WRITING, ENTERING = "pipeline.archive.write_checkpoint", "pipeline.keeper.Keeper._enter_epoch"
+WRITING, ENTERING = (
+    "pipeline.run.checkpoint_manager.write_checkpoint",
+    "pipeline.keeper.Keeper._enter_epoch",
+)
 
 
 def task_of(folder: Path, workers: int) -> Task:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.schedule import Plateau, describe_course, full_rate, learning_rate
+from pipeline.run.metadata import Plateau
+from pipeline.schedule import describe_course, full_rate, learning_rate
 from pipeline.settings import OptimSettings
 
 

@@ -22,9 +22,9 @@ from factories import checkpoint, photograph
 
 import jobs.predict
 from pipeline.delivery import deliver
-from pipeline.journal import Journal, RunSpec
 from pipeline.models import enter_models
 from pipeline.prediction import Frame, Predictor
+from pipeline.run.journal import Journal, RunSpec
 from pipeline.serving import columns_of
 
 METRIC = "pckh_0.5"

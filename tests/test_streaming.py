@@ -15,7 +15,7 @@ from test_shards import add_member
 
 from pipeline.data.shards.sample import BadSampleError, BadSamples, Sample, record_of
 from pipeline.data.shards.streaming import ShardStream
-from pipeline.plan import plan_training
+from pipeline.run.plan import plan_training
 from pipeline.settings import DataSettings, Settings
 
 

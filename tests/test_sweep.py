@@ -13,8 +13,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from pipeline.journal import Journal, RunSpec
-from pipeline.keeper import STOP_NAME
+from pipeline.run.journal import Journal, RunSpec
+from pipeline.run.layout import STOP_NAME
 from pipeline.settings import Settings
 from tune.budget import Accountant, Ending, spent
 from tune.epochs import STOPPED_TAG, has_ended, last_of, reports, was_stopped

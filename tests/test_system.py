@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import monitor, system
-from pipeline.journal import Journal
-from pipeline.monitor import Monitor
-from pipeline.system import System
+from pipeline import monitor
+from pipeline.run import system_metrics as system
+from pipeline.run.journal import Journal
+from pipeline.run.system_metrics import Monitor, System
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from factories import photograph
 
 import jobs.evaluate
 import jobs.inspect
-from pipeline.checkpoint import write_checkpoint
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.table import read_table
 from pipeline.data.packing import close_plan, open_plan, pack_shard
@@ -22,11 +21,12 @@ from pipeline.data.packing_plan import plan_packing
 from pipeline.data.shards.index import Index
 from pipeline.learner import Learner, Task
 from pipeline.loop import evaluated_metrics
-from pipeline.plan import plan_training
 from pipeline.pose.joint_file import read_joint_file
 from pipeline.pose.joint_set import JointSet, Measure
 from pipeline.pose.person import Person, Visibility
-from pipeline.record import read_record
+from pipeline.run.checkpoint import write_checkpoint
+from pipeline.run.metadata import read_record
+from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.settings.packing import PackSettings
 

@@ -12,13 +12,13 @@ from jobs.benchmark.recording.server import mlflow_server
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from pipeline import tracking
-from pipeline.journal import Journal
 from pipeline.keeper import Keeper
 from pipeline.launch import task_of
 from pipeline.learner import Learner
 from pipeline.loop import Host, train
-from pipeline.plan import plan_training
 from pipeline.recording import recording
+from pipeline.run.journal import Journal
+from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 
 # All of it waits for a server and a browser, on a machine that may be busy.

@@ -13,8 +13,8 @@ from typing import Any
 import ray.tune
 
 from pipeline.io.console import say
-from pipeline.journal import JOURNAL_NAME, Journal
-from pipeline.keeper import STOP_NAME
+from pipeline.run.journal import JOURNAL_NAME, Journal
+from pipeline.run.layout import STOP_NAME
 from tune.epochs import has_ended, last_of
 from tune.search import Budget
 

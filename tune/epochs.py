@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.journal import Entry, Journal
+from pipeline.run.journal import Entry, Journal
 
 # A tag of a trial's run: why it was stopped before its last epoch.
 STOPPED_TAG = "sweep.stopped"

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.archive import best
-from pipeline.journal import Journal
 from pipeline.model.cost import network_cost
-from pipeline.plan import Plan
+from pipeline.run.checkpoint_manager import best
+from pipeline.run.journal import Journal
+from pipeline.run.plan import Plan
 from pipeline.settings import Settings
 from tune.epochs import reports, was_stopped
 from tune.outcome import Status, SweepOutcome, TrialOutcome

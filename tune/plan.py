@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.plan import Plan, plan_training
 from pipeline.pose.joint_sets import Measure
+from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
 from tune.search import Budget, EarlySettings, SearchSettings
 from tune.spaces import Point, Range, Space, trial_name

@@ -9,13 +9,13 @@ from typing import Any
 
 import ray.tune
 
-from pipeline.archive import best
-from pipeline.journal import Journal
-from pipeline.keeper import STOP_NAME
 from pipeline.launch import conclude, train
 from pipeline.model.cost import network_cost
-from pipeline.plan import Plan, plan_training
 from pipeline.recording import InterruptedRunError, Recording, recording
+from pipeline.run.checkpoint_manager import best
+from pipeline.run.journal import Journal
+from pipeline.run.layout import STOP_NAME
+from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
 from pipeline.stopping import Stop
 from tune.epochs import STOPPED_TAG, has_ended, reports

@@ -19,14 +19,14 @@ import ray
 import ray.tune
 from ray.tune import ExperimentAnalysis, ResumeConfig
 
-from pipeline.archive import best
 from pipeline.cluster import check_capacity, cluster
 from pipeline.courier import Courier
 from pipeline.io.console import Pace, duration, say
-from pipeline.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.launch import conclude
 from pipeline.preparation import deliver_start
 from pipeline.recording import InterruptedRunError, Recording, record_of
+from pipeline.run.checkpoint_manager import best
+from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.settings import RaySettings
 from tune.budget import Accountant, Ending, ending_on_signals
 from tune.epochs import has_ended, has_finished, reports

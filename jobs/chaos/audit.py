@@ -14,7 +14,7 @@ from jobs.chaos.books import (
 from jobs.chaos.evidence import Taking
 from jobs.chaos.training import EXPERIMENT, Training
 from pipeline.io.console import say
-from pipeline.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
+from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
 from pipeline.tracking import Point, recorded
 
 

@@ -13,7 +13,7 @@ from jobs.chaos.programs import Program, Server, kill
 from jobs.chaos.training import STOPPED, TERMINATED, Training
 from pipeline.delivered import read_position
 from pipeline.io.console import duration, say
-from pipeline.journal import Journal
+from pipeline.run.journal import Journal
 
 NODES = 2
 _MOST_NODES = 3

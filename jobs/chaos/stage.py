@@ -18,7 +18,7 @@ from jobs.chaos.report import result_of, stood_still_s
 from jobs.chaos.soak import NODES, Soak
 from jobs.chaos.training import Training, pack
 from pipeline.io.console import say
-from pipeline.journal import JOURNAL_NAME
+from pipeline.run.journal import JOURNAL_NAME
 from pipeline.witness import WITNESS_FOLDER
 
 _DELIVERY_S = 120.0

@@ -5,10 +5,10 @@ from typing import Any
 
 from jobs.chaos.books import Expected
 from jobs.chaos.programs import Program
-from pipeline.archive import newest_sound
 from pipeline.data.packing import close_plan, open_plan, pack_shard
 from pipeline.data.packing_plan import plan_packing
 from pipeline.io.console import say
+from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 EXPERIMENT = "chaos"

@@ -11,13 +11,13 @@ from typing import Self, TypeVar
 import numpy as np
 import torch
 
-from pipeline.checkpoint import Weights
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.estimation.boxes import MatchedBoxes, Place
 from pipeline.estimation.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.estimation.sources import Source
 from pipeline.estimation.video import Video
 from pipeline.prediction import Frame, Pose, Predictor, View, read_photograph
+from pipeline.run.checkpoint import Weights
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -12,7 +12,7 @@ from pipeline.export.graph import Graph
 from pipeline.export.write import ExportError, Runner
 from pipeline.model.decoding import readable_stacks
 from pipeline.pose.shapes import Float, UInt8
-from pipeline.record import Record
+from pipeline.run.metadata import Record
 
 # Further apart a joint is another one.
 MOST_PX = 0.05

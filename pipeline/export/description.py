@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.export.graph import CONFIDENCE, HEATMAPS, INPUT, JOINTS, GraphSettings
 from pipeline.pose.geometry import heatmap_from_input
-from pipeline.record import Record, versions
+from pipeline.run.metadata import Record, versions
 
 _PRODUCT = "hourglass-ray"
 # By loss, what a heatmap's height is.

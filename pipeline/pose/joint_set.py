@@ -45,7 +45,7 @@ class Measure:
             *((f"thresholds[{n}]", share) for n, share in enumerate(self.thresholds)),
             ("auc_limit", self.auc_limit),
         ):
-            # Counts are kept for each hundredth up to one half (`pipeline.metric`).
+            # Counts are kept for each hundredth up to one half (`pipeline.evaluation.metrics`).
             if not (0.01 <= share <= 0.5 and abs(100 * share - round(100 * share)) < 1e-6):
                 raise ValueError(f"{place} must be hundredths from 0.01 to 0.5, got {share:g}")
 

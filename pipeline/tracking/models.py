@@ -12,10 +12,10 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.types import ColSpec, Schema
 
 from pipeline.bundle import bundle
-from pipeline.checkpoint import OPTIMIZER_NAME
 from pipeline.example import example
 from pipeline.pose.joint_sets import JointSet
-from pipeline.record import read_record
+from pipeline.run.checkpoint import OPTIMIZER_NAME
+from pipeline.run.metadata import read_record
 from pipeline.serving import BOX, FRAME, IMAGE, columns_of
 from pipeline.tracking.client import artifact_errors, client_of
 from pipeline.tracking.lock import alone

@@ -16,7 +16,7 @@ from pipeline.keeper import Keeper
 from pipeline.launch import task_of, trainer
 from pipeline.learner import Task
 from pipeline.loop import Host, train
-from pipeline.plan import plan_training
+from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.worker import RayHost, quieten_ray_train
 

@@ -19,7 +19,7 @@ from pipeline.keeper import Keeper
 from pipeline.launch import task_of
 from pipeline.learner import Task
 from pipeline.loop import Host, train
-from pipeline.plan import plan_training
+from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 
 

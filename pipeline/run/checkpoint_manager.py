@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
-from pipeline.checkpoint import Snapshot, check_sound, write_checkpoint
-from pipeline.record import RECORD_NAME, Progress, Record, read_record
+from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
+from pipeline.run.metadata import RECORD_NAME, Progress, Record, read_record
 
 # Folder of a run's files in MLflow that has its best checkpoint.
 BEST_CHECKPOINT = "best_checkpoint"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.cases import Cases
-from pipeline.metric import THRESHOLDS, Scores, scores
+from pipeline.evaluation.metrics import THRESHOLDS, Scores, scores
+from pipeline.evaluation.per_person import Cases
 from pipeline.pose.joint_sets import JointSet, Measure
-from pipeline.record import Record
+from pipeline.run.metadata import Record
 
 RESAMPLES = 10_000
 PERCENT = 95
@@ -111,7 +111,7 @@ def _differences(
         )
     found = []
     for threshold in measure.thresholds:
-        # As it is counted: see pipeline.metric.
+        # As it is counted: see pipeline.evaluation.metrics.
         correct = [(e <= THRESHOLDS[round(100 * threshold)]).sum(axis=1) for e in errors]
         points, low, high = interval(correct[1] - correct[0], annotated)
         found.append(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from pipeline.metric import THRESHOLDS, JointCounts, Scores
+from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, Scores
 
 
 def curves(history: Mapping[str, Sequence[tuple[int, float]]], headline: str) -> Figure:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from pipeline.metric import THRESHOLDS, JointCounts, joint_counts
+from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, joint_counts
 from pipeline.pose.joint_sets import JointSet, Measure
 
 PEOPLE_NAME = "people.npz"

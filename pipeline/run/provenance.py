@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.record import versions
+from pipeline.run.metadata import versions
 
 _PATIENCE_S = 10.0
 _CPUS = Path("/proc/cpuinfo")

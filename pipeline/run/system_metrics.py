@@ -1,11 +1,15 @@
 """How busy the machine is: CPU, memory, disk, network and GPUs, under the names that MLflow's page of system metrics knows."""
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
+
+from pipeline.io.console import say
+from pipeline.run.journal import SYSTEM_NAME, Journal
 
 try:
     import pynvml
@@ -79,3 +83,49 @@ def _gpu_sample(index: int, handle: Any) -> Iterator[tuple[str, float]]:
     yield f"gpu_{index}_memory_usage_percentage", 100 * memory.used / memory.total
     yield f"gpu_{index}_utilization_percentage", pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
     yield f"gpu_{index}_power_usage_watts", pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
+
+
+# Seconds between samples, and samples that make an entry.
+_EVERY_S, _SAMPLES = 5.0, 6
+
+
+class Monitor:
+    """A thread that adds the means of half a minute to the journal of the machine in `folder`, and the rest at the end.
+
+    What goes wrong with it is said, and does not reach the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._journal = Journal(folder, SYSTEM_NAME)
+        self._system = System(folder)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        try:
+            is_over = False
+            while not is_over:
+                for _ in range(_SAMPLES):
+                    is_over = self._over.wait(_EVERY_S)
+                    self._system.sample()
+                    if is_over:
+                        break
+                self._enter()
+        except Exception as error:
+            # A slip of ours, or a driver's: the run is worth more than its machine's figures.
+            say(f"the machine is no longer watched: {type(error).__name__}: {error}")
+
+    def _enter(self) -> None:
+        """Add an entry, at a step of its own, as MLflow counts them."""
+        try:
+            self._journal.metrics(self._system.summary(), len(self._journal.entries()) + 1)
+        except OSError as error:
+            say(f"{self._journal.path}: the last half minute is not recorded: {error}")

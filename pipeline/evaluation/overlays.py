@@ -1,4 +1,4 @@
-"""Pictures of what a trained network does with single people: its worst cases, and what every stack sees."""
+"""Pictures of stored samples: predictions, annotations, and what training makes of them."""
 
 from dataclasses import replace
 
@@ -7,17 +7,47 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.cases import Cases
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.loader import SampleLoader
 from pipeline.data.pictures import overlay, pose_of, spaced, stack_maps
-from pipeline.evaluation import stack_heatmaps
+from pipeline.evaluation.evaluate import predict, stack_heatmaps
+from pipeline.evaluation.per_person import Cases
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.pose.person import Visibility
 from pipeline.settings import Settings
 
+
+def draw_overlays(
+    network: nn.Module,
+    loader: SampleLoader,
+    settings: Settings,
+    device: torch.device,
+    title: str,
+) -> Figure:
+    """Predict people evenly spaced over the samples and draw them on their stored crops.
+
+    The truth is drawn beside, as white rings. Title is the figure's.
+    """
+    chosen = spaced(len(loader.samples), settings.evaluation.overlays)
+    (predictions,) = predict(
+        network,
+        [loader.batch(chosen)],
+        loader,
+        settings.optim,
+        settings.evaluation,
+        device,
+    )
+    poses = [
+        pose_of(loader.samples[position], joints)
+        for position, joints in zip(predictions.positions.tolist(), predictions.joints, strict=True)
+    ]
+    return overlay(poses, loader.joint_set, title)
+
+
 _WORST = 24
+
+
 # Joints whose heatmaps are shown where the joint set has no groups to choose from.
 _JOINTS = 7
 

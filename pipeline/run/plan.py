@@ -7,13 +7,13 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.archive import newest_sound
 from pipeline.data.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 from pipeline.io.console import say
 from pipeline.io.location import is_remote
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
-from pipeline.record import Record, check_same_architecture, check_same_joints
+from pipeline.run.checkpoint_manager import newest_sound
+from pipeline.run.metadata import Record, check_same_architecture, check_same_joints
 from pipeline.settings import DataSettings, Settings
 from pipeline.settings.packing import TABLE_NAME
 

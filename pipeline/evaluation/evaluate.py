@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from pipeline.cases import Cases
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import Batch, network_input
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.sample import Sample
-from pipeline.metric import (
+from pipeline.evaluation.metrics import (
     JointCounts,
     Scores,
     joint_counts,
@@ -23,6 +22,7 @@ from pipeline.metric import (
     person_sizes,
     scores,
 )
+from pipeline.evaluation.per_person import Cases
 from pipeline.model.decoding import decode, readable_stacks
 from pipeline.model.heatmaps import is_flat
 from pipeline.model.hourglass import Heatmaps
@@ -287,29 +287,4 @@ def evaluate_cases(
     return total, Cases.together(cases)
 
 
-def constant_pose(training: Iterable[Sample], joints: int) -> Float[np.ndarray, "joint 2"]:
-    """Mean position of each joint within the frames of training people, in units of the frame's side.
-
-    What a network that ignores the picture would say: the baseline to beat.
-    """
-    total, seen = np.zeros((joints, 2)), np.zeros(joints)
-    for sample in training:
-        person = sample.person
-        annotated = np.array(person.visibility) != Visibility.MISSING
-        offsets = (np.array(person.joints) - person.center) / (200 * person.scale)
-        total[annotated] += offsets[annotated]
-        seen += annotated
-    return total / np.maximum(seen, 1)[:, None]
-
-
-def predict_constant_pose(
-    pose: Float[np.ndarray, "joint 2"], samples: Iterable[Sample]
-) -> Predictions:
-    """Place a constant pose in every sample's frame."""
-    people = [sample.person for sample in samples]
-    return Predictions(
-        positions=np.arange(len(people)),
-        joints=np.array([np.array(p.center) + 200 * p.scale * pose for p in people]),
-        confidence=np.zeros((len(people), len(pose))),
-        loss=0.0,
-    )
+EVALUATION_NAME = "evaluation.json"

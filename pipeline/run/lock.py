@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.journal import Journal
+from pipeline.run.journal import Journal
 
 _LOCK_NAME = "alive"
 # A worker may outlive its driver for so many seconds, and only one process may add to a journal.

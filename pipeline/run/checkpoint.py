@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.model.build import channels_last
 from pipeline.model.hourglass import StackedHourglass
-from pipeline.record import RECORD_NAME, Record, read_checksums, read_record, write_record
+from pipeline.run.metadata import RECORD_NAME, Record, read_checksums, read_record, write_record
 
 WEIGHTS_NAME = "weights.safetensors"
 AVERAGE_NAME = "ema.safetensors"

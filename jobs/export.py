@@ -15,9 +15,9 @@ from pipeline.settings.cli import clear_errors, fail, parse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.check_people import People
-    from pipeline.export.check import Difference
-    from pipeline.export.graph import Graph
+    from pipeline.inference.export.check import Difference
+    from pipeline.inference.export.graph import Graph
+    from pipeline.inference.export.samples import People
     from pipeline.run.metadata import Record
 
 
@@ -57,7 +57,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
-    from pipeline.export.write import ExportError
+    from pipeline.inference.export.write import ExportError
 
     with clear_errors(), tempfile.TemporaryDirectory() as folder:
         try:
@@ -73,10 +73,10 @@ def export(arguments: Arguments, place: Path) -> Path:
     """
     import torch
 
-    from pipeline.export.check import compare
-    from pipeline.export.description import describe
-    from pipeline.export.graph import Graph, GraphSettings
-    from pipeline.export.write import check_installed, load, write
+    from pipeline.inference.export.check import compare
+    from pipeline.inference.export.description import describe
+    from pipeline.inference.export.graph import Graph, GraphSettings
+    from pipeline.inference.export.write import check_installed, load, write
     from pipeline.lookup import find_checkpoint
     from pipeline.run.checkpoint import find_weights, load_network
     from pipeline.run.plan import storage_folder
@@ -111,7 +111,7 @@ def export(arguments: Arguments, place: Path) -> Path:
 
 def _place(arguments: Arguments, checkpoint: Path) -> Path:
     """Where to write. Raises ValueError if there is something already, or the ending is another format's."""
-    from pipeline.export.write import SUFFIXES
+    from pipeline.inference.export.write import SUFFIXES
 
     suffix = SUFFIXES[arguments.to]
     out = arguments.out or Path(f"{checkpoint.parent.name}-{checkpoint.name}{suffix}")
@@ -125,7 +125,7 @@ def _place(arguments: Arguments, checkpoint: Path) -> Path:
 
 
 def _people(arguments: Arguments, record: "Record") -> "People":
-    from pipeline.check_people import is_here, of_photographs, of_shards, rendered
+    from pipeline.inference.export.samples import is_here, of_photographs, of_shards, rendered
 
     input_px, known = record.settings.model.input_px, record.settings.data.val
     if arguments.photographs and arguments.val:
@@ -167,7 +167,7 @@ def _tell(graph: "Graph", record: "Record", checkpoint: Path, weights: str) -> N
 
 
 def _tell_check(difference: "Difference", people: "People") -> None:
-    from pipeline.export.check import MOST_PX
+    from pipeline.inference.export.check import MOST_PX
 
     say(f"checked against the network on {people.source}, one and several at a time")
     say(

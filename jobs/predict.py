@@ -13,10 +13,10 @@ from pipeline.settings import RaySettings
 from pipeline.settings.cli import clear_errors, fail, parse
 
 if TYPE_CHECKING:
-    from pipeline.estimation.estimator import Options
-    from pipeline.estimation.results import Failure, Found, Part
-    from pipeline.estimation.store import Store
-    from pipeline.prediction_plan import PredictionPlan
+    from pipeline.inference.batch_predictor import Options
+    from pipeline.inference.plan import PredictionPlan
+    from pipeline.inference.results import Failure, Found, Part
+    from pipeline.inference.store import Store
 
 _Words = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="INPUT ...")]]
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -85,8 +85,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     """Find everybody and write what was asked for; return what could not be read. `place` is a folder for a while. Raises ValueError."""
-    from pipeline.estimation.store import Store
-    from pipeline.prediction_plan import plan_prediction
+    from pipeline.inference.plan import plan_prediction
+    from pipeline.inference.store import Store
     from pipeline.run.plan import working_root
 
     settings = _ray_settings(arguments)
@@ -158,7 +158,7 @@ def _say_beginning(arguments: Arguments, plan: "PredictionPlan", store: "Store")
 def _options(
     arguments: Arguments, plan: "PredictionPlan", threads: int, is_cuda: bool
 ) -> "Options":
-    from pipeline.estimation.estimator import Options
+    from pipeline.inference.batch_predictor import Options
 
     return Options(
         root=Path.cwd(),
@@ -176,7 +176,7 @@ def _here(
 ) -> "Iterator[Found]":
     import torch
 
-    from pipeline.estimation.estimator import Estimator
+    from pipeline.inference.batch_predictor import Estimator
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no GPU that torch can use")
@@ -193,7 +193,7 @@ def _on_cluster(
     parts: "Sequence[Part]", arguments: Arguments, plan: "PredictionPlan", settings: RaySettings
 ) -> "Iterator[Found]":
     from pipeline.cluster import check_capacity, cluster
-    from pipeline.fleet import estimate_on_cluster
+    from pipeline.inference.ray_data import estimate_on_cluster
 
     if not parts:
         return
@@ -227,7 +227,7 @@ def _follow(
 
 def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None:
     """Write the files of all that is known by now."""
-    from pipeline.estimation.formats import Results, written
+    from pipeline.inference.formats import Results, written
 
     estimates = store.estimates(plan.sources)
     results = Results(
@@ -251,7 +251,7 @@ def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None
 
 
 def _draw(folder: Path, plan: "PredictionPlan", store: "Store") -> None:
-    from pipeline.estimation.drawing import draw_photographs, draw_videos
+    from pipeline.inference.drawing import draw_photographs, draw_videos
 
     estimates, joint_set, pace = store.estimates(plan.sources), plan.record.joint_set, Pace(2.0)
     photographs = [estimate for estimate in estimates if estimate.frame is None]

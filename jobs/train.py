@@ -10,7 +10,7 @@ from pipeline.io.console import say
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
-from pipeline.stages import reached
+from pipeline.training.probes import reached
 
 # What a shell says of a program that SIGTERM ended: 128 + 15.
 _STOPPED = 143
@@ -101,7 +101,7 @@ def _say_cost(settings: Settings) -> None:
 
 
 def _say_course(settings: Settings) -> None:
-    from pipeline.schedule import describe_course
+    from pipeline.training.schedule import describe_course
 
     say(f"learning rate: {describe_course(settings.optim)}")
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.serving import IMAGE
+from pipeline.inference.pyfunc import IMAGE
 from pipeline.settings.packing import CropSettings
 
 

@@ -33,7 +33,6 @@ from pipeline.evaluation.per_person import PEOPLE_NAME, read_cases
 from pipeline.heartbeats import last_heard
 from pipeline.io.console import say
 from pipeline.lean_trainer import LeanTrainer
-from pipeline.learner import Task
 from pipeline.model.cost import network_cost
 from pipeline.note import NOTE, note
 from pipeline.recording import InterruptedRunError, Recording
@@ -47,8 +46,9 @@ from pipeline.run.metadata import Progress
 from pipeline.run.plan import Plan
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
-from pipeline.stages import reached
 from pipeline.stopping import stopping
+from pipeline.training.probes import reached
+from pipeline.training.trainer import Task
 from pipeline.worker import train_worker
 
 __all__ = ["Outcome", "TrainingFailedError", "conclude", "reason", "train"]

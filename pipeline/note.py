@@ -4,8 +4,8 @@ import shlex
 
 from pipeline.model.cost import Cost
 from pipeline.run.plan import Plan
-from pipeline.schedule import describe_course
 from pipeline.settings import RaySettings, Settings
+from pipeline.training.schedule import describe_course
 
 # The tag that MLflow shows as a run's description.
 NOTE = "mlflow.note.content"

@@ -14,7 +14,7 @@ from typing import Self
 
 from pipeline.heartbeats import Heartbeat, Heartbeats, stuck
 from pipeline.io.console import say
-from pipeline.pulse import Mark, Pulse
+from pipeline.training.probes import Mark, Pulse
 
 # What a rank ends with that has hung: "temporary failure, try again".
 STATUS = os.EX_TEMPFAIL

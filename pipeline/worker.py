@@ -12,22 +12,20 @@ import ray.train
 import ray.train.torch
 import torch
 
-from pipeline.bad_steps import BadStepsError
 from pipeline.data.shards.sample import BadSampleError
-from pipeline.keeper import Keeper
-from pipeline.learner import Learner, Task
-from pipeline.loop import Host, train
 from pipeline.pose.shapes import Positions
-from pipeline.pulse import Pulse
-from pipeline.ranks import from_first
 from pipeline.rendezvous import name_of_start
 from pipeline.run.checkpoint_manager import StorageError
 from pipeline.run.provenance import equipment
 from pipeline.run.system_metrics import Monitor
 from pipeline.settings import Settings
-from pipeline.stages import reached
+from pipeline.training.bad_steps import BadStepsError
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.distributed import from_first
+from pipeline.training.loop import Host, train
+from pipeline.training.probes import WITNESS_FOLDER, Pulse, Witness, reached, unwitnessed
+from pipeline.training.trainer import Learner, Task
 from pipeline.watchdog import Watchdog
-from pipeline.witness import WITNESS_FOLDER, Witness, unwitnessed
 
 # Notices that a node is to be taken away come 30 s ahead or more.
 _ASK_EVERY_S = 5.0

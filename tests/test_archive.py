@@ -9,9 +9,6 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from pipeline.keeper import Keeper
-from pipeline.learner import Learner, Task
-from pipeline.loop import Host, train
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import Snapshot, check_sound
 from pipeline.run.checkpoint_manager import (
@@ -25,6 +22,9 @@ from pipeline.run.checkpoint_manager import (
 from pipeline.run.journal import Journal
 from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.loop import Host, train
+from pipeline.training.trainer import Learner, Task
 
 METRIC = "pckh_0.5"
 

@@ -13,11 +13,11 @@ import torch.multiprocessing
 from factories import pack_samples, samples
 from torch import Tensor
 
-from pipeline.bad_steps import BadStepsError, names_of
 from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
-from pipeline.learner import Learner, Task
 from pipeline.pose.joint_sets import MPII
+from pipeline.training.bad_steps import BadStepsError, names_of
+from pipeline.training.trainer import Learner, Task
 
 CPU = torch.device("cpu")
 NAN, INF = float("nan"), float("inf")

@@ -25,9 +25,9 @@ from jobs.benchmark.overhead.processes import descendants, stopped
 from jobs.benchmark.overhead.report import ray_report
 from jobs.benchmark.overhead.turns import TurnLearner, Turns, conditions, wait_until
 from pipeline.data.shards.index import find_shards
-from pipeline.learner import Task
 from pipeline.pose.joint_sets import MPII
-from pipeline.stages import reached, stages_in
+from pipeline.training.probes import reached, stages_in
+from pipeline.training.trainer import Task
 
 CPU = torch.device("cpu")
 # A start in which every stage takes twice as long as the one before.

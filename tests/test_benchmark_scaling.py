@@ -37,9 +37,9 @@ from jobs.benchmark.scaling.model import (
 from jobs.benchmark.scaling.report import scaling_report
 from jobs.benchmark.scaling.summary import fitted, summary
 from jobs.benchmark.timing import environment
-from pipeline.learner import Task
 from pipeline.model.cost import Cost
 from pipeline.pose.joint_sets import MPII
+from pipeline.training.trainer import Task
 
 CPU = torch.device("cpu")
 MIB = 2**20

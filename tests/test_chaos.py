@@ -23,7 +23,7 @@ from jobs.chaos.evidence import Evidence, Rank, TakenStep, Taking
 from jobs.chaos.faults import Fault, Kind, draws
 from jobs.chaos.programs import Program, children, free_port
 from jobs.chaos.report import is_good, report, result_of, stood_still_s
-from pipeline.witness import Witness
+from pipeline.training.probes import Witness
 
 # Two epochs of two steps of two, of five people: one of them sits each epoch out.
 TWO_EPOCHS = Expected(people=5, batch=2, epochs=2)

@@ -24,7 +24,7 @@ from pipeline.run.checkpoint import (
 )
 from pipeline.run.metadata import Plateau, Progress, Record, check_same_architecture, read_record
 from pipeline.settings import Settings
-from pipeline.training import build_optimizer, build_scaler
+from pipeline.training.step import build_optimizer, build_scaler
 
 CPU = torch.device("cpu")
 SETTINGS = Settings.from_flat(

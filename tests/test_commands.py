@@ -43,7 +43,7 @@ from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings, PackSettings
 from pipeline.settings.presets import PRESETS
-from pipeline.training import build_optimizer
+from pipeline.training.step import build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

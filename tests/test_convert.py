@@ -18,7 +18,7 @@ import jobs.evaluate
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, load_training
 from pipeline.run.metadata import read_record
-from pipeline.training import build_optimizer
+from pipeline.training.step import build_optimizer
 
 CPU = torch.device("cpu")
 

@@ -18,9 +18,9 @@ import jobs.deliver
 from pipeline import courier as module
 from pipeline.courier import Courier
 from pipeline.delivery import Delivery, deliver
-from pipeline.models import enter_models
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.tracking import AwayError
+from pipeline.training.checkpointing import enter_models
 
 
 class Server:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.ema import WeightAverage
+from pipeline.training.ema import WeightAverage
 
 
 def network_of(weight: float) -> nn.Module:

@@ -12,16 +12,16 @@ import scipy.io
 from factories import checkpoint, photograph
 
 from pipeline.data.formats.mpii import read_mpii_predictions
-from pipeline.estimation.boxes import read_boxes
-from pipeline.estimation.drawing import draw_people, enlargement
-from pipeline.estimation.estimator import Estimator, Options, file_name
-from pipeline.estimation.formats import Results, image_ids, written
-from pipeline.estimation.results import Estimate, Failure, Found, FoundPerson, Part
-from pipeline.estimation.sources import Source, find_sources
-from pipeline.estimation.store import Store, spans
-from pipeline.estimation.video import Video, count_frames
+from pipeline.inference.batch_predictor import Estimator, Options, file_name
+from pipeline.inference.boxes import read_boxes
+from pipeline.inference.drawing import draw_people, enlargement
+from pipeline.inference.formats import Results, image_ids, written
+from pipeline.inference.predictor import Frame
+from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
+from pipeline.inference.sources import Source, find_sources
+from pipeline.inference.store import Store, spans
+from pipeline.inference.video import Video, count_frames
 from pipeline.pose.joint_sets import MPII
-from pipeline.prediction import Frame
 
 # Inputs
 

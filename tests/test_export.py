@@ -13,25 +13,25 @@ import torch
 from factories import pack_samples
 
 import jobs.export
-from pipeline.check_people import rendered
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.export.check import compare
-from pipeline.export.graph import Graph, GraphSettings
-from pipeline.export.write import ExportError
+from pipeline.inference.export.check import compare
+from pipeline.inference.export.graph import Graph, GraphSettings
+from pipeline.inference.export.samples import rendered
+from pipeline.inference.export.write import ExportError
+from pipeline.inference.predictor import Predictor, View
 from pipeline.model.build import build_network
 from pipeline.model.hourglass import Residual
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import MPII
-from pipeline.prediction import Predictor, View
 from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
 from pipeline.run.metadata import Progress, Record, read_record
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
-from pipeline.training import build_optimizer, train_step
+from pipeline.training.step import build_optimizer, train_step
 
 CPU = torch.device("cpu")
 STEPS = 60

@@ -3,9 +3,9 @@
 import pytest
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.bad_steps import BadStepsError
 from pipeline.launch import Judge, reason
 from pipeline.run.checkpoint_manager import StorageError
+from pipeline.training.bad_steps import BadStepsError
 
 GLOO = RuntimeError(
     "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"

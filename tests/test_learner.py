@@ -19,11 +19,11 @@ from factories import pack_samples, sample, samples
 from pipeline.data.sampler import epoch_order
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.per_person import read_cases
-from pipeline.learner import Learner, Task
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.run.checkpoint import write_checkpoint
 from pipeline.run.metadata import Progress, read_record
+from pipeline.training.trainer import Learner, Task
 
 CPU = torch.device("cpu")
 
@@ -153,7 +153,7 @@ def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
 
     expected = course(alone(task))
     # Only a rank's own share is looked at here, so there is nobody to add up with.
-    monkeypatch.setattr("pipeline.learner.total", lambda value, _: float(value))
+    monkeypatch.setattr("pipeline.training.trainer.total", lambda value, _: float(value))
     assert course(Learner(task, 0, workers, CPU)) == expected
     in_parts = replace(task, settings=task.settings | {"optim.accumulate": 4 // workers})
     assert course(Learner(in_parts, 0, workers, CPU)) == expected

@@ -4,9 +4,9 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from pipeline.learner import Learner, Task
-from pipeline.loop import beside_metrics, evaluated_metrics
 from pipeline.pose.joint_sets import MPII
+from pipeline.training.metrics import beside_metrics, evaluated_metrics
+from pipeline.training.trainer import Learner, Task
 
 
 @pytest.mark.parametrize("ema_samples", [0, 1000])

@@ -18,11 +18,11 @@ from pipeline.data.shards.crop import cut_crop
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.delivered import REFUSED_NAME
 from pipeline.delivery import Delivery, deliver
-from pipeline.models import enter_models
-from pipeline.prediction import Frame, Predictor
+from pipeline.inference.predictor import Frame, Predictor
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.settings.packing import CropSettings
 from pipeline.tracking import AwayError
+from pipeline.training.checkpointing import enter_models
 
 METRIC = "pckh_0.5"
 

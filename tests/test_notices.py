@@ -13,12 +13,12 @@ from pipeline.data.synthetic.scene import render_scene
 from pipeline.evaluation.evaluate import evaluate, predict
 from pipeline.model.build import build_network
 from pipeline.model.heatmaps import is_flat
-from pipeline.notices import Notices
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.metadata import Plateau
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
 from pipeline.settings.packing import CropSettings
-from pipeline.training import build_optimizer, train_step
+from pipeline.training.console_logger import Notices
+from pipeline.training.step import build_optimizer, train_step
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
 from pipeline.settings.packing import CropSettings
-from pipeline.training import build_optimizer, train_step
+from pipeline.training.step import build_optimizer, train_step
 
 CPU = torch.device("cpu")
 STEPS = 120

@@ -18,7 +18,7 @@ from pipeline.run.checkpoint import take_snapshot, write_checkpoint
 from pipeline.run.metadata import Progress, Record
 from pipeline.run.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
 from pipeline.settings import Settings
-from pipeline.training import build_optimizer
+from pipeline.training.step import build_optimizer
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from factories import checkpoint, photograph
 from test_estimation import film
 
 import jobs.predict
-from pipeline.estimation.store import Store
+from pipeline.inference.store import Store
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from PIL import ImageOps
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import Crop, CropDecoder
 from pipeline.evaluation.evaluate import predict
+from pipeline.inference.predictor import Frame, Predictor, read_photograph
+from pipeline.inference.pyfunc import ServedModel, columns_of
 from pipeline.model.build import build_network
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import MPII
-from pipeline.prediction import Frame, Predictor, read_photograph
-from pipeline.serving import ServedModel, columns_of
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ import torch
 from test_prediction import checkpoint
 from torch import nn
 
+from pipeline.inference.predictor import Predictor
 from pipeline.model.bf16 import ReducedNetwork, quick
 from pipeline.model.build import build_network
-from pipeline.prediction import Predictor
 from pipeline.settings import ModelSettings
 
 CPU = torch.device("cpu")

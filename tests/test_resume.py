@@ -24,15 +24,15 @@ from pipeline.data.loader import SampleLoader
 from pipeline.data.sampler import epoch_order
 from pipeline.evaluation.evaluate import EVALUATION_NAME
 from pipeline.evaluation.per_person import PEOPLE_NAME
-from pipeline.keeper import Keeper
-from pipeline.learner import Learner, Task
-from pipeline.loop import Host, train
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint_manager import checkpoints
 from pipeline.run.journal import Journal
 from pipeline.run.layout import STOP_NAME
 from pipeline.run.metadata import read_record
-from pipeline.signals import Signal
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.distributed import Signal
+from pipeline.training.loop import Host, train
+from pipeline.training.trainer import Learner, Task
 
 EPOCHS = 3
 # What depends on the clock and the process, and so differs between runs that are the same.
@@ -41,7 +41,7 @@ TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
 Kill = tuple[str, int, int]
 WRITING, ENTERING = (
     "pipeline.run.checkpoint_manager.write_checkpoint",
-    "pipeline.keeper.Keeper._enter_epoch",
+    "pipeline.training.checkpointing.Keeper._enter_epoch",
 )
 
 

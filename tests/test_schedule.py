@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline.run.metadata import Plateau
-from pipeline.schedule import describe_course, full_rate, learning_rate
 from pipeline.settings import OptimSettings
+from pipeline.training.schedule import describe_course, full_rate, learning_rate
 
 
 @pytest.mark.parametrize(

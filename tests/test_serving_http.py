@@ -22,10 +22,10 @@ from factories import checkpoint, photograph
 
 import jobs.predict
 from pipeline.delivery import deliver
-from pipeline.models import enter_models
-from pipeline.prediction import Frame, Predictor
+from pipeline.inference.predictor import Frame, Predictor
+from pipeline.inference.pyfunc import columns_of
 from pipeline.run.journal import Journal, RunSpec
-from pipeline.serving import columns_of
+from pipeline.training.checkpointing import enter_models
 
 METRIC = "pckh_0.5"
 PATIENCE_S = 120.0

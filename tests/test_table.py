@@ -19,8 +19,6 @@ from pipeline.data.formats.table import read_table
 from pipeline.data.packing import close_plan, open_plan, pack_shard
 from pipeline.data.packing_plan import plan_packing
 from pipeline.data.shards.index import Index
-from pipeline.learner import Learner, Task
-from pipeline.loop import evaluated_metrics
 from pipeline.pose.joint_file import read_joint_file
 from pipeline.pose.joint_set import JointSet, Measure
 from pipeline.pose.person import Person, Visibility
@@ -29,6 +27,8 @@ from pipeline.run.metadata import read_record
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.settings.packing import PackSettings
+from pipeline.training.metrics import evaluated_metrics
+from pipeline.training.trainer import Learner, Task
 
 MISSING, OCCLUDED, VISIBLE = Visibility
 

@@ -17,8 +17,8 @@ from pipeline.model.heatmaps import render
 from pipeline.model.hourglass import Heatmaps, Residual
 from pipeline.model.loss import batch_loss
 from pipeline.settings import ModelSettings, OptimSettings, Settings
-from pipeline.trainee import Trainee
-from pipeline.training import build_optimizer, build_scaler, set_learning_rate, train_step
+from pipeline.training.state import Trainee
+from pipeline.training.step import build_optimizer, build_scaler, set_learning_rate, train_step
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,14 +12,14 @@ from jobs.benchmark.recording.server import mlflow_server
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from pipeline import tracking
-from pipeline.keeper import Keeper
 from pipeline.launch import task_of
-from pipeline.learner import Learner
-from pipeline.loop import Host, train
 from pipeline.recording import recording
 from pipeline.run.journal import Journal
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.loop import Host, train
+from pipeline.training.trainer import Learner
 
 # All of it waits for a server and a browser, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(900)

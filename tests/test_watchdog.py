@@ -18,11 +18,11 @@ from test_resume import kept, task_of
 
 from pipeline.data.loader import SampleLoader
 from pipeline.heartbeats import Heartbeat, Heartbeats, stuck
-from pipeline.keeper import Keeper
-from pipeline.learner import Learner, Task
-from pipeline.loop import Host, train
-from pipeline.pulse import Pulse
-from pipeline.signals import Signal
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.distributed import Signal
+from pipeline.training.loop import Host, train
+from pipeline.training.probes import Pulse
+from pipeline.training.trainer import Learner, Task
 from pipeline.watchdog import STATUS, Watchdog
 
 # More than ten times what a step of the tiny network takes when the machine has much else to do,

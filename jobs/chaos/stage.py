@@ -19,7 +19,7 @@ from jobs.chaos.soak import NODES, Soak
 from jobs.chaos.training import Training, pack
 from pipeline.io.console import say
 from pipeline.run.journal import JOURNAL_NAME
-from pipeline.witness import WITNESS_FOLDER
+from pipeline.training.probes import WITNESS_FOLDER
 
 _DELIVERY_S = 120.0
 

@@ -13,10 +13,10 @@ from mlflow.types import ColSpec, Schema
 
 from pipeline.bundle import bundle
 from pipeline.example import example
+from pipeline.inference.pyfunc import BOX, FRAME, IMAGE, columns_of
 from pipeline.pose.joint_sets import JointSet
 from pipeline.run.checkpoint import OPTIMIZER_NAME
 from pipeline.run.metadata import read_record
-from pipeline.serving import BOX, FRAME, IMAGE, columns_of
 from pipeline.tracking.client import artifact_errors, client_of
 from pipeline.tracking.lock import alone
 from pipeline.tracking.runs import Point, Run
@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*Any type hint")
     import mlflow.pyfunc
 
-_LOADER = "pipeline.serving"
+_LOADER = "pipeline.inference.pyfunc"
 # The checkpoint's folder beside a model's description; MLflow puts what is given as data below `data`.
 CHECKPOINT = "checkpoint"
 DATA = f"data/{CHECKPOINT}"

@@ -14,7 +14,7 @@ import pipeline
 from jobs.benchmark.overhead.data import settings_for
 from pipeline.io.console import say
 from pipeline.settings import Settings
-from pipeline.stages import FILE_VARIABLE, stages_in
+from pipeline.training.probes import FILE_VARIABLE, stages_in
 
 # What jobs.train notes, in order, and what has passed when it does.
 STAGES = {

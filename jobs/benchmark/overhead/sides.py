@@ -12,12 +12,12 @@ import torch
 from jobs.benchmark.overhead.side import Target
 from jobs.benchmark.overhead.turns import TurnLearner, Turns
 from pipeline.cluster import cluster
-from pipeline.keeper import Keeper
 from pipeline.launch import task_of, trainer
-from pipeline.learner import Task
-from pipeline.loop import Host, train
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.loop import Host, train
+from pipeline.training.trainer import Task
 from pipeline.worker import RayHost, quieten_ray_train
 
 # Ray's default for the processes of its workers (worker_niceness in its ray_config_def.h).

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.learner import Learner, StepReport, Task
 from pipeline.settings.ray import KEEP_MEMORY
-from pipeline.signals import Signal
+from pipeline.training.distributed import Signal
+from pipeline.training.trainer import Learner, StepReport, Task
 
 _POLL_S = 0.01
 # Of the environment, what decides how fast a training process computes.

@@ -14,8 +14,8 @@ from torch import nn
 from jobs.benchmark.step.contiguous import Contiguous
 from jobs.benchmark.timing import Route, in_fresh_process
 from pipeline.data.batch import scaled
-from pipeline.export.graph import Graph, GraphSettings
-from pipeline.export.write import load, write
+from pipeline.inference.export.graph import Graph, GraphSettings
+from pipeline.inference.export.write import load, write
 from pipeline.model.bf16 import ReducedNetwork, quick
 from pipeline.model.build import build_network
 from pipeline.model.heatmaps import readable

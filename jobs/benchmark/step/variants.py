@@ -12,7 +12,7 @@ from jobs.benchmark.timing import Route
 from pipeline.data.batch import Batch, network_input
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.settings import ModelSettings, OptimSettings
-from pipeline.training import build_optimizer, build_scaler, train_step
+from pipeline.training.step import build_optimizer, build_scaler, train_step
 
 # As many as MPII has.
 JOINTS = 16

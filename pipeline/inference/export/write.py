@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from pipeline.export.description import as_strings
-from pipeline.export.graph import INPUT, Graph
+from pipeline.inference.export.description import as_strings
+from pipeline.inference.export.graph import INPUT, Graph
 from pipeline.pose.shapes import UInt8
 
 Format = Literal["onnx", "torch-export"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.batch import scaled
-from pipeline.export.graph import Graph
-from pipeline.export.write import ExportError, Runner
+from pipeline.inference.export.graph import Graph
+from pipeline.inference.export.write import ExportError, Runner
 from pipeline.model.decoding import readable_stacks
 from pipeline.pose.shapes import Float, UInt8
 from pipeline.run.metadata import Record

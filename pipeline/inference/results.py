@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.estimation.sources import Source
+from pipeline.inference.sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)

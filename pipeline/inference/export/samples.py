@@ -11,10 +11,10 @@ from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.data.shards.index import find_shards
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.estimation.sources import find_sources
+from pipeline.inference.predictor import Frame, look, read_photograph
+from pipeline.inference.sources import find_sources
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
-from pipeline.prediction import Frame, look, read_photograph
 
 # As many as are looked at: a check is no evaluation.
 MOST = 16

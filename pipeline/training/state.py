@@ -8,16 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.batch import Batch
-from pipeline.ema import WeightAverage
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.pose.joint_sets import JointSet
-from pipeline.ranks import average_statistics, gathered, parallel
 from pipeline.run.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
 from pipeline.run.metadata import Plateau, Progress, Record
-from pipeline.schedule import learning_rate
 from pipeline.settings import Settings
-from pipeline.statistics import RunningStatistics
-from pipeline.training import Step, build_optimizer, build_scaler, set_learning_rate, train_step
+from pipeline.training.distributed import average_statistics, gathered, parallel
+from pipeline.training.ema import WeightAverage
+from pipeline.training.schedule import learning_rate
+from pipeline.training.step import (
+    Step,
+    build_optimizer,
+    build_scaler,
+    set_learning_rate,
+    train_step,
+)
 
 
 class Trainee:
@@ -186,3 +191,30 @@ def _put(row: Tensor, into: list[Tensor]) -> None:
     pieces = row.split([tensor.numel() for tensor in into])
     for tensor, piece in zip(into, pieces, strict=True):
         tensor.copy_(piece.view_as(tensor))
+
+
+class RunningStatistics:
+    """The buffers of a network and a copy of them, each kept in one sweep over their memory.
+
+    A forward pass moves them before anyone can know whether its step is a good
+    one; with a NaN in it, for good.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        # Listed once: walking through the modules takes longer than copying. By
+        # number format, of which one sweep takes one.
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in network.buffers():
+            by_dtype.setdefault(buffer.dtype, []).append(buffer)
+        self._live = list(by_dtype.values())
+        self._kept = [[torch.empty_like(buffer) for buffer in group] for group in self._live]
+
+    def keep(self) -> None:
+        """Copy them as they are."""
+        for kept, live in zip(self._kept, self._live, strict=True):
+            torch._foreach_copy_(kept, live)
+
+    def put_back(self) -> None:
+        """Make them what they were when `keep` was called."""
+        for kept, live in zip(self._kept, self._live, strict=True):
+            torch._foreach_copy_(live, kept)

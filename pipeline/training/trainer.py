@@ -15,7 +15,6 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import nn
 
-from pipeline.bad_steps import BadStepsError, names_of, of_all_ranks, verdict
 from pipeline.data.batch import Batch
 from pipeline.data.loader import (
     SampleLoader,
@@ -36,8 +35,6 @@ from pipeline.evaluation.per_person import Cases
 from pipeline.io.console import Pace
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import Positions
-from pipeline.pulse import Pulse
-from pipeline.ranks import all_cases, told_by_all, total, total_evaluation
 from pipeline.run.checkpoint import Snapshot, Weights
 from pipeline.run.metadata import (
     Plateau,
@@ -49,9 +46,17 @@ from pipeline.run.metadata import (
     read_record,
 )
 from pipeline.settings import Settings
-from pipeline.signals import Agreement, Signal
-from pipeline.trainee import Trainee
-from pipeline.witness import unwitnessed
+from pipeline.training.bad_steps import BadStepsError, names_of, of_all_ranks, verdict
+from pipeline.training.distributed import (
+    Agreement,
+    Signal,
+    all_cases,
+    told_by_all,
+    total,
+    total_evaluation,
+)
+from pipeline.training.probes import Pulse, unwitnessed
+from pipeline.training.state import Trainee
 
 
 @dataclass(frozen=True, kw_only=True)

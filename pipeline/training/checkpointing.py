@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.io.console import say
-from pipeline.learner import Learner
-from pipeline.models import enter_models
-from pipeline.ranks import from_first
-from pipeline.run.checkpoint_manager import Archive, StorageError, checkpoint_name, newest_sound
+from pipeline.run.checkpoint_manager import (
+    Archive,
+    StorageError,
+    checkpoint_name,
+    newest_sound,
+    ranked,
+)
 from pipeline.run.journal import Journal
 from pipeline.run.layout import OVERLAYS, STOP_NAME, overlay_path
 from pipeline.run.metadata import Progress
-from pipeline.signals import Signal
+from pipeline.training.distributed import Signal, from_first
+from pipeline.training.trainer import Learner
 
 _LOOK_EVERY_S = 0.5
 
@@ -179,3 +183,19 @@ def _write(path: Path, content: bytes) -> None:
     except OSError:
         path.unlink(missing_ok=True)
         raise
+
+
+def enter_models(journal: Journal, folder: Path, metric: str, most: int) -> None:
+    """Bring the journal's models up to date: the `most` best checkpoints in `folder` by `metric`, none twice.
+
+    What is registered under a name stays. Call it before a checkpoint is
+    removed, which the journal must not promise any more. Raises OSError.
+    """
+    wanted = {path.name: (path, record) for path, record in ranked(folder, metric)[:most]}
+    entered = journal.models()
+    for name in entered.keys() - wanted.keys():
+        if not entered[name]:
+            journal.forget_model(name)
+    for name, (path, record) in wanted.items():
+        if name not in entered:
+            journal.model(path, record.progress.epochs)

@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.data.formats.annotations import entry, read_json
-from pipeline.prediction import Frame
-from pipeline.serving import BOX, FRAME
+from pipeline.inference.predictor import Frame
+from pipeline.inference.pyfunc import BOX, FRAME
 
 # COCO's number of the category person, which detections give without its name.
 _PERSON = 1

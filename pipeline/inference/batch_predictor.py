@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
-from pipeline.estimation.boxes import MatchedBoxes, Place
-from pipeline.estimation.results import Estimate, Failure, Found, FoundPerson, Part
-from pipeline.estimation.sources import Source
-from pipeline.estimation.video import Video
-from pipeline.prediction import Frame, Pose, Predictor, View, read_photograph
+from pipeline.inference.boxes import MatchedBoxes, Place
+from pipeline.inference.predictor import Frame, Pose, Predictor, View, read_photograph
+from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
+from pipeline.inference.sources import Source
+from pipeline.inference.video import Video
 from pipeline.run.checkpoint import Weights
 
 Item = TypeVar("Item")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.estimation.boxes import MatchedBoxes, read_boxes
-from pipeline.estimation.results import Failure
-from pipeline.estimation.sources import Source, find_sources
-from pipeline.estimation.video import count_frames
+from pipeline.inference.boxes import MatchedBoxes, read_boxes
+from pipeline.inference.results import Failure
+from pipeline.inference.sources import Source, find_sources
+from pipeline.inference.video import count_frames
 from pipeline.lookup import find_checkpoint
 from pipeline.run.checkpoint import Weights, check_file, find_weights, weights_name
 from pipeline.run.metadata import Record, read_checksums, read_record

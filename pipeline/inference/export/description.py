@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.export.graph import CONFIDENCE, HEATMAPS, INPUT, JOINTS, GraphSettings
+from pipeline.inference.export.graph import CONFIDENCE, HEATMAPS, INPUT, JOINTS, GraphSettings
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.run.metadata import Record, versions
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.estimation.results import Estimate, Found, Part
-from pipeline.estimation.sources import Source
+from pipeline.inference.results import Estimate, Found, Part
+from pipeline.inference.sources import Source
 from pipeline.io.atomic import written_whole
 
 # What a start that was killed has to do again, at most, for each worker.

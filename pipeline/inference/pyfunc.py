@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from pipeline.inference.predictor import Frame, Predictor, View
 from pipeline.pose.joint_sets import JointSet
-from pipeline.prediction import Frame, Predictor, View
 
 IMAGE = "image"
 BOX = ("x", "y", "width", "height")

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
-from pipeline.estimation.estimator import file_name
-from pipeline.estimation.results import Estimate, FoundPerson
-from pipeline.estimation.video import Video
+from pipeline.inference.batch_predictor import file_name
+from pipeline.inference.predictor import read_photograph
+from pipeline.inference.results import Estimate, FoundPerson
+from pipeline.inference.video import Video
 from pipeline.io.atomic import written_whole
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
-from pipeline.prediction import read_photograph
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Enlarged = UInt8[np.ndarray, "enlarged_height enlarged_width 3"]

@@ -11,8 +11,8 @@ import numpy as np
 import ray
 import ray.data
 
-from pipeline.estimation.estimator import Estimator, Options
-from pipeline.estimation.results import Found, Part
+from pipeline.inference.batch_predictor import Estimator, Options
+from pipeline.inference.results import Found, Part
 from pipeline.run.metadata import RECORD_NAME
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY

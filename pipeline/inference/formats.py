@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.estimation.boxes import MatchedBoxes, image_number
-from pipeline.estimation.results import Estimate, Failure, people_of
+from pipeline.inference.boxes import MatchedBoxes, image_number
+from pipeline.inference.pyfunc import BOX, columns_of
+from pipeline.inference.results import Estimate, Failure, people_of
 from pipeline.pose.joint_sets import JointSet
-from pipeline.serving import BOX, columns_of
 
 Format = Literal["json", "csv", "coco", "mat"]
 

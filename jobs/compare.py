@@ -68,8 +68,8 @@ def compare_runs(arguments: Arguments) -> None:
 
 
 def _find(run: str, arguments: Arguments, into: Path) -> "Contender":
-    from pipeline.lookup import contender, fetch, find_local
     from pipeline.run.plan import storage_folder, tracking_uri
+    from pipeline.tracking.lookup import contender, fetch, find_local
 
     storage = storage_folder(arguments.storage)
     checkpoint = find_local(run, storage)

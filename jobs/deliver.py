@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.delivered import Left, counted
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.lock import end_abandoned
 from pipeline.settings.cli import clear_errors, fail, parse
+from pipeline.tracking.sync_state import Left, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ def deliver(run: Path, uri: str) -> Left:
 
     Raises ValueError if a file of the folder is damaged.
     """
-    from pipeline.delivery import Delivery
-    from pipeline.tracking import AwayError
+    from pipeline.tracking.client import AwayError
+    from pipeline.tracking.sync import Delivery
 
     if end_abandoned(Journal(run)):
         say(f"{run}: whoever trained it is gone without a word; the run is recorded as KILLED")

@@ -77,9 +77,9 @@ def export(arguments: Arguments, place: Path) -> Path:
     from pipeline.inference.export.description import describe
     from pipeline.inference.export.graph import Graph, GraphSettings
     from pipeline.inference.export.write import check_installed, load, write
-    from pipeline.lookup import find_checkpoint
     from pipeline.run.checkpoint import find_weights, load_network
     from pipeline.run.plan import storage_folder
+    from pipeline.tracking.lookup import find_checkpoint
 
     check_installed(arguments.to)
     storage = storage_folder(arguments.storage)

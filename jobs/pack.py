@@ -58,7 +58,7 @@ def pack(settings: PackSettings, address: str = "") -> "Index":
     if finished:
         say(f"{len(finished)} of {len(plan.jobs)} shards were finished before")
     if todo:
-        from pipeline.cluster import cluster
+        from pipeline.cluster.start import cluster
 
         with cluster(address):
             finished |= _run(settings, todo)

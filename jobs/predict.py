@@ -192,7 +192,7 @@ def _here(
 def _on_cluster(
     parts: "Sequence[Part]", arguments: Arguments, plan: "PredictionPlan", settings: RaySettings
 ) -> "Iterator[Found]":
-    from pipeline.cluster import check_capacity, cluster
+    from pipeline.cluster.start import check_capacity, cluster
     from pipeline.inference.ray_data import estimate_on_cluster
 
     if not parts:

@@ -46,7 +46,7 @@ def main() -> None:
 
 def quickstart() -> None:
     """Pack synthetic people, train on them with two DDP workers, and show what came of it."""
-    from pipeline.cluster import cluster
+    from pipeline.cluster.start import cluster
 
     pace = Pace(0)
     say("stage 1/3: start Ray on this machine")

@@ -16,8 +16,8 @@ from pipeline.training.probes import reached
 _STOPPED = 143
 
 if TYPE_CHECKING:
-    from pipeline.launch import Outcome
     from pipeline.run.plan import Plan
+    from pipeline.tracking.summary import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +139,9 @@ def train_plan(plan: "Plan") -> "Outcome":
 
     Ends the program if training fails (status 1) or is stopped (143).
     """
-    from pipeline.cluster import cluster
-    from pipeline.launch import TrainingFailedError, train
-    from pipeline.recording import InterruptedRunError, recording
+    from pipeline.cluster.launch import TrainingFailedError, train
+    from pipeline.cluster.start import cluster
+    from pipeline.tracking.recording import InterruptedRunError, recording
 
     settings = plan.settings
     say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
@@ -162,7 +162,7 @@ def train_plan(plan: "Plan") -> "Outcome":
 def conclude(plan: "Plan", outcome: "Outcome") -> None:
     """Say how good the network is, where it lies and how to look at it."""
     from pipeline.evaluation.metrics import table
-    from pipeline.tracking import ui_command
+    from pipeline.tracking.client import ui_command
 
     settings = plan.settings
     say(f"\n{table(outcome.scores[plan.measure.key])}")

@@ -47,7 +47,7 @@ def dashboard() -> Iterator[str]:
     """Start the one local cluster; return its dashboard's URL."""
     import ray
 
-    from pipeline.cluster import cluster
+    from pipeline.cluster.start import cluster
 
     with cluster("local", is_shared=True):
         yield f"http://{ray._private.worker.global_worker.node.webui_url}"
@@ -266,7 +266,7 @@ def test_what_an_earlier_start_of_a_run_has_reserved_is_free_again(dashboard: st
         get_or_create_autoscaling_coordinator,
     )
 
-    from pipeline.reservation import take_over
+    from pipeline.cluster.reservation import take_over
 
     coordinator = get_or_create_autoscaling_coordinator()
 

@@ -17,7 +17,7 @@ from pipeline.pose.joint_sets import LSP, MPII, JointSet
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
 from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
-from pipeline.tracking import Run, log_folder, start_run
+from pipeline.tracking.runs import Run, log_folder, start_run
 
 PEOPLE = 50
 

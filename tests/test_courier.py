@@ -15,11 +15,11 @@ import pytest
 from factories import checkpoint
 
 import jobs.deliver
-from pipeline import courier as module
-from pipeline.courier import Courier
-from pipeline.delivery import Delivery, deliver
 from pipeline.run.journal import Journal, RunSpec
-from pipeline.tracking import AwayError
+from pipeline.tracking import uploader as module
+from pipeline.tracking.client import AwayError
+from pipeline.tracking.sync import Delivery, deliver
+from pipeline.tracking.uploader import Courier
 from pipeline.training.checkpointing import enter_models
 
 
@@ -237,7 +237,7 @@ def test_a_server_that_is_away_is_an_error_before_anything_starts(
     uri = request.getfixturevalue(kind)
     # Whatever the limit of one request is, that of the whole holds.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
-    monkeypatch.setattr("pipeline.delivery._REACH_S", 0.5)
+    monkeypatch.setattr("pipeline.tracking.sync._REACH_S", 0.5)
     journal = begin(tmp_path / "run", uri)
     with pytest.raises(AwayError, match=f"^tracking.uri='{uri}': MLflow: {reason}"):
         deliver(journal.root, uri)

@@ -14,11 +14,13 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import jobs.deliver
-from pipeline import delivery, tracking
-from pipeline.delivery import Delivery, deliver
+from pipeline import tracking
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.lock import end_abandoned
-from pipeline.tracking import AwayError, find_or_create_run, state_of
+from pipeline.tracking import sync as delivery
+from pipeline.tracking.client import AwayError
+from pipeline.tracking.runs import find_or_create_run, state_of
+from pipeline.tracking.sync import Delivery, deliver
 
 
 @pytest.fixture(scope="module")

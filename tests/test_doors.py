@@ -32,7 +32,8 @@ from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
 from pipeline.run.metadata import Progress, Record
 from pipeline.settings import Settings
-from pipeline.tracking import start_run, ui_command
+from pipeline.tracking.client import ui_command
+from pipeline.tracking.runs import start_run
 
 SECRET = "hunter2"
 QUERY = f"?X-Amz-Signature={SECRET}"

@@ -14,7 +14,7 @@ from factories import pack_samples, samples
 from hosts import Host, cut_off, hosts, start_again, why_not
 from test_nodes import resumed
 
-from pipeline.heartbeats import last_heard
+from pipeline.cluster.heartbeats import last_heard
 from pipeline.run.checkpoint_manager import checkpoints
 from pipeline.run.journal import Journal
 

@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipeline.image_grid import lay_out
+from pipeline.tracking.images import lay_out
 
 
 def names(folder) -> list[str]:

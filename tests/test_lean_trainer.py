@@ -3,8 +3,8 @@
 import pytest
 from ray.train.torch import TorchTrainer
 
-from pipeline import cluster
-from pipeline.lean_trainer import LeanTrainer
+from pipeline.cluster.ray_trainer import LeanTrainer
+from pipeline.cluster.start import start as cluster
 
 
 def helpers(trainer: TorchTrainer) -> set[str]:

@@ -13,15 +13,16 @@ import torch
 from factories import checkpoint
 from mlflow import MlflowClient
 
-from pipeline import tracking
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.delivered import REFUSED_NAME
-from pipeline.delivery import Delivery, deliver
 from pipeline.inference.predictor import Frame, Predictor
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.settings.packing import CropSettings
-from pipeline.tracking import AwayError
+from pipeline.tracking.client import AwayError
+from pipeline.tracking.registry import register
+from pipeline.tracking.runs import find_or_create_run
+from pipeline.tracking.sync import Delivery, deliver
+from pipeline.tracking.sync_state import REFUSED_NAME
 from pipeline.training.checkpointing import enter_models
 
 METRIC = "pckh_0.5"
@@ -177,10 +178,10 @@ def registered(begin, uri: str, run: str, name: str, value: float, checksum: str
     journal = begin(run)
     epoch(journal, 1, value)
     deliver(journal.root, uri)
-    found = tracking.find_or_create_run(
+    found = find_or_create_run(
         uri, journal.entries()[0].content["experiment"], run, artifacts=journal.root
     )
-    return tracking.register(found, "epoch_0001", name, METRIC, value, checksum)
+    return register(found, "epoch_0001", name, METRIC, value, checksum)
 
 
 def test_the_champion_gives_way_to_a_better_one_on_the_same_people_alone(begin, uri, tmp_path):

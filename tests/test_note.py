@@ -10,12 +10,12 @@ from test_plan import packed, settings_of
 
 from jobs.train import Arguments
 from pipeline.model.cost import Cost
-from pipeline.note import command, note
 from pipeline.run.metadata import versions
 from pipeline.run.plan import plan_training
 from pipeline.run.provenance import device_name, origin
 from pipeline.settings import Settings
 from pipeline.settings.cli import parse
+from pipeline.tracking.description import command, note
 
 
 def test_a_note_says_what_a_run_is_and_how_to_repeat_it(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline import rendezvous
+from pipeline.cluster.start import rendezvous
 from pipeline.run.system_metrics import interface_of
 
 

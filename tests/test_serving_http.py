@@ -21,10 +21,10 @@ import torch
 from factories import checkpoint, photograph
 
 import jobs.predict
-from pipeline.delivery import deliver
 from pipeline.inference.predictor import Frame, Predictor
 from pipeline.inference.pyfunc import columns_of
 from pipeline.run.journal import Journal, RunSpec
+from pipeline.tracking.sync import deliver
 from pipeline.training.checkpointing import enter_models
 
 METRIC = "pckh_0.5"

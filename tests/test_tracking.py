@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking import (
-    Run,
-    end_run,
-    log_file,
-    log_folder,
-    log_text,
-    start_run,
-    ui_command,
-)
+from pipeline.tracking.client import ui_command
+from pipeline.tracking.runs import Run, end_run, log_file, log_folder, log_text, start_run
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from factories import pack_samples, samples
 from jobs.benchmark.recording.server import mlflow_server
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from pipeline import tracking
-from pipeline.launch import task_of
-from pipeline.recording import recording
+from pipeline.cluster.launch import task_of
 from pipeline.run.journal import Journal
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
+from pipeline.tracking.recording import recording
+from pipeline.tracking.runs import end_run, start_run
 from pipeline.training.checkpointing import Keeper
 from pipeline.training.loop import Host, train
 from pipeline.training.trainer import Learner
@@ -56,9 +56,9 @@ def swept(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with mlflow_server(folder / "mlflow") as port:
         uri = f"http://127.0.0.1:{port}"
         told = {"params": {"sweep.model.stacks": list(STACKS)}, "tags": {}, "artifacts": folder}
-        parent = tracking.start_run(uri, "hourglass", "stacks", **told)
+        parent = start_run(uri, "hourglass", "stacks", **told)
         metrics = {f"stacks-{stacks}": train_trial(folder, uri, stacks) for stacks in STACKS}
-        tracking.end_run(parent, "FINISHED")
+        end_run(parent, "FINISHED")
         yield Swept(uri=uri, metrics=metrics)
 
 

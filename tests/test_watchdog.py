@@ -16,14 +16,14 @@ import torch.distributed as dist
 import torch.multiprocessing
 from test_resume import kept, task_of
 
+from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
+from pipeline.cluster.watchdog import STATUS, Watchdog
 from pipeline.data.loader import SampleLoader
-from pipeline.heartbeats import Heartbeat, Heartbeats, stuck
 from pipeline.training.checkpointing import Keeper
 from pipeline.training.distributed import Signal
 from pipeline.training.loop import Host, train
 from pipeline.training.probes import Pulse
 from pipeline.training.trainer import Learner, Task
-from pipeline.watchdog import STATUS, Watchdog
 
 # More than ten times what a step of the tiny network takes when the machine has much else to do,
 # and what no attempt without trouble comes near to.

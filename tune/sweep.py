@@ -75,8 +75,8 @@ def _plan(arguments: Arguments) -> "Sweep":
 
 
 def _run(sweep: "Sweep") -> None:
-    from pipeline.recording import InterruptedRunError
-    from pipeline.tracking import ui_command
+    from pipeline.tracking.client import ui_command
+    from pipeline.tracking.recording import InterruptedRunError
     from tune.report.command import best_command
     from tune.report.text import leaderboard_text
     from tune.trials import run_sweep

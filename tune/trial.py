@@ -9,15 +9,16 @@ from typing import Any
 
 import ray.tune
 
-from pipeline.launch import conclude, train
+from pipeline.cluster.launch import train
+from pipeline.cluster.stop import Stop
 from pipeline.model.cost import network_cost
-from pipeline.recording import InterruptedRunError, Recording, recording
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import Journal
 from pipeline.run.layout import STOP_NAME
 from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
-from pipeline.stopping import Stop
+from pipeline.tracking.recording import InterruptedRunError, Recording, recording
+from pipeline.tracking.summary import conclude
 from tune.epochs import STOPPED_TAG, has_ended, reports
 from tune.spaces import Point, trial_name
 

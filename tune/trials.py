@@ -19,15 +19,15 @@ import ray
 import ray.tune
 from ray.tune import ExperimentAnalysis, ResumeConfig
 
-from pipeline.cluster import check_capacity, cluster
-from pipeline.courier import Courier
+from pipeline.cluster.start import check_capacity, cluster
 from pipeline.io.console import Pace, duration, say
-from pipeline.launch import conclude
-from pipeline.preparation import deliver_start
-from pipeline.recording import InterruptedRunError, Recording, record_of
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.settings import RaySettings
+from pipeline.tracking.recording import InterruptedRunError, Recording, record_of
+from pipeline.tracking.summary import conclude
+from pipeline.tracking.sync import deliver_start
+from pipeline.tracking.uploader import Courier
 from tune.budget import Accountant, Ending, ending_on_signals
 from tune.epochs import has_ended, has_finished, reports
 from tune.gather import Tried, gather

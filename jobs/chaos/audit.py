@@ -15,7 +15,7 @@ from jobs.chaos.evidence import Taking
 from jobs.chaos.training import EXPERIMENT, Training
 from pipeline.io.console import say
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
-from pipeline.tracking import Point, recorded
+from pipeline.tracking.runs import Point, recorded
 
 
 @dataclass(kw_only=True)

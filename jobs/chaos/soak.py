@@ -11,9 +11,9 @@ from jobs.chaos.faults import Draw, Fault, Kind
 from jobs.chaos.nodes import Nodes
 from jobs.chaos.programs import Program, Server, kill
 from jobs.chaos.training import STOPPED, TERMINATED, Training
-from pipeline.delivered import read_position
 from pipeline.io.console import duration, say
 from pipeline.run.journal import Journal
+from pipeline.tracking.sync_state import read_position
 
 NODES = 2
 _MOST_NODES = 3

@@ -10,10 +10,10 @@ from pipeline.inference.boxes import MatchedBoxes, read_boxes
 from pipeline.inference.results import Failure
 from pipeline.inference.sources import Source, find_sources
 from pipeline.inference.video import count_frames
-from pipeline.lookup import find_checkpoint
 from pipeline.run.checkpoint import Weights, check_file, find_weights, weights_name
 from pipeline.run.metadata import Record, read_checksums, read_record
 from pipeline.run.plan import storage_folder
+from pipeline.tracking.lookup import find_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,15 @@
 """MLflow's client, and its errors as ours."""
 
+import fcntl
+import hashlib
 import logging
+import os
 import queue
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -14,6 +19,8 @@ from pipeline.io.redaction import redacted
 
 # What MLflow calls a request that is wrong in itself; all else may be its state at the moment.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+
+
 # HTTP's errors of the sender that may pass: no or other rights, timeouts, too many requests.
 _PASSING = (401, 403, 407, 408, 425, 429)
 
@@ -111,3 +118,16 @@ def artifact_errors(uri: str) -> Iterator[None]:
 def message(uri: str, reason: object) -> str:
     """What went wrong at a URI, without secrets."""
     return redacted(f"tracking.uri={uri!r}: MLflow: {reason}")
+
+
+@contextmanager
+def alone(task: str) -> Iterator[None]:
+    """Hold other processes of this machine off the same task: MLflow lets two runs have one name.
+
+    The trials of a sweep, whose drivers share a machine, all look for its run.
+    """
+    digest = hashlib.sha256(task.encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"hourglass-{os.getuid()}-{digest}.lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released as the file is closed
+        yield

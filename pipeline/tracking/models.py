@@ -1,24 +1,30 @@
 """Checkpoints as MLflow's logged models, each of which `mlflow.pyfunc.load_model` loads: kept, found again by name, removed."""
 
+import ast
+import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, Schema
 
-from pipeline.bundle import bundle
-from pipeline.example import example
+from pipeline.data.shards.crop import cut_crop
+from pipeline.data.synthetic.scene import render_scene
 from pipeline.inference.pyfunc import BOX, FRAME, IMAGE, columns_of
 from pipeline.pose.joint_sets import JointSet
 from pipeline.run.checkpoint import OPTIMIZER_NAME
 from pipeline.run.metadata import read_record
-from pipeline.tracking.client import artifact_errors, client_of
-from pipeline.tracking.lock import alone
+from pipeline.settings.packing import CropSettings
+from pipeline.tracking.client import alone, artifact_errors, client_of
 from pipeline.tracking.runs import Point, Run
 
 with warnings.catch_warnings():
@@ -26,9 +32,14 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*Any type hint")
     import mlflow.pyfunc
 
+
 _LOADER = "pipeline.inference.pyfunc"
+
+
 # The checkpoint's folder beside a model's description; MLflow puts what is given as data below `data`.
 CHECKPOINT = "checkpoint"
+
+
 DATA = f"data/{CHECKPOINT}"
 
 
@@ -108,3 +119,66 @@ def _signature(joint_set: JointSet) -> ModelSignature:
         inputs=Schema([ColSpec("binary", IMAGE), *places]),
         outputs=Schema([ColSpec("double", name) for name in columns_of(joint_set)]),
     )
+
+
+def example() -> pd.DataFrame:
+    """A table for `ServedModel.predict` with one image, which its person fills."""
+    image, people = render_scene(seed=0, index=0)
+    crop = cut_crop(np.asarray(image), people[0], CropSettings(margin=1.0))
+    return pd.DataFrame({IMAGE: [crop.jpeg]})
+
+
+_ROOT = Path(__file__).parents[1]
+
+
+_PACKAGE = __package__
+
+
+def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
+    """Copy `module`, and all of the package that it imports, into a folder.
+
+    Returns the package's folder there, and the installed versions of the
+    outside libraries that it imports, as pip takes them.
+    """
+    files, outside = _needed(module)
+    for file in files:
+        copy = into / file.relative_to(_ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    known = packages_distributions()
+    names = sorted({known[name][0] for name in outside})
+    # A local version, such as torch's +cpu, is on no index.
+    return into / _PACKAGE, [f"{name}=={version(name).partition('+')[0]}" for name in names]
+
+
+def _needed(module: str) -> tuple[set[Path], set[str]]:
+    """Files of the package, and names of outside libraries, that `module` imports in the end."""
+    files, outside, todo = set[Path](), set[str](), [_PACKAGE, module]
+    while todo:
+        file = _file_of(todo.pop())
+        if file is None or file in files:
+            continue
+        files.add(file)
+        for name in _imported(file):
+            top = name.partition(".")[0]
+            if top == _PACKAGE:
+                todo += [name, name.rpartition(".")[0]]
+            elif top not in sys.stdlib_module_names:
+                outside.add(top)
+    return files, outside
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """Modules that a file imports, and what it takes from them, which may be modules too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, "the house has no relative imports"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _file_of(name: str) -> Path | None:
+    place = _ROOT / name.replace(".", "/")
+    found = (place / "__init__.py", place.with_suffix(".py"))
+    return next((file for file in found if file.is_file()), None)

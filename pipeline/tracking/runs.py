@@ -11,17 +11,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from pipeline.image_grid import IMAGES, IMAGES_TAG, lay_out
 from pipeline.io.redaction import redacted
 from pipeline.tracking.client import (
     RefusedError,
+    alone,
     artifact_errors,
     client_of,
     errors,
     is_server,
     message,
 )
-from pipeline.tracking.lock import alone
+from pipeline.tracking.images import IMAGES, IMAGES_TAG, lay_out
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 State = Literal["active", "deleted", "absent"]

@@ -11,14 +11,14 @@ import torch
 
 from jobs.benchmark.overhead.side import Target
 from jobs.benchmark.overhead.turns import TurnLearner, Turns
-from pipeline.cluster import cluster
-from pipeline.launch import task_of, trainer
+from pipeline.cluster.launch import task_of, trainer
+from pipeline.cluster.start import cluster
+from pipeline.cluster.worker import RayHost, quieten_ray_train
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.training.checkpointing import Keeper
 from pipeline.training.loop import Host, train
 from pipeline.training.trainer import Task
-from pipeline.worker import RayHost, quieten_ray_train
 
 # Ray's default for the processes of its workers (worker_niceness in its ray_config_def.h).
 _NICENESS = 15

@@ -15,7 +15,7 @@ from jobs.benchmark.overhead.sides import be_as_nice_as_ray
 from jobs.benchmark.overhead.turns import TurnLearner, Turns
 from jobs.benchmark.scaling.exchange import measure_exchange
 from jobs.benchmark.scaling.fit import is_apart
-from pipeline.launch import task_of
+from pipeline.cluster.launch import task_of
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.training.checkpointing import Keeper

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.io.console import say
 from pipeline.model.cost import network_cost
-from pipeline.note import NOTE, note
 from pipeline.run.journal import End, Journal, RunSpec
 from pipeline.run.lock import alive
 from pipeline.run.plan import Plan
 from pipeline.run.provenance import origin
+from pipeline.tracking.description import NOTE, note
 
 if TYPE_CHECKING:
-    from pipeline.courier import Courier
+    from pipeline.tracking.uploader import Courier
 
 # What MLflow still lacks at the end of a run is waited for so long, and then named.
 _PATIENCE_S = 60.0
@@ -40,7 +40,7 @@ class Recording:
         """
         for picture in self._preparing.result():
             self.journal.file(picture, "")
-        from pipeline.courier import Courier
+        from pipeline.tracking.uploader import Courier
 
         self._courier = Courier(self._folder, self._uri)
 
@@ -89,7 +89,7 @@ def record_of(
 
 def _prepare(plan: Plan) -> list[Path]:
     # MLflow's import is part of what takes long.
-    from pipeline.preparation import prepare
+    from pipeline.tracking.summary import prepare
 
     return [prepare(plan)]
 

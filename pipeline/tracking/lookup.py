@@ -50,7 +50,7 @@ def find_checkpoint(model: str, storage: Path, uri: str, into: Path) -> Path:
     runs too where `uri` is given; what is found is downloaded to `into`. Raises
     ValueError if there is none; AwayError or RefusedError.
     """
-    from pipeline.tracking import download_model
+    from pipeline.tracking.registry import download_model
 
     if model.startswith(REGISTERED):
         uri = tracking_uri(uri)
@@ -84,7 +84,7 @@ def fetch_checkpoint(run: str, uri: str, into: Path) -> Path:
 
 
 def _download(run: str, uri: str, into: Path, chosen: Callable[[list[str]], list[str]]) -> Path:
-    from pipeline.tracking import download, find_runs, list_files
+    from pipeline.tracking.runs import download, find_runs, list_files
 
     _reach(uri)
     found = find_runs(uri, run)
@@ -103,7 +103,7 @@ def _download(run: str, uri: str, into: Path, chosen: Callable[[list[str]], list
 
 def _reach(uri: str) -> None:
     """Raise ValueError if a database that whoever asks would make is not there; AwayError if no server answers."""
-    from pipeline.tracking import reach
+    from pipeline.tracking.client import reach
 
     scheme, _, path = uri.partition(":///")
     if scheme == "sqlite" and not Path(path.partition("?")[0]).exists():

@@ -5,7 +5,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 
-from pipeline.cluster import is_for_one_run
+from pipeline.cluster.start import is_for_one_run
 
 # Hands Ray Data's datasets to the ranks; ours read shards.
 _UNUSED = (DatasetsCallback,)

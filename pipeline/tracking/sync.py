@@ -12,8 +12,28 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import tracking
-from pipeline.delivered import (
+from pipeline.io.console import say
+from pipeline.io.redaction import redacted
+from pipeline.run.journal import SYSTEM_NAME, Entry, Journal
+from pipeline.settings import TrackingSettings
+from pipeline.tracking.client import AwayError, DoubtfulError, RefusedError, reach
+from pipeline.tracking.models import forget_model, log_model
+from pipeline.tracking.registry import register
+from pipeline.tracking.runs import (
+    Point,
+    Run,
+    end_run,
+    find_or_create_run,
+    log_file,
+    log_folder,
+    log_image,
+    log_points,
+    log_text,
+    set_tags,
+    start_run,
+    state_of,
+)
+from pipeline.tracking.sync_state import (
     Left,
     Position,
     count_refusals,
@@ -22,17 +42,18 @@ from pipeline.delivered import (
     read_position,
     write_position,
 )
-from pipeline.io.console import say
-from pipeline.io.redaction import redacted
-from pipeline.parcels import PARCELS, missing, send
-from pipeline.run.journal import SYSTEM_NAME, Entry, Journal
-from pipeline.tracking import AwayError, DoubtfulError, Point, RefusedError, Run
 
 # A server that is away must be an error within ten seconds.
 _REACH_S = 8.0
+
+
 _POINTS_AT_ONCE = 1000
+
+
 # Entries of the machine, each of a few dozen metrics at most.
 _SYSTEM_AT_ONCE = 20
+
+
 # Seconds after which what MLflow may have refused by mistake is sent again.
 _ASK_AGAIN_S = (1.0, 3.0)
 
@@ -59,7 +80,7 @@ class Delivery:
 
     def deliver(self) -> None:
         """Deliver all, as `send`; a server that does not answer at all is an AwayError within ten seconds."""
-        tracking.reach(self._uri, _REACH_S)
+        reach(self._uri, _REACH_S)
         self.send()
 
     def send(self) -> None:
@@ -104,8 +125,8 @@ class Delivery:
         where = (self._uri, told["experiment"])
         place: dict[str, Any] = {"artifacts": Path(told["artifacts"]), "time_ms": entry.time_ms}
         try:
-            parent = told["parent"] and tracking.find_or_create_run(*where, told["parent"], **place)
-            run = tracking.start_run(
+            parent = told["parent"] and find_or_create_run(*where, told["parent"], **place)
+            run = start_run(
                 *where,
                 told["name"],
                 params=told["params"],
@@ -133,10 +154,10 @@ class Delivery:
         run = self._run()
         if len(points) == 1:
             [(seq, point)] = points
-            self._try(seq, asdict(point), lambda: tracking.log_points(run, [point]))
+            self._try(seq, asdict(point), lambda: log_points(run, [point]))
             return
         try:
-            tracking.log_points(run, [point for _, point in points])
+            log_points(run, [point for _, point in points])
         except RefusedError:
             self._send_points(points[: len(points) // 2])
             self._send_points(points[len(points) // 2 :])
@@ -151,8 +172,8 @@ class Delivery:
     def _send_change(self, entry: Entry) -> None:
         run, told = self._run(), entry.content
         actions: dict[str, Callable[[], None]] = {
-            "tags": lambda: tracking.set_tags(run, told["tags"]),
-            "end": lambda: tracking.end_run(run, told["status"], entry.time_ms),
+            "tags": lambda: set_tags(run, told["tags"]),
+            "end": lambda: end_run(run, told["status"], entry.time_ms),
         }
         self._try(entry.seq, told, actions[entry.kind])
         self._move([entry])
@@ -166,7 +187,7 @@ class Delivery:
                 raise
             except AwayError as error:
                 # One that the store of artifacts does not take must not keep the others here.
-                tracking.reach(self._uri, _REACH_S)
+                reach(self._uri, _REACH_S)
                 failed = error
         if failed is not None:
             raise failed
@@ -196,7 +217,7 @@ class Delivery:
 
     def _check_run(self) -> None:
         run = self._run()
-        state = tracking.state_of(run)
+        state = state_of(run)
         if state == "absent":
             raise _GoneError(
                 f"MLflow at {redacted(self._uri)} does not know run {run.run_id} any more"
@@ -256,3 +277,67 @@ def _points(entries: Sequence[Entry]) -> list[tuple[int, Point]]:
         for entry in entries
         for name, value in entry.content["values"].items()
     ]
+
+
+PARCELS = ("file", "folder", "text", "model", "forget_model", "register")
+
+
+def missing(journal: Journal, entry: Entry) -> Path | None:
+    """What a parcel consists of, if it does not exist any more."""
+    if "path" not in entry.content or entry.kind == "text" or _is_forgotten(journal, entry):
+        return None
+    path = journal.path_of(entry)
+    return None if path.exists() else path
+
+
+def send(run: Run, journal: Journal, entry: Entry) -> None:
+    """Send a parcel to MLflow. Raises AwayError or RefusedError."""
+    told = entry.content
+    actions: dict[str, Callable[[], None]] = {
+        "file": lambda: _send_file(run, journal, entry),
+        "folder": lambda: log_folder(run, journal.path_of(entry), told["at"]),
+        "text": lambda: log_text(run, told["text"], told["path"]),
+        "model": lambda: _send_model(run, journal, entry),
+        "forget_model": lambda: forget_model(run, told["name"]),
+        "register": lambda: _register(run, entry),
+    }
+    actions[entry.kind]()
+
+
+def _send_file(run: Run, journal: Journal, entry: Entry) -> None:
+    told, path = entry.content, journal.path_of(entry)
+    log_file(run, path, told["folder"])
+    if "step" in told:
+        log_image(run, path, told["folder"], told["step"], entry.time_ms)
+
+
+def _send_model(run: Run, journal: Journal, entry: Entry) -> None:
+    if _is_forgotten(journal, entry):
+        return
+    step = entry.content["step"]
+    points = [
+        Point(name=name, value=value, step=step, time_ms=time_ms)
+        for name, value, time_ms in journal.points_of(step)
+    ]
+    log_model(run, journal.path_of(entry), step, points)
+
+
+def _is_forgotten(journal: Journal, entry: Entry) -> bool:
+    """Whether a model has been forgotten since it was entered; then its folder may be going."""
+    return entry.kind == "model" and entry.content["name"] not in journal.models()
+
+
+def _register(run: Run, entry: Entry) -> None:
+    told = entry.content
+    measured = told["metric"], told["value"], told["checksum"]
+    say(register(run, told["name"], told["as"], *measured))
+
+
+def deliver_start(folder: Path, tracking: TrackingSettings) -> None:
+    """Deliver the start of the run in `folder` to MLflow. Raises AwayError if it does not answer though it has to."""
+    try:
+        deliver(folder, tracking.uri)
+    except AwayError as error:
+        if tracking.required:
+            raise
+        say(f"{error}; tracking.required is off, so training starts, and MLflow gets it all later")

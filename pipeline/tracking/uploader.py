@@ -4,12 +4,12 @@ import threading
 import traceback
 from pathlib import Path
 
-from pipeline.delivered import Left
-from pipeline.delivery import Delivery
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME
-from pipeline.tracking import AwayError
+from pipeline.tracking.client import AwayError
+from pipeline.tracking.sync import Delivery
+from pipeline.tracking.sync_state import Left
 
 # Seconds between looks at the journal, and at most between attempts while MLflow is away.
 _LOOK_S, _LONGEST_S = 1.0, 30.0

@@ -12,9 +12,10 @@ import ray.train
 import ray.train.torch
 import torch
 
+from pipeline.cluster.rendezvous import name_of_start
+from pipeline.cluster.watchdog import Watchdog
 from pipeline.data.shards.sample import BadSampleError
 from pipeline.pose.shapes import Positions
-from pipeline.rendezvous import name_of_start
 from pipeline.run.checkpoint_manager import StorageError
 from pipeline.run.provenance import equipment
 from pipeline.run.system_metrics import Monitor
@@ -25,7 +26,6 @@ from pipeline.training.distributed import from_first
 from pipeline.training.loop import Host, train
 from pipeline.training.probes import WITNESS_FOLDER, Pulse, Witness, reached, unwitnessed
 from pipeline.training.trainer import Learner, Task
-from pipeline.watchdog import Watchdog
 
 # Notices that a node is to be taken away come 30 s ahead or more.
 _ASK_EVERY_S = 5.0

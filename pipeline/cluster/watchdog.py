@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from pipeline.heartbeats import Heartbeat, Heartbeats, stuck
+from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
 from pipeline.io.console import say
 from pipeline.training.probes import Mark, Pulse
 

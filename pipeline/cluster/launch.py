@@ -1,16 +1,13 @@
 """From a plan to a trained network: start the workers, start them again when they are lost, conclude."""
 
-import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from matplotlib.figure import Figure
 from ray.train import (
     ControllerError,
     FailureConfig,
@@ -22,62 +19,46 @@ from ray.train import (
     WorkerGroupError,
 )
 
-from pipeline.cluster import check_capacity
-from pipeline.data.loader import SampleLoader
-from pipeline.data.shards.reader import ShardReader
-from pipeline.evaluation.charts import curves, joint_bars, threshold_curve
-from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
-from pipeline.evaluation.metrics import Scores, table
-from pipeline.evaluation.overlays import draw_close_ups
-from pipeline.evaluation.per_person import PEOPLE_NAME, read_cases
-from pipeline.heartbeats import last_heard
+from pipeline.cluster.heartbeats import last_heard
+from pipeline.cluster.ray_trainer import LeanTrainer
+from pipeline.cluster.rendezvous import torch_config
+from pipeline.cluster.reservation import take_over
+from pipeline.cluster.start import check_capacity
+from pipeline.cluster.stop import stopping
+from pipeline.cluster.worker import train_worker
 from pipeline.io.console import say
-from pipeline.lean_trainer import LeanTrainer
-from pipeline.model.cost import network_cost
-from pipeline.note import NOTE, note
-from pipeline.recording import InterruptedRunError, Recording
-from pipeline.rendezvous import torch_config
-from pipeline.reservation import take_over
-from pipeline.run.checkpoint import load_network
-from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, StorageError, best, newest_sound
-from pipeline.run.journal import Journal
-from pipeline.run.layout import FIGURES, overlay_path
+from pipeline.run.checkpoint_manager import StorageError, newest_sound
 from pipeline.run.metadata import Progress
 from pipeline.run.plan import Plan
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
-from pipeline.stopping import stopping
+from pipeline.tracking.recording import InterruptedRunError, Recording
+from pipeline.tracking.summary import Outcome, conclude
 from pipeline.training.probes import reached
 from pipeline.training.trainer import Task
-from pipeline.worker import train_worker
 
 __all__ = ["Outcome", "TrainingFailedError", "conclude", "reason", "train"]
 
+
 # Seconds that ranks wait for one another at least before a lost one is an error.
 _COLLECTIVE_TIMEOUT_S = 300
+
+
 # A worker's own watchdog has spoken and ended it by 1.35 hang times. Timeouts that only say that
 # time is up come after that: of collectives, and of Ray Train's questions whether a worker is alive.
 _AFTER_WATCHDOG = 1.5
+
+
 # A cluster that can't start the workers is an error after this many tries (five minutes), not an endless wait.
 _START_TRIES = 20
+
+
 # How often an elastic run looks whether there is room for more workers.
 _RESIZE_EVERY_S = 15.0
+
+
 # Errors that would come again however often training is tried.
 _LASTING = (ValueError, ArithmeticError, StorageError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a finished run leaves: its best checkpoint, the epoch that it is of, and its scores."""
-
-    checkpoint: Path
-    epoch: int
-    scores: dict[str, Scores]
-
-    @property
-    def overlay(self) -> Path:
-        """Picture of the best checkpoint's predictions on validation people."""
-        return overlay_path(self.checkpoint.parent, self.epoch)
 
 
 class Judge(UserCallback):
@@ -223,55 +204,3 @@ def _workers(settings: RaySettings) -> int | tuple[int, int]:
     """How many workers Ray Train is to start; it takes a range for elastic."""
     fewest, most = settings.fewest_workers, settings.most_workers
     return (fewest, most) if settings.is_elastic else most
-
-
-def conclude(plan: Plan, journal: Journal) -> Outcome:
-    """Enter the figures of the whole run and its best checkpoint. Raises ValueError if it has none that is sound."""
-    headline = plan.measure.metric_name
-    found = best(plan.folder, headline)
-    if found is None:
-        raise ValueError(f"{plan.folder}: has no checkpoint with {headline}")
-    folder, record = found
-    epoch = record.progress.epochs
-    evaluation = Evaluation.from_json(json.loads((folder / EVALUATION_NAME).read_text()))
-    scores = evaluation.scores(plan.joint_set)
-    best_scores = scores[plan.measure.key]
-    history = journal.history(["train_loss", "val_loss", headline])
-    _draw(plan, journal, curves(history, headline), "curves.png")
-    _draw(plan, journal, joint_bars(best_scores), "joints.png")
-    thresholds = threshold_curve(evaluation.counts[plan.measure.key], best_scores)
-    _draw(plan, journal, thresholds, "thresholds.png")
-    _draw_people(plan, journal, folder)
-    journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
-    journal.folder(folder, BEST_CHECKPOINT)
-    journal.metrics({f"best_{headline}": best_scores.headline, "best_epoch": epoch}, epoch)
-    if plan.settings.tracking.register:
-        value, checksum = record.metrics[headline], plan.val.checksum
-        registered = plan.settings.tracking.register
-        journal.register(folder.name, registered, headline, value, checksum)
-    result = f"{plan.measure.headline} {best_scores.headline:.2f} after epoch {epoch}"
-    journal.tags({NOTE: note(plan, network_cost(plan.settings.model), result)})
-    return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
-
-
-def _draw_people(plan: Plan, journal: Journal, checkpoint: Path) -> None:
-    """Draw the checkpoint's worst cases and heatmaps, on this machine's CPU: a moment's work."""
-    if not (checkpoint / PEOPLE_NAME).exists():
-        # Written before people's results were kept.
-        return
-    device = torch.device("cpu")
-    network, _ = load_network(checkpoint, device)
-    cases = read_cases(checkpoint / PEOPLE_NAME)
-    people = ShardReader(plan.val.paths)
-    loader = SampleLoader(people, plan.joint_set, plan.settings.model.input_px)
-    figures = draw_close_ups(network, loader, plan.settings, cases, plan.measure, device)
-    for name, figure in figures.items():
-        _draw(plan, journal, figure, name)
-
-
-def _draw(plan: Plan, journal: Journal, figure: Figure, name: str) -> None:
-    """Keep a figure in the run's folder, and enter it in the journal."""
-    path = plan.folder / FIGURES / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    journal.file(path, "")

@@ -126,8 +126,7 @@ def sentences(compared: "Comparison") -> list[str]:
     """Which checkpoints these are, and of each difference whether it is resolved."""
     first, *others = compared.contenders
     said = [
-        f"{one.name}: epoch {one.record.progress.epochs}, {len(one.cases):,} people"
-        for one in compared.contenders
+        f"{one.name}: epoch {one.epoch}, {len(one.cases):,} people" for one in compared.contenders
     ]
     for other, differences in zip(others, compared.differences, strict=True):
         people, both = differences[0].people, (len(first.cases), len(other.cases))
@@ -153,7 +152,7 @@ def content(compared: "Comparison") -> dict[str, Any]:
         "runs": [
             {
                 "run": one.name,
-                "epoch": one.record.progress.epochs,
+                "epoch": one.epoch,
                 "people": len(one.cases),
                 "scores": scores.as_dict(),
                 "differences": [asdict(d) | {"is_resolved": d.is_resolved} for d in more],

@@ -87,19 +87,18 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     """Find everybody and write what was asked for; return what could not be read. `place` is a folder for a while. Raises ValueError."""
     from pipeline.inference.plan import plan_prediction
     from pipeline.inference.store import Store
-    from pipeline.run.plan import working_root
+    from pipeline.run.plan import storage_folder, working_root
+    from pipeline.tracking.lookup import find_checkpoint
 
     settings = _ray_settings(arguments)
+    storage = storage_folder(arguments.storage)
     plan = plan_prediction(
-        arguments.model,
+        find_checkpoint(arguments.model, storage, arguments.uri, place),
         arguments.inputs,
         arguments.boxes,
         arguments.weights,
         heatmaps=arguments.heatmaps,
         exact=arguments.exact,
-        storage=arguments.storage,
-        uri=arguments.uri,
-        place=place,
     )
     # A submitted job's own folder is removed when it has ended.
     is_submitted = working_root() != Path.cwd()

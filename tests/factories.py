@@ -1,6 +1,8 @@
 """Made people, photographs, samples and packed folders."""
 
 import hashlib
+import io
+import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,3 +128,40 @@ def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes)
     )
     write_checkpoint(folder, take_snapshot(network, record))
     return settings
+
+
+def packed(tmp_path: Path, folder: str = "packed", joint_set=MPII, **changes) -> Path:
+    """Six people to train on in two shards, two to validate on."""
+    made = [samples(3, joint_set=joint_set), samples(3, first=3, joint_set=joint_set)]
+    pack_samples(tmp_path / folder / "train", made, joint_set=joint_set)
+    validation = samples(2, first=6, joint_set=joint_set, **changes)
+    pack_samples(tmp_path / folder / "val", [validation], split="val", joint_set=joint_set)
+    return tmp_path / folder
+
+
+def settings_of(folder: Path, **changes) -> Settings:
+    return Settings.from_flat(
+        {
+            "data.train": str(folder / "train" / "*.tar"),
+            "data.val": str(folder / "val" / "*.tar"),
+            "model.stacks": 1,
+            "model.features": 8,
+            "model.input_px": 64,
+        }
+        | changes
+    )
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def film(path: Path, frames: int) -> Path:
+    """A video of which every frame has a grey of its own."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(frames):
+        writer.write(np.full((48, 64, 3), 20 * number, np.uint8))
+    writer.release()
+    return path

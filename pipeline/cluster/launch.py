@@ -37,28 +37,20 @@ from pipeline.tracking.summary import Outcome, conclude
 from pipeline.training.probes import reached
 from pipeline.training.trainer import Task
 
-__all__ = ["Outcome", "TrainingFailedError", "conclude", "reason", "train"]
-
-
 # Seconds that ranks wait for one another at least before a lost one is an error.
 _COLLECTIVE_TIMEOUT_S = 300
-
-
 # A worker's own watchdog has spoken and ended it by 1.35 hang times. Timeouts that only say that
 # time is up come after that: of collectives, and of Ray Train's questions whether a worker is alive.
 _AFTER_WATCHDOG = 1.5
-
-
 # A cluster that can't start the workers is an error after this many tries (five minutes), not an endless wait.
 _START_TRIES = 20
-
-
 # How often an elastic run looks whether there is room for more workers.
 _RESIZE_EVERY_S = 15.0
-
-
 # Errors that would come again however often training is tried.
 _LASTING = (ValueError, ArithmeticError, StorageError)
+
+
+__all__ = ["Outcome", "TrainingFailedError", "conclude", "reason", "train"]
 
 
 class Judge(UserCallback):

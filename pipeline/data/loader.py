@@ -27,12 +27,8 @@ from pipeline.settings import DataSettings
 
 # What a batch is loaded from.
 Item = TypeVar("Item")
-
-
 # Batches under way or ready, beside one for each thread: enough to ride out a slow one.
 _AHEAD = 2
-
-
 # The same for every sample.
 _HEATMAP_FROM_INPUT = heatmap_from_input()
 

@@ -1,4 +1,4 @@
-"""NEW."""
+"""Plan packing: read the annotations, split people, and assign them to shards."""
 
 import hashlib
 import json
@@ -21,12 +21,8 @@ from pipeline.pose.person import Person, Split, Visibility
 from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings
 
 _STATE_NAME = ".packing"
-
-
 # Images looked into before packing, to see whether the annotations are theirs.
 _PROBED_IMAGES = 64
-
-
 LeftOut = dict[str, list[str]]
 
 

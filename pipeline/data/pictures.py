@@ -1,4 +1,4 @@
-"""NEW."""
+"""People drawn on images: poses, augmented samples, heatmaps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,6 @@ from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
 
 _LEFT, _RIGHT, _MIDDLE, _TRUTH = "#ff7f0e", "#1f9bff", "#7bd34f", "#ffffff"
-
-
 # What fits above one person's picture.
 _TITLE_LETTERS = 32
 

@@ -1,4 +1,4 @@
-"""NEW."""
+"""The constant pose: a baseline that has not looked at the image."""
 
 from collections.abc import Iterable
 

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from pipeline.evaluation.metrics import THRESHOLDS, Scores, scores
 from pipeline.evaluation.per_person import Cases
 from pipeline.pose.joint_sets import JointSet, Measure
-from pipeline.run.metadata import Record
+from pipeline.settings import Settings
 
 RESAMPLES = 10_000
 PERCENT = 95
@@ -26,10 +26,12 @@ _NAMES = ("ray.name",)
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A run that is compared: what to call it, and a checkpoint's record and validation people."""
+    """A run to compare: its name, settings and joint set, and one checkpoint's validation results."""
 
     name: str
-    record: Record
+    settings: Settings
+    joint_set: JointSet
+    epoch: int
     cases: Cases
 
 
@@ -75,24 +77,24 @@ class Comparison:
 def compare(contenders: Sequence[Contender]) -> Comparison:
     """Compare runs with the first. Raises ValueError naming two that can't be compared, and why."""
     first, *others = contenders
-    joint_set = first.record.joint_set
-    measure = joint_set.measure(first.record.settings.evaluation.measure)
+    joint_set = first.joint_set
+    measure = joint_set.measure(first.settings.evaluation.measure)
     for other in others:
-        unlike = joint_set.difference(other.record.joint_set)
+        unlike = joint_set.difference(other.joint_set)
         if unlike:
             raise ValueError(f"{first.name} and {other.name} have different joint sets: {unlike}")
     return Comparison(
         contenders=tuple(contenders),
         measure=measure,
-        settings=differing([one.record for one in contenders]),
+        settings=differing([one.settings for one in contenders]),
         scores=tuple(scores(one.cases.counts(measure), joint_set, measure) for one in contenders),
         differences=tuple(_differences(first, other, joint_set, measure) for other in others),
     )
 
 
-def differing(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """The settings that are not the same everywhere, by dotted key, with each record's value."""
-    shown = [record.settings.shown() for record in records]
+def differing(settings: Sequence[Settings]) -> dict[str, list[Any]]:
+    """Return the settings that are not the same everywhere: by dotted key, the value of each."""
+    shown = [one.shown() for one in settings]
     values = {key: [one[key] for one in shown] for key in shown[0] if key not in _NAMES}
     return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
 

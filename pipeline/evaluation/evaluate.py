@@ -33,6 +33,8 @@ from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Positions
 from pipeline.settings import EvaluationSettings, OptimSettings
 
+EVALUATION_NAME = "evaluation.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
@@ -168,7 +170,9 @@ def stack_heatmaps(
             for batch in batches:
                 images = network_input(batch, device)
                 predicted: Heatmaps = network(images)
-                loss = float(batch_loss(predicted, batch, optim)) * len(batch)
+                loss = float(batch_loss(predicted, batch.joints, batch.annotated, optim)) * len(
+                    batch
+                )
                 mirror = loader.joint_set.mirror if evaluation.flip_test else None
                 yield batch, readable_stacks(network, images, predicted, optim.loss, mirror), loss
     finally:
@@ -285,6 +289,3 @@ def evaluate_cases(
             flat=batch.flat,
         )
     return total, Cases.together(cases)
-
-
-EVALUATION_NAME = "evaluation.json"

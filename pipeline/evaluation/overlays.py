@@ -17,6 +17,10 @@ from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.pose.person import Visibility
 from pipeline.settings import Settings
 
+_WORST = 24
+# Joints whose heatmaps are shown where the joint set has no groups to choose from.
+_JOINTS = 7
+
 
 def draw_overlays(
     network: nn.Module,
@@ -43,13 +47,6 @@ def draw_overlays(
         for position, joints in zip(predictions.positions.tolist(), predictions.joints, strict=True)
     ]
     return overlay(poses, loader.joint_set, title)
-
-
-_WORST = 24
-
-
-# Joints whose heatmaps are shown where the joint set has no groups to choose from.
-_JOINTS = 7
 
 
 def draw_close_ups(

@@ -12,8 +12,6 @@ from pipeline.inference.sources import Source, find_sources
 from pipeline.inference.video import count_frames
 from pipeline.run.checkpoint import Weights, check_file, find_weights, weights_name
 from pipeline.run.metadata import Record, read_checksums, read_record
-from pipeline.run.plan import storage_folder
-from pipeline.tracking.lookup import find_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,25 +34,20 @@ class PredictionPlan:
 
 
 def plan_prediction(
-    model: str,
+    checkpoint: Path,
     inputs: Sequence[str],
     boxes: Path | None,
     weights: Weights,
     *,
     heatmaps: bool,
     exact: bool,
-    storage: str,
-    uri: str,
-    place: Path,
 ) -> PredictionPlan:
-    """Find model, pictures and boxes; `place` is a folder for what has to be downloaded.
+    """Find pictures and boxes for the model in the folder `checkpoint`.
 
-    Raises ValueError naming what is not there or can't be read; AwayError or
-    RefusedError if MLflow is to have the model.
+    Raises ValueError naming what is missing or cannot be read.
     """
     listed = find_sources(inputs)
     matched = _matched(boxes, listed.files) if boxes else None
-    checkpoint = find_checkpoint(model, storage_folder(storage), uri, place)
     record, name = read_record(checkpoint), weights_name(checkpoint, weights)
     check_file(checkpoint, name)
     frames, failures = _frames(listed.files)

@@ -29,8 +29,6 @@ from pipeline.run.checkpoint import Weights, load_network
 
 # A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.
 _MOST_PIXELS = 80_000_000
-
-
 # Tag of EXIF.
 _ORIENTATION = 0x0112
 

@@ -1,4 +1,4 @@
-"""NEW."""
+"""Build the network, lay out its weights, compile it, and choose its number format."""
 
 import os
 import shutil

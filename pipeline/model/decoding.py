@@ -13,8 +13,6 @@ from pipeline.settings import Decoding, Loss
 
 # Of a Gaussian's kernel all but 6e-5 lies within this many standard deviations.
 _REACH = 4.0
-
-
 # A step further than this leaves the pixel's neighbours, on which it rests.
 _FURTHEST_PX = 1.0
 

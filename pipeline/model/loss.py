@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from pipeline.data.batch import Batch
 from pipeline.model.heatmaps import is_drawn, render, rescale
 from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.shapes import Bool, Float
@@ -50,15 +49,20 @@ def _mean(
     return (by_map.sum(dim=0) * trained).sum() / trained.sum().clamp(min=1)
 
 
-def batch_loss(heatmaps: Heatmaps, batch: Batch, settings: OptimSettings) -> Float[Tensor, ""]:
+def batch_loss(
+    heatmaps: Heatmaps,
+    joints: Float[Tensor, "batch joint 2"],
+    annotated: Bool[Tensor, "batch joint"],
+    settings: OptimSettings,
+) -> Float[Tensor, ""]:
     """Loss of a batch's supervised heatmaps, summed, against targets rendered on their device.
 
     A Gaussian is as wide in pixels on a smaller heatmap as on the output: any
     narrower it would fall between the pixels.
     """
     device, size = heatmaps.stacks.device, heatmaps.stacks.shape[-1]
-    joints = batch.joints.to(device, non_blocking=True)
-    annotated = batch.annotated.to(device, non_blocking=True)
+    joints = joints.to(device, non_blocking=True)
+    annotated = annotated.to(device, non_blocking=True)
     drawn = is_drawn(joints, annotated, size)
     trained = drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)
     loss = heatmap_cross_entropy if settings.loss == "cross-entropy" else heatmap_mse

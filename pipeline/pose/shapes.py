@@ -19,9 +19,7 @@ except ModuleNotFoundError:
 
         Bool = Float = Int64 = UInt8 = _Anything
 
-
-__all__ = ["Bool", "Float", "Int64", "UInt8"]
-
+__all__ = ["Bool", "Float", "Int64", "Positions", "UInt8"]
 
 # Batches of one call may differ in length, so the axis is named but not bound.
 Positions = Int64[np.ndarray, " _sample"]

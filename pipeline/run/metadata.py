@@ -14,22 +14,12 @@ from pipeline.pose.joint_sets import JointSet, joint_set
 from pipeline.settings import Settings
 
 RECORD_NAME = "checkpoint.json"
-
-
 _FORMAT = 3
-
-
 # Of format 1 a checkpoint named its joint set, one of those known by name.
 _NAMED_FORMAT = 1
-
-
 # Up to format 2 it had no checksums.
 _FORMATS = (_NAMED_FORMAT, 2, _FORMAT)
-
-
 _CHECKSUM = "checksum"
-
-
 # What decides which samples the steps of an epoch see.
 _ORDER = ("data.seed", "data.shuffle_window", "optim.batch_size")
 
@@ -51,6 +41,26 @@ class Progress:
     # Checkpoints of before they were counted lack these.
     bad_steps: int = 0
     epoch_bad_steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """How validation has gone: the best accuracy, the epochs since it, and whether the rate has dropped."""
+
+    best: float | None = None
+    epochs_since: int = 0
+    has_dropped: bool = False
+
+    def after(self, accuracy: float, patience: float) -> "Plateau":
+        """The state after another epoch's accuracy; `patience` epochs without a better one drop the rate, for good."""
+        if self.best is None or accuracy > self.best:
+            return Plateau(best=accuracy, has_dropped=self.has_dropped)
+        waited = self.epochs_since + 1
+        return Plateau(
+            best=self.best,
+            epochs_since=waited,
+            has_dropped=self.has_dropped or waited >= patience,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,24 +186,4 @@ def check_same_joints(folder: Path, record: Record, joints: JointSet) -> None:
     if difference:
         raise ValueError(
             f"{folder}: checkpoint and data have different joint sets: {difference}; expected the same"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plateau:
-    """How validation has gone: the best accuracy, the epochs since it, and whether the rate has dropped."""
-
-    best: float | None = None
-    epochs_since: int = 0
-    has_dropped: bool = False
-
-    def after(self, accuracy: float, patience: float) -> "Plateau":
-        """The state after another epoch's accuracy; `patience` epochs without a better one drop the rate, for good."""
-        if self.best is None or accuracy > self.best:
-            return Plateau(best=accuracy, has_dropped=self.has_dropped)
-        waited = self.epochs_since + 1
-        return Plateau(
-            best=self.best,
-            epochs_since=waited,
-            has_dropped=self.has_dropped or waited >= patience,
         )

@@ -13,7 +13,7 @@ _PATIENCE_S = 10.0
 _CPUS = Path("/proc/cpuinfo")
 
 
-def origin(code: Path = Path(__file__).parents[1]) -> dict[str, str]:
+def origin(code: Path = Path(__file__).parents[2]) -> dict[str, str]:
     """Tags with the versions of Python and libraries and, where `code` is a git checkout, its commit.
 
     `mlflow.source.git.dirty` is `true` where files differ from the commit.

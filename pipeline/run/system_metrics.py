@@ -11,6 +11,10 @@ import psutil
 from pipeline.io.console import say
 from pipeline.run.journal import SYSTEM_NAME, Journal
 
+# Seconds between samples, and samples that make an entry.
+_EVERY_S, _SAMPLES = 5.0, 6
+
+
 try:
     import pynvml
 except ModuleNotFoundError:
@@ -83,10 +87,6 @@ def _gpu_sample(index: int, handle: Any) -> Iterator[tuple[str, float]]:
     yield f"gpu_{index}_memory_usage_percentage", 100 * memory.used / memory.total
     yield f"gpu_{index}_utilization_percentage", pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
     yield f"gpu_{index}_power_usage_watts", pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
-
-
-# Seconds between samples, and samples that make an entry.
-_EVERY_S, _SAMPLES = 5.0, 6
 
 
 class Monitor:

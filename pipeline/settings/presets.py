@@ -7,28 +7,6 @@ from typing import Any
 from pipeline.io.parsing import did_you_mean
 from pipeline.settings import Scalar
 
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """Settings by dotted key, and a sentence that says what they are and where they are from."""
-
-    what: str
-    settings: dict[str, Any]
-
-
-def _network(what: str, stacks: int, modules: int, supervision: str) -> Preset:
-    return Preset(
-        what=what,
-        settings={
-            "model.stacks": stacks,
-            "model.modules": modules,
-            "model.supervision": supervision,
-        },
-    )
-
-
-# A recipe says nothing of the network, the data or the machine: those go with any of them.
-
 # The authors' recipe: Newell, Yang and Deng, ECCV 2016, sections 3.1 and 3.2, and where the paper
 # is silent their published Torch code (batch, length, target, colours, share of rotated samples).
 NEWELL2016: dict[str, Scalar] = {
@@ -96,6 +74,26 @@ MODERN: dict[str, Scalar] = {
     # Zhang et al., CVPR 2020.
     "evaluation.decoding": "dark",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings by dotted key, and a sentence that says what they are and where they are from."""
+
+    what: str
+    settings: dict[str, Any]
+
+
+def _network(what: str, stacks: int, modules: int, supervision: str) -> Preset:
+    return Preset(
+        what=what,
+        settings={
+            "model.stacks": stacks,
+            "model.modules": modules,
+            "model.supervision": supervision,
+        },
+    )
+
 
 # The networks that Newell et al. (ECCV 2016) compare in section 4.3 and figure 8, which spend
 # about the same number of parameters on each.

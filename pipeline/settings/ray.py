@@ -5,6 +5,15 @@ from dataclasses import dataclass
 
 from pipeline.settings.check import require
 
+# Environment of training processes. glibc hands large blocks back to the kernel after
+# each step; taking them again costs up to half of a step on CPU. Read when a process starts.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    # Memory of its own for each of an epoch's threads would let the process grow with epochs.
+    "MALLOC_ARENA_MAX": "1",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RaySettings:
@@ -85,13 +94,3 @@ class RaySettings:
     def most_workers(self) -> int:
         """Workers that there are at most."""
         return int(str(self.workers).rpartition(":")[2])
-
-
-# Environment of training processes. glibc hands large blocks back to the kernel after
-# each step; taking them again costs up to half of a step on CPU. Read when a process starts.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    # Memory of its own for each of an epoch's threads would let the process grow with epochs.
-    "MALLOC_ARENA_MAX": "1",
-}

@@ -19,8 +19,6 @@ from pipeline.io.redaction import redacted
 
 # What MLflow calls a request that is wrong in itself; all else may be its state at the moment.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
-
-
 # HTTP's errors of the sender that may pass: no or other rights, timeouts, too many requests.
 _PASSING = (401, 403, 407, 408, 425, 429)
 

@@ -121,4 +121,10 @@ def contender(name: str, checkpoint: Path) -> Contender:
             f"to make it: python -m jobs.evaluate --checkpoint {checkpoint} --data.val SHARDS "
             f"--people {people}"
         )
-    return Contender(name=name, record=record, cases=read_cases(people))
+    return Contender(
+        name=name,
+        settings=record.settings,
+        joint_set=record.joint_set,
+        epoch=record.progress.epochs,
+        cases=read_cases(people),
+    )

@@ -27,20 +27,18 @@ from pipeline.settings.packing import CropSettings
 from pipeline.tracking.client import alone, artifact_errors, client_of
 from pipeline.tracking.runs import Point, Run
 
+_LOADER = "pipeline.inference.pyfunc"
+# The checkpoint's folder beside a model's description; MLflow puts what is given as data below `data`.
+CHECKPOINT = "checkpoint"
+DATA = f"data/{CHECKPOINT}"
+_ROOT = Path(__file__).parents[2]
+_PACKAGE = "pipeline"
+
+
 with warnings.catch_warnings():
     # Of MLflow's own types.
     warnings.filterwarnings("ignore", ".*Any type hint")
     import mlflow.pyfunc
-
-
-_LOADER = "pipeline.inference.pyfunc"
-
-
-# The checkpoint's folder beside a model's description; MLflow puts what is given as data below `data`.
-CHECKPOINT = "checkpoint"
-
-
-DATA = f"data/{CHECKPOINT}"
 
 
 def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) -> None:
@@ -126,12 +124,6 @@ def example() -> pd.DataFrame:
     image, people = render_scene(seed=0, index=0)
     crop = cut_crop(np.asarray(image), people[0], CropSettings(margin=1.0))
     return pd.DataFrame({IMAGE: [crop.jpeg]})
-
-
-_ROOT = Path(__file__).parents[1]
-
-
-_PACKAGE = __package__
 
 
 def bundle(module: str, into: Path) -> tuple[Path, list[str]]:

@@ -45,17 +45,12 @@ from pipeline.tracking.sync_state import (
 
 # A server that is away must be an error within ten seconds.
 _REACH_S = 8.0
-
-
 _POINTS_AT_ONCE = 1000
-
-
 # Entries of the machine, each of a few dozen metrics at most.
 _SYSTEM_AT_ONCE = 20
-
-
 # Seconds after which what MLflow may have refused by mistake is sent again.
 _ASK_AGAIN_S = (1.0, 3.0)
+PARCELS = ("file", "folder", "text", "model", "forget_model", "register")
 
 
 class _GoneError(AwayError):
@@ -277,9 +272,6 @@ def _points(entries: Sequence[Entry]) -> list[tuple[int, Point]]:
         for entry in entries
         for name, value in entry.content["values"].items()
     ]
-
-
-PARCELS = ("file", "folder", "text", "model", "forget_model", "register")
 
 
 def missing(journal: Journal, entry: Entry) -> Path | None:

@@ -21,8 +21,6 @@ from pipeline.training.distributed import Signal, from_first
 from pipeline.training.trainer import Learner
 
 _LOOK_EVERY_S = 0.5
-
-
 # More checkpoints in a row than this that can't be written end the run.
 _FAILURES = 3
 

@@ -1,4 +1,4 @@
-"""NEW."""
+"""Progress lines of a run, and warnings about training that goes wrong slowly."""
 
 from pipeline.io.console import Pace, duration, say
 from pipeline.run.metadata import Plateau
@@ -7,12 +7,8 @@ from pipeline.training.trainer import Learner, StepReport
 
 # A share of people with flat heatmaps from which on a network counts as collapsed, in percent.
 _COLLAPSED_PERCENT = 95.0
-
-
 # A young network may still be finding out that there is anything but background.
 _COLLAPSED_EVALUATIONS = 2
-
-
 # Epochs without a better accuracy after which it is said: twice the patience that drops the rate.
 _STALLED_EPOCHS = 10
 

@@ -14,8 +14,6 @@ from pipeline.training.probes import reached
 from pipeline.training.trainer import Learner
 
 _LINE_EVERY_S = 5.0
-
-
 _KEEP = Signal.CHECKPOINT | Signal.STOP
 
 

@@ -1,4 +1,4 @@
-"""NEW."""
+"""Metrics of an epoch by the names that MLflow shows."""
 
 import math
 import resource
@@ -7,6 +7,8 @@ import torch
 
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.training.trainer import Learner, StepReport
+
+FLAT_NAME = "flat_heatmaps_percent"
 
 
 def memory(device: torch.device) -> dict[str, float]:
@@ -17,9 +19,6 @@ def memory(device: torch.device) -> dict[str, float]:
         return {"gpu_memory_mib": peak / 2**20}
     # Linux counts in KiB.
     return {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
-
-
-FLAT_NAME = "flat_heatmaps_percent"
 
 
 def trained_metrics(learner: Learner, trained: StepReport) -> dict[str, float]:

@@ -10,6 +10,10 @@ from typing import NamedTuple, Self, TypeVar
 from pipeline.pose.shapes import Positions
 
 Item = TypeVar("Item")
+# Of the environment: Ray's workers on this machine inherit it.
+FILE_VARIABLE = "HOURGLASS_STAGES"
+# Names the folder to write to, in the environment of the training processes; unset: nothing is written.
+WITNESS_FOLDER = "HOURGLASS_WITNESS"
 
 
 class Mark(NamedTuple):
@@ -48,10 +52,6 @@ class Pulse:
         self.begin(f"the end of {stage}")
 
 
-# Of the environment: Ray's workers on this machine inherit it.
-FILE_VARIABLE = "HOURGLASS_STAGES"
-
-
 def reached(stage: str) -> None:
     """Note that this process has reached `stage` now, if HOURGLASS_STAGES names a file."""
     path = os.environ.get(FILE_VARIABLE)
@@ -67,10 +67,6 @@ def stages_in(path: Path) -> dict[str, float]:
         stage, at = json.loads(line)
         found.setdefault(stage, at)
     return found
-
-
-# Names the folder to write to, in the environment of the training processes; unset: nothing is written.
-WITNESS_FOLDER = "HOURGLASS_WITNESS"
 
 
 class Witness:

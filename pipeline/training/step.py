@@ -100,7 +100,9 @@ def train_step(
             reduced = dtype is not torch.float32
             with torch.autocast(device.type, dtype, enabled=reduced, cache_enabled=False):
                 heatmaps: Heatmaps = network(network_input(part, device))
-            loss = batch_loss(heatmaps, part, settings) * (share * len(part) / len(batch))
+            loss = batch_loss(heatmaps, part.joints, part.annotated, settings) * (
+                share * len(part) / len(batch)
+            )
             scaler.scale(loss).backward(_nan_unless_finite(loss))
         losses.append(loss.detach())
     scaler.unscale_(optimizer)

@@ -10,11 +10,7 @@ from pipeline.data.shards.crop import Crop, CropDecoder, Image, ImageRGBA
 from pipeline.pose.person import Person, Visibility
 
 IMAGE_SUFFIX = "jpg"
-
-
 RECORD_SUFFIX = "json"
-
-
 # Looking a state up takes a tenth of the time of asking the enumeration for it.
 _STATES = {state.value: state for state in Visibility}
 

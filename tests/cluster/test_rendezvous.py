@@ -1,0 +1,56 @@
+"""Where the ranks of a run listen for one another."""
+
+import os
+
+import pytest
+
+from pipeline.cluster import rendezvous
+from pipeline.run.system_metrics import interface_of
+
+
+@pytest.fixture
+def node(monkeypatch):
+    """Return a function that gives this node the address by which Ray knows it, with no interface named."""
+    # Also what a test sets itself is undone.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    return lambda address: monkeypatch.setattr(
+        rendezvous.ray.util, "get_node_ip_address", lambda: address
+    )
+
+
+def test_an_interface_is_found_by_its_address():
+    assert interface_of("127.0.0.1") == "lo"
+    # Nobody's: set aside for documentation.
+    assert interface_of("192.0.2.1") == ""
+
+
+def test_gloo_listens_where_ray_knows_the_node(node):
+    node("127.0.0.1")
+    rendezvous._listen_where_ray_does()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+def test_an_interface_that_the_user_names_is_kept(node, monkeypatch):
+    node("127.0.0.1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    rendezvous._listen_where_ray_does()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
+
+
+def test_an_address_that_only_others_know_leaves_the_choice_to_gloo(node):
+    node("192.0.2.1")
+    rendezvous._listen_where_ray_does()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+
+
+@pytest.mark.parametrize("config", [rendezvous.LoopbackConfig, rendezvous.NetworkConfig])
+def test_a_rank_that_is_alone_meets_nobody(config):
+    class Alone:
+        """A group of one, which is asked to do nothing."""
+
+        def __len__(self) -> int:
+            return 1
+
+    config().backend_cls().on_start(Alone(), config())
+    assert rendezvous.name_of_start() != rendezvous.name_of_start()

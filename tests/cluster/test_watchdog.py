@@ -1,0 +1,231 @@
+"""Ranks that make no progress are noticed, named with their stacks, ended, and go on when they are started again."""
+
+import ctypes
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from trainers import eventful_task, kept
+
+from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
+from pipeline.cluster.watchdog import STATUS, Watchdog
+from pipeline.data.loader import SampleLoader
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.distributed import Signal
+from pipeline.training.loop import Host, train
+from pipeline.training.probes import Pulse
+from pipeline.training.trainer import Learner, Task
+
+# More than ten times what a step of the tiny network takes when the machine has much else to do,
+# and what no attempt without trouble comes near to.
+PATIENCE_S, AMPLE_S = 3.0, 120.0
+
+
+def beat(rank: int, *, stage: int = 3, done: int = 5, start: str = "one") -> Heartbeat:
+    what = f"step {done}"
+    return Heartbeat(
+        start=start,
+        rank=rank,
+        host="h",
+        pid=70 + rank,
+        stage=stage,
+        done=done,
+        what=what,
+        still_s=9,
+    )
+
+
+def heard(*beats: Heartbeat, **ages: float) -> dict[int, tuple[Heartbeat, float]]:
+    return {made.rank: (made, ages.get(f"rank_{made.rank}", 0.0)) for made in beats}
+
+
+def test_the_rank_that_has_come_less_far_is_the_one_that_is_stuck():
+    said = stuck(heard(beat(0), beat(1, done=4), beat(2)), 3, silent_s=60)
+    assert said == {1: "rank 1 (host h, pid 71) is behind the others, still for 9 s since step 4"}
+    # An earlier stage is less far, however much was done in it.
+    assert list(stuck(heard(beat(0, stage=2, done=9), beat(1)), 2, silent_s=60)) == [0]
+
+
+def test_a_rank_that_says_nothing_is_the_one_that_is_stuck_wherever_it_stood():
+    said = stuck(heard(beat(0, done=4), beat(1), rank_1=61.0), 2, silent_s=60)
+    assert said == {1: "rank 1 (host h, pid 71) has said nothing for 61 s, since step 5"}
+
+
+def test_nobody_stands_out_where_all_have_come_as_far():
+    assert stuck(heard(beat(0), beat(1)), 2, silent_s=60) == {}
+    assert stuck(heard(beat(0)), 1, silent_s=60) == {}
+
+
+def test_a_rank_that_never_spoke_is_stuck_at_the_start_and_has_ended_later():
+    assert stuck(heard(beat(0, stage=0)), 2, silent_s=60) == {1: "rank 1 has not been heard of"}
+    assert stuck(heard(beat(0, stage=1)), 2, silent_s=60) == {}
+
+
+def test_heartbeats_of_another_start_do_not_count(tmp_path):
+    Heartbeats(tmp_path, "one").write(beat(0))
+    Heartbeats(tmp_path, "one").write(beat(1))
+    second = Heartbeats(tmp_path, "two")
+    second.write(beat(1, start="two"))
+    assert list(second.read(1, 2)) == [1]
+    # Nor does one that a crash has cut off.
+    (tmp_path / "heartbeats" / "rank_00000.json").write_text('{"start": "two"')
+    assert list(second.read(1, 2)) == [1]
+    # Ages are those of the files, whatever the time is on the host that reads.
+    path = tmp_path / "heartbeats" / "rank_00001.json"
+    second.write(beat(0, start="two"))
+    os.utime(path, (1000.0, 1000.0))
+    os.utime(path.with_name("rank_00000.json"), (1030.0, 1030.0))
+    assert [age for _, age in second.read(0, 2).values()] == [0.0, 30.0]
+
+
+def stuck_read() -> None:
+    """Have the fourth sample that is loaded never come."""
+    patch, calls = pytest.MonkeyPatch(), []
+    original = SampleLoader.load
+
+    def never_returning(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) >= 4:
+            time.sleep(1000)
+        return original(*arguments)
+
+    patch.setattr(SampleLoader, "load", never_returning)
+
+
+def in_wish(trouble: Callable[[], object]) -> None:
+    """Have the third step end in trouble."""
+    patch, calls = pytest.MonkeyPatch(), []
+
+    def wish(_: Keeper) -> Signal:
+        calls.append(1)
+        if len(calls) == 3:
+            trouble()
+        return Signal.NONE
+
+    patch.setattr(Keeper, "wish", wish)
+
+
+def stopped() -> None:
+    in_wish(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def holding_the_lock() -> None:
+    # Through PyDLL Python's lock is kept, as a faulty extension would.
+    in_wish(lambda: ctypes.PyDLL(None).sleep(1000))
+
+
+def train_rank(rank: int, attempt: Path, task: Task, trouble: Callable[[], None] | None) -> None:
+    """Train as one rank; the last one has the trouble."""
+    workers, folder = task.settings["ray.workers"], Path(task.folder)
+    for stream in (1, 2):
+        os.dup2(os.open(f"{attempt}-{rank}-{stream}", os.O_CREAT | os.O_WRONLY), stream)
+    if workers > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{attempt}", rank=rank, world_size=workers
+        )
+    if trouble and rank == workers - 1:
+        trouble()
+    pulse, patience_s = Pulse(), PATIENCE_S if trouble else AMPLE_S
+    learner = Learner(task, rank, workers, torch.device("cpu"), pulse)
+    # From here on, since on a busy machine the network's making takes as long as a hang here.
+    pulse.begin("the network's making")
+    with (
+        Watchdog(pulse, folder, attempt.name, rank, workers, patience_s),
+        Keeper(learner, folder) as keeper,
+    ):
+        train(learner, keeper, Host())
+
+
+def train_all(_: int, folder: Path, task: Task, trouble: Callable[[], None]) -> None:
+    """Be a fresh process, load what all need, and start all ranks: in trouble, then again without."""
+    import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
+
+    fork = torch.multiprocessing.get_context("fork")
+    statuses = []
+    for number, happens in enumerate((trouble, None)):
+        told = (folder / f"attempt-{number}", task, happens)
+        ranks = [
+            fork.Process(target=train_rank, args=(rank, *told))
+            for rank in range(task.settings["ray.workers"])
+        ]
+        for rank in ranks:
+            rank.start()
+        # One that is stopped is not waited for, but killed with the others, as Ray Train does it.
+        for rank in ranks[:1] if trouble is stopped else ranks:
+            rank.join()
+        for rank in ranks if trouble is stopped and happens else ():
+            with suppress(ProcessLookupError):
+                os.kill(rank.pid, signal.SIGKILL)
+        for rank in ranks:
+            rank.join()
+        statuses.append([rank.exitcode for rank in ranks])
+    (folder / "statuses").write_text(json.dumps(statuses))
+    # Taking torch down again would take as long as all of the above.
+    os._exit(0)
+
+
+def run(folder: Path, workers: int, trouble: Callable[[], None]) -> list[list[int]]:
+    """Train with a trouble, then again; return how every rank ended each time."""
+    task = replace(eventful_task(folder, workers), folder=str(folder / "run"))
+    torch.multiprocessing.spawn(train_all, (folder, task, trouble), nprocs=1)
+    return json.loads((folder / "statuses").read_text())
+
+
+def reports(folder: Path) -> dict[str, str]:
+    """The reports of hangs by rank."""
+    found = (folder / "run" / "hangs").glob("*.txt")
+    return {path.stem.partition("-")[2]: path.read_text() for path in found}
+
+
+def resumed_from(folder: Path) -> str:
+    """Where the second attempt said that it goes on."""
+    said = (folder / "attempt-1-0-1").read_text()
+    return said.partition("resuming from ")[2].partition(",")[0]
+
+
+def check_ended(folder: Path) -> None:
+    """The second attempt came to the end, and left no heartbeat."""
+    assert kept(folder / "run")[-1] == "epoch_0003"
+    assert not (folder / "run" / "heartbeats").exists()
+
+
+def test_a_rank_whose_read_never_returns_is_named_with_its_stack_and_goes_on(tmp_path):
+    statuses = run(tmp_path, 2, stuck_read)
+    assert statuses[0][1] == STATUS
+    assert statuses[1] == [0, 0]
+    report = reports(tmp_path)["rank_00001"]
+    assert report.startswith("HANG: rank 1 of 2 (host ")
+    assert "the other ranks wait for this one" in report
+    # Where the loop waits comes first, and the thread that it waits for is there.
+    assert report.index("_look_ahead") < report.index("never_returning")
+    assert report in (tmp_path / "attempt-0-1-1").read_text()
+    assert resumed_from(tmp_path) == "epoch_0000+00002"
+    check_ended(tmp_path)
+
+
+def test_a_rank_that_is_stopped_is_named_by_the_one_that_waits_for_it(tmp_path):
+    statuses = run(tmp_path, 2, stopped)
+    assert statuses == [[STATUS, -signal.SIGKILL], [0, 0]]
+    report = reports(tmp_path)["rank_00000"]
+    assert "rank 1 (host " in report
+    assert "has said nothing for" in report
+    assert "so this one only waits" in report
+    assert resumed_from(tmp_path) == "epoch_0000+00002"
+    check_ended(tmp_path)
+
+
+def test_a_rank_that_never_lets_go_of_pythons_lock_shows_its_stack_and_ends(tmp_path):
+    assert run(tmp_path, 1, holding_the_lock) == [[1], [0]]
+    shown = (tmp_path / "attempt-0-0-2").read_text()
+    assert "Timeout (0:00:03)!" in shown
+    assert "in train_epoch" in shown
+    check_ended(tmp_path)

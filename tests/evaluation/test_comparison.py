@@ -1,0 +1,236 @@
+"""Comparing runs: differences worked out by hand, and intervals that hold what they promise."""
+
+from dataclasses import replace
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.comparison import (
+    Contender,
+    Difference,
+    compare,
+    differing,
+    interval,
+    shared,
+)
+from pipeline.evaluation.per_person import Cases
+from pipeline.pose.joint_sets import LSP, MPII, JointSet
+from pipeline.settings import Settings
+
+RIGHT, WRONG = 0.05, 0.7
+
+
+def cases_of(errors: np.ndarray, keys: list[str] | None = None) -> Cases:
+    """People whose joints are off by `errors` heads, a row each; whoever has the same key is the same."""
+    people = len(errors)
+    keys = keys or [f"person-{number:03d}" for number in range(people)]
+    return Cases.of(
+        keys,
+        np.arange(people),
+        np.array([crc32(key.encode()) for key in keys]),
+        np.zeros((*errors.shape, 2)),
+        {"pckh": errors, "pck_torso": np.full(errors.shape, np.nan)},
+    )
+
+
+def contender(
+    name: str,
+    errors: np.ndarray,
+    keys: list[str] | None = None,
+    joint_set: JointSet = MPII,
+    **changes,
+) -> Contender:
+    settings = Settings.from_flat({"ray.name": name} | changes)
+
+    return Contender(
+        name=name, settings=settings, joint_set=joint_set, epoch=1, cases=cases_of(errors, keys)
+    )
+
+
+def errors_of(right: list[int]) -> np.ndarray:
+    """Errors of people with so many right ones among the 14 joints of the mean, the first of them."""
+    errors = np.full((len(right), 16), WRONG)
+    for row, count in enumerate(right):
+        errors[row, list(MPII.in_mean)[:count]] = RIGHT
+    return errors
+
+
+def test_runs_that_are_the_same_differ_by_exactly_nothing():
+    errors = errors_of([3, 14, 0, 7])
+    result = compare([contender("a", errors), contender("b", errors)])
+    [[half, tenth]] = result.differences
+    for threshold, difference in ((0.5, half), (0.1, tenth)):
+        assert difference == Difference(
+            threshold=threshold, people=4, points=0.0, low=0.0, high=0.0
+        )
+        assert not difference.is_resolved
+    assert result.settings == {}
+    assert result.scores[0].pooled == result.scores[1].pooled
+
+
+def test_what_everybody_gains_is_certain():
+    # Two more joints of 14 right for each person, whoever is drawn.
+    result = compare([contender("a", errors_of([3, 8])), contender("b", errors_of([5, 10]))])
+    [[half, _]] = result.differences
+    gain = pytest.approx(100 * 2 / 14)
+    assert (half.points, half.low, half.high) == (gain, gain, gain)
+    assert half.is_resolved
+    assert result.scores[1].headline - result.scores[0].headline == gain
+
+
+def test_a_gain_of_one_person_in_two_is_told_by_whom_is_drawn():
+    # Neither, one or both draws are of the person who gains all: 0, 50 or 100 points.
+    result = compare([contender("a", errors_of([0, 0])), contender("b", errors_of([14, 0]))])
+    [[half, _]] = result.differences
+    assert (half.points, half.low, half.high) == (50.0, 0.0, 100.0)
+    assert not half.is_resolved
+
+
+def test_people_weigh_as_many_joints_as_count():
+    # One has 12 joints and gains 3, the other 2 and loses 1: 2 of 14, not the mean of 25 and -50.
+    points, low, high = interval(np.array([3, -1]), np.array([12, 2]))
+    assert points == pytest.approx(100 * 2 / 14)
+    assert (low, high) == (-50.0, 25.0)
+    # Whoever has no joint that counts changes nothing, however many they are.
+    assert interval(np.array([3, -1, 0, 0]), np.array([12, 2, 0, 0])) == (points, low, high)
+
+
+def test_thresholds_are_told_apart():
+    errors = np.full((5, 16), 0.3)
+    result = compare([contender("a", errors), contender("b", errors / 4)])
+    [[half, tenth]] = result.differences
+    assert (half.threshold, half.points) == (0.5, 0.0)
+    assert (tenth.threshold, tenth.points, tenth.low) == (0.1, 100.0, 100.0)
+
+
+def test_an_interval_holds_the_true_difference_as_often_as_it_says():
+    # 200 people, of whom each has 5 or 10 joints; the second run has 3 points more on average, in
+    # amounts that people's joints share: joints of one person are not independent.
+    random = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        annotated = random.choice([5, 10], 200)
+        chance = np.clip(random.normal(0.03, 0.15, 200), -1, 1)
+        gained = np.sign(chance) * random.binomial(annotated, np.abs(chance))
+        _, low, high = interval(gained.astype(np.int64), annotated)
+        held += low <= 3.0 <= high
+    # 95 of 100 on average, with a standard deviation of 2.2.
+    assert 90 <= held <= 99
+
+
+def test_an_interval_is_the_same_every_time():
+    random = np.random.default_rng(2)
+    gained, annotated = random.integers(-2, 4, 500), random.integers(4, 15, 500)
+    assert interval(gained, annotated) == interval(gained, annotated)
+    # In whatever order the people come.
+    order = random.permutation(500)
+    assert interval(gained[order], annotated[order]) == interval(gained, annotated)
+
+
+def test_an_interval_is_that_of_drawing_people_one_by_one():
+    random = np.random.default_rng(3)
+    gained, annotated = random.integers(-2, 4, 300), random.integers(4, 15, 300)
+    drawn = random.integers(0, 300, (10_000, 300))
+    points = 100 * gained[drawn].sum(axis=1) / annotated[drawn].sum(axis=1)
+    _, low, high = interval(gained, annotated)
+    spread = points.std()
+    assert (low, high) == pytest.approx(np.quantile(points, [0.025, 0.975]), abs=0.1 * spread)
+
+
+# People
+
+
+def test_people_are_paired_by_key_wherever_they_lie():
+    ours = contender("a", errors_of([1, 2, 3]), ["x", "y", "z"])
+    theirs = contender("b", errors_of([4, 2, 1]), ["z", "w", "x"])
+    one, other = shared(ours.cases, theirs.cases)
+    assert one.keys == other.keys == ("x", "z")
+    [[half, _]] = compare([ours, theirs]).differences
+    # x: 1 and 1 of 14; z: 3 and 4.
+    assert (half.people, half.points) == (2, pytest.approx(100 * 1 / 28))
+
+
+def test_people_of_one_key_are_paired_in_the_order_of_the_shards():
+    ours = cases_of(errors_of([1, 2, 3]), ["x", "x", "y"])
+    theirs = cases_of(errors_of([4, 5, 6]), ["y", "x", "x"])
+    one, other = shared(ours, theirs)
+    assert one.keys == other.keys == ("x", "x", "y")
+    assert (one.positions.tolist(), other.positions.tolist()) == ([0, 1, 2], [1, 2, 0])
+
+
+def test_runs_without_a_person_in_common_are_refused():
+    ours, theirs = contender("a", errors_of([1, 2])), contender("b", errors_of([1]), ["other"])
+    message = (
+        "^a and b share none of their 2 and 1 validation people; expected runs on the same data$"
+    )
+    with pytest.raises(ValueError, match=message):
+        compare([ours, theirs])
+
+
+def test_people_who_are_annotated_otherwise_are_refused():
+    errors = errors_of([1, 2, 3])
+    theirs = contender("b", errors)
+    theirs.cases.truths[1] += 1
+    message = (
+        "^a and b share the names of 3 validation people, of whom 1 are annotated differently; "
+        "expected runs on the same data$"
+    )
+    with pytest.raises(ValueError, match=message):
+        compare([contender("a", errors), theirs])
+
+
+def test_people_without_a_joint_that_counts_are_refused():
+    nothing = np.full((2, 16), np.nan)
+    message = "^a and b: of the people whom they share no joint counts by pckh$"
+    with pytest.raises(ValueError, match=message):
+        compare([contender("a", nothing), contender("b", nothing)])
+
+
+def test_other_joints_are_refused():
+    ours, theirs = contender("a", errors_of([1])), contender("b", errors_of([1]), joint_set=LSP)
+    with pytest.raises(ValueError, match=r"^a and b have different joint sets: mpii and lsp$"):
+        compare([ours, theirs])
+
+
+# Settings and sentences
+
+
+def test_settings_that_differ_are_listed_and_no_others():
+    runs = [
+        contender("a", errors_of([1]), **{"model.stacks": 2}),
+        contender("b", errors_of([1]), **{"model.stacks": 4, "data.seed": 3}),
+        contender("c", errors_of([1]), **{"model.stacks": 2}),
+    ]
+    found = differing([run.settings for run in runs])
+    # The seed comes first, as in the settings; names differ always.
+    assert found == {"data.seed": [0, 3, 0], "model.stacks": [2, 4, 2]}
+    assert list(found) == ["data.seed", "model.stacks"]
+
+
+def test_each_run_is_compared_with_the_first():
+    runs = [
+        contender(name, errors_of([count] * 3))
+        for name, count in zip("abc", (7, 14, 0), strict=True)
+    ]
+    result = compare(runs)
+    assert [half.points for half, _ in result.differences] == [50.0, -50.0]
+    assert [scores.headline for scores in result.scores] == [50.0, 100.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((0.4, 2.2), "PCKh@0.5: b is better than a by 1.30 points, 95 % interval +0.40 to +2.20"),
+        (
+            (0.0, 2.6),
+            "PCKh@0.5: b and a are not told apart: +1.30 points, 95 % interval +0.00 to +2.60",
+        ),
+    ],
+)
+def test_a_sentence_says_whether_it_is_resolved(ends, said):
+    found = Difference(threshold=0.5, people=9, points=1.3, low=ends[0], high=ends[1])
+    assert found.said("b", "a", "PCKh") == said
+    worse = replace(found, points=-1.3, low=-ends[1], high=-ends[0])
+    word = "worse than a by 1.30" if worse.is_resolved else "not told apart: -1.30"
+    assert word in worse.said("b", "a", "PCKh")

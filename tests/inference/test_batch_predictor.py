@@ -1,0 +1,412 @@
+"""Prediction's inputs, boxes, parts and files."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from factories import checkpoint, film, photograph
+
+from pipeline.data.formats.mpii import read_mpii_predictions
+from pipeline.inference.batch_predictor import Estimator, Options, file_name
+from pipeline.inference.boxes import read_boxes
+from pipeline.inference.drawing import draw_people, enlargement
+from pipeline.inference.formats import Results, image_ids, written
+from pipeline.inference.predictor import Frame
+from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
+from pipeline.inference.sources import Source, find_sources
+from pipeline.inference.store import Store, spans
+from pipeline.inference.video import Video, count_frames
+from pipeline.pose.joint_sets import MPII
+
+# Inputs
+
+
+def touched(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
+def test_inputs_are_files_folders_and_globs_each_file_once(tmp_path):
+    a, b, film, _, _ = touched(
+        tmp_path, "b/a.jpg", "b/deep/b.PNG", "c.mp4", "b/notes.txt", "b/.hidden.jpg"
+    )
+    found = find_sources([str(film), str(tmp_path / "b"), str(tmp_path / "**/*.jpg"), str(a)])
+    assert [source.path for source in found.files] == [film, a, b]
+    assert [source.is_video for source in found.files] == [True, False, False]
+    assert found.others == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("none.jpg", "INPUT='{0}/none.jpg': no such file or folder"),
+        ("*.jpeg", "INPUT='{0}/*.jpeg': no file matches"),
+        ("*.txt", "INPUT='{0}/*.txt': none of the 1 files is an image (.bmp, "),
+        ("empty", "INPUT='{0}/empty': none of its 0 files is an image (.bmp, "),
+        ("notes.txt", "INPUT='{0}/notes.txt': expected an image (.bmp, "),
+    ],
+)
+def test_an_input_that_means_nothing_is_refused(tmp_path, word, said):
+    touched(tmp_path, "notes.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"^{re.escape(said.format(tmp_path))}"):
+        find_sources([str(tmp_path / word)])
+
+
+# Boxes
+
+
+def coco_file(folder: Path, **changes) -> Path:
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "sub/a.jpg"}],
+        "categories": [{"id": 3, "name": "person"}, {"id": 4, "name": "dog"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 3, "bbox": [10, 20, 80, 160]},
+            {"image_id": 8, "category_id": 3, "bbox": [0, 0, 40, 10], "score": 0.5},
+            {"image_id": 7, "category_id": 4, "bbox": [0, 0, 5, 5]},
+            {"image_id": 7, "category_id": 3, "bbox": [0, 0, 5, 5], "iscrowd": 1},
+        ],
+    } | changes
+    path = folder / "boxes.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_coco_s_annotations_place_the_people_of_each_picture(tmp_path):
+    one, two, other = touched(tmp_path, "x/a.jpg", "sub/a.jpg", "x/b.jpg")
+    boxes = read_boxes(coco_file(tmp_path))
+    assert dict(boxes.left_out) == {"of another category": 1, "crowd": 1}
+    matched = boxes.matched([one, two, other])
+    [place] = matched.of(one, None)
+    assert place.frame == Frame(center=(49.5, 99.5), scale=1.0)
+    assert (place.box, place.score) == ((10, 20, 80, 160), None)
+    # The longer name that fits is the picture's.
+    assert [place.score for place in matched.of(two, None)] == [0.5]
+    assert matched.of(other, None) == []
+    assert [matched.image_id(path) for path in (one, two, other)] == [7, 8, None]
+    assert matched.unknown == 0
+    assert boxes.matched([other]).unknown == 2
+
+
+def test_a_name_that_two_pictures_have_is_refused(tmp_path):
+    pictures = touched(tmp_path, "x/a.jpg", "y/a.jpg")
+    with pytest.raises(ValueError, match=r"'a\.jpg' may be .*x/a\.jpg or .*y/a\.jpg; give paths"):
+        read_boxes(coco_file(tmp_path)).matched(pictures)
+
+
+def test_detections_go_by_the_number_in_the_picture_s_name(tmp_path):
+    path = tmp_path / "detections.json"
+    row = {"image_id": 397133, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.25}
+    path.write_text(json.dumps([row, row | {"category_id": 18}]))
+    [picture] = touched(tmp_path, "COCO_val2014_000000397133.jpg")
+    matched = read_boxes(path).matched([picture])
+    assert [(p.box, p.score) for p in matched.of(picture, None)] == [((1, 2, 3, 4), 0.25)]
+    assert matched.image_id(picture) == 397133
+
+
+def test_a_table_gives_boxes_or_frames_of_pictures_and_videos(tmp_path):
+    picture, film = touched(tmp_path, "a.jpg", "film.mp4")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(
+        "image,frame,x,y,width,height,score\na.jpg,,10,20,80,160,0.5\nfilm.mp4,3,0,0,10,10,\n"
+    )
+    matched = read_boxes(boxes).matched([picture, film])
+    [place] = matched.of(picture, None)
+    assert (place.frame, place.score) == (Frame(center=(49.5, 99.5), scale=1.0), 0.5)
+    assert [p.box for p in matched.of(film, 3)] == [(0, 0, 10, 10)]
+    assert matched.of(film, 2) == []
+    frames = tmp_path / "frames.csv"
+    frames.write_text("image,center_x,center_y,scale\na.jpg,5,6,0.5\n")
+    [place] = read_boxes(frames).matched([picture]).of(picture, None)
+    assert (place.frame, place.box) == (Frame(center=(5, 6), scale=0.5), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("b.txt", "", "expected a .json or .csv file"),
+        ("b.csv", "image,x\n", "columns must be image and either x, y, width, height or center_x"),
+        ("b.csv", "image,x,y,width,height\na,1,2,x,4\n", "line 2: width must be a number, got 'x'"),
+        ("b.csv", "image,x,y,width,height\na,1,2,0,4\n", "line 2: a box must have width and"),
+        (
+            "b.csv",
+            "image,center_x,center_y,scale\na,1,2,-1\n",
+            "line 2: a frame needs a finite center and a scale above 0",
+        ),
+        ("b.csv", "image,x,y,width,height\n,1,2,3,4\n", "line 2: image is empty"),
+        (
+            "b.csv",
+            "image,frame,x,y,width,height\na,1.5,1,2,3,4\n",
+            "line 2: frame must be a whole number from 0 on, got '1.5'",
+        ),
+        ("b.json", "{", "not readable as JSON"),
+        ("b.json", "{}", "images"),
+        ("b.json", '[{"image_id": 1, "bbox": [1, 2]}]', "[0]: bbox must be [x, y, width, height]"),
+        ("b.json", '[{"image_id": [], "bbox": []}]', "[0]: image_id must be a number or a name"),
+        (
+            "b.json",
+            '{"images": [], "annotations": [{"image_id": 3}]}',
+            "annotations[0]: image_id 3 is not among the images",
+        ),
+        (
+            "b.json",
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}',
+            "none of the categories is 'person': cat, dog",
+        ),
+    ],
+)
+def test_boxes_that_can_t_be_read_are_refused(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{re.escape(said)}"):
+        read_boxes(path)
+
+
+# Videos
+
+
+def test_frames_are_read_from_any_on(tmp_path):
+    path = film(tmp_path / "f.avi", 9)
+    assert count_frames(path) == 9
+    video = Video(path)
+    read = [
+        (number, round(float(image.mean(axis=(0, 1))[0]))) for number, image in video.frames(3, 5)
+    ]
+    assert read == [(3, pytest.approx(60, abs=2)), (4, pytest.approx(80, abs=2))]
+    assert [number for number, _ in video.frames(7, 99)] == [7, 8]
+    with pytest.raises(ValueError, match="not a readable video"):
+        count_frames(tmp_path / "none.avi")
+
+
+# Parts
+
+
+def estimate(file: str, **changes) -> Estimate:
+    person = FoundPerson(
+        joints=[[float(k), 2.0 * k, 0.5] for k in range(16)], center=[4.0, 5.0], scale=0.25
+    )
+    made = {"size": 1, "modified_ns": 2, "width": 30, "height": 20, "people": [person]}
+    return Estimate(file=file, **(made | changes))
+
+
+def source(path: str, **changes) -> Source:
+    return Source(path=Path(path), **({"size": 1, "modified_ns": 2} | changes))
+
+
+def test_a_part_has_a_stretch_of_frames_of_bounded_length():
+    assert spans([0, 1, 2, 5, 6, 9]) == [(0, 3), (5, 7), (9, 10)]
+    assert spans(range(600)) == [(0, 256), (256, 512), (512, 600)]
+
+
+def test_only_what_is_missing_or_has_changed_is_to_be_done(tmp_path):
+    sources = [source("a.jpg"), source("b.jpg"), source("c.jpg"), source("f.mp4")]
+    store = Store(tmp_path / "out")
+    store.open({})
+    assert [part.pictures() for part in store.missing(sources, {Path("f.mp4"): 4})] == [3, 4]
+    store.keep(Found(estimates=[estimate("c.jpg"), estimate("a.jpg")]))
+    store.keep(
+        Found(
+            estimates=[estimate("f.mp4", frame=2), estimate("f.mp4", frame=0)],
+            failures=[Failure(file="b.jpg", why="damaged")],
+        )
+    )
+    left = store.missing(sources, {Path("f.mp4"): 4})
+    assert [part.frames for part in left] == [None, (1, 2), (3, 4)]
+    assert [s.path.name for s in left[0].sources] == ["b.jpg"]
+    known = [(e.file, e.frame) for e in store.estimates(sources)]
+    assert known == [("a.jpg", None), ("c.jpg", None), ("f.mp4", 0), ("f.mp4", 2)]
+    changed = [source("a.jpg", modified_ns=3), source("c.jpg", size=9)]
+    assert [s.path.name for part in store.missing(changed, {}) for s in part.sources] == [
+        *("a.jpg", "c.jpg")
+    ]
+
+
+def test_a_folder_that_was_begun_otherwise_is_refused(tmp_path):
+    Store(tmp_path).open({"weights": "raw"})
+    Store(tmp_path).open({"weights": "raw"})
+    with pytest.raises(
+        ValueError, match="was begun with weights 'raw', now it is 'ema'; give another"
+    ):
+        Store(tmp_path).open({"weights": "ema"})
+
+
+def test_a_part_and_what_came_of_it_are_plain_data():
+    part = Part(sources=(source("a.mp4"),), frames=(3, 9))
+    assert Part.from_json(json.loads(json.dumps(part.to_json()))) == part
+    found = Found(estimates=[estimate("a", frame=3)], failures=[Failure(file="b", why="c")])
+    assert Found.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_names_of_files_stay_within_their_folder():
+    assert file_name("a/b.jpg") == "a/b.jpg"
+    assert file_name("/a/../b.jpg", person=2) == "a/b.jpg-2"
+    assert file_name("../../f.mp4", 7, 1) == "f.mp4/000007-1"
+
+
+# Estimating
+
+
+def options(root: Path, **changes) -> Options:
+    return Options(root=root, **changes)
+
+
+def test_what_can_t_be_read_is_a_failure_and_the_rest_is_done(tmp_path):
+    checkpoint(tmp_path / "c")
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), photograph(seed=number))
+    (tmp_path / "2.png").write_bytes(b"broken")
+    sources = tuple(source(f"{number}.png") for number in range(6))
+    estimator = Estimator(tmp_path / "c", options(tmp_path, threads=2, heatmaps=True))
+    found = estimator.estimate(Part(sources=sources))
+    assert [e.file for e in found.estimates] == ["0.png", "1.png", "3.png", "4.png"]
+    assert [(e.width, e.height, len(e.people)) for e in found.estimates] == [(200, 160, 1)] * 4
+    assert [(f.file, f.why) for f in found.failures] == [
+        ("2.png", "not a readable image (6 bytes)"),
+        ("5.png", "No such file or directory"),
+    ]
+    assert sorted(found.files) == [f"heatmaps/{n}.png-1.npz" for n in (0, 1, 3, 4)]
+    kept = np.load(io.BytesIO(found.files["heatmaps/3.png-1.npz"]))
+    assert kept["heatmaps"].shape == (16, 16, 16)
+    highest = kept["heatmaps"].max(axis=(1, 2)).astype(float)
+    assert highest == pytest.approx(np.array(found.estimates[2].people[0].joints)[:, 2], abs=1e-3)
+    # Alone or among others, a picture's joints are the same.
+    [alone] = estimator.estimate(Part(sources=(sources[3],))).estimates
+    assert np.array(alone.people[0].joints) == pytest.approx(
+        np.array(found.estimates[2].people[0].joints), abs=1e-3
+    )
+
+
+def test_each_box_is_a_person_and_a_picture_without_boxes_has_none(tmp_path):
+    checkpoint(tmp_path / "c")
+    pictures = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for path in pictures:
+        cv2.imwrite(str(path), photograph())
+    (tmp_path / "boxes.csv").write_text(
+        "image,x,y,width,height\na.jpg,0,0,200,160\na.jpg,50,40,60,80\n"
+    )
+    boxes = read_boxes(tmp_path / "boxes.csv").matched(pictures)
+    found = find_sources([str(path) for path in pictures])
+    framed = Estimator(tmp_path / "c", options(tmp_path, boxes=boxes)).estimate(
+        Part(sources=found.files)
+    )
+    whole = Estimator(tmp_path / "c", options(tmp_path)).estimate(Part(sources=found.files[:1]))
+    first, second = framed.estimates[0].people
+    assert framed.estimates[1].people == []
+    assert (first.box, second.box) == ([0, 0, 200, 160], [50, 40, 60, 80])
+    assert np.array(first.joints) == pytest.approx(
+        np.array(whole.estimates[0].people[0].joints), abs=1e-3
+    )
+    assert np.abs(np.array(first.joints) - np.array(second.joints)).max() > 1
+
+
+def test_the_frames_of_a_video_are_pictures_and_a_short_one_is_said(tmp_path):
+    checkpoint(tmp_path / "c")
+    path = film(tmp_path / "f.avi", 5)
+    estimator = Estimator(tmp_path / "c", options(tmp_path))
+    whole = estimator.estimate(Part(sources=(source(path.name),), frames=(0, 5)))
+    assert [(e.frame, e.width, e.height) for e in whole.estimates] == [
+        (n, 64, 48) for n in range(5)
+    ]
+    rest = estimator.estimate(Part(sources=(source(path.name),), frames=(3, 9)))
+    assert [e.frame for e in rest.estimates] == [3, 4]
+    assert rest.estimates[0].people[0].center == whole.estimates[3].people[0].center
+    assert [f.why for f in rest.failures] == ["ends after 5 frames, its header says more"]
+
+
+# Files
+
+
+def results(*estimates: Estimate) -> Results:
+    failures = [Failure(file="z.jpg", why="damaged")]
+    return Results(
+        joint_set=MPII,
+        model={"checkpoint": "epoch_0001"},
+        estimates=estimates,
+        failures=failures,
+        boxes=None,
+        notes={},
+    )
+
+
+def test_json_has_joints_by_name_and_what_failed():
+    name, data = written("json", results(estimate("a.jpg"), estimate("f.mp4", frame=3, people=[])))
+    content = json.loads(data)
+    assert name == "predictions.json"
+    [image, frame] = content["images"]
+    assert (image["file"], image["width"], image["height"]) == ("a.jpg", 30, 20)
+    assert "frame" not in image
+    assert image["people"][0]["joints"]["left_wrist"] == [15.0, 30.0, 0.5]
+    assert image["people"][0]["confidence"] == 0.5
+    assert (frame["frame"], frame["people"]) == (3, [])
+    assert content["failures"] == [{"file": "z.jpg", "why": "damaged"}]
+
+
+def test_csv_has_a_row_a_person():
+    _, data = written("csv", results(estimate("a,b.jpg"), estimate("empty.jpg", people=[])))
+    head, row, *rest = data.decode().splitlines()
+    assert rest == []
+    assert head.startswith("file,frame,person,x,y,width,height,score,confidence,right_ankle_x,")
+    assert row.startswith('"a,b.jpg",,1,,,,,,0.5,0.0,0.0,0.5,1.0,2.0,0.5,')
+    assert len(head.split(",")) == 9 + 48
+
+
+def test_coco_s_results_go_by_the_numbers_of_the_pictures():
+    person = estimate("x").people[0]
+    scored = FoundPerson(joints=person.joints, center=[0, 0], scale=1, score=0.5)
+    _, data = written("coco", results(estimate("000012.jpg", people=[person, scored])))
+    [first, second] = json.loads(data)
+    assert (first["image_id"], first["category_id"], first["score"]) == (12, 1, 0.5)
+    assert first["keypoints"][:6] == [0.0, 0.0, 0.5, 1.0, 2.0, 0.5]
+    assert len(first["keypoints"]) == 48
+    assert second["score"] == 0.25
+
+
+def test_pictures_without_numbers_of_their_own_are_counted():
+    pictures = [estimate("x1.jpg"), estimate("y1.jpg"), estimate("f.mp4", frame=0)]
+    assert list(image_ids(pictures, None).values()) == [1, 2, 3]
+    assert list(image_ids(pictures[:1], None).values()) == [1]
+    assert list(image_ids([estimate("x30.jpg"), estimate("y4.jpg")], None).values()) == [30, 4]
+
+
+def test_matlab_s_file_counts_pixels_from_one_and_is_scored_as_it_is(tmp_path):
+    two = estimate("b.jpg", people=estimate("x").people * 2)
+    name, data = written("mat", results(estimate("a.jpg"), two, estimate("c.jpg", people=[])))
+    (tmp_path / name).write_bytes(data)
+    preds = read_mpii_predictions(tmp_path / name, people=3)
+    assert preds[2, 15].tolist() == [16.0, 31.0]
+    read = scipy.io.loadmat(tmp_path / name, struct_as_record=False, squeeze_me=True)
+    assert [str(entry.image.name) for entry in read["annolist"]] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [np.size(entry.annorect) for entry in read["annolist"]] == [1, 2, 0]
+    point = read["annolist"][1].annorect[1].annopoints.point[15]
+    assert (point.x, point.y, point.id, point.score) == (16.0, 31.0, 15, 0.5)
+    assert read["annolist"][0].annorect.objpos.x == 5.0
+    assert list(read["joint_names"])[9] == "head_top"
+
+
+# Pictures
+
+
+def test_joints_are_drawn_where_they_are_in_the_enlarged_picture():
+    joints = [[10.0, 10.0, 0.9]] * 15 + [[30.0, 40.0, 0.25]]
+    person = FoundPerson(joints=joints, center=[25, 25], scale=0.25)
+    drawn = draw_people(np.zeros((50, 60, 3), np.uint8), [person], MPII, 10.0)
+    assert drawn.shape == (500, 600, 3)
+    # left_wrist, in orange; (30, 40) enlarged tenfold as an area.
+    assert drawn[404, 304].tolist() == [255, 127, 14]
+    assert drawn[450, 500].tolist() == [0, 0, 0]
+
+
+def test_a_picture_is_enlarged_until_names_fit_but_not_beyond_measure():
+    person = estimate("a").people[0]  # a frame of 50 pixels
+    assert enlargement(100, [person]) == 14.0
+    assert enlargement(1000, [person]) == 2.0
+    assert enlargement(4000, [person]) == 1.0
+    assert enlargement(100, []) == 1.0

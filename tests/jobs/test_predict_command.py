@@ -1,0 +1,152 @@
+"""The command that predicts, as it is typed; over a cluster in tests/cluster/test_cluster.py."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+from factories import checkpoint, film, photograph
+
+import jobs.predict
+from pipeline.inference.store import Store
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a run's best checkpoint, three photographs and a video."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    checkpoint(tmp_path / "runs" / "pose" / "epoch_0001", {"pckh_0.5": 1.0})
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        cv2.imwrite(f"in/{number}.jpg", photograph(seed=number))
+    film(tmp_path / "in" / "film.avi", 4)
+    return tmp_path
+
+
+def run(*words: str) -> None:
+    jobs.predict.main([*words, "--threads", "1", "--device", "cpu"])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        run(*words)
+    return ended.value.code, capsys.readouterr().err
+
+
+def content(out: str = "out/predictions") -> dict:
+    return json.loads(Path(out, "predictions.json").read_text())
+
+
+def test_a_run_s_name_and_a_folder_are_enough(place, capsys):
+    run("pose", "in")
+    said = capsys.readouterr().out
+    assert "epoch_0001: mpii, 16 joints, with flip test, decoding quarter" in said
+    assert "3 images, 4 frames of 1 videos" in said
+    assert "no --boxes: each picture is taken to hold one person, who fills it" in said
+    assert "7 people in 7 pictures" in said
+    images = content()["images"]
+    assert [(image["file"], image.get("frame")) for image in images] == [
+        *(("in/0.jpg", None), ("in/1.jpg", None), ("in/2.jpg", None)),
+        *(("in/film.avi", number) for number in range(4)),
+    ]
+    assert content()["model"]["checkpoint"] == "epoch_0001"
+    assert {len(image["people"]) for image in images} == {1}
+
+
+def test_the_second_start_does_only_what_is_missing(place, capsys, monkeypatch):
+    run("pose", "in")
+    first = content()
+    cv2.imwrite("in/3.jpg", photograph(seed=3))
+    capsys.readouterr()
+    kept = []
+    keep = Store.keep
+    monkeypatch.setattr(
+        Store, "keep", lambda self, found: (kept.extend(found.estimates), keep(self, found))
+    )
+    run("pose", "in")
+    assert [estimate.file for estimate in kept] == ["in/3.jpg"]
+    assert "7 of them are there from before" in capsys.readouterr().out
+    assert [image for image in content()["images"] if image["file"] != "in/3.jpg"] == first[
+        "images"
+    ]
+
+
+def test_every_format_overlays_and_heatmaps_are_written(place):
+    run("pose", "in", "--formats", "json", "csv", "coco", "mat", "--overlays", "--heatmaps")
+    out = place / "out" / "predictions"
+    assert {path.name for path in out.iterdir()} == {
+        *("predictions.json", "predictions.csv", "coco_results.json", "predictions.mat"),
+        *("overlays", "heatmaps", "parts", "job.json"),
+    }
+    drawn = cv2.imread(str(out / "overlays" / "in" / "1.jpg.png"))
+    assert drawn.shape == (448, 560, 3)  # a frame of 250 pixels, enlarged to 700
+    video = cv2.VideoCapture(str(out / "overlays" / "in" / "film.avi.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 4
+    kept = {str(path.relative_to(out / "heatmaps")) for path in out.glob("heatmaps/**/*.npz")}
+    assert kept == {
+        *(f"in/{number}.jpg-1.npz" for number in range(3)),
+        *(f"in/film.avi/{number:06d}-1.npz" for number in range(4)),
+    }
+
+
+def test_what_can_t_be_read_is_named_the_rest_is_done_and_the_status_says_so(place, capsys):
+    Path("in/1.jpg").write_bytes(Path("in/1.jpg").read_bytes()[:900])
+    Path("in/film.avi").write_bytes(b"no video")
+    with pytest.raises(SystemExit) as ended:
+        run("pose", "in")
+    said = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "error: 2 of the files could not be read; the rest is done" in said.err
+    assert "not read: in/film.avi: not a readable video" in said.out
+    assert "not read: in/1.jpg: damaged JPEG of 900 bytes" in said.out
+    assert [image["file"] for image in content()["images"]] == ["in/0.jpg", "in/2.jpg"]
+    assert {failure["file"] for failure in content()["failures"]} == {"in/1.jpg", "in/film.avi"}
+    # Mended, it is done by the next start.
+    cv2.imwrite("in/1.jpg", photograph(seed=1))
+    Path("in/film.avi").unlink()
+    run("pose", "in")
+    assert len(content()["images"]) == 3
+
+
+def test_people_come_from_boxes(place, capsys):
+    Path("boxes.csv").write_text(
+        "image,x,y,width,height\n0.jpg,0,0,90,90\n0.jpg,9,9,90,90\n9.jpg,0,0,9,9\n"
+    )
+    run("pose", "in/0.jpg", "in/1.jpg", "--boxes", "boxes.csv")
+    assert "1 pictures of boxes.csv are not among the inputs" in capsys.readouterr().out
+    assert [len(image["people"]) for image in content()["images"]] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pose"], "no INPUT is given, expected an image"),
+        (["pose", "nowhere"], "INPUT='nowhere': no such file or folder"),
+        (["nobody", "in"], "MODEL='nobody': no such folder, and none of this name in "),
+        (["models:/pose@champion", "in"], "no such database"),
+        (["pose", "in", "--weights", "ema"], "no ema.safetensors"),
+        (["pose", "in", "--ray.workers", "-1"], "ray.workers must be at least 0, got -1"),
+        (["pose", "in", "--boxes", "b.csv"], "b.csv: no such file"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_done(place, capsys, words, said):
+    status, error = refused(capsys, *words)
+    assert status == 2
+    assert said in error
+    assert not Path("out").exists()
+
+
+def test_boxes_of_other_pictures_are_refused(place, capsys):
+    Path("b.csv").write_text("image,x,y,width,height\nother.jpg,0,0,9,9\n")
+    status, error = refused(capsys, "pose", "in", "--boxes", "b.csv")
+    assert status == 2
+    assert "b.csv: none of its pictures is among the 4 inputs" in error
+
+
+def test_a_folder_of_another_model_is_refused(place, capsys):
+    run("pose", "in/0.jpg")
+    checkpoint(place / "other", **{"model.features": 16})
+    status, error = refused(capsys, "other", "in/0.jpg")
+    assert status == 2
+    assert "--out out/predictions: was begun with sha256 " in error

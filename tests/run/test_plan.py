@@ -1,0 +1,409 @@
+"""Planning: what is left open is resolved, and what can't run is refused before anything is started."""
+
+import errno
+import io
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from factories import pack_samples, packed, samples, settings_of
+from web_server import publish
+
+from pipeline.model.build import build_network
+from pipeline.pose.joint_sets import COCO, LSP, MPII
+from pipeline.run.checkpoint import take_snapshot, write_checkpoint
+from pipeline.run.metadata import Progress, Record
+from pipeline.run.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
+from pipeline.settings import Settings
+from pipeline.training.step import build_optimizer
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder, and no environment that would decide anything."""
+    for name in ("MLFLOW_TRACKING_URI", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def refused(settings: Settings, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        plan_training(settings)
+
+
+def files_in(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*"))
+
+
+# What is resolved
+
+
+def test_everything_left_open_is_resolved(tmp_path, working_folder):
+    plan = plan_training(settings_of(packed(tmp_path)))
+    settings = plan.settings
+    assert settings.model.joints == 16
+    assert settings.ray.storage == str(working_folder / "runs")
+    assert settings.tracking.uri == f"sqlite:///{working_folder / 'mlflow.db'}"
+    assert re.fullmatch("mpii-s1m1-[0-9a-f]{8}", settings.ray.name)
+    assert plan.folder == working_folder / "runs" / settings.ray.name
+    assert plan.measure == MPII.measure("pckh")
+    assert plan.joint_set == MPII
+    assert (plan.train.people, plan.val.people) == (6, 2)
+    assert plan.resumes is None
+    assert not plan.is_complete
+
+
+def test_a_plan_of_a_plan_is_the_same(tmp_path):
+    plan = plan_training(settings_of(packed(tmp_path)))
+    assert plan_training(plan.settings) == plan
+
+
+def test_globs_become_absolute(tmp_path, monkeypatch):
+    folder = packed(tmp_path)
+    monkeypatch.chdir(folder)
+    settings = settings_of(folder).replaced(
+        {"data.train": "train/train-000000.tar, train/*1.tar", "data.val": "val/*.tar"}
+    )
+    data = plan_training(settings).settings.data
+    assert data.train == f"{folder}/train/train-000000.tar,{folder}/train/*1.tar"
+    assert data.val == f"{folder}/val/*.tar"
+
+
+@pytest.mark.parametrize(("joint_set", "joints"), [(MPII, 16), (LSP, 14), (COCO, 17)])
+def test_the_data_decide_how_many_joints_there_are(tmp_path, joint_set, joints):
+    plan = plan_training(settings_of(packed(tmp_path, joint_set=joint_set)))
+    assert plan.settings.model.joints == joints
+    assert plan.measure == joint_set.measures[0]
+    assert plan.settings.ray.name.startswith(f"{joint_set.name}-s1m1-")
+
+
+def test_a_name_is_made_of_what_decides_the_outcome(tmp_path):
+    here, there = packed(tmp_path), packed(tmp_path, "elsewhere")
+    plain = plan_training(settings_of(here)).settings.ray.name
+    assert plan_training(settings_of(there)).settings.ray.name == plain
+    assert plan_training(settings_of(here, **{"model.stacks": 2})).settings.ray.name != plain
+    pack_samples(there / "val", [samples(2, first=8)], split="val")
+    assert plan_training(settings_of(there)).settings.ray.name != plain
+    assert plan_training(settings_of(here, **{"ray.name": "mine"})).settings.ray.name == "mine"
+
+
+def test_a_relative_sqlite_path_becomes_absolute(working_folder):
+    assert tracking_uri("sqlite:///db/m.db") == f"sqlite:///{working_folder}/db/m.db"
+    assert tracking_uri("sqlite:////db/m.db") == "sqlite:////db/m.db"
+    assert tracking_uri("http://host:5000") == "http://host:5000"
+
+
+def test_the_environment_names_the_tracking_server_unless_the_setting_does(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://theirs:5000")
+    assert tracking_uri("") == "http://theirs:5000"
+    assert tracking_uri("http://ours:5000") == "http://ours:5000"
+
+
+def test_a_folder_is_named_from_the_home_or_the_working_folder(working_folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage_folder("~/runs") == Path("/home/someone/runs")
+    assert storage_folder("runs") == working_folder / "runs"
+    assert storage_folder("/disk/runs") == Path("/disk/runs")
+
+
+def test_a_submitted_job_keeps_its_results_where_they_outlive_it(monkeypatch, working_folder):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert working_root() == working_folder
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert working_root() == Path("/home/someone/hourglass-ray")
+    assert storage_folder("") == Path("/home/someone/hourglass-ray/runs")
+    assert tracking_uri("") == "sqlite:////home/someone/hourglass-ray/mlflow.db"
+
+
+def test_a_submitted_job_refuses_a_relative_place_for_its_results(monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ValueError, match=r"ray\.storage must be absolute .* got 'runs'"):
+        storage_folder("runs")
+    with pytest.raises(ValueError, match=r"tracking\.uri must be absolute .* got 'sqlite:///m.db'"):
+        tracking_uri("sqlite:///m.db")
+    assert storage_folder("/shared/runs") == Path("/shared/runs")
+
+
+def test_planning_writes_nothing(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path))
+    before = files_in(tmp_path)
+    plan_training(settings)
+    plan_training(settings.replaced({"ray.storage": str(tmp_path / "not" / "there")}))
+    assert files_in(tmp_path) == before
+
+
+# What is refused
+
+
+def test_no_shards_are_refused(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path))
+    pattern = str(tmp_path / "packed" / "train" / "nothing-*.tar")
+    said = f"no shards match data.train={pattern!r} (looked from {working_folder})"
+    refused(settings.replaced({"data.train": pattern}), said)
+    refused(
+        settings.replaced({"data.val": ""}),
+        "data.val is required: a glob of shards, such as 'out/train-*.tar'",
+    )
+
+
+def test_storage_that_can_not_be_written_is_refused(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path), **{"ray.name": "horses"})
+
+    def said_of(storage: Path) -> str:
+        with pytest.raises(ValueError, match=r"^ray\.storage=.* can't be written: ") as refusal:
+            plan_training(settings.replaced({"ray.storage": str(storage)}))
+        assert str(refusal.value).startswith(f"ray.storage={str(storage)!r} can't be written: ")
+        return str(refusal.value)
+
+    (tmp_path / "file").touch()
+    assert "Not a directory" in said_of(tmp_path / "file")
+    assert "Not a directory" in said_of(tmp_path / "file" / "below")
+
+
+def test_a_file_in_the_place_of_a_runs_folder_is_refused(tmp_path, working_folder):
+    settings = settings_of(packed(tmp_path), **{"ray.name": "horses"})
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "horses").touch()
+    said = f"^ray.name='{tmp_path}/runs/horses' can't be written: .*Not a directory"
+    with pytest.raises(ValueError, match=said):
+        plan_training(settings.replaced({"ray.storage": str(tmp_path / "runs")}))
+
+
+def test_storage_on_a_disk_that_can_only_be_read_is_refused(tmp_path, working_folder):
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted: {mounted.stderr.strip()}")
+    try:
+        settings = settings_of(packed(tmp_path)).replaced({"ray.storage": str(place)})
+        said = f"^ray.storage='{place}' can't be written: .*Read-only file system"
+        with pytest.raises(ValueError, match=said):
+            plan_training(settings)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_fewer_shards_than_workers_are_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"ray.workers": 3})
+    said = (
+        f"data.train={settings.data.train!r} has 2 shards, expected at least ray.workers=3; "
+        "pack with a smaller --people-per-shard"
+    )
+    refused(settings, said)
+    assert plan_training(settings.replaced({"ray.workers": 2})).settings.ray.workers == 2
+
+
+def test_fewer_people_than_a_batch_are_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"optim.batch_size": 7})
+    said = f"data.train={settings.data.train!r} has 6 people, expected at least optim.batch_size=7"
+    refused(settings, said)
+    assert plan_training(settings.replaced({"optim.batch_size": 6})).train.people == 6
+
+
+def test_validation_by_other_joints_is_refused(tmp_path):
+    other = settings_of(packed(tmp_path, "other", joint_set=LSP)).data.val
+    settings = settings_of(packed(tmp_path)).replaced({"data.val": other})
+    refused(
+        settings,
+        "data.train and data.val have different joint sets: mpii and lsp; expected the same",
+    )
+
+
+def test_validation_data_whose_joint_set_only_shares_the_name_are_refused(tmp_path):
+    settings = settings_of(packed(tmp_path))
+    unpaired = replace(MPII, flip_pairs=MPII.flip_pairs[1:], limbs=())
+    other = settings_of(packed(tmp_path, "other", joint_set=unpaired)).data.val
+    refused(
+        settings.replaced({"data.val": other}),
+        "data.train and data.val have different joint sets: two called mpii that differ in "
+        "flip_pairs, limbs; expected the same",
+    )
+
+
+def test_a_joint_set_of_ones_own_is_part_of_what_names_a_run(tmp_path):
+    names = set()
+    for number, pairs in enumerate((MPII.flip_pairs, MPII.flip_pairs[1:])):
+        own = replace(MPII, name="own", flip_pairs=pairs)
+        plan = plan_training(settings_of(packed(tmp_path, str(number), joint_set=own)))
+        assert plan.settings.ray.name.startswith("own-s1m1-")
+        names.add(plan.settings.ray.name)
+    assert len(names) == 2
+
+
+def test_a_number_of_joints_that_the_data_contradict_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"model.joints": 14})
+    said = "model.joints must be 16 for the joint set mpii of data.train, got 14"
+    refused(settings, said)
+    assert plan_training(settings.replaced({"model.joints": 16})).settings.model.joints == 16
+
+
+def test_an_unknown_measure_is_refused_with_the_known_ones(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"evaluation.measure": "oks"})
+    said = "evaluation.measure: joint set mpii has pckh, pck_torso, not 'oks'"
+    refused(settings, said)
+    chosen = settings.replaced({"evaluation.measure": "pck_torso"})
+    assert plan_training(chosen).measure.key == "pck_torso"
+
+
+def test_people_without_heads_have_no_pckh(tmp_path):
+    settings = settings_of(packed(tmp_path, head_size=None))
+    said = (
+        f"data.val={settings.data.val!r}: none of 2 people has a head size, so PCKh is undefined; "
+        "pack again with --head-boxes, or set evaluation.measure to pck_torso"
+    )
+    refused(settings, said)
+    chosen = settings.replaced({"evaluation.measure": "pck_torso"})
+    assert plan_training(chosen).measure.key == "pck_torso"
+
+
+@pytest.mark.parametrize("below", ["", "/runs"])
+def test_a_storage_that_cannot_be_written_is_refused(tmp_path, below):
+    (tmp_path / "file").touch()
+    storage = f"{tmp_path / 'file'}{below}"
+    settings = settings_of(packed(tmp_path), **{"ray.storage": storage})
+    with pytest.raises(ValueError, match=f"^{re.escape(f'ray.storage={storage!r}')} can't be writ"):
+        plan_training(settings)
+
+
+@pytest.mark.parametrize("below", ["", "/deep"])
+def test_a_database_whose_folder_cannot_be_written_is_refused(tmp_path, below):
+    (tmp_path / "file").touch()
+    folder = f"{tmp_path / 'file'}{below}"
+    settings = settings_of(packed(tmp_path), **{"tracking.uri": f"sqlite:///{folder}/mlflow.db"})
+    with pytest.raises(ValueError, match=f"^{re.escape(f'tracking.uri={folder!r}')} can't be wri"):
+        plan_training(settings)
+
+
+def test_a_database_file_that_may_only_be_read_is_refused(tmp_path, monkeypatch):
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(b"")
+    settings = settings_of(packed(tmp_path), **{"tracking.uri": f"sqlite:///{database}"})
+    plan_training(settings)
+    # Whoever is root may write it nevertheless.
+    monkeypatch.setattr("pipeline.run.plan.os.access", lambda path, mode: path != database)
+    refused(settings, f"tracking.uri: {database} can't be written")
+
+
+def test_a_cache_that_cannot_be_written_is_refused(web, tmp_path):
+    folder = packed(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    cache = {"data.cache": str(tmp_path / "file" / "cache")}
+    # Nothing local goes through it.
+    plan_training(settings_of(folder, **cache))
+    paths = [folder / "train" / f"train-00000{number}.tar" for number in (0, 1)]
+    settings = settings_of(folder, **cache, **{"data.train": publish(web, paths)})
+    with pytest.raises(ValueError, match=r"^data\.cache='.*/file/cache' can't be written: "):
+        plan_training(settings)
+
+
+def test_a_storage_on_a_full_disk_is_refused(tmp_path, monkeypatch):
+    settings = settings_of(packed(tmp_path), **{"ray.storage": str(tmp_path / "runs")})
+
+    class Full(io.BytesIO):
+        def write(self, content: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.run.plan.tempfile.TemporaryFile", lambda dir: Full())
+    with pytest.raises(ValueError, match=r"^ray\.storage='.*' can't be written: .*No space left"):
+        plan_training(settings)
+
+
+def test_a_storage_of_a_network_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"ray.storage": "s3://bucket/runs"})
+    refused(settings, "ray.storage must be a folder that every node sees, got 's3://bucket/runs'")
+
+
+def test_a_tracking_uri_without_a_scheme_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"tracking.uri": "mlflow.db"})
+    said = (
+        "tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got 'mlflow.db'"
+    )
+    refused(settings, said)
+
+
+def test_a_warm_up_that_no_epoch_would_outlast_is_refused(tmp_path):
+    folder = packed(tmp_path)
+    people = plan_training(settings_of(folder)).train.people
+    whole = settings_of(folder, **{"optim.batch_size": people, "optim.epochs": 2})
+    plan_training(whole.replaced({"optim.warmup_samples": 2 * people - 1}))
+    refused(
+        whole.replaced({"optim.warmup_samples": 2 * people}),
+        f"optim.warmup_samples must be below the {2 * people} samples of all epochs, "
+        f"got {2 * people}",
+    )
+
+
+# What a run goes on from
+
+
+def checkpointed(plan: Plan, epochs: int, **changes) -> Path:
+    """Write a checkpoint of the plan's run as training would."""
+    settings = plan.settings.replaced(changes)
+    folder = plan.folder / f"epoch_{epochs:04d}"
+    folder.mkdir(parents=True)
+    network = build_network(settings.model, 0, torch.device("cpu"))
+    record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=epochs), metrics={})
+    write_checkpoint(
+        folder, take_snapshot(network, record, optimizer=build_optimizer(network, settings.optim))
+    )
+    return folder
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"optim.epochs": 10, "ray.name": "mine"})
+    plan = plan_training(settings)
+    checkpointed(plan, 9)
+    checkpointed(plan, 2)
+    assert plan_training(settings).resumes.progress.epochs == 9
+    assert not plan_training(settings).is_complete
+
+
+def test_a_run_that_has_had_its_epochs_is_complete(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"optim.epochs": 10, "ray.name": "mine"})
+    checkpointed(plan_training(settings), 10)
+    plan = plan_training(settings)
+    assert plan.is_complete
+    assert not plan_training(settings.replaced({"optim.epochs": 11})).is_complete
+    assert not replace(plan, resumes=None).is_complete
+
+
+def test_horses_without_head_sizes_are_told_of_their_column(tmp_path):
+    own = replace(MPII, name="horse", measures=MPII.measures[:1])
+    folder = packed(tmp_path, joint_set=own, head_size=None)
+    index = folder / "val" / "index.json"
+    index.write_text(index.read_text().replace('"source": "made"', '"source": "table"'))
+    settings = settings_of(folder)
+    refused(
+        settings,
+        f"data.val={settings.data.val!r}: none of 2 people has a head size, so PCKh is undefined; "
+        "pack again with a column head_size",
+    )
+
+
+def test_a_checkpoint_of_other_joints_in_the_runs_folder_is_refused(tmp_path):
+    renamed = replace(MPII, joints=("right_foot", *MPII.joints[1:]))
+    settings = settings_of(packed(tmp_path, joint_set=renamed), **{"ray.name": "mine"})
+    folder = checkpointed(plan_training(settings), 3)
+    refused(
+        settings,
+        f"{folder}: checkpoint and data have different joint sets: two called mpii that differ in "
+        "joints; expected the same",
+    )
+
+
+def test_a_checkpoint_of_another_network_in_the_runs_folder_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"ray.name": "mine"})
+    folder = checkpointed(plan_training(settings), 3, **{"model.features": 12})
+    refused(
+        settings,
+        f"{folder}: a checkpoint of another architecture: model.features is 12 there, expected 8",
+    )
+    assert plan_training(settings.replaced({"ray.name": "other"})).resumes is None

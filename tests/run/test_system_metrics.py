@@ -1,0 +1,84 @@
+"""How busy the machine is: means of samples, entered at steps of their own."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.run import system_metrics as system
+from pipeline.run.journal import Journal
+from pipeline.run.system_metrics import Monitor, System
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine whose CPU is at 0, 10, 30 % at each look, and that sends 1 MB and receives 2 between them."""
+    busy, network = iter((0.0, 10.0, 30.0)), iter(range(10))
+
+    def counters():
+        number = next(network)
+        return SimpleNamespace(bytes_recv=2e6 * number + 7, bytes_sent=1e6 * number)
+
+    monkeypatch.setattr(system.psutil, "cpu_percent", lambda: next(busy))
+    monkeypatch.setattr(system.psutil, "net_io_counters", counters)
+    memory = SimpleNamespace(used=3e9, total=12e9)
+    monkeypatch.setattr(system.psutil, "virtual_memory", lambda: memory)
+    disk = SimpleNamespace(used=4e9, free=1e9, percent=80.0)
+    monkeypatch.setattr(system.psutil, "disk_usage", lambda folder: disk)
+    monkeypatch.setattr(system, "_gpus", lambda: [])
+
+
+def test_a_summary_has_the_means_of_its_samples_and_all_that_crossed_the_network(machine, tmp_path):
+    watched = System(tmp_path)
+    watched.sample()
+    watched.sample()
+    assert watched.summary() == {
+        "system/cpu_utilization_percentage": 20.0,
+        "system/system_memory_usage_megabytes": 3000.0,
+        "system/system_memory_usage_percentage": 25.0,
+        "system/disk_usage_percentage": 80.0,
+        "system/disk_usage_megabytes": 4000.0,
+        "system/disk_available_megabytes": 1000.0,
+        "system/network_receive_megabytes": 2.0,
+        "system/network_transmit_megabytes": 1.0,
+    }
+    # Without samples there is no mean; what crossed the network counts on.
+    assert watched.summary() == {
+        "system/network_receive_megabytes": 4.0,
+        "system/network_transmit_megabytes": 2.0,
+    }
+
+
+def test_a_run_of_whatever_length_has_an_entry_and_one_that_goes_on_counts_on(tmp_path):
+    for _ in range(2):
+        with Monitor(tmp_path):
+            pass
+    entries = Journal(tmp_path, "system.jsonl").entries()
+    assert [(entry.kind, entry.content["step"]) for entry in entries] == [
+        ("metrics", 1),
+        ("metrics", 2),
+    ]
+    assert 0 <= entries[0].content["values"]["system/cpu_utilization_percentage"] <= 100
+
+
+def test_what_the_disk_refuses_is_said_and_does_not_reach_the_run(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Journal, "metrics", refuse)
+    with Monitor(tmp_path):
+        pass
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/system.jsonl: the last half minute is not recorded: no space left"
+    ]
+
+
+def test_a_driver_that_fails_is_said_and_does_not_reach_the_run(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("GPU is lost")
+
+    monkeypatch.setattr(System, "sample", fail)
+    with Monitor(tmp_path):
+        pass
+    assert capsys.readouterr().out.splitlines() == [
+        "the machine is no longer watched: RuntimeError: GPU is lost"
+    ]

@@ -1,0 +1,513 @@
+"""Delivery on a real database: all that the journal holds arrives, in order and once."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+import jobs.deliver
+from pipeline.run.journal import Journal, RunSpec
+from pipeline.run.lock import end_abandoned
+from pipeline.tracking import sync as delivery
+from pipeline.tracking.client import AwayError, DoubtfulError
+from pipeline.tracking.runs import Run, find_or_create_run, state_of
+from pipeline.tracking.sync import Delivery, deliver
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> Path:
+    """One database for all, since making one takes seconds."""
+    return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def uri(database) -> str:
+    return f"sqlite:///{database}"
+
+
+@pytest.fixture
+def begin(uri, tmp_path, request):
+    """A function that begins the journal of a run in an experiment of the test's own."""
+
+    def begun(name: str = "run", **changes) -> Journal:
+        journal = Journal(tmp_path / name)
+        told = {"params": {}, "tags": {}, "experiment": request.node.name, "uri": uri} | changes
+        journal.run(RunSpec(name=name, artifacts=tmp_path / "artifacts", **told))
+        return journal
+
+    return begun
+
+
+def recorded(uri: str, experiment: str, name: str = "run"):
+    """What MLflow has of the only run of a name."""
+    client = MlflowClient(uri)
+    place = client.get_experiment_by_name(experiment).experiment_id
+    [run] = [run for run in client.search_runs([place]) if run.info.run_name == name]
+    return run
+
+
+def rows(database: Path, run) -> list[tuple]:
+    """The rows of the database's table of metrics, in the order in which they came to it."""
+    with sqlite3.connect(database) as connection:
+        return connection.execute(
+            "select key, step, value, timestamp from metrics where run_uuid = ? order by rowid",
+            [run.info.run_id],
+        ).fetchall()
+
+
+def names_left(journal: Journal, uri: str) -> dict[str, int]:
+    return dict(Delivery(journal.root, uri).left().waiting)
+
+
+def test_all_that_a_journal_holds_arrives(begin, uri, database, request, tmp_path):
+    journal = begin(params={"model.stacks": 2}, tags={"source": "made"})
+    (journal.root / "best" / "deep").mkdir(parents=True)
+    (journal.root / "best" / "deep" / "weights").write_bytes(b"12")
+    (journal.root / "overlay.png").write_bytes(b"34")
+    journal.metrics({"loss": 3.0}, 1)
+    journal.file(journal.root / "overlay.png", "overlays")
+    journal.metrics({"loss": 2.0}, 2)
+    journal.folder(journal.root / "best", "best_checkpoint")
+    journal.text("per joint\n", "scores.txt")
+    journal.tags({"stage": "done"})
+    journal.end("KILLED")
+    deliver(journal.root, uri)
+
+    run = recorded(uri, request.node.name)
+    times = {entry.seq: entry.time_ms for entry in journal.entries()}
+    assert run.data.params == {"model.stacks": "2"}
+    assert {key: run.data.tags[key] for key in ("source", "stage")} == {
+        "source": "made",
+        "stage": "done",
+    }
+    assert rows(database, run) == [("loss", 1, 3.0, times[2]), ("loss", 2, 2.0, times[4])]
+    assert (run.info.status, run.info.start_time, run.info.end_time) == (
+        "KILLED",
+        times[1],
+        times[8],
+    )
+    root = tmp_path / "artifacts" / run.info.run_id / "artifacts"
+    files = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
+    assert {name: path.read_bytes() for name, path in files.items()} == {
+        "overlays/overlay.png": b"34",
+        "best_checkpoint/deep/weights": b"12",
+        "scores.txt": b"per joint\n",
+    }
+    assert not Delivery(journal.root, uri).left()
+
+
+def test_what_is_delivered_is_not_sent_again(begin, uri):
+    journal = begin()
+    journal.metrics({"loss": 3.0}, 1)
+    first, second = Delivery(journal.root, uri), Delivery(journal.root, uri)
+    first.send()
+    assert first.sent == {"run": 1, "metrics": 1}
+    journal.metrics({"loss": 2.0}, 2)
+    first.send()
+    assert first.sent == {"run": 1, "metrics": 2}
+    third = Delivery(journal.root, uri)
+    third.send()
+    assert third.sent == {}
+    # One that does not know of the other's work repeats it, which changes nothing.
+    second.send()
+    assert second.sent == {"run": 1, "metrics": 2}
+
+
+def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, database, request):
+    journal = begin()
+    machine = Journal(journal.root, "system.jsonl")
+    journal.metrics({"loss": 3.0}, 1)
+    machine.metrics({"system/cpu_utilization_percentage": 50.0}, 1)
+    assert names_left(journal, uri) == {"run": 1, "metrics": 1, "system": 1}
+    delivery = Delivery(journal.root, uri)
+    delivery.send()
+    assert delivery.sent == {"run": 1, "metrics": 1, "system": 1}
+    machine.metrics({"system/cpu_utilization_percentage": 60.0}, 2)
+    deliver(journal.root, uri)
+    stored = rows(database, recorded(uri, request.node.name))
+    assert [row[:3] for row in stored] == [
+        ("loss", 1, 3.0),
+        ("system/cpu_utilization_percentage", 1, 50.0),
+        ("system/cpu_utilization_percentage", 2, 60.0),
+    ]
+    (journal.root / "delivered.json").unlink()
+    deliver(journal.root, uri)
+    assert rows(database, recorded(uri, request.node.name)) == stored
+    assert not Delivery(journal.root, uri).left()
+
+
+@pytest.mark.parametrize("dies_after", [1, 2, 3])
+def test_a_process_that_dies_before_it_notes_what_mlflow_has_sends_nothing_twice(
+    begin, uri, database, request, monkeypatch, dies_after
+):
+    journal = begin()
+    journal.metrics({"loss": 3.0, "pckh": 0.1}, 1)
+    journal.end("FAILED")
+    noted = iter(range(1, 10))
+
+    def note(folder, position):
+        if next(noted) == dies_after:
+            raise KeyboardInterrupt
+        write_position(folder, position)
+
+    write_position = delivery.write_position
+    monkeypatch.setattr(delivery, "write_position", note)
+    with pytest.raises(KeyboardInterrupt):
+        deliver(journal.root, uri)
+    monkeypatch.undo()
+    left = Delivery(journal.root, uri).left().waiting
+    assert sum(left.values()) == 3 - (dies_after - 1)
+
+    deliver(journal.root, uri)
+    run = recorded(uri, request.node.name)
+    [_, entry, end] = journal.entries()
+    assert rows(database, run) == [
+        ("loss", 1, 3.0, entry.time_ms),
+        ("pckh", 1, 0.1, entry.time_ms),
+    ]
+    assert (run.info.status, run.info.end_time) == ("FAILED", end.time_ms)
+
+
+def test_a_run_that_goes_on_is_running_again_in_the_same_run(begin, uri, database, request):
+    journal = begin(params={"optim.epochs": 1})
+    journal.metrics({"loss": 3.0}, 1)
+    journal.end("FAILED")
+    deliver(journal.root, uri)
+    begin(params={"optim.epochs": 2}).metrics({"loss": 2.0}, 2)
+    deliver(journal.root, uri)
+    run = recorded(uri, request.node.name)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"optim.epochs": "1"}
+    assert run.data.tags["changed.optim.epochs"] == "2"
+    assert [row[:3] for row in rows(database, run)] == [("loss", 1, 3.0), ("loss", 2, 2.0)]
+
+
+def test_many_entries_go_in_few_requests_in_order(begin, uri, database, request, monkeypatch):
+    journal = begin()
+    for step in range(1, 6):
+        journal.metrics({f"metric_{number:03d}": step * number for number in range(400)}, step)
+        journal.text("", f"{step}.txt")
+    sizes = []
+
+    def log_points(run, points):
+        sizes.append(len(points))
+        logged(run, points)
+
+    logged = delivery.log_points
+    monkeypatch.setattr(delivery, "log_points", log_points)
+    deliver(journal.root, uri)
+    assert sizes == [800, 800, 400]
+    stored = rows(database, recorded(uri, request.node.name))
+    assert [row[:3] for row in stored] == [
+        (f"metric_{number:03d}", step, step * number)
+        for step in range(1, 6)
+        for number in range(400)
+    ]
+
+
+def test_what_mlflow_refuses_is_named_and_holds_nothing_up(begin, uri, request, capsys):
+    journal = begin()
+    journal.metrics({"fine": 1.0, "not\nfine": 2.0, "good": 3.0}, 1)
+    journal.file(journal.root / "absent.png", "overlays")
+    journal.metrics({"fine": 0.5}, 2)
+    told = Delivery(journal.root, uri)
+    told.send()
+    run = recorded(uri, request.node.name)
+    assert run.data.metrics == {"fine": 0.5, "good": 3.0}
+    assert told.sent == {"run": 1, "metrics": 1}
+    refused = [
+        json.loads(line) for line in (journal.root / "undeliverable.jsonl").read_text().splitlines()
+    ]
+    assert [(line["seq"], line["content"]) for line in refused] == [
+        (
+            2,
+            {"name": "not\nfine", "value": 2.0, "step": 1, "time_ms": journal.entries()[1].time_ms},
+        ),
+        (3, {"path": "absent.png", "folder": "overlays"}),
+    ]
+    assert "Invalid value" in refused[0]["reason"]
+    assert refused[1]["reason"] == f"{journal.root}/absent.png does not exist any more"
+    left = Delivery(journal.root, uri).left()
+    assert str(left) == f"MLflow refused 2, listed in {journal.root}/undeliverable.jsonl"
+    assert f"passed over line 3 of {journal.path}: " in capsys.readouterr().out
+
+
+def test_a_picture_of_a_step_is_also_laid_where_the_image_grid_looks(begin, uri, request, tmp_path):
+    journal = begin()
+    whole, cut = journal.root / "whole.png", journal.root / "cut.png"
+    Image.new("RGB", (8, 4)).save(whole)
+    cut.write_bytes(whole.read_bytes()[:40])
+    journal.file(whole, "overlays", 2)
+    journal.file(cut, "overlays", 3)
+    told = Delivery(journal.root, uri)
+    told.send()
+    (journal.root / "delivered.json").unlink()
+    deliver(journal.root, uri)
+
+    run = recorded(uri, request.node.name)
+    assert told.sent == {"run": 1, "file": 1}
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    kept = tmp_path / "artifacts" / run.info.run_id / "artifacts"
+    assert sorted(path.name for path in (kept / "overlays").iterdir()) == ["cut.png", "whole.png"]
+    at = f"overlays+step+2+timestamp+{journal.entries()[1].time_ms}+"
+    images = sorted(path.name for path in (kept / "images").iterdir())
+    assert [name.startswith(at) for name in images] == [True, True]
+    assert images[0] == images[1].replace(".webp", "+compressed.webp")
+    [refused] = (journal.root / "undeliverable.jsonl").read_text().splitlines()
+    assert f"{cut} is not a picture" in json.loads(refused)["reason"]
+
+
+def test_what_may_have_been_refused_by_mistake_is_sent_again(begin, uri, request, monkeypatch):
+    journal = begin()
+    journal.metrics({"loss": 1.0}, 1)
+    monkeypatch.setattr(delivery, "_ASK_AGAIN_S", (0.0, 0.0))
+    answers = iter(["QueuePool limit", "QueuePool limit", ""])
+
+    def log_points(run, points):
+        if said := next(answers):
+            raise DoubtfulError(said)
+        logged(run, points)
+
+    logged = delivery.log_points
+    monkeypatch.setattr(delivery, "log_points", log_points)
+    deliver(journal.root, uri)
+    assert recorded(uri, request.node.name).data.metrics == {"loss": 1.0}
+    assert not Delivery(journal.root, uri).left()
+
+
+def test_a_file_that_is_not_taken_keeps_nothing_else_here(begin, uri, request, monkeypatch):
+    journal = begin()
+    journal.metrics({"loss": 3.0}, 1)
+    for name in ("a", "b", "c"):
+        (journal.root / name).write_text(name)
+        journal.file(journal.root / name, "files")
+    journal.metrics({"loss": 2.0}, 2)
+    taken = []
+
+    def log_file(run, path, folder):
+        if path.name == "b" and len(taken) < 2:
+            raise AwayError("the store is full")
+        taken.append(path.name)
+
+    monkeypatch.setattr(delivery, "log_file", log_file)
+    with pytest.raises(AwayError, match="the store is full"):
+        deliver(journal.root, uri)
+    assert recorded(uri, request.node.name).data.metrics == {"loss": 2.0}
+    assert taken == ["a", "c"]
+    assert names_left(journal, uri) == {"file": 1}
+    deliver(journal.root, uri)
+    assert taken == ["a", "c", "b"]
+    assert names_left(journal, uri) == {}
+
+
+def test_a_trial_finds_or_makes_the_run_of_its_sweep(begin, uri, request):
+    trial, sweep = begin("trial", parent="sweep"), begin("sweep", params={"space": "stacks"})
+    deliver(trial.root, uri)
+    made = recorded(uri, request.node.name, "sweep")
+    sweep.end("FINISHED")
+    deliver(sweep.root, uri)
+    trial.end("FAILED")
+    deliver(trial.root, uri)
+    other = begin("other", parent="sweep")
+    deliver(other.root, uri)
+    parent = recorded(uri, request.node.name, "sweep")
+    assert parent.info.run_id == made.info.run_id
+    assert parent.data.params == {"space": "stacks"}
+    # A trial that comes late does not set its sweep running again.
+    assert parent.info.status == "FINISHED"
+    for name in ("trial", "other"):
+        tags = recorded(uri, request.node.name, name).data.tags
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_two_who_look_for_the_same_run_at_once_make_one(uri, request, tmp_path):
+    place = (uri, request.node.name, "sweep")
+    find_or_create_run(uri, request.node.name, "another", artifacts=tmp_path)
+    gate, found = threading.Barrier(4), []
+
+    def look():
+        gate.wait()
+        found.append(find_or_create_run(*place, artifacts=tmp_path).run_id)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [recorded(uri, request.node.name, "sweep").info.run_id] * 4
+
+
+def test_a_run_that_was_deleted_waits_until_it_is_restored(begin, uri, request):
+    journal = begin()
+    deliver(journal.root, uri)
+    run_id = recorded(uri, request.node.name).info.run_id
+    MlflowClient(uri).delete_run(run_id)
+    journal.metrics({"loss": 1.0, "pckh": 2.0}, 1)
+    with pytest.raises(
+        AwayError, match=f"^run {run_id} was deleted in MLflow at {uri}: restore it"
+    ):
+        deliver(journal.root, uri)
+    assert names_left(journal, uri) == {"metrics": 1}
+    MlflowClient(uri).restore_run(run_id)
+    deliver(journal.root, uri)
+    assert recorded(uri, request.node.name).data.metrics == {"loss": 1.0, "pckh": 2.0}
+
+
+def test_a_database_that_has_lost_the_run_gets_it_whole(begin, uri, database, request):
+    journal = begin()
+    journal.metrics({"loss": 3.0}, 1)
+    deliver(journal.root, uri)
+    lost = Run(
+        uri=uri,
+        experiment_id="0",
+        run_id=recorded(uri, request.node.name).info.run_id,
+    )
+    with sqlite3.connect(database) as connection:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            connection.execute(f"delete from {table} where run_uuid = ?", [lost.run_id])
+    assert state_of(lost) == "absent"
+    journal.metrics({"loss": 2.0}, 2)
+    deliver(journal.root, uri)
+    run = recorded(uri, request.node.name)
+    assert [row[:3] for row in rows(database, run)] == [("loss", 1, 3.0), ("loss", 2, 2.0)]
+
+
+def test_an_experiment_that_was_deleted_is_an_error_that_loses_nothing(begin, uri, request):
+    journal = begin()
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment(request.node.name))
+    with pytest.raises(AwayError, match="deleted"):
+        deliver(journal.root, uri)
+    assert names_left(journal, uri) == {"run": 1}
+
+
+def test_a_damaged_note_of_what_is_delivered_is_named(begin, uri):
+    journal = begin()
+    (journal.root / "delivered.json").write_text('{"uri": ')
+    with pytest.raises(ValueError, match=r"^.*/run/delivered\.json is damaged: "):
+        deliver(journal.root, uri)
+
+
+def test_a_journal_that_does_not_begin_with_a_run_is_named(tmp_path, uri):
+    Journal(tmp_path).end("FAILED")
+    with pytest.raises(ValueError, match=r"journal\.jsonl: line 1 must be of kind 'run'$"):
+        deliver(tmp_path, uri)
+
+
+# The command
+
+
+def test_the_command_delivers_several_runs_to_where_they_were_started(begin, uri, capsys):
+    one, other = begin("one"), begin("other")
+    one.metrics({"loss": 3.0}, 1)
+    jobs.deliver.main([str(one.root), str(other.root)])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{one.root}: sent 2 entries (1 run, 1 metrics) to {uri}",
+        f"{other.root}: sent 1 entry (1 run) to {uri}",
+    ]
+
+
+def test_the_command_names_what_remains(begin, uri, capsys, monkeypatch):
+    def log_points(run, points):
+        raise AwayError("no answer")
+
+    journal, whole = begin("one"), begin("other")
+    journal.metrics({"loss": 3.0}, 1)
+    journal.end("FINISHED")
+    monkeypatch.setattr(delivery, "log_points", log_points)
+    with pytest.raises(SystemExit) as end:
+        jobs.deliver.main([str(journal.root), str(whole.root)])
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
+        f"error: MLflow lacks 2 entries (1 metrics, 1 end) of {journal.root} (no answer); "
+        f"to deliver it: python -m jobs.deliver {journal.root}\n"
+    )
+    assert names_left(whole, uri) == {}
+
+
+def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
+    begin, uri, capsys, monkeypatch
+):
+    journal = begin(uri="http://me:secret@host:5000")
+    with pytest.raises(SystemExit) as end:
+        jobs.deliver.main([str(journal.root)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {journal.path} holds the URI http://me:***@host:5000 without its secrets: "
+        "give it whole, by --tracking-uri or MLFLOW_TRACKING_URI\n"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
+    assert jobs.deliver.uri_of(journal.root, "") == "http://me:secret@host:5000"
+    jobs.deliver.main([str(journal.root), "--tracking-uri", uri])
+    assert names_left(journal, uri) == {}
+
+
+# Runs that nobody has ended
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.run.lock import alive
+with alive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """A process that holds the run in tmp_path / "run", as its driver does."""
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def quiet(journal: Journal, seconds: float) -> None:
+    """Make a journal look as if nothing had been added to it for so long."""
+    then = time.time() - seconds
+    os.utime(journal.path, (then, then))
+
+
+def test_a_run_whose_driver_was_killed_is_ended_by_the_command(begin, uri, request, driver, capsys):
+    journal = begin()
+    quiet(journal, 100)
+    jobs.deliver.main([str(journal.root)])
+    assert recorded(uri, request.node.name).info.status == "RUNNING"
+    driver.kill()
+    driver.wait()
+    capsys.readouterr()
+    jobs.deliver.main([str(journal.root)])
+    assert recorded(uri, request.node.name).info.status == "KILLED"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{journal.root}: whoever trained it is gone without a word; the run is recorded as KILLED",
+        f"{journal.root}: sent 1 entry (1 end) to {uri}",
+    ]
+    # It has its end, and goes on having one.
+    assert not end_abandoned(journal)
+
+
+def test_a_run_is_not_ended_while_workers_may_still_add_to_its_journal(begin, driver):
+    journal = begin()
+    driver.kill()
+    driver.wait()
+    quiet(journal, 50)
+    assert not end_abandoned(journal)
+    quiet(journal, 70)
+    assert end_abandoned(journal)
+
+
+def test_a_run_of_which_nobody_can_know_is_not_ended(begin):
+    journal = begin()
+    quiet(journal, 1000)
+    assert not end_abandoned(journal)

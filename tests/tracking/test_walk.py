@@ -1,0 +1,169 @@
+"""Comparing the runs of a sweep as people do it: in the MLflow UI, on a real server, with a real browser."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import walk
+from factories import pack_samples, samples
+from mlflow_server import mlflow_server
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from pipeline.cluster.launch import task_of
+from pipeline.run.journal import Journal
+from pipeline.run.plan import plan_training
+from pipeline.settings import Settings
+from pipeline.tracking.recording import recording
+from pipeline.tracking.runs import end_run, start_run
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.loop import Host, train
+from pipeline.training.trainer import Learner
+
+# All of it waits for a server and a browser, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(900)
+
+STACKS, HEADLINE, EPOCHS = (1, 2, 4), "pckh_0.5", 2
+NAMES = [f"stacks-{stacks}" for stacks in STACKS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """A sweep's runs on a server: where it is, and by name what they have measured last."""
+
+    uri: str
+    metrics: dict[str, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    place = walk.browser()
+    if place is None:
+        pytest.skip(f"no browser on this machine: none of {', '.join(walk.BROWSERS)}")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=place, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def swept(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
+    """Train networks of 1, 2 and 4 stacks, recorded as a sweep's trials are; no cluster is needed for that."""
+    folder = tmp_path_factory.mktemp("walk")
+    pack_samples(folder / "train", [samples(8)])
+    pack_samples(folder / "val", [samples(3, first=20)], split="val")
+    with mlflow_server(folder / "mlflow") as port:
+        uri = f"http://127.0.0.1:{port}"
+        told = {"params": {"sweep.model.stacks": list(STACKS)}, "tags": {}, "artifacts": folder}
+        parent = start_run(uri, "hourglass", "stacks", **told)
+        metrics = {f"stacks-{stacks}": train_trial(folder, uri, stacks) for stacks in STACKS}
+        end_run(parent, "FINISHED")
+        yield Swept(uri=uri, metrics=metrics)
+
+
+def train_trial(folder: Path, uri: str, stacks: int) -> dict[str, float]:
+    """Train as a trial does; return the last epoch's metrics."""
+    plan = plan_training(
+        Settings.from_flat(
+            {
+                "data.train": str(folder / "train" / "train-*.tar"),
+                "data.val": str(folder / "val" / "val-*.tar"),
+                "model.stacks": stacks,
+                "model.features": 8,
+                "model.input_px": 64,
+                "optim.batch_size": 4,
+                "optim.epochs": EPOCHS,
+                "optim.optimizer": "adamw",
+                "optim.learning_rate": 0.01,
+                "optim.target_peak": 10.0,
+                "ray.name": f"stacks-{stacks}",
+                "ray.storage": str(folder / "runs"),
+                "tracking.uri": uri,
+            }
+        )
+    )
+    learner = Learner(task_of(plan), 0, 1, torch.device("cpu"))
+    with recording(plan, parent="stacks") as record:
+        record.begin()
+        with Keeper(learner, plan.folder) as keeper:
+            train(learner, keeper, Host())
+    entries = Journal(plan.folder).entries()
+    found: dict[str, float] = [e for e in entries if e.kind == "metrics"][-1].content["values"]
+    return found
+
+
+@pytest.fixture
+def page(browser: Browser, swept: Swept) -> Iterator[Page]:
+    """The experiment's runs in a new visit to the UI, the sweep unfolded."""
+    context = browser.new_context(viewport=walk.SIZE)
+    context.set_default_timeout(walk.LIMIT_MS)
+    opened = context.new_page()
+    walk.open_experiment(opened, swept.uri, "hourglass")
+    walk.unfold(opened, "stacks")
+    yield opened
+    context.close()
+
+
+def is_shown(picture: Locator) -> bool:
+    """Whether a picture has come and could be decoded."""
+    picture.wait_for()
+    shown: bool = picture.evaluate("image => image.decode().then(() => image.naturalWidth > 0)")
+    return shown
+
+
+def test_an_experiment_lists_a_sweep_with_its_trials(page):
+    for name in ("stacks", *NAMES):
+        expect(walk.run_link(page, name)).to_be_visible(timeout=walk.LIMIT_MS)
+
+
+def test_a_comparison_draws_the_headline_against_the_number_of_stacks(page, swept, tmp_path):
+    walk.compare(page, NAMES)
+    headlines = [swept.metrics[name][HEADLINE] for name in NAMES]
+    plot = walk.parallel_coordinates(page, "model.stacks", HEADLINE)
+    expect(plot).to_contain_text(HEADLINE, timeout=walk.LIMIT_MS)
+    drawn = plot.evaluate("plot => plot.data[0].dimensions.map(d => [d.label, d.values])")
+    assert drawn == [["model.stacks", list(STACKS)], [HEADLINE, pytest.approx(headlines)]]
+
+    plot = walk.scatter(page, "model.stacks", HEADLINE)
+    expect(plot).to_contain_text(HEADLINE, timeout=walk.LIMIT_MS)
+    [x, y, texts] = plot.evaluate("plot => ['x', 'y', 'text'].map(key => plot.data[0][key])")
+    assert x == [str(stacks) for stacks in STACKS]
+    assert y == pytest.approx(headlines)
+    for name, text in zip(NAMES, texts, strict=True):
+        assert text.startswith(f"<b>{name}</b>")
+    walk.close_assistant(page)
+    page.screenshot(path=tmp_path / "comparison.png")
+    assert (tmp_path / "comparison.png").stat().st_size > 20_000
+
+
+def test_a_comparison_names_what_the_runs_differ_in_joint_by_joint(page, swept):
+    walk.compare(page, NAMES)
+    walk.differing_metrics(page)
+    joints = [name for name in swept.metrics[NAMES[0]] if name.startswith(f"{HEADLINE}/")]
+    values = {name: [swept.metrics[run][name] for run in NAMES] for name in joints}
+    differing = sorted(name for name in joints if len(set(values[name])) > 1)
+    assert differing, "networks that find every joint equally often"
+    for name in differing:
+        told, *shown = walk.metric_row(page, name)
+        assert told == name
+        # Four digits of each.
+        assert [float(value) for value in shown] == pytest.approx(values[name], rel=1e-3)
+    expect(page.get_by_role("link", name="learning_rate", exact=True)).to_have_count(0)
+
+
+def test_pictures_of_an_epoch_stand_side_by_side(page):
+    grid = walk.image_grid(page, "overlays", EPOCHS)
+    pictures = grid.locator("img")
+    expect(pictures).to_have_count(len(STACKS), timeout=walk.LIMIT_MS)
+    assert all(is_shown(picture) for picture in pictures.all())
+    for name in NAMES:
+        expect(grid).to_contain_text(name)
+    boxes = [picture.bounding_box() for picture in pictures.all()]
+    assert len({box["y"] for box in boxes}) == 1
+    assert len({box["x"] for box in boxes}) == len(STACKS)
+
+
+def test_a_runs_artifacts_show_its_pictures(page):
+    picture = walk.open_artifact(page, "stacks-4", ["overlays", f"overlay_{EPOCHS:04d}.png"])
+    assert is_shown(picture)

@@ -1,0 +1,250 @@
+"""Runs that are killed at any moment and started again end where they would have, to the last bit."""
+
+import itertools
+import os
+import random
+import signal
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from trainers import EPOCHS, eventful_task, kept
+
+from pipeline.data.batch import Batch
+from pipeline.data.loader import SampleLoader
+from pipeline.data.sampler import epoch_order
+from pipeline.evaluation.evaluate import EVALUATION_NAME
+from pipeline.evaluation.per_person import PEOPLE_NAME
+from pipeline.run.checkpoint_manager import checkpoints
+from pipeline.run.journal import Journal
+from pipeline.run.layout import STOP_NAME
+from pipeline.run.metadata import read_record
+from pipeline.training.checkpointing import Keeper
+from pipeline.training.distributed import Signal
+from pipeline.training.loop import Host, train
+from pipeline.training.trainer import Learner, Task
+
+# What depends on the clock and the process, and so differs between runs that are the same.
+TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
+# Where a rank is killed: after so many steps, or within the so many-th call of a function.
+Kill = tuple[str, int, int]
+WRITING, ENTERING = (
+    "pipeline.run.checkpoint_manager.write_checkpoint",
+    "pipeline.training.checkpointing.Keeper._enter_epoch",
+)
+
+
+class Killing(Keeper):
+    """Ends its process after so many steps of it."""
+
+    def __init__(self, learner: Learner, folder: Path, steps: int) -> None:
+        super().__init__(learner, folder)
+        self._left = steps
+
+    def wish(self) -> Signal:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().wish()
+
+
+def killed_at(name: str, count: int) -> None:
+    """Have the `count`-th call of a function be this process's last; of a file it writes half."""
+    patch, calls = pytest.MonkeyPatch(), []
+    original = resolve_name(name)
+
+    def last(*arguments: object) -> object:
+        calls.append(name)
+        if len(calls) == count:
+            if name == WRITING:
+                (arguments[0] / "weights.safetensors").write_bytes(b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    patch.setattr(name, last)
+
+
+def spoil(bad: int) -> None:
+    """Have every batch with the training sample at `bad` be of pictures that are not finite."""
+    original = SampleLoader.batch
+
+    def batch(loader: SampleLoader, positions: Any, *varied: Any) -> Batch:
+        made = original(loader, positions, *varied)
+        is_bad = varied and bad in positions.tolist()
+        return replace(made, gains=made.gains * float("nan")) if is_bad else made
+
+    pytest.MonkeyPatch().setattr(SampleLoader, "batch", batch)
+
+
+def train_rank(rank: int, attempt: Path, task: Task, kill: Kill | None, bad: int | None) -> None:
+    """Train as one rank until the end, or until it is killed; the sample at `bad` has no finite loss."""
+    if bad is not None:
+        spoil(bad)
+    workers = task.settings["ray.workers"]
+    if workers > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{attempt}", rank=rank, world_size=workers
+        )
+    what, where, count = kill or ("", -1, 0)
+    steps = -1
+    if rank == where and what == "steps":
+        steps = count
+    elif rank == where:
+        killed_at(what, count)
+    learner = Learner(task, rank, workers, torch.device("cpu"))
+    with Killing(learner, Path(task.folder), steps) as keeper:
+        train(learner, keeper, Host())
+
+
+def train_all(_: int, folder: Path, task: Task, kills: list[Kill], bad: int | None) -> None:
+    """Be a fresh process, load what all need, and start all ranks again after every kill."""
+    import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
+
+    workers = task.settings["ray.workers"]
+    for number, kill in enumerate([*kills, None]):
+        told = (folder / f"meeting-{number}", task, kill, bad)
+        # Those that are left of two miss the one that was killed, and may be heard first.
+        expected = (ProcessExitedException, ProcessRaisedException)[:workers]
+        with pytest.raises(expected) if kill else nullcontext():
+            torch.multiprocessing.start_processes(
+                train_rank, told, nprocs=workers, start_method="fork"
+            )
+    (folder / "attempts").write_text(str(number + 1))
+    # Taking torch down again would take as long as all of the above.
+    os._exit(0)
+
+
+def run(folder: Path, task: Task, kills: list[Kill], bad: int | None = None) -> Path:
+    """Train to the end through all kills, and over the sample at `bad`; return the run's folder."""
+    run_folder = folder / "run"
+    folder.mkdir()
+    torch.multiprocessing.spawn(
+        train_all, (folder, replace(task, folder=str(run_folder)), kills, bad), nprocs=1
+    )
+    assert (folder / "attempts").read_text() == str(len(kills) + 1)
+    return run_folder
+
+
+def left_by(folder: Path) -> dict[str, bytes]:
+    """All weights of the last checkpoint, and what its evaluation found."""
+    assert [path.name for path in checkpoints(folder)][-1] == f"epoch_{EPOCHS:04d}"
+    last = checkpoints(folder)[-1]
+    files = [*last.glob("*.safetensors"), last / EVALUATION_NAME, last / PEOPLE_NAME]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def recorded(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    """Every epoch's metrics in the order of the journal, without what depends on the clock."""
+    return [
+        (
+            entry.content["step"],
+            {name: value for name, value in entry.content["values"].items() if name not in TIMED},
+        )
+        for entry in Journal(folder).entries()
+        if entry.kind == "metrics"
+    ]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def straight(request, tmp_path_factory) -> tuple[Task, Path]:
+    """A run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("straight")
+    task = eventful_task(folder, request.param)
+    return task, run(folder / "never killed", task, [])
+
+
+def test_a_run_that_was_killed_again_and_again_ends_where_it_would_have(straight, tmp_path):
+    task, expected = straight
+    last = task.settings["ray.workers"] - 1
+    kills: list[Kill] = [
+        ("steps", last, 1),  # before there is any checkpoint
+        (WRITING, 0, 2),
+        ("steps", 0, 4),
+        (ENTERING, 0, 1),  # its epoch's checkpoint is written, and not yet in the journal
+        ("steps", last, random.Random(0).randint(1, 5)),
+    ]
+    folder = run(tmp_path / "killed", task, kills)
+    assert left_by(folder) == left_by(expected)
+    assert recorded(folder) == recorded(expected)
+    assert [step for step, _ in recorded(folder)] == [1, 2, 3]
+    # Nothing that was half written is left.
+    assert not list(folder.glob(".writing-*"))
+    assert kept(folder) == kept(expected)
+
+
+def test_bad_steps_are_left_out_and_counted_as_often_however_a_run_is_killed(tmp_path):
+    task, bad = eventful_task(tmp_path, 2), 7
+    expected = run(tmp_path / "never killed", task, [], bad)
+    kills: list[Kill] = [("steps", 1, 3), (WRITING, 0, 4), ("steps", 0, 4)]
+    folder = run(tmp_path / "killed", task, kills, bad)
+    assert left_by(folder) == left_by(expected)
+    assert recorded(folder) == recorded(expected)
+    # Of eleven samples one sits each epoch out, and it is another every time.
+    orders = [epoch_order(np.array([0, 4, 5, 11]), 0, epoch, 2048) for epoch in range(EPOCHS)]
+    seen = [int(bad in order[:10].tolist()) for order in orders]
+    assert [metrics["bad_steps"] for _, metrics in recorded(folder)] == seen
+    last = read_record(checkpoints(folder)[-1])
+    assert (last.progress.bad_steps, last.progress.epoch_bad_steps) == (sum(seen), 0)
+    assert sum(seen) >= 2
+
+
+class Stopping(Host):
+    """Asks its run to stop while epoch 1 is evaluated and reported."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        (self._folder / STOP_NAME).touch()
+
+
+def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path):
+    task = replace(eventful_task(tmp_path, 1), folder=str(tmp_path / "run"))
+
+    def learner() -> Learner:
+        return Learner(task, 0, 1, torch.device("cpu"))
+
+    times = itertools.count()
+    stopped = learner()
+    # A second passes with every look at the clock, so that the file is looked for after every step.
+    keeper = Keeper(stopped, Path(task.folder), clock=lambda: float(next(times)))
+    with keeper:
+        train(stopped, keeper, Stopping(Path(task.folder)))
+    assert (stopped.progress.epochs, stopped.progress.epoch_steps) == (1, 1)
+    assert kept(Path(task.folder)) == ["epoch_0001", "epoch_0001+00001"]
+    (tmp_path / "run" / STOP_NAME).unlink()
+    resumed = learner()
+    with Keeper(resumed, Path(task.folder)) as keeper:
+        train(resumed, keeper, Host())
+    straight = learner()
+    with Keeper(straight, tmp_path / "straight") as keeper:
+        train(straight, keeper, Host())
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "straight")
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_sound(tmp_path, capsys):
+    task = replace(eventful_task(tmp_path, 1), folder=str(tmp_path / "run"))
+    first = Learner(task, 0, 1, torch.device("cpu"))
+    with Keeper(first, Path(task.folder)) as keeper:
+        train(first, keeper, Host())
+    expected = left_by(Path(task.folder))
+    assert kept(Path(task.folder)) == ["epoch_0002", "epoch_0003"]
+    path = tmp_path / "run" / "epoch_0003" / "optimizer.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    second = Learner(task, 0, 1, torch.device("cpu"))
+    with Keeper(second, Path(task.folder)) as keeper:
+        train(second, keeper, Host())
+    said = capsys.readouterr().out
+    assert f"checkpoint epoch_0003 can't be used: {path}: damaged" in said
+    assert "resuming from epoch_0002, after 20 samples, with 1 workers" in said
+    assert left_by(Path(task.folder)) == expected

@@ -1,0 +1,591 @@
+"""A worker's share of training on real shards: alone, restored, and as two ranks together."""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from factories import pack_samples, sample, samples
+from trainers import CPU, alone, save, task_of
+
+from pipeline.data.sampler import epoch_order
+from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.per_person import read_cases
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Visibility
+from pipeline.run.metadata import Progress, read_record
+from pipeline.training.trainer import Learner, Task
+
+
+@pytest.fixture
+def shards(tmp_path) -> tuple[list[Path], list[Path]]:
+    """Seven people to train on in two shards, five to validate on."""
+    people = samples(7)
+    return (
+        pack_samples(tmp_path / "train", [people[:4], people[4:]]),
+        pack_samples(tmp_path / "val", [samples(5, first=20)], split="val"),
+    )
+
+
+def train(learner: Learner, epochs: int) -> list[float]:
+    """Train, and return each epoch's mean loss."""
+    losses = []
+    for _ in range(epochs):
+        *_, last = learner.train_epoch(every_s=1e9)
+        losses.append(last.loss)
+    return losses
+
+
+def test_an_epoch_takes_as_many_whole_batches_as_there_are(shards):
+    learner = alone(task_of(*shards, **{"optim.batch_size": 3}))
+    assert learner.steps_per_epoch == 2
+    assert learner.samples_in_all == 2 * 3 * 3
+    reports = list(learner.train_epoch(every_s=0.0))
+    assert [(report.epoch, report.step, report.steps) for report in reports] == [
+        (0, 1, 2),
+        (0, 2, 2),
+    ]
+    assert learner.progress == Progress(epochs=1, steps=2, samples=6)
+    [report] = learner.train_epoch(every_s=1e9)
+    assert (report.epoch, report.step) == (1, 2)
+    assert learner.progress == Progress(epochs=2, steps=4, samples=12)
+
+
+def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):
+    task = task_of(*shards)
+    save(alone(task), tmp_path, {})
+    unpaired = replace(MPII, flip_pairs=()).to_json()
+    message = (
+        f"{tmp_path}: checkpoint and data have different joint sets: two called mpii that differ in "
+        "flip_pairs; expected the same"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        alone(replace(task, joint_set=unpaired)).restore(tmp_path)
+
+
+def test_a_report_says_how_fast_and_how_well_it_goes(shards):
+    learner = alone(task_of(*shards))
+    reports = list(learner.train_epoch(every_s=0.0))
+    assert all(report.loss > 0 and report.samples_per_s > 0 for report in reports)
+    assert all(0 <= report.input_wait_share <= 1 for report in reports)
+    assert [report.learning_rate for report in reports] == [1e-2] * 3
+
+
+def test_the_learning_rate_falls_over_all_epochs(shards):
+    learner = alone(task_of(*shards, **{"optim.schedule": "cosine", "optim.epochs": 2}))
+    rates = [report.learning_rate for _ in range(2) for report in learner.train_epoch(0.0)]
+    # Six steps in all: 0, 30, 60, ... degrees.
+    cosines = np.cos(np.deg2rad([0, 30, 60, 90, 120, 150]))
+    assert rates == pytest.approx((1e-2 * 0.5 * (1 + cosines)).tolist())
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
+    tmp_path, monkeypatch, workers
+):
+    people = samples(12)
+    paths = pack_samples(tmp_path / "train", [people[:6], people[6:]])
+    task = task_of(
+        paths,
+        paths,
+        **{
+            # A rank of four has one sample, whose BatchNorm needs more than one pixel.
+            "model.order": 3,
+            "optim.batch_size": 4,
+            "optim.schedule": "cosine",
+            "optim.warmup_samples": 10,
+            "optim.rate_scaling": "linear",
+        },
+    )
+
+    def course(learner: Learner) -> list[tuple[int, float]]:
+        return [
+            (learner.progress.samples, report.learning_rate)
+            for _ in range(3)
+            for report in learner.train_epoch(0.0)
+        ]
+
+    expected = course(alone(task))
+    # Only a rank's own share is looked at here, so there is nobody to add up with.
+    monkeypatch.setattr("pipeline.training.trainer.total", lambda value, _: float(value))
+    assert course(Learner(task, 0, workers, CPU)) == expected
+    in_parts = replace(task, settings=task.settings | {"optim.accumulate": 4 // workers})
+    assert course(Learner(in_parts, 0, workers, CPU)) == expected
+    # Two thirds of 1e-2: at 0 and 4 of 10 samples, then down a cosine of 26 from 8 + 4 on.
+    rate = 1e-2 * 4 / 6
+    assert [rate for _, rate in expected[:3]] == pytest.approx([0, 0.4 * rate, 0.8 * rate])
+    assert expected[-1][1] == pytest.approx(rate * 0.5 * (1 + np.cos(np.pi * 22 / 26)))
+
+
+def test_a_plateau_that_was_interrupted_drops_when_it_would_have(shards, tmp_path):
+    task = task_of(*shards, **{"optim.schedule": "plateau", "optim.patience": 2})
+
+    def rates(learner: Learner, accuracies: list[float]) -> list[float]:
+        found = []
+        for accuracy in accuracies:
+            *_, last = learner.train_epoch(1e9)
+            found.append(last.learning_rate)
+            learner.judge(accuracy)
+        return found
+
+    first = alone(task)
+    assert rates(first, [50.0, 40.0]) == [1e-2, 1e-2]
+    save(first, tmp_path, {})
+    second = alone(task)
+    second.restore(tmp_path)
+    assert rates(second, [49.0, 60.0, 60.0]) == pytest.approx([1e-2, 2e-3, 2e-3])
+
+
+def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
+    random = np.random.default_rng(3)
+    people = [
+        sample(
+            number,
+            joints=tuple(
+                (float(x), float(y)) for x, y in (100, 80) + random.uniform(-35, 35, (16, 2))
+            ),
+        )
+        for number in range(8)
+    ]
+    paths = pack_samples(tmp_path / "train", [people])
+    changes = {"model.features": 32, "optim.batch_size": 8, "optim.epochs": 80}
+    learner = alone(task_of(paths, paths, **changes | {"evaluation.flip_test": False}))
+    losses = train(learner, 80)
+    assert losses[-1] < losses[0] / 10
+    # And what it has learned is where the joints are.
+    assert learner.evaluate().scores(learner.joint_set)["pckh"].headline > 90
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("optimizer", "changes"),
+    [
+        ("rmsprop", {}),
+        ("adamw", {}),
+        ("adamw", {"optim.ema_samples": 10, "optim.weight_decay": 0.1, "optim.warmup_samples": 9}),
+        # A part has one sample, whose BatchNorm needs more than one pixel.
+        (
+            "adamw",
+            {
+                "model.order": 3,
+                "optim.accumulate": 2,
+                "optim.clip_norm": 1.0,
+                "optim.precision": "fp16",
+            },
+        ),
+    ],
+)
+def test_training_that_was_interrupted_ends_where_it_would_have(
+    shards, tmp_path, threads, optimizer, changes
+):
+    task = task_of(
+        *shards,
+        **{
+            "data.rotation_deg": 30.0,
+            "data.scale_jitter": 0.25,
+            "data.flip_share": 0.5,
+            "data.color_jitter": 0.4,
+            "data.threads": threads,
+            "optim.optimizer": optimizer,
+            "optim.schedule": "cosine",
+            "optim.learning_rate": 1e-3,
+        }
+        | changes,
+    )
+    straight = alone(task)
+    losses = train(straight, 3)
+    first = alone(task)
+    train(first, 1)
+    first.evaluate()
+    save(first, tmp_path, {"val_loss": 1.0})
+    second = alone(task)
+    second.restore(tmp_path)
+    assert second.progress == Progress(epochs=1, steps=3, samples=6)
+    assert train(second, 2) == losses[1:]
+    assert second.progress == straight.progress
+    assert left_by(second, tmp_path / "second") == left_by(straight, tmp_path / "straight")
+
+
+def left_by(learner: Learner, folder: Path) -> dict[str, bytes]:
+    """The bytes of all weights that a learner saves: raw and, where there is one, their average."""
+    folder.mkdir()
+    save(learner, folder, {})
+    found = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    assert len(found) == 1 + (learner.settings.optim.ema_samples > 0)
+    return found
+
+
+def test_an_average_that_is_asked_for_late_starts_from_the_weights(shards, tmp_path):
+    task = task_of(*shards)
+    first = alone(task)
+    train(first, 1)
+    save(first, tmp_path, {})
+    second = alone(replace(task, settings=task.settings | {"optim.ema_samples": 100}))
+    second.restore(tmp_path)
+    assert second.evaluate().loss_sum == second.evaluate("raw").loss_sum
+    train(second, 1)
+    assert second.evaluate().loss_sum != second.evaluate("raw").loss_sum
+
+
+@contextmanager
+def watched(learner: Learner) -> Iterator[list[int]]:
+    """Collect the positions of the samples that are loaded to train on."""
+    seen: list[int] = []
+    original = learner._train.batch
+
+    def spied(positions, augmentations):
+        seen.extend(positions.tolist())
+        return original(positions, augmentations)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner._train, "batch", spied)
+        yield seen
+
+
+def seen_by(learner: Learner, steps: int) -> list[int]:
+    """Train `steps` steps and return the positions of their samples."""
+    with watched(learner) as seen:
+        reports = learner.train_epoch(every_s=0.0)
+        for _ in range(steps):
+            next(reports)
+        reports.close()
+    # The look-ahead has loaded what no step took.
+    return seen[: steps * learner.settings.optim.batch_size]
+
+
+def test_an_epoch_that_was_interrupted_sees_every_sample_once(tmp_path):
+    people = samples(11)
+    paths = pack_samples(tmp_path / "train", [people[:3], people[3:4], people[4:]])
+    task = task_of(paths, paths, **{"optim.learning_rate": 1e-3, "data.flip_share": 0.5})
+    straight = alone(task)
+    whole = seen_by(straight, 5)
+    # Ten of eleven: one sample is the remainder of batches of two.
+    assert len(set(whole)) == len(whole) == 10
+    first = alone(task)
+    before = seen_by(first, 2)
+    assert first.progress == Progress(epochs=0, epoch_steps=2, steps=2, samples=4)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    save(first, folder, {})
+    second = alone(task)
+    second.restore(folder)
+    after = seen_by(second, 3)
+    assert before + after == whole
+    assert second.progress == straight.progress == Progress(epochs=1, steps=5, samples=10)
+    for name, value in straight.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+
+
+def test_an_interrupted_epoch_is_not_mixed_with_one_of_another_order(shards, tmp_path):
+    task = task_of(*shards)
+    first = alone(task)
+    seen_by(first, 1)
+    save(first, tmp_path, {})
+    other = alone(replace(task, settings=task.settings | {"data.seed": 1}))
+    with pytest.raises(ValueError, match=r"of another order: data\.seed is 0 there, expected 1$"):
+        other.restore(tmp_path)
+
+
+def damage(path: Path, key: str) -> None:
+    """Change one byte of a stored picture."""
+    with tarfile.open(path) as tar:
+        at = tar.getmember(f"{key}.jpg").offset_data + 300
+    data = bytearray(path.read_bytes())
+    data[at] ^= 255
+    path.write_bytes(data)
+
+
+def test_bad_samples_are_passed_over_and_counted_once_each(tmp_path):
+    [path] = pack_samples(tmp_path / "train", [samples(6)], members=True)
+    [val] = pack_samples(tmp_path / "val", [samples(5, first=20)], split="val", members=True)
+    damage(path, "photo-003_00")
+    damage(val, "photo-022_00")
+    learner = alone(task_of([path], [val], **{"data.bad_samples": 1}))
+    train(learner, 2)
+    assert learner.evaluate().people == learner.evaluate().people == 4
+    assert learner.count_bad_samples() == 2
+    [first, second] = learner.bad_samples().values()
+    assert first.startswith("train-000000.tar: photo-003_00.jpg: checksum ")
+    assert second.startswith("val-000000.tar: photo-022_00.jpg: checksum ")
+    with pytest.raises(ValueError, match=r"^train-000000\.tar: photo-003_00\.jpg: checksum "):
+        train(alone(task_of([path], [val])), 1)
+
+
+def test_a_checkpoint_says_what_was_trained(shards, tmp_path):
+    task = task_of(*shards)
+    learner = alone(task)
+    train(learner, 1)
+    save(learner, tmp_path, {"val_loss": 0.5})
+    record = read_record(tmp_path)
+    assert (record.joint_set, record.metrics) == (MPII, {"val_loss": 0.5})
+    assert record.settings == learner.settings
+    wider = alone(replace(task, settings=task.settings | {"model.features": 12}))
+    with pytest.raises(ValueError, match=r"model\.features is 8 there, expected 12$"):
+        wider.restore(tmp_path)
+
+
+def test_everyone_who_validates_is_counted_once(shards):
+    learner = alone(task_of(*shards))
+    result = learner.evaluate()
+    assert result.people == 5
+    assert result.counts["pckh"].annotated.tolist() == [5] * 16
+
+
+def test_what_is_kept_of_people_makes_the_counts_of_the_evaluation(tmp_path):
+    states = (Visibility.MISSING,) * 3 + (Visibility.VISIBLE,) * 13
+    people = [sample(20), sample(21, visibility=states), sample(22, head_size=None)]
+    [train] = pack_samples(tmp_path / "train", [samples(7)])
+    [val] = pack_samples(tmp_path / "val", [people], split="val")
+    learner = alone(task_of([train], [val]))
+    list(learner.train_epoch(every_s=1e9))
+    evaluation, cases = learner.evaluate_cases()
+    assert len(cases) == evaluation.people == 3
+    for measure in MPII.measures:
+        counts, counted = cases.counts(measure), evaluation.counts[measure.key]
+        assert np.array_equal(counts.correct, counted.correct)
+        assert np.array_equal(counts.annotated, counted.annotated)
+    # Joint 0 counts for neither of the last two: missing, and without a head size.
+    assert cases.counts(MPII.measure("pckh")).annotated.tolist() == [1] * 3 + [2] * 13
+    assert np.isnan(cases.errors["pckh"][2]).all()
+    assert not np.isnan(cases.errors["pck_torso"][2]).any()
+
+
+def test_pictures_show_as_many_people_as_they_should(shards):
+    learner = alone(task_of(*shards, **{"evaluation.overlays": 3}))
+    figure = learner.draw_overlays("after an epoch")
+    titles = [axis.get_title() for axis in figure.axes if axis.images]
+    # Evenly spaced over the five.
+    assert titles == ["photo-020_00", "photo-022_00", "photo-024_00"]
+
+
+# Two ranks
+
+
+def train_rank(rank: int, folder: Path, task: Task) -> None:
+    """Train an epoch and evaluate as one of two ranks; leave what came of it in `folder`."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
+    )
+    learner = Learner(task, rank, 2, CPU)
+    before = learner.evaluate()
+    (folder / f"before-{rank}.json").write_text(json.dumps(before.to_json()))
+    with watched(learner) as seen:
+        *_, last = learner.train_epoch(every_s=1e9)
+    own = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
+    after = learner.evaluate("raw")
+    (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
+    _, cases = learner.evaluate_cases()
+    (folder / f"people-{rank}.npz").write_bytes(cases.to_bytes())
+    torch.save(
+        {
+            "average": learner._trainee.network_of("ema").state_dict(),
+            "state": learner.network.state_dict(),
+            "own statistics": own,
+            "loss": last.loss,
+            "seen": seen,
+            "progress": vars(learner.progress),
+            "gradients": [
+                gradient(rank, 2, task, parts, recompute)
+                for parts in (1, 2)
+                for recompute in (False, True)
+            ],
+            "uneven gradient": gradient(rank, 2, uneven(task), 1),
+        },
+        folder / f"rank-{rank}.pt",
+    )
+    dist.destroy_process_group()
+
+
+def gradient(
+    rank: int, workers: int, task: Task, parts: int, recompute: bool = False
+) -> torch.Tensor:
+    """All gradients on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
+    settings = task.settings | {"optim.accumulate": parts, "optim.checkpointing": recompute}
+    learner = Learner(replace(task, settings=settings), rank, workers, CPU)
+    learner._trainee.parallel.eval()
+    learner._trainee.step(next(learner._batches()), samples_in_all=100)
+    return torch.cat([weight.grad.ravel() for weight in learner.network.parameters()])
+
+
+def uneven(task: Task) -> Task:
+    """Three samples a step, of which one rank of two has one, the other two."""
+    return replace(task, settings=task.settings | {"optim.batch_size": 3, "ray.workers": "1:2"})
+
+
+def train_both(_: int, folder: Path, task: Task) -> None:
+    """Be a fresh process, load for both ranks what they need, and split into them."""
+    import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
+
+    torch.multiprocessing.start_processes(train_rank, (folder, task), nprocs=2, start_method="fork")
+    # Taking torch down again would take as long as all of the above.
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
+    """What two ranks leave after an epoch of nine people in five shards, validated on seven."""
+    folder = tmp_path_factory.mktemp("ranks")
+    people = samples(9)
+    shards = [people[:3], people[3:4], people[4:6], people[6:7], people[7:]]
+    task = task_of(
+        pack_samples(folder / "train", shards, members=True),
+        pack_samples(folder / "val", [samples(7, first=20)], split="val"),
+        **{"optim.batch_size": 4, "optim.learning_rate": 1e-3, "optim.ema_samples": 100},
+    )
+    torch.multiprocessing.spawn(train_both, (folder, task), nprocs=1)
+    return folder, task
+
+
+def evaluation(folder: Path, name: str) -> Evaluation:
+    return Evaluation.from_json(json.loads((folder / f"{name}.json").read_text()))
+
+
+def ranks_of(folder: Path) -> list[dict]:
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+
+
+def assert_same(one: Evaluation, other: Evaluation) -> None:
+    assert one.people == other.people
+    for key, counts in one.counts.items():
+        assert np.array_equal(counts.correct, other.counts[key].correct)
+        assert np.array_equal(counts.annotated, other.counts[key].annotated)
+
+
+def test_two_ranks_evaluate_exactly_what_one_does(two_ranks):
+    folder, task = two_ranks
+    result = alone(task).evaluate()
+    # Seven people: four batches, two for each rank, the last of one person.
+    assert result.people == 7
+    assert result.counts["pck_torso"].annotated.tolist() == [7] * 16
+    for rank in (0, 1):
+        theirs = evaluation(folder, f"before-{rank}")
+        assert_same(theirs, result)
+        assert theirs.loss_sum == pytest.approx(result.loss_sum)
+        # Heads that start at zero say nothing yet.
+        assert theirs.flat == result.flat == 7
+
+
+def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
+    folder, task = two_ranks
+    learner = alone(task)
+    learner.network.load_state_dict(ranks_of(folder)[0]["state"])
+    result = learner.evaluate("raw")
+    for rank in (0, 1):
+        assert_same(evaluation(folder, f"after-{rank}"), result)
+
+
+def test_two_ranks_say_of_each_person_what_one_does(two_ranks):
+    folder, task = two_ranks
+    learner = alone(task)
+    learner._trainee.network_of("ema").load_state_dict(ranks_of(folder)[0]["average"])
+    _, cases = learner.evaluate_cases()
+    # In the order of their keys, each once.
+    assert cases.keys == tuple(f"photo-{number:03d}_00" for number in range(20, 27))
+    for rank in (0, 1):
+        theirs = read_cases(folder / f"people-{rank}.npz")
+        assert theirs.keys == cases.keys
+        assert np.array_equal(theirs.positions, cases.positions)
+        assert np.array_equal(theirs.truths, cases.truths)
+        assert theirs.joints == pytest.approx(cases.joints, abs=1e-3)
+        assert np.array_equal(np.isnan(theirs.errors["pckh"]), np.isnan(cases.errors["pckh"]))
+
+
+def test_two_ranks_hold_the_same_weights_and_statistics(two_ranks):
+    folder, task = two_ranks
+    first, second = ranks_of(folder)
+    for kind in ("state", "average"):
+        assert first[kind].keys() == second[kind].keys()
+        for name, value in first[kind].items():
+            assert torch.equal(value, second[kind][name]), (kind, name)
+    assert not torch.equal(first["state"]["stem_conv.weight"], first["average"]["stem_conv.weight"])
+    fresh = alone(task).network.state_dict()
+    assert not torch.equal(first["state"]["stem_conv.weight"], fresh["stem_conv.weight"])
+
+
+def test_statistics_are_the_mean_of_what_the_ranks_have_seen(two_ranks):
+    folder, _ = two_ranks
+    first, second = ranks_of(folder)
+    name = "stem_norm.running_mean"
+    own = [rank["own statistics"][name] for rank in (first, second)]
+    # Each has seen other people.
+    assert not torch.equal(*own)
+    assert torch.allclose(first["state"][name], (own[0] + own[1]) / 2)
+
+
+def test_ranks_and_parts_add_up_to_the_gradient_of_the_whole_batch(two_ranks):
+    folder, task = two_ranks
+    expected = gradient(0, 1, task, 1)
+    close = {"rtol": 0, "atol": 1e-5 * float(expected.abs().max())}
+    first, second = (rank["gradients"] for rank in ranks_of(folder))
+    for ours, theirs in zip(first, second, strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.allclose(ours, expected, **close)
+
+
+def test_ranks_with_unequal_shares_add_up_to_the_gradient_of_the_whole_batch(two_ranks):
+    folder, task = two_ranks
+    expected = gradient(0, 1, uneven(task), 1)
+    first, second = (rank["uneven gradient"] for rank in ranks_of(folder))
+    assert torch.equal(first, second)
+    assert torch.allclose(first, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_two_ranks_see_every_sample_of_unequal_shards_once_up_to_the_remainder(two_ranks):
+    folder, _ = two_ranks
+    first, second = (rank["seen"] for rank in ranks_of(folder))
+    # Nine people in batches of four: two steps each, and one person sits the epoch out.
+    assert len(first) == len(second) == 4
+    assert len(set(first + second)) == 8
+    order = epoch_order(np.array([0, 3, 4, 6, 7, 9]), seed=0, epoch=0, window=2048)
+    assert set(first + second) == set(order[:8].tolist())
+
+
+def test_two_ranks_say_one_loss_and_count_all_samples(two_ranks):
+    folder, _ = two_ranks
+    first, second = ranks_of(folder)
+    assert first["loss"] == second["loss"]
+    assert (
+        first["progress"]
+        == second["progress"]
+        == {
+            "epochs": 1,
+            "epoch_steps": 0,
+            "steps": 2,
+            "samples": 8,
+            "bad_steps": 0,
+            "epoch_bad_steps": 0,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.stacks": 2, "model.supervision": "last-stack"},
+        {"model.supervision": "inside", "optim.loss": "cross-entropy"},
+    ],
+    ids=lambda changes: changes["model.supervision"],
+)
+def test_two_ranks_train_wherever_supervision_goes(tmp_path, changes):
+    # DDP refuses a second step where a weight has had no gradient.
+    people = samples(8)
+    task = task_of(
+        pack_samples(tmp_path / "train", [people[:4], people[4:]], members=True),
+        pack_samples(tmp_path / "val", [samples(2, first=20)], split="val"),
+        **changes | {"optim.batch_size": 4},
+    )
+    torch.multiprocessing.spawn(train_both, (tmp_path, task), nprocs=1)
+    ours, theirs = ranks_of(tmp_path)
+    assert ours["progress"]["steps"] == 2
+    assert ours["state"].keys() == theirs["state"].keys()
+    for name, value in ours["state"].items():
+        assert torch.equal(value, theirs["state"][name]), name

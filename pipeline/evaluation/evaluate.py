@@ -23,10 +23,9 @@ from pipeline.evaluation.metrics import (
     scores,
 )
 from pipeline.evaluation.per_person import Cases
-from pipeline.model.decoding import decode, readable_stacks
-from pipeline.model.heatmaps import is_flat
+from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.hourglass import Heatmaps
-from pipeline.model.loss import batch_loss
+from pipeline.model.loss import batch_loss, is_flat
 from pipeline.pose.geometry import heatmap_from_input, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
@@ -162,7 +161,7 @@ def stack_heatmaps(
     evaluation: EvaluationSettings,
     device: torch.device,
 ) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], float]]:
-    """Yield batches with every stack's readable heatmaps and the sum of their samples' losses; else like `predict`."""
+    """Yield batches with every stack's heatmaps and the sum of their samples' losses; else like `predict`."""
     was_training = network.training
     network.eval()
     try:
@@ -174,7 +173,11 @@ def stack_heatmaps(
                     batch
                 )
                 mirror = loader.joint_set.mirror if evaluation.flip_test else None
-                yield batch, readable_stacks(network, images, predicted, optim.loss, mirror), loss
+                yield (
+                    batch,
+                    predicted_heatmaps(network, images, predicted, optim.loss, mirror),
+                    loss,
+                )
     finally:
         network.train(was_training)
 

@@ -16,7 +16,8 @@ from PIL import Image as PillowImage
 from pipeline.data.batch import scaled
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA, warp
 from pipeline.model.bf16 import quick
-from pipeline.model.decoding import decode, readable_stacks
+from pipeline.model.decoding import decode, predicted_heatmaps
+from pipeline.model.loss import LOSSES
 from pipeline.pose.geometry import (
     Matrix,
     frame_box,
@@ -128,9 +129,9 @@ class Predictor:
             images = scaled(pixels, torch.ones(len(views), 3), self._device)
             predicted = self._network(images)
             mirror = self.joint_set.mirror if evaluation.flip_test else None
-            maps = readable_stacks(self._network, images, predicted, optim.loss, mirror)[-1]
+            maps = predicted_heatmaps(self._network, images, predicted, optim.loss, mirror)[-1]
             joints, heights = decode(maps, evaluation.decoding, optim.sigma_px)
-        unit = optim.target_peak if optim.loss == "mse" else 1.0
+        unit = LOSSES[optim.loss].certain(optim.target_peak)
         confidence = heights.double().cpu().numpy() / unit
         points = joints.double().cpu().numpy()
         kept = (maps.float() / unit).cpu().numpy() if with_heatmaps else None

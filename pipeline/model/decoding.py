@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.heatmaps import readable, unmirror
+from pipeline.model.heatmaps import unmirror
 from pipeline.model.hourglass import Heatmaps
+from pipeline.model.loss import to_heatmaps
 from pipeline.pose.shapes import Float
 from pipeline.settings import Decoding, Loss
 
@@ -124,19 +125,20 @@ def _neighbours(padded: Tensor, pixel: Tensor) -> Tensor:
     return padded.flatten(2).gather(-1, index).unflatten(-1, (3, 3))
 
 
-def readable_stacks(
+def predicted_heatmaps(
     network: nn.Module,
     images: Float[Tensor, "batch 3 input_px input_px"],
     predicted: Heatmaps,
     loss: Loss,
     mirror: tuple[int, ...] | None,
 ) -> Float[Tensor, "stack batch joint height width"]:
-    """Every stack's readable heatmaps of what `network` has predicted for `images`.
+    """Return every stack's heatmaps for `images`, of which `network` has `predicted` the output.
 
-    With the joints' counterparts in `mirror` they are averaged with those of the mirrored images.
+    `mirror` holds each joint's counterpart for the flip test, which averages them with
+    those of the mirrored images; None: no flip test.
     """
-    stacks = readable(predicted.stacks, loss)
+    stacks = to_heatmaps(predicted.stacks, loss)
     if mirror is None:
         return stacks
-    mirrored = readable(network(images.flip(-1)).stacks, loss)
+    mirrored = to_heatmaps(network(images.flip(-1)).stacks, loss)
     return (stacks + unmirror(mirrored, mirror)) / 2

@@ -1,4 +1,12 @@
-"""The losses of intermediate supervision: many predictions of the same target."""
+"""Losses of intermediate supervision, which compares many predictions with the same target.
+
+A loss is one entry of `LOSSES`: the function, and how to read the maps of a
+network that it trained. Nothing else in the package branches on a loss's name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -6,7 +14,7 @@ from torch import Tensor
 from pipeline.model.heatmaps import is_drawn, render, rescale
 from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.shapes import Bool, Float
-from pipeline.settings import OptimSettings
+from pipeline.settings import Loss, OptimSettings
 
 
 def heatmap_mse(
@@ -49,6 +57,72 @@ def _mean(
     return (by_map.sum(dim=0) * trained).sum() / trained.sum().clamp(min=1)
 
 
+def _softmax(maps: Float[Tensor, "*rest height width"]) -> Float[Tensor, "*rest height width"]:
+    return maps.flatten(-2).softmax(dim=-1).view(maps.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapLoss:
+    """A loss, and how to read the output of a network that it trained.
+
+    - `loss(predicted, target, trained)` is a scalar; see `heatmap_mse` for the shapes.
+    - `to_heatmaps(output)` turns the network's output, in float32, into heatmaps.
+    - `certain(peak)` is the height of a heatmap at a joint that is certain, for
+      targets of the height `peak`: the unit of confidence.
+    - `flat_below(peak, pixels)` is the mean height of a person's joints below which
+      heatmaps of so many pixels tell nothing about places.
+    - `height` and `confidence` describe a heatmap and a confidence in an exported file.
+    """
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    to_heatmaps: Callable[[Tensor], Tensor]
+    certain: Callable[[float], float]
+    flat_below: Callable[[float, int], float]
+    height: str
+    confidence: str
+
+
+LOSSES: dict[Loss, HeatmapLoss] = {
+    "mse": HeatmapLoss(
+        loss=heatmap_mse,
+        to_heatmaps=lambda output: output,
+        certain=lambda peak: peak,
+        # Such a network predicts how often a joint is at each place, not where this one is.
+        flat_below=lambda peak, pixels: 0.1 * peak,
+        height="height of the heatmap, of which the training target's peak is target_peak",
+        confidence="the heatmap's highest pixel as a share of target_peak",
+    ),
+    "cross-entropy": HeatmapLoss(
+        loss=heatmap_cross_entropy,
+        to_heatmaps=_softmax,
+        certain=lambda peak: 1.0,
+        # Twice the share that each pixel has in the uniform distribution.
+        flat_below=lambda peak, pixels: 2.0 / pixels,
+        height="probability that the joint is at this pixel",
+        confidence="the heatmap's highest pixel: its probability",
+    ),
+}
+assert set(LOSSES) == set(get_args(Loss)), "every value of optim.loss has its entry"
+
+
+def to_heatmaps(
+    output: Float[Tensor, "*rest height width"], loss: Loss
+) -> Float[Tensor, "*rest height width"]:
+    """Turn the output of a network trained with `loss` into heatmaps, in float32."""
+    return LOSSES[loss].to_heatmaps(output.float())
+
+
+def is_flat(
+    heights: Float[Tensor, "batch joint"], loss: Loss, target_peak: float, pixels: int
+) -> Bool[Tensor, " batch"]:
+    """Tell which people have heatmaps that say nothing about where their joints are.
+
+    `heights` are the highest values of each person's heatmaps, `pixels` the
+    number of pixels of a heatmap.
+    """
+    return heights.mean(dim=1) < LOSSES[loss].flat_below(target_peak, pixels)
+
+
 def batch_loss(
     heatmaps: Heatmaps,
     joints: Float[Tensor, "batch joint 2"],
@@ -65,7 +139,7 @@ def batch_loss(
     annotated = annotated.to(device, non_blocking=True)
     drawn = is_drawn(joints, annotated, size)
     trained = drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)
-    loss = heatmap_cross_entropy if settings.loss == "cross-entropy" else heatmap_mse
+    loss = LOSSES[settings.loss].loss
     losses = []
     for maps in heatmaps.supervised:
         side = maps.shape[-1]

@@ -1,12 +1,20 @@
 """The losses of intermediate supervision, worked out by hand."""
 
+import subprocess
+import sys
 from math import exp, log
+from typing import get_args
 
 import pytest
 import torch
 
-from pipeline.model.heatmaps import readable
-from pipeline.model.loss import heatmap_cross_entropy, heatmap_mse
+from pipeline.model.loss import (
+    LOSSES,
+    heatmap_cross_entropy,
+    heatmap_mse,
+    to_heatmaps,
+)
+from pipeline.settings import Loss
 
 # Two stacks, one sample, two joints, maps of 1 x 2 pixels.
 TARGET = torch.tensor([[[[0.0, 0.0]], [[0.0, 2.0]]]])
@@ -111,7 +119,7 @@ def test_cross_entropy_of_half_precision_maps_is_computed_in_single_precision():
 
 
 def test_what_was_trained_by_cross_entropy_is_read_as_probabilities():
-    maps = readable(
+    maps = to_heatmaps(
         torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]], dtype=torch.bfloat16), "cross-entropy"
     )
     assert maps.dtype == torch.float32
@@ -122,5 +130,54 @@ def test_what_was_trained_by_cross_entropy_is_read_as_probabilities():
 
 def test_what_was_trained_by_squared_error_is_read_as_it_is():
     predicted = torch.tensor([[[[1.5, -2.0]]]], dtype=torch.bfloat16)
-    assert readable(predicted, "mse").tolist() == [[[[1.5, -2.0]]]]
-    assert readable(predicted, "mse").dtype == torch.float32
+    assert to_heatmaps(predicted, "mse").tolist() == [[[[1.5, -2.0]]]]
+    assert to_heatmaps(predicted, "mse").dtype == torch.float32
+
+
+# Another loss
+
+# In a process of its own, where no annotation is checked: the third value is in none.
+THIRD_LOSS = """
+from dataclasses import replace
+import torch
+from pipeline.model.heatmaps import render
+from pipeline.model.hourglass import Heatmaps
+from pipeline.model.loss import LOSSES, batch_loss, is_flat, to_heatmaps
+from pipeline.settings import OptimSettings
+
+optim = OptimSettings(loss="absolute", target_peak=2.0)
+joints, annotated = torch.tensor([[[1.0, 1.0]]]), torch.tensor([[True]])
+output = torch.zeros(1, 1, 1, 4, 4)
+predicted = Heatmaps(stacks=output, supervised=(output,))
+try:
+    batch_loss(predicted, joints, annotated, optim)
+except KeyError as error:
+    print("refused:", error)
+
+def mean_absolute(predicted, target, trained):
+    return ((predicted.float() - target).abs().mean(dim=(-2, -1)) * trained).sum()
+
+LOSSES["absolute"] = replace(
+    LOSSES["mse"], loss=mean_absolute, to_heatmaps=lambda output: 3 * output
+)
+target = render(joints, annotated, 4, optim.sigma_px, 2.0)
+print(float(batch_loss(predicted, joints, annotated, optim)) == float(target.mean()))
+print(to_heatmaps(torch.ones(1, 2, 2), "absolute").tolist())
+print(is_flat(torch.tensor([[0.1], [0.3]]), "absolute", 2.0, 16).tolist())
+"""
+
+
+def test_another_loss_is_one_entry_and_nothing_trains_without_one():
+    done = subprocess.run(
+        [sys.executable, "-c", THIRD_LOSS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "refused: 'absolute'",
+        "True",
+        "[[[3.0, 3.0], [3.0, 3.0]]]",
+        "[True, False]",
+    ]
+
+
+def test_every_value_of_the_setting_has_an_entry():
+    assert tuple(LOSSES) == get_args(Loss)

@@ -12,7 +12,7 @@ from pipeline.data.shards.sample import Sample
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.evaluation.evaluate import evaluate, predict
 from pipeline.model.build import build_network
-from pipeline.model.heatmaps import is_flat
+from pipeline.model.loss import is_flat
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.metadata import Plateau
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings

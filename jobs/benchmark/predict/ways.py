@@ -18,8 +18,8 @@ from pipeline.inference.export.graph import Graph, GraphSettings
 from pipeline.inference.export.write import load, write
 from pipeline.model.bf16 import ReducedNetwork, quick
 from pipeline.model.build import build_network
-from pipeline.model.heatmaps import readable
 from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.loss import to_heatmaps
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.shapes import UInt8
 from pipeline.settings import ModelSettings, Settings
@@ -84,7 +84,7 @@ def prepare(way: Way, network: Network) -> Predict:
     @torch.inference_mode()
     def predict(images: Images) -> np.ndarray:
         floats = scaled(torch.from_numpy(images), torch.ones(len(images), 3), CPU)
-        return readable(made(floats).stacks[-1], network.settings.optim.loss).numpy()
+        return to_heatmaps(made(floats).stacks[-1], network.settings.optim.loss).numpy()
 
     return predict
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.data.batch import scaled
 from pipeline.inference.export.graph import Graph
 from pipeline.inference.export.write import ExportError, Runner
-from pipeline.model.decoding import readable_stacks
+from pipeline.model.decoding import predicted_heatmaps
 from pipeline.pose.shapes import Float, UInt8
 from pipeline.run.metadata import Record
 
@@ -89,7 +89,7 @@ def _expected(graph: Graph, record: Record, images: Images) -> Joints:
     mirror = record.joint_set.mirror if graph.chosen.flip_test else None
     predicted = graph.network(floats)
     return graph.joints(
-        readable_stacks(graph.network, floats, predicted, record.settings.optim.loss, mirror)[-1]
+        predicted_heatmaps(graph.network, floats, predicted, record.settings.optim.loss, mirror)[-1]
     )
 
 

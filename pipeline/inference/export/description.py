@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.inference.export.graph import CONFIDENCE, HEATMAPS, INPUT, JOINTS, GraphSettings
+from pipeline.model.loss import LOSSES
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.run.metadata import Record, versions
+from pipeline.settings import Loss
 
 _PRODUCT = "hourglass-ray"
-# By loss, what a heatmap's height is.
-_HEIGHTS = {
-    "mse": "height of the heatmap, of which the training target's peak is target_peak",
-    "cross-entropy": "probability that the joint is at this pixel",
-}
-_CONFIDENCE = {
-    "mse": "the heatmap's highest pixel as a share of target_peak",
-    "cross-entropy": "the heatmap's highest pixel: its probability",
-}
 
 
 def describe(
@@ -54,11 +47,11 @@ def describe(
     }
 
 
-def _outputs(loss: str) -> Mapping[str, str]:
+def _outputs(loss: Loss) -> Mapping[str, str]:
     return {
-        HEATMAPS: f"float32 (batch, joint, heatmap_px, heatmap_px), of the last stack; {_HEIGHTS[loss]}",
+        HEATMAPS: f"float32 (batch, joint, heatmap_px, heatmap_px), of the last stack; {LOSSES[loss].height}",
         JOINTS: "float32 (batch, joint, 2), x and y in input pixels, the first one's centre at 0",
-        CONFIDENCE: f"float32 (batch, joint); {_CONFIDENCE[loss]}",
+        CONFIDENCE: f"float32 (batch, joint); {LOSSES[loss].confidence}",
     }
 
 

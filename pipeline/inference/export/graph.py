@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.model.decoding import decode
-from pipeline.model.heatmaps import readable, unmirror
+from pipeline.model.heatmaps import unmirror
 from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.loss import LOSSES, to_heatmaps
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import Float, UInt8
@@ -38,9 +39,9 @@ class Graph(nn.Module):
     """What is exported. It takes RGB images of 0-255 and scales them itself.
 
     It answers the last stack's heatmaps (batch, joint, height, width) as
-    `readable` has them, or with `decode` joints (x, y) in input pixels, the
+    `to_heatmaps` returns them, or with `decode` joints (x, y) in input pixels, the
     first one's centre at 0, and the confidence in each: the heatmap's height
-    there, as a share of the training target's with mean squared error.
+    there as a share of a certain joint's (`HeatmapLoss.certain`).
     """
 
     def __init__(
@@ -66,10 +67,9 @@ class Graph(nn.Module):
     ) -> tuple[Float[Tensor, "batch joint 2"], Float[Tensor, "batch joint"]]:
         """Joints in input pixels and the confidence in each, by the graph's decoding."""
         joints, heights = decode(heatmaps, self.chosen.decoding, self._optim.sigma_px)
-        if self._optim.loss == "mse":
-            heights = heights / self._optim.target_peak
+        certain = LOSSES[self._optim.loss].certain(self._optim.target_peak)
         (scale, _, offset), *_ = heatmap_from_input().tolist()
-        return (joints - offset) / scale, heights
+        return (joints - offset) / scale, heights / certain
 
     def _heatmaps(self, scaled: Float[Tensor, "batch 3 input_px input_px"]) -> Tensor:
-        return readable(self.network(scaled).stacks[-1], self._optim.loss)
+        return to_heatmaps(self.network(scaled).stacks[-1], self._optim.loss)

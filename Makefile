@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install quickstart test check
+.PHONY: install quickstart test check docs
 
 install: $(STAMP)
 
@@ -24,3 +24,7 @@ check: install
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+# A broken link, a missing anchor or a name that is not in the sources is an error.
+docs: install
+	$(BIN)/mkdocs build --strict

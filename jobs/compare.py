@@ -15,7 +15,7 @@ from pipeline.settings.cli import clear_errors, parse
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.evaluation.comparison import Comparison, Contender
+    from pipeline.evaluation.comparison import ComparedRun, Comparison
     from pipeline.evaluation.metrics import Scores
 
 _File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -67,9 +67,9 @@ def compare_runs(arguments: Arguments) -> None:
         say(f"written: {arguments.csv}")
 
 
-def _find(run: str, arguments: Arguments, into: Path) -> "Contender":
+def _find(run: str, arguments: Arguments, into: Path) -> "ComparedRun":
     from pipeline.run.plan import storage_folder, tracking_uri
-    from pipeline.tracking.lookup import contender, fetch, find_local
+    from pipeline.tracking.lookup import compared_run, fetch, find_local
 
     storage = storage_folder(arguments.storage)
     checkpoint = find_local(run, storage)
@@ -80,7 +80,7 @@ def _find(run: str, arguments: Arguments, into: Path) -> "Contender":
             f"RUN={run!r}: no such folder, and none of this name in {storage}; if MLflow has the run, "
             "give --tracking.uri"
         )
-    return contender(run, checkpoint)
+    return compared_run(run, checkpoint)
 
 
 def settings_text(compared: "Comparison") -> str:
@@ -97,8 +97,8 @@ def table(compared: "Comparison") -> "pd.DataFrame":
     import pandas as pd
 
     rows = [_percentages(scores) for scores in compared.scores]
-    columns = {compared.contenders[0].name: rows[0]}
-    for one, row in zip(compared.contenders[1:], rows[1:], strict=True):
+    columns = {compared.runs[0].name: rows[0]}
+    for one, row in zip(compared.runs[1:], rows[1:], strict=True):
         columns[one.name] = row
         columns[f"{one.name} {_MORE}"] = {name: row[name] - rows[0][name] for name in row}
     return pd.DataFrame(columns)
@@ -124,10 +124,8 @@ def table_text(found: "pd.DataFrame") -> str:
 
 def sentences(compared: "Comparison") -> list[str]:
     """Which checkpoints these are, and of each difference whether it is resolved."""
-    first, *others = compared.contenders
-    said = [
-        f"{one.name}: epoch {one.epoch}, {len(one.cases):,} people" for one in compared.contenders
-    ]
+    first, *others = compared.runs
+    said = [f"{one.name}: epoch {one.epoch}, {len(one.cases):,} people" for one in compared.runs]
     for other, differences in zip(others, compared.differences, strict=True):
         people, both = differences[0].people, (len(first.cases), len(other.cases))
         if people < max(both):
@@ -157,9 +155,7 @@ def content(compared: "Comparison") -> dict[str, Any]:
                 "scores": scores.as_dict(),
                 "differences": [asdict(d) | {"is_resolved": d.is_resolved} for d in more],
             }
-            for one, scores, more in zip(
-                compared.contenders, compared.scores, differences, strict=True
-            )
+            for one, scores, more in zip(compared.runs, compared.scores, differences, strict=True)
         ],
     }
 

@@ -41,7 +41,7 @@ def convert_file(arguments: Arguments) -> None:
     from pipeline.model.conversion.state_dict import read_state_dict
     from pipeline.pose.joint_sets import joint_set
     from pipeline.run.checkpoint import take_snapshot, write_checkpoint
-    from pipeline.run.metadata import Progress, Record
+    from pipeline.run.metadata import CheckpointMetadata, Progress
     from pipeline.settings import Settings
 
     weights, out = arguments.weights, arguments.out
@@ -55,7 +55,7 @@ def convert_file(arguments: Arguments) -> None:
         raise ValueError(f"{weights}: {error}") from error
     _report(weights, state, conversion, joints)
     out.mkdir(parents=True)
-    record = Record(
+    metadata = CheckpointMetadata(
         settings=Settings(model=conversion.model),
         joint_set=joints,
         progress=Progress(),
@@ -66,7 +66,7 @@ def convert_file(arguments: Arguments) -> None:
             "layout": conversion.layout.name,
         },
     )
-    write_checkpoint(out, take_snapshot(conversion.network, record))
+    write_checkpoint(out, take_snapshot(conversion.network, metadata))
     say(f"written: {out}")
 
 

@@ -12,7 +12,7 @@ from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.lock import end_abandoned
 from pipeline.settings.cli import clear_errors, fail, parse
-from pipeline.tracking.sync_state import Left, counted
+from pipeline.tracking.sync_state import Backlog, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +37,17 @@ def main(argv: list[str] | None = None) -> None:
         fail("\n".join(str(lacking) for lacking in left if lacking))
 
 
-def deliver(run: Path, uri: str) -> Left:
+def deliver(run: Path, uri: str) -> Backlog:
     """Deliver one run and say what was sent. Returns what MLflow still lacks.
 
     Raises ValueError if a file of the folder is damaged.
     """
     from pipeline.tracking.client import AwayError
-    from pipeline.tracking.sync import Delivery
+    from pipeline.tracking.sync import JournalSync
 
     if end_abandoned(Journal(run)):
         say(f"{run}: whoever trained it is gone without a word; the run is recorded as KILLED")
-    delivery, reason = Delivery(run, uri), ""
+    delivery, reason = JournalSync(run, uri), ""
     try:
         delivery.deliver()
     except AwayError as error:

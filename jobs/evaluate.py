@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pipeline.data.loader import SampleLoader
     from pipeline.evaluation.evaluate import Evaluation
     from pipeline.evaluation.metrics import Scores
-    from pipeline.evaluation.per_person import Cases
-    from pipeline.run.metadata import Record
+    from pipeline.evaluation.per_person import PersonResults
+    from pipeline.run.metadata import CheckpointMetadata
     from pipeline.settings import Settings
 
 _Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
@@ -80,17 +80,17 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         raise ValueError("--device cuda: this machine has no GPU that torch can use")
     is_cuda = arguments.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
-    network, record = load_network(arguments.checkpoint, device, arguments.weights)
+    network, metadata = load_network(arguments.checkpoint, device, arguments.weights)
     weights = find_weights(arguments.checkpoint, arguments.weights)
     if weights == "ema":
         say("weights: their moving average (ema)")
-    loader = _loader("data.val", arguments.val, record)
-    settings = _settings(record, arguments)
+    loader = _loader("data.val", arguments.val, metadata)
+    settings = _settings(metadata, arguments)
     stacks, cases = _measure(network, loader, settings, arguments)
     evaluation, joint_set = stacks[-1], loader.joint_set
     results = {"network": evaluation.scores(joint_set)}
     if arguments.train:
-        training = _loader("data.train", arguments.train, record)
+        training = _loader("data.train", arguments.train, metadata)
         results["constant pose"] = _constant_pose(training, loader).scores(joint_set)
     for name, scores in results.items():
         for score in scores.values():
@@ -108,46 +108,46 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
 
 def _check_place(people: Path | None) -> None:
     """Raise ValueError if a checkpoint was written with the file `people`: with another one it would count as damaged."""
-    from pipeline.run.metadata import RECORD_NAME, read_checksums
+    from pipeline.run.metadata import METADATA_NAME, read_checksums
 
-    if people is None or not (people.parent / RECORD_NAME).exists():
+    if people is None or not (people.parent / METADATA_NAME).exists():
         return
     if people.name in read_checksums(people.parent):
         raise ValueError(f"--people {people}: belongs to the checkpoint there; give another file")
 
 
-def _settings(record: "Record", arguments: Arguments) -> "Settings":
+def _settings(metadata: "CheckpointMetadata", arguments: Arguments) -> "Settings":
     """The checkpoint's settings with those of evaluation that were given."""
     changes: dict[str, Any] = {"evaluation.flip_test": arguments.flip_test}
     if arguments.decoding is not None:
         changes["evaluation.decoding"] = arguments.decoding
-    return record.settings.replaced(changes)
+    return metadata.settings.replaced(changes)
 
 
-def _loader(setting: str, pattern: str, record: "Record") -> "SampleLoader":
+def _loader(setting: str, pattern: str, metadata: "CheckpointMetadata") -> "SampleLoader":
     from pipeline.data.loader import SampleLoader
     from pipeline.data.shards.index import find_shards
     from pipeline.data.shards.reader import ShardReader
 
     shards = find_shards(setting, pattern)
-    difference = shards.joint_set.difference(record.joint_set)
+    difference = shards.joint_set.difference(metadata.joint_set)
     if difference:
         raise ValueError(
             f"{setting}={pattern!r} and the checkpoint have different joint sets: {difference}; "
             "expected the same"
         )
-    input_px = record.settings.model.input_px
+    input_px = metadata.settings.model.input_px
     return SampleLoader(ShardReader(shards.paths), shards.joint_set, input_px)
 
 
 def _measure(
     network: "nn.Module", loader: "SampleLoader", settings: "Settings", arguments: Arguments
-) -> "tuple[list[Evaluation], Cases]":
+) -> "tuple[list[Evaluation], PersonResults]":
     """The evaluation of every stack's heatmaps, first to last, or of the last stack's alone; the last one's people."""
     from pipeline.data.loader import stream_validation
     from pipeline.data.sampler import validation_batches
-    from pipeline.evaluation.evaluate import Evaluation, evaluate_cases, predict, predict_stacks
-    from pipeline.evaluation.per_person import Cases
+    from pipeline.evaluation.evaluate import Evaluation, evaluate_people, predict, predict_stacks
+    from pipeline.evaluation.per_person import PersonResults
 
     people, pace = len(loader.samples), Pace(2.0)
     batches = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)
@@ -165,16 +165,16 @@ def _measure(
     else:
         predicted = ([predictions] for predictions in predict(*measured))
         totals = [Evaluation.nothing(loader.joint_set)]
-    cases = [Cases.nobody(loader.joint_set)]
+    cases = [PersonResults.nobody(loader.joint_set)]
     for stacks in predicted:
-        found = [evaluate_cases([predictions], loader) for predictions in stacks]
+        found = [evaluate_people([predictions], loader) for predictions in stacks]
         totals = [total + new for total, (new, _) in zip(totals, found, strict=True)]
         cases.append(found[-1][1])
         if pace.is_due():
             done = totals[-1].people
             left = duration(pace.left_s(done, people))
             say(f"{bar(done, people)} people  left {left}")
-    return totals, Cases.together(cases).by_key()
+    return totals, PersonResults.together(cases).by_key()
 
 
 def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluation":
@@ -217,7 +217,7 @@ def _draw(
     loader: "SampleLoader",
     settings: "Settings",
     evaluation: "Evaluation",
-    cases: "Cases",
+    cases: "PersonResults",
     folder: Path,
 ) -> None:
     from pipeline.evaluation.charts import joint_bars, threshold_curve

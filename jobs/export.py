@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.inference.export.check import Difference
     from pipeline.inference.export.graph import Graph
     from pipeline.inference.export.samples import People
-    from pipeline.run.metadata import Record
+    from pipeline.run.metadata import CheckpointMetadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,25 +85,25 @@ def export(arguments: Arguments, place: Path) -> Path:
     storage = storage_folder(arguments.storage)
     checkpoint = find_checkpoint(arguments.model, storage, arguments.uri, place).absolute()
     out = _place(arguments, checkpoint)
-    network, record = load_network(checkpoint, torch.device("cpu"), arguments.weights)
+    network, metadata = load_network(checkpoint, torch.device("cpu"), arguments.weights)
     chosen = GraphSettings(
         decode=arguments.decode,
-        decoding=arguments.decoding or record.settings.evaluation.decoding,
+        decoding=arguments.decoding or metadata.settings.evaluation.decoding,
         flip_test=arguments.flip_test,
     )
-    graph = Graph(network, record.settings, record.joint_set, chosen)
-    people = _people(arguments, record)
+    graph = Graph(network, metadata.settings, metadata.joint_set, chosen)
+    people = _people(arguments, metadata)
     weights = find_weights(checkpoint, arguments.weights)
-    _tell(graph, record, checkpoint, weights)
+    _tell(graph, metadata, checkpoint, weights)
     with _aside(out) as partial:
         write(
             graph,
             arguments.to,
             partial,
-            record.settings.model.input_px,
-            describe(record, checkpoint, weights, chosen),
+            metadata.settings.model.input_px,
+            describe(metadata, checkpoint, weights, chosen),
         )
-        difference = compare(graph, record, load(arguments.to, partial), people.images)
+        difference = compare(graph, metadata, load(arguments.to, partial), people.images)
     _tell_check(difference, people)
     say(f"written: {out} ({out.stat().st_size / 2**20:,.1f} MiB)")
     return out
@@ -124,16 +124,16 @@ def _place(arguments: Arguments, checkpoint: Path) -> Path:
     return out
 
 
-def _people(arguments: Arguments, record: "Record") -> "People":
+def _people(arguments: Arguments, metadata: "CheckpointMetadata") -> "People":
     from pipeline.inference.export.samples import is_here, of_photographs, of_shards, rendered
 
-    input_px, known = record.settings.model.input_px, record.settings.data.val
+    input_px, known = metadata.settings.model.input_px, metadata.settings.data.val
     if arguments.photographs and arguments.val:
         raise ValueError("either --photographs or --data.val, got both")
     if arguments.photographs:
         return of_photographs(arguments.photographs, input_px)
     if arguments.val or (known and is_here(known)):
-        return of_shards("data.val", arguments.val or known, record.joint_set, input_px)
+        return of_shards("data.val", arguments.val or known, metadata.joint_set, input_px)
     return rendered(input_px)
 
 
@@ -148,11 +148,11 @@ def _aside(out: Path) -> "Iterator[Path]":
         partial.unlink(missing_ok=True)
 
 
-def _tell(graph: "Graph", record: "Record", checkpoint: Path, weights: str) -> None:
-    model, chosen = record.settings.model, graph.chosen
+def _tell(graph: "Graph", metadata: "CheckpointMetadata", checkpoint: Path, weights: str) -> None:
+    model, chosen = metadata.settings.model, graph.chosen
     say(
         f"{checkpoint.parent.name}/{checkpoint.name}: {model.stacks} stack{'s' * (model.stacks > 1)} of {model.features} features, "
-        f"{model.input_px} px, {len(record.joint_set.joints)} joints of {record.joint_set.name}, "
+        f"{model.input_px} px, {len(metadata.joint_set.joints)} joints of {metadata.joint_set.name}, "
         f"weights {weights}"
     )
     decoded = f"decoding {chosen.decoding}" if chosen.decode else ""

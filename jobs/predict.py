@@ -135,10 +135,10 @@ def _ray_settings(arguments: Arguments) -> RaySettings:
 def _say_beginning(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None:
     if plan.others:
         say(f"{plan.others:,} files that are neither images nor videos are passed over")
-    evaluation = plan.record.settings.evaluation
+    evaluation = plan.metadata.settings.evaluation
     flip = "with" if evaluation.flip_test else "without"
     say(
-        f"{plan.checkpoint.name}: {plan.record.joint_set.name}, {len(plan.record.joint_set.joints)} joints, "
+        f"{plan.checkpoint.name}: {plan.metadata.joint_set.name}, {len(plan.metadata.joint_set.joints)} joints, "
         f"{flip} flip test, decoding {evaluation.decoding}"
     )
     videos, frames = len(plan.frames), sum(plan.frames.values())
@@ -230,7 +230,7 @@ def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None
 
     estimates = store.estimates(plan.sources)
     results = Results(
-        joint_set=plan.record.joint_set,
+        joint_set=plan.metadata.joint_set,
         model={
             "asked": arguments.model,
             "checkpoint": plan.checkpoint.name,
@@ -252,7 +252,7 @@ def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None
 def _draw(folder: Path, plan: "PredictionPlan", store: "Store") -> None:
     from pipeline.inference.drawing import draw_photographs, draw_videos
 
-    estimates, joint_set, pace = store.estimates(plan.sources), plan.record.joint_set, Pace(2.0)
+    estimates, joint_set, pace = store.estimates(plan.sources), plan.metadata.joint_set, Pace(2.0)
     photographs = [estimate for estimate in estimates if estimate.frame is None]
     frames = [estimate for estimate in estimates if estimate.frame is not None]
     done = 0

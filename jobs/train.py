@@ -10,7 +10,7 @@ from pipeline.io.console import say
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
-from pipeline.training.probes import reached
+from pipeline.training.probes import mark_stage
 
 # What a shell says of a program that SIGTERM ended: 128 + 15.
 _STOPPED = 143
@@ -61,12 +61,12 @@ def dry_run(settings: Settings) -> None:
 
 def run(settings: Settings) -> None:
     """Train. Raises ValueError before the cluster is asked for anything, if the input is wrong."""
-    reached("called")
+    mark_stage("called")
     from pipeline.run.plan import plan_training
 
     plan = plan_training(settings)
     describe(plan)
-    reached("planned")
+    mark_stage("planned")
     train_plan(plan)
 
 
@@ -141,13 +141,13 @@ def train_plan(plan: "Plan") -> "Outcome":
     """
     from pipeline.cluster.launch import TrainingFailedError, train
     from pipeline.cluster.start import cluster
-    from pipeline.tracking.recording import InterruptedRunError, recording
+    from pipeline.tracking.recording import InterruptedRunError, record_run
 
     settings = plan.settings
     say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
     try:
         # MLflow is reached while the cluster starts, and before anything of it is taken.
-        with recording(plan) as record:
+        with record_run(plan) as record:
             with cluster(settings.ray.address):
                 outcome = train(plan, record)
             # What MLflow lacks is named after it, when the record is closed.

@@ -21,7 +21,7 @@ from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII, JointSet
 from pipeline.pose.person import Person, Split, Visibility
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
-from pipeline.run.metadata import Progress, Record
+from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 
@@ -123,10 +123,10 @@ def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes)
     )
     folder.mkdir(parents=True)
     network = build_network(settings.model, 0, torch.device("cpu"), zero_heads=False)
-    record = Record(
+    metadata = CheckpointMetadata(
         settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics=metrics or {}
     )
-    write_checkpoint(folder, take_snapshot(network, record))
+    write_checkpoint(folder, take_snapshot(network, metadata))
     return settings
 
 

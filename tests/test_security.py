@@ -30,7 +30,7 @@ from pipeline.io.errors import fail
 from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
-from pipeline.run.metadata import Progress, Record
+from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.tracking.client import ui_command
 from pipeline.tracking.runs import start_run
@@ -105,23 +105,25 @@ def test_what_a_worker_raises_shows_no_secret(web, pack, monkeypatch):
     assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
-def saved_with_secrets(folder: Path) -> Record:
+def saved_with_secrets(folder: Path) -> CheckpointMetadata:
     settings = Settings.from_flat(
         SMALL | {"data.train": f"https://h/a.tar{QUERY}", "tracking.uri": f"http://a:{SECRET}@h"}
     )
-    record = Record(settings=settings, joint_set=MPII, progress=Progress(), metrics={})
+    metadata = CheckpointMetadata(
+        settings=settings, joint_set=MPII, progress=Progress(), metrics={}
+    )
     folder.mkdir()
-    write_checkpoint(folder, take_snapshot(StackedHourglass(settings.model), record))
-    return record
+    write_checkpoint(folder, take_snapshot(StackedHourglass(settings.model), metadata))
+    return metadata
 
 
 def test_a_checkpoint_holds_no_secret_and_is_read_without(tmp_path):
-    record = saved_with_secrets(tmp_path / "saved")
+    metadata = saved_with_secrets(tmp_path / "saved")
     text = (tmp_path / "saved" / "checkpoint.json").read_text()
     assert SECRET not in text
     assert '"data.train": "https://h/a.tar?X-Amz-Signature=***"' in text
     _, read = load_network(tmp_path / "saved", torch.device("cpu"))
-    assert read.settings.model == record.settings.model
+    assert read.settings.model == metadata.settings.model
 
 
 def test_a_checkpoint_is_measured_on_data_that_are_named_anew(web, pack, tmp_path, capsys):

@@ -9,7 +9,7 @@ from factories import pack_samples, samples
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import write_checkpoint
 from pipeline.run.checkpoint_manager import checkpoints
-from pipeline.training.trainer import Learner, Task
+from pipeline.training.trainer import Task, Trainer
 
 CPU = torch.device("cpu")
 
@@ -41,12 +41,12 @@ def task_of(train: list[Path], val: list[Path], **changes) -> Task:
     )
 
 
-def alone(task: Task) -> Learner:
-    return Learner(task, 0, 1, CPU)
+def alone(task: Task) -> Trainer:
+    return Trainer(task, 0, 1, CPU)
 
 
-def save(learner: Learner, folder: Path, metrics: dict[str, float]) -> None:
-    write_checkpoint(folder, learner.snapshot(metrics))
+def save(trainer: Trainer, folder: Path, metrics: dict[str, float]) -> None:
+    write_checkpoint(folder, trainer.snapshot(metrics))
 
 
 EPOCHS = 3

@@ -17,7 +17,7 @@ from pipeline.run.journal import Journal
 from pipeline.run.layout import STOP_NAME
 from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
-from pipeline.tracking.recording import InterruptedRunError, Recording, recording
+from pipeline.tracking.recording import InterruptedRunError, RunRecorder, record_run
 from pipeline.tracking.summary import conclude
 from tune.epochs import STOPPED_TAG, has_ended, reports
 from tune.spaces import Point, trial_name
@@ -95,7 +95,7 @@ class Trial(ray.tune.Trainable):
 
     def _train(self, parent: str) -> None:
         try:
-            with recording(self._plan, parent=parent) as record:
+            with record_run(self._plan, parent=parent) as record:
                 _train_or_conclude(self._plan, record)
         except BaseException as error:
             self._training.set_exception(error)
@@ -103,7 +103,7 @@ class Trial(ray.tune.Trainable):
             self._training.set_result(None)
 
 
-def _train_or_conclude(plan: Plan, record: Recording) -> None:
+def _train_or_conclude(plan: Plan, record: RunRecorder) -> None:
     try:
         train(plan, record, label=plan.settings.ray.name)
     except InterruptedRunError:

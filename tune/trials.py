@@ -24,10 +24,10 @@ from pipeline.io.console import Pace, duration, say
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.settings import RaySettings
-from pipeline.tracking.recording import InterruptedRunError, Recording, record_of
+from pipeline.tracking.recording import InterruptedRunError, RunRecorder, record
 from pipeline.tracking.summary import conclude
 from pipeline.tracking.sync import deliver_start
-from pipeline.tracking.uploader import Courier
+from pipeline.tracking.uploader import Uploader
 from tune.budget import Accountant, Ending, ending_on_signals
 from tune.epochs import has_ended, has_finished, reports
 from tune.gather import Tried, gather
@@ -61,15 +61,15 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
     asked to stop.
     """
     check_same(sweep)
-    with record_of(_spec(sweep), sweep.folder, lambda: _start(sweep)) as record:
+    with record(_spec(sweep), sweep.folder, lambda: _start(sweep)) as recorder:
         with cluster(sweep.base.ray.address, is_shared=True):
             check_capacity(sweep.base.ray)
-            record.begin()
+            recorder.begin()
             tried, interruption = _search(sweep)
         for one in tried:
             _settle(sweep, one)
         outcome = gather(sweep, tried)
-        _report(record, outcome, sweep)
+        _report(recorder, outcome, sweep)
         if sweep.register and not interruption:
             _register(sweep, outcome)
         if interruption:
@@ -136,8 +136,8 @@ class Narrator(ray.tune.Callback):
 def _search(sweep: Sweep) -> tuple[list[Tried], str]:
     """Let Ray Tune run the trials. Returns them, and the signal that has interrupted it, if one has."""
     at_once = sweep.search.at_once or trials_at_once(sweep.base.ray)
-    narrator = Narrator(sweep)
-    ending = Ending(sweep.folder, lambda: narrator.running)
+    logger = Narrator(sweep)
+    ending = Ending(sweep.folder, lambda: logger.running)
     gpus = sweep.base.ray.most_workers * sweep.base.ray.gpus_per_worker
     accountant = Accountant(sweep.budget, gpus, sweep.folder, ending.use_up)
     state = sweep.folder / _STATE
@@ -165,7 +165,7 @@ def _search(sweep: Sweep) -> tuple[list[Tried], str]:
             ),
             max_failures=sweep.search.retries,
             raise_on_failed_trial=False,
-            callbacks=[narrator, accountant],
+            callbacks=[logger, accountant],
             resume=is_begun,
             resume_config=_GO_ON if is_begun else None,
             verbose=0,
@@ -235,7 +235,7 @@ def _register(sweep: Sweep, outcome: SweepOutcome) -> None:
 
 def _deliver(folder: Path, uri: str) -> None:
     """Deliver what MLflow lacks of a run that has ended, or say what that is."""
-    left = Courier(folder, uri).close(_PATIENCE_S)
+    left = Uploader(folder, uri).close(_PATIENCE_S)
     if left:
         say(str(left))
 
@@ -277,7 +277,7 @@ def _start(sweep: Sweep) -> list[Path]:
     return []
 
 
-def _report(record: Recording, outcome: SweepOutcome, sweep: Sweep) -> None:
+def _report(record: RunRecorder, outcome: SweepOutcome, sweep: Sweep) -> None:
     """Keep the report beside the runs and in MLflow."""
     for path in write_report(outcome, sweep.folder):
         record.journal.file(path, "sweep")

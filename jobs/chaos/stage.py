@@ -19,7 +19,7 @@ from jobs.chaos.soak import NODES, Soak
 from jobs.chaos.training import Training, pack
 from pipeline.io.console import say
 from pipeline.run.journal import JOURNAL_NAME
-from pipeline.training.probes import WITNESS_FOLDER
+from pipeline.training.probes import TRACE_FOLDER
 
 _DELIVERY_S = 120.0
 
@@ -32,7 +32,7 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     load, begun = os.getloadavg()[0], time.monotonic()
     say("rendering and packing people to train on")
     people = pack(folder / "data")
-    evidence = Evidence(folder / "witness")
+    evidence = Evidence(folder / "trace")
     with _staged(folder, seed) as (training, nodes, server):
         under_way = Soak(training, nodes, server, evidence, draws(seed))
         under_way.run(60 * minutes)
@@ -56,7 +56,7 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
 @contextmanager
 def _staged(folder: Path, seed: int) -> Iterator[tuple[Training, Nodes, Server]]:
     # Ray's nodes hand it on to the workers.
-    os.environ[WITNESS_FOLDER] = str(folder / "witness")
+    os.environ[TRACE_FOLDER] = str(folder / "trace")
     server = Server(folder)
     say(f"starting MLflow and a cluster of {NODES} nodes beside its head")
     nodes = None

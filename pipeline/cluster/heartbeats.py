@@ -12,7 +12,7 @@ _FOLDER = "heartbeats"
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
-    """Where a rank stands, as it says itself: `stage` and `done` are its pulse's, `still_s` is without progress since."""
+    """Where a rank stands, as it says itself: `stage` and `done` are its marker's, `still_s` is without progress since."""
 
     start: str
     rank: int

@@ -32,9 +32,9 @@ from pipeline.run.metadata import Progress
 from pipeline.run.plan import Plan
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
-from pipeline.tracking.recording import InterruptedRunError, Recording
+from pipeline.tracking.recording import InterruptedRunError, RunRecorder
 from pipeline.tracking.summary import Outcome, conclude
-from pipeline.training.probes import reached
+from pipeline.training.probes import mark_stage
 from pipeline.training.trainer import Task
 
 # Seconds that ranks wait for one another at least before a lost one is an error.
@@ -53,7 +53,7 @@ _LASTING = (ValueError, ArithmeticError, StorageError)
 __all__ = ["Outcome", "TrainingFailedError", "conclude", "reason", "train"]
 
 
-class Judge(UserCallback):
+class FailureReporter(UserCallback):
     """Names ranks that fail, and ends a run whose error would come again however often it is tried.
 
     Runs in Ray Train's controller; `folder` is the run's.
@@ -74,7 +74,7 @@ class Judge(UserCallback):
                 raise ControllerError(error) from error
 
 
-def train(plan: Plan, recording: Recording, *, label: str = "") -> Outcome:
+def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     """Train on the cluster that is connected, and enter what comes of it in the run's journal.
 
     `label` begins every line that the workers say. Raises ValueError if the
@@ -84,7 +84,7 @@ def train(plan: Plan, recording: Recording, *, label: str = "") -> Outcome:
     """
     check_capacity(plan.settings.ray)
     recording.begin()
-    reached("cluster")
+    mark_stage("cluster")
     with stopping(plan.folder) as stop:
         _fit(plan, label)
         progress = _progress(plan)
@@ -177,7 +177,7 @@ def trainer(
         run_config=RunConfig(
             name=settings.ray.name,
             storage_path=settings.ray.storage,
-            callbacks=[Judge(plan.folder)],
+            callbacks=[FailureReporter(plan.folder)],
             failure_config=FailureConfig(
                 max_failures=settings.ray.max_failures, controller_failure_limit=_START_TRIES
             ),

@@ -14,7 +14,7 @@ from typing import Self
 
 from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
 from pipeline.io.console import say
-from pipeline.training.probes import Mark, Pulse
+from pipeline.training.probes import Mark, ProgressMarker
 
 # What a rank ends with that has hung: "temporary failure, try again".
 STATUS = os.EX_TEMPFAIL
@@ -28,7 +28,7 @@ _STANDARD_ERROR = 2
 
 
 class Watchdog:
-    """Watches the pulse of one rank from a thread of its own while the context lasts.
+    """Watches the marker of one rank from a thread of its own while the context lasts.
 
     Without progress for `patience_s` it says who is stuck, with the stacks of
     all threads, and keeps that in the run's folder too. A tenth of that later, or of a quarter more if the rank only
@@ -37,9 +37,15 @@ class Watchdog:
     """
 
     def __init__(
-        self, pulse: Pulse, folder: Path, start: str, rank: int, workers: int, patience_s: float
+        self,
+        marker: ProgressMarker,
+        folder: Path,
+        start: str,
+        rank: int,
+        workers: int,
+        patience_s: float,
     ) -> None:
-        self._pulse, self._folder, self._start = pulse, folder, start
+        self._marker, self._folder, self._start = marker, folder, start
         self._rank, self._workers, self._patience_s = rank, workers, patience_s
         self._heartbeats = Heartbeats(folder, start)
         self._watched = threading.current_thread()
@@ -66,7 +72,7 @@ class Watchdog:
             # Should this thread itself be held up, by the disk or by code that doesn't let go of
             # Python's lock, this needs neither.
             faulthandler.dump_traceback_later(self._patience_s, exit=True, file=_STANDARD_ERROR)
-            mark = self._pulse.last
+            mark = self._marker.last
             still_s = time.monotonic() - mark.at
             self._tell(mark, still_s)
             if still_s >= self._patience_s:

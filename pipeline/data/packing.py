@@ -20,7 +20,7 @@ from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes, m
 from pipeline.data.shards.sample import Sample
 from pipeline.data.shards.writer import write_shard
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.io.atomic import written_whole
+from pipeline.io.atomic import atomic_write
 from pipeline.settings.packing import PackSettings
 
 
@@ -49,7 +49,7 @@ def open_plan(plan: PackPlan) -> dict[str, ShardDone] | None:
             "choose an empty folder or remove it"
         )
     plan.state.mkdir(parents=True, exist_ok=True)
-    with written_whole(marker) as aside:
+    with atomic_write(marker) as aside:
         aside.write_text(plan.fingerprint)
     finished = {}
     for job in plan.jobs:
@@ -73,9 +73,9 @@ def pack_shard(settings: PackSettings, job: ShardJob) -> ShardDone:
     state = settings.out / _STATE_NAME
     if entry is not None:
         members = Members.scan(settings.out / entry.name)
-        with written_whole(state / f"{job.name}.npz") as aside:
+        with atomic_write(state / f"{job.name}.npz") as aside:
             aside.write_bytes(members_bytes({entry.name: members}))
-    with written_whole(state / f"{job.name}.json") as aside:
+    with atomic_write(state / f"{job.name}.json") as aside:
         aside.write_text(json.dumps(asdict(done)))
     return done
 
@@ -118,7 +118,7 @@ def _write_members(plan: PackPlan, entries: Sequence[ShardEntry]) -> str:
         path = plan.state / f"{entry.name}.npz"
         members |= members_from(path.read_bytes(), str(path))
     content = members_bytes(members)
-    with written_whole(plan.settings.out / MEMBERS_NAME) as aside:
+    with atomic_write(plan.settings.out / MEMBERS_NAME) as aside:
         aside.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 

@@ -23,7 +23,7 @@ _TITLE_LETTERS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pose:
+class DrawnPose:
     """A person to draw: an image with joints in its pixels; `truth` where it is known."""
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -34,7 +34,7 @@ class Pose:
     title: str = ""
 
 
-def overlay(poses: Sequence[Pose], joint_set: JointSet, title: str) -> Figure:
+def overlay(poses: Sequence[DrawnPose], joint_set: JointSet, title: str) -> Figure:
     """Skeletons over images: left limbs orange, right blue; the truth as white rings."""
     columns = min(4, len(poses))
     rows = -(-len(poses) // columns)
@@ -48,7 +48,7 @@ def overlay(poses: Sequence[Pose], joint_set: JointSet, title: str) -> Figure:
     return figure
 
 
-def _draw_pose(axis: Axes, pose: Pose, joint_set: JointSet) -> None:
+def _draw_pose(axis: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
     axis.imshow(pose.image)
     for start, end in joint_set.limbs:
         if pose.shown[start] and pose.shown[end]:
@@ -120,11 +120,11 @@ def spaced(samples: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, samples - 1, min(count, samples)).astype(np.int64))
 
 
-def pose_of(sample: Sample, predicted: np.ndarray) -> Pose:
+def pose_of(sample: Sample, predicted: np.ndarray) -> DrawnPose:
     """A sample's stored crop with predicted joints (joint, 2) in original-image pixels and the truth."""
     to_crop = sample.crop.from_original
     person = sample.person
-    return Pose(
+    return DrawnPose(
         image=sample.picture(),
         joints=transform(predicted, to_crop),
         shown=np.ones(len(predicted), bool),
@@ -156,7 +156,7 @@ def draw_augmented(
     batch = loader.batch(positions, varied)
     to_input = np.linalg.inv(heatmap_from_input())
     poses = [
-        Pose(
+        DrawnPose(
             image=_seen(batch, row),
             joints=transform(batch.joints[row].double().numpy(), to_input),
             shown=batch.annotated[row].numpy(),

@@ -7,7 +7,7 @@ import torch
 from pipeline.data.batch import Batch
 
 
-def transferred(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield batches on the device; on a GPU the next is copied while the last is computed on.
 
     On CPU they pass as they come, and none is asked for ahead.

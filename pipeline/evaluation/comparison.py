@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.evaluation.metrics import THRESHOLDS, Scores, scores
-from pipeline.evaluation.per_person import Cases
+from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.settings import Settings
 
@@ -25,14 +25,14 @@ _NAMES = ("ray.name",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
+class ComparedRun:
     """A run to compare: its name, settings and joint set, and one checkpoint's validation results."""
 
     name: str
     settings: Settings
     joint_set: JointSet
     epoch: int
-    cases: Cases
+    cases: PersonResults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +67,16 @@ class Difference:
 class Comparison:
     """Some runs by the headline measure of the first: each one's scores, and the differences of all but the first."""
 
-    contenders: tuple[Contender, ...]
+    runs: tuple[ComparedRun, ...]
     measure: Measure
     settings: dict[str, list[Any]]
     scores: tuple[Scores, ...]
     differences: tuple[tuple[Difference, ...], ...]
 
 
-def compare(contenders: Sequence[Contender]) -> Comparison:
+def compare(runs: Sequence[ComparedRun]) -> Comparison:
     """Compare runs with the first. Raises ValueError naming two that can't be compared, and why."""
-    first, *others = contenders
+    first, *others = runs
     joint_set = first.joint_set
     measure = joint_set.measure(first.settings.evaluation.measure)
     for other in others:
@@ -84,10 +84,10 @@ def compare(contenders: Sequence[Contender]) -> Comparison:
         if unlike:
             raise ValueError(f"{first.name} and {other.name} have different joint sets: {unlike}")
     return Comparison(
-        contenders=tuple(contenders),
+        runs=tuple(runs),
         measure=measure,
-        settings=differing([one.settings for one in contenders]),
-        scores=tuple(scores(one.cases.counts(measure), joint_set, measure) for one in contenders),
+        settings=differing([one.settings for one in runs]),
+        scores=tuple(scores(one.cases.counts(measure), joint_set, measure) for one in runs),
         differences=tuple(_differences(first, other, joint_set, measure) for other in others),
     )
 
@@ -100,7 +100,7 @@ def differing(settings: Sequence[Settings]) -> dict[str, list[Any]]:
 
 
 def _differences(
-    first: Contender, other: Contender, joint_set: JointSet, measure: Measure
+    first: ComparedRun, other: ComparedRun, joint_set: JointSet, measure: Measure
 ) -> tuple[Difference, ...]:
     """The differences at each of the measure's thresholds, over the people that both have."""
     people, members = _same_people(first, other), list(joint_set.in_mean)
@@ -124,7 +124,7 @@ def _differences(
     return tuple(found)
 
 
-def _same_people(first: Contender, other: Contender) -> tuple[Cases, Cases]:
+def _same_people(first: ComparedRun, other: ComparedRun) -> tuple[PersonResults, PersonResults]:
     """The people whom both runs have. Raises ValueError if there are none, or they are others of the same names."""
     names = f"{first.name} and {other.name}"
     ours, theirs = shared(first.cases, other.cases)
@@ -142,7 +142,7 @@ def _same_people(first: Contender, other: Contender) -> tuple[Cases, Cases]:
     return ours, theirs
 
 
-def shared(first: Cases, second: Cases) -> tuple[Cases, Cases]:
+def shared(first: PersonResults, second: PersonResults) -> tuple[PersonResults, PersonResults]:
     """Those of each whom both have, in the same order; people of one key in the order of the shards."""
     rows, others = _named(first), _named(second)
     names = [name for name in rows if name in others]
@@ -150,7 +150,7 @@ def shared(first: Cases, second: Cases) -> tuple[Cases, Cases]:
     return first.rows(ours), second.rows(theirs)
 
 
-def _named(cases: Cases) -> dict[tuple[str, int], int]:
+def _named(cases: PersonResults) -> dict[tuple[str, int], int]:
     """Each person's row, by key and by how many there are of it before."""
     seen: dict[str, int] = {}
     rows = {}

@@ -22,7 +22,7 @@ from pipeline.evaluation.metrics import (
     person_sizes,
     scores,
 )
-from pipeline.evaluation.per_person import Cases
+from pipeline.evaluation.per_person import PersonResults
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.hourglass import Heatmaps
 from pipeline.model.loss import batch_loss, is_flat
@@ -270,25 +270,27 @@ def measure_errors(
 
 def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evaluation:
     """Count predictions against the truth of their samples."""
-    evaluation, _ = evaluate_cases(predictions, loader)
+    evaluation, _ = evaluate_people(predictions, loader)
     return evaluation
 
 
-def evaluate_cases(
+def evaluate_people(
     predictions: Iterable[Predictions], loader: SampleLoader
-) -> tuple[Evaluation, Cases]:
+) -> tuple[Evaluation, PersonResults]:
     """Count predictions against the truth of their samples, and say of each person what was counted."""
     joint_set = loader.joint_set
-    total, cases = Evaluation.nothing(joint_set), [Cases.nobody(joint_set)]
+    total, cases = Evaluation.nothing(joint_set), [PersonResults.nobody(joint_set)]
     for batch in predictions:
         people = [loader.samples[position] for position in batch.positions.tolist()]
         truth, keys = Truth.of(people), [sample.key for sample in people]
         errors = measure_errors(batch.joints, truth, joint_set)
-        cases.append(Cases.of(keys, batch.positions, truth.checksums(), batch.joints, errors))
+        cases.append(
+            PersonResults.of(keys, batch.positions, truth.checksums(), batch.joints, errors)
+        )
         total += Evaluation(
             counts={key: joint_counts(value) for key, value in errors.items()},
             loss_sum=batch.loss,
             people=len(people),
             flat=batch.flat,
         )
-    return total, Cases.together(cases)
+    return total, PersonResults.together(cases)

@@ -11,7 +11,7 @@ from pipeline.data.augmentation import Augmentation
 from pipeline.data.loader import SampleLoader
 from pipeline.data.pictures import overlay, pose_of, spaced, stack_maps
 from pipeline.evaluation.evaluate import predict, stack_heatmaps
-from pipeline.evaluation.per_person import Cases
+from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.pose.person import Visibility
@@ -53,7 +53,7 @@ def draw_close_ups(
     network: nn.Module,
     loader: SampleLoader,
     settings: Settings,
-    cases: Cases,
+    cases: PersonResults,
     measure: Measure,
     device: torch.device,
 ) -> dict[str, Figure]:
@@ -66,7 +66,7 @@ def draw_close_ups(
     }
 
 
-def draw_worst(loader: SampleLoader, cases: Cases, measure: Measure, title: str) -> Figure:
+def draw_worst(loader: SampleLoader, cases: PersonResults, measure: Measure, title: str) -> Figure:
     """Draw the people with the highest mean error by `measure`, the worst first.
 
     On their stored crops, with the error in each title and the truth as white

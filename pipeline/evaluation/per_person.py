@@ -20,7 +20,7 @@ _POSITIONS, _TRUTHS = "positions", "truths"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cases:
+class PersonResults:
     """Predictions for some people and how wrong they are, a row a person.
 
     `positions` are those in the shards that were evaluated; `truths` stand for
@@ -64,7 +64,7 @@ class Cases:
         return cls.of((), none, none, nothing, errors)
 
     @classmethod
-    def together(cls, parts: Sequence["Cases"]) -> Self:
+    def together(cls, parts: Sequence["PersonResults"]) -> Self:
         """The people of all parts, of which there is at least one."""
         return cls(
             keys=tuple(key for part in parts for key in part.keys),
@@ -76,9 +76,9 @@ class Cases:
             },
         )
 
-    def rows(self, chosen: Int64[np.ndarray, " row"]) -> "Cases":
+    def rows(self, chosen: Int64[np.ndarray, " row"]) -> "PersonResults":
         """The people of some rows, in that order."""
-        return Cases(
+        return PersonResults(
             keys=tuple(self.keys[row] for row in chosen.tolist()),
             positions=self.positions[chosen],
             truths=self.truths[chosen],
@@ -86,7 +86,7 @@ class Cases:
             errors={key: values[chosen] for key, values in self.errors.items()},
         )
 
-    def by_key(self) -> "Cases":
+    def by_key(self) -> "PersonResults":
         """The same people in the order of their keys; of equal ones, that of the shards."""
         order = sorted(range(len(self)), key=lambda row: (self.keys[row], self.positions[row]))
         return self.rows(np.array(order, np.int64))
@@ -129,7 +129,7 @@ def narrowed(
     return np.where(after < before, np.nextafter(found, np.float32(np.inf)), found)
 
 
-def read_cases(path: Path) -> Cases:
+def read_results(path: Path) -> PersonResults:
     """Read a people.npz. Raises ValueError naming the file if it is absent or none."""
     try:
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as stored:
@@ -147,7 +147,7 @@ def read_cases(path: Path) -> Cases:
     shapes = {values.shape for values in errors.values()} | {joints.shape[:2]}
     if len(shapes) > 1 or not keys.shape == positions.shape == truths.shape == joints.shape[:1]:
         raise ValueError(f"{path}: its arrays are of different people or joints")
-    return Cases(
+    return PersonResults(
         keys=tuple(map(str, keys)),
         positions=positions,
         truths=truths,

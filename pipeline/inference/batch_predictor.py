@@ -15,7 +15,7 @@ from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.inference.boxes import MatchedBoxes, Place
 from pipeline.inference.predictor import Frame, Pose, Predictor, View, read_photograph
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
-from pipeline.inference.sources import Source
+from pipeline.inference.sources import MediaFile
 from pipeline.inference.video import Video
 from pipeline.run.checkpoint import Weights
 
@@ -52,7 +52,7 @@ class _Seen:
 
     @classmethod
     def of(
-        cls, image: ImageRGBA, source: Source, frame: int | None, estimator: "Estimator"
+        cls, image: ImageRGBA, source: MediaFile, frame: int | None, estimator: "Estimator"
     ) -> Self:
         height, width = image.shape[:2]
         boxes = estimator.options.boxes
@@ -82,7 +82,7 @@ class Estimator:
         self.predictor = Predictor(checkpoint, device, options.weights, exact=options.exact)
         self.options = options
         self._decoders: deque[CropDecoder] = deque(CropDecoder() for _ in range(options.threads))
-        self._video: tuple[Source, Video] | None = None
+        self._video: tuple[MediaFile, Video] | None = None
 
     def estimate(self, part: Part) -> Found:
         """Find everyone in a part. What can't be read is a failure of its own, and the rest is done."""
@@ -105,7 +105,7 @@ class Estimator:
                 else:
                     yield result
 
-    def _photograph(self, source: Source) -> _Seen | Failure:
+    def _photograph(self, source: MediaFile) -> _Seen | Failure:
         # Each thread has one of them; what it decodes is valid until its next.
         decoder = self._decoders.popleft()
         try:
@@ -130,7 +130,7 @@ class Estimator:
         except (OSError, ValueError) as error:
             found.failures.append(Failure(file=str(source.path), why=_reason(error)))
 
-    def _video_at(self, source: Source, start: int) -> Video:
+    def _video_at(self, source: MediaFile, start: int) -> Video:
         """The video, opened where it can be read on from `start`."""
         if self._video is None or self._video[0] != source or self._video[1].position > start:
             if self._video is not None:

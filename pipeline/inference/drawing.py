@@ -12,7 +12,7 @@ from pipeline.inference.batch_predictor import file_name
 from pipeline.inference.predictor import read_photograph
 from pipeline.inference.results import Estimate, FoundPerson
 from pipeline.inference.video import Video
-from pipeline.io.atomic import written_whole
+from pipeline.io.atomic import atomic_write
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
 
@@ -65,7 +65,7 @@ def draw_photographs(
             factor = enlargement(max(estimate.width, estimate.height), estimate.people)
             drawn = draw_people(_rgb(image), estimate.people, joint_set, factor)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as aside:
+            with atomic_write(path) as aside:
                 aside.write_bytes(_png(drawn))
         yield
 

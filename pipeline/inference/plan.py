@@ -8,10 +8,10 @@ from typing import Any
 
 from pipeline.inference.boxes import MatchedBoxes, read_boxes
 from pipeline.inference.results import Failure
-from pipeline.inference.sources import Source, find_sources
+from pipeline.inference.sources import MediaFile, find_sources
 from pipeline.inference.video import count_frames
 from pipeline.run.checkpoint import Weights, check_file, find_weights, weights_name
-from pipeline.run.metadata import Record, read_checksums, read_record
+from pipeline.run.metadata import CheckpointMetadata, read_checksums, read_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class PredictionPlan:
     """
 
     checkpoint: Path
-    record: Record
-    sources: Sequence[Source]
+    metadata: CheckpointMetadata
+    sources: Sequence[MediaFile]
     others: int
     frames: dict[Path, int]
     boxes: MatchedBoxes | None
@@ -48,12 +48,12 @@ def plan_prediction(
     """
     listed = find_sources(inputs)
     matched = _matched(boxes, listed.files) if boxes else None
-    record, name = read_record(checkpoint), weights_name(checkpoint, weights)
+    metadata, name = read_metadata(checkpoint), weights_name(checkpoint, weights)
     check_file(checkpoint, name)
     frames, failures = _frames(listed.files)
     return PredictionPlan(
         checkpoint=checkpoint,
-        record=record,
+        metadata=metadata,
         sources=listed.files,
         others=listed.others,
         frames=frames,
@@ -69,14 +69,14 @@ def plan_prediction(
     )
 
 
-def _matched(path: Path, sources: Sequence[Source]) -> MatchedBoxes:
+def _matched(path: Path, sources: Sequence[MediaFile]) -> MatchedBoxes:
     matched = read_boxes(path).matched(source.path for source in sources)
     if not matched.names:
         raise ValueError(f"{path}: none of its pictures is among the {len(sources)} inputs")
     return matched
 
 
-def _frames(sources: Sequence[Source]) -> tuple[dict[Path, int], list[Failure]]:
+def _frames(sources: Sequence[MediaFile]) -> tuple[dict[Path, int], list[Failure]]:
     """The number of every video's frames, and the videos that can't be opened."""
     frames, failures = dict[Path, int](), []
     for source in sources:

@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 
 from pipeline.data.batch import scaled
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA, warp
-from pipeline.model.bf16 import quick
+from pipeline.model.bf16 import fastest
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.loss import LOSSES
 from pipeline.pose.geometry import (
@@ -102,11 +102,11 @@ class Predictor:
         *,
         exact: bool = False,
     ) -> None:
-        network, record = load_network(folder, device, weights)
-        self._network = network if exact else quick(network, device)
-        self._settings, self._device = record.settings, device
+        network, metadata = load_network(folder, device, weights)
+        self._network = network if exact else fastest(network, device)
+        self._settings, self._device = metadata.settings, device
         self._decoder = CropDecoder()
-        self.joint_set = record.joint_set
+        self.joint_set = metadata.joint_set
 
     def read(self, photograph: bytes) -> ImageRGBA:
         """Decode a photograph as `read_photograph`; valid until the next."""
@@ -114,7 +114,7 @@ class Predictor:
 
     def view(self, image: ImageRGBA, frame: Frame) -> View:
         """What the network is to see of a photograph."""
-        return look(image, frame, self._settings.model.input_px)
+        return crop_view(image, frame, self._settings.model.input_px)
 
     def predict(self, views: Iterable[View], with_heatmaps: bool = False) -> Iterator[Pose]:
         """Yield the pose of each view, in order, computed evaluation.batch_size at a time."""
@@ -145,7 +145,7 @@ class Predictor:
         ]
 
 
-def look(image: ImageRGBA, frame: Frame, input_px: int) -> View:
+def crop_view(image: ImageRGBA, frame: Frame, input_px: int) -> View:
     """What a network with inputs of side `input_px` is to see of a photograph."""
     matrix = input_from_original(frame.center, frame.scale, input_px)
     seen = np.empty((input_px, input_px, 3), np.uint8)

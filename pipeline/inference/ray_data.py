@@ -13,7 +13,7 @@ import ray.data
 
 from pipeline.inference.batch_predictor import Estimator, Options
 from pipeline.inference.results import Found, Part
-from pipeline.run.metadata import RECORD_NAME
+from pipeline.run.metadata import METADATA_NAME
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
 
@@ -50,7 +50,7 @@ def estimate_on_cluster(
     The pictures lie where every node sees them. As many workers as the settings
     have, or as there are parts, stay until the end.
     """
-    needed = [checkpoint / RECORD_NAME, *checkpoint.glob("*.safetensors")]
+    needed = [checkpoint / METADATA_NAME, *checkpoint.glob("*.safetensors")]
     files = {path.name: path.read_bytes() for path in needed}
     # What is to be said of the work is said by who asks for it.
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.inference.sources import Source
+from pipeline.inference.sources import MediaFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Failure:
 class Part:
     """A piece of the work: photographs, or the frames of one video from `frames[0]` up to `frames[1]`."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[MediaFile, ...]
     frames: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Part:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """What `to_json` gave."""
-        sources = tuple(Source(**{**s, "path": Path(s["path"])}) for s in content["sources"])
+        sources = tuple(MediaFile(**{**s, "path": Path(s["path"])}) for s in content["sources"])
         frames = content["frames"]
         return cls(sources=sources, frames=(frames[0], frames[1]) if frames else None)
 

@@ -10,7 +10,7 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class MediaFile:
     """A file to find people in, as it was when it was listed; a photograph unless `is_video`."""
 
     path: Path
@@ -27,7 +27,7 @@ class Source:
 class Sources:
     """All files that inputs mean, each once; `others` counts those of folders that are neither photograph nor video."""
 
-    files: tuple[Source, ...]
+    files: tuple[MediaFile, ...]
     others: int
 
 
@@ -93,6 +93,6 @@ def _kinds() -> str:
     return f"an image ({', '.join(PHOTOGRAPHS)}) or a video ({', '.join(VIDEOS)})"
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> MediaFile:
     known = path.stat()
-    return Source(path=path, size=known.st_size, modified_ns=known.st_mtime_ns)
+    return MediaFile(path=path, size=known.st_size, modified_ns=known.st_mtime_ns)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.inference.results import Estimate, Found, Part
-from pipeline.inference.sources import Source
-from pipeline.io.atomic import written_whole
+from pipeline.inference.sources import MediaFile
+from pipeline.io.atomic import atomic_write
 
 # What a start that was killed has to do again, at most, for each worker.
 _PHOTOGRAPHS, _FRAMES = 64, 256
@@ -56,7 +56,7 @@ class Store:
         _write(self.folder / name, data)
         return self.folder / name
 
-    def estimates(self, sources: Sequence[Source]) -> list[Estimate]:
+    def estimates(self, sources: Sequence[MediaFile]) -> list[Estimate]:
         """What is known of the sources as they are now, in their order, frames in theirs."""
         known: dict[Key, dict[int | None, Estimate]] = defaultdict(dict)
         for path in sorted(self._parts()):
@@ -70,7 +70,7 @@ class Store:
             for frame in sorted(frames, key=lambda number: number or 0)
         ]
 
-    def missing(self, sources: Sequence[Source], frames: Mapping[Path, int]) -> list[Part]:
+    def missing(self, sources: Sequence[MediaFile], frames: Mapping[Path, int]) -> list[Part]:
         """The parts that are still to be done; `frames` says how many each video has."""
         done: dict[str, set[int | None]] = defaultdict(set)
         for estimate in self.estimates(sources):
@@ -101,7 +101,7 @@ def spans(numbers: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _key(source: Source) -> Key:
+def _key(source: MediaFile) -> Key:
     return str(source.path), source.size, source.modified_ns
 
 
@@ -114,5 +114,5 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(data)

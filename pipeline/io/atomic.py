@@ -10,7 +10,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a path aside to write to; at the end what is there takes the place of `path`.
 
     Where writing fails nothing of it remains, and what `path` was before is
@@ -18,7 +18,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     aside = path.with_name(f"{path.name}.part")
     try:
-        with full_disk_named(aside):
+        with naming_full_disk(aside):
             yield aside
             aside.replace(path)
     finally:
@@ -26,7 +26,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
+def naming_full_disk(path: Path) -> Iterator[None]:
     """Where a disk is full while `path` is written, say which, and how much there was room for."""
     try:
         yield

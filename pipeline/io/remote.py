@@ -10,7 +10,7 @@ from time import sleep
 from typing import TypeVar
 
 from pipeline.io import transport
-from pipeline.io.atomic import full_disk_named
+from pipeline.io.atomic import naming_full_disk
 from pipeline.io.location import has_wildcard, local_path, scheme_of, spell_out, split_pattern
 from pipeline.io.redaction import redacted
 
@@ -94,7 +94,7 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
     is_resumed = part.exists()
     if is_resumed and part.stat().st_size > size:
         part.unlink()
-    with full_disk_named(part), part.open("ab") as file:
+    with naming_full_disk(part), part.open("ab") as file:
         _pour(location, file.tell(), size, file, may_skip=True)
         file.flush()
         # After a power failure a name without its bytes would look complete.

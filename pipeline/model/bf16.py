@@ -8,7 +8,7 @@ from pipeline.model.hourglass import Heatmaps, Stack, StackedHourglass
 from pipeline.settings import OptimSettings
 
 
-class ReducedNetwork(nn.Module):
+class Bf16Network(nn.Module):
     """A network in evaluation mode whose convolutions compute in bf16, all but the one that says the heatmaps.
 
     That one would round neighbouring pixels to the same height, of which the
@@ -43,12 +43,12 @@ class _Widened(nn.Module):
         return y
 
 
-def quick(network: StackedHourglass, device: torch.device) -> nn.Module:
+def fastest(network: StackedHourglass, device: torch.device) -> nn.Module:
     """The network as it predicts fastest on the device: `jobs.benchmark predict` has measured it on CPUs.
 
     The one given is changed, and is not to be used beside it.
     """
     dtype = training_dtype(OptimSettings(precision="auto"), device)
     if device.type == "cpu" and dtype is torch.bfloat16:
-        return ReducedNetwork(network)
+        return Bf16Network(network)
     return network

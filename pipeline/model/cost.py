@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.hourglass import StackedHourglass
-from pipeline.model.recompute import Compute, compute_parts, forget
+from pipeline.model.recompute import Compute, recompute, set_recompute
 from pipeline.settings import ModelSettings
 
 
@@ -77,10 +77,10 @@ def activation_bytes(settings: ModelSettings, dtype: torch.dtype, *, forgetful: 
             with _saved(network) as within:
                 compute(*inputs)
             most = max(most, _bytes(kept | within))
-            return forget(module, compute, *inputs)
+            return recompute(module, compute, *inputs)
 
         if forgetful:
-            compute_parts(network, measure)
+            set_recompute(network, measure)
         network(images)
     return max(most, _bytes(kept)) // len(images)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.recompute import InParts, compute_parts, forget
+from pipeline.model.recompute import Recomputable, recompute, set_recompute
 from pipeline.pose.shapes import Float
 from pipeline.settings import ModelSettings
 
@@ -63,7 +63,7 @@ class Inside(nn.Module):
         return x + self.merge_features(y) + self.merge_heatmaps(heatmaps), heatmaps
 
 
-class Hourglass(InParts):
+class Hourglass(Recomputable):
     """Bottom-up, top-down processing over `order` halvings, with a skip at every resolution.
 
     Within it, the `inside` next lower resolutions predict heatmaps of `joints`
@@ -103,7 +103,7 @@ class Hourglass(InParts):
         return halved
 
 
-class Stack(InParts):
+class Stack(Recomputable):
     """One hourglass with its head; all but the last feed their prediction back."""
 
     def __init__(self, settings: ModelSettings, last: bool) -> None:
@@ -144,7 +144,7 @@ class Heatmaps(NamedTuple):
     supervised: tuple[Float[Tensor, "map batch joint _ _"], ...]
 
 
-class StackedHourglass(InParts):
+class StackedHourglass(Recomputable):
     """Predict one heatmap a joint, at a quarter of the input's resolution, after every stack.
 
     `settings.joints` must be set. With 256 features this is the authors'
@@ -183,7 +183,7 @@ class StackedHourglass(InParts):
 
     def recompute_residuals(self) -> None:
         """Keep only the inputs of runs of residuals for the backward pass, which computes the rest again."""
-        compute_parts(self, forget)
+        set_recompute(self, recompute)
 
     def forward(self, images: Float[Tensor, "batch 3 input_px input_px"]) -> Heatmaps:
         x = self.part(self._widen, self.part(self._shrink, images))

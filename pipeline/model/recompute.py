@@ -13,12 +13,12 @@ Compute = Callable[..., Any]
 Way = Callable[..., Any]
 
 
-def keep(module: nn.Module, compute: Compute, *inputs: Tensor) -> Any:
+def store(module: nn.Module, compute: Compute, *inputs: Tensor) -> Any:
     """Compute a part as it stands."""
     return compute(*inputs)
 
 
-def forget(module: nn.Module, compute: Compute, *inputs: Tensor) -> Any:
+def recompute(module: nn.Module, compute: Compute, *inputs: Tensor) -> Any:
     """Compute a part and keep its inputs alone; the backward pass computes it again, to save memory."""
     if not torch.is_grad_enabled():
         return compute(*inputs)
@@ -31,22 +31,22 @@ def forget(module: nn.Module, compute: Compute, *inputs: Tensor) -> Any:
     )
 
 
-class InParts(nn.Module):
+class Recomputable(nn.Module):
     """A module that computes in parts, runs of residuals with the few layers around them, in some way."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.way: Way = keep
+        self.way: Way = store
 
     def part(self, compute: Compute, *inputs: Tensor) -> Any:
         """Return what `compute`, which uses this module's layers alone, makes of the inputs."""
         return self.way(self, compute, *inputs)
 
 
-def compute_parts(network: nn.Module, way: Way) -> None:
+def set_recompute(network: nn.Module, way: Way) -> None:
     """Set the way in which every module of the network computes its parts."""
     for module in network.modules():
-        if isinstance(module, InParts):
+        if isinstance(module, Recomputable):
             module.way = way
 
 

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from pipeline.model.build import channels_last
 from pipeline.model.hourglass import StackedHourglass
-from pipeline.run.metadata import RECORD_NAME, Record, read_checksums, read_record, write_record
+from pipeline.run.metadata import (
+    METADATA_NAME,
+    CheckpointMetadata,
+    read_checksums,
+    read_metadata,
+    write_metadata,
+)
 
 WEIGHTS_NAME = "weights.safetensors"
 AVERAGE_NAME = "ema.safetensors"
@@ -35,7 +41,7 @@ class Snapshot:
     prediction alone. `extras` are further files by name.
     """
 
-    record: Record
+    metadata: CheckpointMetadata
     weights: dict[str, Tensor]
     average: dict[str, Tensor] | None = None
     training: Mapping[str, Any] | None = None
@@ -44,7 +50,7 @@ class Snapshot:
 
 def take_snapshot(
     network: nn.Module,
-    record: Record,
+    metadata: CheckpointMetadata,
     *,
     average: nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,
@@ -64,7 +70,7 @@ def take_snapshot(
         if ranks is not None:
             training[_RANKS] = ranks
     return Snapshot(
-        record=record,
+        metadata=metadata,
         weights=_copied(network.state_dict()),
         average=None if average is None else _copied(average.state_dict()),
         training=training,
@@ -102,8 +108,8 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
         names.append(OPTIMIZER_NAME)
     for name, content in snapshot.extras.items():
         (folder / name).write_bytes(content)
-    write_record(folder, snapshot.record, {name: _sha256(folder / name) for name in names})
-    for name in (*names, RECORD_NAME):
+    write_metadata(folder, snapshot.metadata, {name: _sha256(folder / name) for name in names})
+    for name in (*names, METADATA_NAME):
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
 
@@ -132,15 +138,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sound(folder: Path) -> Record:
+def check_sound(folder: Path) -> CheckpointMetadata:
     """Read a checkpoint's record and make sure that no file of it has changed since it was written.
 
     Raises ValueError naming the file. Checkpoints of older formats have no checksums; of them the record alone counts.
     """
-    record = read_record(folder)
+    metadata = read_metadata(folder)
     for name in read_checksums(folder):
         check_file(folder, name)
-    return record
+    return metadata
 
 
 def check_file(folder: Path, name: str) -> None:
@@ -222,10 +228,10 @@ def _fit_groups(stored: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Non
 
 def load_network(
     folder: Path, device: torch.device, weights: Weights = "auto"
-) -> tuple[StackedHourglass, Record]:
+) -> tuple[StackedHourglass, CheckpointMetadata]:
     """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file, also where it is damaged."""
-    record = read_record(folder)
+    metadata = read_metadata(folder)
     check_file(folder, weights_name(folder, weights))
-    network = channels_last(StackedHourglass(record.settings.model))
+    network = channels_last(StackedHourglass(metadata.settings.model))
     load_weights(folder, network, weights)
-    return network.to(device).eval(), record
+    return network.to(device).eval(), metadata

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
-from pipeline.run.metadata import RECORD_NAME, Progress, Record, read_record
+from pipeline.run.metadata import METADATA_NAME, CheckpointMetadata, Progress, read_metadata
 
 # Folder of a run's files in MLflow that has its best checkpoint.
 BEST_CHECKPOINT = "best_checkpoint"
@@ -30,10 +30,12 @@ def checkpoint_name(progress: Progress) -> str:
 
 def checkpoints(folder: Path) -> list[Path]:
     """A run's checkpoints, the oldest first; what was never finished does not count."""
-    return sorted(path.parent for path in folder.glob(f"epoch_*/{RECORD_NAME}"))
+    return sorted(path.parent for path in folder.glob(f"epoch_*/{METADATA_NAME}"))
 
 
-def newest_sound(folder: Path, refused: Callable[[str], None]) -> tuple[Path, Record] | None:
+def newest_sound(
+    folder: Path, refused: Callable[[str], None]
+) -> tuple[Path, CheckpointMetadata] | None:
     """The newest checkpoint of a run that is whole, if it has any; tell `refused` of newer ones that are not.
 
     Raises ValueError if there are some and none is whole: to train anew over them is not ours to decide.
@@ -52,20 +54,20 @@ def newest_sound(folder: Path, refused: Callable[[str], None]) -> tuple[Path, Re
     return None
 
 
-def best(folder: Path, metric: str) -> tuple[Path, Record] | None:
+def best(folder: Path, metric: str) -> tuple[Path, CheckpointMetadata] | None:
     """The checkpoint with the highest `metric`, the earliest of equals; None if `ranked` has none."""
     return next(iter(ranked(folder, metric)), None)
 
 
-def ranked(folder: Path, metric: str) -> list[tuple[Path, Record]]:
+def ranked(folder: Path, metric: str) -> list[tuple[Path, CheckpointMetadata]]:
     """Checkpoints from the highest `metric` down, the earlier of equals first; those without it, or damaged, don't count."""
     scored = []
     for path in checkpoints(folder):
         # What a damaged one is worth can't be known; `newest_sound` names it.
         with suppress(ValueError):
-            record = read_record(path)
-            if metric in record.metrics:
-                scored.append((path, record))
+            metadata = read_metadata(path)
+            if metric in metadata.metrics:
+                scored.append((path, metadata))
     return sorted(scored, key=lambda found: -found[1].metrics[metric])
 
 
@@ -73,7 +75,7 @@ class StorageError(OSError):
     """A checkpoint could not be written."""
 
 
-class Archive:
+class CheckpointManager:
     """Writes a run's checkpoints on a thread of its own, one at a time, and removes those no longer wanted.
 
     The `keep` newest stay, without those within an epoch that is complete, and
@@ -154,7 +156,7 @@ class Archive:
         for path in found:
             if path not in kept:
                 # Its record first: half of a checkpoint must not count as one.
-                (path / RECORD_NAME).unlink()
+                (path / METADATA_NAME).unlink()
                 shutil.rmtree(path)
 
     def _rename(self, aside: Path, final: Path) -> None:

@@ -14,7 +14,7 @@ _QUIET_S = 60.0
 
 
 @contextmanager
-def alive(folder: Path) -> Iterator[None]:
+def driver_lock(folder: Path) -> Iterator[None]:
     """Hold the run in `folder` for this process's own, where the disk knows locks; the system lets go when it dies."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK_NAME).open("w") as file:

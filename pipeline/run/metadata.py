@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.pose.joint_sets import JointSet, joint_set
 from pipeline.settings import Settings
 
-RECORD_NAME = "checkpoint.json"
+METADATA_NAME = "checkpoint.json"
 _FORMAT = 3
 # Of format 1 a checkpoint named its joint set, one of those known by name.
 _NAMED_FORMAT = 1
@@ -64,7 +64,7 @@ class Plateau:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class CheckpointMetadata:
     """The JSON of a checkpoint. `metrics` are those known when it was written, of its epoch.
 
     `origin` says where weights that were not trained here come from.
@@ -78,22 +78,22 @@ class Record:
     origin: dict[str, str] = field(default_factory=dict)
 
 
-def write_record(folder: Path, record: Record, files: Mapping[str, str]) -> None:
+def write_metadata(folder: Path, metadata: CheckpointMetadata, files: Mapping[str, str]) -> None:
     """Write the JSON into a checkpoint's folder, with the SHA-256 of its other `files` and its own."""
     content = {
         "format": _FORMAT,
-        "joint_set": record.joint_set.to_json(),
-        "progress": asdict(record.progress),
-        "plateau": asdict(record.plateau),
-        "metrics": record.metrics,
-        "settings": record.settings.shown(),
+        "joint_set": metadata.joint_set.to_json(),
+        "progress": asdict(metadata.progress),
+        "plateau": asdict(metadata.plateau),
+        "metrics": metadata.metrics,
+        "settings": metadata.settings.shown(),
         "versions": versions(),
         "files": dict(files),
     }
-    if record.origin:
-        content["origin"] = record.origin
+    if metadata.origin:
+        content["origin"] = metadata.origin
     content[_CHECKSUM] = _checksum(content)
-    (folder / RECORD_NAME).write_text(json.dumps(content, indent=1) + "\n")
+    (folder / METADATA_NAME).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -111,13 +111,13 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
 
 
-def read_record(folder: Path) -> Record:
+def read_metadata(folder: Path) -> CheckpointMetadata:
     """Read a checkpoint's JSON. Raises ValueError naming the file and what is wrong."""
-    path, content = folder / RECORD_NAME, _read(folder)
+    path, content = folder / METADATA_NAME, _read(folder)
     try:
         stored = content["joint_set"]
         is_named = content["format"] == _NAMED_FORMAT
-        return Record(
+        return CheckpointMetadata(
             settings=Settings.from_flat(content["settings"]),
             joint_set=joint_set(stored) if is_named else JointSet.from_json(stored),
             progress=Progress(**content["progress"]),
@@ -132,20 +132,20 @@ def read_record(folder: Path) -> Record:
 def read_checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of a checkpoint's other files by name; empty for one of a format that had none.
 
-    Raises ValueError as `read_record` does.
+    Raises ValueError as `read_metadata` does.
     """
     files = _read(folder).get("files", {})
     if not isinstance(files, dict):
-        raise ValueError(f"{folder / RECORD_NAME}: files must be an object, got {files!r}")
+        raise ValueError(f"{folder / METADATA_NAME}: files must be an object, got {files!r}")
     return files
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD_NAME
+    path = folder / METADATA_NAME
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{folder}: not a checkpoint folder (no {RECORD_NAME})") from None
+        raise ValueError(f"{folder}: not a checkpoint folder (no {METADATA_NAME})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as JSON: {error}") from error
     form = content.get("format") if isinstance(content, dict) else None
@@ -160,29 +160,31 @@ def _read(folder: Path) -> dict[str, Any]:
     return content
 
 
-def check_same_architecture(folder: Path, record: Record, settings: Settings) -> None:
+def check_same_architecture(folder: Path, metadata: CheckpointMetadata, settings: Settings) -> None:
     """Raise ValueError if the checkpoint's network is not the one that `settings` describe."""
     model = [key for key in settings.flat() if key.startswith("model.")]
-    _check_same(f"{folder}: a checkpoint of another architecture", record, settings, model)
+    _check_same(f"{folder}: a checkpoint of another architecture", metadata, settings, model)
 
 
-def check_same_order(folder: Path, record: Record, settings: Settings) -> None:
+def check_same_order(folder: Path, metadata: CheckpointMetadata, settings: Settings) -> None:
     """Raise ValueError if `settings` order an epoch's samples otherwise than the checkpoint's did."""
     _check_same(
-        f"{folder}: a checkpoint within an epoch of another order", record, settings, _ORDER
+        f"{folder}: a checkpoint within an epoch of another order", metadata, settings, _ORDER
     )
 
 
-def _check_same(what: str, record: Record, settings: Settings, keys: Sequence[str]) -> None:
-    theirs, ours = record.settings.flat(), settings.flat()
+def _check_same(
+    what: str, metadata: CheckpointMetadata, settings: Settings, keys: Sequence[str]
+) -> None:
+    theirs, ours = metadata.settings.flat(), settings.flat()
     for key in keys:
         if theirs[key] != ours[key]:
             raise ValueError(f"{what}: {key} is {theirs[key]} there, expected {ours[key]}")
 
 
-def check_same_joints(folder: Path, record: Record, joints: JointSet) -> None:
+def check_same_joints(folder: Path, metadata: CheckpointMetadata, joints: JointSet) -> None:
     """Raise ValueError if the checkpoint was trained on other joints than those of the data, `joints`."""
-    difference = record.joint_set.difference(joints)
+    difference = metadata.joint_set.difference(joints)
     if difference:
         raise ValueError(
             f"{folder}: checkpoint and data have different joint sets: {difference}; expected the same"

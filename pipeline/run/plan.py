@@ -13,7 +13,7 @@ from pipeline.io.location import is_remote
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
 from pipeline.run.checkpoint_manager import newest_sound
-from pipeline.run.metadata import Record, check_same_architecture, check_same_joints
+from pipeline.run.metadata import CheckpointMetadata, check_same_architecture, check_same_joints
 from pipeline.settings import DataSettings, Settings
 from pipeline.settings.packing import TABLE_NAME
 
@@ -29,7 +29,7 @@ class Plan:
     train: ShardSet
     val: ShardSet
     measure: Measure
-    resumes: Record | None
+    resumes: CheckpointMetadata | None
 
     @property
     def joint_set(self) -> JointSet:
@@ -221,7 +221,7 @@ def check_writable(setting: str, folder: Path) -> None:
         raise ValueError(f"{setting}={str(folder)!r} can't be written: {error}") from error
 
 
-def _latest_record(plan: Plan) -> Record | None:
+def _latest_record(plan: Plan) -> CheckpointMetadata | None:
     """The run's newest sound checkpoint; one that is damaged is named and passed over.
 
     Raises ValueError if its network or joint set is another one, or if all are damaged.
@@ -229,7 +229,7 @@ def _latest_record(plan: Plan) -> Record | None:
     found = newest_sound(plan.folder, say)
     if found is None:
         return None
-    folder, record = found
-    check_same_architecture(folder, record, plan.settings)
-    check_same_joints(folder, record, plan.joint_set)
-    return record
+    folder, metadata = found
+    check_same_architecture(folder, metadata, plan.settings)
+    check_same_joints(folder, metadata, plan.joint_set)
+    return metadata

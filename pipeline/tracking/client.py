@@ -119,7 +119,7 @@ def message(uri: str, reason: object) -> str:
 
 
 @contextmanager
-def alone(task: str) -> Iterator[None]:
+def machine_lock(task: str) -> Iterator[None]:
     """Hold other processes of this machine off the same task: MLflow lets two runs have one name.
 
     The trials of a sweep, whose drivers share a machine, all look for its run.

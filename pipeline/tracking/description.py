@@ -11,7 +11,7 @@ from pipeline.training.schedule import describe_course
 NOTE = "mlflow.note.content"
 
 
-def note(plan: Plan, cost: Cost, result: str = "") -> str:
+def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:
     """Describe a run: network, data, recipe, workers, the command that repeats it, and its best score once there is one."""
     parts = [
         _network(plan.settings, cost),

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.evaluation.comparison import Contender
-from pipeline.evaluation.per_person import PEOPLE_NAME, read_cases
+from pipeline.evaluation.comparison import ComparedRun
+from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
 from pipeline.run.checkpoint import OPTIMIZER_NAME, check_file
 from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, best, checkpoints
-from pipeline.run.metadata import RECORD_NAME, read_record
+from pipeline.run.metadata import METADATA_NAME, read_metadata
 from pipeline.run.plan import tracking_uri
 
 # How MLflow names what its registry has.
@@ -23,7 +23,7 @@ def find_local(run: str, storage: Path) -> Path | None:
     `storage`, its best. Raises ValueError if that run has none.
     """
     for folder in (Path(run), storage / run):
-        if (folder / RECORD_NAME).exists():
+        if (folder / METADATA_NAME).exists():
             return folder
         if folder.is_dir():
             return _best(folder)
@@ -35,7 +35,7 @@ def _best(folder: Path) -> Path:
     kept = checkpoints(folder)
     if not kept:
         raise ValueError(f"{folder}: holds no checkpoint, expected the folder of a run or of one")
-    newest = read_record(kept[-1])
+    newest = read_metadata(kept[-1])
     measure = newest.joint_set.measure(newest.settings.evaluation.measure)
     found = best(folder, measure.metric_name)
     if found is None:
@@ -73,7 +73,7 @@ def fetch(run: str, uri: str, into: Path) -> Path:
     `run` is an id or a name. Raises ValueError if there is none, or several of
     the name; AwayError or RefusedError.
     """
-    return _download(run, uri, into, lambda names: [RECORD_NAME, PEOPLE_NAME])
+    return _download(run, uri, into, lambda names: [METADATA_NAME, PEOPLE_NAME])
 
 
 def fetch_checkpoint(run: str, uri: str, into: Path) -> Path:
@@ -111,9 +111,9 @@ def _reach(uri: str) -> None:
     reach(uri, _REACH_S)
 
 
-def contender(name: str, checkpoint: Path) -> Contender:
+def compared_run(name: str, checkpoint: Path) -> ComparedRun:
     """A checkpoint as it is compared. Raises ValueError if a file of it is damaged, or lacks people."""
-    record, people = read_record(checkpoint), checkpoint / PEOPLE_NAME
+    metadata, people = read_metadata(checkpoint), checkpoint / PEOPLE_NAME
     check_file(checkpoint, PEOPLE_NAME)
     if not people.exists():
         raise ValueError(
@@ -121,10 +121,10 @@ def contender(name: str, checkpoint: Path) -> Contender:
             f"to make it: python -m jobs.evaluate --checkpoint {checkpoint} --data.val SHARDS "
             f"--people {people}"
         )
-    return Contender(
+    return ComparedRun(
         name=name,
-        settings=record.settings,
-        joint_set=record.joint_set,
-        epoch=record.progress.epochs,
-        cases=read_cases(people),
+        settings=metadata.settings,
+        joint_set=metadata.joint_set,
+        epoch=metadata.progress.epochs,
+        cases=read_results(people),
     )

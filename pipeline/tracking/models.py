@@ -22,9 +22,9 @@ from pipeline.data.synthetic.scene import render_scene
 from pipeline.inference.pyfunc import BOX, FRAME, IMAGE, columns_of
 from pipeline.pose.joint_sets import JointSet
 from pipeline.run.checkpoint import OPTIMIZER_NAME
-from pipeline.run.metadata import read_record
+from pipeline.run.metadata import read_metadata
 from pipeline.settings.packing import CropSettings
-from pipeline.tracking.client import alone, artifact_errors, client_of
+from pipeline.tracking.client import artifact_errors, client_of, machine_lock
 from pipeline.tracking.runs import Point, Run
 
 _LOADER = "pipeline.inference.pyfunc"
@@ -49,7 +49,7 @@ def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) ->
     there twice afterwards. Raises AwayError or RefusedError.
     """
     name = checkpoint.name
-    with artifact_errors(run.uri), alone(f"{run.uri} {run.run_id} {name}"):
+    with artifact_errors(run.uri), machine_lock(f"{run.uri} {run.run_id} {name}"):
         client = client_of(run.uri)
         model = find_model(client, run, name) or client.create_logged_model(
             run.experiment_id, name, run.run_id, model_type="checkpoint"
@@ -72,7 +72,7 @@ def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) ->
 
 def forget_model(run: Run, name: str) -> None:
     """Remove a logged model of the run and its files, if there is one of that name. Raises AwayError or RefusedError."""
-    with artifact_errors(run.uri), alone(f"{run.uri} {run.run_id} {name}"):
+    with artifact_errors(run.uri), machine_lock(f"{run.uri} {run.run_id} {name}"):
         client = client_of(run.uri)
         model = find_model(client, run, name)
         if model is not None:
@@ -105,7 +105,7 @@ def _save(checkpoint: Path, place: Path, run: Run, model_id: str) -> None:
         loader_module=_LOADER,
         data_path=str(data),
         code_paths=[str(code)],
-        signature=_signature(read_record(checkpoint).joint_set),
+        signature=_signature(read_metadata(checkpoint).joint_set),
         input_example=example(),
         pip_requirements=requirements,
     )

@@ -14,11 +14,11 @@ from mlflow.exceptions import MlflowException
 from pipeline.io.redaction import redacted
 from pipeline.tracking.client import (
     RefusedError,
-    alone,
     artifact_errors,
     client_of,
     errors,
     is_server,
+    machine_lock,
     message,
 )
 from pipeline.tracking.images import IMAGES, IMAGES_TAG, lay_out
@@ -88,7 +88,7 @@ def find_or_create_run(
     time_ms: int | None = None,
 ) -> Run:
     """The run called `name` as it is, or a new one without parameters; see `start_run`."""
-    with errors(uri), alone(f"{uri} {experiment} {name}"):
+    with errors(uri), machine_lock(f"{uri} {experiment} {name}"):
         client = client_of(uri)
         experiment_id = _experiment(client, uri, experiment, artifacts)
         run_id = _find_run(client, experiment_id, name, parent)

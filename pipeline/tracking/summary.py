@@ -15,14 +15,14 @@ from pipeline.evaluation.charts import curves, joint_bars, threshold_curve
 from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
 from pipeline.evaluation.metrics import Scores, table
 from pipeline.evaluation.overlays import draw_close_ups
-from pipeline.evaluation.per_person import PEOPLE_NAME, read_cases
+from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
 from pipeline.model.cost import network_cost
 from pipeline.run.checkpoint import load_network
 from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, best
 from pipeline.run.journal import Journal
 from pipeline.run.layout import FIGURES, overlay_path
 from pipeline.run.plan import Plan
-from pipeline.tracking.description import NOTE, note
+from pipeline.tracking.description import NOTE, describe_run
 from pipeline.tracking.sync import deliver_start
 
 # Training people in the picture that a run starts with.
@@ -75,8 +75,8 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
     found = best(plan.folder, headline)
     if found is None:
         raise ValueError(f"{plan.folder}: has no checkpoint with {headline}")
-    folder, record = found
-    epoch = record.progress.epochs
+    folder, metadata = found
+    epoch = metadata.progress.epochs
     evaluation = Evaluation.from_json(json.loads((folder / EVALUATION_NAME).read_text()))
     scores = evaluation.scores(plan.joint_set)
     best_scores = scores[plan.measure.key]
@@ -90,11 +90,11 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
     journal.folder(folder, BEST_CHECKPOINT)
     journal.metrics({f"best_{headline}": best_scores.headline, "best_epoch": epoch}, epoch)
     if plan.settings.tracking.register:
-        value, checksum = record.metrics[headline], plan.val.checksum
+        value, checksum = metadata.metrics[headline], plan.val.checksum
         registered = plan.settings.tracking.register
         journal.register(folder.name, registered, headline, value, checksum)
     result = f"{plan.measure.headline} {best_scores.headline:.2f} after epoch {epoch}"
-    journal.tags({NOTE: note(plan, network_cost(plan.settings.model), result)})
+    journal.tags({NOTE: describe_run(plan, network_cost(plan.settings.model), result)})
     return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
 
 
@@ -105,7 +105,7 @@ def _draw_people(plan: Plan, journal: Journal, checkpoint: Path) -> None:
         return
     device = torch.device("cpu")
     network, _ = load_network(checkpoint, device)
-    cases = read_cases(checkpoint / PEOPLE_NAME)
+    cases = read_results(checkpoint / PEOPLE_NAME)
     people = ShardReader(plan.val.paths)
     loader = SampleLoader(people, plan.joint_set, plan.settings.model.input_px)
     figures = draw_close_ups(network, loader, plan.settings, cases, plan.measure, device)

@@ -34,8 +34,8 @@ from pipeline.tracking.runs import (
     state_of,
 )
 from pipeline.tracking.sync_state import (
-    Left,
-    Position,
+    Backlog,
+    SyncPosition,
     count_refusals,
     forget_refusals,
     note_refusal,
@@ -50,7 +50,7 @@ _POINTS_AT_ONCE = 1000
 _SYSTEM_AT_ONCE = 20
 # Seconds after which what MLflow may have refused by mistake is sent again.
 _ASK_AGAIN_S = (1.0, 3.0)
-PARCELS = ("file", "folder", "text", "model", "forget_model", "register")
+ARTIFACT_KINDS = ("file", "folder", "text", "model", "forget_model", "register")
 
 
 class _GoneError(AwayError):
@@ -58,11 +58,11 @@ class _GoneError(AwayError):
 
 
 def deliver(folder: Path, uri: str) -> None:
-    """Deliver all of the journal in `folder` that MLflow at `uri` lacks; raises as `Delivery.deliver`."""
-    Delivery(folder, uri).deliver()
+    """Deliver all of the journal in `folder` that MLflow at `uri` lacks; raises as `JournalSync.deliver`."""
+    JournalSync(folder, uri).deliver()
 
 
-class Delivery:
+class JournalSync:
     """Delivers the journal in `folder` to MLflow at `uri`. Raises ValueError if a file is damaged."""
 
     def __init__(self, folder: Path, uri: str) -> None:
@@ -89,10 +89,10 @@ class Delivery:
             self._send_all()
         except _GoneError:
             # Another database than before, or the run was removed from it: the journal has it all.
-            self._position = Position(uri=redacted(self._uri))
+            self._position = SyncPosition(uri=redacted(self._uri))
             self._send_all()
 
-    def left(self, reason: str = "") -> Left:
+    def left(self, reason: str = "") -> Backlog:
         """What MLflow lacks, and the reason if there is one to give."""
         after, later = self._position.seq, self._position.later
         waiting: Counter[str] = Counter(entry.kind for entry in self._journal.entries(after))
@@ -100,7 +100,7 @@ class Delivery:
         if machine := self._system.entries(self._position.system):
             waiting["system"] = len(machine)
         refused = count_refusals(self._folder) if after else 0
-        return Left(folder=self._folder, waiting=waiting, refused=refused, reason=reason)
+        return Backlog(folder=self._folder, waiting=waiting, refused=refused, reason=reason)
 
     def _send_all(self) -> None:
         if not self._position.seq:
@@ -108,7 +108,7 @@ class Delivery:
         while entries := self._journal.entries(self._position.seq):
             if entries[0].kind == "run":
                 self._start_run(entries[0])
-            elif entries[0].kind in ("metrics", *PARCELS):
+            elif entries[0].kind in ("metrics", *ARTIFACT_KINDS):
                 self._send_metrics(_together(entries))
             else:
                 self._send_change(entries[0])
@@ -141,7 +141,7 @@ class Delivery:
         points = _points([entry for entry in entries if entry.kind == "metrics"])
         for start in range(0, len(points), _POINTS_AT_ONCE):
             self._send_points(points[start : start + _POINTS_AT_ONCE])
-        later = tuple(entry.seq for entry in entries if entry.kind in PARCELS)
+        later = tuple(entry.seq for entry in entries if entry.kind in ARTIFACT_KINDS)
         self._move(entries, later=self._position.later + later)
 
     def _send_points(self, points: Sequence[tuple[int, Point]]) -> None:
@@ -192,7 +192,7 @@ class Delivery:
         if gone is not None:
             self._pass_over(entry.seq, entry.content, f"{gone} does not exist any more")
         else:
-            self._try(entry.seq, entry.content, lambda: send(run, self._journal, entry))
+            self._try(entry.seq, entry.content, lambda: send_artifact(run, self._journal, entry))
         self._count([entry])
         later = tuple(seq for seq in self._position.later if seq != entry.seq)
         self._note(replace(self._position, later=later))
@@ -238,13 +238,13 @@ class Delivery:
 
     def _move(self, entries: Sequence[Entry], **changes: Any) -> None:
         """Note that entries are delivered, all but the artifacts among them."""
-        self._count([entry for entry in entries if entry.kind not in PARCELS])
+        self._count([entry for entry in entries if entry.kind not in ARTIFACT_KINDS])
         self._note(replace(self._position, seq=entries[-1].seq, **changes))
 
     def _count(self, entries: Sequence[Entry]) -> None:
         self.sent.update(entry.kind for entry in entries if entry.seq not in self._passed_over)
 
-    def _note(self, position: Position) -> None:
+    def _note(self, position: SyncPosition) -> None:
         write_position(self._folder, position)
         self._position = position
 
@@ -255,7 +255,7 @@ def _together(entries: Sequence[Entry]) -> list[Entry]:
     points = 0
     for entry in entries:
         points += len(entry.content["values"]) if entry.kind == "metrics" else 0
-        is_other = entry.kind not in ("metrics", *PARCELS)
+        is_other = entry.kind not in ("metrics", *ARTIFACT_KINDS)
         if is_other or (taken and points > _POINTS_AT_ONCE):
             break
         taken.append(entry)
@@ -282,7 +282,7 @@ def missing(journal: Journal, entry: Entry) -> Path | None:
     return None if path.exists() else path
 
 
-def send(run: Run, journal: Journal, entry: Entry) -> None:
+def send_artifact(run: Run, journal: Journal, entry: Entry) -> None:
     """Send a parcel to MLflow. Raises AwayError or RefusedError."""
     told = entry.content
     actions: dict[str, Callable[[], None]] = {

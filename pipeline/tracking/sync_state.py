@@ -15,7 +15,7 @@ REFUSED_NAME = "undeliverable.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Position:
+class SyncPosition:
     """How far a journal is delivered to a URI: up to `seq`, but for the artifacts `later`; and the machine's journal beside it up to `system`."""
 
     uri: str
@@ -28,7 +28,7 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class Backlog:
     """What of the journal in a folder MLflow lacks: entries that wait, by kind, and things that it refused.
 
     False if there is nothing. As text, a sentence that names it with the command that delivers it.
@@ -62,17 +62,17 @@ def counted(kinds: Mapping[str, int]) -> str:
     return f"{total} {'entry' if total == 1 else 'entries'}" + (f" ({parts})" if parts else "")
 
 
-def read_position(folder: Path, uri: str) -> Position:
+def read_position(folder: Path, uri: str) -> SyncPosition:
     """How far the journal in `folder` is delivered to `uri`; to another URI counts as not at all.
 
     Raises ValueError naming the file if it is damaged.
     """
-    path, start = folder / POSITION_NAME, Position(uri=redacted(uri))
+    path, start = folder / POSITION_NAME, SyncPosition(uri=redacted(uri))
     if not path.exists():
         return start
     try:
         told: dict[str, Any] = json.loads(path.read_text())
-        position = Position(**told | {"later": tuple(told["later"])})
+        position = SyncPosition(**told | {"later": tuple(told["later"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged: {error}; without it all is delivered again, and nothing twice"
@@ -80,7 +80,7 @@ def read_position(folder: Path, uri: str) -> Position:
     return position if position.uri == start.uri else start
 
 
-def write_position(folder: Path, position: Position) -> None:
+def write_position(folder: Path, position: SyncPosition) -> None:
     """Note how far the journal in `folder` is delivered."""
     # The name is the thread's own: two may deliver the same run, if nobody keeps them from it.
     aside = folder / f".{POSITION_NAME}.{os.getpid()}.{threading.get_ident()}"

@@ -8,8 +8,8 @@ from pipeline.io.console import say
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME
 from pipeline.tracking.client import AwayError
-from pipeline.tracking.sync import Delivery
-from pipeline.tracking.sync_state import Left
+from pipeline.tracking.sync import JournalSync
+from pipeline.tracking.sync_state import Backlog
 
 # Seconds between looks at the journal, and at most between attempts while MLflow is away.
 _LOOK_S, _LONGEST_S = 1.0, 30.0
@@ -17,7 +17,7 @@ _LOOK_S, _LONGEST_S = 1.0, 30.0
 _FAILURES = 2
 
 
-class Courier:
+class Uploader:
     """A thread that delivers the journal in `folder` to MLflow at `uri`, as soon as anything is added to it.
 
     Nothing that happens to MLflow reaches the caller: what can't be delivered
@@ -29,10 +29,10 @@ class Courier:
         self._closing = threading.Event()
         self._failures, self._reason = 0, ""
         # A server that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="courier", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="uploader", daemon=True)
         self._thread.start()
 
-    def close(self, patience_s: float) -> Left:
+    def close(self, patience_s: float) -> Backlog:
         """Try a last time, for so many seconds at most. Returns what is left to deliver.
 
         Raises ValueError if the journal is damaged.
@@ -41,7 +41,7 @@ class Courier:
         self._thread.join(patience_s)
         if self._thread.is_alive():
             self._reason = self._reason or f"it has not taken all within {patience_s:g} s"
-        return Delivery(self._folder, self._uri).left(self._reason)
+        return JournalSync(self._folder, self._uri).left(self._reason)
 
     def _work(self) -> None:
         try:
@@ -52,7 +52,7 @@ class Courier:
             say(f"delivery to MLflow has stopped:\n{traceback.format_exc()}")
 
     def _deliver_until_closed(self) -> None:
-        delivery = Delivery(self._folder, self._uri)
+        delivery = JournalSync(self._folder, self._uri)
         pause_s, delivered = _LOOK_S, -1
         is_last = False
         while not is_last:
@@ -74,7 +74,7 @@ class Courier:
         paths = (self._folder / name for name in (JOURNAL_NAME, SYSTEM_NAME))
         return sum(path.stat().st_size for path in paths if path.exists())
 
-    def _failed(self, delivery: Delivery, reason: str) -> None:
+    def _failed(self, delivery: JournalSync, reason: str) -> None:
         self._failures += 1
         self._reason = redacted(reason)
         if self._failures == _FAILURES:

@@ -12,7 +12,7 @@ class BadStepsError(ArithmeticError):
     """More steps than a run allows had a loss or gradient that is not finite."""
 
 
-def names_of(positions: Positions, shards: ShardReader | ShardStream) -> str:
+def sample_names(positions: Positions, shards: ShardReader | ShardStream) -> str:
     """Shards and keys of samples; of a stream, which has neither, their numbers in the epoch."""
     chosen = sorted(set(positions.tolist()))
     if isinstance(shards, ShardStream):
@@ -30,7 +30,7 @@ def of_all_ranks(names: Sequence[str]) -> str:
     return " | ".join(f"rank {rank}: {samples}" for rank, samples in enumerate(names))
 
 
-def verdict(wrong: str, bad_steps: int, allowed: int, samples: str) -> str:
+def describe_bad_step(wrong: str, bad_steps: int, allowed: int, samples: str) -> str:
     """Say that a step was left out, the last of `bad_steps`. Raises BadStepsError if it is one more than `allowed`."""
     if bad_steps > allowed:
         raise BadStepsError(

@@ -8,7 +8,7 @@ from typing import Self
 
 from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import (
-    Archive,
+    CheckpointManager,
     StorageError,
     checkpoint_name,
     newest_sound,
@@ -17,33 +17,35 @@ from pipeline.run.checkpoint_manager import (
 from pipeline.run.journal import Journal
 from pipeline.run.layout import OVERLAYS, STOP_NAME, overlay_path
 from pipeline.run.metadata import Progress
-from pipeline.training.distributed import Signal, from_first
-from pipeline.training.trainer import Learner
+from pipeline.training.distributed import Request, broadcast_text
+from pipeline.training.trainer import Trainer
 
 _LOOK_EVERY_S = 0.5
 # More checkpoints in a row than this that can't be written end the run.
 _FAILURES = 3
 
 
-class Keeper:
-    """One on each rank; rank 0 writes. `ask_every_s` is how often the cluster is asked about its nodes, 0: never."""
+class Checkpointer:
+    """One on each rank; rank 0 writes. `preemption_check_s` is how often the cluster is asked about its nodes, 0: never."""
 
     def __init__(
         self,
-        learner: Learner,
+        trainer: Trainer,
         folder: Path,
         *,
-        ask_every_s: float = 0.0,
+        preemption_check_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._learner, self._folder, self._clock = learner, folder, clock
-        self._is_first = learner.rank == 0
+        self._trainer, self._folder, self._clock = trainer, folder, clock
+        self._is_first = trainer.rank == 0
         if self._is_first:
-            keep, models = learner.settings.ray.keep_checkpoints, learner.settings.tracking.models
+            keep, models = trainer.settings.ray.keep_checkpoints, trainer.settings.tracking.models
             # What MLflow is to have as models must be there until it has them.
-            self._archive = Archive(folder, keep, learner.measure.metric_name, max(1, models))
+            self._manager = CheckpointManager(
+                folder, keep, trainer.measure.metric_name, max(1, models)
+            )
             self._journal = Journal(folder)
-        self._asks = ask_every_s
+        self._asks = preemption_check_s
         self._kept_at = self._asked_at = self._looked_at = clock()
         # What is to be entered in the journal when the checkpoint under way is on the disk.
         self._pending: list[Callable[[], None]] = []
@@ -56,64 +58,64 @@ class Keeper:
         its evaluation is not; else nothing. Raises ValueError if checkpoints are
         there and none can be used.
         """
-        learner = self._learner
+        trainer = self._trainer
         found = newest_sound(self._folder, say) if self._is_first else None
-        name = from_first(found[0].name if found else "", learner.workers, learner.device)
+        name = broadcast_text(found[0].name if found else "", trainer.workers, trainer.device)
         if not name:
             return {}
-        record = learner.restore(self._folder / name)
-        is_evaluated = learner.measure.metric_name in record.metrics
+        metadata = trainer.restore(self._folder / name)
+        is_evaluated = trainer.measure.metric_name in metadata.metrics
         if self._is_first:
-            seen = f"{record.progress.samples:,} samples"
-            say(f"resuming from {name}, after {seen}, with {learner.workers} workers")
+            seen = f"{metadata.progress.samples:,} samples"
+            say(f"resuming from {name}, after {seen}, with {trainer.workers} workers")
             if is_evaluated:
                 # The run may have ended between the checkpoint and its entry.
-                self._enter_epoch(record.progress.epochs, record.metrics)
+                self._enter_epoch(metadata.progress.epochs, metadata.metrics)
                 self._enter_models()
-        is_between = record.progress.epochs > 0 and record.progress.epoch_steps == 0
-        return {} if is_evaluated or not is_between else record.metrics
+        is_between = metadata.progress.epochs > 0 and metadata.progress.epoch_steps == 0
+        return {} if is_evaluated or not is_between else metadata.metrics
 
-    def wish(self) -> Signal:
+    def request(self) -> Request:
         """What this rank asks of all; cheap enough to be called after every step."""
         now = self._clock()
         if not self._is_first or now - self._looked_at < _LOOK_EVERY_S:
-            return Signal.NONE
-        self._looked_at, signal = now, Signal.NONE
+            return Request.NONE
+        self._looked_at, request = now, Request.NONE
         if (self._folder / STOP_NAME).exists():
-            signal |= Signal.STOP
-        minutes = self._learner.settings.ray.checkpoint_minutes
+            request |= Request.STOP
+        minutes = self._trainer.settings.ray.checkpoint_minutes
         if minutes and now - self._kept_at >= 60 * minutes:
-            signal |= Signal.CHECKPOINT
+            request |= Request.CHECKPOINT
             self._kept_at = now
         if self._asks and now - self._asked_at >= self._asks:
-            signal |= Signal.ASK
+            request |= Request.ASK
             self._asked_at = now
-        return signal
+        return request
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Write a checkpoint within an epoch; every rank must call it."""
-        self._keep(self._learner.progress, {}, {})
+        self._save(self._trainer.progress, {}, {})
 
-    def keep_trained(self, metrics: dict[str, float]) -> None:
+    def save_trained(self, metrics: dict[str, float]) -> None:
         """Write a checkpoint of an epoch's steps, with the metrics of its training; every rank must call it."""
-        progress, steps = self._learner.progress, self._learner.steps_per_epoch
-        self._keep(Progress(epochs=progress.epochs - 1, epoch_steps=steps), metrics, {})
+        progress, steps = self._trainer.progress, self._trainer.steps_per_epoch
+        self._save(Progress(epochs=progress.epochs - 1, epoch_steps=steps), metrics, {})
 
-    def keep_evaluated(
+    def save_evaluated(
         self, metrics: dict[str, float], extras: Mapping[str, bytes], picture: bytes
     ) -> None:
         """Write an epoch's checkpoint with all its metrics and `extras`, further files by name; every rank must call it.
 
         Then enter the metrics in the journal, with a PNG of predictions.
         """
-        epoch = self._learner.progress.epochs
+        epoch = self._trainer.progress.epochs
         if self._is_first:
             # First, so that it is there whenever its epoch is entered, however the run ends.
             self._draw(overlay_path(self._folder, epoch), picture)
             self._pending.append(partial(self._enter_epoch, epoch, metrics))
-        self._keep(self._learner.progress, metrics, extras)
+        self._save(self._trainer.progress, metrics, extras)
 
-    def note(self, tags: Mapping[str, str]) -> None:
+    def tag(self, tags: Mapping[str, str]) -> None:
         """Enter what people should know of the run in the journal, with the next checkpoint."""
         if self._is_first:
             self._pending.append(partial(self._journal.tags, tags))
@@ -123,17 +125,17 @@ class Keeper:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait until the last checkpoint is on the disk. Raises StorageError if it can't be, unless something else failed."""
-        failure = self._archive.close() if self._is_first else None
+        failure = self._manager.close() if self._is_first else None
         if failure is not None and kind is None:
             raise failure
 
-    def _keep(
+    def _save(
         self, position: Progress, metrics: dict[str, float], extras: Mapping[str, bytes]
     ) -> None:
-        snapshot = self._learner.snapshot(metrics, extras)
+        snapshot = self._trainer.snapshot(metrics, extras)
         self._kept_at = self._clock()
         if self._is_first:
-            self._heed(self._archive.add(checkpoint_name(position), snapshot, self._enter))
+            self._heed(self._manager.add(checkpoint_name(position), snapshot, self._enter))
 
     def _heed(self, failure: StorageError | None) -> None:
         """Say that a checkpoint was not written; the run goes on without it, but not without any."""
@@ -161,7 +163,7 @@ class Keeper:
         self._enter_models()
 
     def _enter_models(self) -> None:
-        models, metric = self._learner.settings.tracking.models, self._learner.measure.metric_name
+        models, metric = self._trainer.settings.tracking.models, self._trainer.measure.metric_name
         enter_models(self._journal, self._folder, metric, models)
 
     def _enter_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -189,11 +191,11 @@ def enter_models(journal: Journal, folder: Path, metric: str, most: int) -> None
     What is registered under a name stays. Call it before a checkpoint is
     removed, which the journal must not promise any more. Raises OSError.
     """
-    wanted = {path.name: (path, record) for path, record in ranked(folder, metric)[:most]}
+    wanted = {path.name: (path, metadata) for path, metadata in ranked(folder, metric)[:most]}
     entered = journal.models()
     for name in entered.keys() - wanted.keys():
         if not entered[name]:
             journal.forget_model(name)
-    for name, (path, record) in wanted.items():
+    for name, (path, metadata) in wanted.items():
         if name not in entered:
-            journal.model(path, record.progress.epochs)
+            journal.model(path, metadata.progress.epochs)

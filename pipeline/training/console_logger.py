@@ -3,7 +3,7 @@
 from pipeline.io.console import Pace, duration, say
 from pipeline.run.metadata import Plateau
 from pipeline.training.metrics import FLAT_NAME
-from pipeline.training.trainer import Learner, StepReport
+from pipeline.training.trainer import StepReport, Trainer
 
 # A share of people with flat heatmaps from which on a network counts as collapsed, in percent.
 _COLLAPSED_PERCENT = 95.0
@@ -13,7 +13,7 @@ _COLLAPSED_EVALUATIONS = 2
 _STALLED_EPOCHS = 10
 
 
-class Notices:
+class TrainingWarnings:
     """Finds what is new in each evaluation. `headline` is what accuracy is called."""
 
     def __init__(self, headline: str) -> None:
@@ -48,27 +48,27 @@ class Notices:
         )
 
 
-class Narrator:
+class ConsoleLogger:
     """Says on rank 0 how training goes: epoch, loss, accuracy, speed, time left."""
 
-    def __init__(self, learner: Learner, label: str) -> None:
-        self._learner = learner
+    def __init__(self, trainer: Trainer, label: str) -> None:
+        self._trainer = trainer
         self._label = f"{label}: " if label else ""
-        self._before = learner.progress.samples
+        self._before = trainer.progress.samples
         self._pace = Pace(0)
         self._score = ""
-        self._notices = Notices(learner.measure.headline)
+        self._notices = TrainingWarnings(trainer.measure.headline)
         self._told: set[str] = set()
 
     def stepped(self, step: StepReport) -> None:
         """Say where an epoch stands, but not at a mere signal, and which step was left out."""
-        if self._learner.rank != 0:
+        if self._trainer.rank != 0:
             return
         if step.left_out:
             say(f"{self._label}{step.left_out}")
-        if step.step == step.steps or not (step.signal or step.left_out):
+        if step.step == step.steps or not (step.request or step.left_out):
             say(
-                f"{self._label}epoch {step.epoch + 1}/{self._learner.settings.optim.epochs}  "
+                f"{self._label}epoch {step.epoch + 1}/{self._trainer.settings.optim.epochs}  "
                 f"step {step.step}/{step.steps}  loss {step.loss:.4g}  {self._score}"
                 f"{step.samples_per_s:.0f} samples/s  "
                 f"input wait {step.input_wait_share:.0%}  left {self._left()}"
@@ -76,28 +76,28 @@ class Narrator:
 
     def passed_over(self) -> None:
         """Name the bad samples that are new; every rank speaks of its own."""
-        found = self._learner.bad_samples()
+        found = self._trainer.bad_samples()
         for place, message in found.items():
             if place not in self._told:
-                say(f"{self._label}rank {self._learner.rank} passed over {message}")
+                say(f"{self._label}rank {self._trainer.rank} passed over {message}")
         self._told = set(found)
 
     def evaluated(self, metrics: dict[str, float]) -> None:
         """Say how accurate the network is after an epoch."""
-        learner = self._learner
-        measure = learner.measure
+        trainer = self._trainer
+        measure = trainer.measure
         self._score = f"{measure.headline} {metrics[measure.metric_name]:.2f}  "
-        if learner.rank == 0:
+        if trainer.rank == 0:
             say(
-                f"{self._label}epoch {learner.progress.epochs}/{learner.settings.optim.epochs} evaluated  "
+                f"{self._label}epoch {trainer.progress.epochs}/{trainer.settings.optim.epochs} evaluated  "
                 f"train loss {metrics['train_loss']:.4g}  val loss {metrics['val_loss']:.4g}  "
                 f"{self._score}left {self._left()}"
             )
-            epoch, flat = learner.progress.epochs, metrics[FLAT_NAME]
-            for notice in self._notices.after(epoch, flat, learner.plateau):
+            epoch, flat = trainer.progress.epochs, metrics[FLAT_NAME]
+            for notice in self._notices.after(epoch, flat, trainer.plateau):
                 say(f"{self._label}{notice}")
 
     def _left(self) -> str:
-        learner = self._learner
-        done = learner.progress.samples - self._before
-        return duration(self._pace.left_s(done, learner.samples_in_all - self._before))
+        trainer = self._trainer
+        done = trainer.progress.samples - self._before
+        return duration(self._pace.left_s(done, trainer.samples_in_all - self._before))

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.metrics import JointCounts
-from pipeline.evaluation.per_person import Cases
+from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.shapes import Float
 
 
@@ -36,14 +36,14 @@ def parallel(network: nn.Module, device: torch.device, *, sync_batchnorm: bool) 
         )
 
 
-def total(value: Tensor, workers: int) -> float:
+def all_reduce_sum(value: Tensor, workers: int) -> float:
     """Sum of every rank's value; every rank must call it."""
     if workers > 1:
         dist.all_reduce(value)
     return float(value)
 
 
-def from_first(value: str, workers: int, device: torch.device) -> str:
+def broadcast_text(value: str, workers: int, device: torch.device) -> str:
     """Rank 0's value, on every rank; every rank must call it."""
     box = [value]
     if workers > 1:
@@ -51,7 +51,7 @@ def from_first(value: str, workers: int, device: torch.device) -> str:
     return box[0]
 
 
-def told_by_all(value: str, workers: int, device: torch.device) -> list[str]:
+def gather_texts(value: str, workers: int, device: torch.device) -> list[str]:
     """Every rank's value, in order, on every rank; every rank must call it."""
     told = []
     for rank in range(workers):
@@ -62,7 +62,7 @@ def told_by_all(value: str, workers: int, device: torch.device) -> list[str]:
     return told
 
 
-def gathered(row: Float[Tensor, " value"], workers: int) -> Float[Tensor, "rank value"]:
+def gather_rows(row: Float[Tensor, " value"], workers: int) -> Float[Tensor, "rank value"]:
     """Every rank's row, on every rank; every rank must call it."""
     rows = [torch.empty_like(row) for _ in range(workers)]
     if workers > 1:
@@ -96,21 +96,23 @@ def total_evaluation(mine: Evaluation, device: torch.device, workers: int) -> Ev
     return _unpack(together.cpu().numpy(), mine)
 
 
-def _unpack(total: np.ndarray, like: Evaluation) -> Evaluation:
+def _unpack(all_reduce_sum: np.ndarray, like: Evaluation) -> Evaluation:
     counts, start = {}, 0
     for key, theirs in like.counts.items():
         middle = start + theirs.correct.size
         end = middle + theirs.annotated.size
         counts[key] = JointCounts(
-            correct=total[start:middle].reshape(theirs.correct.shape).astype(np.int64),
-            annotated=total[middle:end].astype(np.int64),
+            correct=all_reduce_sum[start:middle].reshape(theirs.correct.shape).astype(np.int64),
+            annotated=all_reduce_sum[middle:end].astype(np.int64),
         )
         start = end
-    loss_sum, people, flat = total[-3:].tolist()
+    loss_sum, people, flat = all_reduce_sum[-3:].tolist()
     return Evaluation(counts=counts, loss_sum=loss_sum, people=int(people), flat=int(flat))
 
 
-def all_cases(mine: Cases, everybody: Sequence[str], device: torch.device, workers: int) -> Cases:
+def all_results(
+    mine: PersonResults, everybody: Sequence[str], device: torch.device, workers: int
+) -> PersonResults:
     """The cases of every rank in the order of their keys; every rank gets them and must call it.
 
     `everybody` are the keys of all samples by position, each on one rank at the most.
@@ -129,7 +131,7 @@ def all_cases(mine: Cases, everybody: Sequence[str], device: torch.device, worke
     positions = np.flatnonzero(found[:, 0])
     rows = np.ascontiguousarray(found[positions, 2:]).view(np.float32)
     x, y, *errors = np.split(rows, len(columns), axis=1)
-    return Cases(
+    return PersonResults(
         keys=tuple(everybody[position] for position in positions.tolist()),
         positions=positions,
         truths=found[positions, 1].view(np.uint32).astype(np.int64),
@@ -138,7 +140,7 @@ def all_cases(mine: Cases, everybody: Sequence[str], device: torch.device, worke
     ).by_key()
 
 
-class Signal(IntFlag):
+class Request(IntFlag):
     """What all ranks do together after a step."""
 
     NONE = 0
@@ -148,8 +150,8 @@ class Signal(IntFlag):
     ASK = 4
 
 
-class Agreement:
-    """Brings the wishes of all ranks together, a step after they were made, and never holds a step up.
+class RequestSync:
+    """Brings the requests of all ranks together, a step after they were made, and never holds a step up.
 
     Every rank must call `after_step` after each of its steps.
     """
@@ -157,19 +159,19 @@ class Agreement:
     def __init__(self, workers: int) -> None:
         # Gloo's threads carry a few bytes while the network computes; NCCL would wait for its kernels.
         self._group = dist.new_group(backend="gloo") if workers > 1 else None
-        self._wishes: torch.Tensor | None = None
+        self._asked: torch.Tensor | None = None
         self._sent: dist.Work | None = None
 
-    def after_step(self, wish: Signal) -> Signal:
-        """Send this rank's wish; return what any rank wished a step ago, the same on every rank."""
+    def after_step(self, request: Request) -> Request:
+        """Send this rank's request; return what any rank requested a step ago, the same on every rank."""
         if self._group is None:
-            return wish
-        agreed = Signal.NONE
-        if self._sent is not None and self._wishes is not None:
+            return request
+        agreed = Request.NONE
+        if self._sent is not None and self._asked is not None:
             self._sent.wait()
-            agreed = Signal(int(self._wishes))
-        self._wishes = torch.tensor(int(wish))
+            agreed = Request(int(self._asked))
+        self._asked = torch.tensor(int(request))
         self._sent = dist.all_reduce(
-            self._wishes, op=dist.ReduceOp.BOR, group=self._group, async_op=True
+            self._asked, op=dist.ReduceOp.BOR, group=self._group, async_op=True
         )
         return agreed

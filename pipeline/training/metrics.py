@@ -6,7 +6,7 @@ import resource
 import torch
 
 from pipeline.evaluation.evaluate import Evaluation
-from pipeline.training.trainer import Learner, StepReport
+from pipeline.training.trainer import StepReport, Trainer
 
 FLAT_NAME = "flat_heatmaps_percent"
 
@@ -21,21 +21,21 @@ def memory(device: torch.device) -> dict[str, float]:
     return {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
-def trained_metrics(learner: Learner, trained: StepReport) -> dict[str, float]:
+def trained_metrics(trainer: Trainer, trained: StepReport) -> dict[str, float]:
     """Metrics of an epoch's training by the names that MLflow shows."""
     return {
-        "epoch": learner.progress.epochs,
-        "samples": learner.progress.samples,
+        "epoch": trainer.progress.epochs,
+        "samples": trainer.progress.samples,
         "train_loss": trained.loss,
         "bad_steps": trained.bad_steps,
         "learning_rate": trained.learning_rate,
         "samples_per_s": trained.samples_per_s,
         "input_wait_percent": 100 * trained.input_wait_share,
-        **memory(learner.device),
+        **memory(trainer.device),
     }
 
 
-def evaluated_metrics(learner: Learner, evaluation: Evaluation) -> dict[str, float]:
+def evaluated_metrics(trainer: Trainer, evaluation: Evaluation) -> dict[str, float]:
     """Metrics of an epoch's evaluation by the names that MLflow shows; percentages are 0-100.
 
     Undefined values (a joint that nobody has annotated) are left out, since
@@ -45,16 +45,16 @@ def evaluated_metrics(learner: Learner, evaluation: Evaluation) -> dict[str, flo
         "val_loss": evaluation.loss_sum / evaluation.people,
         FLAT_NAME: 100 * evaluation.flat / evaluation.people,
     }
-    if learner.settings.data.bad_samples:
-        metrics["bad_samples"] = learner.count_bad_samples()
-    for key, scores in evaluation.scores(learner.joint_set).items():
+    if trainer.settings.data.bad_samples:
+        metrics["bad_samples"] = trainer.count_bad_samples()
+    for key, scores in evaluation.scores(trainer.joint_set).items():
         metrics[f"{key}_auc"] = scores.auc
         for threshold, pooled in scores.pooled.items():
             metrics[f"{key}_{threshold:g}"] = pooled
             metrics[f"{key}_{threshold:g}_unweighted"] = scores.unweighted[threshold]
             for joint, value in scores.joints[threshold].items():
                 metrics[f"{key}_{threshold:g}/{joint}"] = value
-    measure = learner.measure
+    measure = trainer.measure
     if not math.isfinite(metrics.get(measure.metric_name, math.nan)):
         raise ValueError(
             f"{measure.headline} is undefined: none of {evaluation.people} validation people has "
@@ -63,16 +63,16 @@ def evaluated_metrics(learner: Learner, evaluation: Evaluation) -> dict[str, flo
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def beside_metrics(learner: Learner, averaged: Evaluation) -> dict[str, float]:
+def beside_metrics(trainer: Trainer, averaged: Evaluation) -> dict[str, float]:
     """Loss and headline of the averaged weights and, beside them, of the raw ones; empty without an average.
 
     Every rank must call it.
     """
-    if not learner.settings.optim.ema_samples:
+    if not trainer.settings.optim.ema_samples:
         return {}
-    measure, found = learner.measure, {}
-    for name, evaluation in (("ema", averaged), ("raw", learner.evaluate("raw"))):
-        headline = evaluation.scores(learner.joint_set)[measure.key].headline
+    measure, found = trainer.measure, {}
+    for name, evaluation in (("ema", averaged), ("raw", trainer.evaluate("raw"))):
+        headline = evaluation.scores(trainer.joint_set)[measure.key].headline
         found[f"{name}/{measure.metric_name}"] = headline
         found[f"{name}/val_loss"] = evaluation.loss_sum / evaluation.people
     return found

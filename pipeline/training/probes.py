@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 # Of the environment: Ray's workers on this machine inherit it.
 FILE_VARIABLE = "HOURGLASS_STAGES"
 # Names the folder to write to, in the environment of the training processes; unset: nothing is written.
-WITNESS_FOLDER = "HOURGLASS_WITNESS"
+TRACE_FOLDER = "HOURGLASS_WITNESS"
 
 
 class Mark(NamedTuple):
@@ -28,7 +28,7 @@ class Mark(NamedTuple):
     at: float
 
 
-class Pulse:
+class ProgressMarker:
     """Progress as one rank makes it. Threads may read `last` at any time, since it changes as a whole."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Pulse:
         """Note that a stage has begun; every rank must have the same stages in the same order."""
         self.last = Mark(self.last.stage + 1, 0, what, time.monotonic())
 
-    def beat(self, what: str) -> None:
+    def advance(self, what: str) -> None:
         """Note progress within the stage, of which ranks may make more or less."""
         stage, done, _, _ = self.last
         self.last = Mark(stage, done + 1, what, time.monotonic())
@@ -47,12 +47,12 @@ class Pulse:
         """Yield the items of a stage and note each of them."""
         self.begin(f"the beginning of {stage}")
         for number, item in enumerate(items, start=1):
-            self.beat(f"batch {number} of {stage}")
+            self.advance(f"batch {number} of {stage}")
             yield item
         self.begin(f"the end of {stage}")
 
 
-def reached(stage: str) -> None:
+def mark_stage(stage: str) -> None:
     """Note that this process has reached `stage` now, if HOURGLASS_STAGES names a file."""
     path = os.environ.get(FILE_VARIABLE)
     if path:
@@ -69,7 +69,7 @@ def stages_in(path: Path) -> dict[str, float]:
     return found
 
 
-class Witness:
+class StepTrace:
     """Adds a line of JSON for each step to a file of this process's own.
 
     `group` is the same for the ranks that train together, and no others'. What
@@ -97,5 +97,5 @@ class Witness:
         self._file.write(json.dumps({"time": time.time()} | told).encode() + b"\n")
 
 
-def unwitnessed(epoch: int, step: int, positions: Positions) -> None:
+def no_trace(epoch: int, step: int, positions: Positions) -> None:
     """Note nothing."""

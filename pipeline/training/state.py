@@ -11,9 +11,9 @@ from pipeline.data.batch import Batch
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.pose.joint_sets import JointSet
 from pipeline.run.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
-from pipeline.run.metadata import Plateau, Progress, Record
+from pipeline.run.metadata import CheckpointMetadata, Plateau, Progress
 from pipeline.settings import Settings
-from pipeline.training.distributed import average_statistics, gathered, parallel
+from pipeline.training.distributed import average_statistics, gather_rows, parallel
 from pipeline.training.ema import WeightAverage
 from pipeline.training.schedule import learning_rate
 from pipeline.training.step import (
@@ -25,7 +25,7 @@ from pipeline.training.step import (
 )
 
 
-class Trainee:
+class TrainState:
     """What a checkpoint holds, alive; the same on every rank but for BatchNorm's statistics."""
 
     def __init__(self, settings: Settings, device: torch.device, workers: int) -> None:
@@ -95,7 +95,7 @@ class Trainee:
 
     def _what_is_wrong(self, step: Step) -> str:
         """Say what of a step is not finite, for all ranks together; nothing if its loss was scaled too high."""
-        losses = gathered(step.loss.reshape(1), self._workers).ravel().tolist()
+        losses = gather_rows(step.loss.reshape(1), self._workers).ravel().tolist()
         bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
         if not bad:
             return "" if step.has_overflowed else f"the gradients' norm is {step.norm}"
@@ -132,10 +132,10 @@ class Trainee:
 
         The weights get the mean of the ranks' BatchNorm statistics, and each rank's own are kept beside.
         """
-        ranks = gathered(self._own(), self._workers).cpu()
+        ranks = gather_rows(self._own(), self._workers).cpu()
         snapshot = take_snapshot(
             self.network,
-            Record(
+            CheckpointMetadata(
                 settings=self._settings,
                 joint_set=joint_set,
                 progress=self.progress,
@@ -153,7 +153,7 @@ class Trainee:
         _put(ranks.mean(0)[1:], mine)
         return snapshot
 
-    def restore(self, folder: Path, record: Record, rank: int) -> None:
+    def restore(self, folder: Path, metadata: CheckpointMetadata, rank: int) -> None:
         """Take over a checkpoint, whose record has been read and found to fit. Raises ValueError.
 
         With as many workers as wrote it, each takes its own statistics; else all take their mean.
@@ -168,7 +168,7 @@ class Trainee:
             if len(ranks) == self._workers and ranks.shape[1] == len(self._own()):
                 self.losses.copy_(ranks[rank, 0])
                 _put(ranks[rank, 1:].to(self._device), self._statistics())
-        self.progress, self.plateau = record.progress, record.plateau
+        self.progress, self.plateau = metadata.progress, metadata.plateau
 
     def _networks(self) -> list[nn.Module]:
         return [self.network] + ([self._average.network] if self._average is not None else [])

@@ -24,39 +24,39 @@ from pipeline.data.loader import (
     stream_validation,
     training_shards,
 )
-from pipeline.data.prefetch import transferred
+from pipeline.data.prefetch import prefetch
 from pipeline.data.sampler import epoch_order, rank_batches, validation_batches
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Samples
 from pipeline.data.shards.streaming import ShardStream
-from pipeline.evaluation.evaluate import Evaluation, evaluate_cases, predict
+from pipeline.evaluation.evaluate import Evaluation, evaluate_people, predict
 from pipeline.evaluation.overlays import draw_overlays
-from pipeline.evaluation.per_person import Cases
+from pipeline.evaluation.per_person import PersonResults
 from pipeline.io.console import Pace
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import Positions
 from pipeline.run.checkpoint import Snapshot, Weights
 from pipeline.run.metadata import (
+    CheckpointMetadata,
     Plateau,
     Progress,
-    Record,
     check_same_architecture,
     check_same_joints,
     check_same_order,
-    read_record,
+    read_metadata,
 )
 from pipeline.settings import Settings
-from pipeline.training.bad_steps import BadStepsError, names_of, of_all_ranks, verdict
+from pipeline.training.bad_steps import BadStepsError, describe_bad_step, of_all_ranks, sample_names
 from pipeline.training.distributed import (
-    Agreement,
-    Signal,
-    all_cases,
-    told_by_all,
-    total,
+    Request,
+    RequestSync,
+    all_reduce_sum,
+    all_results,
+    gather_texts,
     total_evaluation,
 )
-from pipeline.training.probes import Pulse, unwitnessed
-from pipeline.training.state import Trainee
+from pipeline.training.probes import ProgressMarker, no_trace
+from pipeline.training.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class StepReport:
     were left out; `left_out` says why this one was, if it was.
     Speed and `input_wait_share`, the share of the time that was spent waiting
     for samples, are of the steps since the epoch began or was resumed.
-    `signal` is what the ranks have agreed to do now.
+    `request` is what the ranks have agreed to do now.
     """
 
     epoch: int
@@ -95,15 +95,15 @@ class StepReport:
     learning_rate: float
     samples_per_s: float
     input_wait_share: float
-    signal: Signal = Signal.NONE
+    request: Request = Request.NONE
     bad_steps: int = 0
     left_out: str = ""
 
 
-class Learner:
-    """Trains and evaluates as rank `rank` of `workers`, and says with its `pulse` how far it is.
+class Trainer:
+    """Trains and evaluates as rank `rank` of `workers`, and says with its `marker` how far it is.
 
-    `witness` is told of every step that this rank has taken, before anything comes of it:
+    `trace` is told of every step that this rank has taken, before anything comes of it:
     its epoch (from 0), the step (from 1), and the positions of the samples in the training shards.
     """
 
@@ -113,22 +113,22 @@ class Learner:
         rank: int,
         workers: int,
         device: torch.device,
-        pulse: Pulse | None = None,
-        witness: Callable[[int, int, Positions], None] = unwitnessed,
+        marker: ProgressMarker | None = None,
+        trace: Callable[[int, int, Positions], None] = no_trace,
     ) -> None:
-        self._pulse = pulse or Pulse()
+        self._marker = marker or ProgressMarker()
         self.settings = settings = Settings.from_flat(task.settings)
         torch.set_num_threads(max(1, int(settings.ray.cpus_per_worker)))
         self.rank, self.workers, self.device = rank, workers, device
-        self._witness = witness
+        self._trace = trace
         self.joint_set = JointSet.from_json(task.joint_set)
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         val = ShardReader(task.val, shard_cache(settings.data))
         self._val, self._val_keys = self._loader(val), val.keys
-        self._trainee = Trainee(settings, device, workers)
-        self._agreement = Agreement(workers if dist.is_initialized() else 1)
+        self._state = TrainState(settings, device, workers)
+        self._requests = RequestSync(workers if dist.is_initialized() else 1)
 
     def _loader(self, samples: Samples) -> SampleLoader:
         settings = self.settings
@@ -139,17 +139,17 @@ class Learner:
     @property
     def network(self) -> nn.Module:
         """The network as it is trained."""
-        return self._trainee.network
+        return self._state.network
 
     @property
     def progress(self) -> Progress:
         """How far training has come."""
-        return self._trainee.progress
+        return self._state.progress
 
     @property
     def plateau(self) -> Plateau:
         """How validation has gone."""
-        return self._trainee.plateau
+        return self._state.plateau
 
     @property
     def steps_per_epoch(self) -> int:
@@ -158,61 +158,61 @@ class Learner:
         samples = len(shards) if isinstance(shards, ShardReader) else data.epoch_samples
         return samples // self.settings.optim.batch_size
 
-    def restore(self, folder: Path) -> Record:
-        """Go on from a checkpoint, and return its record.
+    def restore(self, folder: Path) -> CheckpointMetadata:
+        """Go on from a checkpoint, and return its metadata.
 
         Raises ValueError if it is of another architecture or joint set, or
         lies within an epoch of another order.
         """
-        self._pulse.begin(f"the beginning of reading {folder.name}")
-        record = read_record(folder)
-        check_same_architecture(folder, record, self.settings)
-        check_same_joints(folder, record, self.joint_set)
-        if record.progress.epoch_steps:
-            check_same_order(folder, record, self.settings)
-        self._trainee.restore(folder, record, self.rank)
-        return record
+        self._marker.begin(f"the beginning of reading {folder.name}")
+        metadata = read_metadata(folder)
+        check_same_architecture(folder, metadata, self.settings)
+        check_same_joints(folder, metadata, self.joint_set)
+        if metadata.progress.epoch_steps:
+            check_same_order(folder, metadata, self.settings)
+        self._state.restore(folder, metadata, self.rank)
+        return metadata
 
     def snapshot(
         self, metrics: dict[str, float], extras: Mapping[str, bytes] | None = None
     ) -> Snapshot:
         """Copy all that a checkpoint is written from, with further files by name; every rank must call it."""
-        self._pulse.begin("the beginning of a checkpoint")
-        taken = self._trainee.snapshot(self.joint_set, metrics)
-        self._pulse.begin("the copy of a checkpoint")
+        self._marker.begin("the beginning of a checkpoint")
+        taken = self._state.snapshot(self.joint_set, metrics)
+        self._marker.begin("the copy of a checkpoint")
         return replace(taken, extras=extras or {})
 
     def train_epoch(
-        self, every_s: float, wish: Callable[[], Signal] = lambda: Signal.NONE
+        self, every_s: float, wanted: Callable[[], Request] = lambda: Request.NONE
     ) -> Iterator[StepReport]:
         """Take the steps that the epoch has left; report every few seconds, at every signal or step left out, and at the last step.
 
-        `wish` is asked after each step what this rank wants of all; what they
+        `wanted` is called after each step and returns what this rank requests of all; what they
         agreed on comes with the report. Raises BadStepsError when more steps
         than allowed had a loss or gradient that is not finite, or all of an epoch.
         """
         steps, pace, waited = self.steps_per_epoch, Pace(every_s), 0.0
         epoch, before = self.progress.epochs, self.progress.epoch_steps
-        self._trainee.parallel.train()
-        self._pulse.begin(f"the beginning of epoch {epoch + 1}")
-        batches = transferred(self._batches(), self.device)
+        self._state.parallel.train()
+        self._marker.begin(f"the beginning of epoch {epoch + 1}")
+        batches = prefetch(self._batches(), self.device)
         for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
             # Those that have their samples wait in the step for those that have not.
-            self._pulse.beat(f"loading step {step} of epoch {epoch + 1}")
-            loss, rate, wrong = self._trainee.step(batch, self.samples_in_all)
-            self._witness(epoch, step, batch.positions)
+            self._marker.advance(f"loading step {step} of epoch {epoch + 1}")
+            loss, rate, wrong = self._state.step(batch, self.samples_in_all)
+            self._trace(epoch, step, batch.positions)
             bad_steps = self.progress.epoch_bad_steps
             left_out = self._left_out(wrong, batch, rate) if wrong else ""
             waited += wait
-            signal = self._agreement.after_step(wish()) | self._checkpoint_by_steps()
-            self._pulse.beat(f"step {step} of epoch {epoch + 1}")
+            request = self._requests.after_step(wanted()) | self._checkpoint_by_steps()
+            self._marker.advance(f"step {step} of epoch {epoch + 1}")
             is_last = step == steps
             if is_last:
-                self._trainee.end_epoch()
+                self._state.end_epoch()
             if is_last and bad_steps == steps:
                 raise BadStepsError(f"all {steps} steps of epoch {epoch + 1} were bad: {left_out}")
-            if is_last or signal or left_out or pace.is_due():
-                mean = total(loss, self.workers) / self.workers if is_last else float(loss)
+            if is_last or request or left_out or pace.is_due():
+                mean = all_reduce_sum(loss, self.workers) / self.workers if is_last else float(loss)
                 elapsed = pace.elapsed_s()
                 yield StepReport(
                     epoch=epoch,
@@ -222,7 +222,7 @@ class Learner:
                     learning_rate=rate,
                     samples_per_s=(step - before) * self.settings.optim.batch_size / elapsed,
                     input_wait_share=waited / elapsed,
-                    signal=signal,
+                    request=request,
                     bad_steps=bad_steps,
                     left_out=left_out,
                 )
@@ -234,14 +234,14 @@ class Learner:
             f"epoch {done.epochs + 1}, step {done.epoch_steps} of {self.steps_per_epoch}, "
             f"learning rate {rate:g}: {wrong}"
         )
-        mine = names_of(batch.positions, self._shards)
-        samples = of_all_ranks(told_by_all(mine, self.workers, self.device))
-        return verdict(where, done.bad_steps, self.settings.optim.max_bad_steps, samples)
+        mine = sample_names(batch.positions, self._shards)
+        samples = of_all_ranks(gather_texts(mine, self.workers, self.device))
+        return describe_bad_step(where, done.bad_steps, self.settings.optim.max_bad_steps, samples)
 
-    def _checkpoint_by_steps(self) -> Signal:
+    def _checkpoint_by_steps(self) -> Request:
         every = self.settings.ray.checkpoint_steps
         is_due = every and self.progress.steps % every == 0
-        return Signal.CHECKPOINT if is_due else Signal.NONE
+        return Request.CHECKPOINT if is_due else Request.NONE
 
     def evaluate(self, weights: Weights = "auto") -> Evaluation:
         """Evaluate every validation person once over all workers; every rank gets the total.
@@ -251,24 +251,24 @@ class Learner:
         mine, _ = self._evaluate(weights)
         return total_evaluation(mine, self.device, self.workers)
 
-    def evaluate_cases(self) -> tuple[Evaluation, Cases]:
+    def evaluate_people(self) -> tuple[Evaluation, PersonResults]:
         """Evaluate as `evaluate` does, and say what was found of each person; every rank gets it all."""
         mine, cases = self._evaluate("auto")
         evaluation = total_evaluation(mine, self.device, self.workers)
-        return evaluation, all_cases(cases, self._val_keys, self.device, self.workers)
+        return evaluation, all_results(cases, self._val_keys, self.device, self.workers)
 
-    def _evaluate(self, weights: Weights) -> tuple[Evaluation, Cases]:
+    def _evaluate(self, weights: Weights) -> tuple[Evaluation, PersonResults]:
         """This rank's share of an evaluation."""
         stage = f"the evaluation after epoch {self.progress.epochs}"
-        self._pulse.begin(f"the call of {stage}")
-        self._trainee.average_statistics()
+        self._marker.begin(f"the call of {stage}")
+        self._state.average_statistics()
         settings = self.settings.evaluation
         batches = validation_batches(
             len(self._val.samples), settings.batch_size, self.rank, self.workers
         )
         predictions = predict(
-            self._trainee.network_of(weights),
-            transferred(
+            self._state.network_of(weights),
+            prefetch(
                 stream_validation(self._val, batches, self.settings.data.threads), self.device
             ),
             self._val,
@@ -276,15 +276,15 @@ class Learner:
             settings,
             self.device,
         )
-        return evaluate_cases(self._pulse.of_each(predictions, stage), self._val)
+        return evaluate_people(self._marker.of_each(predictions, stage), self._val)
 
     def judge(self, accuracy: float) -> None:
         """Note an epoch's headline accuracy; every rank must be told the same one."""
-        self._trainee.judge(accuracy)
+        self._state.judge(accuracy)
 
     def draw_overlays(self, title: str) -> Figure:
         """Draw predictions on fixed validation people, the same in every epoch."""
-        network = self._trainee.network_of("auto")
+        network = self._state.network_of("auto")
         return draw_overlays(network, self._val, self.settings, self.device, title)
 
     def bad_samples(self) -> dict[str, str]:
@@ -298,7 +298,7 @@ class Learner:
     def count_bad_samples(self) -> int:
         """Bad samples passed over by all workers so far; every rank must call it."""
         count = torch.tensor(float(len(self.bad_samples())), device=self.device)
-        return round(total(count, self.workers))
+        return round(all_reduce_sum(count, self.workers))
 
     def _batches(self) -> Iterator[Batch]:
         """This rank's batches of the epoch under way, from its first that is still to come."""

@@ -3,7 +3,7 @@
 import pytest
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.cluster.launch import Judge, reason
+from pipeline.cluster.launch import FailureReporter, reason
 from pipeline.run.checkpoint_manager import StorageError
 from pipeline.training.bad_steps import BadStepsError
 
@@ -18,12 +18,12 @@ GLOO = RuntimeError(
 )
 def test_what_would_come_again_is_tried_once_and_told_in_its_own_words(tmp_path, error):
     with pytest.raises(ControllerError) as raised:
-        Judge(tmp_path).after_exception(None, {0: GLOO, 1: error})
+        FailureReporter(tmp_path).after_exception(None, {0: GLOO, 1: error})
     assert reason(raised.value) == str(error)
 
 
 def test_what_may_pass_is_left_to_be_tried_again(tmp_path):
-    Judge(tmp_path).after_exception(None, {0: GLOO, 1: RuntimeError("out of memory")})
+    FailureReporter(tmp_path).after_exception(None, {0: GLOO, 1: RuntimeError("out of memory")})
 
 
 def test_the_rank_that_failed_is_named_and_not_those_that_missed_it():

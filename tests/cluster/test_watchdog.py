@@ -19,18 +19,18 @@ from trainers import eventful_task, kept
 from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
 from pipeline.cluster.watchdog import STATUS, Watchdog
 from pipeline.data.loader import SampleLoader
-from pipeline.training.checkpointing import Keeper
-from pipeline.training.distributed import Signal
-from pipeline.training.loop import Host, train
-from pipeline.training.probes import Pulse
-from pipeline.training.trainer import Learner, Task
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.distributed import Request
+from pipeline.training.loop import LoopHooks, train
+from pipeline.training.probes import ProgressMarker
+from pipeline.training.trainer import Task, Trainer
 
 # More than ten times what a step of the tiny network takes when the machine has much else to do,
 # and what no attempt without trouble comes near to.
 PATIENCE_S, AMPLE_S = 3.0, 120.0
 
 
-def beat(rank: int, *, stage: int = 3, done: int = 5, start: str = "one") -> Heartbeat:
+def advance(rank: int, *, stage: int = 3, done: int = 5, start: str = "one") -> Heartbeat:
     what = f"step {done}"
     return Heartbeat(
         start=start,
@@ -105,13 +105,13 @@ def in_wish(trouble: Callable[[], object]) -> None:
     """Have the third step end in trouble."""
     patch, calls = pytest.MonkeyPatch(), []
 
-    def wish(_: Keeper) -> Signal:
+    def request(_: Checkpointer) -> Request:
         calls.append(1)
         if len(calls) == 3:
             trouble()
-        return Signal.NONE
+        return Request.NONE
 
-    patch.setattr(Keeper, "wish", wish)
+    patch.setattr(Checkpointer, "request", request)
 
 
 def stopped() -> None:
@@ -134,15 +134,15 @@ def train_rank(rank: int, attempt: Path, task: Task, trouble: Callable[[], None]
         )
     if trouble and rank == workers - 1:
         trouble()
-    pulse, patience_s = Pulse(), PATIENCE_S if trouble else AMPLE_S
-    learner = Learner(task, rank, workers, torch.device("cpu"), pulse)
+    marker, patience_s = ProgressMarker(), PATIENCE_S if trouble else AMPLE_S
+    trainer = Trainer(task, rank, workers, torch.device("cpu"), marker)
     # From here on, since on a busy machine the network's making takes as long as a hang here.
-    pulse.begin("the network's making")
+    marker.begin("the network's making")
     with (
-        Watchdog(pulse, folder, attempt.name, rank, workers, patience_s),
-        Keeper(learner, folder) as keeper,
+        Watchdog(marker, folder, attempt.name, rank, workers, patience_s),
+        Checkpointer(trainer, folder) as checkpointer,
     ):
-        train(learner, keeper, Host())
+        train(trainer, checkpointer, LoopHooks())
 
 
 def train_all(_: int, folder: Path, task: Task, trouble: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.data.batch import Batch
-from pipeline.data.prefetch import transferred
+from pipeline.data.prefetch import prefetch
 
 
 def batch_of(number: int) -> Batch:
@@ -26,7 +26,7 @@ def test_on_cpu_batches_pass_as_they_come():
             asked.append(batch)
             yield batch
 
-    stream = transferred(source(), torch.device("cpu"))
+    stream = prefetch(source(), torch.device("cpu"))
     for number, batch in enumerate(batches, start=1):
         assert next(stream) is batch
         assert len(asked) == number
@@ -36,7 +36,7 @@ def test_on_cpu_batches_pass_as_they_come():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_batches_arrive_whole_and_in_order():
     device = torch.device("cuda")
-    found = list(transferred((batch_of(number) for number in range(20)), device))
+    found = list(prefetch((batch_of(number) for number in range(20)), device))
     assert [batch.positions.tolist() for batch in found] == [[n, n + 1] for n in range(20)]
     for number, batch in enumerate(found):
         assert batch.images.device.type == batch.joints.device.type == "cuda"

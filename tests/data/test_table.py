@@ -23,12 +23,12 @@ from pipeline.pose.joint_file import read_joint_file
 from pipeline.pose.joint_set import JointSet, Measure
 from pipeline.pose.person import Person, Visibility
 from pipeline.run.checkpoint import write_checkpoint
-from pipeline.run.metadata import read_record
+from pipeline.run.metadata import read_metadata
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.settings.packing import PackSettings
 from pipeline.training.metrics import evaluated_metrics
-from pipeline.training.trainer import Learner, Task
+from pipeline.training.trainer import Task, Trainer
 
 MISSING, OCCLUDED, VISIBLE = Visibility
 
@@ -705,16 +705,16 @@ def test_joints_of_ones_own_are_trained_saved_restored_and_measured(
         train=plan.train.paths,
         val=plan.val.paths,
     )
-    learner = Learner(task, 0, 1, torch.device("cpu"))
-    list(learner.train_epoch(every_s=1e9))
-    metrics = evaluated_metrics(learner, learner.evaluate())
+    trainer = Trainer(task, 0, 1, torch.device("cpu"))
+    list(trainer.train_epoch(every_s=1e9))
+    metrics = evaluated_metrics(trainer, trainer.evaluate())
     assert {"pck_segment_0.2", "pck_segment_0.1/left_ear", "pck_segment_auc"} <= set(metrics)
     folder = plan.folder / "epoch_0001"
     folder.mkdir(parents=True)
-    write_checkpoint(folder, learner.snapshot(metrics))
-    assert read_record(folder).joint_set == joint_set
+    write_checkpoint(folder, trainer.snapshot(metrics))
+    assert read_metadata(folder).joint_set == joint_set
     assert plan_training(training_settings(settings.out)).is_complete
-    second = Learner(task, 0, 1, torch.device("cpu"))
+    second = Trainer(task, 0, 1, torch.device("cpu"))
     second.restore(folder)
     assert second.progress.epochs == 1
 

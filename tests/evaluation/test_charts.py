@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pipeline.data.loader import SampleLoader
-from pipeline.data.pictures import Pose, draw_augmented, draw_truth, overlay, pose_of, spaced
+from pipeline.data.pictures import DrawnPose, draw_augmented, draw_truth, overlay, pose_of, spaced
 from pipeline.data.shards.reader import ShardReader
 from pipeline.evaluation.charts import curves, joint_bars, threshold_curve
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, Scores, scores
@@ -42,13 +42,13 @@ def made_scores() -> Scores:
     return scores(made_counts(), MPII, MPII.measure("pckh"))
 
 
-def pose(**changes) -> Pose:
+def pose(**changes) -> DrawnPose:
     made = {
         "image": np.zeros((40, 60, 3), np.uint8),
         "joints": np.array([(10.0 + k, 20.0 + k) for k in range(16)]),
         "shown": np.ones(16, bool),
     }
-    return Pose(**made | changes)
+    return DrawnPose(**made | changes)
 
 
 def lines_of(axis, marker: str) -> list:

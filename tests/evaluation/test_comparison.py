@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.comparison import (
-    Contender,
+    ComparedRun,
     Difference,
     compare,
     differing,
     interval,
     shared,
 )
-from pipeline.evaluation.per_person import Cases
+from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.joint_sets import LSP, MPII, JointSet
 from pipeline.settings import Settings
 
 RIGHT, WRONG = 0.05, 0.7
 
 
-def cases_of(errors: np.ndarray, keys: list[str] | None = None) -> Cases:
+def cases_of(errors: np.ndarray, keys: list[str] | None = None) -> PersonResults:
     """People whose joints are off by `errors` heads, a row each; whoever has the same key is the same."""
     people = len(errors)
     keys = keys or [f"person-{number:03d}" for number in range(people)]
-    return Cases.of(
+    return PersonResults.of(
         keys,
         np.arange(people),
         np.array([crc32(key.encode()) for key in keys]),
@@ -34,16 +34,16 @@ def cases_of(errors: np.ndarray, keys: list[str] | None = None) -> Cases:
     )
 
 
-def contender(
+def run(
     name: str,
     errors: np.ndarray,
     keys: list[str] | None = None,
     joint_set: JointSet = MPII,
     **changes,
-) -> Contender:
+) -> ComparedRun:
     settings = Settings.from_flat({"ray.name": name} | changes)
 
-    return Contender(
+    return ComparedRun(
         name=name, settings=settings, joint_set=joint_set, epoch=1, cases=cases_of(errors, keys)
     )
 
@@ -58,7 +58,7 @@ def errors_of(right: list[int]) -> np.ndarray:
 
 def test_runs_that_are_the_same_differ_by_exactly_nothing():
     errors = errors_of([3, 14, 0, 7])
-    result = compare([contender("a", errors), contender("b", errors)])
+    result = compare([run("a", errors), run("b", errors)])
     [[half, tenth]] = result.differences
     for threshold, difference in ((0.5, half), (0.1, tenth)):
         assert difference == Difference(
@@ -71,7 +71,7 @@ def test_runs_that_are_the_same_differ_by_exactly_nothing():
 
 def test_what_everybody_gains_is_certain():
     # Two more joints of 14 right for each person, whoever is drawn.
-    result = compare([contender("a", errors_of([3, 8])), contender("b", errors_of([5, 10]))])
+    result = compare([run("a", errors_of([3, 8])), run("b", errors_of([5, 10]))])
     [[half, _]] = result.differences
     gain = pytest.approx(100 * 2 / 14)
     assert (half.points, half.low, half.high) == (gain, gain, gain)
@@ -81,7 +81,7 @@ def test_what_everybody_gains_is_certain():
 
 def test_a_gain_of_one_person_in_two_is_told_by_whom_is_drawn():
     # Neither, one or both draws are of the person who gains all: 0, 50 or 100 points.
-    result = compare([contender("a", errors_of([0, 0])), contender("b", errors_of([14, 0]))])
+    result = compare([run("a", errors_of([0, 0])), run("b", errors_of([14, 0]))])
     [[half, _]] = result.differences
     assert (half.points, half.low, half.high) == (50.0, 0.0, 100.0)
     assert not half.is_resolved
@@ -98,7 +98,7 @@ def test_people_weigh_as_many_joints_as_count():
 
 def test_thresholds_are_told_apart():
     errors = np.full((5, 16), 0.3)
-    result = compare([contender("a", errors), contender("b", errors / 4)])
+    result = compare([run("a", errors), run("b", errors / 4)])
     [[half, tenth]] = result.differences
     assert (half.threshold, half.points) == (0.5, 0.0)
     assert (tenth.threshold, tenth.points, tenth.low) == (0.1, 100.0, 100.0)
@@ -142,8 +142,8 @@ def test_an_interval_is_that_of_drawing_people_one_by_one():
 
 
 def test_people_are_paired_by_key_wherever_they_lie():
-    ours = contender("a", errors_of([1, 2, 3]), ["x", "y", "z"])
-    theirs = contender("b", errors_of([4, 2, 1]), ["z", "w", "x"])
+    ours = run("a", errors_of([1, 2, 3]), ["x", "y", "z"])
+    theirs = run("b", errors_of([4, 2, 1]), ["z", "w", "x"])
     one, other = shared(ours.cases, theirs.cases)
     assert one.keys == other.keys == ("x", "z")
     [[half, _]] = compare([ours, theirs]).differences
@@ -160,7 +160,7 @@ def test_people_of_one_key_are_paired_in_the_order_of_the_shards():
 
 
 def test_runs_without_a_person_in_common_are_refused():
-    ours, theirs = contender("a", errors_of([1, 2])), contender("b", errors_of([1]), ["other"])
+    ours, theirs = run("a", errors_of([1, 2])), run("b", errors_of([1]), ["other"])
     message = (
         "^a and b share none of their 2 and 1 validation people; expected runs on the same data$"
     )
@@ -170,25 +170,25 @@ def test_runs_without_a_person_in_common_are_refused():
 
 def test_people_who_are_annotated_otherwise_are_refused():
     errors = errors_of([1, 2, 3])
-    theirs = contender("b", errors)
+    theirs = run("b", errors)
     theirs.cases.truths[1] += 1
     message = (
         "^a and b share the names of 3 validation people, of whom 1 are annotated differently; "
         "expected runs on the same data$"
     )
     with pytest.raises(ValueError, match=message):
-        compare([contender("a", errors), theirs])
+        compare([run("a", errors), theirs])
 
 
 def test_people_without_a_joint_that_counts_are_refused():
     nothing = np.full((2, 16), np.nan)
     message = "^a and b: of the people whom they share no joint counts by pckh$"
     with pytest.raises(ValueError, match=message):
-        compare([contender("a", nothing), contender("b", nothing)])
+        compare([run("a", nothing), run("b", nothing)])
 
 
 def test_other_joints_are_refused():
-    ours, theirs = contender("a", errors_of([1])), contender("b", errors_of([1]), joint_set=LSP)
+    ours, theirs = run("a", errors_of([1])), run("b", errors_of([1]), joint_set=LSP)
     with pytest.raises(ValueError, match=r"^a and b have different joint sets: mpii and lsp$"):
         compare([ours, theirs])
 
@@ -198,9 +198,9 @@ def test_other_joints_are_refused():
 
 def test_settings_that_differ_are_listed_and_no_others():
     runs = [
-        contender("a", errors_of([1]), **{"model.stacks": 2}),
-        contender("b", errors_of([1]), **{"model.stacks": 4, "data.seed": 3}),
-        contender("c", errors_of([1]), **{"model.stacks": 2}),
+        run("a", errors_of([1]), **{"model.stacks": 2}),
+        run("b", errors_of([1]), **{"model.stacks": 4, "data.seed": 3}),
+        run("c", errors_of([1]), **{"model.stacks": 2}),
     ]
     found = differing([run.settings for run in runs])
     # The seed comes first, as in the settings; names differ always.
@@ -210,8 +210,7 @@ def test_settings_that_differ_are_listed_and_no_others():
 
 def test_each_run_is_compared_with_the_first():
     runs = [
-        contender(name, errors_of([count] * 3))
-        for name, count in zip("abc", (7, 14, 0), strict=True)
+        run(name, errors_of([count] * 3)) for name, count in zip("abc", (7, 14, 0), strict=True)
     ]
     result = compare(runs)
     assert [half.points for half, _ in result.differences] == [50.0, -50.0]

@@ -12,7 +12,7 @@ from pipeline.data.loader import SampleLoader
 from pipeline.data.pictures import stack_maps
 from pipeline.data.shards.reader import ShardReader
 from pipeline.evaluation.overlays import draw_close_ups, draw_stacks, draw_worst
-from pipeline.evaluation.per_person import Cases
+from pipeline.evaluation.per_person import PersonResults
 from pipeline.model.hourglass import Heatmaps
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
@@ -27,7 +27,7 @@ def loader_of(pack, people) -> SampleLoader:
     return SampleLoader(ShardReader([str(path) for path in pack(people)]), MPII, 64)
 
 
-def cases_of(loader: SampleLoader, errors: list[float]) -> Cases:
+def cases_of(loader: SampleLoader, errors: list[float]) -> PersonResults:
     """Each person of a loader, all joints off to the right by so many heads of 20 pixels."""
     people = list(loader.samples)
     truth = np.array([one.person.joints for one in people])
@@ -35,7 +35,7 @@ def cases_of(loader: SampleLoader, errors: list[float]) -> Cases:
     moved = truth + 20 * np.nan_to_num(off)[..., None] * [1.0, 0.0]
     keys = [one.key for one in people]
     number, errors = np.arange(len(people)), {"pckh": off, "pck_torso": off}
-    return Cases.of(keys, number, number, moved, errors).by_key()
+    return PersonResults.of(keys, number, number, moved, errors).by_key()
 
 
 class Peaks(nn.Module):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.metrics import THRESHOLDS, joint_counts
-from pipeline.evaluation.per_person import Cases, narrowed, read_cases
+from pipeline.evaluation.per_person import PersonResults, narrowed, read_results
 from pipeline.pose.joint_sets import MPII
 
 PCKH = MPII.measure("pckh")
@@ -14,10 +14,10 @@ PCKH = MPII.measure("pckh")
 
 def cases_of(
     keys: tuple[str, ...], errors: np.ndarray, positions: list[int] | None = None
-) -> Cases:
+) -> PersonResults:
     """People whose joints are off by `errors`, a row each, by both measures."""
     people = len(keys)
-    return Cases.of(
+    return PersonResults.of(
         keys,
         np.array(range(people) if positions is None else positions, np.int64),
         2**31 + np.arange(people),
@@ -60,10 +60,10 @@ def test_people_come_in_the_order_of_their_keys_and_equal_ones_in_that_of_the_sh
 
 def test_parts_make_a_whole():
     one, other = cases_of(("a",), np.zeros((1, 16))), cases_of(("b",), np.ones((1, 16)), [4])
-    both = Cases.together([Cases.nobody(MPII), one, other])
+    both = PersonResults.together([PersonResults.nobody(MPII), one, other])
     assert (both.keys, both.positions.tolist()) == (("a", "b"), [0, 4])
     assert both.errors["pckh"][:, 3].tolist() == [0.0, 1.0]
-    assert len(Cases.nobody(MPII)) == 0
+    assert len(PersonResults.nobody(MPII)) == 0
 
 
 def test_a_mean_error_is_over_the_joints_that_count_in_the_mean():
@@ -83,7 +83,7 @@ def test_cases_survive_their_file(tmp_path):
     cases = cases_of(("bär_00", "a_01"), errors)
     path = tmp_path / "people.npz"
     path.write_bytes(cases.to_bytes())
-    read = read_cases(path)
+    read = read_results(path)
     assert read.keys == ("bär_00", "a_01")
     assert read.to_bytes() == cases.to_bytes()
     assert np.array_equal(read.errors["pckh"], cases.errors["pckh"], equal_nan=True)
@@ -102,8 +102,8 @@ def test_cases_survive_their_file(tmp_path):
 
 def test_cases_of_nobody_survive_their_file_too(tmp_path):
     path = tmp_path / "people.npz"
-    path.write_bytes(Cases.nobody(MPII).to_bytes())
-    assert read_cases(path).keys == ()
+    path.write_bytes(PersonResults.nobody(MPII).to_bytes())
+    assert read_results(path).keys == ()
 
 
 def pickled(path):
@@ -131,7 +131,7 @@ def uneven(path):
         (lambda path: None, "no such file"),
         (pickled, "not results of people: Object arrays cannot be loaded when allow_pickle=False"),
         (torn, "not results of people: "),
-        (other, "not results of people: 'keys is not a file in the archive'"),
+        (other, "not results of people: 'keys is not a file in the manager'"),
         (uneven, "its arrays are of different people or joints"),
     ],
 )
@@ -139,4 +139,4 @@ def test_a_file_that_is_none_is_named(tmp_path, spoil, said):
     path = tmp_path / "people.npz"
     spoil(path)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}"):
-        read_cases(path)
+        read_results(path)

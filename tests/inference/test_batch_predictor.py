@@ -18,7 +18,7 @@ from pipeline.inference.drawing import draw_people, enlargement
 from pipeline.inference.formats import Results, image_ids, written
 from pipeline.inference.predictor import Frame
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
-from pipeline.inference.sources import Source, find_sources
+from pipeline.inference.sources import MediaFile, find_sources
 from pipeline.inference.store import Store, spans
 from pipeline.inference.video import Video, count_frames
 from pipeline.pose.joint_sets import MPII
@@ -197,8 +197,8 @@ def estimate(file: str, **changes) -> Estimate:
     return Estimate(file=file, **(made | changes))
 
 
-def source(path: str, **changes) -> Source:
-    return Source(path=Path(path), **({"size": 1, "modified_ns": 2} | changes))
+def source(path: str, **changes) -> MediaFile:
+    return MediaFile(path=Path(path), **({"size": 1, "modified_ns": 2} | changes))
 
 
 def test_a_part_has_a_stretch_of_frames_of_bounded_length():

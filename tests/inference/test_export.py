@@ -28,7 +28,7 @@ from pipeline.model.hourglass import Residual
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
-from pipeline.run.metadata import Progress, Record, read_record
+from pipeline.run.metadata import CheckpointMetadata, Progress, read_metadata
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.step import build_optimizer, train_step
@@ -78,13 +78,13 @@ def fitted(folder: Path, people: list[Path], loss: str) -> None:
     for _ in range(STEPS):
         train_step(network.train(), optimizer, batch, settings.optim, CPU, torch.float32)
     folder.mkdir(parents=True)
-    record = Record(
+    metadata = CheckpointMetadata(
         settings=settings,
         joint_set=MPII,
         progress=Progress(epochs=3),
         metrics={"pckh_0.5": 61.5, "loss": 0.25},
     )
-    write_checkpoint(folder, take_snapshot(network, record))
+    write_checkpoint(folder, take_snapshot(network, metadata))
 
 
 def export(runs: Path, out: Path, *options: str, run: str = "mse") -> None:
@@ -141,10 +141,10 @@ def test_a_program_of_torch_finds_them_by_dark(tmp_path, runs):
     joints, heights = program(torch.from_numpy(images))
     assert joints.shape == (3, 16, 2)
     assert heights.shape == (3, 16)
-    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
+    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
     graph = Graph(
         network,
-        record.settings,
+        metadata.settings,
         MPII,
         GraphSettings(decode=True, decoding="dark"),
     )
@@ -164,8 +164,8 @@ def test_without_decoding_it_answers_heatmaps_of_the_last_stack(tmp_path, runs):
 
 
 def test_joints_are_in_input_pixels_and_confidence_is_a_share_of_the_peak(runs):
-    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
-    graph = Graph(network, record.settings, MPII, GraphSettings(decoding="quarter"))
+    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
+    graph = Graph(network, metadata.settings, MPII, GraphSettings(decoding="quarter"))
     maps = torch.zeros(1, 16, 16, 16)
     maps[0, :, 7, 3], maps[0, :, 7, 4] = 5.0, 1.0
     joints, confidence = graph.joints(maps)
@@ -233,46 +233,46 @@ def runner_beside(graph: Graph, shift_px: float, heights: float = 0.0):
 
 
 @pytest.fixture
-def graph(runs) -> tuple[Graph, Record]:
-    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
-    return Graph(network, record.settings, MPII, GraphSettings(decode=True)), record
+def graph(runs) -> tuple[Graph, CheckpointMetadata]:
+    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
+    return Graph(network, metadata.settings, MPII, GraphSettings(decode=True)), metadata
 
 
 def test_the_largest_difference_is_told_up_to_a_twentieth_of_a_pixel(graph):
-    made, record = graph
-    found = compare(made, record, runner_beside(made, 0.04, 0.25), rendered(64).images)
+    made, metadata = graph
+    found = compare(made, metadata, runner_beside(made, 0.04, 0.25), rendered(64).images)
     assert found.joint_px == pytest.approx(0.04, abs=1e-3)
     assert found.confidence == pytest.approx(0.25, abs=1e-3)
 
 
 def test_joints_further_apart_are_an_error(graph):
-    made, record = graph
+    made, metadata = graph
     run = runner_beside(made, 0.06, 0.25)
     # Sixteen people, and the first one alone too.
     said = r"^272 of 272 joints are more than 0.05 px from the network's, the furthest 0.06\d* px$"
     with pytest.raises(ExportError, match=said):
-        compare(made, record, run, rendered(64).images)
+        compare(made, metadata, run, rendered(64).images)
 
 
 def test_joints_that_move_while_confidence_stays_are_explained(graph):
-    made, record = graph
+    made, metadata = graph
     with pytest.raises(ExportError, match="two pixels as high as each other"):
-        compare(made, record, runner_beside(made, 4.0), rendered(64).images[:1])
+        compare(made, metadata, runner_beside(made, 4.0), rendered(64).images[:1])
 
 
 def test_what_is_no_number_is_an_error_whoever_says_it(graph):
-    made, record = graph
+    made, metadata = graph
     with pytest.raises(ExportError, match=r"^the exported file has heatmaps that are not finite$"):
-        compare(made, record, runner_beside(made, 0.0, float("nan")), rendered(64).images[:2])
+        compare(made, metadata, runner_beside(made, 0.0, float("nan")), rendered(64).images[:2])
 
 
 def test_a_file_that_fails_the_check_never_has_its_name(tmp_path, runs, people, capsys):
-    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
+    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
     with torch.no_grad():
         network.stem_conv.weight[0, 0, 0, 0] = float("nan")
     folder = tmp_path / "runs" / "bad" / "epoch_0001"
     folder.mkdir(parents=True)
-    write_checkpoint(folder, take_snapshot(network, record))
+    write_checkpoint(folder, take_snapshot(network, metadata))
     out = tmp_path / "network.pt2"
     status, said = fails(capsys, str(folder), "--to", "torch-export", "--out", str(out))
     assert status == 1
@@ -312,11 +312,11 @@ def test_it_is_said_what_was_checked_and_what_is_not_in_the_graph(tmp_path, runs
 
 
 def test_a_checkpoint_is_checked_on_the_people_it_was_validated_on(tmp_path, runs, people, capsys):
-    network, record = load_network(runs / "mse" / "epoch_0003", CPU)
-    settings = record.settings.replaced({"data.val": str(people[0])})
+    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
+    settings = metadata.settings.replaced({"data.val": str(people[0])})
     folder = tmp_path / "c"
     folder.mkdir()
-    write_checkpoint(folder, take_snapshot(network, replace(record, settings=settings)))
+    write_checkpoint(folder, take_snapshot(network, replace(metadata, settings=settings)))
     jobs.export.main([str(folder), "--to", "torch-export", "--out", str(tmp_path / "n.pt2")])
     assert f"on 8 people of data.val={people[0]}, one and " in capsys.readouterr().out
 
@@ -372,6 +372,6 @@ def test_a_missing_library_is_named_with_what_to_install(tmp_path, runs, capsys,
 
 def test_checkpoints_are_left_as_they_were(tmp_path, runs):
     folder = runs / "mse" / "epoch_0003"
-    before = read_record(folder), (folder / "weights.safetensors").read_bytes()
+    before = read_metadata(folder), (folder / "weights.safetensors").read_bytes()
     export(runs, tmp_path / "n.pt2")
-    assert (read_record(folder), (folder / "weights.safetensors").read_bytes()) == before
+    assert (read_metadata(folder), (folder / "weights.safetensors").read_bytes()) == before

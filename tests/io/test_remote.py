@@ -680,6 +680,6 @@ def test_a_run_is_planned_and_trained_from_an_object_store(bucket, pack, tmp_pat
     settings = Settings.from_flat(task.settings | {"ray.storage": str(tmp_path / "runs")})
     plan = plan_training(settings)
     assert plan.settings.data.train == "s3://pose/t/train-*.tar"
-    learner = alone(replace(task, train=plan.train.paths, val=plan.val.paths))
-    *_, last = learner.train_epoch(every_s=1e9)
-    assert (last.step, learner.evaluate().people) == (2, 5)
+    trainer = alone(replace(task, train=plan.train.paths, val=plan.val.paths))
+    *_, last = trainer.train_epoch(every_s=1e9)
+    assert (last.step, trainer.evaluate().people) == (2, 5)

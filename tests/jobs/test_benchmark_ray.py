@@ -23,10 +23,10 @@ from jobs.benchmark.overhead.overhead import (
 )
 from jobs.benchmark.overhead.processes import descendants, stopped
 from jobs.benchmark.overhead.report import ray_report
-from jobs.benchmark.overhead.turns import TurnLearner, Turns, conditions, wait_until
+from jobs.benchmark.overhead.turns import Turns, TurnTrainer, conditions, wait_until
 from pipeline.data.shards.index import find_shards
 from pipeline.pose.joint_sets import MPII
-from pipeline.training.probes import reached, stages_in
+from pipeline.training.probes import mark_stage, stages_in
 from pipeline.training.trainer import Task
 
 CPU = torch.device("cpu")
@@ -82,10 +82,10 @@ def test_a_learner_trains_in_its_turn_and_notes_every_step(tmp_path):
     }
     task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
     turns = Turns(tmp_path)
-    learner = TurnLearner(turns, task, 0, 1, CPU)
+    trainer = TurnTrainer(turns, task, 0, 1, CPU)
     turns.go(0).touch()
-    [last] = learner.train_epoch(5.0)
-    assert (last.step, learner.progress.epochs) == (3, 1)
+    [last] = trainer.train_epoch(5.0)
+    assert (last.step, trainer.progress.epochs) == (3, 1)
     assert json.loads(turns.ready(0).read_text()) == {"pid": os.getpid()}
     told = json.loads(turns.done(0).read_text())
     assert len(told["ends"]) == len(told["cpu_s"]) == 3
@@ -122,12 +122,12 @@ def _state(pid: int) -> str:
 def test_stages_are_noted_where_a_file_is_named_and_the_first_time_counts(tmp_path, monkeypatch):
     path = tmp_path / "stages"
     monkeypatch.delenv("HOURGLASS_STAGES", raising=False)
-    reached("planned")
+    mark_stage("planned")
     monkeypatch.setenv("HOURGLASS_STAGES", str(path))
     before = time.time()
-    reached("stepped")
+    mark_stage("stepped")
     between = time.time()
-    reached("stepped")
+    mark_stage("stepped")
     assert list(stages_in(path)) == ["stepped"]
     assert before <= stages_in(path)["stepped"] <= between
 

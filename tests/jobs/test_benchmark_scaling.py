@@ -11,7 +11,7 @@ from jobs.benchmark.overhead.overhead import check_alike
 from jobs.benchmark.overhead.rounds import take_turns
 from jobs.benchmark.overhead.turns import Turns
 from jobs.benchmark.scaling.fit import fit_ring, overlap, parts_of
-from jobs.benchmark.scaling.group import GroupLearner
+from jobs.benchmark.scaling.group import GroupTrainer
 from jobs.benchmark.scaling.measure import (
     STACKS,
     ScalingBenchmark,
@@ -220,20 +220,20 @@ def test_every_other_step_is_taken_apart(tmp_path):
         "optim.batch_size": 2,
     }
     task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
-    learner, turns = GroupLearner(Turns(tmp_path), task, 0, 1, CPU), Turns(tmp_path)
+    trainer, turns = GroupTrainer(Turns(tmp_path), task, 0, 1, CPU), Turns(tmp_path)
     entered = []
 
     @contextmanager
     def no_sync():
-        entered.append(learner.progress.steps)
+        entered.append(trainer.progress.steps)
         yield
 
-    learner.network.no_sync = no_sync
+    trainer.network.no_sync = no_sync
     turns.go(0).touch()
-    list(learner.train_epoch(5.0))
+    list(trainer.train_epoch(5.0))
     # Before the second step one had been taken, before the fourth three.
     assert entered[:2] == [1, 3]
-    assert learner.progress.steps == 4
+    assert trainer.progress.steps == 4
 
 
 # The whole

@@ -23,7 +23,7 @@ from jobs.chaos.evidence import Evidence, Rank, TakenStep, Taking
 from jobs.chaos.faults import Fault, Kind, draws
 from jobs.chaos.programs import Program, children, free_port
 from jobs.chaos.report import is_good, report, result_of, stood_still_s
-from pipeline.training.probes import Witness
+from pipeline.training.probes import StepTrace
 
 # Two epochs of two steps of two, of five people: one of them sits each epoch out.
 TWO_EPOCHS = Expected(people=5, batch=2, epochs=2)
@@ -137,8 +137,8 @@ def test_what_is_drawn_depends_on_the_seed_alone():
 def test_what_ranks_witness_is_read_while_they_write_it(tmp_path: Path):
     evidence = Evidence(tmp_path)
     with (
-        Witness(tmp_path, "run-001", "group", 0, 2) as first,
-        Witness(tmp_path, "run-001", "group", 1, 2) as second,
+        StepTrace(tmp_path, "run-001", "group", 0, 2) as first,
+        StepTrace(tmp_path, "run-001", "group", 1, 2) as second,
     ):
         assert evidence.read_on() == []
         assert [found.rank for found in evidence.ranks] == [0, 1]
@@ -153,8 +153,8 @@ def test_what_ranks_witness_is_read_while_they_write_it(tmp_path: Path):
 
 
 def test_a_line_that_was_cut_off_counts_as_never_written(tmp_path: Path):
-    with Witness(tmp_path, "run-001", "group", 0, 1) as witness:
-        witness.stepped(0, 1, np.array([4]))
+    with StepTrace(tmp_path, "run-001", "group", 0, 1) as trace:
+        trace.stepped(0, 1, np.array([4]))
     [path] = tmp_path.iterdir()
     path.write_bytes(path.read_bytes() + b'{"epoch": 0, "st')
     evidence = Evidence(tmp_path)

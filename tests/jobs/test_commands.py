@@ -29,7 +29,7 @@ import jobs.score
 import jobs.train
 import tune.sweep
 from pipeline.evaluation.metrics import scores
-from pipeline.evaluation.per_person import read_cases
+from pipeline.evaluation.per_person import read_results
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import LSP, MPII
 from pipeline.run.checkpoint import (
@@ -39,7 +39,7 @@ from pipeline.run.checkpoint import (
     take_snapshot,
     write_checkpoint,
 )
-from pipeline.run.metadata import Progress, Record
+from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings, PackSettings
 from pipeline.settings.presets import PRESETS
@@ -593,11 +593,13 @@ def saved(tmp_path: Path, **changes) -> Path:
         | changes
     )
     network = build_network(settings.model, 0, CPU)
-    record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={})
+    metadata = CheckpointMetadata(
+        settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={}
+    )
     folder = tmp_path / "epoch_0002"
     folder.mkdir()
     write_checkpoint(
-        folder, take_snapshot(network, record, optimizer=build_optimizer(network, settings.optim))
+        folder, take_snapshot(network, metadata, optimizer=build_optimizer(network, settings.optim))
     )
     return folder
 
@@ -658,7 +660,7 @@ def test_people_are_written_beside_a_checkpoint_that_lacks_them(tmp_path, capsys
     arguments = ("--checkpoint", checkpoint, *validation, "--threads", 1)
     run(jobs.evaluate.main, *arguments, "--people", people, "--json", path, "--every-stack")
     assert f"written: {people}\n" in capsys.readouterr().out
-    cases = read_cases(people)
+    cases = read_results(people)
     assert cases.keys == ("photo-006_00", "photo-007_00", "photo-008_00")
     counted = json.loads(path.read_text())["network"]["pckh"]
     assert (

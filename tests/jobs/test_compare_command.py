@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import jobs.compare
-from pipeline.evaluation.per_person import PEOPLE_NAME, Cases
+from pipeline.evaluation.per_person import PEOPLE_NAME, PersonResults
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import LSP, MPII, JointSet
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
-from pipeline.run.metadata import Progress, Record
+from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.tracking.runs import Run, log_folder, start_run
 
@@ -32,7 +32,7 @@ def working_folder(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def cases_of(right: int, people: int = PEOPLE, joint_set: JointSet = MPII) -> Cases:
+def cases_of(right: int, people: int = PEOPLE, joint_set: JointSet = MPII) -> PersonResults:
     """People of whom the first `right` have all joints within a tenth of a head, the others none within a half."""
     joints = len(joint_set.joints)
     errors = np.full((people, joints), 0.75)
@@ -40,10 +40,12 @@ def cases_of(right: int, people: int = PEOPLE, joint_set: JointSet = MPII) -> Ca
     keys = [f"person-{number:03d}" for number in range(people)]
     by_measure = {measure.key: errors for measure in joint_set.measures}
     number = np.arange(people)
-    return Cases.of(keys, number, number, np.zeros((people, joints, 2)), by_measure)
+    return PersonResults.of(keys, number, number, np.zeros((people, joints, 2)), by_measure)
 
 
-def checkpoint(folder: Path, epoch: int, cases: Cases | None, joint_set=MPII, **changes) -> Path:
+def checkpoint(
+    folder: Path, epoch: int, cases: PersonResults | None, joint_set=MPII, **changes
+) -> Path:
     """A checkpoint after `epoch` with the results of people, if it has any, and a headline of as many percent."""
     settings = Settings.from_flat(
         {
@@ -56,7 +58,7 @@ def checkpoint(folder: Path, epoch: int, cases: Cases | None, joint_set=MPII, **
         | changes
     )
     metrics = {} if cases is None else {"pckh_0.5": float(np.mean(cases.errors["pckh"] <= 0.5))}
-    made = Record(
+    made = CheckpointMetadata(
         settings=settings, joint_set=joint_set, progress=Progress(epochs=epoch), metrics=metrics
     )
     snapshot = take_snapshot(build_network(settings.model, 0, torch.device("cpu")), made)

@@ -8,7 +8,7 @@ from factories import checkpoint
 from torch import nn
 
 from pipeline.inference.predictor import Predictor
-from pipeline.model.bf16 import ReducedNetwork, quick
+from pipeline.model.bf16 import Bf16Network, fastest
 from pipeline.model.build import build_network
 from pipeline.settings import ModelSettings
 
@@ -21,7 +21,7 @@ def test_heatmaps_of_the_last_stack_are_not_rounded():
     for stack in network.stacks:
         nn.init.constant_(stack.head.bias, 1.001)
     with torch.inference_mode():
-        first, last = ReducedNetwork(network)(torch.rand(1, 3, 64, 64)).stacks
+        first, last = Bf16Network(network)(torch.rand(1, 3, 64, 64)).stacks
     # The heads start with weights of zero. In bf16 the next number above 1 is 1 + 1/128.
     assert first.unique().tolist() == [1.0]
     assert last.unique().tolist() == pytest.approx([1.001], abs=1e-7)
@@ -29,7 +29,7 @@ def test_heatmaps_of_the_last_stack_are_not_rounded():
 
 def test_it_predicts_what_the_network_does_but_for_rounding():
     exact = build_network(MODEL, 0, CPU, zero_heads=False).eval()
-    ours = ReducedNetwork(build_network(MODEL, 0, CPU, zero_heads=False))
+    ours = Bf16Network(build_network(MODEL, 0, CPU, zero_heads=False))
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, found = exact(images).stacks, ours(images).stacks
@@ -39,7 +39,7 @@ def test_it_predicts_what_the_network_does_but_for_rounding():
 
 
 def test_norms_keep_their_statistics():
-    ours = ReducedNetwork(build_network(MODEL, 0, CPU))
+    ours = Bf16Network(build_network(MODEL, 0, CPU))
     norms = [m for m in ours.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {norm.running_mean.dtype for norm in norms} == {torch.float32}
 
@@ -50,7 +50,7 @@ def test_it_is_taken_where_the_processor_multiplies_bf16(monkeypatch, multiplies
         torch.cpu, "get_capabilities", lambda: {"avx512_bf16": multiplies, "amx_bf16": False}
     )
     network = build_network(MODEL, 0, CPU)
-    assert isinstance(quick(network, CPU), ReducedNetwork) is multiplies
+    assert isinstance(fastest(network, CPU), Bf16Network) is multiplies
 
 
 def test_whoever_asks_for_exact_joints_has_fp32(tmp_path: Path, monkeypatch):

@@ -17,7 +17,7 @@ import jobs.convert
 import jobs.evaluate
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, load_training
-from pipeline.run.metadata import read_record
+from pipeline.run.metadata import read_metadata
 from pipeline.training.step import build_optimizer
 
 CPU = torch.device("cpu")
@@ -69,8 +69,8 @@ NETWORKS = [
 def test_every_stack_predicts_the_same(tmp_path, make, shape):
     torch.manual_seed(0)
     theirs = trained(make())
-    ours, record = load_network(converted(tmp_path, theirs.state_dict()), CPU)
-    model = record.settings.model
+    ours, metadata = load_network(converted(tmp_path, theirs.state_dict()), CPU)
+    model = metadata.settings.model
     assert (model.stacks, model.modules, model.order) == shape
     assert (model.features, model.joints, model.input_px) == (16, 16, 256)
     with torch.no_grad():
@@ -88,16 +88,16 @@ def test_every_stack_predicts_the_same(tmp_path, make, shape):
 def test_the_network_that_pytorch_pose_builds_predicts_the_same_in_its_own_widths(tmp_path, prefix):
     torch.manual_seed(0)
     theirs = trained(Hg(channels=256, stem=Hg.GENUINE))
-    ours, record = load_network(converted(tmp_path, prefixed(theirs, prefix)), CPU)
-    assert (record.settings.model.features, record.settings.model.stem_features) == (256, 256)
+    ours, metadata = load_network(converted(tmp_path, prefixed(theirs, prefix)), CPU)
+    assert (metadata.settings.model.features, metadata.settings.model.stem_features) == (256, 256)
     with torch.no_grad():
         expected, predicted = theirs(images()), ours(images()).stacks
         assert (predicted - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_a_stem_as_the_authors_is_the_default(tmp_path):
-    _, record = load_network(converted(tmp_path, Hg(stacks=1).state_dict()), CPU)
-    assert record.settings.model.stem_features == 0
+    _, metadata = load_network(converted(tmp_path, Hg(stacks=1).state_dict()), CPU)
+    assert metadata.settings.model.stem_features == 0
 
 
 @pytest.mark.parametrize(
@@ -191,16 +191,16 @@ def test_the_record_names_the_source(tmp_path):
     digest = hashlib.sha256((tmp_path / "theirs.pth.tar").read_bytes()).hexdigest()
     origin = {"file": "theirs.pth.tar", "sha256": digest, "layout": "pytorch-pose's hg"}
     assert content["origin"] == origin
-    record = read_record(out)
-    assert (record.origin, record.joint_set, record.metrics) == (origin, MPII, {})
+    metadata = read_metadata(out)
+    assert (metadata.origin, metadata.joint_set, metadata.metrics) == (origin, MPII, {})
 
 
 def test_training_cannot_go_on_from_it(tmp_path):
     out = converted(tmp_path, Hg(stacks=1).state_dict())
-    network, record = load_network(out, CPU)
+    network, metadata = load_network(out, CPU)
     said = f"{out}: has no optimizer.pt, so training can't go on from it"
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        load_training(out, build_optimizer(network, record.settings.optim))
+        load_training(out, build_optimizer(network, metadata.settings.optim))
 
 
 def test_it_can_be_measured(tmp_path, capsys):

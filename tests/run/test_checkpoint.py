@@ -22,7 +22,13 @@ from pipeline.run.checkpoint import (
     take_snapshot,
     write_checkpoint,
 )
-from pipeline.run.metadata import Plateau, Progress, Record, check_same_architecture, read_record
+from pipeline.run.metadata import (
+    CheckpointMetadata,
+    Plateau,
+    Progress,
+    check_same_architecture,
+    read_metadata,
+)
 from pipeline.settings import Settings
 from pipeline.training.step import build_optimizer, build_scaler
 
@@ -42,7 +48,7 @@ ADDED = (
     *("accumulate", "clip_norm", "cosine_end", "ema_samples", "max_bad_steps", "patience"),
     *("rate_scaling", "reference_batch", "sync_batchnorm", "warmup_samples"),
 )
-RECORD = Record(
+RECORD = CheckpointMetadata(
     settings=SETTINGS,
     joint_set=MPII,
     progress=Progress(epochs=3, steps=12, samples=48),
@@ -89,12 +95,12 @@ def rewritten(folder: Path, *gone: str, **changes) -> None:
 
 def test_a_loaded_network_gives_the_same_outputs(saved):
     network, _ = trained()
-    loaded, record = load_network(saved, CPU)
+    loaded, metadata = load_network(saved, CPU)
     assert torch.equal(loaded(images()).stacks, network.eval()(images()).stacks)
     assert not loaded.training
     # As in training; the plain layout takes half as long again on CPU.
     assert loaded.stem_conv.weight.is_contiguous(memory_format=torch.channels_last)
-    assert record == RECORD
+    assert metadata == RECORD
 
 
 def test_a_loaded_optimizer_goes_on_alike(saved):
@@ -192,15 +198,15 @@ def test_a_person_can_read_the_record(saved):
 
 def test_a_record_of_the_first_format_names_its_joint_set(saved):
     rewritten(saved, format=1, joint_set="mpii")
-    assert read_record(saved) == RECORD
+    assert read_metadata(saved) == RECORD
     rewritten(saved, format=1, joint_set="halpe")
     with pytest.raises(ValueError, match=r"checkpoint\.json: unknown joint set 'halpe'; known: "):
-        read_record(saved)
+        read_metadata(saved)
 
 
 def test_a_record_from_before_bad_steps_were_counted_has_none(saved):
     rewritten(saved, progress={"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48})
-    assert read_record(saved) == RECORD
+    assert read_metadata(saved) == RECORD
 
 
 def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
@@ -208,15 +214,15 @@ def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
     for name in ADDED:
         del settings[f"optim.{name}"]
     rewritten(saved, "plateau", settings=settings)
-    assert read_record(saved) == replace(RECORD, plateau=Plateau())
+    assert read_metadata(saved) == replace(RECORD, plateau=Plateau())
 
 
 def test_a_checkpoint_from_before_stems_had_a_width_has_half_the_features(saved):
     settings = SETTINGS.flat()
     del settings["model.stem_features"]
     rewritten(saved, settings=settings)
-    network, record = load_network(saved, CPU)
-    assert record == RECORD
+    network, metadata = load_network(saved, CPU)
+    assert metadata == RECORD
     assert network.stem_residual3.conv1.in_channels == 4
 
 
@@ -241,12 +247,12 @@ def test_another_architecture_is_refused_by_its_dotted_key(saved, key, value):
         f"{SETTINGS.flat()[key]} there, expected {value}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        check_same_architecture(saved, read_record(saved), SETTINGS.replaced({key: value}))
+        check_same_architecture(saved, read_metadata(saved), SETTINGS.replaced({key: value}))
 
 
 def test_another_learning_rate_is_no_other_architecture(saved):
     others = SETTINGS.replaced({"optim.learning_rate": 1.0, "data.train": "elsewhere"})
-    check_same_architecture(saved, read_record(saved), others)
+    check_same_architecture(saved, read_metadata(saved), others)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.pt", "evaluation.json"])
@@ -273,7 +279,7 @@ def test_a_record_that_was_changed_is_refused(saved):
     path.write_text(path.read_text().replace('"pckh_0.5": 12.5', '"pckh_0.5": 92.5'))
     said = f"{path}: its checksum is another: it was changed after it had been written"
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        read_record(saved)
+        read_metadata(saved)
     # How the file is laid out does not matter.
     path.write_text(json.dumps(json.loads(path.read_text().replace("92.5", "12.5"))))
     assert check_sound(saved) == RECORD
@@ -313,12 +319,12 @@ def test_weights_that_are_gone_are_refused_by_name(saved):
 def test_a_foreign_folder_is_no_checkpoint(tmp_path):
     said = f"{tmp_path}: not a checkpoint folder (no checkpoint.json)"
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        read_record(tmp_path)
+        read_metadata(tmp_path)
     with pytest.raises(ValueError, match="not a checkpoint folder"):
-        read_record(tmp_path / "nowhere")
+        read_metadata(tmp_path / "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="not a checkpoint folder"):
-        read_record(tmp_path / "file")
+        read_metadata(tmp_path / "file")
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])
@@ -326,7 +332,7 @@ def test_a_record_that_is_no_json_is_refused(saved, content):
     path = saved / "checkpoint.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: not readable as JSON: "):
-        read_record(saved)
+        read_metadata(saved)
 
 
 @pytest.mark.parametrize(
@@ -347,13 +353,13 @@ def test_a_record_that_is_not_ours_is_refused_by_name(saved, change, said):
     rewritten(saved, **change)
     path = re.escape(str(saved / "checkpoint.json"))
     with pytest.raises(ValueError, match=f"^{path}: .*{re.escape(said)}"):
-        read_record(saved)
+        read_metadata(saved)
 
 
 def test_a_record_of_a_list_is_refused(saved):
     (saved / "checkpoint.json").write_text("[1]")
     with pytest.raises(ValueError, match="expected a checkpoint of format 1 to 3, got None"):
-        read_record(saved)
+        read_metadata(saved)
 
 
 class Code:
@@ -385,9 +391,9 @@ def test_a_checkpoint_from_before_a_setting_means_what_it_meant(saved):
     for key in ("model.supervision", "optim.loss", "optim.zero_heads", "evaluation.decoding"):
         del settings[key]
     rewritten(saved, settings=settings)
-    loaded, record = load_network(saved, CPU)
-    assert record.settings.model.supervision == "every-stack"
-    assert record.settings.optim.loss == "mse"
-    assert record.settings.evaluation.decoding == "quarter"
-    check_same_architecture(saved, record, SETTINGS)
+    loaded, metadata = load_network(saved, CPU)
+    assert metadata.settings.model.supervision == "every-stack"
+    assert metadata.settings.optim.loss == "mse"
+    assert metadata.settings.evaluation.decoding == "quarter"
+    check_same_architecture(saved, metadata, SETTINGS)
     assert loaded(images()).stacks.isfinite().all()

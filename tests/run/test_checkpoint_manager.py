@@ -12,7 +12,7 @@ from factories import pack_samples, samples
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import Snapshot, check_sound
 from pipeline.run.checkpoint_manager import (
-    Archive,
+    CheckpointManager,
     StorageError,
     best,
     checkpoint_name,
@@ -20,11 +20,11 @@ from pipeline.run.checkpoint_manager import (
     newest_sound,
 )
 from pipeline.run.journal import Journal
-from pipeline.run.metadata import Progress, Record
+from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
-from pipeline.training.checkpointing import Keeper
-from pipeline.training.loop import Host, train
-from pipeline.training.trainer import Learner, Task
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.loop import LoopHooks, train
+from pipeline.training.trainer import Task, Trainer
 
 METRIC = "pckh_0.5"
 
@@ -32,8 +32,10 @@ METRIC = "pckh_0.5"
 def snapshot_of(accuracy: float | None = None, weight: float = 0.0) -> Snapshot:
     """A checkpoint of one number."""
     metrics = {} if accuracy is None else {METRIC: accuracy}
-    record = Record(settings=Settings(), joint_set=MPII, progress=Progress(), metrics=metrics)
-    return Snapshot(record=record, weights={"weight": torch.tensor([weight])})
+    metadata = CheckpointMetadata(
+        settings=Settings(), joint_set=MPII, progress=Progress(), metrics=metrics
+    )
+    return Snapshot(record=metadata, weights={"weight": torch.tensor([weight])})
 
 
 def nothing() -> None:
@@ -46,10 +48,10 @@ def names_in(folder: Path) -> list[str]:
 
 def write(folder: Path, accuracies: Mapping[str, float | None], keep: int = 2) -> list[str]:
     """Write checkpoints one after another; return the names of those that are left."""
-    archive = Archive(folder, keep, METRIC)
+    manager = CheckpointManager(folder, keep, METRIC)
     for name, accuracy in accuracies.items():
-        assert archive.add(name, snapshot_of(accuracy), nothing) is None
-    assert archive.close() is None
+        assert manager.add(name, snapshot_of(accuracy), nothing) is None
+    assert manager.close() is None
     return [path.name for path in checkpoints(folder)]
 
 
@@ -84,10 +86,10 @@ def test_checkpoints_within_an_epoch_go_when_it_is_complete(tmp_path):
 
 
 def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path):
-    archive = Archive(tmp_path, 2, METRIC)
+    manager = CheckpointManager(tmp_path, 2, METRIC)
     for accuracy in (1.0, 2.0):
-        archive.add("epoch_0001", snapshot_of(accuracy), nothing)
-    archive.close()
+        manager.add("epoch_0001", snapshot_of(accuracy), nothing)
+    manager.close()
     assert check_sound(tmp_path / "epoch_0001").metrics == {METRIC: 2.0}
     assert names_in(tmp_path) == ["epoch_0001"]
 
@@ -97,7 +99,7 @@ def test_what_was_never_finished_is_no_checkpoint_and_is_cleaned_away(tmp_path):
     left.mkdir()
     (left / "checkpoint.json").write_text("{}")
     assert checkpoints(tmp_path) == []
-    Archive(tmp_path, 2, METRIC)
+    CheckpointManager(tmp_path, 2, METRIC)
     assert not left.exists()
 
 
@@ -109,8 +111,8 @@ def damage(folder: Path) -> None:
 def test_damaged_checkpoints_are_named_and_the_newest_sound_one_is_found(tmp_path):
     write(tmp_path, {"epoch_0001": 1.0, "epoch_0002": 2.0, "epoch_0003": 3.0}, keep=3)
     damage(tmp_path / "epoch_0003")
-    record = tmp_path / "epoch_0002" / "checkpoint.json"
-    record.write_text(record.read_text().replace("2.0", "99.0"))
+    metadata = tmp_path / "epoch_0002" / "checkpoint.json"
+    metadata.write_text(metadata.read_text().replace("2.0", "99.0"))
     said: list[str] = []
     found = newest_sound(tmp_path, said.append)
     assert found is not None
@@ -136,15 +138,15 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_trained_anew(tmp_path):
 
 
 def test_an_error_beside_the_disks_is_raised_where_it_is_waited_for(tmp_path):
-    archive = Archive(tmp_path, 2, METRIC)
+    manager = CheckpointManager(tmp_path, 2, METRIC)
 
     def damaged() -> None:
         raise ValueError("journal.jsonl: line 3 is damaged")
 
-    archive.add("epoch_0001", snapshot_of(1.0), damaged)
+    manager.add("epoch_0001", snapshot_of(1.0), damaged)
     with pytest.raises(ValueError, match="line 3 is damaged"):
-        archive.close()
-    assert archive.close() is None
+        manager.close()
+    assert manager.close() is None
 
 
 # A full disk
@@ -182,12 +184,12 @@ def free(disk: Path) -> None:
 
 
 def test_a_checkpoint_that_finds_no_room_leaves_those_before_it(disk):
-    archive = Archive(disk, 2, METRIC)
-    archive.add("epoch_0001", snapshot_of(1.0), nothing)
-    archive.close()
+    manager = CheckpointManager(disk, 2, METRIC)
+    manager.add("epoch_0001", snapshot_of(1.0), nothing)
+    manager.close()
     fill(disk)
-    archive.add("epoch_0002", snapshot_of(2.0), nothing)
-    failure = archive.close()
+    manager.add("epoch_0002", snapshot_of(2.0), nothing)
+    failure = manager.close()
     assert str(failure).startswith(f"{disk}/epoch_0002: not written, with 0.0 MiB free there: ")
     assert "No space left on device" in str(failure)
     assert names_in(disk) == ["ballast", "epoch_0001"]
@@ -211,7 +213,7 @@ def test_a_journal_without_room_keeps_what_it_has_and_takes_the_rest_later(disk)
     assert Journal(disk).entries()[1].content["values"] == many
 
 
-def learner_of(folder: Path, epochs: int) -> Learner:
+def trainer_of(folder: Path, epochs: int) -> Trainer:
     """A tiny network on four people, two steps an epoch."""
     settings = {
         "model.stacks": 1,
@@ -232,10 +234,10 @@ def learner_of(folder: Path, epochs: int) -> Learner:
         train=tuple(map(str, train)),
         val=tuple(map(str, val)),
     )
-    return Learner(task, 0, 1, torch.device("cpu"))
+    return Trainer(task, 0, 1, torch.device("cpu"))
 
 
-class After(Host):
+class After(LoopHooks):
     """Does something to the run's disk after an epoch, when its checkpoint has been seen to."""
 
     def __init__(self, acts: Mapping[int, Callable[[], None]]) -> None:
@@ -260,7 +262,7 @@ def recorded(folder: Path) -> tuple[list[int], list[str]]:
 def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room(
     disk, tmp_path, capsys
 ):
-    learner = learner_of(tmp_path, 4)
+    trainer = trainer_of(tmp_path, 4)
     run = disk / "run"
     usable: list[str] = []
 
@@ -269,8 +271,8 @@ def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room
         usable.extend([found[0].name] if found else [])
         free(disk)
 
-    with Keeper(learner, run) as keeper:
-        train(learner, keeper, After({1: lambda: fill(disk), 2: look_and_free}))
+    with Checkpointer(trainer, run) as checkpointer:
+        train(trainer, checkpointer, After({1: lambda: fill(disk), 2: look_and_free}))
     said = capsys.readouterr().out
     # Of the second epoch neither the checkpoint of its steps nor that of its evaluation.
     assert said.count("MiB free there") == 2
@@ -288,19 +290,21 @@ def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room
 
 
 def test_entries_that_the_disk_refuses_wait_and_come_once(disk, tmp_path, capsys, monkeypatch):
-    learner = learner_of(tmp_path, 3)
+    trainer = trainer_of(tmp_path, 3)
     run = disk / "run"
-    original, calls = Keeper._enter_epoch, []
+    original, calls = Checkpointer._enter_epoch, []
 
-    def full_the_second_time(keeper: Keeper, epoch: int, metrics: dict[str, float]) -> None:
+    def full_the_second_time(
+        checkpointer: Checkpointer, epoch: int, metrics: dict[str, float]
+    ) -> None:
         calls.append(epoch)
         if len(calls) == 2:
             fill(disk)
-        original(keeper, epoch, metrics)
+        original(checkpointer, epoch, metrics)
 
-    monkeypatch.setattr(Keeper, "_enter_epoch", full_the_second_time)
-    with Keeper(learner, run) as keeper:
-        train(learner, keeper, After({2: lambda: free(disk)}))
+    monkeypatch.setattr(Checkpointer, "_enter_epoch", full_the_second_time)
+    with Checkpointer(trainer, run) as checkpointer:
+        train(trainer, checkpointer, After({2: lambda: free(disk)}))
     said = capsys.readouterr().out
     assert f"{run}/epoch_0002: written, but not entered in the journal, with 0.0 MiB free" in said
     # Tried again with the checkpoint of the next epoch's steps.
@@ -310,26 +314,26 @@ def test_entries_that_the_disk_refuses_wait_and_come_once(disk, tmp_path, capsys
 
 def test_three_checkpoints_in_a_row_without_room_end_the_run_which_goes_on_later(disk, tmp_path):
     run = disk / "run"
-    learner = learner_of(tmp_path, 9)
+    trainer = trainer_of(tmp_path, 9)
     with (
         pytest.raises(StorageError, match=r"not written, with 0\.0 MiB free there: "),
-        Keeper(learner, run) as keeper,
+        Checkpointer(trainer, run) as checkpointer,
     ):
-        train(learner, keeper, After({1: lambda: fill(disk)}))
+        train(trainer, checkpointer, After({1: lambda: fill(disk)}))
     # Epoch 2 has two checkpoints; the third that fails is found at the fourth.
-    assert learner.progress.epochs == 3
+    assert trainer.progress.epochs == 3
     assert recorded(run) == ([1], ["overlay_0001.png"])
     free(disk)
-    second = learner_of(tmp_path / "again", 4)
-    with Keeper(second, run) as keeper:
-        train(second, keeper, Host())
+    second = trainer_of(tmp_path / "again", 4)
+    with Checkpointer(second, run) as checkpointer:
+        train(second, checkpointer, LoopHooks())
     assert recorded(run)[0] == [1, 2, 3, 4]
 
 
 def test_a_last_checkpoint_without_room_is_an_error_of_the_run(disk, tmp_path):
-    learner = learner_of(tmp_path, 1)
-    keeper = Keeper(learner, disk / "run")
+    trainer = trainer_of(tmp_path, 1)
+    checkpointer = Checkpointer(trainer, disk / "run")
     fill(disk)
-    with pytest.raises(StorageError, match=r"run/epoch_0001: not written"), keeper:
-        train(learner, keeper, Host())
+    with pytest.raises(StorageError, match=r"run/epoch_0001: not written"), checkpointer:
+        train(trainer, checkpointer, LoopHooks())
     assert newest_sound(disk / "run", pytest.fail) is None

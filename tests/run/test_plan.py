@@ -15,7 +15,7 @@ from web_server import publish
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import COCO, LSP, MPII
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
-from pipeline.run.metadata import Progress, Record
+from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.run.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
 from pipeline.settings import Settings
 from pipeline.training.step import build_optimizer
@@ -350,9 +350,11 @@ def checkpointed(plan: Plan, epochs: int, **changes) -> Path:
     folder = plan.folder / f"epoch_{epochs:04d}"
     folder.mkdir(parents=True)
     network = build_network(settings.model, 0, torch.device("cpu"))
-    record = Record(settings=settings, joint_set=MPII, progress=Progress(epochs=epochs), metrics={})
+    metadata = CheckpointMetadata(
+        settings=settings, joint_set=MPII, progress=Progress(epochs=epochs), metrics={}
+    )
     write_checkpoint(
-        folder, take_snapshot(network, record, optimizer=build_optimizer(network, settings.optim))
+        folder, take_snapshot(network, metadata, optimizer=build_optimizer(network, settings.optim))
     )
     return folder
 

@@ -15,7 +15,7 @@ from pipeline.run.plan import plan_training
 from pipeline.run.provenance import device_name, origin
 from pipeline.settings import Settings
 from pipeline.settings.cli import parse
-from pipeline.tracking.description import command, note
+from pipeline.tracking.description import command, describe_run
 
 
 def test_a_note_says_what_a_run_is_and_how_to_repeat_it(tmp_path, monkeypatch):
@@ -23,9 +23,9 @@ def test_a_note_says_what_a_run_is_and_how_to_repeat_it(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = packed(tmp_path)
     plan = plan_training(settings_of(folder, **{"ray.name": "mine", "optim.epochs": 2}))
-    paragraphs = note(plan, Cost(parameters=12_345, macs=1_234_000_000), "PCKh@0.5 12.50").split(
-        "\n\n"
-    )
+    paragraphs = describe_run(
+        plan, Cost(parameters=12_345, macs=1_234_000_000), "PCKh@0.5 12.50"
+    ).split("\n\n")
     assert paragraphs[:2] == [
         "**Best: PCKh@0.5 12.50**",
         "Stacked hourglass: 1 x 1 (stacks x modules) of 8 features, 16 joints, input of 64 px; "

@@ -21,7 +21,7 @@ from pipeline.settings.packing import CropSettings
 from pipeline.tracking.client import AwayError
 from pipeline.tracking.registry import register
 from pipeline.tracking.runs import find_or_create_run
-from pipeline.tracking.sync import Delivery, deliver
+from pipeline.tracking.sync import JournalSync, deliver
 from pipeline.tracking.sync_state import REFUSED_NAME
 from pipeline.training.checkpointing import enter_models
 
@@ -112,7 +112,7 @@ def test_delivering_everything_again_changes_nothing(begin, uri, database, reque
     (journal.root / "delivered.json").unlink()
     deliver(journal.root, uri)
     assert stored() == before
-    assert not Delivery(journal.root, uri).left()
+    assert not JournalSync(journal.root, uri).left()
 
 
 def test_the_best_are_kept_and_the_bytes_of_the_others_are_gone(begin, uri, request, tmp_path):

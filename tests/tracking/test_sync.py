@@ -1,4 +1,4 @@
-"""Delivery on a real database: all that the journal holds arrives, in order and once."""
+"""JournalSync on a real database: all that the journal holds arrives, in order and once."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from pipeline.run.lock import end_abandoned
 from pipeline.tracking import sync as delivery
 from pipeline.tracking.client import AwayError, DoubtfulError
 from pipeline.tracking.runs import Run, find_or_create_run, state_of
-from pipeline.tracking.sync import Delivery, deliver
+from pipeline.tracking.sync import JournalSync, deliver
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def rows(database: Path, run) -> list[tuple]:
 
 
 def names_left(journal: Journal, uri: str) -> dict[str, int]:
-    return dict(Delivery(journal.root, uri).left().waiting)
+    return dict(JournalSync(journal.root, uri).left().waiting)
 
 
 def test_all_that_a_journal_holds_arrives(begin, uri, database, request, tmp_path):
@@ -101,19 +101,19 @@ def test_all_that_a_journal_holds_arrives(begin, uri, database, request, tmp_pat
         "best_checkpoint/deep/weights": b"12",
         "scores.txt": b"per joint\n",
     }
-    assert not Delivery(journal.root, uri).left()
+    assert not JournalSync(journal.root, uri).left()
 
 
 def test_what_is_delivered_is_not_sent_again(begin, uri):
     journal = begin()
     journal.metrics({"loss": 3.0}, 1)
-    first, second = Delivery(journal.root, uri), Delivery(journal.root, uri)
+    first, second = JournalSync(journal.root, uri), JournalSync(journal.root, uri)
     first.send()
     assert first.sent == {"run": 1, "metrics": 1}
     journal.metrics({"loss": 2.0}, 2)
     first.send()
     assert first.sent == {"run": 1, "metrics": 2}
-    third = Delivery(journal.root, uri)
+    third = JournalSync(journal.root, uri)
     third.send()
     assert third.sent == {}
     # One that does not know of the other's work repeats it, which changes nothing.
@@ -127,8 +127,8 @@ def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, data
     journal.metrics({"loss": 3.0}, 1)
     machine.metrics({"system/cpu_utilization_percentage": 50.0}, 1)
     assert names_left(journal, uri) == {"run": 1, "metrics": 1, "system": 1}
-    delivery = Delivery(journal.root, uri)
-    delivery.send()
+    delivery = JournalSync(journal.root, uri)
+    delivery.send_artifact()
     assert delivery.sent == {"run": 1, "metrics": 1, "system": 1}
     machine.metrics({"system/cpu_utilization_percentage": 60.0}, 2)
     deliver(journal.root, uri)
@@ -141,7 +141,7 @@ def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, data
     (journal.root / "delivered.json").unlink()
     deliver(journal.root, uri)
     assert rows(database, recorded(uri, request.node.name)) == stored
-    assert not Delivery(journal.root, uri).left()
+    assert not JournalSync(journal.root, uri).left()
 
 
 @pytest.mark.parametrize("dies_after", [1, 2, 3])
@@ -163,7 +163,7 @@ def test_a_process_that_dies_before_it_notes_what_mlflow_has_sends_nothing_twice
     with pytest.raises(KeyboardInterrupt):
         deliver(journal.root, uri)
     monkeypatch.undo()
-    left = Delivery(journal.root, uri).left().waiting
+    left = JournalSync(journal.root, uri).left().waiting
     assert sum(left.values()) == 3 - (dies_after - 1)
 
     deliver(journal.root, uri)
@@ -218,7 +218,7 @@ def test_what_mlflow_refuses_is_named_and_holds_nothing_up(begin, uri, request, 
     journal.metrics({"fine": 1.0, "not\nfine": 2.0, "good": 3.0}, 1)
     journal.file(journal.root / "absent.png", "overlays")
     journal.metrics({"fine": 0.5}, 2)
-    told = Delivery(journal.root, uri)
+    told = JournalSync(journal.root, uri)
     told.send()
     run = recorded(uri, request.node.name)
     assert run.data.metrics == {"fine": 0.5, "good": 3.0}
@@ -235,7 +235,7 @@ def test_what_mlflow_refuses_is_named_and_holds_nothing_up(begin, uri, request, 
     ]
     assert "Invalid value" in refused[0]["reason"]
     assert refused[1]["reason"] == f"{journal.root}/absent.png does not exist any more"
-    left = Delivery(journal.root, uri).left()
+    left = JournalSync(journal.root, uri).left()
     assert str(left) == f"MLflow refused 2, listed in {journal.root}/undeliverable.jsonl"
     assert f"passed over line 3 of {journal.path}: " in capsys.readouterr().out
 
@@ -247,7 +247,7 @@ def test_a_picture_of_a_step_is_also_laid_where_the_image_grid_looks(begin, uri,
     cut.write_bytes(whole.read_bytes()[:40])
     journal.file(whole, "overlays", 2)
     journal.file(cut, "overlays", 3)
-    told = Delivery(journal.root, uri)
+    told = JournalSync(journal.root, uri)
     told.send()
     (journal.root / "delivered.json").unlink()
     deliver(journal.root, uri)
@@ -280,7 +280,7 @@ def test_what_may_have_been_refused_by_mistake_is_sent_again(begin, uri, request
     monkeypatch.setattr(delivery, "log_points", log_points)
     deliver(journal.root, uri)
     assert recorded(uri, request.node.name).data.metrics == {"loss": 1.0}
-    assert not Delivery(journal.root, uri).left()
+    assert not JournalSync(journal.root, uri).left()
 
 
 def test_a_file_that_is_not_taken_keeps_nothing_else_here(begin, uri, request, monkeypatch):

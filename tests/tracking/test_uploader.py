@@ -1,4 +1,4 @@
-"""Delivery beside a run, to a real MLflow server that is killed, started again, and stopped in the middle of an answer."""
+"""JournalSync beside a run, to a real MLflow server that is killed, started again, and stopped in the middle of an answer."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ import jobs.deliver
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.tracking import uploader as module
 from pipeline.tracking.client import AwayError
-from pipeline.tracking.sync import Delivery, deliver
-from pipeline.tracking.uploader import Courier
+from pipeline.tracking.sync import JournalSync, deliver
+from pipeline.tracking.uploader import Uploader
 from pipeline.training.checkpointing import enter_models
 
 
@@ -145,9 +145,9 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_or
     server, tmp_path, said
 ):
     journal = begin(tmp_path / "killed", server.uri)
-    courier = Courier(journal.root, server.uri)
+    uploader = Uploader(journal.root, server.uri)
     add(journal, 1, 2)
-    until(lambda: not Delivery(journal.root, server.uri).left())
+    until(lambda: not JournalSync(journal.root, server.uri).left())
     assert server.points("killed") == expected(journal)
     server.kill()
     add(journal, 3, 4)
@@ -161,7 +161,7 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_or
     until(lambda: server.points("killed") == expected(journal))
     add(journal, 6)
     journal.end("FINISHED")
-    assert not courier.close(60)
+    assert not uploader.close(60)
     assert said[1:] == [f"MLflow at {server.uri} is back, and has all that waited"]
     assert [row[:2] for row in server.points("killed")] == [
         (name, step) for step in range(1, 7) for name in ("loss", "pckh")
@@ -175,16 +175,16 @@ def test_a_server_that_hangs_keeps_nobody_and_gets_the_rest_by_the_command(
     server, tmp_path, said, capsys
 ):
     journal = begin(tmp_path / "hangs", server.uri)
-    courier = Courier(journal.root, server.uri)
+    uploader = Uploader(journal.root, server.uri)
     add(journal, 1)
-    until(lambda: not Delivery(journal.root, server.uri).left())
+    until(lambda: not JournalSync(journal.root, server.uri).left())
     server.signal(signal.SIGSTOP)
     try:
         add(journal, 2)
         until(lambda: len(said) == 1)
         add(journal, 3)
         journal.end("FINISHED")
-        left = courier.close(0.5)
+        left = uploader.close(0.5)
         assert left.waiting == {"metrics": 2, "file": 2, "end": 1}
         assert f"to deliver it: python -m jobs.deliver {journal.root}" in str(left)
     finally:
@@ -193,7 +193,7 @@ def test_a_server_that_hangs_keeps_nobody_and_gets_the_rest_by_the_command(
     # What the server took from requests that had been given up is the same again.
     assert f"{journal.root}: sent " in capsys.readouterr().out
     assert server.points("hangs") == expected(journal)
-    assert not Delivery(journal.root, server.uri).left()
+    assert not JournalSync(journal.root, server.uri).left()
 
 
 def test_nobody_is_asked_where_nothing_is_to_be_delivered(tmp_path):
@@ -202,10 +202,10 @@ def test_nobody_is_asked_where_nothing_is_to_be_delivered(tmp_path):
         listening.listen()
         listening.settimeout(0.5)
         uri = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        courier = Courier(tmp_path / "none", uri)
+        uploader = Uploader(tmp_path / "none", uri)
         with pytest.raises(TimeoutError):
             listening.accept()
-        assert not courier.close(10)
+        assert not uploader.close(10)
 
 
 # Servers that never were there
@@ -246,10 +246,10 @@ def test_a_server_that_is_away_is_an_error_before_anything_starts(
 
 def test_a_run_ends_though_its_server_was_never_there(tmp_path, said, refusing):
     journal = begin(tmp_path / "run", refusing)
-    courier = Courier(journal.root, refusing)
+    uploader = Uploader(journal.root, refusing)
     until(lambda: len(said) == 1)
     journal.end("FINISHED")
-    left = courier.close(10)
+    left = uploader.close(10)
     assert left.waiting == {"run": 1, "end": 1}
     assert str(left).startswith(f"MLflow lacks 2 entries (1 run, 1 end) of {journal.root} (track")
     assert len(said) == 1
@@ -258,7 +258,7 @@ def test_a_run_ends_though_its_server_was_never_there(tmp_path, said, refusing):
 def test_a_run_ends_though_a_request_never_does(tmp_path, monkeypatch, silent):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     journal = begin(tmp_path / "run", silent)
-    left = Courier(journal.root, silent).close(0.5)
+    left = Uploader(journal.root, silent).close(0.5)
     assert left.waiting == {"run": 1}
     assert left.reason == "it has not taken all within 0.5 s"
 
@@ -266,11 +266,11 @@ def test_a_run_ends_though_a_request_never_does(tmp_path, monkeypatch, silent):
 def test_a_slip_in_delivery_is_told_and_spares_the_run(tmp_path, said, refusing):
     journal = begin(tmp_path / "run", refusing)
     (journal.root / "delivered.json").write_text("{")
-    courier = Courier(journal.root, refusing)
+    uploader = Uploader(journal.root, refusing)
     until(lambda: len(said) == 1)
     assert said[0].startswith("delivery to MLflow has stopped:\nTraceback")
     with pytest.raises(ValueError, match=r"delivered\.json is damaged"):
-        courier.close(10)
+        uploader.close(10)
 
 
 def test_models_come_to_a_server_and_leave_it_with_their_bytes(server, tmp_path, said, capsys):
@@ -284,5 +284,5 @@ def test_models_come_to_a_server_and_leave_it_with_their_bytes(server, tmp_path,
     journal.register("epoch_0002", "served", "pckh_0.5", 20.0, "people")
     deliver(journal.root, server.uri)
     assert "registered epoch_0002 as served version 1, the champion" in capsys.readouterr().out
-    assert not Delivery(journal.root, server.uri).left()
+    assert not JournalSync(journal.root, server.uri).left()
     assert server.points("models") == expected(journal)

@@ -15,11 +15,11 @@ from pipeline.cluster.launch import task_of
 from pipeline.run.journal import Journal
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
-from pipeline.tracking.recording import recording
+from pipeline.tracking.recording import record_run
 from pipeline.tracking.runs import end_run, start_run
-from pipeline.training.checkpointing import Keeper
-from pipeline.training.loop import Host, train
-from pipeline.training.trainer import Learner
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.loop import LoopHooks, train
+from pipeline.training.trainer import Trainer
 
 # All of it waits for a server and a browser, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(900)
@@ -83,11 +83,11 @@ def train_trial(folder: Path, uri: str, stacks: int) -> dict[str, float]:
             }
         )
     )
-    learner = Learner(task_of(plan), 0, 1, torch.device("cpu"))
-    with recording(plan, parent="stacks") as record:
+    trainer = Trainer(task_of(plan), 0, 1, torch.device("cpu"))
+    with record_run(plan, parent="stacks") as record:
         record.begin()
-        with Keeper(learner, plan.folder) as keeper:
-            train(learner, keeper, Host())
+        with Checkpointer(trainer, plan.folder) as checkpointer:
+            train(trainer, checkpointer, LoopHooks())
     entries = Journal(plan.folder).entries()
     found: dict[str, float] = [e for e in entries if e.kind == "metrics"][-1].content["values"]
     return found

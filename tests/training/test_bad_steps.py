@@ -16,8 +16,8 @@ from torch import Tensor
 from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
 from pipeline.pose.joint_sets import MPII
-from pipeline.training.bad_steps import BadStepsError, names_of
-from pipeline.training.trainer import Learner, Task
+from pipeline.training.bad_steps import BadStepsError, sample_names
+from pipeline.training.trainer import Task, Trainer
 
 CPU = torch.device("cpu")
 NAN, INF = float("nan"), float("inf")
@@ -48,8 +48,8 @@ def task_of(folder: Path, people: int = 8, **changes: Any) -> Task:
     )
 
 
-def learner_of(folder: Path, **changes: Any) -> Learner:
-    return Learner(task_of(folder, **changes), 0, 1, CPU)
+def trainer_of(folder: Path, **changes: Any) -> Trainer:
+    return Trainer(task_of(folder, **changes), 0, 1, CPU)
 
 
 def spoil(batch: Batch, value: float = NAN) -> Batch:
@@ -68,14 +68,14 @@ def spoil_samples(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
     monkeypatch.setattr(SampleLoader, "batch", batch)
 
 
-def state_of(learner: Learner) -> dict[str, Tensor]:
+def state_of(trainer: Trainer) -> dict[str, Tensor]:
     """Everything that a step moves."""
-    trainee = learner._trainee
-    average = trainee.network_of("ema").state_dict()
-    optimizer = trainee._optimizer.state_dict()["state"]
+    state = trainer._state
+    average = state.network_of("ema").state_dict()
+    optimizer = state._optimizer.state_dict()["state"]
     return {
         **{
-            f"network {name}": value.clone() for name, value in learner.network.state_dict().items()
+            f"network {name}": value.clone() for name, value in trainer.network.state_dict().items()
         },
         **{f"average {name}": value.clone() for name, value in average.items()},
         **{f"{weight} {k}": v.clone() for weight, of in optimizer.items() for k, v in of.items()},
@@ -87,111 +87,111 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
     return [name for name, value in before.items() if not torch.equal(value, after[name])]
 
 
-def first_batch(learner: Learner) -> Batch:
-    return next(iter(learner._batches()))
+def first_batch(trainer: Trainer) -> Batch:
+    return next(iter(trainer._batches()))
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_step_whose_loss_is_not_finite_leaves_all_as_it_was(tmp_path, parts, clip_norm):
     changes = {"optim.accumulate": parts, "optim.clip_norm": clip_norm}
-    learner = learner_of(tmp_path, **changes)
-    good = first_batch(learner)
-    trainee = learner._trainee
-    trainee.parallel.train()
-    mean, _, wrong = trainee.step(good, 100)
+    trainer = trainer_of(tmp_path, **changes)
+    good = first_batch(trainer)
+    state = trainer._state
+    state.parallel.train()
+    mean, _, wrong = state.step(good, 100)
     assert wrong == ""
-    before = state_of(learner)
-    same_mean, _, wrong = trainee.step(spoil(good), 100)
+    before = state_of(trainer)
+    same_mean, _, wrong = state.step(spoil(good), 100)
     assert wrong == "the loss is nan"
-    assert changed(before, state_of(learner)) == []
+    assert changed(before, state_of(trainer)) == []
     # Its samples have been seen nevertheless; they don't enter the loss.
-    assert (trainee.progress.steps, trainee.progress.samples) == (2, 4)
-    assert (trainee.progress.bad_steps, trainee.progress.epoch_bad_steps) == (1, 1)
+    assert (state.progress.steps, state.progress.samples) == (2, 4)
+    assert (state.progress.bad_steps, state.progress.epoch_bad_steps) == (1, 1)
     assert float(same_mean) == float(mean)
-    trainee.step(good, 100)
-    assert any(name.startswith("average") for name in changed(before, state_of(learner)))
+    state.step(good, 100)
+    assert any(name.startswith("average") for name in changed(before, state_of(trainer)))
 
 
 def test_a_bad_part_spoils_the_step_whatever_part_comes_after(tmp_path):
-    learner = learner_of(tmp_path, **{"optim.accumulate": 2})
-    good = first_batch(learner)
+    trainer = trainer_of(tmp_path, **{"optim.accumulate": 2})
+    good = first_batch(trainer)
     gains = good.gains.clone()
     gains[0] = NAN
-    learner._trainee.step(good, 100)
-    before = state_of(learner)
-    assert learner._trainee.step(replace(good, gains=gains), 100)[2] == "the loss is nan"
-    assert changed(before, state_of(learner)) == []
+    trainer._state.step(good, 100)
+    before = state_of(trainer)
+    assert trainer._state.step(replace(good, gains=gains), 100)[2] == "the loss is nan"
+    assert changed(before, state_of(trainer)) == []
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_a_gradient_alone_makes_a_step_bad(tmp_path, value):
-    learner = learner_of(tmp_path)
-    good = first_batch(learner)
-    learner._trainee.step(good, 100)
-    before = state_of(learner)
-    head = learner.network.stacks[0].head.weight
+    trainer = trainer_of(tmp_path)
+    good = first_batch(trainer)
+    trainer._state.step(good, 100)
+    before = state_of(trainer)
+    head = trainer.network.stacks[0].head.weight
     hook = head.register_hook(lambda gradient: gradient * value)
-    assert learner._trainee.step(good, 100)[2].startswith("the gradients' norm is ")
-    assert changed(before, state_of(learner)) == []
+    assert trainer._state.step(good, 100)[2].startswith("the gradients' norm is ")
+    assert changed(before, state_of(trainer)) == []
     hook.remove()
-    assert learner._trainee.step(good, 100)[2] == ""
+    assert trainer._state.step(good, 100)[2] == ""
 
 
 def test_a_loss_may_be_infinite_where_no_gradient_is(tmp_path, monkeypatch):
-    learner = learner_of(tmp_path)
-    good = first_batch(learner)
+    trainer = trainer_of(tmp_path)
+    good = first_batch(trainer)
 
     def lost(heatmaps: Any, *_: Any) -> Tensor:
         return heatmaps.stacks.sum() + INF
 
-    learner._trainee.step(good, 100)
-    before = state_of(learner)
+    trainer._state.step(good, 100)
+    before = state_of(trainer)
     monkeypatch.setattr("pipeline.training.step.batch_loss", lost)
-    assert learner._trainee.step(good, 100)[2] == "the loss is inf"
-    assert changed(before, state_of(learner)) == []
+    assert trainer._state.step(good, 100)[2] == "the loss is inf"
+    assert changed(before, state_of(trainer)) == []
 
 
 # fp16, whose scale is found by overflowing
 
 
 def test_in_fp16_an_overflow_is_no_bad_step_until_the_scale_is_below_one(tmp_path):
-    learner = learner_of(tmp_path, **{"optim.precision": "fp16"})
-    trainee, good = learner._trainee, first_batch(learner)
-    scaler = trainee._scaler
+    trainer = trainer_of(tmp_path, **{"optim.precision": "fp16"})
+    state, good = trainer._state, first_batch(trainer)
+    scaler = state._scaler
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0})
-    learner.network.stacks[0].head.weight.register_hook(lambda gradient: gradient * INF)
-    before = state_of(learner)
+    trainer.network.stacks[0].head.weight.register_hook(lambda gradient: gradient * INF)
+    before = state_of(trainer)
     found = []
     for _ in range(3):
-        found.append((trainee.step(good, 100)[2], scaler.get_scale(), trainee.progress.bad_steps))
+        found.append((state.step(good, 100)[2], scaler.get_scale(), state.progress.bad_steps))
     assert found[0] == ("", 1.0, 0)
     assert [scale for _, scale, _ in found] == [1.0, 0.5, 0.25]
     assert [bad for *_, bad in found] == [0, 1, 2]
-    assert changed(before, state_of(learner)) == []
+    assert changed(before, state_of(trainer)) == []
 
 
 def test_in_fp16_a_loss_that_is_not_finite_makes_a_bad_step_at_any_scale(tmp_path):
-    learner = learner_of(tmp_path, **{"optim.precision": "fp16"})
-    good = first_batch(learner)
-    assert learner._trainee.step(spoil(good), 100)[2] == "the loss is nan"
-    assert learner._trainee._scaler.get_scale() == 2.0**15
+    trainer = trainer_of(tmp_path, **{"optim.precision": "fp16"})
+    good = first_batch(trainer)
+    assert trainer._state.step(spoil(good), 100)[2] == "the loss is nan"
+    assert trainer._state._scaler.get_scale() == 2.0**15
 
 
 # What is said, and when it is enough
 
 
 def test_samples_are_named_by_shard_and_key(tmp_path):
-    shards = learner_of(tmp_path)._shards
-    assert names_of(np.array([7, 2, 3, 2]), shards) == (
+    shards = trainer_of(tmp_path)._shards
+    assert sample_names(np.array([7, 2, 3, 2]), shards) == (
         "train-000000.tar: photo-002_00; train-000001.tar: photo-003_00, photo-007_00"
     )
 
 
 def test_a_bad_step_is_said_with_its_samples_and_counted(tmp_path, monkeypatch):
     spoil_samples(monkeypatch, 5)
-    learner = learner_of(tmp_path)
-    reports = list(learner.train_epoch(1e9))
+    trainer = trainer_of(tmp_path)
+    reports = list(trainer.train_epoch(1e9))
     [bad] = [report for report in reports if report.left_out]
     # Unshuffled within shards, of which the first, samples 0-2, comes first.
     assert bad.left_out == (
@@ -200,18 +200,18 @@ def test_a_bad_step_is_said_with_its_samples_and_counted(tmp_path, monkeypatch):
     )
     assert [report.bad_steps for report in reports] == [1] * len(reports)
     assert np.isfinite(reports[-1].loss)
-    assert (learner.progress.bad_steps, learner.progress.epoch_bad_steps) == (1, 0)
-    assert [report.bad_steps for report in learner.train_epoch(1e9)][-1] == 1
-    assert learner.progress.bad_steps == 2
+    assert (trainer.progress.bad_steps, trainer.progress.epoch_bad_steps) == (1, 0)
+    assert [report.bad_steps for report in trainer.train_epoch(1e9)][-1] == 1
+    assert trainer.progress.bad_steps == 2
 
 
 @pytest.mark.parametrize(("allowed", "steps"), [(0, 1), (2, 3)])
 def test_one_bad_step_more_than_allowed_stops_the_run(tmp_path, monkeypatch, allowed, steps):
     spoil_samples(monkeypatch, *range(8))
-    learner = learner_of(tmp_path, **{"optim.max_bad_steps": allowed})
+    trainer = trainer_of(tmp_path, **{"optim.max_bad_steps": allowed})
     reports = []
     with pytest.raises(BadStepsError) as error:
-        reports.extend(learner.train_epoch(1e9))
+        reports.extend(trainer.train_epoch(1e9))
     said = str(error.value)
     assert said.startswith(
         f"epoch 1, step {steps} of 4, learning rate 0.001: the loss is nan; that is bad step {steps}, "
@@ -222,20 +222,20 @@ def test_one_bad_step_more_than_allowed_stops_the_run(tmp_path, monkeypatch, all
 
 def test_an_epoch_without_one_good_step_stops_the_run(tmp_path, monkeypatch):
     spoil_samples(monkeypatch, *range(8))
-    learner = learner_of(tmp_path)
+    trainer = trainer_of(tmp_path)
     with pytest.raises(
         BadStepsError, match=r"^all 4 steps of epoch 1 were bad: epoch 1, step 4 of"
     ):
-        list(learner.train_epoch(1e9))
+        list(trainer.train_epoch(1e9))
 
 
 def test_samples_of_a_stream_are_said_by_number(tmp_path, monkeypatch):
     original = SampleLoader.batch
     monkeypatch.setattr(SampleLoader, "batch", lambda *given: spoil(original(*given)))
     streamed = {"data.reading": "streaming", "data.epoch_samples": 8}
-    learner = learner_of(tmp_path, **streamed | {"optim.max_bad_steps": 0})
+    trainer = trainer_of(tmp_path, **streamed | {"optim.max_bad_steps": 0})
     with pytest.raises(BadStepsError, match=r"its samples: numbers 0, 1 of the stream$"):
-        list(learner.train_epoch(1e9))
+        list(trainer.train_epoch(1e9))
 
 
 # Two ranks, of which one has a bad sample
@@ -246,15 +246,15 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
-    learner = Learner(task, rank, 2, CPU)
-    trainee, good = learner._trainee, first_batch(learner)
-    trainee.parallel.train()
-    trainee.step(good, 100)
-    before = state_of(learner)
-    wrong = trainee.step(spoil(good) if rank == 1 else good, 100)[2]
-    result = {"wrong": wrong, "changed": changed(before, state_of(learner))}
+    trainer = Trainer(task, rank, 2, CPU)
+    state, good = trainer._state, first_batch(trainer)
+    state.parallel.train()
+    state.step(good, 100)
+    before = state_of(trainer)
+    wrong = state.step(spoil(good) if rank == 1 else good, 100)[2]
+    result = {"wrong": wrong, "changed": changed(before, state_of(trainer))}
     spoil_samples(pytest.MonkeyPatch(), 6)
-    fresh = Learner(task, rank, 2, CPU)
+    fresh = Trainer(task, rank, 2, CPU)
     result["said"] = [report.left_out for report in fresh.train_epoch(1e9) if report.left_out]
     try:
         list(fresh.train_epoch(1e9))

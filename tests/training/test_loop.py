@@ -6,7 +6,7 @@ from factories import pack_samples, samples
 
 from pipeline.pose.joint_sets import MPII
 from pipeline.training.metrics import beside_metrics, evaluated_metrics
-from pipeline.training.trainer import Learner, Task
+from pipeline.training.trainer import Task, Trainer
 
 
 @pytest.mark.parametrize("ema_samples", [0, 1000])
@@ -24,17 +24,17 @@ def test_the_average_gives_the_headline_and_the_raw_weights_stand_beside_it(tmp_
     [train] = pack_samples(tmp_path / "train", [samples(40)])
     [val] = pack_samples(tmp_path / "val", [samples(3, first=50)], split="val")
     task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
-    learner = Learner(task, 0, 1, torch.device("cpu"))
-    list(learner.train_epoch(1e9))
-    evaluation = learner.evaluate()
-    metrics = evaluated_metrics(learner, evaluation)
-    beside = beside_metrics(learner, evaluation)
+    trainer = Trainer(task, 0, 1, torch.device("cpu"))
+    list(trainer.train_epoch(1e9))
+    evaluation = trainer.evaluate()
+    metrics = evaluated_metrics(trainer, evaluation)
+    beside = beside_metrics(trainer, evaluation)
     if not ema_samples:
         assert beside == {}
         return
     assert sorted(beside) == ["ema/pckh_0.5", "ema/val_loss", "raw/pckh_0.5", "raw/val_loss"]
     assert beside["ema/pckh_0.5"] == metrics["pckh_0.5"]
     assert beside["ema/val_loss"] == metrics["val_loss"]
-    raw = learner.evaluate("raw")
+    raw = trainer.evaluate("raw")
     assert beside["raw/val_loss"] == raw.loss_sum / raw.people
     assert beside["raw/val_loss"] != beside["ema/val_loss"]

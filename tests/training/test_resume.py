@@ -27,11 +27,11 @@ from pipeline.evaluation.per_person import PEOPLE_NAME
 from pipeline.run.checkpoint_manager import checkpoints
 from pipeline.run.journal import Journal
 from pipeline.run.layout import STOP_NAME
-from pipeline.run.metadata import read_record
-from pipeline.training.checkpointing import Keeper
-from pipeline.training.distributed import Signal
-from pipeline.training.loop import Host, train
-from pipeline.training.trainer import Learner, Task
+from pipeline.run.metadata import read_metadata
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.distributed import Request
+from pipeline.training.loop import LoopHooks, train
+from pipeline.training.trainer import Task, Trainer
 
 # What depends on the clock and the process, and so differs between runs that are the same.
 TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
@@ -39,22 +39,22 @@ TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
 Kill = tuple[str, int, int]
 WRITING, ENTERING = (
     "pipeline.run.checkpoint_manager.write_checkpoint",
-    "pipeline.training.checkpointing.Keeper._enter_epoch",
+    "pipeline.training.checkpointing.Checkpointer._enter_epoch",
 )
 
 
-class Killing(Keeper):
+class Killing(Checkpointer):
     """Ends its process after so many steps of it."""
 
-    def __init__(self, learner: Learner, folder: Path, steps: int) -> None:
-        super().__init__(learner, folder)
+    def __init__(self, trainer: Trainer, folder: Path, steps: int) -> None:
+        super().__init__(trainer, folder)
         self._left = steps
 
-    def wish(self) -> Signal:
+    def request(self) -> Request:
         self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().wish()
+        return super().request()
 
 
 def killed_at(name: str, count: int) -> None:
@@ -100,9 +100,9 @@ def train_rank(rank: int, attempt: Path, task: Task, kill: Kill | None, bad: int
         steps = count
     elif rank == where:
         killed_at(what, count)
-    learner = Learner(task, rank, workers, torch.device("cpu"))
-    with Killing(learner, Path(task.folder), steps) as keeper:
-        train(learner, keeper, Host())
+    trainer = Trainer(task, rank, workers, torch.device("cpu"))
+    with Killing(trainer, Path(task.folder), steps) as checkpointer:
+        train(trainer, checkpointer, LoopHooks())
 
 
 def train_all(_: int, folder: Path, task: Task, kills: list[Kill], bad: int | None) -> None:
@@ -192,12 +192,12 @@ def test_bad_steps_are_left_out_and_counted_as_often_however_a_run_is_killed(tmp
     orders = [epoch_order(np.array([0, 4, 5, 11]), 0, epoch, 2048) for epoch in range(EPOCHS)]
     seen = [int(bad in order[:10].tolist()) for order in orders]
     assert [metrics["bad_steps"] for _, metrics in recorded(folder)] == seen
-    last = read_record(checkpoints(folder)[-1])
+    last = read_metadata(checkpoints(folder)[-1])
     assert (last.progress.bad_steps, last.progress.epoch_bad_steps) == (sum(seen), 0)
     assert sum(seen) >= 2
 
 
-class Stopping(Host):
+class Stopping(LoopHooks):
     """Asks its run to stop while epoch 1 is evaluated and reported."""
 
     def __init__(self, folder: Path) -> None:
@@ -210,40 +210,40 @@ class Stopping(Host):
 def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path):
     task = replace(eventful_task(tmp_path, 1), folder=str(tmp_path / "run"))
 
-    def learner() -> Learner:
-        return Learner(task, 0, 1, torch.device("cpu"))
+    def trainer() -> Trainer:
+        return Trainer(task, 0, 1, torch.device("cpu"))
 
     times = itertools.count()
-    stopped = learner()
+    stopped = trainer()
     # A second passes with every look at the clock, so that the file is looked for after every step.
-    keeper = Keeper(stopped, Path(task.folder), clock=lambda: float(next(times)))
-    with keeper:
-        train(stopped, keeper, Stopping(Path(task.folder)))
+    checkpointer = Checkpointer(stopped, Path(task.folder), clock=lambda: float(next(times)))
+    with checkpointer:
+        train(stopped, checkpointer, Stopping(Path(task.folder)))
     assert (stopped.progress.epochs, stopped.progress.epoch_steps) == (1, 1)
     assert kept(Path(task.folder)) == ["epoch_0001", "epoch_0001+00001"]
     (tmp_path / "run" / STOP_NAME).unlink()
-    resumed = learner()
-    with Keeper(resumed, Path(task.folder)) as keeper:
-        train(resumed, keeper, Host())
-    straight = learner()
-    with Keeper(straight, tmp_path / "straight") as keeper:
-        train(straight, keeper, Host())
+    resumed = trainer()
+    with Checkpointer(resumed, Path(task.folder)) as checkpointer:
+        train(resumed, checkpointer, LoopHooks())
+    straight = trainer()
+    with Checkpointer(straight, tmp_path / "straight") as checkpointer:
+        train(straight, checkpointer, LoopHooks())
     assert left_by(tmp_path / "run") == left_by(tmp_path / "straight")
 
 
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_sound(tmp_path, capsys):
     task = replace(eventful_task(tmp_path, 1), folder=str(tmp_path / "run"))
-    first = Learner(task, 0, 1, torch.device("cpu"))
-    with Keeper(first, Path(task.folder)) as keeper:
-        train(first, keeper, Host())
+    first = Trainer(task, 0, 1, torch.device("cpu"))
+    with Checkpointer(first, Path(task.folder)) as checkpointer:
+        train(first, checkpointer, LoopHooks())
     expected = left_by(Path(task.folder))
     assert kept(Path(task.folder)) == ["epoch_0002", "epoch_0003"]
     path = tmp_path / "run" / "epoch_0003" / "optimizer.pt"
     path.write_bytes(path.read_bytes()[:-1])
     capsys.readouterr()
-    second = Learner(task, 0, 1, torch.device("cpu"))
-    with Keeper(second, Path(task.folder)) as keeper:
-        train(second, keeper, Host())
+    second = Trainer(task, 0, 1, torch.device("cpu"))
+    with Checkpointer(second, Path(task.folder)) as checkpointer:
+        train(second, checkpointer, LoopHooks())
     said = capsys.readouterr().out
     assert f"checkpoint epoch_0003 can't be used: {path}: damaged" in said
     assert "resuming from epoch_0002, after 20 samples, with 1 workers" in said

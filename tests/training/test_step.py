@@ -17,7 +17,7 @@ from pipeline.model.heatmaps import render
 from pipeline.model.hourglass import Heatmaps, Residual
 from pipeline.model.loss import batch_loss
 from pipeline.settings import ModelSettings, OptimSettings, Settings
-from pipeline.training.state import Trainee
+from pipeline.training.state import TrainState
 from pipeline.training.step import build_optimizer, build_scaler, set_learning_rate, train_step
 
 CPU = torch.device("cpu")
@@ -538,9 +538,9 @@ def test_compiled_training_goes_through_the_compiler_and_keeps_the_weights_names
     monkeypatch.setattr(torch, "compile", stand_in)
     settings = Settings.from_flat({f"model.{n}": v for n, v in vars(TINY).items()})
     settings = settings.replaced({"optim.accumulate": 2, "optim.compile": True})
-    trainee = Trainee(settings, CPU, 1)
+    state = TrainState(settings, CPU, 1)
     names = build_network(TINY, 0, CPU).state_dict().keys()
-    trainee.step(batch_of(PEOPLE), samples_in_all=6)
+    state.step(batch_of(PEOPLE), samples_in_all=6)
     assert Compiled.calls == 2
-    assert trainee.network.state_dict().keys() == names
-    assert not isinstance(trainee.network_of("raw"), Compiled)
+    assert state.network.state_dict().keys() == names
+    assert not isinstance(state.network_of("raw"), Compiled)

@@ -19,11 +19,11 @@ from trainers import CPU, alone, save, task_of
 
 from pipeline.data.sampler import epoch_order
 from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.per_person import read_cases
+from pipeline.evaluation.per_person import read_results
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
-from pipeline.run.metadata import Progress, read_record
-from pipeline.training.trainer import Learner, Task
+from pipeline.run.metadata import Progress, read_metadata
+from pipeline.training.trainer import Task, Trainer
 
 
 @pytest.fixture
@@ -36,28 +36,28 @@ def shards(tmp_path) -> tuple[list[Path], list[Path]]:
     )
 
 
-def train(learner: Learner, epochs: int) -> list[float]:
+def train(trainer: Trainer, epochs: int) -> list[float]:
     """Train, and return each epoch's mean loss."""
     losses = []
     for _ in range(epochs):
-        *_, last = learner.train_epoch(every_s=1e9)
+        *_, last = trainer.train_epoch(every_s=1e9)
         losses.append(last.loss)
     return losses
 
 
 def test_an_epoch_takes_as_many_whole_batches_as_there_are(shards):
-    learner = alone(task_of(*shards, **{"optim.batch_size": 3}))
-    assert learner.steps_per_epoch == 2
-    assert learner.samples_in_all == 2 * 3 * 3
-    reports = list(learner.train_epoch(every_s=0.0))
+    trainer = alone(task_of(*shards, **{"optim.batch_size": 3}))
+    assert trainer.steps_per_epoch == 2
+    assert trainer.samples_in_all == 2 * 3 * 3
+    reports = list(trainer.train_epoch(every_s=0.0))
     assert [(report.epoch, report.step, report.steps) for report in reports] == [
         (0, 1, 2),
         (0, 2, 2),
     ]
-    assert learner.progress == Progress(epochs=1, steps=2, samples=6)
-    [report] = learner.train_epoch(every_s=1e9)
+    assert trainer.progress == Progress(epochs=1, steps=2, samples=6)
+    [report] = trainer.train_epoch(every_s=1e9)
     assert (report.epoch, report.step) == (1, 2)
-    assert learner.progress == Progress(epochs=2, steps=4, samples=12)
+    assert trainer.progress == Progress(epochs=2, steps=4, samples=12)
 
 
 def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):
@@ -73,16 +73,16 @@ def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):
 
 
 def test_a_report_says_how_fast_and_how_well_it_goes(shards):
-    learner = alone(task_of(*shards))
-    reports = list(learner.train_epoch(every_s=0.0))
+    trainer = alone(task_of(*shards))
+    reports = list(trainer.train_epoch(every_s=0.0))
     assert all(report.loss > 0 and report.samples_per_s > 0 for report in reports)
     assert all(0 <= report.input_wait_share <= 1 for report in reports)
     assert [report.learning_rate for report in reports] == [1e-2] * 3
 
 
 def test_the_learning_rate_falls_over_all_epochs(shards):
-    learner = alone(task_of(*shards, **{"optim.schedule": "cosine", "optim.epochs": 2}))
-    rates = [report.learning_rate for _ in range(2) for report in learner.train_epoch(0.0)]
+    trainer = alone(task_of(*shards, **{"optim.schedule": "cosine", "optim.epochs": 2}))
+    rates = [report.learning_rate for _ in range(2) for report in trainer.train_epoch(0.0)]
     # Six steps in all: 0, 30, 60, ... degrees.
     cosines = np.cos(np.deg2rad([0, 30, 60, 90, 120, 150]))
     assert rates == pytest.approx((1e-2 * 0.5 * (1 + cosines)).tolist())
@@ -107,19 +107,19 @@ def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
         },
     )
 
-    def course(learner: Learner) -> list[tuple[int, float]]:
+    def course(trainer: Trainer) -> list[tuple[int, float]]:
         return [
-            (learner.progress.samples, report.learning_rate)
+            (trainer.progress.samples, report.learning_rate)
             for _ in range(3)
-            for report in learner.train_epoch(0.0)
+            for report in trainer.train_epoch(0.0)
         ]
 
     expected = course(alone(task))
     # Only a rank's own share is looked at here, so there is nobody to add up with.
     monkeypatch.setattr("pipeline.training.trainer.total", lambda value, _: float(value))
-    assert course(Learner(task, 0, workers, CPU)) == expected
+    assert course(Trainer(task, 0, workers, CPU)) == expected
     in_parts = replace(task, settings=task.settings | {"optim.accumulate": 4 // workers})
-    assert course(Learner(in_parts, 0, workers, CPU)) == expected
+    assert course(Trainer(in_parts, 0, workers, CPU)) == expected
     # Two thirds of 1e-2: at 0 and 4 of 10 samples, then down a cosine of 26 from 8 + 4 on.
     rate = 1e-2 * 4 / 6
     assert [rate for _, rate in expected[:3]] == pytest.approx([0, 0.4 * rate, 0.8 * rate])
@@ -129,12 +129,12 @@ def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
 def test_a_plateau_that_was_interrupted_drops_when_it_would_have(shards, tmp_path):
     task = task_of(*shards, **{"optim.schedule": "plateau", "optim.patience": 2})
 
-    def rates(learner: Learner, accuracies: list[float]) -> list[float]:
+    def rates(trainer: Trainer, accuracies: list[float]) -> list[float]:
         found = []
         for accuracy in accuracies:
-            *_, last = learner.train_epoch(1e9)
+            *_, last = trainer.train_epoch(1e9)
             found.append(last.learning_rate)
-            learner.judge(accuracy)
+            trainer.judge(accuracy)
         return found
 
     first = alone(task)
@@ -158,11 +158,11 @@ def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
     ]
     paths = pack_samples(tmp_path / "train", [people])
     changes = {"model.features": 32, "optim.batch_size": 8, "optim.epochs": 80}
-    learner = alone(task_of(paths, paths, **changes | {"evaluation.flip_test": False}))
-    losses = train(learner, 80)
+    trainer = alone(task_of(paths, paths, **changes | {"evaluation.flip_test": False}))
+    losses = train(trainer, 80)
     assert losses[-1] < losses[0] / 10
     # And what it has learned is where the joints are.
-    assert learner.evaluate().scores(learner.joint_set)["pckh"].headline > 90
+    assert trainer.evaluate().scores(trainer.joint_set)["pckh"].headline > 90
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -215,12 +215,12 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
     assert left_by(second, tmp_path / "second") == left_by(straight, tmp_path / "straight")
 
 
-def left_by(learner: Learner, folder: Path) -> dict[str, bytes]:
-    """The bytes of all weights that a learner saves: raw and, where there is one, their average."""
+def left_by(trainer: Trainer, folder: Path) -> dict[str, bytes]:
+    """The bytes of all weights that a trainer saves: raw and, where there is one, their average."""
     folder.mkdir()
-    save(learner, folder, {})
+    save(trainer, folder, {})
     found = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-    assert len(found) == 1 + (learner.settings.optim.ema_samples > 0)
+    assert len(found) == 1 + (trainer.settings.optim.ema_samples > 0)
     return found
 
 
@@ -237,29 +237,29 @@ def test_an_average_that_is_asked_for_late_starts_from_the_weights(shards, tmp_p
 
 
 @contextmanager
-def watched(learner: Learner) -> Iterator[list[int]]:
+def watched(trainer: Trainer) -> Iterator[list[int]]:
     """Collect the positions of the samples that are loaded to train on."""
     seen: list[int] = []
-    original = learner._train.batch
+    original = trainer._train.batch
 
     def spied(positions, augmentations):
         seen.extend(positions.tolist())
         return original(positions, augmentations)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner._train, "batch", spied)
+        patch.setattr(trainer._train, "batch", spied)
         yield seen
 
 
-def seen_by(learner: Learner, steps: int) -> list[int]:
+def seen_by(trainer: Trainer, steps: int) -> list[int]:
     """Train `steps` steps and return the positions of their samples."""
-    with watched(learner) as seen:
-        reports = learner.train_epoch(every_s=0.0)
+    with watched(trainer) as seen:
+        reports = trainer.train_epoch(every_s=0.0)
         for _ in range(steps):
             next(reports)
         reports.close()
     # The look-ahead has loaded what no step took.
-    return seen[: steps * learner.settings.optim.batch_size]
+    return seen[: steps * trainer.settings.optim.batch_size]
 
 
 def test_an_epoch_that_was_interrupted_sees_every_sample_once(tmp_path):
@@ -309,11 +309,11 @@ def test_bad_samples_are_passed_over_and_counted_once_each(tmp_path):
     [val] = pack_samples(tmp_path / "val", [samples(5, first=20)], split="val", members=True)
     damage(path, "photo-003_00")
     damage(val, "photo-022_00")
-    learner = alone(task_of([path], [val], **{"data.bad_samples": 1}))
-    train(learner, 2)
-    assert learner.evaluate().people == learner.evaluate().people == 4
-    assert learner.count_bad_samples() == 2
-    [first, second] = learner.bad_samples().values()
+    trainer = alone(task_of([path], [val], **{"data.bad_samples": 1}))
+    train(trainer, 2)
+    assert trainer.evaluate().people == trainer.evaluate().people == 4
+    assert trainer.count_bad_samples() == 2
+    [first, second] = trainer.bad_samples().values()
     assert first.startswith("train-000000.tar: photo-003_00.jpg: checksum ")
     assert second.startswith("val-000000.tar: photo-022_00.jpg: checksum ")
     with pytest.raises(ValueError, match=r"^train-000000\.tar: photo-003_00\.jpg: checksum "):
@@ -322,20 +322,20 @@ def test_bad_samples_are_passed_over_and_counted_once_each(tmp_path):
 
 def test_a_checkpoint_says_what_was_trained(shards, tmp_path):
     task = task_of(*shards)
-    learner = alone(task)
-    train(learner, 1)
-    save(learner, tmp_path, {"val_loss": 0.5})
-    record = read_record(tmp_path)
-    assert (record.joint_set, record.metrics) == (MPII, {"val_loss": 0.5})
-    assert record.settings == learner.settings
+    trainer = alone(task)
+    train(trainer, 1)
+    save(trainer, tmp_path, {"val_loss": 0.5})
+    metadata = read_metadata(tmp_path)
+    assert (metadata.joint_set, metadata.metrics) == (MPII, {"val_loss": 0.5})
+    assert metadata.settings == trainer.settings
     wider = alone(replace(task, settings=task.settings | {"model.features": 12}))
     with pytest.raises(ValueError, match=r"model\.features is 8 there, expected 12$"):
         wider.restore(tmp_path)
 
 
 def test_everyone_who_validates_is_counted_once(shards):
-    learner = alone(task_of(*shards))
-    result = learner.evaluate()
+    trainer = alone(task_of(*shards))
+    result = trainer.evaluate()
     assert result.people == 5
     assert result.counts["pckh"].annotated.tolist() == [5] * 16
 
@@ -345,9 +345,9 @@ def test_what_is_kept_of_people_makes_the_counts_of_the_evaluation(tmp_path):
     people = [sample(20), sample(21, visibility=states), sample(22, head_size=None)]
     [train] = pack_samples(tmp_path / "train", [samples(7)])
     [val] = pack_samples(tmp_path / "val", [people], split="val")
-    learner = alone(task_of([train], [val]))
-    list(learner.train_epoch(every_s=1e9))
-    evaluation, cases = learner.evaluate_cases()
+    trainer = alone(task_of([train], [val]))
+    list(trainer.train_epoch(every_s=1e9))
+    evaluation, cases = trainer.evaluate_people()
     assert len(cases) == evaluation.people == 3
     for measure in MPII.measures:
         counts, counted = cases.counts(measure), evaluation.counts[measure.key]
@@ -360,8 +360,8 @@ def test_what_is_kept_of_people_makes_the_counts_of_the_evaluation(tmp_path):
 
 
 def test_pictures_show_as_many_people_as_they_should(shards):
-    learner = alone(task_of(*shards, **{"evaluation.overlays": 3}))
-    figure = learner.draw_overlays("after an epoch")
+    trainer = alone(task_of(*shards, **{"evaluation.overlays": 3}))
+    figure = trainer.draw_overlays("after an epoch")
     titles = [axis.get_title() for axis in figure.axes if axis.images]
     # Evenly spaced over the five.
     assert titles == ["photo-020_00", "photo-022_00", "photo-024_00"]
@@ -375,24 +375,24 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
-    learner = Learner(task, rank, 2, CPU)
-    before = learner.evaluate()
+    trainer = Trainer(task, rank, 2, CPU)
+    before = trainer.evaluate()
     (folder / f"before-{rank}.json").write_text(json.dumps(before.to_json()))
-    with watched(learner) as seen:
-        *_, last = learner.train_epoch(every_s=1e9)
-    own = {name: buffer.clone() for name, buffer in learner.network.named_buffers()}
-    after = learner.evaluate("raw")
+    with watched(trainer) as seen:
+        *_, last = trainer.train_epoch(every_s=1e9)
+    own = {name: buffer.clone() for name, buffer in trainer.network.named_buffers()}
+    after = trainer.evaluate("raw")
     (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
-    _, cases = learner.evaluate_cases()
+    _, cases = trainer.evaluate_people()
     (folder / f"people-{rank}.npz").write_bytes(cases.to_bytes())
     torch.save(
         {
-            "average": learner._trainee.network_of("ema").state_dict(),
-            "state": learner.network.state_dict(),
+            "average": trainer._state.network_of("ema").state_dict(),
+            "state": trainer.network.state_dict(),
             "own statistics": own,
             "loss": last.loss,
             "seen": seen,
-            "progress": vars(learner.progress),
+            "progress": vars(trainer.progress),
             "gradients": [
                 gradient(rank, 2, task, parts, recompute)
                 for parts in (1, 2)
@@ -410,10 +410,10 @@ def gradient(
 ) -> torch.Tensor:
     """All gradients on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
     settings = task.settings | {"optim.accumulate": parts, "optim.checkpointing": recompute}
-    learner = Learner(replace(task, settings=settings), rank, workers, CPU)
-    learner._trainee.parallel.eval()
-    learner._trainee.step(next(learner._batches()), samples_in_all=100)
-    return torch.cat([weight.grad.ravel() for weight in learner.network.parameters()])
+    trainer = Trainer(replace(task, settings=settings), rank, workers, CPU)
+    trainer._state.parallel.eval()
+    trainer._state.step(next(trainer._batches()), samples_in_all=100)
+    return torch.cat([weight.grad.ravel() for weight in trainer.network.parameters()])
 
 
 def uneven(task: Task) -> Task:
@@ -476,22 +476,22 @@ def test_two_ranks_evaluate_exactly_what_one_does(two_ranks):
 
 def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
     folder, task = two_ranks
-    learner = alone(task)
-    learner.network.load_state_dict(ranks_of(folder)[0]["state"])
-    result = learner.evaluate("raw")
+    trainer = alone(task)
+    trainer.network.load_state_dict(ranks_of(folder)[0]["state"])
+    result = trainer.evaluate("raw")
     for rank in (0, 1):
         assert_same(evaluation(folder, f"after-{rank}"), result)
 
 
 def test_two_ranks_say_of_each_person_what_one_does(two_ranks):
     folder, task = two_ranks
-    learner = alone(task)
-    learner._trainee.network_of("ema").load_state_dict(ranks_of(folder)[0]["average"])
-    _, cases = learner.evaluate_cases()
+    trainer = alone(task)
+    trainer._state.network_of("ema").load_state_dict(ranks_of(folder)[0]["average"])
+    _, cases = trainer.evaluate_people()
     # In the order of their keys, each once.
     assert cases.keys == tuple(f"photo-{number:03d}_00" for number in range(20, 27))
     for rank in (0, 1):
-        theirs = read_cases(folder / f"people-{rank}.npz")
+        theirs = read_results(folder / f"people-{rank}.npz")
         assert theirs.keys == cases.keys
         assert np.array_equal(theirs.positions, cases.positions)
         assert np.array_equal(theirs.truths, cases.truths)

@@ -17,7 +17,7 @@ from pipeline.pose.joint_sets import MPII
 from pipeline.run.metadata import Plateau
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
 from pipeline.settings.packing import CropSettings
-from pipeline.training.console_logger import Notices
+from pipeline.training.console_logger import TrainingWarnings
 from pipeline.training.step import build_optimizer, train_step
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_a_network_that_learns_has_flat_heatmaps_for_hardly_anyone(people):
     assert flat_after(people, 60, target_peak=10.0) <= 3
 
 
-def said(notices: Notices, percents: list[float]) -> list[int]:
+def said(notices: TrainingWarnings, percents: list[float]) -> list[int]:
     """The epochs after which something was said of people with flat heatmaps."""
     found = []
     for epoch, percent in enumerate(percents, start=1):
@@ -82,12 +82,12 @@ def said(notices: Notices, percents: list[float]) -> list[int]:
 
 
 def test_a_collapse_is_said_once_at_its_second_evaluation_and_again_after_a_recovery():
-    assert said(Notices("PCKh@0.5"), [100.0, 94.9, 95.0, 100.0, 99.0, 100.0]) == [4]
-    assert said(Notices("PCKh@0.5"), [95.0] * 3 + [10.0] + [95.0] * 3) == [2, 6]
+    assert said(TrainingWarnings("PCKh@0.5"), [100.0, 94.9, 95.0, 100.0, 99.0, 100.0]) == [4]
+    assert said(TrainingWarnings("PCKh@0.5"), [95.0] * 3 + [10.0] + [95.0] * 3) == [2, 6]
 
 
 def test_a_collapse_is_said_with_what_helps():
-    notices = Notices("PCKh@0.5")
+    notices = TrainingWarnings("PCKh@0.5")
     notices.after(1, 100.0, Plateau())
     [line] = notices.after(2, 98.4, Plateau())
     assert line.startswith("note: the heatmaps of 98 % of validation people are flat: ")
@@ -97,7 +97,7 @@ def test_a_collapse_is_said_with_what_helps():
 
 def lines_of(accuracies: list[float]) -> dict[int, list[str]]:
     """What was said after which epoch of a course of accuracies."""
-    notices, plateau, found = Notices("PCKh@0.5"), Plateau(), {}
+    notices, plateau, found = TrainingWarnings("PCKh@0.5"), Plateau(), {}
     for epoch, accuracy in enumerate(accuracies, start=1):
         plateau = plateau.after(accuracy, float("inf"))
         lines = notices.after(epoch, 0.0, plateau)

@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from pipeline.io.atomic import written_whole
+from pipeline.io.atomic import atomic_write
 from tune.outcome import SweepOutcome
 from tune.report.figures import Picture, pictures
 from tune.report.leaderboard import leaderboard
@@ -26,7 +26,7 @@ def write_report(outcome: SweepOutcome, folder: Path) -> list[Path]:
     files["report.html"] = report_page(outcome, shown, drawn).encode()
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        with written_whole(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             aside.write_bytes(content)
     return [folder / name for name in files]
 

@@ -22,7 +22,7 @@ STAGES = {
     "planned": "planning",
     "cluster": "cluster start; beside it MLflow's run, sample picture",
     "worker": "trainer start: controller, worker, process group",
-    "learner": "network and data",
+    "trainer": "network and data",
     "stepped": "first step",
 }
 

@@ -10,14 +10,14 @@ import ray.train.torch
 import torch
 
 from jobs.benchmark.overhead.side import Target
-from jobs.benchmark.overhead.turns import TurnLearner, Turns
+from jobs.benchmark.overhead.turns import Turns, TurnTrainer
 from pipeline.cluster.launch import task_of, trainer
 from pipeline.cluster.start import cluster
 from pipeline.cluster.worker import RayHost, quieten_ray_train
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
-from pipeline.training.checkpointing import Keeper
-from pipeline.training.loop import Host, train
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.loop import LoopHooks, train
 from pipeline.training.trainer import Task
 
 # Ray's default for the processes of its workers (worker_niceness in its ray_config_def.h).
@@ -28,9 +28,9 @@ def train_plain(settings: dict[str, Any], folder: Path) -> None:
     """Train in this process."""
     be_as_nice_as_ray()
     plan = plan_training(Settings.from_flat(settings))
-    learner = TurnLearner(Turns(folder), task_of(plan), 0, 1, torch.device("cpu"))
-    with Keeper(learner, folder / "run") as keeper:
-        train(learner, keeper, Host(), "plain")
+    trainer = TurnTrainer(Turns(folder), task_of(plan), 0, 1, torch.device("cpu"))
+    with Checkpointer(trainer, folder / "run") as checkpointer:
+        train(trainer, checkpointer, LoopHooks(), "plain")
 
 
 def train_with_ray(settings: dict[str, Any], folder: Path) -> None:
@@ -46,9 +46,11 @@ def train_in_turns(task: dict[str, Any], folder: Path) -> None:
     quieten_ray_train()
     told, host, context = Task(**task), RayHost(), ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    learner = TurnLearner(Turns(folder), told, rank, workers, ray.train.torch.get_device())
-    with Keeper(learner, Path(told.folder), ask_every_s=host.asks_every_s) as keeper:
-        train(learner, keeper, host, told.label)
+    trainer = TurnTrainer(Turns(folder), told, rank, workers, ray.train.torch.get_device())
+    with Checkpointer(
+        trainer, Path(told.folder), preemption_check_s=host.preemption_check_s
+    ) as checkpointer:
+        train(trainer, checkpointer, host, told.label)
 
 
 def be_as_nice_as_ray() -> None:

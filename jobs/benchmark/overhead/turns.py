@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from pipeline.settings.ray import KEEP_MEMORY
-from pipeline.training.distributed import Signal
-from pipeline.training.trainer import Learner, StepReport, Task
+from pipeline.training.distributed import Request
+from pipeline.training.trainer import StepReport, Task, Trainer
 
 _POLL_S = 0.01
 # Of the environment, what decides how fast a training process computes.
@@ -40,8 +40,8 @@ class Turns:
         return self._folder / f"done-{turn}.json"
 
 
-class TurnLearner(Learner):
-    """A learner that waits for its turn before each epoch, and notes clock, CPU time and waits for samples after every step.
+class TurnTrainer(Trainer):
+    """A trainer that waits for its turn before each epoch, and notes clock, CPU time and waits for samples after every step.
 
     Of several ranks the first has the turns, and the others wait for it.
     """
@@ -53,7 +53,7 @@ class TurnLearner(Learner):
         self._turns = turns
 
     def train_epoch(
-        self, every_s: float, wish: Callable[[], Signal] = lambda: Signal.NONE
+        self, every_s: float, request: Callable[[], Request] = lambda: Request.NONE
     ) -> Iterator[StepReport]:
         """Train the epoch in its turn; report at its end alone."""
         turn, is_first = self.progress.epochs, self.rank == 0
@@ -62,7 +62,7 @@ class TurnLearner(Learner):
             wait_until(self._turns.go(turn).exists)
         _meet()
         ends, cpu_s, waited_s = [], [], []
-        for report in self._steps(super().train_epoch(0.0, wish)):
+        for report in self._steps(super().train_epoch(0.0, request)):
             ends.append(time.monotonic())
             cpu_s.append(time.process_time())
             elapsed = report.step * self.settings.optim.batch_size / report.samples_per_s

@@ -16,7 +16,7 @@ from jobs.benchmark.timing import Route, in_fresh_process
 from pipeline.data.batch import scaled
 from pipeline.inference.export.graph import Graph, GraphSettings
 from pipeline.inference.export.write import load, write
-from pipeline.model.bf16 import ReducedNetwork, quick
+from pipeline.model.bf16 import Bf16Network, fastest
 from pipeline.model.build import build_network
 from pipeline.model.hourglass import StackedHourglass
 from pipeline.model.loss import to_heatmaps
@@ -67,8 +67,8 @@ def ways() -> tuple[Way, ...]:
 
 def default() -> Way:
     """The way that prediction takes on this machine."""
-    network = quick(Network(stacks=1, features=4, input_px=64).build(), CPU)
-    return "bf16 channels_last" if isinstance(network, ReducedNetwork) else "fp32 channels_last"
+    network = fastest(Network(stacks=1, features=4, input_px=64).build(), CPU)
+    return "bf16 channels_last" if isinstance(network, Bf16Network) else "fp32 channels_last"
 
 
 def prepare(way: Way, network: Network) -> Predict:
@@ -79,7 +79,7 @@ def prepare(way: Way, network: Network) -> Predict:
     if way == PLAIN:
         made = Contiguous(network.build())
     elif way == "bf16 channels_last":
-        made = ReducedNetwork(network.build())
+        made = Bf16Network(network.build())
 
     @torch.inference_mode()
     def predict(images: Images) -> np.ndarray:

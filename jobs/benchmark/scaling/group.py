@@ -12,18 +12,18 @@ import torch
 import torch.distributed as dist
 
 from jobs.benchmark.overhead.sides import be_as_nice_as_ray
-from jobs.benchmark.overhead.turns import TurnLearner, Turns
+from jobs.benchmark.overhead.turns import Turns, TurnTrainer
 from jobs.benchmark.scaling.exchange import measure_exchange
 from jobs.benchmark.scaling.fit import is_apart
 from pipeline.cluster.launch import task_of
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
-from pipeline.training.checkpointing import Keeper
-from pipeline.training.loop import Host, train
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.loop import LoopHooks, train
 from pipeline.training.trainer import Task
 
 
-class GroupLearner(TurnLearner):
+class GroupTrainer(TurnTrainer):
     """A rank of several that exchanges gradients in every other step alone, and measures exchange by itself after a turn.
 
     So steps with and without it are timed side by side. The ranks' weights
@@ -32,7 +32,7 @@ class GroupLearner(TurnLearner):
 
     def around(self, step: int) -> AbstractContextManager[None]:
         alone: Callable[[], AbstractContextManager[None]]
-        alone = getattr(self._trainee.parallel, "no_sync", nullcontext)
+        alone = getattr(self._state.parallel, "no_sync", nullcontext)
         return alone() if is_apart(step) else nullcontext()
 
     def beside(self) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def _train_rank(task: Task, rank: int, workers: int, folder: Path) -> None:
     with ExitStack() as ending:
         if workers > 1:
             ending.enter_context(_meeting(device, rank, workers, folder / "meeting"))
-        learner = GroupLearner(Turns(folder), task, rank, workers, device)
-        keeper = ending.enter_context(Keeper(learner, folder / "run"))
-        train(learner, keeper, Host(), task.label)
+        trainer = GroupTrainer(Turns(folder), task, rank, workers, device)
+        checkpointer = ending.enter_context(Checkpointer(trainer, folder / "run"))
+        train(trainer, checkpointer, LoopHooks(), task.label)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pipeline.settings.packing import AnnotationFiles
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class AnnotationFormat:
     """An annotation format and its conventions.
 
     `index_base` is the number of the first pixel in the file (people always
@@ -36,37 +36,37 @@ def _read_table(files: AnnotationFiles) -> Annotations:
 
 
 SOURCES = {
-    "mpii-json": Source(
+    "mpii-json": AnnotationFormat(
         read=lambda files: read_mpii_json(files.annotations, files.head_boxes),
         index_base=1,
         center_adjusted=False,
         takes_head_boxes=True,
     ),
-    "mpii-hrnet": Source(
+    "mpii-hrnet": AnnotationFormat(
         read=lambda files: read_mpii_hrnet(files.annotations, files.head_boxes),
         index_base=1,
         center_adjusted=False,
         takes_head_boxes=True,
     ),
-    "mpii-mat": Source(
+    "mpii-mat": AnnotationFormat(
         read=lambda files: read_mpii_mat(files.annotations), index_base=1, center_adjusted=False
     ),
-    "mpii-h5": Source(
+    "mpii-h5": AnnotationFormat(
         read=lambda files: read_mpii_h5(files.annotations), index_base=1, center_adjusted=True
     ),
-    "lsp": Source(
+    "lsp": AnnotationFormat(
         read=lambda files: read_lsp(files.annotations), index_base=0, center_adjusted=False
     ),
-    "lspet": Source(
+    "lspet": AnnotationFormat(
         read=lambda files: read_lspet(files.annotations), index_base=0, center_adjusted=False
     ),
-    "coco": Source(
+    "coco": AnnotationFormat(
         read=lambda files: read_coco(files.annotations), index_base=0, center_adjusted=False
     ),
-    "flic": Source(
+    "flic": AnnotationFormat(
         read=lambda files: read_flic(files.annotations), index_base=1, center_adjusted=True
     ),
-    "table": Source(read=_read_table, index_base=None, center_adjusted=False),
+    "table": AnnotationFormat(read=_read_table, index_base=None, center_adjusted=False),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_from
-from pipeline.io.atomic import written_whole
+from pipeline.io.atomic import atomic_write
 from pipeline.io.files import content_of, size_in_bytes
 from pipeline.io.location import is_remote, local_path, name_of, sibling, split_pattern
 from pipeline.io.redaction import redacted
@@ -59,7 +59,7 @@ class Index:
         """Write index.json whole or not at all."""
         content = {"format": _FORMAT, "splits": self.splits()} | asdict(self)
         content["joint_set"] = self.joint_set.to_json()
-        with written_whole(folder / INDEX_NAME) as aside:
+        with atomic_write(folder / INDEX_NAME) as aside:
             aside.write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod

@@ -9,7 +9,7 @@ import webdataset
 
 from pipeline.data.shards.index import ShardEntry
 from pipeline.data.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, Sample, record_of
-from pipeline.io.atomic import written_whole
+from pipeline.io.atomic import atomic_write
 from pipeline.pose.person import Split
 
 
@@ -33,7 +33,7 @@ def write_shard(folder: Path, name: ShardName, samples: Iterable[Sample]) -> Sha
     """
     people = head_sizes = 0
     images = set()
-    with written_whole(folder / str(name)) as aside:
+    with atomic_write(folder / str(name)) as aside:
         # Uncompressed and by an open file: WDS_SECURE forbids writing by name.
         with (
             aside.open("wb") as file,

@@ -12,7 +12,7 @@ from pipeline.inference.export.graph import Graph
 from pipeline.inference.export.write import ExportError, Runner
 from pipeline.model.decoding import predicted_heatmaps
 from pipeline.pose.shapes import Float, UInt8
-from pipeline.run.metadata import Record
+from pipeline.run.metadata import CheckpointMetadata
 
 # Further apart a joint is another one.
 MOST_PX = 0.05
@@ -33,14 +33,16 @@ class Difference:
     confidence: float
 
 
-def compare(graph: Graph, record: Record, runner: Runner, images: Images) -> Difference:
+def compare(
+    graph: Graph, metadata: CheckpointMetadata, runner: Runner, images: Images
+) -> Difference:
     """Run an exported file and the network it was made of on images, one alone and several at a time.
 
     Raises ExportError if either says what is no number, or if joints are
     further apart than `MOST_PX`, saying why where that is known.
     """
     pairs = [
-        (_expected(graph, record, batch), _found(graph, runner, batch))
+        (_expected(graph, metadata, batch), _found(graph, runner, batch))
         for batch in _batches(images)
     ]
     joints, heights = (
@@ -82,14 +84,16 @@ def _batches(images: Images) -> Iterator[Images]:
 
 
 @torch.inference_mode()
-def _expected(graph: Graph, record: Record, images: Images) -> Joints:
+def _expected(graph: Graph, metadata: CheckpointMetadata, images: Images) -> Joints:
     """What evaluation would find, by the way that evaluation takes."""
     pixels = torch.from_numpy(images)
     floats = scaled(pixels, torch.ones(len(images), 3), torch.device("cpu"))
-    mirror = record.joint_set.mirror if graph.chosen.flip_test else None
+    mirror = metadata.joint_set.mirror if graph.chosen.flip_test else None
     predicted = graph.network(floats)
     return graph.joints(
-        predicted_heatmaps(graph.network, floats, predicted, record.settings.optim.loss, mirror)[-1]
+        predicted_heatmaps(graph.network, floats, predicted, metadata.settings.optim.loss, mirror)[
+            -1
+        ]
     )
 
 

@@ -10,21 +10,21 @@ from typing import Any
 from pipeline.inference.export.graph import CONFIDENCE, HEATMAPS, INPUT, JOINTS, GraphSettings
 from pipeline.model.loss import LOSSES
 from pipeline.pose.geometry import heatmap_from_input
-from pipeline.run.metadata import Record, versions
+from pipeline.run.metadata import CheckpointMetadata, versions
 from pipeline.settings import Loss
 
 _PRODUCT = "hourglass-ray"
 
 
 def describe(
-    record: Record, checkpoint: Path, weights: str, chosen: GraphSettings
+    metadata: CheckpointMetadata, checkpoint: Path, weights: str, chosen: GraphSettings
 ) -> dict[str, Any]:
     """All of it as plain data for JSON. `weights` says which of the checkpoint's."""
-    settings, joint_set = record.settings, record.joint_set
+    settings, joint_set = metadata.settings, metadata.joint_set
     measure = joint_set.measure(settings.evaluation.measure)
     # With a moving average both were scored, each under its own name too.
     own = f"{weights}/{measure.metric_name}"
-    score = record.metrics.get(own, record.metrics.get(measure.metric_name))
+    score = metadata.metrics.get(own, metadata.metrics.get(measure.metric_name))
     return {
         "joint_set": joint_set.to_json(),
         "mirror": list(joint_set.mirror),
@@ -41,7 +41,7 @@ def describe(
         "flip_test": chosen.flip_test,
         "checkpoint": f"{checkpoint.parent.name}/{checkpoint.name}",
         "weights": weights,
-        "epochs": record.progress.epochs,
+        "epochs": metadata.progress.epochs,
         "score": {} if score is None else {measure.headline: score},
         "versions": versions() | _own_version(),
     }

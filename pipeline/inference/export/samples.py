@@ -11,7 +11,7 @@ from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.data.shards.index import find_shards
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.inference.predictor import Frame, look, read_photograph
+from pipeline.inference.predictor import Frame, crop_view, read_photograph
 from pipeline.inference.sources import find_sources
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
@@ -44,7 +44,7 @@ def of_photographs(places: Sequence[str], input_px: int) -> People:
             image = read_photograph(file.read_bytes(), decoder)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
-        seen.append(look(image, Frame.of_whole(image), input_px).image)
+        seen.append(crop_view(image, Frame.of_whole(image), input_px).image)
     return People(images=np.stack(seen), source=f"{len(seen)} photographs")
 
 
@@ -70,7 +70,7 @@ def is_here(pattern: str) -> bool:
 
 def rendered(input_px: int) -> People:
     """People that are drawn, where there are no photographs."""
-    seen = [look(image, frame, input_px).image for image, frame in _drawn()]
+    seen = [crop_view(image, frame, input_px).image for image, frame in _drawn()]
     return People(images=np.stack(seen), source=f"{len(seen)} rendered people, no photographs")
 
 

@@ -16,7 +16,7 @@ from pipeline.io.console import say
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.layout import STOP_NAME
 from tune.epochs import has_ended, last_of
-from tune.search import Budget
+from tune.settings import Budget
 
 # What trials have to keep a checkpoint and close their records in.
 _PATIENCE_S = 120.0

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.pose.joint_sets import Measure
 from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
-from tune.search import Budget, EarlySettings, SearchSettings
+from tune.settings import Budget, EarlySettings, SearchSettings
 from tune.spaces import Point, Range, Space, trial_name
 
 # In the sweep's folder: what it is, so that another of its name is told from it.

@@ -11,7 +11,7 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from tune.search import EarlySettings
+from tune.settings import EarlySettings
 
 _TIME, _SCORE = "samples", "score"
 # Trials whose running means make a median that says something.

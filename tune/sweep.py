@@ -8,7 +8,7 @@ import tyro
 from pipeline.io.console import say
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
-from tune.search import Budget, EarlySettings, SearchSettings
+from tune.settings import Budget, EarlySettings, SearchSettings
 
 if TYPE_CHECKING:
     from tune.plan import Sweep
@@ -79,7 +79,7 @@ def _run(sweep: "Sweep") -> None:
     from pipeline.tracking.recording import InterruptedRunError
     from tune.report.command import best_command
     from tune.report.text import leaderboard_text
-    from tune.trials import run_sweep
+    from tune.runner import run_sweep
 
     try:
         outcome = run_sweep(sweep)

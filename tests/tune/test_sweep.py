@@ -20,9 +20,9 @@ from tune.budget import Accountant, Ending, spent
 from tune.epochs import STOPPED_TAG, has_ended, last_of, reports, was_stopped
 from tune.gather import Tried, gather, shared_arguments
 from tune.plan import Sweep, check_same, plan_sweep
+from tune.ray_search import domain, param_space, searcher
 from tune.rules import rule
-from tune.search import Against, Budget, EarlySettings, SearchSettings
-from tune.searching import domain, param_space, searcher
+from tune.settings import Against, Budget, EarlySettings, SearchSettings
 from tune.spaces import Range, Space, given_values, space_of, trial_name
 from tune.trial import POINT, Trial, number_of, point_of, run_name
 

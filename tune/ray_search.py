@@ -9,7 +9,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.plan import Sweep
-from tune.search import SearchSettings
+from tune.settings import SearchSettings
 from tune.spaces import Range, Values
 from tune.trial import POINT
 

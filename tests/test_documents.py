@@ -1,0 +1,138 @@
+"""Commands in README and the documentation: each parses, and README's run as they stand."""
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# tests/jobs/test_cluster_files.py holds the commands of the guide to clusters.
+GUIDE = ROOT / "jobs/cluster/README.md"
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+# A fenced block of shell lines, or lines that are indented as code.
+FENCED = re.compile(r"^ *```(?:bash|sh|shell)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?:^ {4,}\S[^\n]*\n)+", re.MULTILINE)
+COMMAND = re.compile(r"python3? -m ((?:jobs|tune)\.\w+)(.*)")
+
+
+def shell_blocks(text: str) -> list[str]:
+    return FENCED.findall(text)
+
+
+def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield module and arguments of every `python -m` command line in a document."""
+    text = path.read_text()
+    outside = FENCED.sub("", text)
+    for block in (*shell_blocks(text), *INDENTED.findall(outside)):
+        for line in block.replace("\\\n", " ").splitlines():
+            for module, rest in COMMAND.findall(line.partition(" #")[0]):
+                yield module, shlex.split(rest)
+
+
+FOUND = [
+    pytest.param(module, arguments, id=f"{path.stem}: {module} {' '.join(arguments)}"[:90])
+    for path in DOCUMENTS
+    for module, arguments in commands(path)
+]
+
+
+class ParsedError(Exception):
+    """A command line was read without an error."""
+
+
+@pytest.mark.parametrize(("module", "arguments"), FOUND)
+def test_every_command_line_is_one_that_its_program_reads(module, arguments, monkeypatch):
+    program = importlib.import_module(module)
+    if module in ("jobs.benchmark", "jobs.chaos"):
+        program = importlib.import_module(f"{module}.__main__")
+    if module == "jobs.quickstart":
+        assert arguments == []
+        return
+    if module == "jobs.benchmark":
+        program._parser().parse_args(arguments)
+        return
+    read = program.parse
+
+    def parse(*given: object) -> object:
+        read(*given)
+        raise ParsedError
+
+    monkeypatch.setattr(program, "parse", parse)
+    with pytest.raises(ParsedError):
+        program.main(arguments)
+
+
+def test_the_documents_have_commands_for_every_program():
+    programs = {f"jobs.{path.stem}" for path in (ROOT / "jobs").glob("[a-z]*.py")}
+    programs |= {"jobs.benchmark", "jobs.chaos", "tune.sweep"}
+    # `make quickstart` runs it.
+    programs -= {"jobs.quickstart"}
+    assert programs <= {module for path in DOCUMENTS for module, _ in commands(path)}
+
+
+def test_readme_opens_with_the_two_commands_that_set_everything_up():
+    first = shell_blocks((ROOT / "README.md").read_text())[0]
+    targets = re.findall(r"^make (\S+)", first, re.MULTILINE)
+    assert targets == ["quickstart", "test"]
+    for target in re.findall(r"`make ([\w-]+)`", (ROOT / "README.md").read_text()):
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_readme_fits_on_few_screens():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_markdown_wraps_at_100_columns_but_for_tables_and_links():
+    long = [
+        f"{path.name}:{number}"
+        for path in (*DOCUMENTS, GUIDE, ROOT / "CHANGELOG.md")
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if len(line) > 100 and not re.search(r"^\s*\||https?://|^!\[|^ {4}\S|^[\w,]+$", line)
+    ]
+    assert long == []
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_readmes_commands_run_as_they_stand(tmp_path):
+    """But for those that need a cluster, a server that stays, or data that are the reader's."""
+    blocks = [
+        block
+        for block in shell_blocks((ROOT / "README.md").read_text())
+        if not re.search(r"ray job submit|mlflow server|jobs\.pack|make ", block)
+    ]
+    assert [re.search(r"-m (\S+)", block)[1] for block in blocks] == [
+        "jobs.train",
+        "tune.sweep",
+        "jobs.compare",
+    ]
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    # A smaller dataset in the quickstart's place.
+    quickstart = (
+        f"{sys.executable} -m jobs.pack synthetic --out out/synthetic --scenes 40 --val-images 8"
+        " --people-per-shard 16 --crop.person-px 160 --ray.address local"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    script = "\n".join(["set -eux", quickstart, *blocks])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert (tmp_path / "runs/two-stacks/epoch_0001/checkpoint.json").exists()
+    assert (tmp_path / "sweeps/stacks/report.html").exists() or list(tmp_path.rglob("report.html"))
+    assert "stacks-2" in done.stdout

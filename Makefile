@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install quickstart test check docs
+.PHONY: install quickstart test test-fast check docs
 
 install: $(STAMP)
 
@@ -23,7 +24,11 @@ check: install
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(PYTEST)
+
+# No cluster, no server, no browser.
+test-fast: install
+	$(PYTEST) -m "not cluster and not slow"
 
 # A broken link, a missing anchor or a name that is not in the sources is an error.
 docs: install

@@ -32,4 +32,4 @@ test-fast: install
 
 # A broken link, a missing anchor or a name that is not in the sources is an error.
 docs: install
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

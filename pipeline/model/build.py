@@ -10,6 +10,13 @@ from pipeline.model.hourglass import StackedHourglass
 from pipeline.settings import ModelSettings, OptimSettings
 
 
+# Values of ONEDNN_MAX_CPU_ISA without bf16: oneDNN's documentation, "CPU Dispatcher Control".
+_ISAS_WITHOUT_BF16 = (
+    *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
+    *("AVX512_CORE", "AVX512_CORE_VNNI"),
+)
+
+
 def build_network(
     model: ModelSettings, seed: int, device: torch.device, *, zero_heads: bool = True
 ) -> StackedHourglass:
@@ -77,5 +84,9 @@ def training_dtype(settings: OptimSettings, device: torch.device) -> torch.dtype
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    # oneDNN, which runs the convolutions, may be restricted to less than the processor has. It
+    # then emulates bf16, 2 to 10 times slower than fp32.
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISAS_WITHOUT_BF16:
+        return False
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))

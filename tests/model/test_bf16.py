@@ -46,6 +46,7 @@ def test_norms_keep_their_statistics():
 
 @pytest.mark.parametrize("multiplies", [True, False])
 def test_it_is_taken_where_the_processor_multiplies_bf16(monkeypatch, multiplies):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(
         torch.cpu, "get_capabilities", lambda: {"avx512_bf16": multiplies, "amx_bf16": False}
     )
@@ -54,6 +55,7 @@ def test_it_is_taken_where_the_processor_multiplies_bf16(monkeypatch, multiplies
 
 
 def test_whoever_asks_for_exact_joints_has_fp32(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     checkpoint(tmp_path / "c")
     for exact in (True, False):

@@ -298,8 +298,24 @@ def test_in_reduced_precision_the_weights_and_the_loss_stay_whole():
 def test_half_precision_is_taken_where_the_device_multiplies_it(
     monkeypatch, precision, flags, dtype
 ):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     assert training_dtype(OptimSettings(precision=precision), CPU) is dtype
+
+
+@pytest.mark.parametrize(
+    ("allowed", "dtype"),
+    [
+        ("AVX2", torch.float32),
+        ("avx512_core", torch.float32),
+        ("AVX512_CORE_BF16", torch.bfloat16),
+        ("DEFAULT", torch.bfloat16),
+    ],
+)
+def test_half_precision_is_not_taken_where_onednn_is_kept_from_it(monkeypatch, allowed, dtype):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert training_dtype(OptimSettings(), CPU) is dtype
 
 
 # Parts of a batch, long gradients, small ones

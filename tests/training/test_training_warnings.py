@@ -18,7 +18,8 @@ from pipeline.run.metadata import Plateau
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.console_logger import TrainingWarnings
-from pipeline.training.step import build_optimizer, train_step
+from pipeline.training.schedule import learning_rate
+from pipeline.training.step import build_optimizer, set_learning_rate, train_step
 
 CPU = torch.device("cpu")
 
@@ -57,6 +58,7 @@ def flat_after(people: SampleLoader, steps: int, **changes) -> int:
     optimizer = build_optimizer(network, optim)
     batch = people.batch(np.arange(32))
     for step in range(steps):
+        set_learning_rate(optimizer, learning_rate(optim, step, steps))
         rows = np.random.default_rng(step).permutation(32)[:8]
         train_step(network.train(), optimizer, batch.rows(rows), optim, CPU, torch.float32)
     evaluation = EvaluationSettings(flip_test=False)
@@ -64,12 +66,22 @@ def flat_after(people: SampleLoader, steps: int, **changes) -> int:
 
 
 def test_a_network_that_collapsed_has_flat_heatmaps_for_everyone(people):
+    # The highest are at three quarters of what counts as flat.
     assert flat_after(people, 60, zero_heads=False) == 32
 
 
-def test_a_network_that_learns_has_flat_heatmaps_for_hardly_anyone(people):
+def test_a_network_that_learns_by_cross_entropy_has_flat_heatmaps_for_nobody(people):
+    # The lowest heatmaps were 7 times as high as flat ones from each of ten starts.
     assert flat_after(people, 60, loss="cross-entropy") == 0
-    assert flat_after(people, 60, target_peak=10.0) <= 3
+
+
+def test_a_network_that_learns_by_squared_error_has_flat_heatmaps_for_hardly_anyone(people):
+    # How soon heights rise from zero depends on rounding, and so on the processor: at step 60 they
+    # are up for 20 people on one, for 29 on another. That they rise does not: after 300 steps, at
+    # a rate that falls so that weights and statistics settle, the lowest were 1.2 times and the
+    # fourth lowest 1.7 times as high as flat ones, and rising, from each of six starts: three
+    # seeds, and weights changed by a millionth, with and without wide vector instructions.
+    assert flat_after(people, 300, target_peak=10.0, schedule="cosine") <= 3
 
 
 def said(notices: TrainingWarnings, percents: list[float]) -> list[int]:

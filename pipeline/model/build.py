@@ -9,7 +9,6 @@ from torch import nn
 from pipeline.model.hourglass import StackedHourglass
 from pipeline.settings import ModelSettings, OptimSettings
 
-
 # Values of ONEDNN_MAX_CPU_ISA without bf16: oneDNN's documentation, "CPU Dispatcher Control".
 _ISAS_WITHOUT_BF16 = (
     *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),

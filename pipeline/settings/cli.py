@@ -10,7 +10,7 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
 )
 
-from pipeline.io.errors import clear_errors, fail
+from pipeline.io.console import clear_errors, fail
 from pipeline.settings import Settings
 from pipeline.settings.presets import preset_help, settings_of
 

@@ -25,7 +25,7 @@ class OptimSettings:
     """Scaling of the learning rate with the batch: none, or linear or by the square root in
     optim.batch_size / optim.reference_batch."""
     reference_batch: int = 6
-    """Samples per step for which optim.learning_rate is meant; the paper's 6."""
+    """Samples per step that optim.learning_rate is meant for; 6 in the paper."""
     warmup_samples: int = 0
     """Samples over which the learning rate rises linearly from 0; the paper has no warm-up."""
     weight_decay: float = 0.0
@@ -50,16 +50,15 @@ class OptimSettings:
     clip_norm: float = 0.0
     """Upper limit of the norm of all gradients together; 0: no clipping, as in the paper."""
     max_bad_steps: int = 10
-    """Steps with a loss or gradient that is not finite that a run skips; one more ends the run.
-    With 0 the first ends it."""
+    """Bad steps (loss or gradient not finite) that a run may skip. One more ends the run; 0: the
+    first ends it."""
     sync_batchnorm: bool = False
-    """Compute BatchNorm's statistics over the samples of all workers, for few samples per worker.
-    Only on GPUs."""
+    """Compute BatchNorm's statistics over all workers' samples, where each has few. GPUs only."""
     epochs: int = 100
     """Passes over the training samples."""
     loss: Loss = "mse"
     """Loss, summed over the supervised heatmaps. mse: mean squared error, as in the paper.
-    cross-entropy: of the softmax over each heatmap with its target; independent of their scale."""
+    cross-entropy: between target and softmax of each heatmap, independent of the target's scale."""
     sigma_px: float = 1.75
     """Standard deviation of the target's Gaussian, in heatmap pixels."""
     target_peak: float = 1.0

@@ -1,4 +1,4 @@
-"""Made people, photographs, samples and packed folders."""
+"""Synthetic people, photographs, samples and packed folders."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ from pipeline.settings.packing import CropSettings
 
 
 def person(*, joint_set: JointSet = MPII, **changes: Any) -> Person:
-    """A person framed by the square of side 100 around (100, 80), joints on a grid of 15 pixels."""
+    """Make a person in a frame of side 100 around (100, 80), with joints on a grid of 15 pixels."""
     joints = tuple(
         (100.0 + 15 * (k % 4 - 1.5), 80.0 + 15 * (k // 4 - 1.5))
         for k in range(len(joint_set.joints))
@@ -45,31 +45,25 @@ def person(*, joint_set: JointSet = MPII, **changes: Any) -> Person:
 
 
 def photograph(width: int = 200, height: int = 160, seed: int = 0) -> np.ndarray:
-    """A blurred random pattern, RGB."""
+    """Make a blurred random pattern, RGB."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def sample(number: int = 0, *, person_px: int = 64, **changes: Any) -> Sample:
-    """A sample cut from photograph `number`."""
+    """Make a sample cut from photograph `number`."""
     made = person(**{"image": f"photo-{number:03d}.jpg"} | changes)
-    return Sample(
-        person=made,
-        crop=cut_crop(
-            photograph(seed=number),
-            made,
-            CropSettings(person_px=person_px, margin=1.5, jpeg_quality=95),
-        ),
-    )
+    settings = CropSettings(person_px=person_px, margin=1.5, jpeg_quality=95)
+    return Sample(person=made, crop=cut_crop(photograph(seed=number), made, settings))
 
 
 def samples(count: int, *, first: int = 0, **changes: Any) -> list[Sample]:
-    """Samples numbered from `first`, each of its own photograph."""
+    """Make samples numbered from `first`, each from another photograph."""
     return [sample(first + number, **changes) for number in range(count)]
 
 
 def index_of(entries: Sequence[Any], **changes: Any) -> Index:
-    """An index of shards as a packing job would write it."""
+    """Make an index of shards as a packing job would write it."""
     made = Index(
         source="made",
         joint_set=MPII,
@@ -94,7 +88,7 @@ def pack_samples(
 ) -> list[Path]:
     """Write a shard for each list of samples, and their index; return the shards' paths.
 
-    Without `members` as before there was a members.npz, so that the tars are scanned.
+    Without `members` there is no members.npz, so readers scan the tars.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries = [
@@ -110,7 +104,7 @@ def pack_samples(
 
 
 def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes) -> Settings:
-    """A tiny checkpoint whose heads are random, so that joints are found somewhere; returns its settings."""
+    """Write a tiny checkpoint with random heads, which find joints somewhere; return its settings."""
     settings = Settings.from_flat(
         {
             "model.stacks": 2,
@@ -131,9 +125,9 @@ def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes)
 
 
 def packed(tmp_path: Path, folder: str = "packed", joint_set=MPII, **changes) -> Path:
-    """Six people to train on in two shards, two to validate on."""
-    made = [samples(3, joint_set=joint_set), samples(3, first=3, joint_set=joint_set)]
-    pack_samples(tmp_path / folder / "train", made, joint_set=joint_set)
+    """Pack six people for training in two shards, and two for validation."""
+    training = [samples(3, joint_set=joint_set), samples(3, first=3, joint_set=joint_set)]
+    pack_samples(tmp_path / folder / "train", training, joint_set=joint_set)
     validation = samples(2, first=6, joint_set=joint_set, **changes)
     pack_samples(tmp_path / folder / "val", [validation], split="val", joint_set=joint_set)
     return tmp_path / folder
@@ -159,7 +153,7 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def film(path: Path, frames: int) -> Path:
-    """A video of which every frame has a grey of its own."""
+    """Write a video whose frames are different greys."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for number in range(frames):
         writer.write(np.full((48, 64, 3), 20 * number, np.uint8))

@@ -1,7 +1,7 @@
-"""Hosts of their own as far as the network goes: namespaces with an address each, on a switch that only they are plugged into.
+"""Hosts as network namespaces, each with an address, on a switch of their own.
 
-Each also has its own name, `/etc/hosts` and `/tmp/ray`. The switch is a bridge
-in the first host's namespace, so that nothing of it is seen outside of them.
+Each also has its own name, `/etc/hosts` and `/tmp/ray`. The switch is a bridge in the first host's
+namespace, invisible from outside.
 """
 
 import os
@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SWITCH = "switch"
-# What a process is started through: the name as Debian and Ubuntu write it, whose address is no other host's.
+# Prefix of every command on a host. As on Debian and Ubuntu, the host's name is a loopback address,
+# which no other host has.
 _ENTER = """
 hostname "$0" && printf '127.0.0.1 localhost\\n127.0.1.1 %s\\n' "$0" > "$1/hosts" &&
-mount --bind "$1/hosts" /etc/hosts && mkdir -p /tmp/ray "$1/ray" && mount --bind "$1/ray" /tmp/ray &&
-shift && exec "$@"
+mount --bind "$1/hosts" /etc/hosts && mkdir -p /tmp/ray "$1/ray" &&
+mount --bind "$1/ray" /tmp/ray && shift && exec "$@"
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A host with an address, by name of its namespace; `folder` holds what is its own."""
+    """Host by the name of its namespace, with an address and a folder for its own files."""
 
     name: str
     address: str
@@ -35,7 +36,7 @@ class Host:
     def running(
         self, words: Sequence[str], log: Path, environment: Mapping[str, str]
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a program there for the duration, or as long as it takes; what it says goes to `log`."""
+        """Run a program on the host and write its output to `log`. At the end it is killed."""
         within = ["ip", "netns", "exec", self.name, "unshare", "--uts", "--mount"]
         with log.open("wb") as out:
             program = subprocess.Popen(
@@ -52,23 +53,23 @@ class Host:
             program.wait()
 
     def processes(self) -> list[int]:
-        """All that run there."""
+        """Return the ids of all processes on the host."""
         found = _ip("netns", "pids", self.name)
         return [int(number) for number in found.split()]
 
 
 def why_not() -> str:
-    """What is missing to make hosts; empty: nothing."""
+    """Return why hosts can't be made on this machine; empty if they can."""
     for tool in ("ip", "unshare", "mount"):
         if shutil.which(tool) is None:
-            return f"there is no {tool!r} to make network namespaces with"
+            return f"no {tool!r}, which makes network namespaces"
     probe = f"probe-{os.getpid()}"
     try:
         _ip("netns", "add", probe)
         _ip("-n", probe, "link", "add", _SWITCH, "type", "bridge")
         _ip("-n", probe, "link", "add", "one", "type", "veth", "peer", "name", "other")
     except subprocess.CalledProcessError as error:
-        return f"no right to make network namespaces: {error.stderr.strip()}"
+        return f"no permission to make network namespaces: {error.stderr.strip()}"
     finally:
         with suppress(subprocess.CalledProcessError):
             _ip("netns", "del", probe)
@@ -77,7 +78,7 @@ def why_not() -> str:
 
 @contextmanager
 def hosts(folder: Path, count: int) -> Iterator[list[Host]]:
-    """So many hosts, 10.77.0.1 and on, connected; at the end they go with every process that still runs there."""
+    """Make `count` connected hosts, from 10.77.0.1. At the end kill their processes and remove them."""
     made: list[Host] = []
     try:
         for number in range(1, count + 1):
@@ -95,12 +96,12 @@ def hosts(folder: Path, count: int) -> Iterator[list[Host]]:
 
 
 def cut_off(host: Host, first: Host) -> None:
-    """Take its cable out of the switch: nobody hears of it, and no packet arrives any more."""
+    """Disconnect a host from the switch, without notice: packets no longer arrive."""
     _ip("-n", first.name, "link", "set", host.name, "down")
 
 
 def start_again(host: Host, first: Host) -> None:
-    """Have a host that was cut off back, as if it had been off meanwhile: nothing runs there any more."""
+    """Kill the processes of a host that was cut off, and reconnect it."""
     _end(host.processes())
     _ip("-n", first.name, "link", "set", host.name, "up")
 
@@ -120,13 +121,13 @@ def _plug_in(host: Host, first: Host) -> None:
 
 
 def _end(processes: Sequence[int]) -> None:
-    """End processes at once, and wait until they have."""
+    """Kill processes, and wait until they have ended."""
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     end = time.monotonic() + 30
     while any(_runs(process) for process in processes):
-        assert time.monotonic() < end, f"still there: {processes}"
+        assert time.monotonic() < end, f"still running: {processes}"
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""Who listens where, by what Linux says of processes' sockets."""
+"""The TCP addresses that processes listen on, from Linux's /proc."""
 
 import contextlib
 import threading
@@ -11,10 +11,10 @@ _PROC = Path("/proc")
 
 
 def descendants(root: int) -> set[int]:
-    """A process, its children, and theirs."""
+    """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for folder in _PROC.iterdir():
-        # Processes end while one looks.
+        # Processes may end meanwhile.
         with contextlib.suppress(OSError):
             if folder.name.isdigit():
                 status = (folder / "stat").read_text().rpartition(")")[2].split()
@@ -27,7 +27,7 @@ def descendants(root: int) -> set[int]:
 
 
 def addresses(processes: set[int]) -> set[tuple[str, IPv4Address | IPv6Address]]:
-    """Name of the process and address of every TCP socket that one of `processes` listens on."""
+    """Return process name and address of every TCP socket that `processes` listen on."""
     listening = _listening()
     found = set()
     for process in processes:
@@ -42,13 +42,13 @@ def addresses(processes: set[int]) -> set[tuple[str, IPv4Address | IPv6Address]]
 
 
 def _listening() -> dict[str, IPv4Address | IPv6Address]:
-    """Addresses by the socket's inode."""
+    """Return the addresses of all listening sockets by inode."""
     found = {}
     for table in ("tcp", "tcp6"):
         for line in (_PROC / "net" / table).read_text().splitlines()[1:]:
             _, local, _, state, *_, inode = line.split()[:10]
             if state == _LISTENING:
-                # Words of four bytes, each with the lowest byte first.
+                # Words of four bytes, little-endian.
                 packed = bytes.fromhex(local.partition(":")[0])
                 words = [packed[at : at + 4][::-1] for at in range(0, len(packed), 4)]
                 found[inode] = ip_address(b"".join(words))
@@ -56,14 +56,14 @@ def _listening() -> dict[str, IPv4Address | IPv6Address]:
 
 
 def is_loopback(address: IPv4Address | IPv6Address) -> bool:
-    """Whether nobody outside this machine reaches it."""
+    """Whether an address is reachable from this machine only."""
     inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (inner or address).is_loopback
 
 
 @contextlib.contextmanager
 def watched(root: int) -> Iterator[set[tuple[str, IPv4Address | IPv6Address]]]:
-    """Gather what `root` and its descendants listen on while the block runs."""
+    """Collect the addresses that `root` and its descendants listen on during the block."""
     seen: set[tuple[str, IPv4Address | IPv6Address]] = set()
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A real MLflow server on a database of its own."""
+"""A real MLflow server with a new database."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ from jobs.benchmark.overhead.turns import wait_until
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[int]:
-    """Run a server that keeps everything in the new `folder`, for the block; its port of 127.0.0.1 is given.
+    """Run a server that stores everything in the new `folder`; yield its port on 127.0.0.1.
 
-    Raises TimeoutError if it doesn't come up.
+    Raises TimeoutError if it doesn't start.
     """
     folder.mkdir()
     port = _free_port()
@@ -36,7 +36,7 @@ def mlflow_server(folder: Path) -> Iterator[int]:
         wait_until(lambda: _answers(port))
         yield port
     finally:
-        # It has workers of its own.
+        # The server has child processes.
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 

@@ -1,4 +1,4 @@
-"""What must not get out, and what must not get in: secrets in URIs, pickles, members that are no files."""
+"""Security: secrets in URIs, pickles, and tar members that are not plain files."""
 
 import io
 import os
@@ -26,7 +26,7 @@ from pipeline.data.shards.sample import BadSamples, record_of
 from pipeline.data.shards.streaming import ShardStream
 from pipeline.io import remote
 from pipeline.io.cache import ShardCache
-from pipeline.io.errors import fail
+from pipeline.io.console import fail
 from pipeline.model.hourglass import StackedHourglass
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
@@ -48,52 +48,52 @@ SMALL = {
 # Secrets
 
 
-def words(settings: dict[str, object]) -> list[str]:
+def options(settings: dict[str, object]) -> list[str]:
     return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
 
 
 def test_a_dry_run_shows_no_secret(web, pack, tmp_path, capsys):
     train = publish(web, pack(samples(6), samples(6, first=6), members=True)) + QUERY
-    told = SMALL | {
+    settings = SMALL | {
         "data.train": train,
         "data.val": str(pack(samples(2), split="val", folder="val")[0]),
         "ray.storage": tmp_path / "runs",
         "tracking.uri": f"postgresql://anna:{SECRET}@host/runs",
     }
-    jobs.train.main([*words(told), "--dry-run"])
-    said = capsys.readouterr().out
-    assert f"data.train = {train.replace(SECRET, '***')!r}" in said
-    assert "tracking.uri = 'postgresql://anna:***@host/runs'" in said
-    assert SECRET not in said
+    jobs.train.main([*options(settings), "--dry-run"])
+    out = capsys.readouterr().out
+    assert f"data.train = {train.replace(SECRET, '***')!r}" in out
+    assert "tracking.uri = 'postgresql://anna:***@host/runs'" in out
+    assert SECRET not in out
 
 
 @pytest.mark.parametrize(
-    "told",
+    "train",
     [
-        {"data.train": f"http://HOST/absent.tar{QUERY}"},
-        {"data.train": f"http://anna:{SECRET}@HOST/absent-*.tar"},
-        {"data.train": f"pipe:curl http://anna:{SECRET}@HOST/train.tar"},
-        {"data.train": f"s3:bucket/train.tar{QUERY}"},
-        {"data.train": f"/absent.tar{QUERY}"},
+        f"http://HOST/absent.tar{QUERY}",
+        f"http://anna:{SECRET}@HOST/absent-*.tar",
+        f"pipe:curl http://anna:{SECRET}@HOST/train.tar",
+        f"s3:bucket/train.tar{QUERY}",
+        f"/absent.tar{QUERY}",
     ],
 )
-def test_an_error_shows_no_secret(web, tmp_path, capsys, told):
-    told = {key: value.replace("HOST", web.url[7:]) for key, value in told.items()}
+def test_an_error_shows_no_secret(web, capsys, train):
+    settings = {"data.train": train.replace("HOST", web.url[7:]), "data.val": "any"}
     with pytest.raises(SystemExit) as end:
-        jobs.train.main(words(told | {"data.val": "any"}))
-    said = capsys.readouterr()
+        jobs.train.main(options(settings))
+    output = capsys.readouterr()
     assert end.value.code == 2
-    assert "***" in said.err
-    assert SECRET not in said.out + said.err
+    assert "***" in output.err
+    assert SECRET not in output.out + output.err
 
 
-def test_what_other_libraries_say_of_a_failure_shows_no_secret(capsys):
+def test_an_error_of_another_library_shows_no_secret(capsys):
     with pytest.raises(SystemExit):
         fail(f"training failed: can't connect to http://anna:{SECRET}@host")
     assert capsys.readouterr().err.endswith("http://anna:***@host\n")
 
 
-def test_what_a_worker_raises_shows_no_secret(web, pack, monkeypatch):
+def test_an_error_in_a_worker_shows_no_secret(web, pack, monkeypatch):
     monkeypatch.setattr(remote, "sleep", lambda seconds: None)
     [location] = find_shards(
         "data.train", publish(web, pack(samples(2), members=True)) + QUERY
@@ -117,7 +117,7 @@ def saved_with_secrets(folder: Path) -> CheckpointMetadata:
     return metadata
 
 
-def test_a_checkpoint_holds_no_secret_and_is_read_without(tmp_path):
+def test_a_checkpoint_has_no_secret_and_is_read_without_it(tmp_path):
     metadata = saved_with_secrets(tmp_path / "saved")
     text = (tmp_path / "saved" / "checkpoint.json").read_text()
     assert SECRET not in text
@@ -126,7 +126,7 @@ def test_a_checkpoint_holds_no_secret_and_is_read_without(tmp_path):
     assert read.settings.model == metadata.settings.model
 
 
-def test_a_checkpoint_is_measured_on_data_that_are_named_anew(web, pack, tmp_path, capsys):
+def test_a_checkpoint_is_evaluated_on_other_data(web, pack, tmp_path, capsys):
     saved_with_secrets(tmp_path / "saved")
     publish(web, pack(samples(2), split="val", members=True))
     val = f"{web.url}/pose/val-000000.tar"
@@ -166,7 +166,7 @@ def test_an_error_of_mlflow_shows_no_secret(tmp_path, uri):
     assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
-def test_the_command_to_look_at_runs_shows_no_secret():
+def test_the_command_that_opens_the_ui_shows_no_secret():
     shown = ui_command(f"postgresql://anna:{SECRET}@host/runs")
     assert "--backend-store-uri postgresql://anna:***@host/runs --host 127.0.0.1" in shown
     assert ui_command(f"http://anna:{SECRET}@host") == "open http://anna:***@host"
@@ -176,7 +176,7 @@ def test_the_command_to_look_at_runs_shows_no_secret():
 
 
 class Trap:
-    """Makes a folder where it is unpickled."""
+    """Object that makes a folder when it is unpickled."""
 
     def __init__(self, made: Path) -> None:
         self.made = made
@@ -186,7 +186,7 @@ class Trap:
 
 
 def pickles(made: Path) -> dict[str, bytes]:
-    """The trap under each suffix that webdataset, torch or NumPy would unpickle."""
+    """Return the trap under each suffix that webdataset, torch or NumPy would unpickle."""
     plain, of_torch, of_numpy = pickle.dumps(Trap(made)), io.BytesIO(), io.BytesIO()
     torch.save(Trap(made), of_torch)
     np.save(of_numpy, np.array([Trap(made)], object))
@@ -197,10 +197,11 @@ def pickles(made: Path) -> dict[str, bytes]:
     }
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> str:
+def write_tar(path: Path, members: dict[str | tarfile.TarInfo, bytes]) -> str:
+    """Write members by name or by header."""
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
-            header = tarfile.TarInfo(name)
+            header = tarfile.TarInfo(name) if isinstance(name, str) else name
             header.size = len(content)
             tar.addfile(header, io.BytesIO(content))
     return str(path)
@@ -218,12 +219,12 @@ def test_no_pickle_of_a_shard_is_loaded(tmp_path):
     path = write_tar(tmp_path / "t.tar", members)
     assert read_both_ways(path) == [[good], [good]]
     assert not made.exists()
-    # The trap is one: webdataset's own decoding, given this member, runs it.
+    # The trap works: webdataset's own decoding of this member runs it.
     webdataset.autodecode.basichandlers("pyd", members["k.pyd"])
     assert made.exists()
 
 
-def test_mlflow_is_told_to_load_no_pickle():
+def test_mlflow_may_load_no_pickle():
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     code = (
         "import pipeline.tracking\n"
@@ -236,21 +237,7 @@ def test_mlflow_is_told_to_load_no_pickle():
     assert answer.stdout == "False\n"
 
 
-# Members that are no files, or are named like files elsewhere
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    header = tarfile.TarInfo(name)
-    header.type, header.linkname = kind, target
-    return header
-
-
-def write_members(path: Path, *headers: tuple[tarfile.TarInfo, bytes]) -> str:
-    with tarfile.open(path, "w") as tar:
-        for header, content in headers:
-            header.size = len(content)
-            tar.addfile(header, io.BytesIO(content))
-    return str(path)
+# Members that are not plain files, or have paths of files elsewhere
 
 
 def files_below(folder: Path) -> set[Path]:
@@ -258,7 +245,9 @@ def files_below(folder: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize("key", ["../escaped", "/tmp/hourglass-escaped", "a/../../escaped"])
-def test_a_member_named_like_a_file_elsewhere_is_passed_over_or_refused(tmp_path, monkeypatch, key):
+def test_a_member_with_the_path_of_a_file_elsewhere_is_skipped_or_refused(
+    tmp_path, monkeypatch, key
+):
     folder = tmp_path / "deep" / "deeper"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -278,16 +267,13 @@ def test_a_member_named_like_a_file_elsewhere_is_passed_over_or_refused(tmp_path
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
 )
-def test_a_member_that_is_no_file_is_refused_or_passed_over(tmp_path, kind):
+def test_a_member_that_is_not_a_plain_file_is_refused_or_skipped(tmp_path, kind):
     secret = tmp_path / "secret.jpg"
     secret.write_bytes(sample(3).crop.jpeg)
-    good = sample()
-    path = write_members(
-        tmp_path / "t.tar",
-        (member("j.jpg", kind, str(secret)), b""),
-        (member("k.jpg"), good.crop.jpeg),
-        (member("k.json"), record_of(good)),
-    )
+    good, link = sample(), tarfile.TarInfo("j.jpg")
+    link.type, link.linkname = kind, str(secret)
+    members = {link: b"", "k.jpg": good.crop.jpeg, "k.json": record_of(good)}
+    path = write_tar(tmp_path / "t.tar", members)
     before = files_below(tmp_path)
     stream = ShardStream(locations=[path], seed=0, rank=0, workers=1, window=1)
     assert stream.first(1, BadSamples(0)) == [good]

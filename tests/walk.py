@@ -1,4 +1,4 @@
-"""The way of a person through the MLflow UI who compares the runs of a sweep, in a browser without a window."""
+"""Steps through the MLflow UI that compare the runs of a sweep, in a headless browser."""
 
 import re
 import shutil
@@ -9,20 +9,20 @@ from playwright.sync_api import Locator, Page
 from playwright.sync_api import TimeoutError as NotInTimeError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# A busy machine takes long to draw; nothing waits so long unless something is wrong.
+# Long enough for a busy machine to draw. Only a failure takes this long.
 LIMIT_MS = 90_000
 SIZE = {"width": 1400, "height": 900}
-# How often a list is scrolled on, by how much, and how long a name is looked for each time.
+# Most scrolls of a list, pixels per scroll, and milliseconds to look for a name after each.
 _SCROLLS, _SCROLL_PX, _LOOK_MS = 100, 150, 250
 
 
 def browser() -> str | None:
-    """Where a browser is that Playwright can drive, if this machine has one."""
+    """Return the path of a browser that Playwright can drive, or None."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def open_experiment(page: Page, uri: str, experiment: str) -> None:
-    """From the UI's first page to the runs of an experiment."""
+    """Go from the UI's first page to the runs of an experiment."""
     page.goto(uri)
     page.get_by_text("Model training", exact=True).click()
     page.get_by_role("link", name="Experiments").first.click()
@@ -30,17 +30,17 @@ def open_experiment(page: Page, uri: str, experiment: str) -> None:
 
 
 def run_link(page: Page, name: str) -> Locator:
-    """A run's name in the table of an experiment."""
+    """Return a run's link in the table of an experiment."""
     return page.get_by_role("link", name=name, exact=True)
 
 
 def unfold(page: Page, parent: str) -> None:
-    """Show the runs that are nested under a parent."""
+    """Show the runs nested under a parent."""
     _row(page, parent).get_by_role("button").first.click()
 
 
 def compare(page: Page, runs: Sequence[str]) -> None:
-    """Select runs of the table, and open their comparison."""
+    """Select runs in the table and open their comparison."""
     for run in runs:
         _row(page, run).get_by_role("checkbox", name="row selection").check()
     page.get_by_role("button", name="Compare", exact=True).click()
@@ -48,7 +48,7 @@ def compare(page: Page, runs: Sequence[str]) -> None:
 
 
 def parallel_coordinates(page: Page, parameter: str, metric: str) -> Locator:
-    """Draw one parameter and one metric, instead of what is chosen at first; return the plot."""
+    """Replace the default axes by one parameter and one metric; return the plot."""
     panel = page.get_by_role("tabpanel", name="Parallel Coordinates Plot")
     panel.get_by_role("button", name="Clear All").click()
     for number, name in enumerate((parameter, metric)):
@@ -73,15 +73,15 @@ def scatter(page: Page, x: str, y: str) -> Locator:
 
 
 def differing_metrics(page: Page) -> None:
-    """In the comparison's table of metrics, leave those in which the runs differ."""
+    """Show only the differing metrics in the comparison's table."""
     page.get_by_role("switch", name="Metrics - Show diff only").click()
 
 
 def metric_row(page: Page, name: str) -> list[str]:
-    """A metric's name and values, as they stand in the comparison's table."""
+    """Return a metric's name and values from the comparison's table."""
     link = page.locator('a[title="Plot chart"]')
     link.first.scroll_into_view_if_needed()
-    # Its left column follows the right one, which is the one that scrolls.
+    # Only the right column scrolls; the left one follows it.
     page.get_by_role("grid").last.hover()
     wanted = link.filter(has_text=re.compile(f"^{re.escape(name)}$"))
     _scroll_to(page, wanted)
@@ -94,7 +94,7 @@ def metric_row(page: Page, name: str) -> list[str]:
 
 
 def image_grid(page: Page, key: str, step: int) -> Locator:
-    """In an experiment's charts, show the pictures of a step side by side; return the grid."""
+    """Show the pictures of a step side by side in an experiment's charts; return the grid."""
     page.locator("label", has=page.locator("[value=CHART]")).click()
     page.get_by_placeholder("Search metric charts").fill(key)
     card = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text=key)
@@ -102,9 +102,9 @@ def image_grid(page: Page, key: str, step: int) -> Locator:
     page.get_by_role("menuitem", name="Configure").click()
     form = page.get_by_role("dialog")
     form.get_by_role("spinbutton").fill(str(step))
-    # What is typed counts when the field is left.
+    # The value takes effect when the field loses the focus.
     form.get_by_role("spinbutton").press("Tab")
-    # Fifty parameters over each picture leave no room for another beside it.
+    # With fifty parameters above each picture, only one picture fits in a row.
     form.get_by_role("switch").click()
     form.get_by_role("button", name="Save changes").click()
     form.wait_for(state="hidden")
@@ -113,7 +113,7 @@ def image_grid(page: Page, key: str, step: int) -> Locator:
 
 
 def open_artifact(page: Page, run: str, path: Sequence[str]) -> Locator:
-    """From the table of an experiment to an artifact of a run, folder by folder; return its picture."""
+    """Open a run's artifact from the experiment's table, folder by folder; return its picture."""
     run_link(page, run).click()
     page.get_by_role("tab", name="Artifacts").click()
     for name in path:
@@ -122,12 +122,12 @@ def open_artifact(page: Page, run: str, path: Sequence[str]) -> Locator:
 
 
 def close_assistant(page: Page) -> None:
-    """Close the panel that MLflow opens at the first visit."""
+    """Close the panel that MLflow opens on the first visit."""
     page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]').click()
 
 
 def _scroll_to(page: Page, wanted: Locator) -> None:
-    """Turn the wheel under the pointer until something is there: long lists only draw what is seen of them."""
+    """Scroll under the pointer until `wanted` appears: long lists only render their visible part."""
     for _ in range(_SCROLLS):
         with suppress(NotInTimeError):
             wanted.wait_for(timeout=_LOOK_MS)

@@ -1,17 +1,21 @@
-"""A web server on loopback that serves made files, and breaks off, stalls and refuses as it is told."""
+"""A web server on loopback that can break connections, stall and return errors."""
 
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-# Long enough to come in several blocks; no two places of it look alike.
+# Long enough for several blocks, without repetition.
 CONTENT = b"".join(number.to_bytes(4, "big") for number in range(100_000))
 SIZE = len(CONTENT)
 
 
 class WebServer(ThreadingHTTPServer):
-    """Serves `files`; `served` are the bytes sent for each request but those that ask for a size."""
+    """Server of `files`.
+
+    `served` has the bytes sent per request, without requests of a size. The next connections break
+    after `breaks` bytes, and the next answers have `statuses`. After `stalls_after` bytes it stalls.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -19,15 +23,15 @@ class WebServer(ThreadingHTTPServer):
         self.served: list[int] = []
         self.breaks: list[int] = []
         self.statuses: list[int] = []
-        self.knows_ranges = True
+        self.serves_ranges = True
         self.stalls_after: int | None = None
-        self.may_go_on = threading.Event()
-        self.may_go_on.set()
+        self.unblocked = threading.Event()
+        self.unblocked.set()
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.shard = f"{self.url}/train-000000.tar"
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that hang up."""
+        """Ignore clients that hang up."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -47,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         content = self.server.files[path]
         body, status = content, 200
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked and self.server.knows_ranges:
+        if asked and self.server.serves_ranges:
             start, end = asked.groups()
             body, status = content[int(start) : int(end) + 1], 206
         self.send_response(status)
@@ -62,20 +66,20 @@ class Handler(BaseHTTPRequestHandler):
             self.send_body(body)
 
     def send_body(self, body: bytes) -> None:
-        self.server.may_go_on.wait(10)
+        self.server.unblocked.wait(10)
         if self.server.breaks:
             body = body[: self.server.breaks.pop(0)]
             self.close_connection = True
         if self.server.stalls_after is not None:
             self.wfile.write(body[: self.server.stalls_after])
-            self.server.may_go_on.clear()
-            self.server.may_go_on.wait(10)
+            self.server.unblocked.clear()
+            self.server.unblocked.wait(10)
             return
         self.server.served.append(len(body))
         self.wfile.write(body)
 
 
 def publish(web: WebServer, paths: list[Path]) -> str:
-    """Serve a packed folder; return the address of its shards, braces and all."""
+    """Serve a packed folder; return the pattern of its shards, with braces."""
     web.files = {f"/pose/{path.name}": path.read_bytes() for path in paths[0].parent.iterdir()}
     return f"{web.url}/pose/train-{{000000..{len(paths) - 1:06d}}}.tar"

@@ -12,8 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.io.console import duration, say
-from pipeline.io.errors import clear_errors
+from pipeline.io.console import clear_errors, duration, say
 
 
 def main(argv: list[str] | None = None) -> None:

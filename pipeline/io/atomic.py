@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what is said when the disk is full."""
+"""Atomic writes, and the error for a full disk."""
 
 import errno
 import shutil
@@ -11,23 +11,23 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a path aside to write to; at the end what is there takes the place of `path`.
+    """Yield a temporary path beside `path`, and rename it to `path` at the end.
 
-    Where writing fails nothing of it remains, and what `path` was before is
-    untouched. Raises OSError that names the folder if its disk is full.
+    If the block raises, the temporary file is removed and `path` is unchanged. Raises OSError that
+    names the folder if its disk is full.
     """
-    aside = path.with_name(f"{path.name}.part")
+    temporary = path.with_name(f"{path.name}.part")
     try:
-        with naming_full_disk(aside):
-            yield aside
-            aside.replace(path)
+        with naming_full_disk(temporary):
+            yield temporary
+            temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Where a disk is full while `path` is written, say which, and how much there was room for."""
+    """Add to the error of a full disk which folder it is, and the bytes that `path` could have."""
     try:
         yield
     except OSError as error:
@@ -38,5 +38,5 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"the disk of {path.parent} is full: {path.name.removesuffix('.part')} needs more than "
-            f"the {room:,} bytes that there was room for",
+            f"the {room:,} bytes available",
         ) from error

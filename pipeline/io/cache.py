@@ -1,4 +1,4 @@
-"""Local copies of remote shards, in a folder that the processes of a node share."""
+"""Local copies of remote shards, in a folder that all processes of a node share."""
 
 import fcntl
 import os
@@ -12,16 +12,16 @@ from pathlib import Path
 from pipeline.io.location import name_of
 from pipeline.io.redaction import redacted
 
-# A copy's name is its checksum and its name, so equal names of two datasets
-# don't meet; whatever else lies in the folder is left alone.
+# A copy's file name begins with the checksum, so that shards of two datasets can have equal names.
+# Other files in the folder are left alone.
 _COPY = re.compile(r"[0-9a-f]{64}-.*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ShardCache:
-    """Copies of at most `max_bytes` in `folder`; the least recently used make room for the next.
+    """Cache in `folder` of at most `max_bytes`, which evicts the least recently used copies.
 
-    One process of the node downloads at a time, and those that miss wait.
+    One process of the node downloads at a time. Others that miss wait for it.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -30,22 +30,21 @@ class ShardCache:
         self.max_bytes = max_bytes
 
     def path_of(self, location: str, size: int, sha256: str) -> Path:
-        """A complete, verified copy of a remote shard of `size` bytes, downloaded if need be.
+        """Return the path of a complete, verified copy of a remote shard of `size` bytes.
 
-        Another process may remove it to make room: `open` is safe from that.
-        Raises ValueError if the shard is larger than the cache or not what was
-        expected, and ConnectionError if it can't be downloaded.
+        Downloads it if needed. Another process may evict it at any time; `open` is safe from that.
+        Raises ValueError if the shard is larger than the cache or differs in size or checksum, and
+        ConnectionError if the download fails.
         """
-        # It becomes part of a path, and an index may come from anywhere.
+        shown = redacted(location)
+        # The checksum becomes part of a path, and an index may come from anywhere.
         if not _SHA256.fullmatch(sha256):
-            raise ValueError(
-                f"{redacted(location)}: expected a SHA-256 of 64 digits, got {sha256!r}"
-            )
+            raise ValueError(f"{shown}: expected a SHA-256 of 64 digits, got {sha256!r}")
         if size > self.max_bytes:
             raise ValueError(
-                f"{redacted(location)}: {size:,} bytes, expected at most the {self.max_bytes:,} of the cache"
+                f"{shown}: {size:,} bytes, expected at most the {self.max_bytes:,} of the cache"
             )
-        # As in files: only where it is needed.
+        # Imported late, as in files.py.
         from pipeline.io.remote import fetch
 
         path = self.folder / f"{sha256}-{name_of(location)}"
@@ -63,25 +62,25 @@ class ShardCache:
     def open(self, location: str, size: int, sha256: str) -> BufferedReader:
         """Open a copy for reading or mapping. Raises like `path_of`.
 
-        It stays readable as long as it is open or mapped: Linux keeps the bytes
-        of a file that was removed until nobody uses them.
+        It stays readable after an eviction: Linux keeps a removed file until its last user closes
+        it.
         """
         while True:
-            # Removed by another process in between: it is downloaded once more.
+            # Another process may evict the copy before it is opened; then download it again.
             with suppress(FileNotFoundError):
                 return self.path_of(location, size, sha256).open("rb")
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Hold the folder's lock, which the kernel takes back from a process that dies."""
+        """Hold the folder's lock, which the kernel releases when a process dies."""
         with (self.folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _make_room(self, path: Path, size: int) -> None:
-        """Remove copies until `path` fits, and what crashed downloads of others have left.
+        """Evict copies until `path` fits, and remove the parts that crashed downloads left.
 
-        Copies in use go too: whoever has them open or mapped keeps them.
+        Copies in use are evicted too; processes that have them open or mapped can still read them.
         """
         copies = [copy for copy in self.folder.iterdir() if _COPY.fullmatch(copy.name)]
         own_part = f"{path.name}.part"
@@ -103,7 +102,7 @@ class ShardCache:
 
 
 def _use(path: Path, size: int) -> bool:
-    """Whether a copy is there in full; if so it counts as just used."""
+    """Whether a copy is complete. If so, mark it as just used."""
     now = time.time_ns()
     try:
         if path.stat().st_size != size:

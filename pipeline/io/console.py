@@ -1,18 +1,23 @@
-"""Lines that show how far a long piece of work has come."""
+"""Output of the commands without secrets: progress lines, and the message that ends a program."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 from pipeline.io.redaction import redacted
 
+_FAILED, _BAD_INPUT = 1, 2
+
 
 def say(line: str) -> None:
-    """Print a line at once, so that it passes through Ray's log streams as it happens; without secrets."""
+    """Print a line and flush it, so that Ray's log streams show it at once."""
     print(redacted(line), flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `45 s`, `3 min 5 s`, `2 h 10 min`."""
+    """Format seconds for people: `45 s`, `3 min 5 s`, `2 h 10 min`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -22,14 +27,14 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """Says when a line is due, and how long the rest will take at the pace so far."""
+    """Timer of progress lines: tells when the next one is due, and estimates the time left."""
 
     def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._every, self._clock = every_s, clock
         self._start = self._last = clock()
 
     def is_due(self) -> bool:
-        """Whether `every_s` seconds have passed since the last time that it was."""
+        """Whether `every_s` seconds have passed since this was last true, or since the start."""
         now = self._clock()
         if now - self._last < self._every:
             return False
@@ -41,11 +46,28 @@ class Pace:
         return self._clock() - self._start
 
     def left_s(self, done: int, total: int) -> float:
-        """Seconds that the rest takes at the mean pace so far; `done` counts from the start."""
+        """Estimate the seconds left from the mean pace of the `done` items since the start."""
         return self.elapsed_s() / max(done, 1) * (total - done)
 
 
 def bar(done: int, total: int, width: int = 24) -> str:
-    """A progress bar as text."""
+    """Draw a progress bar as text."""
     filled = width * done // max(total, 1)
     return "[" + "#" * filled + "." * (width - filled) + f"] {done:,}/{total:,}"
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """End the program with a message: status 2 on ValueError, status 1 on OSError."""
+    try:
+        yield
+    except ValueError as error:
+        fail(str(error), _BAD_INPUT)
+    except OSError as error:
+        fail(str(error), _FAILED)
+
+
+def fail(message: str, status: int = _FAILED) -> NoReturn:
+    """Print a message on standard error and end the program."""
+    print(f"error: {redacted(message)}", file=sys.stderr, flush=True)
+    raise SystemExit(status)

@@ -1,7 +1,6 @@
-"""Bytes of shards, wherever they lie.
+"""Reading of shards, local or remote.
 
-What reads other machines is imported where it is needed: it loads an HTTP
-client, in most of a second.
+`remote` is imported only where it is needed: its HTTP client takes most of a second to load.
 """
 
 import io
@@ -16,17 +15,17 @@ from typing import IO
 from pipeline.io.location import is_remote, local_path
 from pipeline.io.redaction import redacted
 
-# Files kept open, by each reader: more than a window of samples is spread over.
+# Files that a reader keeps open, more than a shuffle window of samples is spread over.
 _OPEN = 16
-# Bytes that a remote shard is streamed in at a time.
+# Bytes per request of a remote shard that is streamed.
 _CHUNK = 2**23
 
 
 class OpenFiles:
-    """Reads parts of files that `open_file` opens, and keeps the last few open; safe to share between threads.
+    """Reader of file ranges, which keeps the last files open. Threads may share it.
 
-    Not by mmap, whose pages would count as the worker's memory, and which
-    ends the process if a file is cut short while it is mapped.
+    It does not use mmap: mapped pages would count as the worker's memory, and a file that is
+    truncated while mapped would kill the process.
     """
 
     def __init__(self, open_file: Callable[[str], IO[bytes]]) -> None:
@@ -35,11 +34,11 @@ class OpenFiles:
         self._lock = Lock()
 
     def read(self, location: str, start: int, size: int) -> bytes:
-        """Read `size` bytes from `start` on, fewer where the file ends. Raises what `open_file` does."""
+        """Read `size` bytes from `start`, fewer at the end. Raises like `open_file`."""
         return self._opened(location).read(start, size)
 
     def _opened(self, location: str) -> "_OpenFile":
-        # Held while a file is opened, so that none is downloaded twice.
+        # The lock is held during the opening, so that no file is downloaded twice.
         with self._lock:
             file = self._open.pop(location, None) or _OpenFile(self._open_file(location))
             self._open[location] = file
@@ -49,14 +48,14 @@ class OpenFiles:
 
 
 class _OpenFile:
-    """A file that closes when the last thread that reads from it has let it go."""
+    """File that closes when the last thread drops its reference."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         weakref.finalize(self, file.close)
 
     def read(self, start: int, size: int) -> bytes:
-        """Read like OpenFiles; the system may give a part at a time."""
+        """Read like `OpenFiles.read`. A single `pread` may return fewer bytes."""
         parts = []
         while size > 0 and (part := os.pread(self._file.fileno(), size, start)):
             parts.append(part)
@@ -70,7 +69,7 @@ def open_local(location: str) -> io.FileIO:
 
 
 def content_of(location: str) -> bytes:
-    """A whole file, such as an index. Raises ValueError naming one that is not there."""
+    """Read a whole file, such as an index. Raises ValueError that names a missing file."""
     if is_remote(location):
         from pipeline.io.remote import read_all
 
@@ -82,7 +81,7 @@ def content_of(location: str) -> bytes:
 
 
 def size_in_bytes(location: str) -> int:
-    """Length of a file. Raises OSError, or ValueError for a remote one that can't be read."""
+    """Return a file's size. Raises OSError, or ValueError if a remote file can't be read."""
     if is_remote(location):
         from pipeline.io.remote import size_of
 
@@ -91,21 +90,21 @@ def size_in_bytes(location: str) -> int:
 
 
 def open_stream(location: str) -> io.BufferedReader:
-    """Open a shard to read it from front to back. Raises OSError, or ValueError like `size_in_bytes`."""
+    """Open a shard to read it from front to back. Raises like `size_in_bytes`."""
     if is_remote(location):
         return io.BufferedReader(_RemoteStream(location), _CHUNK)
     return Path(local_path(location)).open("rb")
 
 
 def read_part(location: str, start: int, size: int) -> bytes:
-    """Part of a remote file. Raises ConnectionError when given up."""
+    """Read `size` bytes of a remote file. Raises ConnectionError after the last retry."""
     from pipeline.io.remote import read_range
 
     return read_range(location, start, size)
 
 
 class _RemoteStream(io.RawIOBase):
-    """A remote file from front to back, in ranges, each of which is retried where it breaks."""
+    """Remote file as a stream, read in ranges with retries."""
 
     def __init__(self, location: str) -> None:
         self._location = location

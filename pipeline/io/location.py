@@ -1,4 +1,4 @@
-"""Where a shard lies: a local path, a file: URL, or a URL of another machine."""
+"""Locations of shards: local paths, file: URLs and remote URLs, and patterns of them."""
 
 import re
 from collections.abc import Iterator
@@ -15,10 +15,9 @@ _WILDCARDS = "*?["
 
 
 def scheme_of(location: str) -> str:
-    """gs, http, https, s3, or file for everything local.
+    """Return gs, http, https or s3, or file for a local location.
 
-    Raises ValueError for any other scheme, above all `pipe:`, which WebDataset
-    would hand to a shell.
+    Raises ValueError for other schemes, such as `pipe:`, which WebDataset would pass to a shell.
     """
     found = _SCHEME.match(location)
     scheme = found[1] if found else "file"
@@ -29,12 +28,12 @@ def scheme_of(location: str) -> str:
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is on another machine. Raises ValueError for an unknown scheme."""
+    """Whether a location is remote. Raises ValueError for an unknown scheme."""
     return scheme_of(location) in _REMOTE
 
 
 def local_path(location: str) -> str:
-    """The path that a local location stands for: itself, or that of a file: URL.
+    """Return the path of a local location, decoded if it is a file: URL.
 
     Raises ValueError if the URL names another host or no absolute path.
     """
@@ -42,7 +41,7 @@ def local_path(location: str) -> str:
     if not location.startswith("file:"):
         return location
     rest = location.removeprefix("file:")
-    # By hand: a URL parser would take a glob's question mark for a query.
+    # A URL parser would take a glob's question mark for a query.
     host, slash, path = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
     if host not in ("", "localhost") or not (slash + path).startswith("/"):
         raise ValueError(f"{location}: expected an absolute path on this machine, file:///folder/…")
@@ -50,12 +49,12 @@ def local_path(location: str) -> str:
 
 
 def name_of(location: str) -> str:
-    """A location's last component, `train-000004.tar`, without an http URL's query."""
+    """Return a location's last component, `train-000004.tar`, without an http URL's query."""
     return PurePosixPath(_path(location)).name
 
 
 def sibling(location: str, name: str) -> str:
-    """Where the file `name` of the same folder lies. An http URL keeps its query, which may be a key."""
+    """Return the location of `name` in the same folder. An http URL keeps its query."""
     if location.startswith(("http://", "https://")):
         folder = _path(location).rpartition("/")[0]
         return urlsplit(location)._replace(path=f"{folder}/{name}").geturl()
@@ -64,7 +63,7 @@ def sibling(location: str, name: str) -> str:
 
 
 def split_pattern(pattern: str) -> list[str]:
-    """The patterns between commas; a comma within braces separates nothing."""
+    """Split at commas outside braces."""
     parts, depth = [""], 0
     for letter in pattern:
         depth += (letter == "{") - (letter == "}")
@@ -76,7 +75,7 @@ def split_pattern(pattern: str) -> list[str]:
 
 
 def spell_out(pattern: str) -> Iterator[str]:
-    """Yield what a pattern's braces stand for, as `{000..009}` or `{train,val}`. Raises ValueError."""
+    """Yield the expansions of braces such as `{000..009}` or `{train,val}`. Raises ValueError."""
     try:
         yield from braceexpand(pattern, escape=False)
     except ValueError as error:
@@ -84,10 +83,10 @@ def spell_out(pattern: str) -> Iterator[str]:
 
 
 def has_wildcard(pattern: str) -> bool:
-    """Whether a local or object store's pattern may match several names."""
+    """Whether a pattern of files or objects has wildcards."""
     return any(letter in pattern for letter in _WILDCARDS)
 
 
 def _path(location: str) -> str:
-    """The path within a URL; object stores and disks know no query, so `?` and `#` are theirs."""
+    """Return the path of an http URL. On disks and in buckets, `?` and `#` belong to the name."""
     return urlsplit(location).path if location.startswith(("http://", "https://")) else location

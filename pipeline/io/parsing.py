@@ -1,12 +1,14 @@
-"""Strict reading of plain data, as JSON and TOML give it: errors say where, what, and what was expected."""
+"""Strict reading of JSON and TOML: errors name the field, the value and what was expected."""
 
 import difflib
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown word: the known one that is close, if any."""
+    """Return the end of an error on an unknown word: the closest known one, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -14,7 +16,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def fields_of(
     value: Any, where: str, *, required: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return a mapping by name. Raises ValueError naming a field that is unknown or absent."""
+    """Return a table of fields. Raises ValueError if a field is unknown or absent."""
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be a table of fields, got {value!r:.80}")
     known = [*required, *optional]
@@ -27,22 +29,22 @@ def fields_of(
     return value
 
 
-def items_of(value: Any, where: str) -> list[Any]:
-    """Return a list. Raises ValueError naming place and value."""
+def items_of(value: Any, where: str, read: Callable[[Any, str], Item]) -> tuple[Item, ...]:
+    """Read each item of a list with `read(item, where)`. Raises ValueError if it is no list."""
     if not isinstance(value, list):
         raise ValueError(f"{where} must be a list, got {value!r:.80}")
-    return value
+    return tuple(read(item, f"{where}[{number}]") for number, item in enumerate(value))
 
 
 def text_of(value: Any, where: str) -> str:
-    """Return a text. Raises ValueError naming place and value."""
+    """Return a string. Raises ValueError for anything else."""
     if not isinstance(value, str):
-        raise ValueError(f"{where} must be a text, got {value!r:.80}")
+        raise ValueError(f"{where} must be a string, got {value!r:.80}")
     return value
 
 
 def number_of(value: Any, where: str) -> float:
-    """Return a number. Raises ValueError naming place and value."""
+    """Return a number. Raises ValueError for anything else, booleans included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{where} must be a number, got {value!r:.80}")
     return float(value)

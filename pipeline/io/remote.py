@@ -1,4 +1,4 @@
-"""Reading shards from anywhere: what a pattern names, whole files and ranges of them, with patience."""
+"""Expansion of patterns, and reading and download of remote files with retries."""
 
 import glob
 import hashlib
@@ -16,21 +16,19 @@ from pipeline.io.redaction import redacted
 
 Result = TypeVar("Result")
 
-# Attempts that bring not one byte before a transfer is given up: 15.5 s of
-# waiting, enough for a server to restart.
+# Attempts in a row without a single byte before a transfer fails. They wait 15.5 s in total, in
+# which a server can restart.
 ATTEMPTS = 6
-# Before the second attempt; doubled before each one after.
+# Wait before the second attempt, doubled before each later one.
 _FIRST_WAIT_SECONDS = 0.5
 
 
 def expand(pattern: str) -> list[str]:
-    """Every shard that comma-separated patterns name, sorted, each once.
+    """Return the shards that comma-separated patterns match, sorted, without duplicates.
 
-    Local ones as absolute paths. Braces are spelt out everywhere; wildcards
-    match on disks, s3 and gs. Raises ValueError for an unknown scheme, a
-    wildcard over http, which can't list a folder, or a local shard that braces
-    name and that is not there. What is remote and named without wildcards is
-    not looked up.
+    Local shards become absolute paths. Braces work everywhere, wildcards on disks, s3 and gs.
+    A remote name without wildcards is not looked up. Raises ValueError for an unknown scheme, a
+    wildcard over http, which can't list a folder, or a missing local shard that braces name.
     """
     return sorted(
         {
@@ -50,30 +48,33 @@ def _matches(name: str, pattern: str) -> Iterable[str]:
             raise ValueError(f"{name}: no such file, expected what {redacted(pattern)!r} names")
         return [str(Path(path).absolute()) for path in found]
     if scheme in ("http", "https"):
-        # Its question marks and brackets are a query's.
+        # Question marks and brackets belong to the query.
         if "*" in name:
             raise ValueError(
-                f"{redacted(pattern)}: {scheme} can't list a folder, so '*' finds nothing; name the shards "
-                "with braces, as in train-{000000..000009}.tar"
+                f"{redacted(pattern)}: {scheme} can't list a folder, so '*' finds nothing; name the "
+                "shards with braces, as in train-{000000..000009}.tar"
             )
         return [name]
     return _persist(name, lambda: transport.find(name)) if has_wildcard(name) else [name]
 
 
 def size_of(location: str) -> int:
-    """Bytes of a remote file. Raises ValueError if it can't be read, ConnectionError when given up."""
+    """Return a remote file's size in bytes.
+
+    Raises ValueError if it can't be read, ConnectionError after the last attempt.
+    """
     return _persist(location, lambda: transport.size(location))
 
 
 def read_all(location: str) -> bytes:
-    """A remote file's content, such as an index. Raises like `size_of`."""
+    """Read a whole remote file, such as an index. Raises like `size_of`."""
     return read_range(location, 0, size_of(location))
 
 
 def read_range(location: str, start: int, size: int) -> bytes:
-    """`size` bytes of a remote file from `start` on. Safe to call from several threads.
+    """Read `size` bytes of a remote file from `start`. Threads may call it concurrently.
 
-    Raises like `size_of`; also ValueError if an http server knows no ranges.
+    Raises like `size_of`, and ValueError if an http server ignores Range requests.
     """
     read = io.BytesIO()
     _pour(location, start, start + size, read, may_skip=False)
@@ -81,11 +82,11 @@ def read_range(location: str, start: int, size: int) -> bytes:
 
 
 def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None:
-    """Download a remote file of `size` bytes to `target`, which appears when it is complete.
+    """Download a remote file of `size` bytes atomically to `target`.
 
-    Until then it is `target` with `.part` appended, from where the next call
-    goes on; only one process at a time may fetch a target. Raises ValueError if
-    the size or checksum is another one, ConnectionError when given up.
+    An interrupted download leaves `target` with `.part` appended, from which the next call resumes.
+    Only one process at a time may fetch a target. Raises ValueError on a size or checksum mismatch,
+    ConnectionError after the last attempt.
     """
     found = size_of(location)
     if found != size:
@@ -97,7 +98,7 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
     with naming_full_disk(part), part.open("ab") as file:
         _pour(location, file.tell(), size, file, may_skip=True)
         file.flush()
-        # After a power failure a name without its bytes would look complete.
+        # Otherwise a power failure could leave the final name without its bytes.
         os.fsync(file.fileno())
     got = _sha256(part) if sha256 else None
     if got == sha256:
@@ -106,7 +107,7 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
     part.unlink()
     if not is_resumed:
         raise ValueError(f"{redacted(location)}: SHA-256 {got}, expected {sha256}")
-    # The part may have been another file's, or damaged.
+    # The part may have been damaged, or from another file: start over.
     fetch(location, target, size=size, sha256=sha256)
 
 
@@ -116,14 +117,14 @@ def _sha256(path: Path) -> str:
 
 
 def _pour(location: str, start: int, end: int, file: io.BufferedIOBase, *, may_skip: bool) -> None:
-    """Write bytes `start` to `end` at the end of `file`, going on from where a connection breaks off."""
+    """Append bytes `start` to `end` to `file`, resuming where a connection breaks."""
     offset = start - file.tell()
 
-    def go_on() -> None:
+    def resume() -> None:
         if offset + file.tell() < end:
             transport.pour(location, offset + file.tell(), end, file, may_skip=may_skip)
 
-    _persist(location, go_on, file.tell, end - offset)
+    _persist(location, resume, file.tell, end - offset)
 
 
 def _persist(
@@ -132,7 +133,7 @@ def _persist(
     progress: Callable[[], int] = lambda: 0,
     expected: int | None = None,
 ) -> Result:
-    """Try until it works, or for ATTEMPTS times without progress, which is counted in bytes."""
+    """Retry until success, or ATTEMPTS failures without progress (in bytes)."""
     had, failures = progress(), 0
     while True:
         try:
@@ -143,7 +144,7 @@ def _persist(
             if failures == ATTEMPTS:
                 amount = "" if expected is None else f", with {had:,} of {expected:,} bytes"
                 raise ConnectionError(
-                    f"{redacted(location)}: given up after {ATTEMPTS} attempts without progress{amount}: "
-                    f"{error}"
+                    f"{redacted(location)}: given up after {ATTEMPTS} attempts without "
+                    f"progress{amount}: {error}"
                 ) from error
             sleep(_FIRST_WAIT_SECONDS * 2 ** max(failures - 1, 0))

@@ -1,11 +1,9 @@
-"""How bytes come from other machines, one attempt at a time: http(s), s3 and gs through fsspec.
+"""Single attempts to read over http(s), s3 and gs, through fsspec.
 
-Credentials and endpoints are found where the libraries look for them: for s3
-the environment and files of AWS's own tools, among them AWS_PROFILE,
-AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL. For gs, Google's application default
-credentials. Public buckets need none with FSSPEC_S3_ANON=true and
-FSSPEC_GS_TOKEN=anon. For http, the proxies of HTTPS_PROXY and the passwords of
-~/.netrc.
+The libraries find credentials and endpoints. s3: the environment and files of AWS's own tools,
+among them AWS_PROFILE, AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL. gs: Google's application default
+credentials. Public buckets need none with FSSPEC_S3_ANON=true and FSSPEC_GS_TOKEN=anon. http: the
+proxies of HTTPS_PROXY and the passwords of ~/.netrc.
 """
 
 import errno
@@ -24,32 +22,32 @@ from fsspec.implementations.http import HTTPFileSystem
 from pipeline.io.location import scheme_of
 from pipeline.io.redaction import redacted
 
-# Without a byte for so long, a connection counts as dead. Object stores answer
-# within a second or two even when they are busy.
+# Seconds without a byte after which a connection counts as dead. Object stores answer within a
+# second or two even when they are busy.
 STALL_SECONDS = 20.0
-# One request of an object store: some 0.3 s at the 50-100 MB/s of a single
-# connection, beside which the request's 20-50 ms hardly count.
+# Bytes per request of an object store: about 0.3 s at the 50-100 MB/s of one connection, so that
+# the request's own 20-50 ms hardly count.
 _CHUNK_BYTES = 16 * 2**20
-# aiohttp's 64 KiB would stop and start the connection for every other read.
+# With aiohttp's 64 KiB the connection would pause at every other read.
 _BUFFER_BYTES = 2**20
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
-# Request timeout, too early, too many requests: by RFC 9110 and 6585 worth another try.
+# Request timeout, too early, too many requests: RFC 9110, 8470 and 6585 allow a retry.
 _LATER = (408, 425, 429)
-# What s3fs makes of S3's 500 and 503.
+# s3fs's translations of S3's 500 and 503.
 _TRANSIENT_ERRORS = (errno.EBUSY, errno.EIO, errno.EREMOTEIO)
 
 
 class TransferError(Exception):
-    """A transfer that failed for a reason that may pass; it says which."""
+    """Failure of a transfer that is worth a retry."""
 
 
 def find(pattern: str) -> list[str]:
-    """Locations in an object store that match a glob. Raises ValueError, or TransferError."""
+    """List the objects that match a glob. Raises ValueError, or TransferError."""
     return [f"{scheme_of(pattern)}://{path}" for path in _ask(pattern, "glob")]
 
 
 def size(location: str) -> int:
-    """Bytes of a remote file. Raises ValueError if it can't be read, or TransferError."""
+    """Return a file's size in bytes. Raises ValueError if it can't be read, or TransferError."""
     if scheme_of(location) in _PACKAGES:
         return _ask(location, "info")["size"]
     return sync(get_loop(), _http_size, location)
@@ -58,9 +56,9 @@ def size(location: str) -> int:
 def pour(location: str, start: int, end: int, file: BufferedIOBase, *, may_skip: bool) -> None:
     """Write bytes `start` to `end` of a remote file to `file`.
 
-    Raises ValueError if they can't be read, or TransferError, with what came until
-    then written. `may_skip` allows to read and drop the bytes before `start`
-    if an http server knows no ranges.
+    Raises ValueError if they can't be read, or TransferError after writing the bytes received until
+    then. With `may_skip` it reads and drops the bytes before `start` if an http server ignores
+    Range requests.
     """
     if scheme_of(location) in _PACKAGES:
         for at in range(start, end, _CHUNK_BYTES):
@@ -80,11 +78,11 @@ async def _http_pour(
         position = start if reply.status == 206 else 0
         if position < start and not may_skip:
             raise ValueError(
-                f"{redacted(location)}: the server ignores Range requests, expected to get bytes {start:,} "
-                f"to {end:,}; whole shards can be read from it"
+                f"{redacted(location)}: the server ignores Range requests, expected to get bytes "
+                f"{start:,} to {end:,}; whole shards can be read from it"
             )
         async for block in reply.content.iter_any():
-            # A server that knows no ranges goes on past the end.
+            # A server that ignores Range requests sends more than was asked for.
             if position >= end:
                 break
             file.write(block[max(start - position, 0) : end - position])
@@ -94,7 +92,7 @@ async def _http_pour(
 
 
 async def _http_size(location: str) -> int:
-    # Not by HEAD, which signed URLs refuse.
+    # Signed URLs refuse HEAD requests.
     async with _http_reply(location, 0, 1) as reply:
         total = re.fullmatch(r"bytes .*/(\d+)", reply.headers.get("Content-Range", ""))
         length = int(total[1]) if total else reply.content_length
@@ -105,13 +103,13 @@ async def _http_size(location: str) -> int:
 
 @asynccontextmanager
 async def _http_reply(location: str, start: int, end: int) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer to a request for bytes `start` to `end`: status 206, or 200 and the whole file."""
+    """Request bytes `start` to `end`; the response has status 206, or 200 and the whole file."""
     filesystem = _filesystem("http", os.getpid())
     session = await filesystem.set_session()
     try:
         async with session.get(
             filesystem.encode_url(location),
-            # A range of what is compressed on the way would be another one.
+            # With a compressed transfer the range would be one of compressed bytes.
             headers={"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"},
             timeout=_timeout(),
         ) as reply:
@@ -124,20 +122,21 @@ async def _http_reply(location: str, start: int, end: int) -> AsyncIterator[aioh
                 )
             yield reply
     except aiohttp.InvalidURL:
-        # Unchained: the error is the URL, with its secrets.
+        # Not chained: the error's text is the URL, with its secrets.
         raise ValueError(f"{redacted(location)}: not a URL") from None
     except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         raise TransferError(redacted(str(error)) or type(error).__name__) from error
 
 
 def _ask(location: str, method: str, **arguments: Any) -> Any:
-    """One call of an object store's file system, whose errors have no base in common."""
+    """Call a method of an object store's file system, whose errors have no common base class."""
     scheme = scheme_of(location)
     try:
         filesystem = _filesystem(scheme, os.getpid())
     except ImportError as error:
         raise ValueError(
-            f"{redacted(location)} needs the package {_PACKAGES[scheme]}: pip install 'hourglass-ray[remote]'"
+            f"{redacted(location)} needs the package {_PACKAGES[scheme]}: "
+            "pip install 'hourglass-ray[remote]'"
         ) from error
     try:
         return getattr(filesystem, method)(location, **arguments)
@@ -168,33 +167,33 @@ def _is_transient(scheme: str, error: Exception) -> bool:
 
 @functools.cache
 def _filesystem(scheme: str, process: int) -> Any:
-    """The file system of a scheme, one for all threads; a forked process needs its own.
+    """Return a scheme's file system, shared by all threads of a process.
 
-    fsspec's own cache holds one, with connections, for each thread that ever
-    asked. Nor may listings be kept: shards are still being packed.
+    fsspec's own cache would keep one, with connections, per thread. Listings are not cached, since
+    a pack may still add shards.
     """
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "http":
-        # What is stored compressed stays so: sizes and ranges count those bytes.
+        # Compressed files stay compressed: sizes and ranges count the stored bytes.
         client = {"trust_env": True, "auto_decompress": False, "read_bufsize": _BUFFER_BYTES}
         return HTTPFileSystem(client_kwargs=client, **options)
     if scheme == "gs":
-        # The class that fsspec would take asks over gRPC how each bucket is laid
-        # out, which reading needs only where buckets are zonal.
+        # fsspec's own choice of class asks over gRPC for each bucket's layout, which only zonal
+        # buckets need.
         from gcsfs.core import GCSFileSystem
 
-        # It tries everything six times by itself, and can't be told not to.
+        # It has no option against its own six attempts.
         return GCSFileSystem(requests_timeout=_timeout(), **options)
     from s3fs import S3FileSystem
 
     patience = {"connect_timeout": STALL_SECONDS, "read_timeout": STALL_SECONDS}
     once = {"retries": {"total_max_attempts": 1}}
     filesystem = S3FileSystem(config_kwargs=patience | once, **options)
-    # Both botocore and s3fs would try again by themselves, 25 times altogether.
+    # Without this botocore and s3fs would retry too, 25 times in total.
     filesystem.retries = 1
     return filesystem
 
 
 def _timeout() -> aiohttp.ClientTimeout:
-    """Any time for a transfer as a whole, as long as it does not stall."""
+    """Limit the time without progress, but not that of a whole transfer."""
     return aiohttp.ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)

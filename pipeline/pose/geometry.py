@@ -1,8 +1,7 @@
-"""The way of a coordinate: original image, network input, heatmap, and back.
+"""Coordinate transforms between original image, network input and heatmap.
 
-Everywhere the first pixel's centre is at 0, so an image of width W spans -0.5
-to W - 0.5, and its mirror takes x to W - 1 - x. Transforms are 3x3 matrices of
-homogeneous coordinates in float64.
+The first pixel's centre is at 0, so an image of width W spans -0.5 to W - 0.5, and its mirror maps
+x to W - 1 - x. Transforms are 3x3 matrices of homogeneous coordinates in float64.
 """
 
 import math
@@ -18,9 +17,12 @@ STRIDE = 4
 
 
 def frame_box(box: tuple[float, float, float, float]) -> tuple[tuple[float, float], float]:
-    """Centre and scale of the square a quarter wider than the longer side of a box (x, y, width, height)."""
+    """Return centre and scale of the frame of a box (x, y, width, height).
+
+    The frame is the square a quarter wider than the box's longer side.
+    """
     left, top, width, height = box
-    # A box counts from the pixel's edge, a joint from its centre.
+    # Boxes start at a pixel's edge, joints count from its centre.
     return (left + width / 2 - 0.5, top + height / 2 - 0.5), 1.25 * max(width, height) / 200
 
 
@@ -33,11 +35,11 @@ def input_from_original(
     rotation_deg: float = 0.0,
     mirrored: bool = False,
 ) -> Matrix:
-    """Frame the square of side 200 * scale * zoom pixels around `center` as a network input.
+    """Map the square of side 200 * scale * zoom pixels around `center` to a network input.
 
-    A positive rotation turns the image clockwise as seen. Mirroring comes last.
+    A positive rotation turns the visible image clockwise. Mirroring comes last.
     """
-    # Single numbers: NumPy's small arrays would take five times as long, for every sample.
+    # Plain numbers: for each sample, small NumPy arrays would take five times as long.
     factor, angle = input_px / (200 * scale * zoom), math.radians(rotation_deg)
     cos, sin = factor * math.cos(angle), factor * math.sin(angle)
     (x, y), middle = center, (input_px - 1) / 2
@@ -52,10 +54,9 @@ def input_from_original(
 
 
 def crop_from_original(left: float, top: float, factor_x: float, factor_y: float) -> Matrix:
-    """Resize by the factors what starts at pixel (left, top).
+    """Map an image to its crop that starts at pixel (left, top) and is resized by the factors.
 
-    A coordinate goes through (p - left + 0.5) * factor - 0.5: a pixel's area
-    is scaled, not its centre.
+    A coordinate becomes (p - left + 0.5) * factor - 0.5, which scales pixel areas, not centres.
     """
     return np.array(
         [
@@ -67,7 +68,7 @@ def crop_from_original(left: float, top: float, factor_x: float, factor_y: float
 
 
 def original_from_crop(left: float, top: float, factor_x: float, factor_y: float) -> Matrix:
-    """The way back from `crop_from_original`: (p + 0.5) / factor - 0.5 + (left, top)."""
+    """Invert `crop_from_original`: (p + 0.5) / factor - 0.5 + (left, top)."""
     return np.array(
         [
             [1 / factor_x, 0, 0.5 / factor_x - 0.5 + left],
@@ -78,7 +79,7 @@ def original_from_crop(left: float, top: float, factor_x: float, factor_y: float
 
 
 def heatmap_from_input() -> Matrix:
-    """Take input pixels to heatmap pixels."""
+    """Map input pixels to heatmap pixels."""
     return crop_from_original(0, 0, 1 / STRIDE, 1 / STRIDE)
 
 

@@ -6,39 +6,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.parsing import did_you_mean, fields_of, text_of
-from pipeline.pose.joint_set import (
-    JointSet,
-    Measure,
-    groups_of,
-    indices_of,
-    numbers_of,
-    pair_of,
-    pairs_of,
-    texts_of,
-)
+from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of
+from pipeline.pose.joint_set import JointNames, JointSet, Measure, read_fields
+from pipeline.pose.joint_sets import PCK_BOX, PCKH
 
+_MEASURES = {"head": PCKH, "box": PCK_BOX}
 _OTHER_SIDE = {"left": "right", "Left": "Right", "l": "r", "L": "R"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointFile:
-    """A joint set, and the number, 0 or 1, that its table gives the first pixel."""
+    """A joint set, and the number, 0 or 1, of the first pixel in its table."""
 
     joint_set: JointSet
     index_base: int
 
 
 def read_joint_file(path: Path) -> JointFile:
-    """Read a joint-set file. Raises ValueError naming file, field, value and what was expected."""
+    """Read a joint-set file. Raises ValueError with file, field, value and what was expected."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _joint_file(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as TOML: {error}") from error
-    try:
-        return _joint_file(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -50,17 +41,10 @@ def _joint_file(content: dict[str, Any]) -> JointFile:
         required=("name", "joints", "normaliser", "index_base"),
         optional=("flip_pairs", "limbs", "groups", "in_mean", "thresholds"),
     )
-    joints = texts_of(given["joints"], "joints")
-    joint_set = JointSet(
-        name=text_of(given["name"], "name"),
-        joints=joints,
-        flip_pairs=pairs_of(given.get("flip_pairs", []), joints, "flip_pairs"),
-        limbs=pairs_of(given.get("limbs", []), joints, "limbs"),
-        groups=groups_of(given.get("groups", {}), joints),
-        in_mean=indices_of(given.get("in_mean", list(joints)), joints, "in_mean"),
-        measures=(_measure(given, joints),),
-    )
-    _check_columns(joints)
+    defaults = {"flip_pairs": [], "limbs": [], "groups": {}, "in_mean": given["joints"]}
+    read = read_fields(defaults | given)
+    joint_set = JointSet(**read, measures=(_measure(given, read["joints"]),))
+    _check_columns(joint_set.joints)
     _check_sides(joint_set)
     index_base = given["index_base"]
     if type(index_base) is not int or index_base not in (0, 1):
@@ -72,32 +56,30 @@ def _joint_file(content: dict[str, Any]) -> JointFile:
 
 
 def _measure(given: dict[str, Any], joints: Sequence[str]) -> Measure:
-    """The measure that a normaliser stands for, with its usual thresholds unless the file has its own."""
+    """Return the normaliser's measure, with the thresholds of the file if it has any."""
     normaliser = given["normaliser"]
-    if normaliser == "head":
-        measure = Measure(key="pckh", title="PCKh", normaliser="head", thresholds=(0.5, 0.1))
-    elif normaliser == "box":
-        measure = Measure(key="pck_box", title="PCK-box", normaliser="box", thresholds=(0.05, 0.2))
-    elif isinstance(normaliser, list):
+    if isinstance(normaliser, list):
         measure = Measure(
             key="pck_segment",
             title="PCK-segment",
             normaliser="segment",
-            segment=pair_of(normaliser, joints, "normaliser"),
+            segment=JointNames(joints).pair(normaliser, "normaliser"),
             thresholds=(0.2, 0.1),
         )
+    elif str(normaliser) in _MEASURES:
+        measure = _MEASURES[normaliser]
     else:
-        close = did_you_mean(str(normaliser), ("head", "box"))
+        close = did_you_mean(str(normaliser), _MEASURES)
         raise ValueError(
             f"normaliser must be 'head', 'box' or a list of two joints, got {normaliser!r}{close}"
         )
     if "thresholds" not in given:
         return measure
-    return replace(measure, thresholds=numbers_of(given["thresholds"], "thresholds"))
+    return replace(measure, thresholds=items_of(given["thresholds"], "thresholds", number_of))
 
 
 def _check_columns(joints: Sequence[str]) -> None:
-    """Raise ValueError if a joint's columns in the table would be those of box or centre."""
+    """Raise ValueError if a joint's columns in the table would clash with box or centre."""
     for name in ("box", "center"):
         if name in joints:
             raise ValueError(
@@ -106,7 +88,10 @@ def _check_columns(joints: Sequence[str]) -> None:
 
 
 def _check_sides(joint_set: JointSet) -> None:
-    """Raise ValueError if joints called left and right alike are no pair: mirrored images would swap them."""
+    """Raise ValueError if joints named left and right alike are not a flip pair.
+
+    Without the pair, mirrored images would keep their sides.
+    """
     names, mirror = joint_set.joints, joint_set.mirror
     for joint, name in enumerate(names):
         other = "_".join(_OTHER_SIDE.get(part, part) for part in name.split("_"))

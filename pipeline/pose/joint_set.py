@@ -1,8 +1,8 @@
-"""What a joint set is: plain data that agrees with itself, and travels as JSON."""
+"""The definition of a joint set: consistent plain data, stored as JSON."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -10,21 +10,20 @@ from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of, te
 
 Normaliser = Literal["head", "segment", "box"]
 
-# Names end up in names of metrics, columns and runs.
+# Names become parts of the names of metrics, columns and runs.
 _WORD = re.compile(r"[A-Za-z0-9_]+")
 _RUN_WORD = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A percentage of correct keypoints: how an error in pixels is normalised.
+    """Measure of accuracy: a percentage of correct keypoints (PCK).
 
-    `normaliser` says what a distance is divided by: `head` the stored head
-    size, `segment` the distance between the two annotated joints `segment`,
-    `box` the longer side of the annotated person box. `thresholds` are shares
-    of it, hundredths from 0.01 to 0.5; the first is the headline. `auc_limit`,
-    another, is the upper end of the area under the curve. Raises ValueError
-    naming the field that breaks this.
+    Distances are divided by the `normaliser`. `head`: the stored head size. `segment`: the distance
+    between the two annotated joints `segment`. `box`: the longer side of the annotated person box.
+    `thresholds` are shares of the normaliser, hundredths from 0.01 to 0.5; the first is that of the
+    primary metric. `auc_limit`, another share, is the upper end of the area under the curve.
+    Raises ValueError that names the wrong field.
     """
 
     key: str
@@ -45,22 +44,22 @@ class Measure:
             *((f"thresholds[{n}]", share) for n, share in enumerate(self.thresholds)),
             ("auc_limit", self.auc_limit),
         ):
-            # Counts are kept for each hundredth up to one half (`pipeline.evaluation.metrics`).
+            # `pipeline.evaluation.metrics` counts at each hundredth up to one half.
             if not (0.01 <= share <= 0.5 and abs(100 * share - round(100 * share)) < 1e-6):
                 raise ValueError(f"{place} must be hundredths from 0.01 to 0.5, got {share:g}")
 
     @property
     def headline(self) -> str:
-        """Name of the headline figure, such as `PCKh@0.5`."""
+        """Name of the primary metric for people, such as `PCKh@0.5`."""
         return f"{self.title}@{self.thresholds[0]:g}"
 
     @property
     def metric_name(self) -> str:
-        """Name of the headline among a run's metrics, such as `pckh_0.5`."""
+        """Name of the primary metric in MLflow, such as `pckh_0.5`."""
         return f"{self.key}_{self.thresholds[0]:g}"
 
     def to_json(self, joints: Sequence[str]) -> dict[str, Any]:
-        """Plain data; a segment's joints by name."""
+        """Return plain data, with a segment's joints by name."""
         segment = [joints[joint] for joint in self.segment]
         return {
             "key": self.key,
@@ -73,40 +72,35 @@ class Measure:
 
     @classmethod
     def from_json(cls, content: Any, joints: Sequence[str], where: str) -> Self:
-        """The measure that `to_json` described. Raises ValueError naming the field."""
-        given = fields_of(
-            content,
-            where,
-            required=("key", "title", "normaliser", "thresholds", "auc_limit"),
-            optional=("segment",),
-        )
+        """Read the data of `to_json`. Raises ValueError that names the field."""
+        required = ("key", "title", "normaliser", "thresholds", "auc_limit")
+        given = fields_of(content, where, required=required, optional=("segment",))
         normaliser, segment = given["normaliser"], given.get("segment")
-        if normaliser not in get_args(Normaliser):
-            known = ", ".join(get_args(Normaliser))
-            raise ValueError(f"{where}.normaliser must be one of {known}, got {normaliser!r}")
-        read: dict[str, Any] = {
-            "key": text_of(given["key"], f"{where}.key"),
-            "title": text_of(given["title"], f"{where}.title"),
-            "normaliser": normaliser,
-            "segment": (0, 0) if segment is None else pair_of(segment, joints, f"{where}.segment"),
-            "thresholds": numbers_of(given["thresholds"], f"{where}.thresholds"),
-            "auc_limit": number_of(given["auc_limit"], f"{where}.auc_limit"),
-        }
+        known = get_args(Normaliser)
+        if normaliser not in known:
+            expected = ", ".join(known)
+            raise ValueError(f"{where}.normaliser must be one of {expected}, got {normaliser!r}")
         try:
-            return cls(**read)
+            return cls(
+                key=text_of(given["key"], "key"),
+                title=text_of(given["title"], "title"),
+                normaliser=normaliser,
+                segment=(0, 0) if segment is None else JointNames(joints).pair(segment, "segment"),
+                thresholds=items_of(given["thresholds"], "thresholds", number_of),
+                auc_limit=number_of(given["auc_limit"], "auc_limit"),
+            )
         except ValueError as error:
             raise ValueError(f"{where}.{error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointSet:
-    """The joints that a dataset annotates, in its own order.
+    """Joints that a dataset annotates, in its order, and what to do with them.
 
-    `flip_pairs` change places in a mirrored image. `limbs` are drawn, from
-    joint to joint. `groups` name the rows of a published table (left and right
-    averaged). `in_mean` are the joints that enter a mean. The first of
-    `measures` is the joint set's own. Raises ValueError naming the field that
-    does not agree with the others.
+    `flip_pairs` change places in a mirrored image. `limbs` are drawn from joint to joint. `groups`
+    are the rows of a published table (left and right averaged). `in_mean` are the joints that enter
+    a mean. The first of `measures` is the default one. Raises ValueError that names a field
+    which contradicts the others.
     """
 
     name: str
@@ -151,7 +145,7 @@ class JointSet:
         return tuple(order)
 
     def measure(self, key: str) -> Measure:
-        """Return the measure named `key`; `auto` is the joint set's own. Raises ValueError."""
+        """Return the measure named `key`; `auto` is the first one. Raises ValueError."""
         if key == "auto":
             return self.measures[0]
         for measure in self.measures:
@@ -161,7 +155,7 @@ class JointSet:
         raise ValueError(f"evaluation.measure: joint set {self.name} has {known}, not {key!r}")
 
     def difference(self, other: Self) -> str:
-        """How another joint set differs, for an error: by name, or of namesakes the fields; empty if equal."""
+        """Return both names, or of equal names the differing fields, for an error; empty if equal."""
         if self.name != other.name:
             return f"{self.name} and {other.name}"
         differing = [
@@ -172,7 +166,7 @@ class JointSet:
         return f"two called {self.name} that differ in {', '.join(differing)}" if differing else ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for JSON; joints are named wherever they are meant."""
+        """Return plain data for JSON, with joints by name."""
 
         def named(chosen: Iterable[int]) -> list[str]:
             return [self.joints[joint] for joint in chosen]
@@ -189,21 +183,14 @@ class JointSet:
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
-        """The joint set that `to_json` described. Raises ValueError naming the field."""
+        """Read the data of `to_json`. Raises ValueError that names the field."""
         given = fields_of(content, "joint set", required=[item.name for item in fields(cls)])
-        joints = texts_of(given["joints"], "joints")
-        return cls(
-            name=text_of(given["name"], "name"),
-            joints=joints,
-            flip_pairs=pairs_of(given["flip_pairs"], joints, "flip_pairs"),
-            limbs=pairs_of(given["limbs"], joints, "limbs"),
-            groups=groups_of(given["groups"], joints),
-            in_mean=indices_of(given["in_mean"], joints, "in_mean"),
-            measures=tuple(
-                Measure.from_json(measure, joints, f"measures[{number}]")
-                for number, measure in enumerate(items_of(given["measures"], "measures"))
-            ),
-        )
+        read = read_fields(given)
+
+        def measure(value: Any, where: str) -> Measure:
+            return Measure.from_json(value, read["joints"], where)
+
+        return cls(**read, measures=items_of(given["measures"], "measures", measure))
 
     def _check_known(self, place: str, chosen: Iterable[int]) -> None:
         for joint in chosen:
@@ -213,46 +200,53 @@ class JointSet:
                 )
 
 
-def texts_of(value: Any, where: str) -> tuple[str, ...]:
-    """Return a list of texts. Raises ValueError naming place and value."""
-    return tuple(text_of(v, f"{where}[{n}]") for n, v in enumerate(items_of(value, where)))
+class JointNames:
+    """Reader of joints by name, which returns their indices. Its errors name place and value."""
+
+    def __init__(self, joints: Sequence[str]) -> None:
+        self._joints = joints
+
+    def joint(self, value: Any, where: str) -> int:
+        """Read one joint."""
+        name = text_of(value, where)
+        if name not in self._joints:
+            raise ValueError(f"{where}: unknown joint {name!r}{did_you_mean(name, self._joints)}")
+        return self._joints.index(name)
+
+    def joints(self, value: Any, where: str) -> tuple[int, ...]:
+        """Read a list of joints."""
+        return items_of(value, where, self.joint)
+
+    def pair(self, value: Any, where: str) -> tuple[int, int]:
+        """Read a list of two joints."""
+        found = self.joints(value, where)
+        if len(found) != 2:
+            raise ValueError(f"{where} must be two joints, got {value!r:.80}")
+        return found[0], found[1]
+
+    def pairs(self, value: Any, where: str) -> tuple[tuple[int, int], ...]:
+        """Read a list of pairs."""
+        return items_of(value, where, self.pair)
+
+    def groups(self, value: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Read a table of lists of joints."""
+        if not isinstance(value, dict):
+            raise ValueError(f"groups must be a table of lists of joints, got {value!r:.80}")
+        return tuple((name, self.joints(v, f"groups.{name}")) for name, v in value.items())
 
 
-def numbers_of(value: Any, where: str) -> tuple[float, ...]:
-    """Return a list of numbers. Raises ValueError naming place and value."""
-    return tuple(number_of(v, f"{where}[{n}]") for n, v in enumerate(items_of(value, where)))
-
-
-def indices_of(value: Any, joints: Sequence[str], where: str) -> tuple[int, ...]:
-    """Indices of a list of joints by name. Raises ValueError naming one that is not among `joints`."""
-    names = texts_of(value, where)
-    for number, name in enumerate(names):
-        if name not in joints:
-            raise ValueError(
-                f"{where}[{number}]: unknown joint {name!r}{did_you_mean(name, joints)}"
-            )
-    return tuple(joints.index(name) for name in names)
-
-
-def pair_of(value: Any, joints: Sequence[str], where: str) -> tuple[int, int]:
-    """Indices of two joints by name. Raises ValueError naming place and value."""
-    if len(items_of(value, where)) != 2:
-        raise ValueError(f"{where} must be two joints, got {value!r:.80}")
-    first, second = indices_of(value, joints, where)
-    return first, second
-
-
-def pairs_of(value: Any, joints: Sequence[str], where: str) -> tuple[tuple[int, int], ...]:
-    """Indices of a list of pairs of joints by name. Raises ValueError naming place and value."""
-    pairs = enumerate(items_of(value, where))
-    return tuple(pair_of(pair, joints, f"{where}[{number}]") for number, pair in pairs)
-
-
-def groups_of(value: Any, joints: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Indices of groups of joints by name. Raises ValueError naming place and value."""
-    if not isinstance(value, dict):
-        raise ValueError(f"groups must be a table of lists of joints, got {value!r:.80}")
-    return tuple((name, indices_of(v, joints, f"groups.{name}")) for name, v in value.items())
+def read_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the fields of a joint set, except its measures, from JSON or TOML."""
+    joints = items_of(given["joints"], "joints", text_of)
+    names = JointNames(joints)
+    return {
+        "name": text_of(given["name"], "name"),
+        "joints": joints,
+        "flip_pairs": names.pairs(given["flip_pairs"], "flip_pairs"),
+        "limbs": names.pairs(given["limbs"], "limbs"),
+        "groups": names.groups(given["groups"]),
+        "in_mean": names.joints(given["in_mean"], "in_mean"),
+    }
 
 
 def _check_word(place: str, value: str) -> None:
@@ -266,7 +260,7 @@ def _check_pair(place: str, pair: tuple[int, int]) -> None:
 
 
 def _check_once(place: str, values: Sequence[Any], what: str) -> None:
-    """Raise ValueError unless there is something, and nothing twice."""
+    """Raise ValueError if there are no values, or duplicates."""
     if not values:
         raise ValueError(f"{place} must hold at least one {what}, got none")
     for value, count in Counter(values).items():

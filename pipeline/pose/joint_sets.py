@@ -1,6 +1,7 @@
-"""Joint sets: names, mirror pairs, limbs and measures of accuracy; those that are known by name."""
+"""The known joint sets: joints, mirror pairs, limbs and measures of accuracy."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 from pipeline.pose.joint_set import JointSet, Measure, Normaliser
 
@@ -10,6 +11,8 @@ __all__ = [
     "JOINT_SETS",
     "LSP",
     "MPII",
+    "PCKH",
+    "PCK_BOX",
     "SYNTHETIC",
     "JointSet",
     "Measure",
@@ -17,9 +20,22 @@ __all__ = [
     "joint_set",
 ]
 
+PCKH = Measure(key="pckh", title="PCKh", normaliser="head", thresholds=(0.5, 0.1))
+PCK_BOX = Measure(key="pck_box", title="PCK-box", normaliser="box", thresholds=(0.05, 0.2))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _limbs(text: str) -> tuple[tuple[int, int], ...]:
+    """Read limbs from chains of joints, such as `0-1-2 1-3`."""
+    chains = ([int(joint) for joint in chain.split("-")] for chain in text.split())
+    return tuple(limb for chain in chains for limb in pairwise(chain))
+
 
 def _pck_torso(left_shoulder: int, right_hip: int) -> Measure:
-    # The torso diagonal of Yang and Ramanan's PCK as Sapp and Taskar (CVPR 2013) normalise it.
+    # The torso diagonal of Yang and Ramanan's PCK, as Sapp and Taskar (CVPR 2013) normalise it.
     return Measure(
         key="pck_torso",
         title="PCK-torso",
@@ -29,46 +45,16 @@ def _pck_torso(left_shoulder: int, right_hip: int) -> Measure:
     )
 
 
-# Andriluka et al., CVPR 2014; the official toolkit leaves pelvis (6) and thorax (7) out of the
-# mean. As published tables have it, the group "head" is head-top alone.
+# Andriluka et al., CVPR 2014. As in the official toolkit, pelvis (6) and thorax (7) do not enter
+# the mean. As in published tables, the group "head" is head-top alone.
 MPII = JointSet(
     name="mpii",
-    joints=(
-        "right_ankle",
-        "right_knee",
-        "right_hip",
-        "left_hip",
-        "left_knee",
-        "left_ankle",
-        "pelvis",
-        "thorax",
-        "upper_neck",
-        "head_top",
-        "right_wrist",
-        "right_elbow",
-        "right_shoulder",
-        "left_shoulder",
-        "left_elbow",
-        "left_wrist",
-    ),
+    joints=_names("""
+        right_ankle right_knee right_hip left_hip left_knee left_ankle pelvis thorax upper_neck
+        head_top right_wrist right_elbow right_shoulder left_shoulder left_elbow left_wrist
+    """),
     flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
-    limbs=(
-        (0, 1),
-        (1, 2),
-        (2, 6),
-        (3, 6),
-        (3, 4),
-        (4, 5),
-        (6, 7),
-        (7, 8),
-        (8, 9),
-        (10, 11),
-        (11, 12),
-        (12, 7),
-        (13, 7),
-        (13, 14),
-        (14, 15),
-    ),
+    limbs=_limbs("0-1-2-6 3-6 3-4-5 6-7-8-9 10-11-12-7 13-7 13-14-15"),
     groups=(
         ("head", (9,)),
         ("shoulder", (12, 13)),
@@ -79,52 +65,22 @@ MPII = JointSet(
         ("ankle", (0, 5)),
     ),
     in_mean=tuple(joint for joint in range(16) if joint not in (6, 7)),
-    measures=(
-        Measure(key="pckh", title="PCKh", normaliser="head", thresholds=(0.5, 0.1)),
-        _pck_torso(13, 2),
-    ),
+    measures=(PCKH, _pck_torso(13, 2)),
 )
 
-# Rendered people carry the joints of MPII, so that a network moves from one to the other.
+# Rendered people have MPII's joints, so that a network can move from one to the other.
 SYNTHETIC = replace(MPII, name="synthetic")
 
-# Johnson and Everingham, BMVC 2010 and CVPR 2011. There is no head box: the head size
-# is the distance from head-top to neck.
+# Johnson and Everingham, BMVC 2010 and CVPR 2011. Without a head box, the head size is the distance
+# from head-top to neck.
 LSP = JointSet(
     name="lsp",
-    joints=(
-        "right_ankle",
-        "right_knee",
-        "right_hip",
-        "left_hip",
-        "left_knee",
-        "left_ankle",
-        "right_wrist",
-        "right_elbow",
-        "right_shoulder",
-        "left_shoulder",
-        "left_elbow",
-        "left_wrist",
-        "neck",
-        "head_top",
-    ),
+    joints=_names("""
+        right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow
+        right_shoulder left_shoulder left_elbow left_wrist neck head_top
+    """),
     flip_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9)),
-    limbs=(
-        (0, 1),
-        (1, 2),
-        (2, 3),
-        (3, 4),
-        (4, 5),
-        (6, 7),
-        (7, 8),
-        (8, 12),
-        (9, 12),
-        (9, 10),
-        (10, 11),
-        (12, 13),
-        (2, 8),
-        (3, 9),
-    ),
+    limbs=_limbs("0-1-2-3-4-5 6-7-8-12 9-12 9-10-11 12-13 2-8 3-9"),
     groups=(
         ("head", (12, 13)),
         ("shoulder", (8, 9)),
@@ -135,61 +91,19 @@ LSP = JointSet(
         ("ankle", (0, 5)),
     ),
     in_mean=tuple(range(14)),
-    measures=(
-        Measure(
-            key="pckh",
-            title="PCKh",
-            normaliser="segment",
-            segment=(13, 12),
-            thresholds=(0.5, 0.1),
-        ),
-        _pck_torso(9, 2),
-    ),
+    measures=(replace(PCKH, normaliser="segment", segment=(13, 12)), _pck_torso(9, 2)),
 )
 
-# Lin et al., ECCV 2014. No head box, so PCKh is undefined.
+# Lin et al., ECCV 2014. Without a head box, PCKh is undefined.
 COCO = JointSet(
     name="coco",
-    joints=(
-        "nose",
-        "left_eye",
-        "right_eye",
-        "left_ear",
-        "right_ear",
-        "left_shoulder",
-        "right_shoulder",
-        "left_elbow",
-        "right_elbow",
-        "left_wrist",
-        "right_wrist",
-        "left_hip",
-        "right_hip",
-        "left_knee",
-        "right_knee",
-        "left_ankle",
-        "right_ankle",
-    ),
+    joints=_names("""
+        nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow
+        right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle
+        right_ankle
+    """),
     flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
-    limbs=(
-        (15, 13),
-        (13, 11),
-        (16, 14),
-        (14, 12),
-        (11, 12),
-        (5, 11),
-        (6, 12),
-        (5, 6),
-        (5, 7),
-        (6, 8),
-        (7, 9),
-        (8, 10),
-        (0, 1),
-        (0, 2),
-        (1, 3),
-        (2, 4),
-        (3, 5),
-        (4, 6),
-    ),
+    limbs=_limbs("15-13-11 16-14-12 11-12 5-11 6-12 5-6 5-7 6-8 7-9 8-10 0-1 0-2 1-3 2-4 3-5 4-6"),
     groups=(
         ("face", (0, 1, 2, 3, 4)),
         ("shoulder", (5, 6)),
@@ -200,48 +114,20 @@ COCO = JointSet(
         ("ankle", (15, 16)),
     ),
     in_mean=tuple(range(17)),
-    measures=(
-        _pck_torso(5, 12),
-        Measure(
-            key="pck_box",
-            title="PCK-box",
-            normaliser="box",
-            thresholds=(0.05, 0.2),
-        ),
-    ),
+    measures=(_pck_torso(5, 12), PCK_BOX),
 )
 
-# Sapp and Taskar, CVPR 2013: upper bodies in films. The 11 annotated points of their
-# examples.mat (29 columns) in its order; pose-hg-train's h5 files keep it, as the pairs
+# Sapp and Taskar, CVPR 2013: upper bodies in films. These are the 11 annotated points of their
+# examples.mat (29 columns), in its order. pose-hg-train's h5 files keep that order, as the pairs
 # {1,4} {2,5} {3,6} {7,8} {9,10} of its flip (src/util/img.lua, counted from 1) confirm.
 FLIC = JointSet(
     name="flic",
-    joints=(
-        "left_shoulder",
-        "left_elbow",
-        "left_wrist",
-        "right_shoulder",
-        "right_elbow",
-        "right_wrist",
-        "left_hip",
-        "right_hip",
-        "left_eye",
-        "right_eye",
-        "nose",
-    ),
+    joints=_names("""
+        left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist left_hip
+        right_hip left_eye right_eye nose
+    """),
     flip_pairs=((0, 3), (1, 4), (2, 5), (6, 7), (8, 9)),
-    limbs=(
-        (0, 1),
-        (1, 2),
-        (3, 4),
-        (4, 5),
-        (0, 3),
-        (0, 6),
-        (3, 7),
-        (6, 7),
-        (8, 10),
-        (9, 10),
-    ),
+    limbs=_limbs("0-1-2 3-4-5 0-3 0-6 3-7 6-7 8-10 9-10"),
     groups=(
         ("face", (8, 9, 10)),
         ("shoulder", (0, 3)),

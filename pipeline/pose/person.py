@@ -1,4 +1,4 @@
-"""The record that every annotation reader yields: one person in one photograph."""
+"""The record of all annotation readers: one person in one photograph."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -8,7 +8,7 @@ Split = Literal["train", "val"]
 
 
 class Visibility(IntEnum):
-    """State of a joint. Never inferred from a coordinate being zero."""
+    """State of a joint, as annotated. A coordinate of zero says nothing about it."""
 
     MISSING = 0
     OCCLUDED = 1
@@ -17,15 +17,13 @@ class Visibility(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """One annotated person. Coordinates are pixels of the original image, the first pixel's centre at 0.
+    """One annotated person.
 
-    `center` and `scale` frame the person: the square of side 200 * scale
-    around `center` is what a network sees. `joints` are (x, y), and mean
-    nothing where `visibility` is MISSING; they may lie outside the image.
-    `head_size` is 0.6 times the diagonal of the head box (MPII), None where
-    the source has no head box. `box` is (x, y, width, height), None where the
-    source has none. `image_size` is (width, height) as the annotations state
-    it. `split` is the source's own, None where it has none.
+    Coordinates are pixels of the original image, with the first pixel's centre at 0. A network sees
+    the square of side 200 * `scale` around `center`. `joints` are (x, y); they may lie outside the
+    image, and are undefined where `visibility` is MISSING. `head_size` is 0.6 times the diagonal of
+    the head box (MPII). `box` is (x, y, width, height), `image_size` (width, height) in the
+    annotations. `split` is the source's own. A value is None where the source has none.
     """
 
     image: str
@@ -41,6 +39,6 @@ class Person:
 
     @property
     def key(self) -> str:
-        """Name of the person within a dataset: the image's path without its suffix, and the index."""
+        """Name within a dataset: the image's path without its suffix, and the person's index."""
         stem, _, _ = self.image.rpartition(".")
         return f"{(stem or self.image).replace('/', '-').replace('.', '-')}_{self.person:02d}"

@@ -1,7 +1,7 @@
-"""Shapes of arrays in annotations: jaxtyping's, or nothing at all on a machine that lacks it.
+"""Array shapes in annotations: jaxtyping's, or no shapes where it is not installed.
 
-A training step must run where there is little more than torch, such as a bare
-GPU machine; what it needs takes its annotations from here.
+A training step must run on a bare GPU machine with little more than torch. Modules that it needs
+take their annotations from here.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,5 +21,5 @@ except ModuleNotFoundError:
 
 __all__ = ["Bool", "Float", "Int64", "Positions", "UInt8"]
 
-# Batches of one call may differ in length, so the axis is named but not bound.
+# Batches of one call may differ in length, so the axis name is not bound (leading underscore).
 Positions = Int64[np.ndarray, " _sample"]

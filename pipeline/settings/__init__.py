@@ -1,9 +1,8 @@
-"""Every setting of a training run, as one tree of frozen dataclasses.
+"""All settings of a training run, as one tree of frozen dataclasses.
 
-A setting is known everywhere by its dotted key, such as `model.stacks`: on the
-command line, in a search space, as an MLflow parameter, in a checkpoint's JSON
-and in every error. Defaults are the paper's (Newell et al., ECCV 2016) where it
-gives one.
+A setting has one dotted key, such as `model.stacks`, everywhere: on the command line, in a search
+space, as an MLflow parameter, in a checkpoint's JSON and in errors. Defaults are those of the paper
+(Newell et al., ECCV 2016) where it gives one.
 """
 
 from pipeline.settings.data import DataSettings

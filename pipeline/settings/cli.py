@@ -1,6 +1,7 @@
-"""What the command lines here do alike: parse quickly, and say what is wrong."""
+"""Parsing of every command line, and its errors."""
 
 from argparse import ArgumentParser
+from dataclasses import replace
 from typing import Annotated, TypeVar, cast
 
 import tyro
@@ -8,22 +9,26 @@ from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
     PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
 )
 
-from pipeline.io.errors import clear_errors, fail
+from pipeline.io.console import clear_errors, fail
 from pipeline.settings import Settings
 from pipeline.settings.presets import preset_help, settings_of
 
 __all__ = ["clear_errors", "fail", "parse"]
 
 Arguments = TypeVar("Arguments")
+Presets = Annotated[tuple[str, ...], tyro.conf.arg(help=preset_help(), metavar="NAME ...")]
 
 _registry = ConstructorRegistry()
 
 
 @_registry.primitive_rule
 def _bool(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
-    """Read true and false as people write them, not only as Python does."""
+    """Accept true and false in any case; tyro accepts only Python's True and False."""
     if info.type is not bool:
         return None
     words = {"true": True, "false": False}
@@ -42,14 +47,37 @@ def _bool(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
     )
 
 
-Presets = Annotated[tuple[str, ...], tyro.conf.arg(help=preset_help(), metavar="NAME ...")]
+_joining: list[StructTypeInfo] = []
+
+
+@_registry.struct_rule
+def _joined_help(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Join the lines of each field's docstring; tyro keeps the breaks before indented lines."""
+    if any(info is other for other in _joining):
+        return None  # called from below: leave it to tyro's own rule
+    _joining.append(info)
+    try:
+        found = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _joining.pop()
+    if not isinstance(found, StructConstructorSpec):
+        return None
+    return replace(found, fields=tuple(map(_with_joined_help, found.fields)))
+
+
+def _with_joined_help(field: StructFieldSpec) -> StructFieldSpec:
+    def joined() -> str | None:
+        text = field.helptext() if callable(field.helptext) else field.helptext
+        return text and " ".join(text.split())
+
+    return replace(field, helptext=joined)
 
 
 def preset_settings(argv: list[str] | None) -> Settings:
-    """The settings that the command line's `--preset` names, its other settings left out.
+    """Return the settings of the command line's `--preset` option alone, names split at commas too.
 
-    What `parse` is to start from, so that explicit settings win. Names are
-    separated by commas or spaces. An unknown one ends the program with status 2.
+    As the default of `parse`, they yield to explicit settings. An unknown preset ends the program
+    with status 2.
     """
     reader = ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--preset", nargs="*", action="extend", default=[])
@@ -65,11 +93,11 @@ def parse(
     argv: list[str] | None,
     default: Arguments | None = None,
 ) -> Arguments:
-    """Read the command line; what is wrong with it ends the program with status 2 and a message.
+    """Parse the command line; options that are not given are `default`'s.
 
-    What is not given is `default`'s.
+    An error ends the program with a message and status 2.
     """
-    # Settings that only clash with one another are past tyro's own messages.
+    # Settings check themselves, and each other, after tyro has parsed them.
     with clear_errors():
         read = tyro.cli(
             arguments,
@@ -79,5 +107,5 @@ def parse(
             registry=_registry,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    # tyro takes the default's type, None and all, for the answer's.
+    # tyro infers the default's type, None included, as the result's.
     return cast(Arguments, read)

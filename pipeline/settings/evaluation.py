@@ -1,33 +1,30 @@
-"""Settings of measuring accuracy."""
+"""Settings of the evaluation."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.settings.check import require
+from pipeline.settings.check import require_at_least
 
 Decoding = Literal["argmax", "quarter", "dark"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How accuracy is measured."""
+    """Measurement of accuracy on the validation samples."""
 
     measure: str = "auto"
-    """Measure that picks the best checkpoint: pckh, pck_torso, pck_box; auto: the joint set's own."""
+    """Measure that selects the best checkpoint: pckh, pck_torso or pck_box.
+    auto: the first measure of the joint set."""
     flip_test: bool = True
     """Average the heatmaps with those of the mirrored image, as the paper does."""
     decoding: Decoding = "quarter"
-    """How a heatmap becomes a joint: argmax: its highest pixel; quarter: moved 0.25 px toward the higher neighbours (the paper's); dark: moved to the top of the Gaussian fitted around it, for precision."""
+    """Conversion of a heatmap to a joint. argmax: the highest pixel.
+    quarter: the highest pixel, moved 0.25 px toward its higher neighbours, as in the paper.
+    dark: the maximum of a Gaussian fitted around the highest pixel, for precision."""
     batch_size: int = 32
-    """Samples a forward pass."""
+    """Samples per forward pass."""
     overlays: int = 12
     """Validation people in the picture of predictions."""
 
     def __post_init__(self) -> None:
-        require(
-            self.batch_size >= 1,
-            "evaluation.batch_size",
-            "at least 1",
-            self.batch_size,
-        )
-        require(self.overlays >= 1, "evaluation.overlays", "at least 1", self.overlays)
+        require_at_least(self, "evaluation", 1, "batch_size", "overlays")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.settings.check import require
+from pipeline.settings.check import require, require_at_least
 
 Supervision = Literal["every-stack", "last-stack", "inside"]
 
@@ -13,56 +13,44 @@ class ModelSettings:
     """Shape of the stacked hourglass network."""
 
     stacks: int = 8
-    """Hourglasses one after another (the paper's nStack)."""
+    """Hourglasses in sequence (the paper's nStack)."""
     modules: int = 1
     """Residual modules at each location of an hourglass (nModules)."""
     order: int = 4
-    """Times an hourglass halves its input (numReductions)."""
+    """Number of times that an hourglass halves its input (numReductions)."""
     features: int = 256
     """Channels inside an hourglass (nChannels), a multiple of 4."""
     stem_features: int = 0
-    """Channels before the stem's last residual, even; 0: half of model.features, the paper's 128 of 256. In pytorch-pose they are 256."""
+    """Channels before the stem's last residual, even. 0: half of model.features, the paper's 128
+    of 256. In pytorch-pose they are 256."""
     joints: int = 0
-    """Heatmaps that the network predicts (nJoints); 0: as many as the data's joint set has."""
+    """Heatmaps that the network predicts (nJoints); 0: the number of joints of the data."""
     input_px: int = 256
-    """Side of the square input in pixels; heatmaps have a quarter of it."""
+    """Side of the square input in pixels. Heatmaps have a quarter of it."""
     supervision: Supervision = "every-stack"
-    """Which heatmaps are compared with the target: every-stack: every stack's (the paper's); last-stack: the last stack's alone; inside: besides a single stack's output, those predicted within the hourglass at half and a quarter of the output's resolution."""
+    """Heatmaps that the loss compares with the target. every-stack: of each stack, as in the paper.
+    last-stack: of the last stack only. inside: of a single stack, its output and the heatmaps that
+    it predicts inside the hourglass, at half and a quarter of the output's resolution."""
 
     def __post_init__(self) -> None:
-        for name, least in (("stacks", 1), ("modules", 1), ("order", 1), ("joints", 0)):
-            value = getattr(self, name)
-            require(value >= least, f"model.{name}", f"at least {least}", value)
-        require(
-            self.features >= 4 and self.features % 4 == 0,
-            "model.features",
-            "a positive multiple of 4",
-            self.features,
-        )
-        require(
-            self.stem_features >= 0 and self.stem_features % 2 == 0,
-            "model.stem_features",
-            "0 or a positive multiple of 2",
-            self.stem_features,
-        )
-        step = 4 * 2**self.order
-        require(
-            self.input_px >= step and self.input_px % step == 0,
-            "model.input_px",
-            f"a positive multiple of {step} (4 * 2**model.order)",
-            self.input_px,
-        )
+        require_at_least(self, "model", 1, "stacks", "modules", "order")
+        require_at_least(self, "model", 0, "joints")
+        features, stem, order, side = self.features, self.stem_features, self.order, self.input_px
+        fits = features >= 4 and features % 4 == 0
+        require(fits, "model.features", "a positive multiple of 4", features)
+        fits = stem >= 0 and stem % 2 == 0
+        require(fits, "model.stem_features", "0 or a positive multiple of 2", stem)
+        step = 4 * 2**order
+        expected = f"a positive multiple of {step} (4 * 2**model.order)"
+        require(side >= step and side % step == 0, "model.input_px", expected, side)
         if self.supervision == "inside":
-            require(
-                self.stacks == 1, "model.stacks", "1 with model.supervision=inside", self.stacks
-            )
-            require(
-                self.order >= 3,
-                "model.order",
+            expected = "1 with model.supervision=inside"
+            require(self.stacks == 1, "model.stacks", expected, self.stacks)
+            expected = (
                 "at least 3 with model.supervision=inside, to have two resolutions between the "
-                "lowest and the output's",
-                self.order,
+                "lowest and the output's"
             )
+            require(order >= 3, "model.order", expected, order)
 
     @property
     def heatmap_px(self) -> int:

@@ -1,95 +1,97 @@
-"""Settings of training itself."""
+"""Settings of training: optimizer, loss and schedule."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.settings.check import require
+from pipeline.settings.check import (
+    require,
+    require_above_zero,
+    require_at_least,
+    require_at_most_one,
+)
 
 Loss = Literal["mse", "cross-entropy"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings:
-    """How the network is trained."""
+    """Optimizer, learning rate, batch, loss and precision of training."""
 
     optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     """Optimizer; rmsprop with alpha 0.99 is the paper's."""
     learning_rate: float = 2.5e-4
-    """Highest learning rate, per step of the whole batch, before optim.rate_scaling."""
+    """Peak learning rate, before optim.rate_scaling; 2.5e-4 is the paper's."""
     rate_scaling: Literal["none", "linear", "sqrt"] = "none"
-    """How the learning rate follows optim.batch_size: not at all, or times its ratio to optim.reference_batch, or times the ratio's root."""
+    """Scaling of the learning rate with the batch: none, or linear or by the square root in
+    optim.batch_size / optim.reference_batch."""
     reference_batch: int = 6
-    """Samples a step for which optim.learning_rate is meant; the paper's 6."""
+    """Samples per step that optim.learning_rate is meant for; 6 in the paper."""
     warmup_samples: int = 0
-    """Samples over which the learning rate first rises linearly from 0; the paper has no warm-up."""
+    """Samples over which the learning rate rises linearly from 0; the paper has no warm-up."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW, of convolutions' kernels only (L2 penalty of RMSprop, of all weights)."""
+    """Weight decay. adamw: decoupled, on convolution kernels only.
+    rmsprop: an L2 penalty on all weights."""
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
-    """Course of the learning rate after warm-up: constant; cosine over the samples of all epochs; plateau: one drop to a fifth, the paper's, when validation accuracy no longer rises."""
+    """Learning rate after warm-up. constant: no change. cosine: decays over the samples of all
+    epochs. plateau: drops to a fifth once, when validation accuracy plateaus, as in the paper."""
     cosine_end: float = 0.0
-    """Share of the highest learning rate, 0-1, at which optim.schedule=cosine ends."""
+    """Share of the peak learning rate, 0-1, at which optim.schedule=cosine ends."""
     patience: int = 5
-    """Epochs without a better validation accuracy that make optim.schedule=plateau drop; the paper gives no number."""
+    """Epochs without better validation accuracy before optim.schedule=plateau drops the rate.
+    Not given in the paper."""
     ema_samples: int = 0
-    """Time constant, in samples, of a moving average of the weights, which is evaluated beside them and then gives the run's headline; 0: none, as in the paper."""
+    """Time constant, in samples, of an exponential moving average of the weights; 0: none, as in
+    the paper. The average is evaluated too, and the run's primary metric is the average's."""
     batch_size: int = 6
-    """Samples a step over all workers together."""
+    """Samples per step over all workers together (the paper's 6)."""
     accumulate: int = 1
-    """Parts in which each worker passes its share of a batch through the network, one after another, to save memory; gradients add up to the whole batch's, BatchNorm sees each part alone."""
+    """Parts into which each worker splits its share of a batch, to save memory. Gradients add up
+    to those of the whole batch; BatchNorm sees each part alone."""
     clip_norm: float = 0.0
-    """Norm of all gradients together to which longer ones are shortened; 0: never, as in the paper."""
+    """Upper limit of the norm of all gradients together; 0: no clipping, as in the paper."""
     max_bad_steps: int = 10
-    """Steps of a run whose loss or gradient is not finite that are left out; one more stops the run. 0: stop at the first."""
+    """Bad steps (loss or gradient not finite) that a run may skip. One more ends the run; 0: the
+    first ends it."""
     sync_batchnorm: bool = False
-    """Take BatchNorm's statistics over all workers' samples at each step, where each has few; on GPUs only."""
+    """Compute BatchNorm's statistics over all workers' samples, where each has few. GPUs only."""
     epochs: int = 100
     """Passes over the training samples."""
     loss: Loss = "mse"
-    """Loss, summed over the supervised heatmaps: mse: mean squared error (the paper's); cross-entropy: of the softmax over each map with its target, which has no scale to choose."""
+    """Loss, summed over the supervised heatmaps. mse: mean squared error, as in the paper.
+    cross-entropy: between target and softmax of each heatmap, independent of the target's scale."""
     sigma_px: float = 1.75
-    """Standard deviation of the target's Gaussian in pixels of the heatmap that it is drawn on."""
+    """Standard deviation of the target's Gaussian, in heatmap pixels."""
     target_peak: float = 1.0
-    """Height of the target's Gaussian with optim.loss=mse; the paper's is 1, but AdamW learns faster at 10."""
+    """Height of the target's Gaussian with optim.loss=mse. The paper's is 1; AdamW learns faster
+    at 10."""
     missing_joints: Literal["zero", "mask"] = "zero"
-    """What an unannotated joint trains: zero: an all-zero heatmap (the paper's), with cross-entropy the uniform distribution; mask: nothing."""
+    """Target of a joint that is not annotated. zero: an all-zero heatmap, as in the paper, or with
+    cross-entropy the uniform distribution. mask: none, the joint does not enter the loss."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the network in training; auto: bf16 where the device multiplies it natively; fp16 with a scaled loss, for GPUs that do not."""
+    """Precision of the network in training. auto: bf16 where the device multiplies it natively,
+    else fp32. fp16: with a scaled loss, for GPUs without bf16."""
     checkpointing: bool = False
-    """Keep only the inputs of residuals for the backward pass, which computes the rest again: less memory for more time."""
+    """Keep only the inputs of residuals and recompute the rest in the backward pass, which takes
+    less memory and more time."""
     compile: bool = False
-    """Train through torch.compile, on a GPU with CUDA graphs; takes a minute or more to start, and on CPU gains nothing."""
+    """Train through torch.compile, on a GPU with CUDA graphs. Adds a minute or more at the start;
+    no gain on CPU."""
     seed: int = 0
     """Seed of the initial weights."""
     zero_heads: bool = True
-    """Start the weights of the heads that predict heatmaps at zero, not at random as in the paper, so that mse at a peak of 1 does not stay with all-zero heatmaps."""
+    """Start the weights of the heads that predict heatmaps at zero. The paper starts them at
+    random, from where mse with a peak of 1 can stay at all-zero heatmaps."""
 
     def __post_init__(self) -> None:
-        require(
-            self.learning_rate > 0,
-            "optim.learning_rate",
-            "above 0",
-            self.learning_rate,
-        )
-        require(
-            self.weight_decay >= 0,
-            "optim.weight_decay",
-            "at least 0",
-            self.weight_decay,
-        )
-        for name in ("batch_size", "reference_batch", "accumulate", "epochs", "patience"):
-            value = getattr(self, name)
-            require(value >= 1, f"optim.{name}", "at least 1", value)
-        for name in ("warmup_samples", "ema_samples", "clip_norm", "max_bad_steps"):
-            value = getattr(self, name)
-            require(value >= 0, f"optim.{name}", "at least 0", value)
-        require(0 <= self.cosine_end <= 1, "optim.cosine_end", "from 0 to 1", self.cosine_end)
-        for name in ("sigma_px", "target_peak"):
-            value = getattr(self, name)
-            require(value > 0, f"optim.{name}", "above 0", value)
-        require(self.seed >= 0, "optim.seed", "at least 0", self.seed)
+        require_above_zero(self, "optim", "learning_rate", "sigma_px", "target_peak")
+        counts = ("reference_batch", "patience", "batch_size", "accumulate", "epochs")
+        require_at_least(self, "optim", 1, *counts)
+        require_at_least(self, "optim", 0, "warmup_samples", "ema_samples", "max_bad_steps", "seed")
+        require_at_least(self, "optim", 0, "weight_decay", "clip_norm")
+        require_at_most_one(self, "optim", "cosine_end")
         require(
             not (self.checkpointing and self.compile),
             "optim.checkpointing",
-            "False with optim.compile, which chooses itself what to compute again",
+            "False with optim.compile, which chooses itself what to recompute",
             self.checkpointing,
         )

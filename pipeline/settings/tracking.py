@@ -1,39 +1,32 @@
-"""Settings of the record in MLflow."""
+"""Settings of tracking in MLflow."""
 
-import re
 from dataclasses import dataclass
 
-from pipeline.settings.check import require
+from pipeline.settings.check import require, require_at_least, require_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Where MLflow records the run."""
+    """MLflow server and experiment of a run, and the models that it logs."""
 
     uri: str = ""
-    """MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else SQLite's mlflow.db in the working folder, in a submitted job ~/hourglass-ray/mlflow.db."""
+    """MLflow tracking URI. Empty: MLFLOW_TRACKING_URI, else the SQLite file mlflow.db in the
+    working folder, or ~/hourglass-ray/mlflow.db in a submitted job."""
     experiment: str = "hourglass"
     """MLflow experiment."""
     required: bool = True
-    """Start only if MLflow answers; false: start anyway, and deliver what is recorded when it does."""
+    """Start only if MLflow answers; false: start anyway, and upload when it answers."""
 
     models: int = 1
-    """Best checkpoints kept in MLflow as models that mlflow.pyfunc loads, each taking the place of a worse one; 0: none. The runs' folder keeps as many."""
+    """Best checkpoints to keep in MLflow as models that mlflow.pyfunc loads; 0: none. A better one
+    replaces the worst. The run's folder keeps the same number."""
     register: str = ""
-    """Name in MLflow's model registry under which the best checkpoint is registered at the end, as its champion if it is better than that; empty: not registered."""
+    """Name in MLflow's model registry under which the run registers its best checkpoint at the end,
+    and which it makes the champion if it is better than the present one; empty: do not register."""
 
     def __post_init__(self) -> None:
         require(bool(self.experiment), "tracking.experiment", "a name", self.experiment)
-        require(self.models >= 0, "tracking.models", "at least 0", self.models)
-        require(
-            re.fullmatch(r"[\w.-]*", self.register) is not None,
-            "tracking.register",
-            "made of letters, digits, '.', '_' and '-'",
-            self.register,
-        )
-        require(
-            self.models >= 1 or not self.register,
-            "tracking.models",
-            "at least 1 with tracking.register",
-            self.models,
-        )
+        require_at_least(self, "tracking", 0, "models")
+        require_name("tracking.register", self.register)
+        expected = "at least 1 with tracking.register"
+        require(self.models >= 1 or not self.register, "tracking.models", expected, self.models)

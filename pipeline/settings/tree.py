@@ -1,4 +1,4 @@
-"""All settings of a run together, by section and by dotted key."""
+"""The tree of all settings of a run, and access by dotted key."""
 
 import dataclasses
 import hashlib
@@ -33,12 +33,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_batch()
-        require(
-            self.ray.gpus_per_worker > 0 or not self.optim.sync_batchnorm,
-            "optim.sync_batchnorm",
-            "False without ray.gpus_per_worker, since torch synchronises BatchNorm on GPUs only",
-            self.optim.sync_batchnorm,
+        expected = (
+            "False without ray.gpus_per_worker, since torch synchronises BatchNorm on GPUs only"
         )
+        is_synced = self.optim.sync_batchnorm
+        has_gpus = self.ray.gpus_per_worker > 0
+        require(has_gpus or not is_synced, "optim.sync_batchnorm", expected, is_synced)
 
     def _check_batch(self) -> None:
         parts = f"ray.workers={self.ray.workers}"
@@ -46,25 +46,18 @@ class Settings:
             parts += f" times optim.accumulate={self.optim.accumulate}"
         size, fewest = self.optim.batch_size, self.ray.most_workers * self.optim.accumulate
         if self.ray.is_elastic:
-            # Shares need not be equal, but nobody's may be empty.
-            require(
-                size >= fewest,
-                "optim.batch_size",
-                f"at least {fewest} with {parts}, the most",
-                size,
-            )
-            require(
-                self.data.reading == "exact",
-                "data.reading",
-                f"exact with {parts}, since streams are made for a number of workers",
-                self.data.reading,
-            )
+            # Shares need not be equal, but none may be empty.
+            expected = f"at least {fewest} with {parts} (the largest number of workers)"
+            require(size >= fewest, "optim.batch_size", expected, size)
+            reading = self.data.reading
+            expected = f"exact with {parts}, since a stream is split for a fixed number of workers"
+            require(reading == "exact", "data.reading", expected, reading)
         else:
             require(size % fewest == 0, "optim.batch_size", f"a multiple of {parts}", size)
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> Self:
-        """Build settings from dotted keys; what is not named keeps its default. Raises ValueError."""
+        """Build settings from dotted keys, the rest at defaults. Raises like `replaced`."""
         return cls().replaced(flat)
 
     def flat(self) -> dict[str, Scalar]:
@@ -76,7 +69,7 @@ class Settings:
         }
 
     def shown(self) -> dict[str, Scalar]:
-        """Return every setting by its dotted key as others may read it: secrets in URIs are `***`."""
+        """Return `flat()` with the secrets in URIs replaced by `***`."""
         return {
             key: redacted(value) if isinstance(value, str) else value
             for key, value in self.flat().items()
@@ -85,8 +78,7 @@ class Settings:
     def replaced(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy with some settings replaced by dotted key.
 
-        Raises ValueError for an unknown key, a value of the wrong type, or one
-        out of range.
+        Raises ValueError for an unknown key, a value of the wrong type, or one out of range.
         """
         by_section: dict[str, dict[str, Any]] = {}
         known = self.flat()
@@ -94,22 +86,19 @@ class Settings:
             if key not in known:
                 raise ValueError(f"unknown setting {key!r}{did_you_mean(key, known)}")
             section, _, name = key.partition(".")
-            by_section.setdefault(section, {})[name] = _typed(
-                getattr(self, section), name, key, value
-            )
-        return dataclasses.replace(
-            self,
-            **{
-                section: dataclasses.replace(getattr(self, section), **values)
-                for section, values in by_section.items()
-            },
-        )
+            typed = _typed(getattr(self, section), name, key, value)
+            by_section.setdefault(section, {})[name] = typed
+        sections = {
+            section: dataclasses.replace(getattr(self, section), **values)
+            for section, values in by_section.items()
+        }
+        return dataclasses.replace(self, **sections)
 
     def fingerprint(self, data_checksum: str) -> str:
-        """Return eight hexadecimal digits that name what decides the outcome of training.
+        """Return eight hexadecimal digits that identify the outcome of training.
 
-        Where data lie does not enter, but what they are does, by their
-        checksum; nor where the run is stored, tracked and executed.
+        Data enter by their checksum, not by their location. Where the run is stored, tracked and
+        executed does not enter.
         """
         decisive = {
             key: value
@@ -117,10 +106,10 @@ class Settings:
             if key.partition(".")[0] in ("data", "model", "optim", "evaluation")
             or key == "ray.workers"
         }
-        # The stream is the same for any number of threads, wherever it is kept.
+        # Threads and cache change neither the samples nor their order.
         for key in ("data.threads", "data.cache", "data.cache_gb"):
             del decisive[key]
-        # Who puts up with more bad steps wants the same run to go on.
+        # With a higher limit of bad steps the same run should resume.
         del decisive["optim.max_bad_steps"]
         # A run that was begun before there was this setting keeps its name.
         if not self.model.stem_features:
@@ -134,20 +123,15 @@ class Settings:
 
 
 def _typed(section: object, name: str, key: str, value: Any) -> Scalar:
-    """Check `value` against the annotation of `section.name`; whole numbers pass as floats."""
-    expected = get_type_hints(type(section))[name]
-    if get_origin(expected) is Literal:
-        require(
-            value in get_args(expected),
-            key,
-            "one of " + ", ".join(map(str, get_args(expected))),
-            value,
-        )
+    """Check `value` against the annotation of `section.name`. Integers pass as floats."""
+    annotation = get_type_hints(type(section))[name]
+    if get_origin(annotation) is Literal:
+        choices = get_args(annotation)
+        require(value in choices, key, f"one of {', '.join(choices)}", value)
         return value
-    if expected is float and type(value) is int:
+    if annotation is float and type(value) is int:
         return float(value)
-    kinds = get_args(expected) or (expected,)
-    require(
-        type(value) in kinds, key, "of type " + " or ".join(kind.__name__ for kind in kinds), value
-    )
+    types = get_args(annotation) or (annotation,)
+    names = " or ".join(kind.__name__ for kind in types)
+    require(type(value) in types, key, f"of type {names}", value)
     return value

@@ -24,7 +24,7 @@ from pipeline.data.packing import ShardDone, close_plan, open_plan, pack_shard
 from pipeline.data.packing_plan import check_fit, plan_packing
 from pipeline.data.shards.index import Index
 from pipeline.data.shards.reader import ShardReader
-from pipeline.io.errors import clear_errors
+from pipeline.io.console import clear_errors
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import MPII, SYNTHETIC
 from pipeline.pose.person import Visibility
@@ -471,7 +471,7 @@ def test_a_disk_that_is_full_is_named_and_what_was_packed_stays(tmp_path, small_
     assert end.value.code == 1
     said = (
         rf"error: \[Errno 28\] the disk of {re.escape(str(settings.out))} is full: {second.name} "
-        r"needs more than the 4,096 bytes that there was room for\n"
+        r"needs more than the 4,096 bytes available\n"
     )
     assert re.fullmatch(said, capsys.readouterr().err)
     assert {path.name for path in settings.out.iterdir()} == {".packing", str(first.name)}

@@ -165,7 +165,7 @@ def test_thresholds_mean_groups_and_base_are_free_to_choose(tmp_path):
             {"index_base": "true"},
             "index_base must be the number of the first pixel in the table, 0 or 1, got True",
         ),
-        ({"name": "7"}, "name must be a text, got 7"),
+        ({"name": "7"}, "name must be a string, got 7"),
         ({"joints": '"nose"'}, "joints must be a list, got 'nose'"),
         (
             {"limbs": '[["nose", "wither"]]'},

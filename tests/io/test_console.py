@@ -1,4 +1,4 @@
-"""Lines of progress, with a clock of our own."""
+"""Progress lines, timed by a fake clock."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pipeline.io.console import Pace, bar, duration, say
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """Clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -16,7 +16,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (-3.0, "0 s"),
         (0.4, "0 s"),
@@ -29,8 +29,8 @@ class Clock:
         (100_000.0, "27 h 46 min"),
     ],
 )
-def test_a_duration_is_said_as_people_do(seconds, said):
-    assert duration(seconds) == said
+def test_a_duration_is_formatted_for_people(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_a_line_is_due_once_every_few_seconds():
@@ -48,15 +48,15 @@ def test_the_rest_is_estimated_by_the_mean_pace():
     pace = Pace(1.0, clock)
     clock.now += 30.0
     assert pace.elapsed_s() == 30.0
-    # 10 in 30 s, so 3 s each, and 15 are left.
+    # 10 took 30 s, 3 s each, and 15 are left.
     assert pace.left_s(10, 25) == 45.0
     assert pace.left_s(25, 25) == 0.0
-    # Before the first is done it counts as done.
+    # Before the first is done, the estimate counts it as done.
     assert pace.left_s(0, 25) == 750.0
 
 
 @pytest.mark.parametrize(
-    ("done", "total", "said"),
+    ("done", "total", "text"),
     [
         (0, 8, "[........] 0/8"),
         (3, 8, "[###.....] 3/8"),
@@ -65,10 +65,10 @@ def test_the_rest_is_estimated_by_the_mean_pace():
         (0, 0, "[........] 0/0"),
     ],
 )
-def test_a_bar_fills_up(done, total, said):
-    assert bar(done, total, width=8) == said
+def test_a_bar_fills_up(done, total, text):
+    assert bar(done, total, width=8) == text
 
 
-def test_a_line_is_said_on_standard_output(capsys):
+def test_a_line_is_printed_on_standard_output(capsys):
     say("half way")
     assert capsys.readouterr() == ("half way\n", "")

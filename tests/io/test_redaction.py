@@ -1,4 +1,4 @@
-"""Secrets in URIs: what is hidden, and that all else is left alone."""
+"""Redaction of secrets in URIs, and of nothing else."""
 
 import pytest
 
@@ -36,7 +36,7 @@ from pipeline.io.redaction import redacted
             "https://h/a.tar?TOKEN=1,https://u:p@h/b.tar",
             "https://h/a.tar?TOKEN=***,https://u:***@h/b.tar",
         ),
-        # As other libraries' errors and our own say them.
+        # In the errors of other libraries, and in ours.
         ("https://h/a?sig=a:b: 3 bytes", "https://h/a?sig=***: 3 bytes"),
         (
             "Max retries exceeded with url: /a?token=abc (Caused",
@@ -72,5 +72,5 @@ def test_secrets_are_hidden(text, shown):
         "model.stacks must be at least 1, got 0",
     ],
 )
-def test_all_else_is_left_as_it_is(text):
+def test_other_text_is_unchanged(text):
     assert redacted(text) == text

@@ -1,4 +1,4 @@
-"""Shards on other machines: named, read and downloaded from real servers, and cached."""
+"""Remote shards: patterns, reads and downloads from real servers, and the cache."""
 
 import errno
 import gzip
@@ -41,7 +41,7 @@ def sha256(content: bytes) -> str:
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch) -> list[float]:
-    """The seconds that were to be waited before trying again, which here take no time."""
+    """Record the waits between retries, in seconds, and skip them."""
     waited: list[float] = []
     monkeypatch.setattr(remote, "sleep", waited.append)
     return waited
@@ -49,7 +49,7 @@ def waits(monkeypatch) -> list[float]:
 
 @pytest.fixture(autouse=True)
 def fresh_connections(monkeypatch) -> Iterator[None]:
-    """Every test has servers and an environment of its own, and no proxy before them."""
+    """Give every test new connections, without a proxy."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     transport._filesystem.cache_clear()
     yield
@@ -77,7 +77,7 @@ def set_aws_environment(monkeypatch, endpoint: str, variable: str) -> None:
 
 @pytest.fixture
 def bucket(s3_endpoint, monkeypatch) -> str:
-    """A bucket with CONTENT as two training shards and a validation shard."""
+    """Make a bucket with CONTENT as two training shards and a validation shard."""
     set_aws_environment(monkeypatch, s3_endpoint, "AWS_ENDPOINT_URL")
     client = boto3.client("s3")
     client.create_bucket(Bucket="pose")
@@ -91,7 +91,7 @@ def bucket(s3_endpoint, monkeypatch) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "s3", "gs"])
-def test_urls_of_other_machines_are_remote(scheme):
+def test_remote_urls_are_remote(scheme):
     assert is_remote(f"{scheme}://pose/train-000000.tar")
 
 
@@ -170,7 +170,7 @@ def test_a_local_shard_that_braces_name_but_is_not_there_is_refused(tmp_path):
         expand(pattern)
 
 
-def test_braces_are_spelt_out_over_http_and_commas_within_them_separate_nothing():
+def test_braces_are_expanded_over_http_with_commas_inside_them():
     assert expand("http://h/{train,val}-{08..10}.tar?key=[1],https://h/a.tar") == [
         *(f"http://h/train-{number}.tar?key=[1]" for number in ("08", "09", "10")),
         *(f"http://h/val-{number}.tar?key=[1]" for number in ("08", "09", "10")),
@@ -183,7 +183,7 @@ def test_a_wildcard_over_http_is_refused_for_braces():
         expand("http://h/train-*.tar")
 
 
-def test_braces_without_an_end_are_refused():
+def test_unclosed_braces_are_refused():
     with pytest.raises(ValueError, match=r"^http://h/\{0\.\.9\.tar: Unbalanced braces"):
         expand("http://h/{0..9.tar")
 
@@ -195,7 +195,7 @@ def test_wildcards_match_in_a_bucket(bucket):
     assert expand(f"{bucket}/test-*.tar") == []
 
 
-def test_what_is_named_in_a_bucket_is_not_looked_up():
+def test_a_name_in_a_bucket_is_not_looked_up():
     assert expand("s3://nowhere/{a,b}.tar") == ["s3://nowhere/a.tar", "s3://nowhere/b.tar"]
 
 
@@ -217,14 +217,14 @@ def test_several_threads_read_at_once(web):
     assert read == [CONTENT[start : start + 5_000] for start in starts]
 
 
-def test_a_read_that_breaks_off_goes_on(web, waits):
+def test_a_broken_read_resumes(web, waits):
     web.breaks = [100, 0, 0, 200, 0]
     assert read_range(web.shard, 50, 1_000) == CONTENT[50:1_050]
     assert web.served == [100, 0, 0, 200, 0, 700]
     assert waits == [0.5, 0.5, 1.0, 0.5, 0.5]
 
 
-def test_a_busy_server_is_asked_again(web, waits):
+def test_a_busy_server_gets_a_retry(web, waits):
     web.statuses = [503, 429]
     assert size_of(web.shard) == SIZE
     assert waits == [0.5, 1.0]
@@ -249,14 +249,14 @@ def test_a_file_that_is_absent_or_closed_is_an_error_at_once(web, waits, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_range_from_a_server_that_knows_none_is_refused_but_at_the_start(web):
-    web.knows_ranges = False
+def test_a_server_that_ignores_ranges_is_refused_except_from_the_start(web):
+    web.serves_ranges = False
     assert read_range(web.shard, 0, 1_000) == CONTENT[:1_000]
     with pytest.raises(ValueError, match=r"tar: the server ignores Range requests, expected"):
         read_range(web.shard, 1, 1_000)
 
 
-def test_a_server_that_falls_silent_is_given_up(web, waits, monkeypatch):
+def test_a_server_that_stalls_is_given_up(web, waits, monkeypatch):
     monkeypatch.setattr(transport, "STALL_SECONDS", 0.1)
     monkeypatch.setattr(remote, "ATTEMPTS", 2)
     web.stalls_after = 0
@@ -286,7 +286,7 @@ def test_a_shard_is_downloaded_whole(web, tmp_path):
     assert web.served == [SIZE]
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_broke(web, waits, tmp_path):
+def test_a_broken_download_resumes_where_it_broke(web, waits, tmp_path):
     target = tmp_path / "train.tar"
     web.breaks = [100_000, 100_000, 50_000]
     fetch(web.shard, target, size=SIZE, sha256=sha256(CONTENT))
@@ -295,7 +295,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_broke(web, waits, tmp_path)
     assert waits == [0.5, 0.5, 0.5]
 
 
-def test_a_download_goes_on_from_what_a_crash_left(web, tmp_path):
+def test_a_download_resumes_from_the_part_of_a_crashed_one(web, tmp_path):
     target = tmp_path / "train.tar"
     (tmp_path / "train.tar.part").write_bytes(CONTENT[:300_000])
     fetch(web.shard, target, size=SIZE, sha256=sha256(CONTENT))
@@ -304,7 +304,7 @@ def test_a_download_goes_on_from_what_a_crash_left(web, tmp_path):
 
 
 @pytest.mark.parametrize("left", [b"another file's", CONTENT + b"more"])
-def test_what_a_crash_left_of_something_else_is_dropped(web, tmp_path, left):
+def test_a_part_of_another_file_is_dropped(web, tmp_path, left):
     target = tmp_path / "train.tar"
     (tmp_path / "train.tar.part").write_bytes(left)
     fetch(web.shard, target, size=SIZE, sha256=sha256(CONTENT))
@@ -325,16 +325,16 @@ def test_a_download_without_progress_is_given_up_and_keeps_what_came(web, waits,
     assert (tmp_path / "train.tar.part").read_bytes() == CONTENT[:100_000]
 
 
-def test_a_server_that_knows_no_ranges_corrupts_no_download(web, tmp_path):
+def test_a_server_that_ignores_ranges_corrupts_no_download(web, tmp_path):
     target = tmp_path / "train.tar"
-    web.knows_ranges = False
+    web.serves_ranges = False
     web.breaks = [100_000, 150_000]
     fetch(web.shard, target, size=SIZE, sha256=None)
     assert target.read_bytes() == CONTENT
     assert web.served == [100_000, 150_000, SIZE]
 
 
-def test_a_wrong_checksum_is_named_and_leaves_nothing(web, tmp_path):
+def test_a_checksum_mismatch_is_named_and_leaves_nothing(web, tmp_path):
     expected = "0" * 64
     message = f"{web.shard}: SHA-256 {sha256(CONTENT)}, expected {expected}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -342,7 +342,7 @@ def test_a_wrong_checksum_is_named_and_leaves_nothing(web, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_size_is_named_before_anything_is_downloaded(web, tmp_path):
+def test_a_size_mismatch_is_named_before_the_download(web, tmp_path):
     message = f"{web.shard}: {SIZE:,} bytes, expected 1,000"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fetch(web.shard, tmp_path / "train.tar", size=1_000, sha256=None)
@@ -433,7 +433,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, scheme, p
 
 @pytest.fixture
 def shards(web) -> list[tuple[str, int, str]]:
-    """Location, size and checksum of four shards of 1,000 bytes each."""
+    """Serve four shards of 1,000 bytes; return their locations, sizes and checksums."""
     contents = {f"/train-{n}.tar": bytes([n]) * 1_000 for n in range(4)}
     web.files |= contents
     return [(web.url + path, 1_000, sha256(content)) for path, content in contents.items()]
@@ -453,7 +453,7 @@ def test_a_shard_is_downloaded_into_the_cache_once(web, shards, tmp_path):
     assert web.served == [1_000]
 
 
-def test_a_cache_without_room_on_its_disk_is_named(web, tmp_path, monkeypatch):
+def test_a_full_disk_of_the_cache_is_named(web, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -482,7 +482,7 @@ def test_the_least_recently_used_copy_makes_room(web, shards, tmp_path):
     assert copies(tmp_path) == ["train-0.tar", "train-1.tar", "train-3.tar"]
 
 
-def test_the_bound_counts_the_download_under_way(web, shards, tmp_path):
+def test_the_limit_counts_the_present_download(web, shards, tmp_path):
     cache = ShardCache(tmp_path, 2_000)
     for used in (0, 1):
         cache.path_of(*shards[used])
@@ -494,7 +494,7 @@ def test_the_bound_counts_the_download_under_way(web, shards, tmp_path):
     assert web.served[-1] == 600
 
 
-def test_what_crashed_downloads_left_is_removed_and_other_files_are_not(shards, tmp_path):
+def test_parts_of_crashed_downloads_are_removed_and_other_files_are_not(shards, tmp_path):
     (tmp_path / f"{'0' * 64}-train.tar.part").write_bytes(bytes(9_000))
     (tmp_path / "notes.txt").write_bytes(bytes(9_000))
     ShardCache(tmp_path, 2_000).path_of(*shards[0])
@@ -514,12 +514,12 @@ def test_a_shard_larger_than_the_cache_is_refused(shards, tmp_path):
         ShardCache(tmp_path, 999).path_of(*shards[0])
 
 
-def test_a_checksum_that_is_none_is_refused(tmp_path):
+def test_an_invalid_checksum_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^http://h/a\.tar: expected a SHA-256 of 64 digits, got"):
         ShardCache(tmp_path / "cache", 999).path_of("http://h/a.tar", 10, "../../a")
 
 
-def test_an_open_copy_stays_readable_when_it_makes_room(shards, tmp_path):
+def test_an_open_copy_stays_readable_when_it_is_evicted(shards, tmp_path):
     cache = ShardCache(tmp_path, 1_000)
     with cache.open(*shards[1]) as file:
         cache.path_of(*shards[2])
@@ -527,7 +527,9 @@ def test_an_open_copy_stays_readable_when_it_makes_room(shards, tmp_path):
         assert file.read() == b"\1" * 1_000
 
 
-def test_a_copy_that_goes_before_it_is_opened_is_downloaded_again(shards, tmp_path, monkeypatch):
+def test_a_copy_that_is_evicted_before_it_is_opened_is_downloaded_again(
+    shards, tmp_path, monkeypatch
+):
     cache = ShardCache(tmp_path, 1_000)
     find, calls = cache.path_of, []
 
@@ -554,11 +556,11 @@ def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
     )
     arguments = [str(tmp_path), web.shard, str(SIZE), sha256(CONTENT)]
     command = [sys.executable, "-W", "error", "-c", program, *arguments]
-    web.may_go_on.clear()
+    web.unblocked.clear()
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in started:
         assert process.stdout.readline() == "ready\n"
-    web.may_go_on.set()
+    web.unblocked.set()
     assert [process.communicate()[0] for process in started] == [f"{SIZE}\n"] * 2
     assert web.served == [SIZE]
 
@@ -574,13 +576,13 @@ def test_remote_samples_are_read_one_by_one(web, pack):
     reader = ShardReader(found.paths)
     web.served.clear()
     assert reader[4] == written[4]
-    # No more than the sample came: its picture, its record, and what a tar has around them.
+    # Only the sample was sent: its picture, its record, and the tar headers around them.
     [served] = web.served
     assert served < len(written[4].crop.jpeg) + len(record_of(written[4])) + 2048
     assert list(reader) == written
 
 
-def test_a_connection_that_breaks_within_a_sample_is_taken_up_again(web, pack):
+def test_a_connection_that_breaks_within_a_sample_resumes(web, pack):
     written = samples(3)
     publish(web, pack(written, members=True))
     reader = ShardReader([f"{web.url}/pose/train-000000.tar"])
@@ -600,7 +602,7 @@ def test_a_remote_shard_that_changed_is_named_sample_by_sample(web, pack):
 
 
 @pytest.mark.parametrize("absent", ["index.json", "members.npz", "train-000001.tar"])
-def test_what_is_missing_of_a_remote_dataset_is_named(web, pack, absent):
+def test_a_missing_file_of_a_remote_dataset_is_named(web, pack, absent):
     pattern = publish(web, pack(samples(1), samples(1, first=1), members=True))
     del web.files[f"/pose/{absent}"]
     message = f"{web.url}/pose/{absent}: the server answers 404 "
@@ -614,10 +616,10 @@ def test_a_cache_downloads_a_shard_once_for_all_epochs_and_readers(web, pack, tm
     locations = find_shards("data.train", publish(web, paths)).paths
     total = sum(path.stat().st_size for path in paths)
     web.served.clear()
-    # Whole downloads go on with a server that knows no ranges, where samples could not be read.
+    # Whole downloads work with a server that ignores ranges; reads of samples would not.
     readers = [ShardReader(locations, ShardCache(tmp_path / "cache", total)) for _ in range(2)]
     small = sum(web.served)
-    web.knows_ranges = False
+    web.serves_ranges = False
     for epoch in range(3):
         for reader in readers:
             order = epoch_order(reader.bounds, 0, epoch, 4).tolist()
@@ -659,10 +661,10 @@ def test_a_cache_too_small_for_a_window_of_samples_is_refused_before_training(we
 def test_compressed_shards_stream_from_a_server(web, pack):
     written = samples(4)
     [path] = pack(written)
-    web.files["/theirs.tar.gz"] = gzip.compress(path.read_bytes())
+    web.files["/packed.tar.gz"] = gzip.compress(path.read_bytes())
     web.breaks += [1000]
     stream = ShardStream(
-        locations=[f"{web.url}/theirs.tar.gz"], seed=0, rank=0, workers=1, window=1
+        locations=[f"{web.url}/packed.tar.gz"], seed=0, rank=0, workers=1, window=1
     )
     assert stream.first(4, BadSamples(0)) == written
 

@@ -397,7 +397,7 @@ def test_help_says_what_each_preset_is():
     )
     told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", answer.stdout).split())
     for name, preset in PRESETS.items():
-        assert f"{name}: {preset.what}" in told
+        assert f"{name}: {preset.summary}" in told
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Coordinates on their way between image, input and heatmap, worked out by hand."""
+"""Transforms between image, input and heatmap, with values worked out by hand."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_zoom_enlarges_the_frame():
 
 def test_a_positive_rotation_turns_clockwise_as_seen():
     matrix = input_from_original(CENTER, SCALE, INPUT_PX, rotation_deg=90.0)
-    # What was right of the centre comes below it, what was above it to the right.
+    # A point right of the centre moves below it, one above the centre to the right.
     assert moved(matrix, 110.0, 60.0) == pytest.approx([127.5, 147.5])
     assert moved(matrix, 100.0, 55.0) == pytest.approx([137.5, 127.5])
 

@@ -1,4 +1,4 @@
-"""Joint sets: tables that have to agree with themselves."""
+"""Joint sets: consistent tables, their JSON, and the errors on input."""
 
 import json
 import re
@@ -14,7 +14,7 @@ def test_the_flip_map_of_mpii_is_the_published_one():
 
 
 def test_the_flip_map_of_flic_is_that_of_the_papers_authors():
-    # {1,4}, {2,5}, {3,6}, {7,8}, {9,10} in their code, which counts from 1.
+    # Their code, which counts from 1, has {1,4}, {2,5}, {3,6}, {7,8}, {9,10}.
     assert FLIC.mirror == (3, 4, 5, 0, 1, 2, 7, 6, 9, 8, 10)
 
 
@@ -73,7 +73,7 @@ def test_an_unknown_joint_set_is_refused_with_the_known_ones():
         joint_set("aic")
 
 
-# What travels
+# JSON
 
 
 @pytest.mark.parametrize("joints", JOINT_SETS.values(), ids=JOINT_SETS.keys())
@@ -83,15 +83,8 @@ def test_a_joint_set_comes_back_from_json_as_it_was(joints):
 
 def test_json_names_joints_instead_of_counting_them():
     content = LSP.to_json()
-    assert list(content) == [
-        "name",
-        "joints",
-        "flip_pairs",
-        "limbs",
-        "groups",
-        "in_mean",
-        "measures",
-    ]
+    fields = ["name", "joints", "flip_pairs", "limbs", "groups", "in_mean", "measures"]
+    assert list(content) == fields
     assert content["flip_pairs"][0] == ["right_ankle", "left_ankle"]
     assert content["limbs"][-1] == ["left_hip", "left_shoulder"]
     assert content["groups"]["head"] == ["neck", "head_top"]
@@ -126,8 +119,8 @@ def test_joint_sets_are_told_apart_by_name_or_by_what_differs():
         ({"in_mean": ["nose"]}, "in_mean[0]: unknown joint 'nose'"),
         ({"groups": ["head"]}, "groups must be a table of lists of joints, got ['head']"),
         ({"groups": {"head": "neck"}}, "groups.head must be a list, got 'neck'"),
-        ({"name": 5}, "name must be a text, got 5"),
-        ({"joints": ["a", 5]}, "joints[1] must be a text, got 5"),
+        ({"name": 5}, "name must be a string, got 5"),
+        ({"joints": ["a", 5]}, "joints[1] must be a string, got 5"),
         ({"measures": [{}]}, "measures[0]: field 'key' is absent"),
     ],
 )
@@ -148,7 +141,7 @@ def test_json_without_a_field_or_no_table_at_all_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"title": 1}, "measures[0].title must be a text, got 1"),
+        ({"title": 1}, "measures[0].title must be a string, got 1"),
         ({"thresholds": [0.5, "0.1"]}, "measures[0].thresholds[1] must be a number, got '0.1'"),
         ({"thresholds": []}, "measures[0].thresholds must hold at least one threshold, got none"),
         (
@@ -166,7 +159,7 @@ def test_json_that_is_no_measure_is_refused_by_field(change, message):
         JointSet.from_json(content)
 
 
-# What agrees with itself
+# Consistency
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Recipes: settings that exist, and none of them the network's, the data's or the machine's."""
+"""Recipes: valid settings, and none of the network, the data or the machine."""
 
 import pytest
 
 from pipeline.settings import Settings
 from pipeline.settings.presets import MODERN, NEWELL2016
 
-# What a recipe leaves to whoever trains.
+# Settings of training that a recipe leaves open.
 _OTHERS = {
     "optim.accumulate",
     "optim.checkpointing",
@@ -25,7 +25,7 @@ def test_every_setting_of_a_recipe_is_accepted(recipe):
 
 
 @pytest.mark.parametrize("recipe", [NEWELL2016, MODERN], ids=("newell2016", "modern"))
-def test_a_recipe_says_how_to_train_and_nothing_else(recipe):
+def test_a_recipe_sets_how_to_train_and_nothing_else(recipe):
     assert {key.partition(".")[0] for key in recipe} <= {"optim", "data", "evaluation"}
     assert not _OTHERS & recipe.keys()
 

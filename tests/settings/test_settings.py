@@ -1,19 +1,12 @@
-"""Settings: the dotted key is the contract, and every error names it."""
+"""Settings: every error names the dotted key."""
 
 import dataclasses
 import re
 
 import pytest
 
-from pipeline.settings import (
-    DataSettings,
-    EvaluationSettings,
-    ModelSettings,
-    OptimSettings,
-    RaySettings,
-    Settings,
-    TrackingSettings,
-)
+from pipeline.settings import ModelSettings, RaySettings, Settings
+from pipeline.settings.cli import parse
 
 
 def test_defaults_are_the_papers():
@@ -38,112 +31,75 @@ def test_a_heatmap_has_a_quarter_of_the_inputs_side():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("key", "value", "expected"),
     [
-        (lambda: ModelSettings(stacks=0), "model.stacks must be at least 1, got 0"),
-        (lambda: ModelSettings(joints=-1), "model.joints must be at least 0, got -1"),
-        (
-            lambda: ModelSettings(features=255),
-            "model.features must be a positive multiple of 4, got 255",
-        ),
-        (
-            lambda: ModelSettings(stem_features=-2),
-            "model.stem_features must be 0 or a positive multiple of 2, got -2",
-        ),
-        (
-            lambda: ModelSettings(stem_features=129),
-            "model.stem_features must be 0 or a positive multiple of 2, got 129",
-        ),
-        (
-            lambda: ModelSettings(input_px=96),
-            "model.input_px must be a positive multiple of 64 (4 * 2**model.order), got 96",
-        ),
-        (
-            lambda: ModelSettings(input_px=0),
-            "model.input_px must be a positive multiple of 64 (4 * 2**model.order), got 0",
-        ),
-        (
-            lambda: ModelSettings(supervision="inside"),
-            "model.stacks must be 1 with model.supervision=inside, got 8",
-        ),
-        (
-            lambda: ModelSettings(supervision="inside", stacks=1, order=2),
-            "model.order must be at least 3 with model.supervision=inside, to have two "
-            "resolutions between the lowest and the output's, got 2",
-        ),
-        (lambda: DataSettings(seed=-1), "data.seed must be at least 0, got -1"),
-        (lambda: DataSettings(threads=0), "data.threads must be at least 1, got 0"),
-        (
-            lambda: DataSettings(shuffle_window=0),
-            "data.shuffle_window must be at least 1, got 0",
-        ),
-        (lambda: DataSettings(scale_jitter=1.5), "data.scale_jitter must be from 0 to 1, got 1.5"),
-        (
-            lambda: DataSettings(rotation_deg=91.0),
-            "data.rotation_deg must be from 0 to 90 degrees, got 91.0",
-        ),
-        (lambda: DataSettings(flip_share=-0.1), "data.flip_share must be from 0 to 1, got -0.1"),
-        (
-            lambda: DataSettings(rotation_share=1.1),
-            "data.rotation_share must be from 0 to 1, got 1.1",
-        ),
-        (lambda: DataSettings(color_jitter=2.0), "data.color_jitter must be from 0 to 1, got 2.0"),
-        (
-            lambda: OptimSettings(learning_rate=0.0),
-            "optim.learning_rate must be above 0, got 0.0",
-        ),
-        (
-            lambda: OptimSettings(learning_rate=float("nan")),
-            "optim.learning_rate must be above 0, got nan",
-        ),
-        (
-            lambda: OptimSettings(weight_decay=-1.0),
-            "optim.weight_decay must be at least 0, got -1.0",
-        ),
-        (lambda: OptimSettings(patience=0), "optim.patience must be at least 1, got 0"),
-        (
-            lambda: OptimSettings(reference_batch=0),
-            "optim.reference_batch must be at least 1, got 0",
-        ),
-        (
-            lambda: OptimSettings(warmup_samples=-1),
-            "optim.warmup_samples must be at least 0, got -1",
-        ),
-        (lambda: OptimSettings(ema_samples=-1), "optim.ema_samples must be at least 0, got -1"),
-        (lambda: OptimSettings(accumulate=0), "optim.accumulate must be at least 1, got 0"),
-        (lambda: OptimSettings(clip_norm=-1.0), "optim.clip_norm must be at least 0, got -1.0"),
-        (lambda: OptimSettings(cosine_end=1.5), "optim.cosine_end must be from 0 to 1, got 1.5"),
-        (lambda: OptimSettings(epochs=0), "optim.epochs must be at least 1, got 0"),
-        (lambda: OptimSettings(sigma_px=0.0), "optim.sigma_px must be above 0, got 0.0"),
-        (
-            lambda: EvaluationSettings(batch_size=0),
-            "evaluation.batch_size must be at least 1, got 0",
-        ),
+        ("model.stacks", 0, "at least 1"),
+        ("model.joints", -1, "at least 0"),
+        ("model.features", 255, "a positive multiple of 4"),
+        ("model.stem_features", -2, "0 or a positive multiple of 2"),
+        ("model.stem_features", 129, "0 or a positive multiple of 2"),
+        ("model.input_px", 96, "a positive multiple of 64 (4 * 2**model.order)"),
+        ("model.input_px", 0, "a positive multiple of 64 (4 * 2**model.order)"),
+        ("data.seed", -1, "at least 0"),
+        ("data.threads", 0, "at least 1"),
+        ("data.shuffle_window", 0, "at least 1"),
+        ("data.bad_samples", -1, "at least 0"),
+        ("data.cache_gb", 0.0, "above 0"),
+        ("data.epoch_samples", 1, "above 0 with data.reading=streaming, else 0"),
+        ("data.scale_jitter", 1.5, "from 0 to 1"),
+        ("data.rotation_deg", 91.0, "from 0 to 90 degrees"),
+        ("data.flip_share", -0.1, "from 0 to 1"),
+        ("data.rotation_share", 1.1, "from 0 to 1"),
+        ("data.color_jitter", 2.0, "from 0 to 1"),
+        ("optim.learning_rate", 0.0, "above 0"),
+        ("optim.learning_rate", float("nan"), "above 0"),
+        ("optim.weight_decay", -1.0, "at least 0"),
+        ("optim.patience", 0, "at least 1"),
+        ("optim.reference_batch", 0, "at least 1"),
+        ("optim.batch_size", 0, "at least 1"),
+        ("optim.warmup_samples", -1, "at least 0"),
+        ("optim.ema_samples", -1, "at least 0"),
+        ("optim.max_bad_steps", -1, "at least 0"),
+        ("optim.seed", -1, "at least 0"),
+        ("optim.accumulate", 0, "at least 1"),
+        ("optim.clip_norm", -1.0, "at least 0"),
+        ("optim.cosine_end", 1.5, "from 0 to 1"),
+        ("optim.epochs", 0, "at least 1"),
+        ("optim.sigma_px", 0.0, "above 0"),
+        ("optim.target_peak", 0.0, "above 0"),
+        ("evaluation.batch_size", 0, "at least 1"),
+        ("evaluation.overlays", 0, "at least 1"),
         *(
-            (
-                lambda workers=workers: RaySettings(workers=workers),
-                f"ray.workers must be at least 1, or a range such as 1:4, got {workers!r}",
-            )
+            ("ray.workers", workers, "at least 1, or a range such as 1:4")
             for workers in (0, "2", "0:4", "4:1", "2:2", "1-4", "1:")
         ),
-        (lambda: RaySettings(cpus_per_worker=0.0), "ray.cpus_per_worker must be above 0, got 0.0"),
-        (
-            lambda: RaySettings(gpus_per_worker=-1.0),
-            "ray.gpus_per_worker must be at least 0, got -1.0",
-        ),
-        (
-            lambda: RaySettings(name="a/b"),
-            "ray.name must be made of letters, digits, '.', '_' and '-', got 'a/b'",
-        ),
-        (
-            lambda: TrackingSettings(experiment=""),
-            "tracking.experiment must be a name, got ''",
-        ),
+        ("ray.cpus_per_worker", 0.0, "above 0"),
+        ("ray.gpus_per_worker", -1.0, "at least 0"),
+        ("ray.hang_minutes", -1.0, "at least 0"),
+        ("ray.keep_checkpoints", 0, "at least 1"),
+        ("ray.name", "a/b", "made of letters, digits, '.', '_' and '-'"),
+        ("tracking.experiment", "", "a name"),
+        ("tracking.models", -1, "at least 0"),
+        ("tracking.register", "a b", "made of letters, digits, '.', '_' and '-'"),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_its_dotted_key(make, message):
+def test_a_value_out_of_range_is_refused_by_its_dotted_key(key, value, expected):
+    message = f"{key} must be {expected}, got {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        make()
+        Settings.from_flat({key: value})
+
+
+def test_supervision_inside_needs_one_stack_and_two_resolutions():
+    inside = {"model.supervision": "inside"}
+    message = "model.stacks must be 1 with model.supervision=inside, got 8"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Settings.from_flat(inside)
+    message = (
+        "model.order must be at least 3 with model.supervision=inside, to have two resolutions "
+        "between the lowest and the output's, got 2"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Settings.from_flat(inside | {"model.stacks": 1, "model.order": 2})
 
 
 def test_a_shallower_hourglass_allows_a_smaller_input():
@@ -159,9 +115,9 @@ def test_the_batch_divides_among_the_workers():
 
 
 def test_each_workers_share_divides_into_its_parts():
+    parts = "ray.workers=2 times optim.accumulate=3"
     with pytest.raises(
-        ValueError,
-        match=r"^optim.batch_size must be a multiple of ray.workers=2 times optim.accumulate=3, got 8$",
+        ValueError, match=f"^optim.batch_size must be a multiple of {parts}, got 8$"
     ):
         Settings.from_flat({"ray.workers": 2, "optim.accumulate": 3, "optim.batch_size": 8})
     settings = {"ray.workers": 2, "optim.accumulate": 2, "optim.batch_size": 8}
@@ -172,23 +128,26 @@ def test_elastic_workers_are_a_range():
     fixed, elastic = RaySettings(workers=3), RaySettings(workers="1:4")
     assert (fixed.fewest_workers, fixed.most_workers, fixed.is_elastic) == (3, 3, False)
     assert (elastic.fewest_workers, elastic.most_workers, elastic.is_elastic) == (1, 4, True)
-    # Shares need not be equal, but nobody's may be empty.
+    # Shares need not be equal, but none may be empty.
     assert Settings.from_flat({"ray.workers": "1:4", "optim.batch_size": 6}).optim.batch_size == 6
-    said = "optim.batch_size must be at least 8 with ray.workers=1:4 times optim.accumulate=2, the most, got 6"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = (
+        "optim.batch_size must be at least 8 with ray.workers=1:4 times optim.accumulate=2 "
+        "(the largest number of workers), got 6"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Settings.from_flat({"ray.workers": "1:4", "optim.accumulate": 2})
     streaming = {"data.reading": "streaming", "data.epoch_samples": 60}
-    said = "data.reading must be exact with ray.workers=1:4, since streams are made for a number of"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+    message = "data.reading must be exact with ray.workers=1:4, since a stream is split for a fixed"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         Settings.from_flat({"ray.workers": "1:4"} | streaming)
 
 
 def test_batchnorm_is_synchronised_on_gpus_only():
-    said = (
+    message = (
         "optim.sync_batchnorm must be False without ray.gpus_per_worker, since torch synchronises "
         "BatchNorm on GPUs only, got True"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Settings.from_flat({"optim.sync_batchnorm": True})
     Settings.from_flat({"optim.sync_batchnorm": True, "ray.gpus_per_worker": 1.0})
 
@@ -242,19 +201,13 @@ def test_values_that_only_fit_together_are_replaced_together():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"model.stack": 2},
-            "unknown setting 'model.stack'; did you mean 'model.stacks'?",
-        ),
+        ({"model.stack": 2}, "unknown setting 'model.stack'; did you mean 'model.stacks'?"),
         ({"zzz": 2}, "unknown setting 'zzz'"),
         ({"model.stacks": 2.0}, "model.stacks must be of type int, got 2.0"),
         ({"model.stacks": True}, "model.stacks must be of type int, got True"),
         ({"model.stacks": "2"}, "model.stacks must be of type int, got '2'"),
         ({"data.train": None}, "data.train must be of type str, got None"),
-        (
-            {"optim.optimizer": "sgd"},
-            "optim.optimizer must be one of rmsprop, adamw, got 'sgd'",
-        ),
+        ({"optim.optimizer": "sgd"}, "optim.optimizer must be one of rmsprop, adamw, got 'sgd'"),
     ],
 )
 def test_a_wrong_key_or_type_is_refused_by_its_dotted_key(changes, message):
@@ -311,3 +264,18 @@ def test_where_a_run_is_stored_and_how_it_is_executed_does_not_change_its_finger
         }
     )
     assert elsewhere.fingerprint("data") == Settings().fingerprint("data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Documented:
+    """A section."""
+
+    size: int = 1
+    """A help text
+    (of 2 lines)."""
+
+
+def test_help_joins_the_lines_of_a_docstring(capsys):
+    with pytest.raises(SystemExit):
+        parse(Documented, None, ["--help"])
+    assert "A help text (of 2 lines)." in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.coco import read_coco
@@ -13,60 +14,54 @@ from pipeline.data.formats.table import read_table
 from pipeline.pose.joint_file import read_joint_file
 from pipeline.settings.packing import AnnotationFiles
 
+_Reader = Callable[[AnnotationFiles], Annotations]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationFormat:
     """An annotation format and its conventions.
 
     `index_base` is the number of the first pixel in the file (people always
-    come out 0-based), None where the files say it themselves;
+    come out 0-based), None where the files state it themselves.
     `center_adjusted` says whether the file's centre and scale already carry
     the authors' adjustment.
     """
 
-    read: Callable[[AnnotationFiles], Annotations]
+    read: _Reader
     index_base: int | None
-    center_adjusted: bool
+    center_adjusted: bool = False
     takes_head_boxes: bool = False
 
 
+def _single(read: Callable[[Path], Annotations]) -> _Reader:
+    """Adapt the reader of a format that is one file."""
+    return lambda files: read(files.annotations)
+
+
+def _with_heads(read: Callable[[Path, Path | None], Annotations]) -> _Reader:
+    """Adapt the reader of a format that takes MPII's head boxes."""
+    return lambda files: read(files.annotations, files.head_boxes)
+
+
 def _read_table(files: AnnotationFiles) -> Annotations:
-    assert files.joint_set is not None, "PackSettings has seen to it"
+    assert files.joint_set is not None, "PackSettings requires it of a table"
     return read_table(files.annotations, read_joint_file(files.joint_set))
 
 
 SOURCES = {
     "mpii-json": AnnotationFormat(
-        read=lambda files: read_mpii_json(files.annotations, files.head_boxes),
-        index_base=1,
-        center_adjusted=False,
-        takes_head_boxes=True,
+        read=_with_heads(read_mpii_json), index_base=1, takes_head_boxes=True
     ),
     "mpii-hrnet": AnnotationFormat(
-        read=lambda files: read_mpii_hrnet(files.annotations, files.head_boxes),
-        index_base=1,
-        center_adjusted=False,
-        takes_head_boxes=True,
+        read=_with_heads(read_mpii_hrnet), index_base=1, takes_head_boxes=True
     ),
-    "mpii-mat": AnnotationFormat(
-        read=lambda files: read_mpii_mat(files.annotations), index_base=1, center_adjusted=False
-    ),
-    "mpii-h5": AnnotationFormat(
-        read=lambda files: read_mpii_h5(files.annotations), index_base=1, center_adjusted=True
-    ),
-    "lsp": AnnotationFormat(
-        read=lambda files: read_lsp(files.annotations), index_base=0, center_adjusted=False
-    ),
-    "lspet": AnnotationFormat(
-        read=lambda files: read_lspet(files.annotations), index_base=0, center_adjusted=False
-    ),
-    "coco": AnnotationFormat(
-        read=lambda files: read_coco(files.annotations), index_base=0, center_adjusted=False
-    ),
-    "flic": AnnotationFormat(
-        read=lambda files: read_flic(files.annotations), index_base=1, center_adjusted=True
-    ),
-    "table": AnnotationFormat(read=_read_table, index_base=None, center_adjusted=False),
+    "mpii-mat": AnnotationFormat(read=_single(read_mpii_mat), index_base=1),
+    "mpii-h5": AnnotationFormat(read=_single(read_mpii_h5), index_base=1, center_adjusted=True),
+    "lsp": AnnotationFormat(read=_single(read_lsp), index_base=0),
+    "lspet": AnnotationFormat(read=_single(read_lspet), index_base=0),
+    "coco": AnnotationFormat(read=_single(read_coco), index_base=0),
+    "flic": AnnotationFormat(read=_single(read_flic), index_base=1, center_adjusted=True),
+    "table": AnnotationFormat(read=_read_table, index_base=None),
 }
 
 

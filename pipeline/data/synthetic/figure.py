@@ -1,7 +1,7 @@
 """A body as coloured parts in an image: skin, clothes, head and hair.
 
-The projection drops the depth z of the body's points, which only decides what
-is drawn in front of what.
+The projection drops the depth z of the body's points, which only decides the
+order in which parts are drawn.
 """
 
 import colorsys
@@ -43,14 +43,14 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Shapes drawn one over another at one depth; `joints` are those that the part shows."""
+    """Shapes drawn one over another at one depth; the part shows its `joints`."""
 
     shapes: tuple[Shape, ...]
     joints: tuple[int, ...] = ()
     depth: float = 0.0
 
     def covers(self, point: FloatArray) -> bool:
-        """Tell whether a solid shape of the part lies over `point`, (x, y) pixels."""
+        """Whether a solid shape of the part lies over `point`, (x, y) pixels."""
         x, y = float(point[0]), float(point[1])
         return any(
             cv2.pointPolygonTest(shape.outline.astype(np.float32), (x, y), False) >= 0
@@ -61,7 +61,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Outfit:
-    """Colours of a person. `sleeve` and `leg` say how far cloth reaches: 1 the elbow or knee, 2 the wrist or ankle."""
+    """Colours of a person.
+
+    `sleeve` and `leg` are the reach of the cloth: 1 to elbow or knee, 2 to
+    wrist or ankle.
+    """
 
     skin: Colour
     hair: Colour
@@ -77,7 +81,7 @@ class Outfit:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A body in an image: joints (16, 2) in pixels, its parts from back to front, its head size in pixels."""
+    """A body in an image: joints (16, 2), parts from back to front, and head size, in pixels."""
 
     joints: FloatArray
     parts: tuple[Part, ...]
@@ -86,8 +90,7 @@ class Figure:
     @property
     def corners(self) -> tuple[FloatArray, FloatArray]:
         """Upper left and lower right corner of all that is drawn, (x, y) pixels."""
-        outlines = [shape.outline for part in self.parts for shape in part.shapes]
-        points = np.concatenate(outlines)
+        points = np.concatenate([shape.outline for part in self.parts for shape in part.shapes])
         return points.min(axis=0), points.max(axis=0)
 
 
@@ -104,7 +107,7 @@ def capsule(
 
 
 def ellipse(center: FloatArray, half_axis: FloatArray, half_width: float) -> FloatArray:
-    """Return the outline, (24, 2), of an ellipse with one half axis as a vector and the other's length."""
+    """Return the outline, (24, 2), of an ellipse by one half axis and the other's length."""
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
     length = max(float(np.hypot(*half_axis)), 1e-6)
     across = np.array([-half_axis[1], half_axis[0]]) * (half_width / length)
@@ -157,7 +160,7 @@ def sample_outfit(rng: Generator) -> Outfit:
 
 
 def place(body: Body, outfit: Outfit, stature_px: float, pelvis: FloatArray) -> Figure:
-    """Return the figure of `body` at a size and at a place, (x, y) of its pelvis, in pixels."""
+    """Return the figure of `body` at a stature and with its pelvis at (x, y), in pixels."""
     points = body.points * stature_px
     points[:, :2] += pelvis
     at = {name: points[index] for name, index in POINTS.items()}
@@ -181,18 +184,14 @@ def _stripes(corners: FloatArray, count: int, colour: Colour) -> list[Shape]:
     """Return bands across a quadrilateral, (4, 2): one end's two corners, then the other's."""
     # Cloth reaches beyond the joints by about this share of their distance.
     reach = 0.22 * (corners[1] - corners[0])
-    left, right, end_left, end_right = corners + reach * np.array([[-1], [1], [-1], [1]])
+    corners = corners + reach * np.array([[-1], [1], [-1], [1]])
+    start, along = corners[:2], corners[2:] - corners[:2]
     edges = (np.arange(2 * count) + 0.75) / (2 * count + 0.5)
-    bands = []
-    for low, high in edges.reshape(-1, 2):
-        quad = [
-            left + low * (end_left - left),
-            right + low * (end_right - right),
-            right + high * (end_right - right),
-            left + high * (end_left - left),
-        ]
-        bands.append(Shape(outline=np.array(quad), colour=colour, solid=False))
-    return bands
+    quads = [
+        np.concatenate([start + low * along, (start + high * along)[::-1]])
+        for low, high in edges.reshape(-1, 2)
+    ]
+    return [Shape(outline=quad, colour=colour, solid=False) for quad in quads]
 
 
 def _tube(
@@ -218,7 +217,7 @@ def _limb(
     colours: tuple[Colour, Colour],
     cover: float,
 ) -> Part:
-    """Return the part between two named points: skin, and cloth over a share `cover` of its length."""
+    """Return the part between two points: skin, and cloth over a share `cover` of its length."""
     start, end = at[ends[0]], at[ends[1]]
     skin, cloth = colours
     shapes = _tube(start, end, radii, skin)
@@ -300,13 +299,8 @@ def _neckline(at: dict[str, FloatArray], skin: Colour) -> list[Shape]:
 def _head(at: dict[str, FloatArray], girth: float, half_width: float, outfit: Outfit) -> list[Part]:
     neck, top = at["upper_neck"], at["head_top"]
     middle = (neck + top) / 2
-    throat = _limb(
-        at,
-        ("thorax", "upper_neck"),
-        (0.022 * girth, 0.022 * girth),
-        (outfit.skin,) * 2,
-        0,
-    )
+    radii, colours = (0.022 * girth,) * 2, (outfit.skin,) * 2
+    throat = _limb(at, ("thorax", "upper_neck"), radii, colours, 0)
     skull = ellipse(middle[:2], (top - neck)[:2] / 2, half_width)
     shapes = [outlined(skull, outfit.hair)]
     facing = float(at["face"][2] - middle[2]) / (0.43 * half_width)
@@ -321,7 +315,7 @@ def _head(at: dict[str, FloatArray], girth: float, half_width: float, outfit: Ou
 def _face(
     at: dict[str, FloatArray], facing: float, half_width: float, outfit: Outfit
 ) -> list[Shape]:
-    """Return the face, or nothing where it is turned away: `facing` is 1 towards the viewer, -1 away."""
+    """Return the face, empty where it is turned away: `facing` is 1 to the viewer, -1 away."""
     if facing < 0.2:
         return []
     radius = 0.88 * half_width

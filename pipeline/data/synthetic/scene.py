@@ -1,7 +1,7 @@
 """The dataset `synthetic`: rendered photographs of articulated people, exactly annotated.
 
 Every scene is a pure function of a seed and its index, so the dataset needs no
-files. A joint is OCCLUDED where anything drawn later covers it: an occluder,
+files. A joint is OCCLUDED if anything drawn later covers it: an occluder,
 another person, or another part of the same body.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from pipeline.data.formats.annotations import frame_joints, person_of
 from pipeline.data.synthetic.body import Body, FloatArray, sample_body
 from pipeline.data.synthetic.figure import (
     Figure,
@@ -30,10 +31,6 @@ from pipeline.pose.person import Person, Visibility
 
 Image = NDArray[np.uint8]
 
-# The square around a person is this much wider than the joints, as MPII's is once adjusted.
-_FRAME_MARGIN = 1.25
-# Scale is in units of this many pixels (Andriluka et al., CVPR 2014).
-_SCALE_PX = 200.0
 _MAX_JOINTS_BEHIND_OCCLUDER = 3
 # Polygons are drawn in sixteenths of a pixel.
 _SUBPIXEL_BITS = 4
@@ -41,7 +38,7 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a photograph shows, before it is drawn: `size` is (width, height), `parts` go from back to front."""
+    """A photograph before it is drawn: `size` is (width, height), `parts` go from back to front."""
 
     size: tuple[int, int]
     parts: tuple[Part, ...]
@@ -67,17 +64,15 @@ def render_scene(seed: int, index: int) -> tuple[Image, list[Person]]:
 
 
 def scene_people(seed: int, scenes: int) -> list[Person]:
-    """Return all people of scenes 0 to `scenes` - 1 as `render_scene` does, without drawing them."""
-    people: list[Person] = []
-    for index in range(scenes):
-        people += _sample_scene(np.random.default_rng([seed, index]), index).people
-    return people
+    """Return the people that `render_scene` gives for scenes 0 to `scenes` - 1, without drawing."""
+    drawn = (_sample_scene(np.random.default_rng([seed, index]), index) for index in range(scenes))
+    return [person for scene in drawn for person in scene.people]
 
 
 def visibility(
     figure: Figure, in_front: Sequence[Part], size: tuple[int, int]
 ) -> tuple[Visibility, ...]:
-    """Return the state of each joint of `figure` behind the parts `in_front`, in an image (width, height)."""
+    """Return the states of a figure's joints behind the parts `in_front`; `size` is the image's."""
     states = []
     for joint, point in enumerate(figure.joints):
         shown_by = [order for order, part in enumerate(figure.parts) if joint in part.joints]
@@ -114,7 +109,7 @@ def _sample_scene(rng: Generator, index: int) -> Scene:
 
 
 def _sample_figure(rng: Generator, size: tuple[int, int], slot: int, count: int) -> Figure:
-    """Return a figure that fits its share of the image, though now and then it leans out of it."""
+    """Return a figure that fits its share of the image, but sometimes leans out of it."""
     body, outfit = sample_body(rng), sample_outfit(rng)
     room = np.array([size[0] / count, size[1]])
     stature, spare = _fit(rng, body, room)
@@ -141,20 +136,17 @@ def _annotate(
     person: int,
     size: tuple[int, int],
 ) -> Person:
-    inside = figure.joints[[state != Visibility.MISSING for state in states]]
-    low, high = inside.min(axis=0), inside.max(axis=0)
-    center = (low + high) / 2
+    center, scale = frame_joints(figure.joints, np.array(states))
     upper_left, lower_right = (np.clip(corner, 0, np.array(size) - 1) for corner in figure.corners)
-    width, height = lower_right - upper_left
-    return Person(
+    return person_of(
+        figure.joints,
+        np.array(states),
         image=image,
         person=person,
-        center=(float(center[0]), float(center[1])),
-        scale=float(_FRAME_MARGIN * np.max(high - low) / _SCALE_PX),
-        joints=tuple((float(x), float(y)) for x, y in figure.joints),
-        visibility=states,
+        center=center,
+        scale=scale,
         head_size=figure.head_size,
-        box=(float(upper_left[0]), float(upper_left[1]), float(width), float(height)),
+        box=(*upper_left.tolist(), *(lower_right - upper_left).tolist()),
         image_size=size,
     )
 
@@ -162,7 +154,7 @@ def _annotate(
 def _sample_occluders(
     rng: Generator, figures: Sequence[Figure], size: tuple[int, int]
 ) -> list[Part]:
-    """Return up to two shapes in front of the figures that together hide only a few joints of each."""
+    """Return up to two shapes in front of the figures that hide only a few joints of each."""
     occluders: list[Part] = []
     for _ in range(rng.integers(1, 3)):
         figure = figures[int(rng.integers(len(figures)))]
@@ -205,15 +197,9 @@ def _box(center: FloatArray, half: FloatArray, angle_deg: float) -> FloatArray:
 
 
 def _draw(image: Image, part: Part) -> None:
-    """Draw a part into `image`."""
     for shape in part.shapes:
-        cv2.fillPoly(
-            image,
-            [_fixed_point(shape.outline)],
-            shape.colour,
-            cv2.LINE_AA,
-            _SUBPIXEL_BITS,
-        )
+        outline = [_fixed_point(shape.outline)]
+        cv2.fillPoly(image, outline, shape.colour, cv2.LINE_AA, _SUBPIXEL_BITS)
         if shape.edges:
             lines = [_fixed_point(edge) for edge in shape.edges]
             colour = shade(shape.colour, 0.6)
@@ -244,7 +230,7 @@ def _gradient(rng: Generator, size: tuple[int, int]) -> Image:
 
 
 def _sample_clutter(rng: Generator, size: tuple[int, int]) -> Part:
-    """Return a thing in the background: a polygon, an ellipse, a line, or something like a limb."""
+    """Return a background object: a polygon, an ellipse, a line, a box, or the like of a limb."""
     center = rng.uniform(0, 1, 2) * size
     reach = _turned(np.array([rng.uniform(10, 60), 0.0]), rng.uniform(0, 360))
     colour = sample_colour(rng)
@@ -264,7 +250,7 @@ def _sample_clutter(rng: Generator, size: tuple[int, int]) -> Part:
 
 
 def _texture(rng: Generator, image: Image) -> Image:
-    """Return `image` under a blotchy pattern of random grain, and softer than what stands in front."""
+    """Return `image` under a blotchy pattern of random grain, and softer than the people."""
     height, width = image.shape[:2]
     grain = int(rng.integers(3, 24))
     small = rng.integers(0, 256, (height // grain + 2, width // grain + 2), np.uint8)

@@ -27,8 +27,8 @@ def draw_augmentations(
 ) -> list[Augmentation]:
     """Draw each sample's augmentation, a pure function of seed, epoch and its position.
 
-    The distributions are those of the authors' code: 2 to the power of a
-    clipped normal for the scale, a clipped normal for the angle.
+    The distributions are those of the authors' code: 2 to the power of a clipped normal for the
+    scale, a clipped normal for the angle.
     """
     first, second, rotated, flipped, *channels = _uniforms(settings.seed, epoch, positions, 7)
     # Box and Muller (1958): two normals of two uniforms, the first above 0.
@@ -54,8 +54,8 @@ def _uniforms(
 ) -> Float64[np.ndarray, "draw _sample"]:
     """Draw `count` numbers from 0 up to 1 for each position.
 
-    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) draws all at once: a NumPy
-    generator for each sample would take a fortieth of its time to load.
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) draws all at once: a NumPy generator for each
+    sample would take a fortieth of its time to load.
     """
     state = np.array([seed], np.uint64)
     for part in (np.array([epoch]), positions):

@@ -66,8 +66,8 @@ class SampleLoader:
     ) -> Batch:
         """Load the samples at `positions`, or those given, unaugmented without `augmentations`.
 
-        Bad ones are left out, which makes the batch shorter. Raises BadSampleError
-        past the number allowed.
+        Bad ones are left out, which makes the batch shorter. Raises BadSampleError past the number
+        allowed.
         """
         size, joints = self.input_px, len(self.joint_set.joints)
         images = np.empty((len(positions), size, size, 3), np.uint8)
@@ -144,8 +144,8 @@ def stream_training(
 ) -> Iterator[Batch]:
     """Yield augmented batches in order, the same for any number of threads.
 
-    A batch always has its full length, which the other workers rely on: it
-    repeats good samples in place of bad ones.
+    A batch always has its full length, which the other workers rely on: it repeats good samples in
+    place of bad ones.
     """
     return stream_given(loader, ((positions, None) for positions in batches), settings, epoch)
 

@@ -40,8 +40,7 @@ class ShardDone:
 def open_plan(plan: PackPlan) -> dict[str, ShardDone] | None:
     """Prepare the output folder and return the shards that an interrupted pack finished.
 
-    Returns None if the dataset is complete. Raises ValueError if the folder
-    holds another dataset.
+    Returns None if the dataset is complete. Raises ValueError if the folder holds another dataset.
     """
     out = plan.settings.out
     marker = plan.state / "plan"

@@ -57,8 +57,8 @@ class PackPlan:
 def plan_packing(settings: PackSettings) -> PackPlan:
     """Read annotations, split by image and lay out shards; nothing is written.
 
-    Missing images are found here. Raises ValueError naming the part that does
-    not fit, or if more than the allowed share of people have no image.
+    Missing images are found here. Raises ValueError naming the part that does not fit, or if more
+    than the allowed share of people have no image.
     """
     annotations = _read(settings)
     people, missing = _with_images(annotations.people, settings)
@@ -83,8 +83,8 @@ def plan_packing(settings: PackSettings) -> PackPlan:
 def check_fit(people: list[Person], images: Path) -> None:
     """Raise ValueError if annotations and images plainly don't belong together.
 
-    Some images are probed: most people must have most of their joints inside
-    the image, which must have the size that the annotations state.
+    Some images are probed: most people must have most of their joints inside the image, which must
+    have the size that the annotations state.
     """
     by_image = {person.image: person for person in people}
     names = sorted(by_image)

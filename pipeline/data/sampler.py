@@ -12,8 +12,8 @@ def epoch_order(
 ) -> Positions:
     """Permute all samples: shards shuffled, then samples within windows.
 
-    The order is a pure function of the arguments, so every worker has the same.
-    `bounds` are the positions where shards begin, and the total.
+    The order is a pure function of the arguments, so every worker has the same. `bounds` are the
+    positions where shards begin, and the total.
     """
     random = np.random.default_rng([seed, epoch])
     shards = random.permutation(len(bounds) - 1)
@@ -28,9 +28,9 @@ def rank_batches(
 ) -> Iterator[Positions]:
     """Yield this rank's share of each step's batch, from step `first_step` on.
 
-    Every rank takes the same number of steps; the last `len(order) % batch_size`
-    samples of the order are dropped. `batch_size` counts all workers; where it
-    does not divide by their number, some have a sample more than others.
+    Every rank takes the same number of steps; the last `len(order) % batch_size` samples of the
+    order are dropped. `batch_size` counts all workers; where it does not divide by their number,
+    some have a sample more than others.
     """
     first, end = batch_size * rank // workers, batch_size * (rank + 1) // workers
     for step in range(first_step, len(order) // batch_size):
@@ -43,8 +43,7 @@ def validation_batches(
 ) -> Iterator[Positions]:
     """Yield the batches that this rank evaluates: every sample on exactly one rank.
 
-    The batches are the same for any number of workers, and so are results, to
-    the last bit.
+    The batches are the same for any number of workers, and so are results, to the last bit.
     """
     for start in range(rank * batch_size, samples, workers * batch_size):
         yield np.arange(start, min(start + batch_size, samples))

@@ -58,8 +58,8 @@ def read_json(path: Path) -> Any:
 def read_mat(path: Path, *, as_structs: bool = False) -> dict[str, Any]:
     """Read a MATLAB file. Raises ValueError naming the file.
 
-    With `as_structs`, structs are objects with attributes and axes of length 1
-    are dropped: a lone struct is itself, not an array of one (see `elements`).
+    With `as_structs`, structs are objects with attributes and axes of length 1 are dropped: a lone
+    struct is itself, not an array of one (see `elements`).
     """
     import scipy.io
 

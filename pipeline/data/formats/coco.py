@@ -24,10 +24,9 @@ _NUM_KEYPOINTS = 3 * len(COCO.joints)
 def read_coco(path: Path) -> Annotations:
     """Read person_keypoints_*.json, 0-based: 17 x [x, y, v].
 
-    v is 0 for unlabelled, 1 for occluded, 2 for visible. The frame is a square
-    a quarter wider than the box's longer side. Crowds and people without a
-    labelled joint are skipped. There is no head box. Raises ValueError naming
-    file, annotation and field.
+    v is 0 for unlabelled, 1 for occluded, 2 for visible. The frame is a square a quarter wider than
+    the box's longer side. Crowds and people without a labelled joint are skipped. There is no head
+    box. Raises ValueError naming file, annotation and field.
     """
     contents = read_json(path)
     images = {

@@ -1,7 +1,7 @@
 """Readers of Leeds Sports Pose (Johnson and Everingham, BMVC 2010) and its extension (CVPR 2011).
 
-Both files hold continuous coordinates and state no base. Those of the extension
-are 0-based, and those of LSP are taken to be.
+Both files hold continuous coordinates and state no base. Those of the extension are 0-based, and
+those of LSP are taken to be.
 """
 
 from dataclasses import replace
@@ -29,11 +29,10 @@ _LSP_PEOPLE = 2000
 def read_lsp(path: Path) -> Annotations:
     """Read LSP's joints.mat, an array (3, 14, N) of x, y and a flag.
 
-    A flag of 1 means occluded, the opposite of LSPET's; occluded joints have
-    coordinates. Centre and scale are derived from the joints. Of the published
-    2,000 people the first 1,000 train and the last 1,000 validate, as is
-    common; of another number none has a split. Raises ValueError naming file
-    and shape.
+    A flag of 1 means occluded, the opposite of LSPET's; occluded joints have coordinates. Centre
+    and scale are derived from the joints. Of the published 2,000 people the first 1,000 train and
+    the last 1,000 validate, as is common; of another number none has a split. Raises ValueError
+    naming file and shape.
     """
     x_y_flag = _read_joints(path, "LSP")
     people = _people(x_y_flag, (Visibility.VISIBLE, Visibility.OCCLUDED), "im{:04d}.jpg")
@@ -48,10 +47,9 @@ def read_lsp(path: Path) -> Annotations:
 def read_lspet(path: Path) -> Annotations:
     """Read LSPET's joints.mat, an array (14, 3, N) of x, y and a flag.
 
-    A flag of 1 means visible. Rows with flag 0 hold coordinates that were
-    extrapolated out of the image, so they are read as missing. Centre and scale
-    are derived from the joints. People without two visible joints are skipped.
-    Raises ValueError naming file and shape.
+    A flag of 1 means visible. Rows with flag 0 hold coordinates that were extrapolated out of the
+    image, so they are read as missing. Centre and scale are derived from the joints. People without
+    two visible joints are skipped. Raises ValueError naming file and shape.
     """
     x_y_flag = _read_joints(path, "LSPET")
     people = _people(x_y_flag, (Visibility.MISSING, Visibility.VISIBLE), "im{:05d}.jpg")

@@ -44,10 +44,9 @@ def adjusted(center: Point, scale: float) -> tuple[Point, float]:
 def read_mpii_json(path: Path, head_boxes: Path | None = None) -> Annotations:
     """Read pytorch-pose's mpii_annotations.json: 1-based pixels, centre and scale unadjusted.
 
-    A joint [0, 0, 0] is missing; a last value of 0 beside coordinates means
-    occluded. The file has its own split. Head sizes of validation people come
-    from `head_boxes` (see `with_head_sizes`), and are None without. Raises
-    ValueError naming file, entry and field.
+    A joint [0, 0, 0] is missing; a last value of 0 beside coordinates means occluded. The file has
+    its own split. Head sizes of validation people come from `head_boxes` (see `with_head_sizes`),
+    and are None without. Raises ValueError naming file, entry and field.
     """
     people = [_json_person(record, where) for record, where in _records(path)]
     validation = [person for person in people if person.split == "val"]
@@ -60,10 +59,9 @@ def read_mpii_json(path: Path, head_boxes: Path | None = None) -> Annotations:
 def read_mpii_hrnet(path: Path, head_boxes: Path | None = None) -> Annotations:
     """Read HRNet's annot/{train,valid}.json: 1-based pixels, centre and scale unadjusted.
 
-    The format tells annotated from missing (-1, -1), not occluded from
-    visible: every annotated joint is read as visible. It has no person index:
-    people are numbered within their image in the file's order. Raises
-    ValueError naming file, entry and field.
+    The format tells annotated from missing (-1, -1), not occluded from visible: every annotated
+    joint is read as visible. It has no person index: people are numbered within their image in the
+    file's order. Raises ValueError naming file, entry and field.
     """
     number_in = image_counter()
     people = []
@@ -154,8 +152,8 @@ def _array_of_people(
 def with_head_sizes(people: list[Person], path: Path) -> list[Person]:
     """Add head sizes from detections_our_format.mat to validation people in the published order.
 
-    The people may be the first part of the list. Raises ValueError if the
-    file's joints are not theirs, which would pair heads with strangers.
+    The people may be the first part of the list. Raises ValueError if the file's joints are not
+    theirs, which would pair heads with strangers.
     """
     truth = read_mpii_truth(path)
     if len(people) > len(truth.head_sizes):

@@ -28,12 +28,11 @@ _STATES = {"": Visibility.VISIBLE, "1": Visibility.VISIBLE, "0": Visibility.OCCL
 def read_mpii_mat(path: Path) -> Annotations:
     """Read mpii_human_pose_v1_u12_1.mat: 1-based pixels, centre and scale unadjusted.
 
-    A person is an annorect with annopoints, scale and objpos, numbered by its
-    place among its image's annorects, from 0. Others are skipped, and so are
-    the people of test images, who have no joints. The head size is from the
-    head box, None without. People have no split: the common one of 22,246 and
-    2,958 people is not in this file but in mpii-json's, and both parts are
-    training images here. Raises ValueError naming file, image and field.
+    A person is an annorect with annopoints, scale and objpos, numbered by its place among its
+    image's annorects, from 0. Others are skipped, and so are the people of test images, who have no
+    joints. The head size is from the head box, None without. People have no split: the common one
+    of 22,246 and 2,958 people is not in this file but in mpii-json's, and both parts are training
+    images here. Raises ValueError naming file, image and field.
     """
     release = entry(read_mat(path, as_structs=True), "RELEASE", str(path))
     images = elements(_field(release, "annolist", f"{path}: RELEASE"))

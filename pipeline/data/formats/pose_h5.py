@@ -49,11 +49,10 @@ class _Arrays:
 def read_mpii_h5(path: Path) -> Annotations:
     """Read MPII's annot/{train,valid}.h5: 1-based pixels, centre and scale adjusted already.
 
-    Joints are truncated to whole pixels. (0, 0) means missing, `visible` 0
-    beside other coordinates occluded. `normalize` is the head size. A file is
-    one split, so people have none. People without a joint, such as those of
-    test.h5, are skipped. Raises ValueError naming file, field and shape, and
-    where centre and scale are not adjusted, as in annot.h5.
+    Joints are truncated to whole pixels. (0, 0) means missing, `visible` 0 beside other coordinates
+    occluded. `normalize` is the head size. A file is one split, so people have none. People without
+    a joint, such as those of test.h5, are skipped. Raises ValueError naming file, field and shape,
+    and where centre and scale are not adjusted, as in annot.h5.
     """
     contents = read_h5(path)
     arrays = _arrays(contents, MPII, path)
@@ -69,11 +68,10 @@ def read_mpii_h5(path: Path) -> Annotations:
 def read_flic(path: Path) -> Annotations:
     """Read FLIC's annot/{train,valid}.h5: 1-based pixels, centre and scale final.
 
-    (0, 0) means missing, `visible` 0 beside other coordinates occluded.
-    `normalize`, the size of the torso, is not kept: the measure takes it from
-    the joints. The files have 3,987 and 1,016 people, numbered within their
-    image in the file's order; they have no split, since a file is one. Raises
-    ValueError naming file, field and shape.
+    (0, 0) means missing, `visible` 0 beside other coordinates occluded. `normalize`, the size of
+    the torso, is not kept: the measure takes it from the joints. The files have 3,987 and 1,016
+    people, numbered within their image in the file's order; they have no split, since a file is
+    one. Raises ValueError naming file, field and shape.
     """
     arrays = _arrays(read_h5(path), FLIC, path)
     indices = list(map(image_counter(), arrays.images))

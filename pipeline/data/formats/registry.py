@@ -21,10 +21,9 @@ _Reader = Callable[[AnnotationFiles], Annotations]
 class AnnotationFormat:
     """An annotation format and its conventions.
 
-    `index_base` is the number of the first pixel in the file (people always
-    come out 0-based), None where the files state it themselves.
-    `center_adjusted` says whether the file's centre and scale already carry
-    the authors' adjustment.
+    `index_base` is the number of the first pixel in the file (people always come out 0-based), None
+    where the files state it themselves. `center_adjusted` says whether the file's centre and scale
+    already carry the authors' adjustment.
     """
 
     read: _Reader

@@ -37,14 +37,12 @@ _SUSPICIOUS_JOINTS, _SUSPICIOUS_SHARE = 10, 0.01
 def read_table(path: Path, joint_file: JointFile) -> Annotations:
     """Read a table of the joints that a joint-set file names; its pixels count from `index_base`.
 
-    Columns: `image`, and for each joint NAME_x and NAME_y, in pixels; by choice
-    NAME_visibility, `person`, `split`, `head_size`, box, centre and scale, and
-    size of the image. A joint is missing where x and y are empty or its
-    visibility says so, never because of a coordinate's value. Without a centre
-    the frame comes from the box as COCO's does, else from the joints. People
-    without a joint are skipped, and so are those with one joint, no centre and
-    no box. Raises ValueError naming file, line, column, value and what was
-    expected.
+    Columns: `image`, and for each joint NAME_x and NAME_y, in pixels; by choice NAME_visibility,
+    `person`, `split`, `head_size`, box, centre and scale, and size of the image. A joint is missing
+    where x and y are empty or its visibility says so, never because of a coordinate's value.
+    Without a centre the frame comes from the box as COCO's does, else from the joints. People
+    without a joint are skipped, and so are those with one joint, no centre and no box. Raises
+    ValueError naming file, line, column, value and what was expected.
     """
     joint_set, base = joint_file.joint_set, joint_file.index_base
     cells = read_cells(path)

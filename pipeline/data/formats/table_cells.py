@@ -4,6 +4,7 @@ import csv
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,40 +47,42 @@ class Cells:
             raise self.wrong(column, row, expected)
         return value.strip()
 
-    def number(self, column: str, row: int, expected: str = "a number") -> float:
-        """Return a cell's finite number. Raises ValueError."""
+    def number(
+        self,
+        column: str,
+        row: int,
+        expected: str = "a number",
+        is_right: Callable[[float], bool] = math.isfinite,
+    ) -> float:
+        """Return a cell's finite number. Raises ValueError unless it is one, and `is_right`."""
         value = self.columns[column][row]
         try:
             # float() would take True for 1, and 1_0 for 10.
             number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
         except (TypeError, ValueError):
             number = math.nan
-        if not math.isfinite(number):
+        if not (math.isfinite(number) and is_right(number)):
             raise self.wrong(column, row, expected)
         return number
 
     def positive(self, column: str, row: int) -> float:
         """Return a cell's number above 0. Raises ValueError."""
-        expected = "a number above 0"
-        number = self.number(column, row, expected)
-        if number <= 0:
-            raise self.wrong(column, row, expected)
-        return number
+        return self.number(column, row, "a number above 0", lambda number: number > 0)
 
     def whole(self, column: str, row: int, least: int) -> int:
         """Return a cell's whole number, at least `least`. Raises ValueError."""
-        expected = f"a whole number from {least}"
-        number = self.number(column, row, expected)
-        if number < least or not number.is_integer():
-            raise self.wrong(column, row, expected)
-        return int(number)
+
+        def is_right(number: float) -> bool:
+            return number >= least and number.is_integer()
+
+        return int(self.number(column, row, f"a whole number from {least}", is_right))
 
 
 def read_cells(path: Path) -> Cells:
     """Read a table by its suffix, .csv or .parquet.
 
-    CSV is UTF-8, separated by commas, with a header; empty lines are skipped.
-    Raises ValueError naming the file, and in CSV the line.
+    CSV is UTF-8, separated by commas, with a header; empty lines are skipped. Raises ValueError
+    naming the file, and in CSV the line.
     """
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:

@@ -52,8 +52,7 @@ class Anomaly:
 class Card:
     """A dataset's card. `spreads` holds percentiles, empty where no one has the value.
 
-    `leaks` names images that are in both splits. All other counts leave the
-    `damaged_samples` out.
+    `leaks` names images that are in both splits. All other counts leave the `damaged_samples` out.
     """
 
     source: str

@@ -16,11 +16,10 @@ from pipeline.pose.person import Person, Split, Visibility
 class Columns:
     """People whose records are sound, a row each, in the order of the shards.
 
-    `positions` are those among all samples. `damaged` names each sample that
-    has no row, and its fault. Lengths and coordinates are pixels of the
-    original image, `densities` stored pixels per original one. NaN stands for
-    values that a source does not state. `unreadable` is the fault of the JPEG,
-    empty where there is none.
+    `positions` are those among all samples. `damaged` names each sample that has no row, and its
+    fault. Lengths and coordinates are pixels of the original image, `densities` stored pixels per
+    original one. NaN stands for values that a source does not state. `unreadable` is the fault of
+    the JPEG, empty where there is none.
     """
 
     positions: Int64[np.ndarray, " person"]
@@ -58,9 +57,8 @@ class Columns:
 def columns_of(samples: Samples, splits: Iterable[Split], joint_set: JointSet) -> Columns:
     """Read every sample once, and try to decode its picture.
 
-    `splits` has the split of each sample. A sample is damaged if its bytes
-    changed after packing, its record can't be read, or it has another number of
-    joints.
+    `splits` has the split of each sample. A sample is damaged if its bytes changed after packing,
+    its record can't be read, or it has another number of joints.
     """
     rows, damaged = [], []
     for position, split in enumerate(splits):

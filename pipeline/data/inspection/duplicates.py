@@ -39,8 +39,8 @@ def identical_crops(columns: Columns) -> tuple[tuple[str, ...], ...]:
 def coinciding_people(columns: Columns) -> tuple[Coinciding, ...]:
     """Pair people of one image whose shared joints lie close together.
 
-    Close means a mean distance below 5% of the smaller frame's side. Pairs that
-    share fewer than three annotated joints are not compared.
+    Close means a mean distance below 5% of the smaller frame's side. Pairs that share fewer than
+    three annotated joints are not compared.
     """
     pairs = [pair for rows in _groups(columns.images) for pair in itertools.combinations(rows, 2)]
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T

@@ -50,8 +50,8 @@ class Sheet:
 def choose(columns: Columns, found: Mapping[str, Flags], seed: int) -> dict[str, Chosen]:
     """Choose at most 12 people for each sheet, of those that training can use.
 
-    These have a picture that can be decoded, and an annotated joint.
-    `found` is `anomalies(columns, joint_set)`, whose checks take turns.
+    These have a picture that can be decoded, and an annotated joint. `found` is `anomalies(columns,
+    joint_set)`, whose checks take turns.
     """
     has_picture = np.array([not fault for fault in columns.unreadable], bool)
     drawable = np.flatnonzero(has_picture & columns.annotated.any(axis=1))

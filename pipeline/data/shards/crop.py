@@ -21,8 +21,8 @@ _JPEG_START = b"\xff\xd8"
 class Crop:
     """A stored crop: JPEG bytes, and where it lies in the original image.
 
-    The crop starts at the original's pixel (`left`, `top`). `factor_x` and
-    `factor_y` are crop pixels an original pixel.
+    The crop starts at the original's pixel (`left`, `top`). `factor_x` and `factor_y` are crop
+    pixels an original pixel.
     """
 
     jpeg: bytes
@@ -66,9 +66,9 @@ def decode_image(data: bytes) -> Image:
 class CropDecoder:
     """A decoder of stored images into memory that it reuses; each thread needs its own.
 
-    Fresh pages for every image would cost a tenth of the time. The fourth
-    channel is all 255: four are warped in half the time of three. Unlike
-    OpenCV, simplejpeg refuses damage that a JPEG decoder could paint over.
+    Fresh pages for every image would cost a tenth of the time. The fourth channel is all 255: four
+    are warped in half the time of three. Unlike OpenCV, simplejpeg refuses damage that a JPEG
+    decoder could paint over.
     """
 
     def __init__(self) -> None:

@@ -37,9 +37,9 @@ class ShardEntry:
 class Index:
     """A packed dataset: its source, content, and the people left out.
 
-    `source` and `conventions` say how the annotations were read, `plan` names
-    the packing job, `left_out` lists people by reason. `members` is the sha256
-    of members.npz, empty for datasets that were packed before there was one.
+    `source` and `conventions` say how the annotations were read, `plan` names the packing job,
+    `left_out` lists people by reason. `members` is the sha256 of members.npz, empty for datasets
+    that were packed before there was one.
     """
 
     source: str
@@ -111,9 +111,9 @@ class Index:
 class ShardSet:
     """Shards that belong together: absolute paths in order, and the index's entry of each.
 
-    `people` counts those in all shards, `head_sizes` those with a head size.
-    `checksum` stands for the content of all of them. `margin` is the side of
-    the smallest stored square over the person's frame.
+    `people` counts those in all shards, `head_sizes` those with a head size. `checksum` stands for
+    the content of all of them. `margin` is the side of the smallest stored square over the person's
+    frame.
     """
 
     paths: tuple[str, ...]
@@ -129,9 +129,9 @@ class ShardSet:
 def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     """Resolve comma-separated globs to shards and check them against their index.
 
-    `setting` is the dotted key that errors name. Raises ValueError if nothing
-    matches, a shard is not in its index or has another size, or joint sets
-    differ. A shard may be cut off by up to `bad_allowed` samples.
+    `setting` is the dotted key that errors name. Raises ValueError if nothing matches, a shard is
+    not in its index or has another size, or joint sets differ. A shard may be cut off by up to
+    `bad_allowed` samples.
     """
     locations = _resolved(setting, pattern)
     known = {at: sibling(at, INDEX_NAME) for at in locations}

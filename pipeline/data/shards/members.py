@@ -41,9 +41,8 @@ class Members:
     def scan(cls, path: Path) -> Self:
         """Read them off an uncompressed tar.
 
-        Raises ValueError naming shard and key for a tar that is truncated, a
-        sample that lacks a member, and a member that is no file or is named
-        like one outside the tar.
+        Raises ValueError naming shard and key for a tar that is truncated, a sample that lacks a
+        member, and a member that is no file or is named like one outside the tar.
         """
         found = _scanned(path)
         for key, members in found.items():

@@ -19,11 +19,10 @@ from pipeline.io.redaction import redacted
 class ShardReader:
     """The samples of several uncompressed tars as one sequence, in the order of the tars.
 
-    `bounds` are the positions where shards begin, and the total. Safe to share
-    between threads. With members.npz beside them, shards are opened without
-    being read. Without it they are scanned, and ValueError names what is
-    truncated. A sample whose bytes changed after packing raises BadSampleError
-    naming shard and key. Remote shards are read sample by sample, or through a
+    `bounds` are the positions where shards begin, and the total. Safe to share between threads.
+    With members.npz beside them, shards are opened without being read. Without it they are scanned,
+    and ValueError names what is truncated. A sample whose bytes changed after packing raises
+    BadSampleError naming shard and key. Remote shards are read sample by sample, or through a
     `cache`.
     """
 

@@ -1,9 +1,8 @@
 """Reading shards from front to back, through webdataset: compressed ones, or without an index.
 
-It is approximate: an epoch is a stated number of samples, each worker reads its
-share of the shards, and an epoch may hold a sample twice or not at all. Every
-worker takes the same number of steps nevertheless, and the stream is a pure
-function of seed, epoch, rank and number of workers.
+It is approximate: an epoch is a stated number of samples, each worker reads its share of the
+shards, and an epoch may hold a sample twice or not at all. Every worker takes the same number of
+steps nevertheless, and the stream is a pure function of seed, epoch, rank and number of workers.
 """
 
 import itertools
@@ -64,8 +63,8 @@ class ShardStream:
     ) -> Iterator[tuple[Positions, list[Sample]]]:
         """Yield the batches of `size` samples of an epoch's `steps`, with a number for each sample.
 
-        Raises BadSampleError past the number that `bad` allows, or if no shard
-        has a sample that can be used.
+        Raises BadSampleError past the number that `bad` allows, or if no shard has a sample that
+        can be used.
         """
         samples = itertools.islice(self._samples(epoch, bad), steps.start * size, None)
         for step in steps:

@@ -27,8 +27,7 @@ class ShardName:
 def write_shard(folder: Path, name: ShardName, samples: Iterable[Sample]) -> ShardEntry:
     """Write samples as `folder/name`, atomically, and return its index entry.
 
-    Equal samples give equal bytes. Raises OSError if the disk refuses, naming
-    one that is full.
+    Equal samples give equal bytes. Raises OSError if the disk refuses, naming one that is full.
     """
     people = head_sizes = 0
     images = set()

@@ -1,7 +1,7 @@
 """A human body in three dimensions: random proportions, a random pose and a point of view.
 
-Coordinates are (x, y, z): x to the image's right, y down, z towards the
-viewer. A body that faces the viewer therefore has its left side at positive x.
+Coordinates are (x, y, z): x to the image's right, y down, z towards the viewer. A body that faces
+the viewer therefore has its left side at positive x.
 """
 
 from dataclasses import dataclass

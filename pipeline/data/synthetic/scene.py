@@ -1,8 +1,8 @@
 """The dataset `synthetic`: rendered photographs of articulated people, exactly annotated.
 
-Every scene is a pure function of a seed and its index, so the dataset needs no
-files. A joint is OCCLUDED if anything drawn later covers it: an occluder,
-another person, or another part of the same body.
+Every scene is a pure function of a seed and its index, so the dataset needs no files. A joint is
+OCCLUDED if anything drawn later covers it: an occluder, another person, or another part of the same
+body.
 """
 
 from collections.abc import Sequence

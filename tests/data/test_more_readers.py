@@ -403,7 +403,8 @@ def test_the_last_thousand_of_leeds_sports_pose_validate(tmp_path):
     [
         (
             (1, 0, 2),
-            "joints has shape (14, 3, 2), expected (3, 14, N) (that is the layout of LSPET, not LSP)",
+            "joints has shape (14, 3, 2), expected (3, 14, N)"
+            " (that is the layout of LSPET, not LSP)",
         ),
         ((2, 1, 0), "joints has shape (2, 14, 3), expected (3, 14, N)"),
     ],

@@ -323,7 +323,8 @@ def test_a_person_with_a_single_visible_joint_is_counted_and_skipped(tmp_path):
     [
         (
             (1, 0, 2),
-            "joints has shape (3, 14, 2), expected (14, 3, N) (that is the layout of LSP, not LSPET)",
+            "joints has shape (3, 14, 2), expected (14, 3, N)"
+            " (that is the layout of LSP, not LSPET)",
         ),
         ((2, 0, 1), "joints has shape (2, 14, 3), expected (14, 3, N)"),
     ],

@@ -6,7 +6,6 @@ body.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from pipeline.data.formats.annotations import frame_joints, person_of
-from pipeline.data.synthetic.body import Body, FloatArray, sample_body
+from pipeline.data.synthetic.body import FloatArray, sample_body
 from pipeline.data.synthetic.figure import (
     Figure,
     Part,
@@ -30,24 +29,13 @@ from pipeline.data.synthetic.figure import (
 from pipeline.pose.person import Person, Visibility
 
 Image = NDArray[np.uint8]
+Size = tuple[int, int]
 
 _MAX_JOINTS_BEHIND_OCCLUDER = 3
+# Pixels that a figure keeps from the edges of the image.
+_BORDER_PX = 10.0
 # Polygons are drawn in sixteenths of a pixel.
 _SUBPIXEL_BITS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """A photograph before it is drawn: `size` is (width, height), `parts` go from back to front."""
-
-    size: tuple[int, int]
-    parts: tuple[Part, ...]
-    people: tuple[Person, ...]
-
-
-def scene_name(index: int) -> str:
-    """Return the name of a scene's image."""
-    return f"synthetic-{index:06d}.jpg"
 
 
 def render_scene(seed: int, index: int) -> tuple[Image, list[Person]]:
@@ -56,22 +44,20 @@ def render_scene(seed: int, index: int) -> tuple[Image, list[Person]]:
     The same seed and index give the same scene, whatever was rendered before.
     """
     rng = np.random.default_rng([seed, index])
-    scene = _sample_scene(rng, index)
-    image = _background(rng, scene.size)
-    for part in scene.parts:
+    size, parts, people = _sample_scene(rng, index)
+    image = _background(rng, size)
+    for part in parts:
         _draw(image, part)
-    return _develop(rng, image), list(scene.people)
+    return _develop(rng, image), people
 
 
 def scene_people(seed: int, scenes: int) -> list[Person]:
     """Return the people that `render_scene` gives for scenes 0 to `scenes` - 1, without drawing."""
     drawn = (_sample_scene(np.random.default_rng([seed, index]), index) for index in range(scenes))
-    return [person for scene in drawn for person in scene.people]
+    return [person for _, _, people in drawn for person in people]
 
 
-def visibility(
-    figure: Figure, in_front: Sequence[Part], size: tuple[int, int]
-) -> tuple[Visibility, ...]:
+def visibility(figure: Figure, in_front: Sequence[Part], size: Size) -> tuple[Visibility, ...]:
     """Return the states of a figure's joints behind the parts `in_front`; `size` is the image's."""
     states = []
     for joint, point in enumerate(figure.joints):
@@ -86,61 +72,45 @@ def visibility(
     return tuple(states)
 
 
-def _sample_scene(rng: Generator, index: int) -> Scene:
+def _sample_scene(rng: Generator, index: int) -> tuple[Size, list[Part], list[Person]]:
+    """Return the size of a scene's image, its parts from back to front, and its people."""
     count = 2 if rng.random() < 0.15 else 1
     width = int(rng.integers(288, 321) if count == 2 else rng.integers(224, 321))
     size = width, int(rng.integers(224, 321))
     figures = [_sample_figure(rng, size, slot, count) for slot in range(count)]
     occluders = _sample_occluders(rng, figures, size) if rng.random() < 0.25 else []
-    order = rng.permutation(count)
-    parts: list[Part] = list(occluders)
-    people: dict[int, Person] = {}
+    parts, people = occluders, dict[int, Person]()
     # From front to back, so that `parts` always holds what lies in front of the next figure.
-    for slot in order:
-        figure = figures[slot]
-        states = visibility(figure, parts, size)
-        people[int(slot)] = _annotate(figure, states, scene_name(index), int(slot), size)
-        parts = [*figure.parts, *parts]
-    return Scene(
-        size=size,
-        parts=tuple(parts),
-        people=tuple(people[slot] for slot in range(count)),
-    )
+    for slot in rng.permutation(count).tolist():
+        states = np.array(visibility(figures[slot], parts, size))
+        image = f"synthetic-{index:06d}.jpg"
+        people[slot] = _annotate(figures[slot], states, size, image=image, person=slot)
+        parts = [*figures[slot].parts, *parts]
+    return size, parts, [people[slot] for slot in range(count)]
 
 
-def _sample_figure(rng: Generator, size: tuple[int, int], slot: int, count: int) -> Figure:
+def _sample_figure(rng: Generator, size: Size, slot: int, count: int) -> Figure:
     """Return a figure that fits its share of the image, but sometimes leans out of it."""
     body, outfit = sample_body(rng), sample_outfit(rng)
     room = np.array([size[0] / count, size[1]])
-    stature, spare = _fit(rng, body, room)
+    low, high = body.points[:, :2].min(axis=0), body.points[:, :2].max(axis=0)
+    inside = room - 2 * _BORDER_PX
+    stature = min(rng.uniform(150, 235), float(np.min(inside / (high - low))))
+    spare = np.maximum(inside - stature * (high - low), 0)
     leaning = 0.1 if rng.random() < 0.1 else 0.0
     shift = rng.uniform(-1, 1, 2) * (spare / 2 + leaning * room)
     middle = np.array([(slot + 0.5) * room[0], room[1] / 2]) + shift
-    low, high = body.points[:, :2].min(axis=0), body.points[:, :2].max(axis=0)
     return place(body, outfit, stature, middle - stature * (low + high) / 2)
 
 
-def _fit(rng: Generator, body: Body, room: FloatArray) -> tuple[float, FloatArray]:
-    """Return a stature in pixels at which `body` fits into `room`, and the room that it leaves."""
-    extent = np.ptp(body.points[:, :2], axis=0)
-    border = 10.0
-    largest = float(np.min((room - 2 * border) / extent))
-    stature = min(rng.uniform(150, 235), largest)
-    return stature, np.maximum(room - 2 * border - stature * extent, 0)
-
-
 def _annotate(
-    figure: Figure,
-    states: tuple[Visibility, ...],
-    image: str,
-    person: int,
-    size: tuple[int, int],
+    figure: Figure, states: NDArray[np.int64], size: Size, *, image: str, person: int
 ) -> Person:
-    center, scale = frame_joints(figure.joints, np.array(states))
+    center, scale = frame_joints(figure.joints, states)
     upper_left, lower_right = (np.clip(corner, 0, np.array(size) - 1) for corner in figure.corners)
     return person_of(
         figure.joints,
-        np.array(states),
+        states,
         image=image,
         person=person,
         center=center,
@@ -151,26 +121,23 @@ def _annotate(
     )
 
 
-def _sample_occluders(
-    rng: Generator, figures: Sequence[Figure], size: tuple[int, int]
-) -> list[Part]:
+def _sample_occluders(rng: Generator, figures: Sequence[Figure], size: Size) -> list[Part]:
     """Return up to two shapes in front of the figures that hide only a few joints of each."""
     occluders: list[Part] = []
     for _ in range(rng.integers(1, 3)):
         figure = figures[int(rng.integers(len(figures)))]
         target = figure.joints[rng.integers(len(figure.joints))] + rng.normal(0, 12, 2)
         candidate = [*occluders, _sample_occluder(rng, target, size)]
-        hidden = max(_count_hidden(other, candidate) for other in figures)
-        if hidden <= _MAX_JOINTS_BEHIND_OCCLUDER:
+        hidden = [
+            sum(any(part.covers(point) for part in candidate) for point in other.joints)
+            for other in figures
+        ]
+        if max(hidden) <= _MAX_JOINTS_BEHIND_OCCLUDER:
             occluders = candidate
     return occluders
 
 
-def _count_hidden(figure: Figure, occluders: Sequence[Part]) -> int:
-    return sum(any(part.covers(point) for part in occluders) for point in figure.joints)
-
-
-def _sample_occluder(rng: Generator, center: FloatArray, size: tuple[int, int]) -> Part:
+def _sample_occluder(rng: Generator, center: FloatArray, size: Size) -> Part:
     colour = sample_colour(rng)
     kind = rng.integers(3)
     if kind == 0:
@@ -210,7 +177,7 @@ def _fixed_point(points: FloatArray) -> NDArray[np.int32]:
     return np.asarray(np.rint(points * 2**_SUBPIXEL_BITS), np.int32)
 
 
-def _background(rng: Generator, size: tuple[int, int]) -> Image:
+def _background(rng: Generator, size: Size) -> Image:
     """Return a wall or a sky, often with a floor, with things in it that are not people."""
     image = _gradient(rng, size)
     if rng.random() < 0.5:
@@ -221,7 +188,7 @@ def _background(rng: Generator, size: tuple[int, int]) -> Image:
     return _texture(rng, image)
 
 
-def _gradient(rng: Generator, size: tuple[int, int]) -> Image:
+def _gradient(rng: Generator, size: Size) -> Image:
     base = np.array(sample_colour(rng))
     # Light varies more than hue does.
     coarse = base + rng.normal(0, 22, (3, 3, 1)) + rng.normal(0, 8, (3, 3, 3))
@@ -229,7 +196,7 @@ def _gradient(rng: Generator, size: tuple[int, int]) -> Image:
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _sample_clutter(rng: Generator, size: tuple[int, int]) -> Part:
+def _sample_clutter(rng: Generator, size: Size) -> Part:
     """Return a background object: a polygon, an ellipse, a line, a box, or the like of a limb."""
     center = rng.uniform(0, 1, 2) * size
     reach = _turned(np.array([rng.uniform(10, 60), 0.0]), rng.uniform(0, 360))

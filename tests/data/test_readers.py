@@ -445,7 +445,7 @@ def test_every_source_tells_its_conventions():
     known = ("mpii-json", "mpii-hrnet", "lspet", "coco")
     assert [SOURCES[name].index_base for name in known] == [1, 1, 0, 0]
     assert not any(SOURCES[name].center_adjusted for name in known)
-    assert [SOURCES[name].takes_head_boxes for name in known] == [True, True, False, False]
+    assert [SOURCES[name].second for name in known] == ["head_boxes"] * 2 + [None] * 2
 
 
 # The real files

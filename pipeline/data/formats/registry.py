@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.coco import read_coco
@@ -14,62 +14,47 @@ from pipeline.data.formats.table import read_table
 from pipeline.pose.joint_file import read_joint_file
 from pipeline.settings.packing import AnnotationFiles
 
-_Reader = Callable[[AnnotationFiles], Annotations]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationFormat:
     """An annotation format and its conventions.
 
-    `index_base` is the number of the first pixel in the file (people always come out 0-based), None
-    where the files state it themselves. `center_adjusted` says whether the file's centre and scale
-    already carry the authors' adjustment.
+    `read` takes the annotation file and, if the format has a second one, that of AnnotationFiles'
+    field `second`. `index_base` is the number of the first pixel in the file (people always come
+    out 0-based), None where the files state it themselves. `center_adjusted` says whether the
+    file's centre and scale already carry the authors' adjustment.
     """
 
-    read: _Reader
+    read: Callable[..., Annotations]
     index_base: int | None
     center_adjusted: bool = False
-    takes_head_boxes: bool = False
-
-
-def _single(read: Callable[[Path], Annotations]) -> _Reader:
-    """Adapt the reader of a format that is one file."""
-    return lambda files: read(files.annotations)
-
-
-def _with_heads(read: Callable[[Path, Path | None], Annotations]) -> _Reader:
-    """Adapt the reader of a format that takes MPII's head boxes."""
-    return lambda files: read(files.annotations, files.head_boxes)
-
-
-def _read_table(files: AnnotationFiles) -> Annotations:
-    assert files.joint_set is not None, "PackSettings requires it of a table"
-    return read_table(files.annotations, read_joint_file(files.joint_set))
+    second: Literal["head_boxes", "joint_set"] | None = None
 
 
 SOURCES = {
-    "mpii-json": AnnotationFormat(
-        read=_with_heads(read_mpii_json), index_base=1, takes_head_boxes=True
+    "mpii-json": AnnotationFormat(read=read_mpii_json, index_base=1, second="head_boxes"),
+    "mpii-hrnet": AnnotationFormat(read=read_mpii_hrnet, index_base=1, second="head_boxes"),
+    "mpii-mat": AnnotationFormat(read=read_mpii_mat, index_base=1),
+    "mpii-h5": AnnotationFormat(read=read_mpii_h5, index_base=1, center_adjusted=True),
+    "lsp": AnnotationFormat(read=read_lsp, index_base=0),
+    "lspet": AnnotationFormat(read=read_lspet, index_base=0),
+    "coco": AnnotationFormat(read=read_coco, index_base=0),
+    "flic": AnnotationFormat(read=read_flic, index_base=1, center_adjusted=True),
+    "table": AnnotationFormat(
+        read=lambda table, joint_set: read_table(table, read_joint_file(joint_set)),
+        index_base=None,
+        second="joint_set",
     ),
-    "mpii-hrnet": AnnotationFormat(
-        read=_with_heads(read_mpii_hrnet), index_base=1, takes_head_boxes=True
-    ),
-    "mpii-mat": AnnotationFormat(read=_single(read_mpii_mat), index_base=1),
-    "mpii-h5": AnnotationFormat(read=_single(read_mpii_h5), index_base=1, center_adjusted=True),
-    "lsp": AnnotationFormat(read=_single(read_lsp), index_base=0),
-    "lspet": AnnotationFormat(read=_single(read_lspet), index_base=0),
-    "coco": AnnotationFormat(read=_single(read_coco), index_base=0),
-    "flic": AnnotationFormat(read=_single(read_flic), index_base=1, center_adjusted=True),
-    "table": AnnotationFormat(read=_read_table, index_base=None),
 }
 
 
 def read_annotations(source: str, files: AnnotationFiles) -> Annotations:
     """Read `files` in the format `source`. Raises ValueError naming file, field and value."""
-    reader = SOURCES[source]
-    if files.head_boxes is not None and not reader.takes_head_boxes:
+    found = SOURCES[source]
+    if files.head_boxes is not None and found.second != "head_boxes":
         raise ValueError(f"--head-boxes {files.head_boxes}: {source} takes none")
-    annotations = reader.read(files)
+    second = [getattr(files, found.second)] if found.second else []
+    annotations = found.read(files.annotations, *second)
     if not annotations.people:
         raise ValueError(f"{files.annotations}: no people")
     return annotations

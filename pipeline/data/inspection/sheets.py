@@ -50,8 +50,8 @@ class Sheet:
 def choose(columns: Columns, found: Mapping[str, Flags], seed: int) -> dict[str, Chosen]:
     """Choose at most 12 people for each sheet, of those that training can use.
 
-    These have a picture that can be decoded, and an annotated joint. `found` is `anomalies(columns,
-    joint_set)`, whose checks take turns.
+    These have a picture that can be decoded, and an annotated joint. The checks of `found`, which
+    `anomalies` returns, take turns.
     """
     has_picture = np.array([not fault for fault in columns.unreadable], bool)
     drawable = np.flatnonzero(has_picture & columns.annotated.any(axis=1))
@@ -86,16 +86,10 @@ def draw_sheets(
             continue
         title = _TITLES[name]
         captions = zip(columns.names(rows.tolist()), _notes(rows, columns, found), strict=True)
-        positions = columns.positions[rows]
-        stored = draw_truth(loader, positions, f"{title}: stored crops")
-        training = draw_augmented(loader, settings, positions, f"{title}: as training sees them")
-        yield Sheet(
-            name=name,
-            title=title,
-            captions=tuple(captions),
-            stored=_png(stored),
-            training=_png(training),
-        )
+        people = columns.positions[rows]
+        stored = _png(draw_truth(loader, people, f"{title}: stored crops"))
+        seen = _png(draw_augmented(loader, settings, people, f"{title}: as training sees them"))
+        yield Sheet(name=name, title=title, captions=tuple(captions), stored=stored, training=seen)
 
 
 def _png(figure: Figure) -> bytes:

@@ -51,7 +51,7 @@ def scaled(
     device: torch.device,
 ) -> Float[Tensor, "batch 3 input_px input_px"]:
     """Move images to the device, and make them floats 0-1 multiplied by the gains there."""
-    # Height, width, channel in memory is what channels_last convolutions read.
+    # channels_last convolutions read height, width, channel in memory.
     floats = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     factors = (gains / 255).to(device, non_blocking=True)[:, :, None, None]
     return (floats * factors).clamp_(0, 1)

@@ -74,9 +74,9 @@ class SampleLoader:
         points = np.empty((len(positions), joints, 2), np.float32)
         annotated = np.empty((len(positions), joints), bool)
         gains = np.empty((len(positions), 3), np.float32)
-        varied = augmentations or [Augmentation()] * len(positions)
+        drawn = augmentations or [Augmentation()] * len(positions)
         kept: list[int] = []
-        for place, (position, how) in enumerate(zip(positions.tolist(), varied, strict=True)):
+        for place, (position, how) in enumerate(zip(positions.tolist(), drawn, strict=True)):
             row = len(kept)
             try:
                 sample = samples[place] if samples else self.samples[position]
@@ -160,8 +160,8 @@ def stream_given(
 
     def load(numbered: tuple[Positions, list[Sample] | None]) -> Batch:
         numbers, samples = numbered
-        varied = draw_augmentations(settings, epoch, numbers)
-        return _filled(loader.batch(numbers, varied, samples), len(numbers))
+        drawn = draw_augmentations(settings, epoch, numbers)
+        return _filled(loader.batch(numbers, drawn, samples), len(numbers))
 
     return _look_ahead(load, batches, settings.threads)
 

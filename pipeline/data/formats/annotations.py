@@ -1,4 +1,4 @@
-"""The annotations of a file, and what its readers share: opening it, and checking its fields."""
+"""The annotations of a file, and the readers' common parts: opening it, checking its fields."""
 
 import gzip
 import itertools

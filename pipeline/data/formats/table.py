@@ -217,7 +217,7 @@ def _check_pixels(path: Path, people: list[Person], base: int) -> None:
 
 
 def _check_sizes(path: Path, people: list[Person], measure: Measure) -> None:
-    """Raise ValueError if no person has what the measure divides by."""
+    """Raise ValueError if no person has the size that the measure divides by."""
     columns, has_any = {
         "head": ("head_size", any(person.head_size for person in people)),
         "box": (", ".join(_BOX), any(person.box for person in people)),

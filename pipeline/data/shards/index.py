@@ -62,7 +62,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a folder's index.json. Raises ValueError naming the file and what is wrong."""
+        """Read a folder's index.json. Raises ValueError naming the file and the field."""
         return cls.at(str(folder / INDEX_NAME))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How training samples are varied."""
+"""Augmentation of training samples, drawn from seed, epoch and position."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How one sample is varied: frame enlarged by `zoom`, image turned and mirrored, channels multiplied."""
+    """One sample's augmentation: the frame's zoom, the image's turn, mirroring and colour gains."""
 
     zoom: float = 1.0
     rotation_deg: float = 0.0
@@ -27,8 +27,8 @@ def draw_augmentations(
 ) -> list[Augmentation]:
     """Draw each sample's augmentation, a pure function of seed, epoch and its position.
 
-    The distributions are those of the authors' code: 2 to the power of a
-    clipped normal for the scale, a clipped normal for the angle.
+    The distributions are those of the authors' code: 2 to the power of a clipped normal for the
+    scale, a clipped normal for the angle.
     """
     first, second, rotated, flipped, *channels = _uniforms(settings.seed, epoch, positions, 7)
     # Box and Muller (1958): two normals of two uniforms, the first above 0.
@@ -52,10 +52,10 @@ def draw_augmentations(
 def _uniforms(
     seed: int, epoch: int, positions: Positions, count: int
 ) -> Float64[np.ndarray, "draw _sample"]:
-    """Numbers from 0 up to 1, `count` for each position.
+    """Draw `count` numbers from 0 up to 1 for each position.
 
-    By SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), all at once: a generator
-    of NumPy's own for each sample would take a fortieth of its time to load.
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) draws all at once: a NumPy generator for each
+    sample would take a fortieth of its time to load.
     """
     state = np.array([seed], np.uint64)
     for part in (np.array([epoch]), positions):
@@ -71,7 +71,7 @@ def _mixed(z: UInt64[np.ndarray, "*rest"]) -> UInt64[np.ndarray, "*rest"]:
 
 
 def reach(settings: DataSettings) -> float:
-    """Side of the square around the centre, over the frame's, that augmentation can want pixels of."""
+    """Return the side of the square that augmentation can read from, over the frame's side."""
     zoom = 2 ** (2 * settings.scale_jitter)
     turn = np.deg2rad(min(45.0, 2 * settings.rotation_deg) if settings.rotation_share else 0.0)
     return float(zoom * (np.cos(turn) + np.sin(turn)))

@@ -11,7 +11,7 @@ from pipeline.pose.shapes import Bool, Float, Positions, UInt8
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples as they travel to the training device; heatmaps and floats are made there.
+    """Samples on their way to the training device, where they become floats and heatmaps.
 
     `joints` are heatmap pixels. `gains` multiply the colour channels.
     """
@@ -26,11 +26,11 @@ class Batch:
         return len(self.positions)
 
     def rows(self, rows: slice | Positions) -> "Batch":
-        """Some of the samples."""
+        """Select some of the samples."""
         return replace(self.changed(lambda tensor: tensor[rows]), positions=self.positions[rows])
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same samples with every tensor changed, such as moved."""
+        """Change every tensor, such as move it."""
         return replace(
             self,
             images=change(self.images),
@@ -41,7 +41,7 @@ class Batch:
 
 
 def network_input(batch: Batch, device: torch.device) -> Float[Tensor, "batch 3 input_px input_px"]:
-    """Move images to the device and make them floats 0-1 there, colours varied by the batch's gains."""
+    """Make a batch's network input on the device: floats 0-1, multiplied by its gains."""
     return scaled(batch.images, batch.gains, device)
 
 
@@ -50,8 +50,8 @@ def scaled(
     gains: Float[Tensor, "batch 3"],
     device: torch.device,
 ) -> Float[Tensor, "batch 3 input_px input_px"]:
-    """Move images to the device and make them floats 0-1 there, their colour channels multiplied by the gains."""
-    # Height, width, channel in memory is what channels_last convolutions read.
+    """Move images to the device, and make them floats 0-1 multiplied by the gains there."""
+    # channels_last convolutions read height, width, channel in memory.
     floats = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     factors = (gains / 255).to(device, non_blocking=True)[:, :, None, None]
     return (floats * factors).clamp_(0, 1)

@@ -1,4 +1,4 @@
-"""From stored samples to batches: decode, one warp, and a look ahead on threads."""
+"""From stored samples to batches: decode and warp, ahead of the network on threads."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,16 +25,15 @@ from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings
 
-# What a batch is loaded from.
+# The source of one batch.
 Item = TypeVar("Item")
-# Batches under way or ready, beside one for each thread: enough to ride out a slow one.
+# Batches loading or ready, beside one for each thread: enough to bridge a slow one.
 _AHEAD = 2
-# The same for every sample.
 _HEATMAP_FROM_INPUT = heatmap_from_input()
 
 
 class _Scratch(local):
-    """Memory that a thread uses again for every sample."""
+    """Memory that a thread reuses for every sample."""
 
     def __init__(self, input_px: int) -> None:
         self.decoder = CropDecoder()
@@ -42,9 +41,9 @@ class _Scratch(local):
 
 
 class SampleLoader:
-    """Turns stored samples into batches of network inputs of side `input_px`.
+    """A loader of stored samples as batches of network inputs of side `input_px`.
 
-    Samples that can't be used are left to `bad`.
+    `bad` counts the samples that can't be used.
     """
 
     def __init__(
@@ -65,18 +64,19 @@ class SampleLoader:
         augmentations: Sequence[Augmentation] | None = None,
         samples: Sequence[Sample] | None = None,
     ) -> Batch:
-        """Load the samples at `positions`, or those given, unvaried without `augmentations`.
+        """Load the samples at `positions`, or those given, unaugmented without `augmentations`.
 
-        Bad ones are left out, which makes the batch shorter. Raises BadSampleError
-        past the number allowed.
+        Bad ones are left out, which makes the batch shorter. Raises BadSampleError past the number
+        allowed.
         """
         size, joints = self.input_px, len(self.joint_set.joints)
         images = np.empty((len(positions), size, size, 3), np.uint8)
         points = np.empty((len(positions), joints, 2), np.float32)
         annotated = np.empty((len(positions), joints), bool)
-        varied = augmentations or [Augmentation()] * len(positions)
-        kept: list[tuple[int, Augmentation]] = []
-        for place, (position, how) in enumerate(zip(positions.tolist(), varied, strict=True)):
+        gains = np.empty((len(positions), 3), np.float32)
+        drawn = augmentations or [Augmentation()] * len(positions)
+        kept: list[int] = []
+        for place, (position, how) in enumerate(zip(positions.tolist(), drawn, strict=True)):
             row = len(kept)
             try:
                 sample = samples[place] if samples else self.samples[position]
@@ -84,14 +84,15 @@ class SampleLoader:
             except BadSampleError as error:
                 self.bad.note(position, error)
                 continue
-            kept.append((position, how))
+            gains[row] = how.gains
+            kept.append(position)
         rows = len(kept)
         return Batch(
             images=torch.from_numpy(images[:rows]),
             joints=torch.from_numpy(points[:rows]),
             annotated=torch.from_numpy(annotated[:rows]),
-            gains=torch.tensor([how.gains for _, how in kept]).reshape(rows, 3),
-            positions=np.array([position for position, _ in kept], np.int64),
+            gains=torch.from_numpy(gains[:rows]),
+            positions=np.array(kept, np.int64),
         )
 
     def load(
@@ -103,11 +104,12 @@ class SampleLoader:
         """
         matrix = self.input_from_original(sample, how)
         points, annotated = self._joints(sample, matrix, how.mirrored)
-        self._warp(sample, matrix, image)
+        pixels, scratch = sample.pixels(self._scratch.decoder), self._scratch.warped
+        warp(pixels, matrix @ sample.crop.to_original, scratch, image)
         return points, annotated
 
     def input_from_original(self, sample: Sample, how: Augmentation) -> Matrix:
-        """Matrix from the original image's pixels to the network input's."""
+        """Return the matrix from the original image's pixels to the network input's."""
         return input_from_original(
             sample.person.center,
             sample.person.scale,
@@ -116,11 +118,6 @@ class SampleLoader:
             rotation_deg=how.rotation_deg,
             mirrored=how.mirrored,
         )
-
-    def _warp(self, sample: Sample, matrix: Matrix, out: UInt8[np.ndarray, "px px 3"]) -> None:
-        from_crop = matrix @ sample.crop.to_original
-        mine = self._scratch
-        warp(sample.pixels(mine.decoder), from_crop, mine.warped, out)
 
     def _joints(
         self, sample: Sample, matrix: Matrix, mirrored: bool
@@ -134,7 +131,7 @@ class SampleLoader:
         points = transform(np.array(person.joints), _HEATMAP_FROM_INPUT @ matrix)
         if mirrored:
             points, annotated = points[self._mirror], annotated[self._mirror]
-        # What is missing may hold any number; keep it from reaching arithmetic.
+        # A missing joint may hold any number, which must not reach arithmetic.
         points[~annotated] = 0.0
         return points, annotated
 
@@ -145,31 +142,26 @@ def stream_training(
     settings: DataSettings,
     epoch: int,
 ) -> Iterator[Batch]:
-    """Yield augmented batches in order; the same stream whatever the number of threads.
+    """Yield augmented batches in order, the same for any number of threads.
 
-    A batch always has its full length, on which the other workers count: in
-    place of bad samples it repeats good ones.
+    A batch always has its full length, which the other workers rely on: it repeats good samples in
+    place of bad ones.
     """
-
-    def load(positions: Positions) -> Batch:
-        varied = draw_augmentations(settings, epoch, positions)
-        return _filled(loader.batch(positions, varied), len(positions))
-
-    return _look_ahead(load, batches, settings.threads)
+    return stream_given(loader, ((positions, None) for positions in batches), settings, epoch)
 
 
 def stream_given(
     loader: SampleLoader,
-    batches: Iterable[tuple[Positions, list[Sample]]],
+    batches: Iterable[tuple[Positions, list[Sample] | None]],
     settings: DataSettings,
     epoch: int,
 ) -> Iterator[Batch]:
-    """Yield augmented batches of samples that come with a number each, like `stream_training`."""
+    """Yield augmented batches of numbered samples, like `stream_training`."""
 
-    def load(numbered: tuple[Positions, list[Sample]]) -> Batch:
+    def load(numbered: tuple[Positions, list[Sample] | None]) -> Batch:
         numbers, samples = numbered
-        varied = draw_augmentations(settings, epoch, numbers)
-        return _filled(loader.batch(numbers, varied, samples), len(numbers))
+        drawn = draw_augmentations(settings, epoch, numbers)
+        return _filled(loader.batch(numbers, drawn, samples), len(numbers))
 
     return _look_ahead(load, batches, settings.threads)
 
@@ -177,7 +169,7 @@ def stream_given(
 def stream_validation(
     loader: SampleLoader, batches: Iterable[Positions], threads: int
 ) -> Iterator[Batch]:
-    """Yield unvaried batches in order, shorter where a sample is bad."""
+    """Yield unaugmented batches in order, shorter where a sample is bad."""
     return (batch for batch in _look_ahead(loader.batch, batches, threads) if len(batch))
 
 
@@ -210,20 +202,13 @@ def _look_ahead(
 def training_shards(
     paths: tuple[str, ...], data: DataSettings, rank: int, workers: int
 ) -> ShardReader | ShardStream:
-    """Training shards, read as the settings say."""
+    """Open the training shards with the reader that the settings name."""
     if data.reading == "exact":
         return ShardReader(paths, shard_cache(data))
-    return ShardStream(
-        locations=paths,
-        seed=data.seed,
-        rank=rank,
-        workers=workers,
-        window=data.shuffle_window,
-    )
+    window = data.shuffle_window
+    return ShardStream(locations=paths, seed=data.seed, rank=rank, workers=workers, window=window)
 
 
 def shard_cache(data: DataSettings) -> ShardCache | None:
-    """The cache that the settings ask for."""
-    if not data.cache:
-        return None
-    return ShardCache(Path(data.cache), round(data.cache_gb * 1e9))
+    """Return the cache of the settings, None if they name no folder for it."""
+    return ShardCache(Path(data.cache), round(data.cache_gb * 1e9)) if data.cache else None

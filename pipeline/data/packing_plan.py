@@ -1,4 +1,4 @@
-"""Plan packing: read the annotations, split people, and assign them to shards."""
+"""The plan of a pack: read the annotations, split people by image, and lay them out in shards."""
 
 import hashlib
 import json
@@ -20,9 +20,10 @@ from pipeline.pose.joint_sets import SYNTHETIC, JointSet
 from pipeline.pose.person import Person, Split, Visibility
 from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings
 
-_STATE_NAME = ".packing"
-# Images looked into before packing, to see whether the annotations are theirs.
+STATE_NAME = ".packing"
+# Images probed before packing, to see whether the annotations are theirs.
 _PROBED_IMAGES = 64
+# Keys of people, by the reason to leave them out.
 LeftOut = dict[str, list[str]]
 
 
@@ -36,7 +37,7 @@ class ShardJob:
 
 @dataclass(frozen=True, kw_only=True)
 class PackPlan:
-    """All shards of a dataset. `left_out` are people whose image is missing, `people` all others too."""
+    """All shards of a dataset. `people` counts all, `left_out` has those without an image."""
 
     settings: PackSettings
     joint_set: JointSet
@@ -49,29 +50,29 @@ class PackPlan:
 
     @property
     def state(self) -> Path:
-        """Folder that remembers finished shards until the whole is done."""
-        return self.settings.out / _STATE_NAME
+        """Folder with the records of finished shards until all are done."""
+        return self.settings.out / STATE_NAME
 
 
 def plan_packing(settings: PackSettings) -> PackPlan:
-    """Read annotations, split by image and lay out shards. Raises ValueError naming what doesn't fit.
+    """Read annotations, split by image and lay out shards; nothing is written.
 
-    Nothing is written. Missing images are found here; past the allowed share
-    they are an error.
+    Missing images are found here. Raises ValueError naming the part that does not fit, or if more
+    than the allowed share of people have no image.
     """
     annotations = _read(settings)
     people, missing = _with_images(annotations.people, settings)
     left_out: LeftOut = {"missing image": missing} if missing else {}
-    _check_left_out(left_out, len(annotations.people), settings)
+    check_left_out(left_out, len(annotations.people), settings)
     if settings.images is not None:
         check_fit(people, settings.images)
-    jobs = tuple(_jobs(_split(people, settings), settings))
-    _check_keys(jobs)
+    people = _split(people, settings)
+    _check_people(people)
     return PackPlan(
         settings=settings,
         joint_set=annotations.joint_set,
         conventions=_conventions(settings, annotations),
-        jobs=jobs,
+        jobs=tuple(_jobs(people, settings)),
         people=len(annotations.people),
         skipped=dict(annotations.skipped),
         left_out=left_out,
@@ -82,24 +83,66 @@ def plan_packing(settings: PackSettings) -> PackPlan:
 def check_fit(people: list[Person], images: Path) -> None:
     """Raise ValueError if annotations and images plainly don't belong together.
 
-    Looks into some images: most people must have most of their joints inside
-    the image, which must have the size that the annotations state.
+    Some images are probed: most people must have most of their joints inside the image, which must
+    have the size that the annotations state.
     """
     by_image = {person.image: person for person in people}
     names = sorted(by_image)
-    probed = [
-        names[i] for i in np.unique(np.linspace(0, len(names) - 1, _PROBED_IMAGES).astype(int))
-    ]
-    unfit = []
-    for name in probed:
-        problem = _misfit(by_image[name], images / name)
-        if problem:
-            unfit.append(problem)
-    if 2 * len(unfit) > len(probed):
+    places = np.unique(np.linspace(0, len(names) - 1, _PROBED_IMAGES).astype(int))
+    problems = [_misfit(by_image[names[place]], images / names[place]) for place in places]
+    unfit = [problem for problem in problems if problem]
+    if 2 * len(unfit) > len(problems):
         raise ValueError(
-            f"the annotations don't fit the images in {images}: {len(unfit)} of {len(probed)} "
+            f"the annotations don't fit the images in {images}: {len(unfit)} of {len(problems)} "
             f"looked at; {unfit[0]}"
         )
+
+
+def check_left_out(left_out: LeftOut, people: int, settings: PackSettings) -> None:
+    """Raise ValueError with reasons and keys if too many of `people` are left out."""
+    count = sum(map(len, left_out.values()))
+    if count <= settings.max_left_out * people:
+        return
+    reasons = "; ".join(
+        f"{reason}: {len(keys):,} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for reason, keys in left_out.items()
+    )
+    raise ValueError(
+        f"{count:,} of {people:,} people can't be packed ({count / people:.2%}), allowed by "
+        f"--max-left-out are {settings.max_left_out:.2%}: {reasons}"
+    )
+
+
+def file_sums(settings: PackSettings) -> dict[str, str]:
+    """Return the sha256 of each annotation file, by its name."""
+    sums = {}
+    for path in settings.files.paths if settings.files else ():
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _read(settings: PackSettings) -> Annotations:
+    if settings.files is None:
+        return Annotations(joint_set=SYNTHETIC, people=scene_people(settings.seed, settings.scenes))
+    return read_annotations(settings.source, settings.files)
+
+
+def _with_images(people: list[Person], settings: PackSettings) -> tuple[list[Person], list[str]]:
+    """Separate people whose image exists from the keys of those whose image does not."""
+    folder = settings.images
+    if folder is None:
+        return people, []
+    if not folder.is_dir():
+        raise ValueError(f"--images {folder}: no such folder")
+    exists = {name: (folder / name).is_file() for name in {person.image for person in people}}
+    if not any(exists.values()):
+        raise ValueError(
+            f"--images {folder} holds none of the {len(exists):,} images of "
+            f"{settings.annotations}, such as {people[0].image}"
+        )
+    found = [person for person in people if exists[person.image]]
+    return found, [person.key for person in people if not exists[person.image]]
 
 
 def _misfit(person: Person, path: Path) -> str | None:
@@ -116,43 +159,6 @@ def _misfit(person: Person, path: Path) -> str | None:
     if len(joints) and inside.mean() < 0.5:
         return f"{path} of {size} pixels, joints up to {joints.max(axis=0).round().tolist()}"
     return None
-
-
-def _read(settings: PackSettings) -> Annotations:
-    if settings.files is None:
-        return Annotations(joint_set=SYNTHETIC, people=scene_people(settings.seed, settings.scenes))
-    return read_annotations(settings.source, settings.files)
-
-
-def _with_images(people: list[Person], settings: PackSettings) -> tuple[list[Person], list[str]]:
-    """Separate people whose image is there from the keys of those whose is not."""
-    folder = settings.images
-    if folder is None:
-        return people, []
-    if not folder.is_dir():
-        raise ValueError(f"--images {folder}: no such folder")
-    there = {name: (folder / name).is_file() for name in {person.image for person in people}}
-    if not any(there.values()):
-        raise ValueError(
-            f"--images {folder} holds none of the {len(there):,} images of "
-            f"{settings.annotations}, such as {people[0].image}"
-        )
-    found = [person for person in people if there[person.image]]
-    return found, [person.key for person in people if not there[person.image]]
-
-
-def _check_left_out(left_out: LeftOut, people: int, settings: PackSettings) -> None:
-    count = sum(map(len, left_out.values()))
-    if count <= settings.max_left_out * people:
-        return
-    reasons = "; ".join(
-        f"{reason}: {len(keys):,} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for reason, keys in left_out.items()
-    )
-    raise ValueError(
-        f"{count:,} of {people:,} people can't be packed ({count / people:.2%}), allowed by "
-        f"--max-left-out are {settings.max_left_out:.2%}: {reasons}"
-    )
 
 
 def _split(people: list[Person], settings: PackSettings) -> list[Person]:
@@ -174,25 +180,35 @@ def _split(people: list[Person], settings: PackSettings) -> list[Person]:
     ]
 
 
+def _check_people(people: list[Person]) -> None:
+    """Raise ValueError if an image is in both splits, or people share a key."""
+    splits: dict[str, str | None] = {}
+    for person in people:
+        if splits.setdefault(person.image, person.split) != person.split:
+            raise ValueError(f"{person.image} is in both splits; expected each image in one")
+    counts = Counter(person.key for person in people)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{len(repeated):,} people share a key with another, expected each once: {repeated[:3]}"
+        )
+
+
 def _jobs(people: list[Person], settings: PackSettings) -> Iterator[ShardJob]:
     """Lay people out in shards, all of an image in the same."""
-    _check_no_leak(people)
     splits: tuple[Split, ...] = ("train", "val")
     for split in splits:
-        images = _by_image([person for person in people if person.split == split])
+        by_image: dict[str, list[Person]] = {}
+        for person in people:
+            if person.split == split:
+                by_image.setdefault(person.image, []).append(person)
+        images = list(by_image.values())
         if split == "train":
             # So that neighbours in a shard are strangers.
             order = np.random.default_rng([settings.seed, 2]).permutation(len(images))
             images = [images[i] for i in order]
         for number, shard in enumerate(_filled(images, settings.people_per_shard)):
             yield ShardJob(name=ShardName(split=split, number=number), people=tuple(shard))
-
-
-def _by_image(people: list[Person]) -> list[list[Person]]:
-    images: dict[str, list[Person]] = {}
-    for person in people:
-        images.setdefault(person.image, []).append(person)
-    return list(images.values())
 
 
 def _filled(images: list[list[Person]], size: int) -> Iterator[list[Person]]:
@@ -207,47 +223,19 @@ def _filled(images: list[list[Person]], size: int) -> Iterator[list[Person]]:
         yield shard
 
 
-def _check_no_leak(people: list[Person]) -> None:
-    splits: dict[str, str | None] = {}
-    for person in people:
-        if splits.setdefault(person.image, person.split) != person.split:
-            raise ValueError(f"{person.image} is in both splits; expected each image in one")
-
-
-def _check_keys(jobs: tuple[ShardJob, ...]) -> None:
-    counts = Counter(person.key for job in jobs for person in job.people)
-    repeated = [key for key, count in counts.items() if count > 1]
-    if repeated:
-        raise ValueError(
-            f"{len(repeated):,} people share a key with another, expected each once: {repeated[:3]}"
-        )
-
-
 def _fingerprint(settings: PackSettings) -> str:
-    decisive: dict[str, Any] = asdict(settings) | _file_sums(settings)
+    decisive: dict[str, Any] = asdict(settings) | file_sums(settings)
     for name in ("out", "images", "annotations", "head_boxes", "joint_set", "max_left_out"):
         del decisive[name]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _file_sums(settings: PackSettings) -> dict[str, str]:
-    sums = {}
-    for path in settings.files.paths if settings.files else ():
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
-
-
 def _conventions(settings: PackSettings, annotations: Annotations) -> dict[str, Any]:
-    chosen = {
-        "split": settings.split,
-        "val_images": settings.val_images,
-        "seed": settings.seed,
-    }
+    chosen = {name: getattr(settings, name) for name in ("split", "val_images", "seed")}
     if settings.source == SYNTHETIC_NAME:
         return chosen | {"scenes": settings.scenes}
     source = SOURCES[settings.source]
     return chosen | {
-        "index_base": (annotations.index_base if source.index_base is None else source.index_base),
+        "index_base": annotations.index_base if source.index_base is None else source.index_base,
         "center_adjusted": source.center_adjusted,
     }

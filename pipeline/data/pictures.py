@@ -1,4 +1,4 @@
-"""People drawn on images: poses, augmented samples, heatmaps."""
+"""Figures of people on images: skeletons, heatmaps, and samples as the network sees them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.data.augmentation import draw_augmentations
-from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.sample import Sample
 from pipeline.pose.geometry import heatmap_from_input, transform
@@ -18,7 +17,7 @@ from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
 
 _LEFT, _RIGHT, _MIDDLE, _TRUTH = "#ff7f0e", "#1f9bff", "#7bd34f", "#ffffff"
-# What fits above one person's picture.
+# As many letters fit above one person's picture.
 _TITLE_LETTERS = 32
 
 
@@ -35,7 +34,7 @@ class DrawnPose:
 
 
 def overlay(poses: Sequence[DrawnPose], joint_set: JointSet, title: str) -> Figure:
-    """Skeletons over images: left limbs orange, right blue; the truth as white rings."""
+    """Draw skeletons over images: left limbs orange, right blue; the truth as white rings."""
     columns = min(4, len(poses))
     rows = -(-len(poses) // columns)
     figure = Figure(figsize=(2.4 * columns, 2.55 * rows + 0.4), layout="constrained")
@@ -48,34 +47,37 @@ def overlay(poses: Sequence[DrawnPose], joint_set: JointSet, title: str) -> Figu
     return figure
 
 
-def _draw_pose(axis: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
-    axis.imshow(pose.image)
-    for start, end in joint_set.limbs:
-        if pose.shown[start] and pose.shown[end]:
-            color = _side_color(joint_set.joints[start], joint_set.joints[end])
-            axis.plot(*pose.joints[[start, end]].T, color=color, linewidth=2)
-    for joint, name in enumerate(joint_set.joints):
-        if pose.shown[joint]:
-            axis.plot(*pose.joints[joint], "o", color=_side_color(name, name), markersize=3.5)
-        if pose.truth is not None and pose.annotated is not None and pose.annotated[joint]:
-            axis.plot(*pose.truth[joint], "o", mfc="none", mec=_TRUTH, mew=0.9, markersize=6)
-    height, width = pose.image.shape[:2]
-    axis.set_xlim(-0.5, width - 0.5)
-    axis.set_ylim(height - 0.5, -0.5)
-    # Titles are often names of files, which may hold what a formula would begin with.
-    axis.set_title(_short(pose.title), fontsize=8, parse_math=False)
+def draw_truth(loader: SampleLoader, positions: np.ndarray, title: str) -> Figure:
+    """Draw annotated joints on stored crops; white rings mark the occluded ones."""
+    poses = []
+    for sample in map(loader.samples.__getitem__, positions.tolist()):
+        states = np.array(sample.person.visibility)
+        pose = pose_of(sample, np.array(sample.person.joints))
+        shown, ringed = states != Visibility.MISSING, states == Visibility.OCCLUDED
+        poses.append(replace(pose, shown=shown, annotated=ringed))
+    return overlay(poses, loader.joint_set, title)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _TITLE_LETTERS else "\u2026" + name[1 - _TITLE_LETTERS :]
-
-
-def _side_color(*names: str) -> str:
-    if all(name.startswith("left") for name in names):
-        return _LEFT
-    if all(name.startswith("right") for name in names):
-        return _RIGHT
-    return _MIDDLE
+def draw_augmented(
+    loader: SampleLoader,
+    settings: DataSettings,
+    positions: np.ndarray,
+    title: str = "training samples as the network sees them",
+) -> Figure:
+    """Draw samples as training sees them, joints and all: rotated, scaled, mirrored, coloured."""
+    batch = loader.batch(positions, draw_augmentations(settings, 0, positions))
+    colored = (batch.images.float() * batch.gains[:, None, None]).clamp(0, 255).byte().numpy()
+    to_input = np.linalg.inv(heatmap_from_input())
+    poses = [
+        DrawnPose(
+            image=colored[row],
+            joints=transform(batch.joints[row].double().numpy(), to_input),
+            shown=batch.annotated[row].numpy(),
+            title=loader.samples[position].key,
+        )
+        for row, position in enumerate(batch.positions.tolist())
+    ]
+    return overlay(poses, loader.joint_set, title)
 
 
 def stack_maps(
@@ -86,7 +88,7 @@ def stack_maps(
     annotated: Bool[np.ndarray, " joint"],
     title: str,
 ) -> Figure:
-    """Heatmaps over the image that they are of, a row a stack and a column a joint, all on one scale of colours.
+    """Draw heatmaps over their image, a row a stack, a column a joint, on one scale of colours.
 
     `truth` is in pixels of the image, ringed where it is annotated.
     """
@@ -115,15 +117,12 @@ def stack_maps(
     return figure
 
 
-def spaced(samples: int, count: int) -> np.ndarray:
-    """At most `count` positions, evenly spaced over `samples`."""
-    return np.unique(np.linspace(0, samples - 1, min(count, samples)).astype(np.int64))
-
-
 def pose_of(sample: Sample, predicted: np.ndarray) -> DrawnPose:
-    """A sample's stored crop with predicted joints (joint, 2) in original-image pixels and the truth."""
-    to_crop = sample.crop.from_original
-    person = sample.person
+    """Make a drawable pose of a sample: its crop, predicted joints and the truth.
+
+    `predicted`, (joint, 2), is in pixels of the original image.
+    """
+    to_crop, person = sample.crop.from_original, sample.person
     return DrawnPose(
         image=sample.picture(),
         joints=transform(predicted, to_crop),
@@ -134,39 +133,34 @@ def pose_of(sample: Sample, predicted: np.ndarray) -> DrawnPose:
     )
 
 
-def draw_truth(loader: SampleLoader, positions: np.ndarray, title: str) -> Figure:
-    """Draw annotated joints on stored crops; white rings mark the occluded ones."""
-    poses = []
-    for sample in map(loader.samples.__getitem__, positions.tolist()):
-        states = np.array(sample.person.visibility)
-        pose = pose_of(sample, np.array(sample.person.joints))
-        shown, ringed = states != Visibility.MISSING, states == Visibility.OCCLUDED
-        poses.append(replace(pose, shown=shown, annotated=ringed))
-    return overlay(poses, loader.joint_set, title)
+def spaced(samples: int, count: int) -> np.ndarray:
+    """Return at most `count` positions, evenly spaced over `samples`."""
+    return np.unique(np.linspace(0, samples - 1, min(count, samples)).astype(np.int64))
 
 
-def draw_augmented(
-    loader: SampleLoader,
-    settings: DataSettings,
-    positions: np.ndarray,
-    title: str = "training samples as the network sees them",
-) -> Figure:
-    """Draw samples as training sees them, joints and all: rotated, scaled, mirrored, coloured."""
-    varied = draw_augmentations(settings, 0, positions)
-    batch = loader.batch(positions, varied)
-    to_input = np.linalg.inv(heatmap_from_input())
-    poses = [
-        DrawnPose(
-            image=_seen(batch, row),
-            joints=transform(batch.joints[row].double().numpy(), to_input),
-            shown=batch.annotated[row].numpy(),
-            title=loader.samples[position].key,
-        )
-        for row, position in enumerate(batch.positions.tolist())
-    ]
-    return overlay(poses, loader.joint_set, title)
+def _draw_pose(axis: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
+    axis.imshow(pose.image)
+    for start, end in joint_set.limbs:
+        if pose.shown[start] and pose.shown[end]:
+            color = _side_color(joint_set.joints[start], joint_set.joints[end])
+            axis.plot(*pose.joints[[start, end]].T, color=color, linewidth=2)
+    for joint, name in enumerate(joint_set.joints):
+        if pose.shown[joint]:
+            axis.plot(*pose.joints[joint], "o", color=_side_color(name), markersize=3.5)
+        if pose.truth is not None and pose.annotated is not None and pose.annotated[joint]:
+            axis.plot(*pose.truth[joint], "o", mfc="none", mec=_TRUTH, mew=0.9, markersize=6)
+    height, width = pose.image.shape[:2]
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+    title, is_long = pose.title, len(pose.title) > _TITLE_LETTERS
+    # Titles are often names of files, and their $ must not begin a formula.
+    axis.set_title(
+        "\u2026" + title[1 - _TITLE_LETTERS :] if is_long else title, fontsize=8, parse_math=False
+    )
 
 
-def _seen(batch: Batch, row: int) -> np.ndarray:
-    colored = batch.images[row].float() * batch.gains[row]
-    return colored.clamp(0, 255).byte().numpy()
+def _side_color(*names: str) -> str:
+    for side, color in (("left", _LEFT), ("right", _RIGHT)):
+        if all(name.startswith(side) for name in names):
+            return color
+    return _MIDDLE

@@ -1,4 +1,4 @@
-"""Batches on their way to the training device, with the next one in flight."""
+"""Prefetch: copying the next batch to the training device during a step."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,10 +8,7 @@ from pipeline.data.batch import Batch
 
 
 def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield batches on the device; on a GPU the next is copied while the last is computed on.
-
-    On CPU they pass as they come, and none is asked for ahead.
-    """
+    """Yield batches on the device. A GPU copies the next one ahead; a CPU reads none ahead."""
     if device.type != "cuda":
         yield from batches
         return
@@ -27,7 +24,7 @@ def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
 
 
 def _sent(batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
-    """Start copying; only from page-locked memory does a copy not hold up the host."""
+    """Start a copy that does not block the host, which takes page-locked memory."""
     with torch.cuda.stream(stream):
         moving = batch.changed(
             lambda tensor: tensor.pin_memory().to(stream.device, non_blocking=True)
@@ -36,12 +33,12 @@ def _sent(batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Ev
 
 
 def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """Let what is computed from here on wait for the copy, on the device and not here."""
+    """Make the kernels that follow wait for the copy, without blocking the host."""
     current = torch.cuda.current_stream(batch.images.device)
     current.wait_event(copied)
 
     def used(tensor: torch.Tensor) -> torch.Tensor:
-        # Else the copying stream might take its memory again while it is read.
+        # Else the copying stream might reuse its memory while it is read.
         tensor.record_stream(current)
         return tensor
 

@@ -1,4 +1,4 @@
-"""In what order an epoch's samples come, and which worker takes which."""
+"""The order of an epoch's samples, and each worker's share of it."""
 
 from collections.abc import Iterator
 
@@ -10,18 +10,14 @@ from pipeline.pose.shapes import Int64, Positions
 def epoch_order(
     bounds: Int64[np.ndarray, " shard_and_end"], seed: int, epoch: int, window: int
 ) -> Positions:
-    """A permutation of all samples: shards shuffled, then samples within windows.
+    """Permute all samples: shards shuffled, then samples within windows.
 
-    A pure function of its arguments, the same for every worker. `bounds` are
-    the positions where shards begin, and the total.
+    The order is a pure function of the arguments, so every worker has the same. `bounds` are the
+    positions where shards begin, and the total.
     """
     random = np.random.default_rng([seed, epoch])
-    order = np.concatenate(
-        [
-            np.arange(bounds[shard], bounds[shard + 1])
-            for shard in random.permutation(len(bounds) - 1)
-        ]
-    )
+    shards = random.permutation(len(bounds) - 1)
+    order = np.concatenate([np.arange(bounds[shard], bounds[shard + 1]) for shard in shards])
     for start in range(0, len(order), window):
         random.shuffle(order[start : start + window])
     return order
@@ -32,9 +28,9 @@ def rank_batches(
 ) -> Iterator[Positions]:
     """Yield this rank's share of each step's batch, from step `first_step` on.
 
-    Every rank takes the same number of steps; the last `len(order) % batch_size`
-    samples of the order sit the epoch out. `batch_size` counts all workers; where it
-    does not divide by their number, some have a sample more than others.
+    Every rank takes the same number of steps; the last `len(order) % batch_size` samples of the
+    order are dropped. `batch_size` counts all workers; where it does not divide by their number,
+    some have a sample more than others.
     """
     first, end = batch_size * rank // workers, batch_size * (rank + 1) // workers
     for step in range(first_step, len(order) // batch_size):
@@ -47,8 +43,7 @@ def validation_batches(
 ) -> Iterator[Positions]:
     """Yield the batches that this rank evaluates: every sample on exactly one rank.
 
-    The batches are the same whatever the number of workers, so that results
-    are, to the last bit.
+    The batches are the same for any number of workers, and so are results, to the last bit.
     """
     for start in range(rank * batch_size, samples, workers * batch_size):
         yield np.arange(start, min(start + batch_size, samples))

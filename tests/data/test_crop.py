@@ -87,19 +87,6 @@ def test_colours_stay_in_order():
     assert np.abs(decode_image(crop.jpeg)[40, 40].astype(int) - (200, 100, 30)).max() <= 3
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"person_px": 31}, "crop.person_px must be from 32 to 4096, got 31"),
-        ({"margin": 0.9}, "crop.margin must be from 1 to 4, got 0.9"),
-        ({"jpeg_quality": 101}, "crop.jpeg_quality must be from 1 to 100, got 101"),
-    ],
-)
-def test_a_crop_setting_out_of_range_is_refused(settings, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        CropSettings(**settings)
-
-
 def test_the_exif_orientation_is_ignored_as_the_annotators_did(tmp_path):
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, :30] = 255

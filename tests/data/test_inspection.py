@@ -22,7 +22,7 @@ SIZE = (400, 300)
 
 FAR = "joints farther than one frame side from the centre"
 OUTSIDE = "annotated joints outside the image"
-HEAD = "head size not within 2-50 % of the frame side"
+HEAD = "head size not within 2-50% of the frame side"
 NO_JOINT = "no annotated joint"
 FEW = "only 1 or 2 annotated joints"
 FRAME = "more than half of the frame outside the image"
@@ -243,7 +243,7 @@ def test_a_frame_mostly_outside_the_image_is_named():
     inside = {"joints": ((20.0, 80.0),) * 16, "image_size": SIZE}
     # The image begins at -0.5: of 100 columns 50.5 and 41 are in it.
     people = [sample(center=(0.0, 80.0), **inside), sample(center=(-9.5, 80.0), **inside)]
-    assert found(people) == {FRAME: {1: "59 % of the frame outside the image"}}
+    assert found(people) == {FRAME: {1: "59% of the frame outside the image"}}
 
 
 def test_pictures_that_cannot_be_decoded_are_named():

@@ -232,7 +232,7 @@ def test_a_picture_that_is_cut_off_stops_the_stream_by_name(pack):
 
 
 def unusable() -> dict[str, Sample]:
-    """A sample that is bad in each way, by what is said of it."""
+    """A sample that is bad in each way, by its error."""
     good, *rest = samples(4)
     nobody = replace(rest[0].person, visibility=(Visibility.MISSING,) * 16)
     fewer = replace(rest[1].person, joints=rest[1].person.joints[:14])
@@ -334,7 +334,7 @@ def drawn(**changes) -> list[Augmentation]:
 def test_augmentation_follows_the_distributions_of_the_authors():
     varied = drawn()
     octaves = np.log2([how.zoom for how in varied])
-    # A normal of deviation 0.25, clipped at twice that: 2.3 % lie at each end.
+    # A normal of deviation 0.25, clipped at twice that: 2.3% lie at each end.
     assert np.abs(octaves).max() == pytest.approx(0.5)
     assert np.std(octaves) == pytest.approx(0.24, abs=0.01)
     assert np.mean(octaves == octaves.max()) == pytest.approx(0.023, abs=0.012)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pipeline.data.formats.lsp import read_lsp
+from pipeline.data.formats.lsp import read_lsp, read_lspet
 from pipeline.data.formats.mpii import read_mpii_json
 from pipeline.data.formats.mpii_mat import read_mpii_mat
 from pipeline.data.formats.pose_h5 import read_flic, read_mpii_h5
@@ -398,27 +398,89 @@ def test_the_last_thousand_of_leeds_sports_pose_validate(tmp_path):
     assert {person.split for person in part} == {None}
 
 
+# Leeds Sports Pose Extended
+
+
+def lspet_array() -> np.ndarray:
+    """Two people: (14, 3, 2). The second has garbage where its flag is 0."""
+    joints = np.zeros((14, 3, 2))
+    joints[:, 0] = np.arange(14)[:, None] * 10 + 5.5
+    joints[:, 1] = np.arange(14)[:, None] * 20 + 0.25
+    joints[:, 2] = 1
+    joints[3, :, 1] = (-4000.0, 9000.0, 0)
+    return joints
+
+
+def test_a_flag_of_one_means_visible_in_leeds_sports_pose_extended(tmp_path):
+    first, second = read_lspet(write_lsp(tmp_path / "joints.mat", lspet_array())).people
+    assert first.visibility == (VISIBLE,) * 14
+    assert second.visibility[2:5] == (VISIBLE, MISSING, VISIBLE)
+    assert first.joints[1] == (15.5, 20.25)
+    assert (first.image, second.image) == ("im00001.jpg", "im00002.jpg")
+
+
+def test_the_frame_of_leeds_sports_pose_is_derived_from_the_visible_joints(tmp_path):
+    people = read_lspet(write_lsp(tmp_path / "joints.mat", lspet_array())).people
+    # x from 5.5 to 135.5, y from 0.25 to 260.25; a quarter wider than the height of 260.
+    for person in people:
+        assert person.center == (70.5, 130.25)
+        assert person.scale == pytest.approx(1.25 * 260 / 200)
+    assert people[0].head_size is None
+
+
+def test_a_person_with_a_single_visible_joint_is_counted_and_skipped(tmp_path):
+    joints = lspet_array()
+    joints[1:, 2, 0] = 0
+    annotations = read_lspet(write_lsp(tmp_path / "joints.mat", joints))
+    assert [person.image for person in annotations.people] == ["im00002.jpg"]
+    assert annotations.skipped == {"fewer than two visible joints": 1}
+
+
+def test_a_file_that_is_not_matlabs_is_refused(tmp_path):
+    path = tmp_path / "joints.mat"
+    path.write_bytes(b"not a MATLAB file" * 20)
+    with pytest.raises(ValueError, match=r"joints\.mat: not readable as a MATLAB file: "):
+        read_lspet(path)
+    scipy.io.savemat(path, {"other": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"joints\.mat: field 'joints' is absent"):
+        read_lspet(path)
+
+
 @pytest.mark.parametrize(
-    ("axes", "message"),
+    ("read", "array", "axes", "message"),
     [
         (
-            (1, 0, 2),
-            "joints has shape (14, 3, 2), expected (3, 14, N) (that is the layout of LSPET, not LSP)",
+            *(read_lsp, lsp_array(), (1, 0, 2)),
+            "(14, 3, 2), expected (3, 14, N) (that is the layout of LSPET, not LSP)",
         ),
-        ((2, 1, 0), "joints has shape (2, 14, 3), expected (3, 14, N)"),
+        (read_lsp, lsp_array(), (2, 1, 0), "(2, 14, 3), expected (3, 14, N)"),
+        (
+            *(read_lspet, lspet_array(), (1, 0, 2)),
+            "(3, 14, 2), expected (14, 3, N) (that is the layout of LSP, not LSPET)",
+        ),
+        (read_lspet, lspet_array(), (2, 0, 1), "(2, 14, 3), expected (14, 3, N)"),
     ],
 )
-def test_wrong_axes_of_leeds_sports_pose_are_refused(tmp_path, axes, message):
-    path = write_lsp(tmp_path / "joints.mat", lsp_array().transpose(axes))
-    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}") + "$"):
-        read_lsp(path)
+def test_wrong_axes_of_leeds_sports_pose_are_refused(tmp_path, read, array, axes, message):
+    path = write_lsp(tmp_path / "joints.mat", array.transpose(axes))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: joints has shape {message}") + "$"):
+        read(path)
 
 
-def test_a_third_flag_of_leeds_sports_pose_is_refused(tmp_path):
-    joints = lsp_array()
-    joints[2, 0, 0] = 2
-    with pytest.raises(ValueError, match=r"joints\[2\] must hold flags 0 and 1, got \[0. 2.\]$"):
-        read_lsp(write_lsp(tmp_path / "joints.mat", joints))
+@pytest.mark.parametrize(
+    ("read", "array", "place", "message"),
+    [
+        (read_lsp, lsp_array(), (2, 0, 0), r"joints\[2\] must hold flags 0 and 1, got \[0. 2.\]$"),
+        (
+            *(read_lspet, lspet_array(), (0, 2, 0)),
+            r"joints\[:, 2\] must hold flags 0 and 1, got \[0. 1. 2.\]$",
+        ),
+    ],
+)
+def test_a_third_flag_of_leeds_sports_pose_is_refused(tmp_path, read, array, place, message):
+    array[place] = 2
+    with pytest.raises(ValueError, match=message):
+        read(write_lsp(tmp_path / "joints.mat", array))
 
 
 # All of them
@@ -428,7 +490,7 @@ def test_every_source_of_this_file_tells_its_conventions():
     known = ("mpii-mat", "mpii-h5", "lsp", "flic")
     assert [SOURCES[name].index_base for name in known] == [1, 1, 0, 1]
     assert [SOURCES[name].center_adjusted for name in known] == [False, True, False, True]
-    assert not any(SOURCES[name].takes_head_boxes for name in known)
+    assert not any(SOURCES[name].second for name in known)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +521,7 @@ def test_a_source_can_be_planned_by_its_name(tmp_path, source, write, joint_set)
     assert (plan.joint_set.name, plan.people, len(plan.jobs)) == (joint_set, 2, 2)
 
 
-# The real file
+# The real files
 
 
 def test_the_authors_validation_people_are_pytorch_poses(mpii_dir):
@@ -484,6 +546,13 @@ def test_the_authors_validation_people_are_pytorch_poses(mpii_dir):
     assert furthest("center") < 1
     assert furthest("scale") < 1e-3
     assert furthest("head_size") < 0.5
+
+
+def test_leeds_sports_pose_extended_is_read_whole(lspet_dir):
+    annotations = read_lspet(lspet_dir / "joints.mat")
+    assert len(annotations.people) == 6000
+    assert annotations.skipped == {"fewer than two visible joints": 0}
+    assert (lspet_dir / "images" / annotations.people[-1].image).is_file()
 
 
 def test_the_real_people_unadjusted_are_refused(tmp_path, mpii_dir):

@@ -1,4 +1,4 @@
-"""Packing without Ray: what becomes of every person, and what is refused before anything is written."""
+"""Packing without Ray: where every person goes, and what is refused before a shard is written."""
 
 import copy
 import errno
@@ -32,7 +32,7 @@ from pipeline.settings.packing import CropSettings, PackSettings
 
 
 def hrnet_record(image: str, **changes) -> dict:
-    """A person as HRNet's file has it, framed by the square of side 100 around (100, 80) once adjusted."""
+    """A person in HRNet's file, framed by side 100 around (100, 80) once adjusted."""
     joints = [[86.0 + 10 * (k % 4), 61.0 + 12 * (k // 4)] for k in range(16)]
     record = {
         "image": image,
@@ -164,7 +164,7 @@ def test_an_unreadable_image_is_counted_and_the_others_are_packed(tmp_path):
     assert sum(entry.people for entry in index.shards) == 7
 
 
-def test_packing_again_with_a_greater_share_goes_on_from_the_shards_that_are_there(tmp_path):
+def test_packing_again_with_a_greater_share_resumes_from_the_finished_shards(tmp_path):
     settings = made_dataset(tmp_path)
     (tmp_path / "images" / "photo-005.jpg").write_bytes(b"")
     said = (
@@ -184,7 +184,7 @@ def test_packing_again_with_a_greater_share_goes_on_from_the_shards_that_are_the
     assert sum(entry.people for entry in index.shards) == 7
 
 
-def test_a_shard_of_which_nobody_is_left_is_not_there(tmp_path):
+def test_a_shard_without_people_is_not_written(tmp_path):
     settings = made_dataset(tmp_path, split="train", people_per_shard=1, max_left_out=0.2)
     (tmp_path / "images" / "photo-005.jpg").write_bytes(b"")
     index = pack_all(settings)

@@ -12,7 +12,6 @@ import pytest
 import scipy.io
 
 from pipeline.data.formats.coco import read_coco
-from pipeline.data.formats.lsp import read_lspet
 from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
 from pipeline.data.formats.registry import SOURCES, read_annotations
 from pipeline.pose.person import Visibility
@@ -275,85 +274,6 @@ def test_hrnets_people_are_numbered_within_their_image(tmp_path):
     assert [person.key for person in read_mpii_hrnet(path).people] == ["a_00", "b_00", "a_01"]
 
 
-# Leeds Sports Pose Extended
-
-
-def lspet_array() -> np.ndarray:
-    """Two people: (14, 3, 2). The second has garbage where its flag is 0."""
-    joints = np.zeros((14, 3, 2))
-    joints[:, 0] = np.arange(14)[:, None] * 10 + 5.5
-    joints[:, 1] = np.arange(14)[:, None] * 20 + 0.25
-    joints[:, 2] = 1
-    joints[3, :, 1] = (-4000.0, 9000.0, 0)
-    return joints
-
-
-def write_lspet(path: Path, joints: np.ndarray) -> Path:
-    scipy.io.savemat(path, {"joints": joints})
-    return path
-
-
-def test_a_flag_of_one_means_visible_in_leeds_sports_pose_extended(tmp_path):
-    first, second = read_lspet(write_lspet(tmp_path / "joints.mat", lspet_array())).people
-    assert first.visibility == (VISIBLE,) * 14
-    assert second.visibility[2:5] == (VISIBLE, MISSING, VISIBLE)
-    assert first.joints[1] == (15.5, 20.25)
-    assert (first.image, second.image) == ("im00001.jpg", "im00002.jpg")
-
-
-def test_the_frame_of_leeds_sports_pose_is_derived_from_the_visible_joints(tmp_path):
-    people = read_lspet(write_lspet(tmp_path / "joints.mat", lspet_array())).people
-    # x from 5.5 to 135.5, y from 0.25 to 260.25; a quarter wider than the height of 260.
-    for person in people:
-        assert person.center == (70.5, 130.25)
-        assert person.scale == pytest.approx(1.25 * 260 / 200)
-    assert people[0].head_size is None
-
-
-def test_a_person_with_a_single_visible_joint_is_counted_and_skipped(tmp_path):
-    joints = lspet_array()
-    joints[1:, 2, 0] = 0
-    annotations = read_lspet(write_lspet(tmp_path / "joints.mat", joints))
-    assert [person.image for person in annotations.people] == ["im00002.jpg"]
-    assert annotations.skipped == {"fewer than two visible joints": 1}
-
-
-@pytest.mark.parametrize(
-    ("axes", "message"),
-    [
-        (
-            (1, 0, 2),
-            "joints has shape (3, 14, 2), expected (14, 3, N) (that is the layout of LSP, not LSPET)",
-        ),
-        ((2, 0, 1), "joints has shape (2, 14, 3), expected (14, 3, N)"),
-    ],
-)
-def test_wrong_axes_are_refused(tmp_path, axes, message):
-    path = write_lspet(tmp_path / "joints.mat", lspet_array().transpose(axes))
-    with pytest.raises(ValueError, match=re.escape(message) + "$"):
-        read_lspet(path)
-
-
-def test_a_third_flag_is_refused(tmp_path):
-    joints = lspet_array()
-    joints[0, 2, 0] = 2
-    path = write_lspet(tmp_path / "joints.mat", joints)
-    with pytest.raises(
-        ValueError, match=r"joints\[:, 2\] must hold flags 0 and 1, got \[0. 1. 2.\]"
-    ):
-        read_lspet(path)
-
-
-def test_a_file_that_is_not_matlabs_is_refused(tmp_path):
-    path = tmp_path / "joints.mat"
-    path.write_bytes(b"not a MATLAB file" * 20)
-    with pytest.raises(ValueError, match=r"joints\.mat: not readable as a MATLAB file: "):
-        read_lspet(path)
-    scipy.io.savemat(path, {"other": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"joints\.mat: field 'joints' is absent"):
-        read_lspet(path)
-
-
 # COCO
 
 
@@ -444,7 +364,7 @@ def test_every_source_tells_its_conventions():
     known = ("mpii-json", "mpii-hrnet", "lspet", "coco")
     assert [SOURCES[name].index_base for name in known] == [1, 1, 0, 0]
     assert not any(SOURCES[name].center_adjusted for name in known)
-    assert [SOURCES[name].takes_head_boxes for name in known] == [True, True, False, False]
+    assert [SOURCES[name].second for name in known] == ["head_boxes"] * 2 + [None] * 2
 
 
 # The real files
@@ -508,13 +428,6 @@ def test_the_real_validation_people_in_another_order_are_refused(mpii_people, mp
     shuffled = [*validation[:100], validation[101], validation[100], *validation[102:]]
     with pytest.raises(ValueError, match=r"detections_our_format\.mat: person 100 is not "):
         with_head_sizes(shuffled, mpii_dir / "detections_our_format.mat")
-
-
-def test_leeds_sports_pose_extended_is_read_whole(lspet_dir):
-    annotations = read_lspet(lspet_dir / "joints.mat")
-    assert len(annotations.people) == 6000
-    assert annotations.skipped == {"fewer than two visible joints": 0}
-    assert (lspet_dir / "images" / annotations.people[-1].image).is_file()
 
 
 def test_two_of_cocos_fourteen_people_have_no_labelled_joint(coco_dir):

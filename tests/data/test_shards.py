@@ -94,25 +94,17 @@ def test_equal_samples_give_equal_bytes(tmp_path):
     assert write_shard(tmp_path, TRAIN_0, samples(3, first=1)).sha256 != first.sha256
 
 
-def test_samples_that_cannot_be_made_leave_no_file(tmp_path):
+def test_samples_that_cannot_be_made_leave_no_file_and_an_earlier_one_alone(tmp_path):
     def failing():
-        yield sample(0)
+        yield sample(5)
         raise RuntimeError("the second photograph is gone")
 
     with pytest.raises(RuntimeError, match="the second photograph is gone"):
         write_shard(tmp_path, TRAIN_0, failing())
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_shard_that_fails_leaves_the_one_before_alone(tmp_path):
     write_shard(tmp_path, TRAIN_0, samples(1))
     before = (tmp_path / "train-000000.tar").read_bytes()
-
-    def failing():
-        yield sample(5)
-        raise RuntimeError("gone")
-
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="the second photograph is gone"):
         write_shard(tmp_path, TRAIN_0, failing())
     assert (tmp_path / "train-000000.tar").read_bytes() == before
 
@@ -125,28 +117,16 @@ def member_of(path: Path, name: str) -> tarfile.TarInfo:
         return tar.getmember(name)
 
 
-def test_a_tar_that_ends_within_a_photograph_is_refused(pack):
+@pytest.mark.parametrize(
+    ("suffix", "extra", "last"),
+    [("jpg", 1000, "002"), ("json", 0, "002"), ("jpg", 0, "001"), ("jpg", 100, "001")],
+    ids=["within a photograph", "before a record", "before a header", "within a header"],
+)
+def test_a_tar_that_is_cut_off_is_refused(pack, suffix, extra, last):
     [path] = pack(samples(3))
-    member = member_of(path, "photo-002_00.jpg")
-    path.write_bytes(path.read_bytes()[: member.offset_data + member.size // 2])
-    with pytest.raises(ValueError, match=r"train-000000\.tar: "):
-        ShardReader([str(path)])
-
-
-def test_a_tar_that_ends_between_photograph_and_record_is_refused(pack):
-    [path] = pack(samples(3))
-    member = member_of(path, "photo-002_00.json")
-    path.write_bytes(path.read_bytes()[: member.offset])
-    with pytest.raises(ValueError, match=r"train-000000\.tar: "):
-        ShardReader([str(path)])
-
-
-@pytest.mark.parametrize("extra", [0, 100], ids=["before a header", "within a header"])
-def test_a_tar_that_ends_between_samples_is_refused(pack, extra):
-    [path] = pack(samples(3))
-    member = member_of(path, "photo-002_00.jpg")
-    path.write_bytes(path.read_bytes()[: member.offset + extra])
-    with pytest.raises(ValueError, match=r"train-000000\.tar: .*photo-001_00"):
+    end = member_of(path, f"photo-002_00.{suffix}").offset + extra
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(ValueError, match=rf"train-000000\.tar: .*photo-{last}_00"):
         ShardReader([str(path)])
 
 
@@ -159,17 +139,11 @@ def test_a_tar_with_a_damaged_header_is_refused(pack):
         ShardReader([str(path)])
 
 
-def test_an_empty_file_is_refused(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>" * 100])
+def test_a_file_that_is_no_tar_is_refused(tmp_path, content):
     path = tmp_path / "train-000000.tar"
-    path.touch()
-    with pytest.raises(ValueError, match=r"train-000000\.tar: "):
-        ShardReader([str(path)])
-
-
-def test_a_file_that_is_no_tar_is_refused(tmp_path):
-    path = tmp_path / "train-000000.tar"
-    path.write_bytes(b"<html>404</html>" * 100)
-    with pytest.raises(ValueError, match=r"train-000000\.tar: not a sound tar: "):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train-000000\.tar: not a readable tar: "):
         ShardReader([str(path)])
 
 
@@ -281,7 +255,7 @@ def test_members_that_are_gone_or_of_another_packing_are_named(pack):
     content = members.read_bytes()
     members.write_bytes(content + b"\0")
     with pytest.raises(
-        ValueError, match=r"members\.npz: not the file that index\.json was written"
+        ValueError, match=r"members\.npz: checksum mismatch: index\.json was written with another"
     ):
         find_shards("data.train", str(path))
     members.unlink()
@@ -400,19 +374,11 @@ def test_shards_whose_joint_sets_only_share_the_name_are_refused(pack):
         find_shards("data.train", pattern)
 
 
-def test_an_index_of_the_first_format_names_its_joint_set(pack):
-    [path] = pack(samples(1))
-    index = path.parent / "index.json"
-    content = json.loads(index.read_text())
-    assert content["format"] == 2
-    assert content["joint_set"]["flip_pairs"][0] == ["right_ankle", "left_ankle"]
-    index.write_text(json.dumps(content | {"format": 1, "joint_set": "mpii"}))
-    assert Index.read(path.parent).joint_set == MPII
-    assert find_shards("data.train", str(path)).joint_set == MPII
-
-
 def test_an_index_comes_back_as_it_was_written(pack):
     [path] = pack(samples(2))
+    content = json.loads((path.parent / "index.json").read_text())
+    assert content["format"] == 2
+    assert content["joint_set"]["flip_pairs"][0] == ["right_ankle", "left_ankle"]
     index = Index.read(path.parent)
     assert index == index_of(index.shards)
     assert index.splits() == {"train": {"people": 2, "images": 2, "shards": 1}}
@@ -429,10 +395,10 @@ def test_people_that_were_left_out_stay_listed_in_the_index(tmp_path):
     ("change", "message"),
     [
         (
-            {"format": 1, "joint_set": "halpe"},
-            "unknown joint set 'halpe'; known: coco, flic, lsp, mpii, synthetic",
+            {"format": 1, "joint_set": "mpii"},
+            "expected an index of format 2, got 1; pack the dataset again",
         ),
-        ({"format": 3}, "expected an index of format 1 or 2, got 3"),
+        ({"format": 3}, "expected an index of format 2, got 3; pack the dataset again"),
         ({"joint_set": "mpii"}, "joint set must be a table of fields, got 'mpii'"),
         (
             {"joint_set": {"name": "mpii", "joint": []}},

@@ -1,4 +1,4 @@
-"""Shards read front to back: compressed ones, foreign ones, broken ones; steps equal, memory bounded."""
+"""Shards read front to back: compressed, foreign and broken ones, in equal steps."""
 
 import gzip
 import itertools
@@ -86,7 +86,7 @@ def test_numbers_of_samples_differ_between_workers_and_steps(pack):
     assert sorted(seen) == list(range(12))
 
 
-def test_a_stream_goes_on_from_any_step(pack):
+def test_a_stream_resumes_at_any_step(pack):
     locations = [str(path) for path in pack(samples(5), samples(4, first=5))]
     stream = stream_of(locations, window=3)
     whole = keys_of(stream, range(7), epoch=2)
@@ -149,7 +149,7 @@ def test_a_sample_without_picture_or_record_is_named(tmp_path):
         first_of(path)
 
 
-def test_a_pickle_among_the_members_is_never_read(tmp_path, monkeypatch):
+def test_a_pickle_among_the_members_is_never_read(tmp_path):
     good = sample()
     members = {"k.pyd": b"cos\nabort\n(tR.", "k.jpg": good.crop.jpeg, "k.json": record_of(good)}
     path = write_tar(tmp_path / "t.tar", members)
@@ -167,12 +167,13 @@ def broken(pack) -> list[str]:
 def test_a_stream_that_breaks_off_is_an_error_by_default(pack):
     with pytest.raises(
         BadSampleError,
-        match=r"^train-000000\.tar\.gz: broke off after (its start|photo-\d\d\d_00): unexpected end of data$",
+        match=r"^train-000000\.tar\.gz: broke off after (its start|photo-\d\d\d_00): "
+        r"unexpected end of data$",
     ):
         keys_of(stream_of(broken(pack)), range(5))
 
 
-def test_a_stream_that_breaks_off_is_passed_over_and_counted_once(pack):
+def test_a_stream_that_breaks_off_is_skipped_and_counted_once(pack):
     bad = BadSamples(1)
     batches = list(stream_of(broken(pack), window=1).batches(0, 2, range(6), bad))
     assert [len(held) for _, held in batches] == [2] * 6
@@ -223,7 +224,7 @@ def test_more_workers_than_streamed_shards_are_refused(pack):
         plan_training(settings)
 
 
-def test_a_learner_trains_from_a_stream_and_goes_on_within_an_epoch(pack, tmp_path):
+def test_a_trainer_trains_from_a_stream_and_resumes_within_an_epoch(pack, tmp_path):
     settings = streaming(pack)
     paths = sorted(Path(settings["data.train"]).parent.glob("*.tar.gz"))
     task = task_of(paths, [Path(settings["data.val"])], **settings)
@@ -238,7 +239,7 @@ def test_a_learner_trains_from_a_stream_and_goes_on_within_an_epoch(pack, tmp_pa
     second = alone(task)
     second.restore(tmp_path)
     *_, last = second.train_epoch(every_s=0.0)
-    # The epoch's mean counts the step of before.
+    # The epoch's mean counts the step before the interruption.
     assert last.loss == losses[-1]
     assert second.progress == straight.progress
 

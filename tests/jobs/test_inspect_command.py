@@ -27,7 +27,7 @@ from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
 
-HEAD = "head size not within 2-50 % of the frame side"
+HEAD = "head size not within 2-50% of the frame side"
 NO_JOINT = "no annotated joint"
 UNREADABLE = "picture not decodable"
 

@@ -1,24 +1,29 @@
-"""What an annotation file holds once it is read, and the checks that readers share."""
+"""The annotations of a file, and the readers' common parts: opening it, checking its fields."""
 
 import gzip
+import itertools
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Person, Visibility
 
+Point = tuple[float, float]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """The people of one annotation file; `skipped` counts entries left out, by reason.
+    """People of one annotation file. `skipped` counts entries left out, by reason.
 
-    `index_base` is the number of the first pixel where the files themselves say it.
+    `index_base` is the number of the first pixel where the files themselves state it.
     """
 
     joint_set: JointSet
@@ -27,38 +32,46 @@ class Annotations:
     index_base: int | None = None
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, gzipped where its name ends in .gz. Raises ValueError naming the file."""
+@contextmanager
+def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn errors of opening and parsing a file into ValueErrors that name it.
+
+    `errors` are those that mean that it is not readable as `kind`.
+    """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return json.load(file)
+        yield
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not readable as JSON: {error}") from error
+    except errors as error:
+        raise ValueError(f"{path}: not readable as {kind}: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, gzipped if its name ends in .gz. Raises ValueError naming the file."""
+    with (
+        reading(path, "JSON", OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError),
+        gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file,
+    ):
+        return json.load(file)
 
 
 def read_mat(path: Path, *, as_structs: bool = False) -> dict[str, Any]:
-    """Read a MATLAB file, structs as objects with attributes if asked. Raises ValueError naming the file.
+    """Read a MATLAB file. Raises ValueError naming the file.
 
-    As structs, axes of length 1 are dropped: a lone struct is itself, not an
-    array of one (see `elements`).
+    With `as_structs`, structs are objects with attributes and axes of length 1 are dropped: a lone
+    struct is itself, not an array of one (see `elements`).
     """
     import scipy.io
 
     options = {"struct_as_record": False, "squeeze_me": True} if as_structs else {}
-    try:
-        # As text: for a Path that is absent scipy says something else.
+    # scipy's parser raises errors of any kind, and for an absent Path no FileNotFoundError.
+    with reading(path, "a MATLAB file", Exception):
         contents: dict[str, Any] = scipy.io.loadmat(str(path), appendmat=False, **options)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except Exception as error:  # scipy raises whatever its parser stumbles over
-        raise ValueError(f"{path}: not readable as a MATLAB file: {error}") from error
-    return contents
+        return contents
 
 
 def elements(value: Any) -> list[Any]:
-    """The elements of a MATLAB array, which comes as a lone element where it has just one."""
+    """List the elements of a MATLAB array, which comes as a lone element where it has just one."""
     return list(np.atleast_1d(value).ravel())
 
 
@@ -66,13 +79,8 @@ def read_h5(path: Path) -> dict[str, Any]:
     """Read the datasets of an HDF5 file as arrays. Raises ValueError naming the file."""
     import h5py
 
-    try:
-        with h5py.File(path) as file:
-            return {name: np.asarray(value) for name, value in file.items()}
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, TypeError) as error:
-        raise ValueError(f"{path}: not readable as HDF5: {error}") from error
+    with reading(path, "HDF5", OSError, TypeError), h5py.File(path) as file:
+        return {name: np.asarray(value) for name, value in file.items()}
 
 
 def entry(record: Mapping[str, Any], field_name: str, where: str) -> Any:
@@ -80,6 +88,13 @@ def entry(record: Mapping[str, Any], field_name: str, where: str) -> Any:
     if not isinstance(record, Mapping) or field_name not in record:
         raise ValueError(f"{where}: field {field_name!r} is absent")
     return record[field_name]
+
+
+def numbers_in(
+    record: Mapping[str, Any], field_name: str, shape: tuple[int, ...], where: str
+) -> Float[np.ndarray, "..."]:
+    """Return a field's finite numbers. Raises ValueError like `entry` and `numbers`."""
+    return numbers(entry(record, field_name, where), shape, f"{where}: {field_name}")
 
 
 def numbers(value: Any, shape: tuple[int, ...], where: str) -> Float[np.ndarray, "..."]:
@@ -103,17 +118,28 @@ def positive(value: Any, where: str) -> float:
     return number
 
 
+def image_counter() -> Callable[[str], int]:
+    """Return a function that numbers an image's people from 0, in the order of its calls."""
+    counters: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+    return lambda image: next(counters[image])
+
+
+def person_of(
+    joints: Float[np.ndarray, "joint 2"], states: Int64[np.ndarray, " joint"], **fields: Any
+) -> Person:
+    """Make a person of arrays: joints in 0-based pixels, and values of Visibility."""
+    return Person(
+        joints=tuple((x, y) for x, y in joints.tolist()),
+        visibility=tuple(map(Visibility, states.tolist())),
+        **fields,
+    )
+
+
 def frame_joints(
-    joints: tuple[tuple[float, float], ...],
-    visibility: tuple[Visibility, ...],
-) -> tuple[tuple[float, float], float]:
-    """Centre and scale of the annotated joints' bounding box, a quarter wider than its longer side."""
-    seen = [
-        joint
-        for joint, state in zip(joints, visibility, strict=True)
-        if state is not Visibility.MISSING
-    ]
-    left, right = min(x for x, _ in seen), max(x for x, _ in seen)
-    top, bottom = min(y for _, y in seen), max(y for _, y in seen)
+    joints: Float[np.ndarray, "joint 2"], states: Int64[np.ndarray, " joint"]
+) -> tuple[Point, float]:
+    """Frame the annotated joints: the square a quarter wider than their box's longer side."""
+    annotated = joints[states != Visibility.MISSING]
+    (left, top), (right, bottom) = annotated.min(axis=0).tolist(), annotated.max(axis=0).tolist()
     side = max(right - left, bottom - top, 1.0)
     return ((left + right) / 2, (top + bottom) / 2), 1.25 * side / 200

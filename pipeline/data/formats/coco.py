@@ -1,23 +1,32 @@
 """Reader of COCO keypoints (Lin et al., ECCV 2014)."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.formats.annotations import Annotations, entry, read_json
+import numpy as np
+
+from pipeline.data.formats.annotations import (
+    Annotations,
+    entry,
+    image_counter,
+    person_of,
+    read_json,
+)
 from pipeline.pose.geometry import frame_box
 from pipeline.pose.joint_sets import COCO
-from pipeline.pose.person import Person, Visibility
+from pipeline.pose.person import Person
 
-_JOINTS = len(COCO.joints)
+_NUM_KEYPOINTS = 3 * len(COCO.joints)
 
 
 def read_coco(path: Path) -> Annotations:
-    """Read person_keypoints_*.json: 17 x [x, y, v] with v 0 unlabelled, 1 occluded, 2 visible; 0-based pixels.
+    """Read person_keypoints_*.json, 0-based: 17 x [x, y, v].
 
-    The frame is a square a quarter wider than the box's longer side. Crowds
-    and people without a labelled joint are skipped. There is no head box.
-    Raises ValueError naming file, annotation and field.
+    v is 0 for unlabelled, 1 for occluded, 2 for visible. The frame is a square a quarter wider than
+    the box's longer side. Crowds and people without a labelled joint are skipped. There is no head
+    box. Raises ValueError naming file, annotation and field.
     """
     contents = read_json(path)
     images = {
@@ -26,7 +35,7 @@ def read_coco(path: Path) -> Annotations:
     }
     people: list[Person] = []
     skipped: Counter[str] = Counter()
-    in_image: Counter[str] = Counter()
+    number_in = image_counter()
     for number, record in enumerate(entry(contents, "annotations", str(path))):
         where = f"{path}: annotations[{number}]"
         if record.get("iscrowd"):
@@ -34,41 +43,39 @@ def read_coco(path: Path) -> Annotations:
         elif not any(entry(record, "keypoints", where)[2::3]):
             skipped["no labelled joint"] += 1
         else:
-            person = _person(record, images, in_image, where)
-            in_image[person.image] += 1
-            people.append(person)
+            people.append(_person(record, images, number_in, where))
     return Annotations(joint_set=COCO, people=people, skipped=skipped)
 
 
 def _person(
     record: dict[str, Any],
     images: dict[Any, dict[str, Any]],
-    in_image: Counter[str],
+    number_in: Callable[[str], int],
     where: str,
 ) -> Person:
-    numbers = record["keypoints"]
-    if len(numbers) != 3 * _JOINTS:
-        raise ValueError(f"{where}: keypoints has {len(numbers)} numbers, expected {3 * _JOINTS}")
-    image_id = entry(record, "image_id", where)
+    keypoints, image_id = record["keypoints"], entry(record, "image_id", where)
+    if len(keypoints) != _NUM_KEYPOINTS:
+        raise ValueError(
+            f"{where}: keypoints has {len(keypoints)} numbers, expected {_NUM_KEYPOINTS}"
+        )
     if image_id not in images:
         raise ValueError(f"{where}: image_id {image_id} is not among the images")
-    if not set(numbers[2::3]) <= {0, 1, 2}:
-        raise ValueError(f"{where}: visibility must be 0, 1 or 2, got {numbers[2::3]}")
-    left, top, width, height = map(float, entry(record, "bbox", where))
+    if not set(keypoints[2::3]) <= {0, 1, 2}:
+        raise ValueError(f"{where}: visibility must be 0, 1 or 2, got {keypoints[2::3]}")
+    box = left, top, width, height = tuple(map(float, entry(record, "bbox", where)))
     if min(width, height) <= 0:
         raise ValueError(f"{where}: bbox must have a positive size, got {record['bbox']}")
     center, scale = frame_box((left, top, width, height))
-    image = images[image_id]
-    name = entry(image, "file_name", f"{where}: image {image_id}")
-    return Person(
-        image=str(name),
-        person=in_image[name],
+    image, at_image = images[image_id], f"{where}: image {image_id}"
+    name = str(entry(image, "file_name", at_image))
+    x_y_state = np.array(keypoints, np.float64).reshape(-1, 3)
+    return person_of(
+        x_y_state[:, :2],
+        x_y_state[:, 2].astype(np.int64),
+        image=name,
+        person=number_in(name),
         center=center,
         scale=scale,
-        joints=tuple(
-            (float(x), float(y)) for x, y in zip(numbers[0::3], numbers[1::3], strict=True)
-        ),
-        visibility=tuple(Visibility(state) for state in numbers[2::3]),
-        box=(left, top, width, height),
-        image_size=(int(image["width"]), int(image["height"])),
+        box=box,
+        image_size=tuple(int(entry(image, side, at_image)) for side in ("width", "height")),
     )

@@ -12,6 +12,7 @@ from pipeline.data.formats.annotations import (
     elements,
     entry,
     numbers,
+    person_of,
     positive,
     read_mat,
 )
@@ -19,18 +20,18 @@ from pipeline.data.formats.mpii import HEAD_BIAS, adjusted
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person, Visibility
 
-_JOINTS = len(MPII.joints)
+_NUM_JOINTS = len(MPII.joints)
+# `is_visible` is a number or text; a joint without it, as head and neck, is visible.
+_STATES = {"": Visibility.VISIBLE, "1": Visibility.VISIBLE, "0": Visibility.OCCLUDED}
 
 
 def read_mpii_mat(path: Path) -> Annotations:
     """Read mpii_human_pose_v1_u12_1.mat: 1-based pixels, centre and scale unadjusted.
 
-    A person is an annorect with annopoints, scale and objpos, numbered by its
-    place among its image's annorects, from 0; others are skipped, and so are
-    the people of test images, who have no joints. A joint that has no
-    `is_visible`, as head and neck, is visible. The head size is from the head
-    box, None without. No one has a split: the common one of 22,246 and 2,958
-    people is not in this file but in mpii-json's, and both parts are training
+    A person is an annorect with annopoints, scale and objpos, numbered by its place among its
+    image's annorects, from 0. Others are skipped, and so are the people of test images, who have no
+    joints. The head size is from the head box, None without. People have no split: the common one
+    of 22,246 and 2,958 people is not in this file but in mpii-json's, and both parts are training
     images here. Raises ValueError naming file, image and field.
     """
     release = entry(read_mat(path, as_structs=True), "RELEASE", str(path))
@@ -72,41 +73,26 @@ def _reason_to_skip(rect: Any) -> str | None:
 def _person(image: str, number: int, rect: Any, where: str) -> Person:
     x, y = (_number(rect.objpos, axis, f"{where}.objpos") for axis in "xy")
     center, scale = adjusted((x, y), positive(rect.scale, f"{where}.scale"))
-    joints, visibility = _joints(rect.annopoints, f"{where}.annopoints")
-    return Person(
+    joints, states = np.full((_NUM_JOINTS, 2), -1.0), np.zeros(_NUM_JOINTS, np.int64)
+    for count, point in enumerate(elements(rect.annopoints.point), start=1):
+        at = f"{where}.annopoints.point({count})"
+        joint = int(_number(point, "id", at))
+        if not 0 <= joint < _NUM_JOINTS:
+            raise ValueError(f"{at}.id must be from 0 to {_NUM_JOINTS - 1}, got {joint}")
+        joints[joint] = _number(point, "x", at) - 1, _number(point, "y", at) - 1
+        flag = _optional(point, "is_visible", default="")
+        if str(flag) not in _STATES:
+            raise ValueError(f"{at}.is_visible must be 0 or 1, got {flag!r}")
+        states[joint] = _STATES[str(flag)]
+    return person_of(
+        joints,
+        states,
         image=image,
         person=number,
-        center=(center[0] - 1, center[1] - 1),
+        center=center,
         scale=scale,
-        joints=joints,
-        visibility=visibility,
         head_size=_head_size(rect, where),
     )
-
-
-def _joints(
-    annopoints: Any, where: str
-) -> tuple[tuple[tuple[float, float], ...], tuple[Visibility, ...]]:
-    joints = [(-1.0, -1.0)] * _JOINTS
-    visibility = [Visibility.MISSING] * _JOINTS
-    for number, point in enumerate(elements(annopoints.point), start=1):
-        at = f"{where}.point({number})"
-        joint = int(_number(point, "id", at))
-        if not 0 <= joint < _JOINTS:
-            raise ValueError(f"{at}.id must be from 0 to {_JOINTS - 1}, got {joint}")
-        joints[joint] = _number(point, "x", at) - 1, _number(point, "y", at) - 1
-        visibility[joint] = _visibility(point, at)
-    return tuple(joints), tuple(visibility)
-
-
-def _visibility(point: Any, where: str) -> Visibility:
-    """Tell occluded by is_visible, which is a number, the text '0' or '1', empty or absent."""
-    value = _optional(point, "is_visible")
-    if value is None or str(value) == "1":
-        return Visibility.VISIBLE
-    if str(value) == "0":
-        return Visibility.OCCLUDED
-    raise ValueError(f"{where}.is_visible must be 0 or 1, got {value!r}")
 
 
 def _head_size(rect: Any, where: str) -> float | None:
@@ -114,8 +100,7 @@ def _head_size(rect: Any, where: str) -> float | None:
     if any(_optional(rect, corner) is None for corner in corners):
         return None
     x1, y1, x2, y2 = (_number(rect, corner, where) for corner in corners)
-    size = HEAD_BIAS * float(np.hypot(x2 - x1, y2 - y1))
-    return size if size > 0 else None
+    return HEAD_BIAS * float(np.hypot(x2 - x1, y2 - y1)) or None
 
 
 def _optional(struct: Any, name: str, default: Any = None) -> Any:

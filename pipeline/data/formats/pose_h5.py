@@ -1,16 +1,23 @@
 """Readers of the HDF5 files that Newell et al. train from (pose-hg-train's data/*/annot/*.h5)."""
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int64
 
-from pipeline.data.formats.annotations import Annotations, entry, numbers, read_h5
+from pipeline.data.formats.annotations import (
+    Annotations,
+    entry,
+    image_counter,
+    numbers_in,
+    person_of,
+    read_h5,
+)
 from pipeline.pose.joint_sets import FLIC, MPII, JointSet
-from pipeline.pose.person import Person, Visibility
+from pipeline.pose.person import Visibility
 
 # Head-top to neck, in pixels a unit of scale: MPII's own scale makes the median 33.33 over the
 # people of mpii_annotations.json. Adjusted, as in valid.h5, it is 26.67, adjusted twice 21.33.
@@ -18,7 +25,7 @@ from pipeline.pose.person import Person, Visibility
 _HEAD_A_SCALE = (24, 30)
 # The centre's height below the middle of the joints' box, a unit of scale: medians of
 # 9.8 in valid.h5 and -2.9 over the same people unadjusted; the limit is halfway. People differ
-# by 8 to either side (quartiles), so that a median of few tells nothing.
+# by 8 to either side (quartiles), so that the median of a few is no evidence.
 _CENTER_A_SCALE = 3.4
 _CENTER_PEOPLE = 100
 _UPPER_NECK, _HEAD_TOP = MPII.joints.index("upper_neck"), MPII.joints.index("head_top")
@@ -26,11 +33,11 @@ _UPPER_NECK, _HEAD_TOP = MPII.joints.index("upper_neck"), MPII.joints.index("hea
 
 @dataclass(frozen=True, kw_only=True)
 class _Arrays:
-    """A file's fields as they are: 1-based pixels; `states` are values of Visibility."""
+    """A file's fields as they are: 1-based pixels. `states` are values of Visibility."""
 
     images: list[str]
     joints: Float[np.ndarray, "person joint 2"]
-    states: Int[np.ndarray, "person joint"]
+    states: Int64[np.ndarray, "person joint"]
     center: Float[np.ndarray, "person 2"]
     scale: Float[np.ndarray, " person"]
 
@@ -42,49 +49,38 @@ class _Arrays:
 def read_mpii_h5(path: Path) -> Annotations:
     """Read MPII's annot/{train,valid}.h5: 1-based pixels, centre and scale adjusted already.
 
-    Joints are truncated to whole pixels. (0, 0) means missing, `visible` 0
-    beside other coordinates occluded. `normalize` is the head size. A file is
-    one split, so people have none. People without a joint, such as those of
-    test.h5, are skipped. Raises ValueError naming file, field and shape, and
-    where centre and scale are not adjusted, as in annot.h5.
+    Joints are truncated to whole pixels. (0, 0) means missing, `visible` 0 beside other coordinates
+    occluded. `normalize` is the head size. A file is one split, so people have none. People without
+    a joint, such as those of test.h5, are skipped. Raises ValueError naming file, field and shape,
+    and where centre and scale are not adjusted, as in annot.h5.
     """
     contents = read_h5(path)
     arrays = _arrays(contents, MPII, path)
     _check_scale(arrays, path)
     _check_center(arrays, path)
     count = len(arrays.images)
-    sizes = numbers(entry(contents, "normalize", str(path)), (count,), f"{path}: normalize")
-    indices = numbers(entry(contents, "person", str(path)), (count,), f"{path}: person")
-    return _annotations(
-        arrays,
-        MPII,
-        indices=[int(index) for index in indices],
-        # -1 is the authors' "no head box".
-        head_sizes=[size if size > 0 else None for size in sizes.tolist()],
-    )
+    sizes = numbers_in(contents, "normalize", (count,), str(path)).tolist()
+    indices = numbers_in(contents, "person", (count,), str(path)).astype(np.int64).tolist()
+    # -1 is the authors' "no head box".
+    return _annotations(arrays, MPII, indices, [size if size > 0 else None for size in sizes])
 
 
 def read_flic(path: Path) -> Annotations:
-    """Read FLIC's annot/{train,valid}.h5 (3,987 and 1,016 people): centre and scale final, 1-based pixels.
+    """Read FLIC's annot/{train,valid}.h5: 1-based pixels, centre and scale final.
 
-    (0, 0) means missing, `visible` 0 beside other coordinates occluded.
-    `normalize`, the size of the torso, is not kept: the measure takes it from
-    the joints. People are numbered within their image in the file's order, and
-    have no split, since a file is one. Raises ValueError naming file, field
-    and shape.
+    (0, 0) means missing, `visible` 0 beside other coordinates occluded. `normalize`, the size of
+    the torso, is not kept: the measure takes it from the joints. The files have 3,987 and 1,016
+    people, numbered within their image in the file's order; they have no split, since a file is
+    one. Raises ValueError naming file, field and shape.
     """
     arrays = _arrays(read_h5(path), FLIC, path)
-    in_image: Counter[str] = Counter()
-    indices = []
-    for image in arrays.images:
-        indices.append(in_image[image])
-        in_image[image] += 1
-    return _annotations(arrays, FLIC, indices=indices, head_sizes=[None] * len(indices))
+    indices = list(map(image_counter(), arrays.images))
+    return _annotations(arrays, FLIC, indices, [None] * len(indices))
 
 
 def _arrays(contents: dict[str, Any], joint_set: JointSet, path: Path) -> _Arrays:
     def field(name: str, *shape: int) -> np.ndarray:
-        return numbers(entry(contents, name, str(path)), (count, *shape), f"{path}: {name}")
+        return numbers_in(contents, name, (count, *shape), str(path))
 
     num_joints = len(joint_set.joints)
     count = len(np.atleast_1d(entry(contents, "part", str(path))))
@@ -125,13 +121,12 @@ def _names(value: np.ndarray, count: int, where: str) -> list[str]:
 
 
 def _check_scale(arrays: _Arrays, path: Path) -> None:
-    """Raise ValueError unless scales, seen against heads, are adjusted once."""
-    ends = arrays.joints[:, _HEAD_TOP], arrays.joints[:, _UPPER_NECK]
+    """Raise ValueError unless scales, measured against heads, are adjusted once."""
     both = arrays.shown[:, [_HEAD_TOP, _UPPER_NECK]].all(axis=1)
-    lengths = np.linalg.norm(ends[0] - ends[1], axis=1)[both]
-    if not len(lengths):
+    if not both.any():
         return
-    median = float(np.median(lengths / arrays.scale[both]))
+    heads = arrays.joints[both, _HEAD_TOP] - arrays.joints[both, _UPPER_NECK]
+    median = float(np.median(np.linalg.norm(heads, axis=1) / arrays.scale[both]))
     least, most = _HEAD_A_SCALE
     if not least <= median <= most:
         state = "not adjusted" if median > most else "adjusted more than once"
@@ -142,7 +137,7 @@ def _check_scale(arrays: _Arrays, path: Path) -> None:
 
 
 def _check_center(arrays: _Arrays, path: Path) -> None:
-    """Raise ValueError unless centres, seen against joints, are adjusted; few people can't tell."""
+    """Raise ValueError unless centres, measured against many people's joints, are adjusted."""
     has_joints = arrays.shown.any(axis=1)
     if has_joints.sum() < _CENTER_PEOPLE:
         return
@@ -161,22 +156,20 @@ def _check_center(arrays: _Arrays, path: Path) -> None:
 def _annotations(
     arrays: _Arrays,
     joint_set: JointSet,
-    *,
-    indices: list[int],
-    head_sizes: list[float | None],
+    indices: Sequence[int],
+    head_sizes: Sequence[float | None],
 ) -> Annotations:
-    has_joints = arrays.shown.any(axis=1)
     people = [
-        Person(
-            image=arrays.images[number],
-            person=indices[number],
-            center=(float(arrays.center[number, 0]) - 1, float(arrays.center[number, 1]) - 1),
-            scale=float(arrays.scale[number]),
-            joints=tuple((x - 1, y - 1) for x, y in arrays.joints[number].tolist()),
-            visibility=tuple(Visibility(state) for state in arrays.states[number].tolist()),
-            head_size=head_sizes[number],
+        person_of(
+            arrays.joints[row] - 1,
+            arrays.states[row],
+            image=arrays.images[row],
+            person=indices[row],
+            center=tuple((arrays.center[row] - 1).tolist()),
+            scale=float(arrays.scale[row]),
+            head_size=head_sizes[row],
         )
-        for number in np.flatnonzero(has_joints).tolist()
+        for row in np.flatnonzero(arrays.shown.any(axis=1)).tolist()
     ]
     skipped = len(arrays.images) - len(people)
     return Annotations(

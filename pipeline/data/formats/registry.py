@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.coco import read_coco
@@ -18,64 +19,42 @@ from pipeline.settings.packing import AnnotationFiles
 class AnnotationFormat:
     """An annotation format and its conventions.
 
-    `index_base` is the number of the first pixel in the file (people always
-    come out 0-based), None where the files say it themselves;
-    `center_adjusted` says whether the file's centre and scale already carry
-    the authors' adjustment.
+    `read` takes the annotation file and, if the format has a second one, that of AnnotationFiles'
+    field `second`. `index_base` is the number of the first pixel in the file (people always come
+    out 0-based), None where the files state it themselves. `center_adjusted` says whether the
+    file's centre and scale already carry the authors' adjustment.
     """
 
-    read: Callable[[AnnotationFiles], Annotations]
+    read: Callable[..., Annotations]
     index_base: int | None
-    center_adjusted: bool
-    takes_head_boxes: bool = False
-
-
-def _read_table(files: AnnotationFiles) -> Annotations:
-    assert files.joint_set is not None, "PackSettings has seen to it"
-    return read_table(files.annotations, read_joint_file(files.joint_set))
+    center_adjusted: bool = False
+    second: Literal["head_boxes", "joint_set"] | None = None
 
 
 SOURCES = {
-    "mpii-json": AnnotationFormat(
-        read=lambda files: read_mpii_json(files.annotations, files.head_boxes),
-        index_base=1,
-        center_adjusted=False,
-        takes_head_boxes=True,
+    "mpii-json": AnnotationFormat(read=read_mpii_json, index_base=1, second="head_boxes"),
+    "mpii-hrnet": AnnotationFormat(read=read_mpii_hrnet, index_base=1, second="head_boxes"),
+    "mpii-mat": AnnotationFormat(read=read_mpii_mat, index_base=1),
+    "mpii-h5": AnnotationFormat(read=read_mpii_h5, index_base=1, center_adjusted=True),
+    "lsp": AnnotationFormat(read=read_lsp, index_base=0),
+    "lspet": AnnotationFormat(read=read_lspet, index_base=0),
+    "coco": AnnotationFormat(read=read_coco, index_base=0),
+    "flic": AnnotationFormat(read=read_flic, index_base=1, center_adjusted=True),
+    "table": AnnotationFormat(
+        read=lambda table, joint_set: read_table(table, read_joint_file(joint_set)),
+        index_base=None,
+        second="joint_set",
     ),
-    "mpii-hrnet": AnnotationFormat(
-        read=lambda files: read_mpii_hrnet(files.annotations, files.head_boxes),
-        index_base=1,
-        center_adjusted=False,
-        takes_head_boxes=True,
-    ),
-    "mpii-mat": AnnotationFormat(
-        read=lambda files: read_mpii_mat(files.annotations), index_base=1, center_adjusted=False
-    ),
-    "mpii-h5": AnnotationFormat(
-        read=lambda files: read_mpii_h5(files.annotations), index_base=1, center_adjusted=True
-    ),
-    "lsp": AnnotationFormat(
-        read=lambda files: read_lsp(files.annotations), index_base=0, center_adjusted=False
-    ),
-    "lspet": AnnotationFormat(
-        read=lambda files: read_lspet(files.annotations), index_base=0, center_adjusted=False
-    ),
-    "coco": AnnotationFormat(
-        read=lambda files: read_coco(files.annotations), index_base=0, center_adjusted=False
-    ),
-    "flic": AnnotationFormat(
-        read=lambda files: read_flic(files.annotations), index_base=1, center_adjusted=True
-    ),
-    "table": AnnotationFormat(read=_read_table, index_base=None, center_adjusted=False),
 }
 
 
 def read_annotations(source: str, files: AnnotationFiles) -> Annotations:
     """Read `files` in the format `source`. Raises ValueError naming file, field and value."""
-    reader = SOURCES[source]
-    if files.head_boxes is not None and not reader.takes_head_boxes:
+    found = SOURCES[source]
+    if files.head_boxes is not None and found.second != "head_boxes":
         raise ValueError(f"--head-boxes {files.head_boxes}: {source} takes none")
-    annotations = reader.read(files)
+    second = [getattr(files, found.second)] if found.second else []
+    annotations = found.read(files.annotations, *second)
     if not annotations.people:
         raise ValueError(f"{files.annotations}: no people")
     return annotations

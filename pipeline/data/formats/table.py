@@ -1,19 +1,23 @@
 """Reader of a user's own table: a row a person, its joints as a joint-set file names them."""
 
-import itertools
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.data.formats.annotations import Annotations, frame_joints
+from pipeline.data.formats.annotations import (
+    Annotations,
+    Point,
+    frame_joints,
+    image_counter,
+    person_of,
+)
 from pipeline.data.formats.table_cells import Cells, read_cells
 from pipeline.io.parsing import did_you_mean
 from pipeline.pose.geometry import frame_box
 from pipeline.pose.joint_file import JointFile
 from pipeline.pose.joint_set import JointSet, Measure
-from pipeline.pose.person import Person, Split, Visibility
+from pipeline.pose.person import Person, Visibility
 
 _BOX = ("box_x", "box_y", "box_width", "box_height")
 _FRAME = ("center_x", "center_y", "scale")
@@ -25,24 +29,20 @@ _STATES = {
     **{str(state.value): state for state in Visibility},
     **{state.name.lower(): state for state in Visibility},
 }
-# A joint may lie on any pixel, but not so many of them, in number and in share, on one that
-# a table with this fault is full of.
+# A few joints may truly lie where a wrong base or zeros for missing joints would put many;
+# that many, in number and in share, are taken for the mistake.
 _SUSPICIOUS_JOINTS, _SUSPICIOUS_SHARE = 10, 0.01
-
-_Point = tuple[float, float]
 
 
 def read_table(path: Path, joint_file: JointFile) -> Annotations:
     """Read a table of the joints that a joint-set file names; its pixels count from `index_base`.
 
-    Columns: `image`, and for each joint NAME_x and NAME_y, in pixels; by choice
-    NAME_visibility, `person`, `split`, `head_size`, box, centre and scale, and
-    size of the image. A joint is missing where x and y are empty or its
-    visibility says so, never because of a coordinate's value. Where there is no
-    centre, the frame comes from the box as COCO's does, else from the joints;
-    people without a joint are skipped, and those with one whom nothing else
-    frames. Raises ValueError naming file, line, column, value and what was
-    expected.
+    Columns: `image`, and for each joint NAME_x and NAME_y, in pixels; by choice NAME_visibility,
+    `person`, `split`, `head_size`, box, centre and scale, and size of the image. A joint is missing
+    where x and y are empty or its visibility says so, never because of a coordinate's value.
+    Without a centre the frame comes from the box as COCO's does, else from the joints. People
+    without a joint are skipped, and so are those with one joint, no centre and no box. Raises
+    ValueError naming file, line, column, value and what was expected.
     """
     joint_set, base = joint_file.joint_set, joint_file.index_base
     cells = read_cells(path)
@@ -50,7 +50,7 @@ def read_table(path: Path, joint_file: JointFile) -> Annotations:
     people: list[Person] = []
     skipped: Counter[str] = Counter()
     for row, number in enumerate(_person_numbers(cells)):
-        person = _person(cells, row, number, joint_set.joints, base)
+        person = _person(cells, row, number, joint_file)
         if isinstance(person, Person):
             people.append(person)
         else:
@@ -62,8 +62,8 @@ def read_table(path: Path, joint_file: JointFile) -> Annotations:
 
 def _check_columns(cells: Cells, joint_set: JointSet) -> None:
     """Raise ValueError naming a column that is unknown, or absent though needed."""
-    by_joint = {name: (f"{name}_x", f"{name}_y", f"{name}_visibility") for name in joint_set.joints}
-    known = [*_COLUMNS, *(column for columns in by_joint.values() for column in columns)]
+    needed = ["image", *(f"{name}_{axis}" for name in joint_set.joints for axis in "xy")]
+    known = [*_COLUMNS, *needed[1:], *(f"{name}_visibility" for name in joint_set.joints)]
     for column in cells.columns:
         if column not in known:
             close = did_you_mean(column, known)
@@ -71,7 +71,6 @@ def _check_columns(cells: Cells, joint_set: JointSet) -> None:
             raise ValueError(
                 f"{cells.path}: unknown column {column!r}{close or f'; expected {expected}'}"
             )
-    needed = ["image", *(column for columns in by_joint.values() for column in columns[:2])]
     for column in needed:
         if column not in cells.columns:
             raise ValueError(f"{cells.path}: column {column!r} is absent")
@@ -85,42 +84,48 @@ def _check_columns(cells: Cells, joint_set: JointSet) -> None:
 
 
 def _person_numbers(cells: Cells) -> list[int]:
-    """Each row's number within its image: its own, or counted. Raises ValueError if it is there twice."""
+    """Number each row's person within its image, by the column `person` or by counting.
+
+    Raises ValueError if the column has a number twice.
+    """
     images = [_image(cells, row) for row in range(len(cells.rows))]
     if "person" not in cells.columns:
-        counters = {image: itertools.count() for image in images}
-        return [next(counters[image]) for image in images]
+        return list(map(image_counter(), images))
     numbers = [cells.whole("person", row, least=0) for row in range(len(cells.rows))]
     first: dict[tuple[str, int], str] = {}
-    for called, image, number in zip(cells.rows, images, numbers, strict=True):
+    for name, image, number in zip(cells.rows, images, numbers, strict=True):
         if (image, number) in first:
             raise ValueError(
-                f"{cells.path}: {called}: person {number} of {image} is on "
+                f"{cells.path}: {name}: person {number} of {image} is on "
                 f"{first[image, number]} already, expected each once"
             )
-        first[image, number] = called
+        first[image, number] = name
     return numbers
 
 
-def _person(cells: Cells, row: int, number: int, names: Sequence[str], base: int) -> Person | str:
-    """A row's person, or why it is skipped."""
-    joints, states = _joints(cells, row, names, base)
-    if not any(states):
+def _person(cells: Cells, row: int, number: int, joint_file: JointFile) -> Person | str:
+    """Make a row's person, or return the reason to skip it."""
+    base = joint_file.index_base
+    points, states = zip(
+        *(_joint(cells, row, name) for name in joint_file.joint_set.joints), strict=True
+    )
+    joints, visibility = np.array(points) - base, np.array(states)
+    if not visibility.any():
         return "no annotated joint"
     box = _box(cells, row, base)
     frame = _frame(cells, row, base) or (frame_box(box) if box else None)
-    if frame is None and sum(map(bool, states)) < 2:
+    if frame is None and np.count_nonzero(visibility) < 2:
         # A frame around one joint has no size.
         return "one annotated joint, and neither centre nor box"
-    center, scale = frame or frame_joints(joints, states)
-    return Person(
+    center, scale = frame or frame_joints(joints, visibility)
+    return person_of(
+        joints,
+        visibility,
         image=_image(cells, row),
         person=number,
         center=center,
         scale=scale,
-        joints=joints,
-        visibility=states,
-        head_size=_head_size(cells, row),
+        head_size=cells.positive("head_size", row) if cells.has(row, "head_size") else None,
         box=box,
         image_size=_image_size(cells, row),
         split=_split(cells, row),
@@ -136,28 +141,17 @@ def _image(cells: Cells, row: int) -> str:
     return str(path)
 
 
-def _split(cells: Cells, row: int) -> Split | None:
+def _split(cells: Cells, row: int) -> str | None:
     if "split" not in cells.columns:
         return None
     name = cells.text("split", row, "train or val")
     if name not in ("train", "val"):
         raise cells.wrong("split", row, "train or val")
-    return "train" if name == "train" else "val"
+    return name
 
 
-def _joints(
-    cells: Cells, row: int, names: Sequence[str], base: int
-) -> tuple[tuple[_Point, ...], tuple[Visibility, ...]]:
-    joints, states = [], []
-    for name in names:
-        point, state = _joint(cells, row, name)
-        joints.append((point[0] - base, point[1] - base))
-        states.append(state)
-    return tuple(joints), tuple(states)
-
-
-def _joint(cells: Cells, row: int, name: str) -> tuple[_Point, Visibility]:
-    """A joint as the table has it, and its state."""
+def _joint(cells: Cells, row: int, name: str) -> tuple[Point, Visibility]:
+    """Return a joint in the table's own pixels, and its state."""
     x, y, visibility = f"{name}_x", f"{name}_y", f"{name}_visibility"
     stated = _state(cells, row, visibility) if cells.has(row, visibility) else None
     if not cells.has(row, x, y):
@@ -179,10 +173,6 @@ def _state(cells: Cells, row: int, column: str) -> Visibility:
     return _STATES[name]
 
 
-def _head_size(cells: Cells, row: int) -> float | None:
-    return cells.positive("head_size", row) if cells.has(row, "head_size") else None
-
-
 def _box(cells: Cells, row: int, base: int) -> tuple[float, float, float, float] | None:
     if not cells.has(row, *_BOX):
         return None
@@ -191,8 +181,8 @@ def _box(cells: Cells, row: int, base: int) -> tuple[float, float, float, float]
     return left, top, width, height
 
 
-def _frame(cells: Cells, row: int, base: int) -> tuple[_Point, float] | None:
-    """Centre and scale where the row has them."""
+def _frame(cells: Cells, row: int, base: int) -> tuple[Point, float] | None:
+    """Return centre and scale where the row has them."""
     if not cells.has(row, *_FRAME):
         return None
     x, y = (cells.number(column, row) - base for column in _FRAME[:2])
@@ -207,40 +197,33 @@ def _image_size(cells: Cells, row: int) -> tuple[int, int] | None:
 
 
 def _check_pixels(path: Path, people: list[Person], base: int) -> None:
-    """Raise ValueError if many joints lie where they would only by a mistake in zeros or in the base."""
-    points = np.array(
-        [
-            joint
-            for person in people
-            for joint, state in zip(person.joints, person.visibility, strict=True)
-            if state is not Visibility.MISSING
-        ]
-    ).reshape(-1, 2)
-    many = max(_SUSPICIOUS_JOINTS, _SUSPICIOUS_SHARE * len(points))
-    stored = points + base
+    """Raise ValueError if many joints lie where zeros for missing ones or a wrong base put them."""
+    states = np.array([person.visibility for person in people]).ravel()
+    joints = np.array([person.joints for person in people]).reshape(-1, 2)
+    stored = joints[states != Visibility.MISSING] + base
+    many = max(_SUSPICIOUS_JOINTS, _SUSPICIOUS_SHARE * len(stored))
     zeros = int((stored == 0).all(axis=1).sum())
     if zeros >= many:
         raise ValueError(
-            f"{path}: {zeros:,} of {len(points):,} joints that are not missing lie at (0, 0); "
+            f"{path}: {zeros:,} of {len(stored):,} joints that are not missing lie at (0, 0); "
             "expected empty cells, or the visibility missing, where a joint is not annotated"
         )
     before = int(((stored >= 0) & (stored < 1)).any(axis=1).sum())
     if base == 1 and before >= many:
         raise ValueError(
-            f"{path}: {before:,} of {len(points):,} joints have an x or y from 0 to 1, before the "
+            f"{path}: {before:,} of {len(stored):,} joints have an x or y from 0 to 1, before the "
             "first pixel by index_base = 1 of the joint-set file; expected index_base = 0"
         )
 
 
 def _check_sizes(path: Path, people: list[Person], measure: Measure) -> None:
-    """Raise ValueError if nobody has what the measure divides by."""
-    has_any = {
-        "head": any(person.head_size for person in people),
-        "box": any(person.box for person in people),
-        "segment": True,
-    }
-    if people and not has_any[measure.normaliser]:
-        columns = ", ".join(_BOX) if measure.normaliser == "box" else "head_size"
+    """Raise ValueError if no person has the size that the measure divides by."""
+    columns, has_any = {
+        "head": ("head_size", any(person.head_size for person in people)),
+        "box": (", ".join(_BOX), any(person.box for person in people)),
+        "segment": ("", True),
+    }[measure.normaliser]
+    if people and not has_any:
         raise ValueError(
             f"{path}: expected {columns} of at least one person, since the joint-set file has "
             f"normaliser = {measure.normaliser!r}; got none"

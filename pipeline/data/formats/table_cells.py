@@ -1,14 +1,17 @@
-"""The cells of a user's table, CSV or Parquet; each can be named by line and column in an error."""
+"""The cells of a user's table, CSV or Parquet, which errors name by line and column."""
 
 import csv
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What pandas and R write for a number that is not there; an empty cell says the same.
+from pipeline.data.formats.annotations import reading
+
+# pandas and R write these for a number that is not there, as others leave the cell empty.
 _NOTHING = ("", "nan", "na")
 # A pandas index that went into the file beside the columns.
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
@@ -16,14 +19,14 @@ _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """Cells by column and row; `rows` is what an error calls each row, such as `line 2`."""
+    """Cells by column and row. `rows` are the names of the rows in errors, such as `line 2`."""
 
     path: Path
     columns: dict[str, list[Any]]
     rows: list[str]
 
     def wrong(self, column: str, row: int, expected: str) -> ValueError:
-        """The error that names a cell, what it holds, and what was expected."""
+        """Make the error that names a cell, its content, and what was expected."""
         value = self.columns[column][row]
         got = "nothing" if _is_empty(value) else repr(value)
         return ValueError(
@@ -38,76 +41,77 @@ class Cells:
         )
 
     def text(self, column: str, row: int, expected: str) -> str:
-        """A cell's text, without spaces around. Raises ValueError if it is empty or no text."""
+        """Return a cell's text, stripped. Raises ValueError if it is empty or no text."""
         value = self.columns[column][row]
         if not isinstance(value, str) or not value.strip():
             raise self.wrong(column, row, expected)
         return value.strip()
 
-    def number(self, column: str, row: int, expected: str = "a number") -> float:
-        """A cell's finite number. Raises ValueError."""
+    def number(
+        self,
+        column: str,
+        row: int,
+        expected: str = "a number",
+        is_right: Callable[[float], bool] = math.isfinite,
+    ) -> float:
+        """Return a cell's finite number. Raises ValueError unless it is one, and `is_right`."""
         value = self.columns[column][row]
         try:
             # float() would take True for 1, and 1_0 for 10.
             number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
         except (TypeError, ValueError):
             number = math.nan
-        if not math.isfinite(number):
+        if not (math.isfinite(number) and is_right(number)):
             raise self.wrong(column, row, expected)
         return number
 
     def positive(self, column: str, row: int) -> float:
-        """A cell's number above 0. Raises ValueError."""
-        expected = "a number above 0"
-        number = self.number(column, row, expected)
-        if number <= 0:
-            raise self.wrong(column, row, expected)
-        return number
+        """Return a cell's number above 0. Raises ValueError."""
+        return self.number(column, row, "a number above 0", lambda number: number > 0)
 
     def whole(self, column: str, row: int, least: int) -> int:
-        """A cell's whole number, at least `least`. Raises ValueError."""
-        expected = f"a whole number from {least}"
-        number = self.number(column, row, expected)
-        if number < least or not number.is_integer():
-            raise self.wrong(column, row, expected)
-        return int(number)
+        """Return a cell's whole number, at least `least`. Raises ValueError."""
+
+        def is_right(number: float) -> bool:
+            return number >= least and number.is_integer()
+
+        return int(self.number(column, row, f"a whole number from {least}", is_right))
 
 
 def read_cells(path: Path) -> Cells:
-    """Read a table by its suffix, .csv or .parquet. Raises ValueError naming the file, and in CSV the line.
+    """Read a table by its suffix, .csv or .parquet.
 
-    CSV is UTF-8, separated by commas, with a header; lines without any content are passed over.
+    CSV is UTF-8, separated by commas, with a header; empty lines are skipped. Raises ValueError
+    naming the file, and in CSV the line.
     """
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: expected a table whose name ends in .csv or .parquet")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
     return readers[path.suffix.lower()](path)
 
 
 def _read_csv(path: Path) -> Cells:
     # Not by pandas, which fills up short lines, shifts those with a cell too many, and
-    # doesn't say on which line a cell stood.
-    rows, records, end = [], [], 1
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            header = _header(path, next(lines, []))
-            end = lines.line_num
-            for record in lines:
-                start, end = end + 1, lines.line_num
-                if not any(cell.strip() for cell in record):
-                    continue
-                if len(record) != len(header):
-                    raise ValueError(
-                        f"{path}: line {start}: expected {len(header)} cells as in the header, "
-                        f"got {len(record)}"
-                    )
-                rows.append(f"line {start}")
-                records.append(record)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as CSV in UTF-8: {error}") from error
+    # doesn't tell on which line a cell stood.
+    rows, records = [], []
+    with (
+        reading(path, "CSV in UTF-8", csv.Error, UnicodeDecodeError, OSError),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
+        lines = csv.reader(file, strict=True)
+        header = _header(path, next(lines, []))
+        end = lines.line_num
+        for record in lines:
+            start, end = end + 1, lines.line_num
+            if not any(cell.strip() for cell in record):
+                continue
+            if len(record) != len(header):
+                raise ValueError(
+                    f"{path}: line {start}: expected {len(header)} cells as in the header, "
+                    f"got {len(record)}"
+                )
+            rows.append(f"line {start}")
+            records.append(record)
     columns = {name: [record[n] for record in records] for n, name in enumerate(header)}
     return Cells(path=path, columns=columns, rows=rows)
 
@@ -116,22 +120,19 @@ def _read_parquet(path: Path) -> Cells:
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        # The file alone: a folder named key=value above it is no column.
-        with path.open("rb") as file:
-            table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not readable as Parquet: {error}") from error
-    kept = [name for name in table.column_names if not _PANDAS_INDEX.fullmatch(name)]
-    header = _header(path, kept)
-    columns = {name: table.column(name).to_pylist() for name in header}
-    return Cells(
-        path=path, columns=columns, rows=[f"row {row + 1}" for row in range(table.num_rows)]
+    # The file alone: a folder named key=value above it is no column.
+    with reading(path, "Parquet", pyarrow.ArrowException, OSError), path.open("rb") as file:
+        table = pyarrow.parquet.read_table(file)
+    header = _header(
+        path, [name for name in table.column_names if not _PANDAS_INDEX.fullmatch(name)]
     )
+    columns = {name: table.column(name).to_pylist() for name in header}
+    rows = [f"row {row + 1}" for row in range(table.num_rows)]
+    return Cells(path=path, columns=columns, rows=rows)
 
 
 def _header(path: Path, names: list[str]) -> list[str]:
-    """Check the names of the columns."""
+    """Strip and check the names of the columns."""
     header = [name.strip() for name in names]
     if not any(header):
         raise ValueError(f"{path}: expected a header of columns, got none")

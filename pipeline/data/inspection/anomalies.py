@@ -16,18 +16,18 @@ _TINY_FRAME_PX = 32
 # Joints that one reason names.
 _LISTED = 3
 
-# Rows that a check flags, with what is wrong of each.
+# The rows that a check flags, each with the reason.
 Flags = dict[int, str]
 
 
 def anomalies(columns: Columns, joint_set: JointSet) -> dict[str, Flags]:
-    """Every check by name, with the rows that it flags and why."""
+    """Run every check; return by its name the rows that it flags, and why."""
     return {name: check(columns, joint_set) for name, check in _CHECKS.items()}
 
 
 def _far_joints(columns: Columns, joint_set: JointSet) -> Flags:
     reach = np.linalg.norm(columns.joints - columns.centers[:, None], axis=2)
-    # Turned round, so that a coordinate that is no number counts as far.
+    # Negated, so that a coordinate that is NaN counts as far.
     far = columns.annotated & ~(reach <= columns.frames_px[:, None])
     longest = np.where(far, reach, 0).max(axis=1, initial=0)
     return {
@@ -51,21 +51,20 @@ def _joints_outside(columns: Columns, joint_set: JointSet) -> Flags:
 def _head_sizes(columns: Columns, _: JointSet) -> Flags:
     sizes, (low, high) = columns.head_sizes, _HEAD_SHARES
     frames = columns.frames_px
-    strange = (sizes <= 0) | (sizes < low * frames) | (sizes > high * frames)
+    odd = (sizes <= 0) | (sizes < low * frames) | (sizes > high * frames)
     return {
-        row: f"head size {sizes[row]:.4g} px, frame side {frames[row]:.0f} px"
-        for row in _rows(strange)
+        row: f"head size {sizes[row]:.4g} px, frame side {frames[row]:.0f} px" for row in _rows(odd)
     }
 
 
 def _no_joints(columns: Columns, _: JointSet) -> Flags:
-    nobody = ~columns.annotated.any(axis=1)
-    return dict.fromkeys(_rows(nobody), "a bad sample to training (data.bad_samples)")
+    has_none = ~columns.annotated.any(axis=1)
+    return dict.fromkeys(_rows(has_none), "a bad sample to training (data.bad_samples)")
 
 
 def _few_joints(columns: Columns, joint_set: JointSet) -> Flags:
     counts, joints = columns.annotated.sum(axis=1), len(joint_set.joints)
-    # Nobody has three joints of a set that is smaller.
+    # A joint set may have fewer than three.
     few = (counts > 0) & (counts < min(3, joints))
     return {row: f"{counts[row]} of {joints} joints" for row in _rows(few)}
 
@@ -77,7 +76,7 @@ def _frames_outside(columns: Columns, _: JointSet) -> Flags:
     inside = np.prod(np.maximum(high - low, 0), axis=1)
     areas = columns.frames_px**2
     return {
-        row: f"{100 * (1 - inside[row] / areas[row]):.0f} % of the frame outside the image"
+        row: f"{100 * (1 - inside[row] / areas[row]):.0f}% of the frame outside the image"
         for row in _rows(inside < areas / 2)
     }
 
@@ -104,7 +103,7 @@ def _listed(chosen: Bool[np.ndarray, " joint"], joint_set: JointSet) -> str:
 _CHECKS: dict[str, Callable[[Columns, JointSet], Flags]] = {
     "joints farther than one frame side from the centre": _far_joints,
     "annotated joints outside the image": _joints_outside,
-    "head size not within 2-50 % of the frame side": _head_sizes,
+    "head size not within 2-50% of the frame side": _head_sizes,
     "no annotated joint": _no_joints,
     "only 1 or 2 annotated joints": _few_joints,
     "more than half of the frame outside the image": _frames_outside,

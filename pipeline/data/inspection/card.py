@@ -1,6 +1,6 @@
 """A dataset's card: counts, spreads and findings."""
 
-from collections import defaultdict
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ PERCENTILES = (1, 5, 50, 95, 99)
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCounts:
-    """What one split holds."""
+    """People and images of one split."""
 
     people: int
     images: int
@@ -50,10 +50,9 @@ class Anomaly:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A dataset's card. `spreads` holds percentiles, none where nobody has the value.
+    """A dataset's card. `spreads` holds percentiles, empty where no one has the value.
 
-    `leaks` names images that are in both splits. What `damaged_samples` lists is
-    part of no other count.
+    `leaks` names images that are in both splits. All other counts leave the `damaged_samples` out.
     """
 
     source: str
@@ -72,7 +71,7 @@ class Card:
     anomalies: dict[str, tuple[Anomaly, ...]]
 
     def as_dict(self) -> dict[str, Any]:
-        """The card as JSON holds it."""
+        """Return the card as plain data for JSON."""
         return asdict(self)
 
 
@@ -105,25 +104,18 @@ def card_of(
 
 
 def _split_counts(columns: Columns) -> dict[str, SplitCounts]:
-    images = defaultdict(list)
-    for split, image in zip(columns.splits, columns.images, strict=True):
-        images[split].append(image)
+    people = Counter(columns.splits)
+    images = Counter(split for split, _ in set(zip(columns.splits, columns.images, strict=True)))
     return {
-        split: SplitCounts(people=len(of_split), images=len(set(of_split)))
-        for split, of_split in sorted(images.items())
+        split: SplitCounts(people=people[split], images=images[split]) for split in sorted(people)
     }
 
 
 def _joint_states(columns: Columns, joint_set: JointSet) -> dict[str, JointStates]:
-    counts = {state: (columns.states == state).sum(axis=0) for state in Visibility}
-    outside = columns.outside.sum(axis=0)
+    counts = {s.name.lower(): (columns.states == s).sum(axis=0).tolist() for s in Visibility}
+    counts["outside"] = columns.outside.sum(axis=0).tolist()
     return {
-        name: JointStates(
-            missing=int(counts[Visibility.MISSING][joint]),
-            occluded=int(counts[Visibility.OCCLUDED][joint]),
-            visible=int(counts[Visibility.VISIBLE][joint]),
-            outside=int(outside[joint]),
-        )
+        name: JointStates(**{state: of_joints[joint] for state, of_joints in counts.items()})
         for joint, name in enumerate(joint_set.joints)
     }
 
@@ -148,13 +140,12 @@ def _percentiles(values: Float[np.ndarray, " person"]) -> dict[str, float]:
 def _shares(
     lengths: Float[np.ndarray, " person"], columns: Columns
 ) -> Float[np.ndarray, " person"]:
-    """Lengths in frame sides; NaN where the frame has none."""
-    frames = columns.frames_px
-    return lengths / np.where(frames > 0, frames, np.nan)
+    """Return lengths in frame sides, NaN where a frame has none."""
+    return lengths / np.where(columns.frames_px > 0, columns.frames_px, np.nan)
 
 
 def _height_shares(columns: Columns) -> Float[np.ndarray, " person"]:
-    """From the highest annotated joint to the lowest, in frame sides."""
+    """Return the heights from the lowest annotated joint to the highest, in frame sides."""
     y, annotated = columns.joints[:, :, 1], columns.annotated
     top = np.where(annotated, y, np.inf).min(axis=1)
     bottom = np.where(annotated, y, -np.inf).max(axis=1)

@@ -1,4 +1,4 @@
-"""What packed shards say of each person, as columns."""
+"""The people of packed shards as columns."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -14,14 +14,12 @@ from pipeline.pose.person import Person, Split, Visibility
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """People whose samples are sound, a row each, in the order of the shards, without their pictures.
+    """People whose records are sound, a row each, in the order of the shards.
 
-    `positions` are those among all samples. `damaged` says of each sample that
-    has no row which it is and what is wrong with it.
-
-    Lengths and coordinates are pixels of the original image, `densities` stored
-    pixels for one of those. NaN stands for what a source does not state.
-    `unreadable` says what is wrong with the JPEG, empty where it is fine.
+    `positions` are those among all samples. `damaged` names each sample that has no row, and its
+    fault. Lengths and coordinates are pixels of the original image, `densities` stored pixels per
+    original one. NaN stands for values that a source does not state. `unreadable` is the fault of
+    the JPEG, empty where there is none.
     """
 
     positions: Int64[np.ndarray, " person"]
@@ -46,22 +44,21 @@ class Columns:
 
     @property
     def outside(self) -> Bool[np.ndarray, "person joint"]:
-        """Annotated joints beyond the image as far as its size is known; it begins at -0.5."""
+        """Annotated joints beyond the image, where its size is known; it begins at -0.5."""
         sizes = self.image_sizes[:, None]
         beyond = (self.joints < -0.5) | (self.joints > sizes - 0.5)
         return self.annotated & (beyond & np.isfinite(sizes)).any(axis=2)
 
     def names(self, rows: Iterable[int]) -> tuple[str, ...]:
-        """People as `split/key`: a key alone may occur in both splits."""
+        """Name people as `split/key`, since a key alone may occur in both splits."""
         return tuple(f"{self.splits[row]}/{self.keys[row]}" for row in rows)
 
 
 def columns_of(samples: Samples, splits: Iterable[Split], joint_set: JointSet) -> Columns:
-    """Read every sample once, decoding its picture to see whether that can be done.
+    """Read every sample once, and try to decode its picture.
 
-    `splits` has the split of each sample. Damaged are those whose bytes are not
-    what was packed, whose record can't be read, or that have another number of
-    joints.
+    `splits` has the split of each sample. A sample is damaged if its bytes changed after packing,
+    its record can't be read, or it has another number of joints.
     """
     rows, damaged = [], []
     for position, split in enumerate(splits):
@@ -108,7 +105,7 @@ def _fault(sample: Sample) -> str:
 
 def _columns(rows: Sequence[_Row], damaged: Sequence[str], joint_set: JointSet) -> Columns:
     people = [row.person for row in rows]
-    # Where every sample is damaged, shapes have to be said.
+    # Where every sample is damaged, arrays would lack their shapes.
     shape, nan = (len(rows), len(joint_set.joints)), float("nan")
     heads = [nan if person.head_size is None else person.head_size for person in people]
     sizes = [person.image_size or (nan, nan) for person in people]

@@ -1,4 +1,4 @@
-"""The same twice: images in both splits, identical crops, people on top of one another."""
+"""Duplicates: images in both splits, identical crops, people on top of one another."""
 
 import itertools
 from collections import defaultdict
@@ -16,7 +16,7 @@ _COINCIDING_SHARE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Coinciding:
-    """Two people of one image whose joints are `distance_share` frame sides apart in the mean."""
+    """Two people of one image; `distance_share` is their joints' mean distance in frame sides."""
 
     first: str
     second: str
@@ -24,7 +24,7 @@ class Coinciding:
 
 
 def leaked_images(columns: Columns) -> tuple[str, ...]:
-    """Images, by name, that have people in more than one split."""
+    """Name the images that have people in more than one split."""
     splits = defaultdict(set)
     for split, image in zip(columns.splits, columns.images, strict=True):
         splits[image].add(split)
@@ -32,14 +32,15 @@ def leaked_images(columns: Columns) -> tuple[str, ...]:
 
 
 def identical_crops(columns: Columns) -> tuple[tuple[str, ...], ...]:
-    """Groups of people whose stored JPEG is the same to the byte."""
+    """Group the people whose stored JPEGs have the same bytes."""
     return tuple(columns.names(rows) for rows in _groups(columns.digests))
 
 
 def coinciding_people(columns: Columns) -> tuple[Coinciding, ...]:
-    """Pairs of one image whose shared joints lie within 5 % of the smaller frame in the mean.
+    """Pair people of one image whose shared joints lie close together.
 
-    Pairs that share fewer than three annotated joints are not compared.
+    Close means a mean distance below 5% of the smaller frame's side. Pairs that share fewer than
+    three annotated joints are not compared.
     """
     pairs = [pair for rows in _groups(columns.images) for pair in itertools.combinations(rows, 2)]
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
@@ -59,7 +60,7 @@ def coinciding_people(columns: Columns) -> tuple[Coinciding, ...]:
 
 
 def _groups(values: Iterable[str]) -> list[list[int]]:
-    """Rows of each value that occurs more than once."""
+    """Group the rows of each value that occurs more than once."""
     rows = defaultdict(list)
     for row, value in enumerate(values):
         rows[value].append(row)

@@ -1,4 +1,4 @@
-"""Contact sheets: which people to look at, drawn as stored and as training sees them."""
+"""Contact sheets: people worth a look, drawn as stored and as training sees them."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
+from matplotlib.figure import Figure
 
 from pipeline.data.inspection.anomalies import Flags
 from pipeline.data.inspection.columns import Columns
@@ -31,7 +32,7 @@ Chosen = Int64[np.ndarray, " _chosen"]
 class Sheet:
     """Pictures of some people: PNG files of the stored crops and of training's inputs.
 
-    `captions` has the name of each person and what is to be said of them.
+    `captions` has each person's name and facts.
     """
 
     name: str
@@ -42,15 +43,15 @@ class Sheet:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """The pictures by the names of their files."""
+        """The pictures by file name."""
         return {f"{self.name}-stored.png": self.stored, f"{self.name}-training.png": self.training}
 
 
 def choose(columns: Columns, found: Mapping[str, Flags], seed: int) -> dict[str, Chosen]:
-    """At most 12 people for each sheet, out of those that training can draw as well.
+    """Choose at most 12 people for each sheet, of those that training can use.
 
-    These have a picture that can be decoded, and an annotated joint.
-    `found` is `anomalies(columns, joint_set)`; each of its checks has its turn.
+    These have a picture that can be decoded, and an annotated joint. The checks of `found`, which
+    `anomalies` returns, take turns.
     """
     has_picture = np.array([not fault for fault in columns.unreadable], bool)
     drawable = np.flatnonzero(has_picture & columns.annotated.any(axis=1))
@@ -85,21 +86,16 @@ def draw_sheets(
             continue
         title = _TITLES[name]
         captions = zip(columns.names(rows.tolist()), _notes(rows, columns, found), strict=True)
-        positions = columns.positions[rows]
-        stored = draw_truth(loader, positions, f"{title}: stored crops")
-        training = draw_augmented(loader, settings, positions, f"{title}: as training sees them")
-        pictures = []
-        for figure in (stored, training):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=100)
-            pictures.append(buffer.getvalue())
-        yield Sheet(
-            name=name,
-            title=title,
-            captions=tuple(captions),
-            stored=pictures[0],
-            training=pictures[1],
-        )
+        people = columns.positions[rows]
+        stored = _png(draw_truth(loader, people, f"{title}: stored crops"))
+        seen = _png(draw_augmented(loader, settings, people, f"{title}: as training sees them"))
+        yield Sheet(name=name, title=title, captions=tuple(captions), stored=stored, training=seen)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
 
 
 def _notes(rows: Chosen, columns: Columns, found: Mapping[str, Flags]) -> Iterator[str]:

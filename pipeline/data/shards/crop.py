@@ -21,8 +21,8 @@ _JPEG_START = b"\xff\xd8"
 class Crop:
     """A stored crop: JPEG bytes, and where it lies in the original image.
 
-    `left`, `top` are the original's pixel that the crop starts at; `factor_x`,
-    `factor_y` crop pixels an original pixel.
+    The crop starts at the original's pixel (`left`, `top`). `factor_x` and `factor_y` are crop
+    pixels an original pixel.
     """
 
     jpeg: bytes
@@ -33,12 +33,12 @@ class Crop:
 
     @property
     def from_original(self) -> Matrix:
-        """Matrix that takes original pixels to crop pixels."""
+        """Matrix from original pixels to crop pixels."""
         return crop_from_original(self.left, self.top, self.factor_x, self.factor_y)
 
     @property
     def to_original(self) -> Matrix:
-        """Matrix that takes crop pixels to original pixels."""
+        """Matrix from crop pixels to original pixels."""
         return original_from_crop(self.left, self.top, self.factor_x, self.factor_y)
 
 
@@ -64,18 +64,18 @@ def decode_image(data: bytes) -> Image:
 
 
 class CropDecoder:
-    """Decodes stored images into memory that it keeps and uses again; one for each thread.
+    """A decoder of stored images into memory that it reuses; each thread needs its own.
 
-    Fresh pages for every image would cost a tenth of the time. The fourth
-    channel is all 255: four are warped in half the time of three. Unlike
-    OpenCV, simplejpeg refuses damage that a JPEG decoder could paint over.
+    Fresh pages for every image would cost a tenth of the time. The fourth channel is all 255: four
+    are warped in half the time of three. Unlike OpenCV, simplejpeg refuses damage that a JPEG
+    decoder could paint over.
     """
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
     def decode(self, data: bytes) -> ImageRGBA:
-        """Decode an image, valid until the next. Raises ValueError if it is damaged or none."""
+        """Decode an image, valid until the next call. Raises ValueError if it is damaged."""
         if not data.startswith(_JPEG_START):
             return cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2RGBA)
         try:
@@ -93,7 +93,7 @@ def warp(
     scratch: UInt8[np.ndarray, "px px 4"],
     out: UInt8[np.ndarray, "px px 3"],
 ) -> None:
-    """Fill `out` with what the matrix takes there from an image; black where there is none. `scratch` is overwritten."""
+    """Warp an image by the matrix into `out`, black outside the image. `scratch` is overwritten."""
     cv2.warpAffine(image, matrix[:2], out.shape[:2], dst=scratch, flags=cv2.INTER_LINEAR)
     cv2.cvtColor(scratch, cv2.COLOR_RGBA2RGB, dst=out)
 

@@ -1,4 +1,4 @@
-"""The index of a packed dataset: index.json beside its shards."""
+"""The index of a packed dataset, index.json beside its shards, and how shards are found."""
 
 import hashlib
 import json
@@ -13,18 +13,16 @@ from pipeline.io.atomic import atomic_write
 from pipeline.io.files import content_of, size_in_bytes
 from pipeline.io.location import is_remote, local_path, name_of, sibling, split_pattern
 from pipeline.io.redaction import redacted
-from pipeline.pose.joint_sets import JointSet, joint_set
+from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Split
 
 INDEX_NAME = "index.json"
 _FORMAT = 2
-# Of format 1 an index named its joint set, one of those known by name.
-_NAMED_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """What the index says of one shard. `head_sizes` counts the people that have one."""
+    """The index's entry of one shard. `head_sizes` counts the people that have one."""
 
     name: str
     split: Split
@@ -37,11 +35,11 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """A packed dataset: where it came from, what it holds, and what was left out.
+    """A packed dataset: its source, content, and the people left out.
 
-    `source` and `conventions` say how the annotations were read, `plan` names
-    the packing job, `left_out` lists people by reason. `members` is the sha256
-    of members.npz, empty for datasets that were packed before there was one.
+    `source` and `conventions` say how the annotations were read, `plan` names the packing job,
+    `left_out` lists people by reason. `members` is the sha256 of members.npz, empty for datasets
+    that were packed before there was one.
     """
 
     source: str
@@ -56,7 +54,7 @@ class Index:
     members: str = ""
 
     def write(self, folder: Path) -> None:
-        """Write index.json whole or not at all."""
+        """Write index.json atomically."""
         content = {"format": _FORMAT, "splits": self.splits()} | asdict(self)
         content["joint_set"] = self.joint_set.to_json()
         with atomic_write(folder / INDEX_NAME) as aside:
@@ -64,12 +62,12 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a folder's index.json. Raises ValueError naming the file and what is wrong."""
+        """Read a folder's index.json. Raises ValueError naming the file and the field."""
         return cls.at(str(folder / INDEX_NAME))
 
     @classmethod
     def at(cls, path: str) -> Self:
-        """Read an index, wherever it lies. Raises ValueError like `read`."""
+        """Read an index, local or remote. Raises ValueError like `read`."""
         try:
             content = json.loads(content_of(path))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -79,27 +77,27 @@ class Index:
                 f"{error}; shards need the index that jobs.pack writes beside them"
             ) from None
         form = content.pop("format", None) if isinstance(content, dict) else None
-        if form not in (_FORMAT, _NAMED_FORMAT):
+        if form != _FORMAT:
             raise ValueError(
-                f"{redacted(path)}: expected an index of format {_NAMED_FORMAT} or {_FORMAT}, got {form!r}"
+                f"{redacted(path)}: expected an index of format {_FORMAT}, got {form!r}; "
+                "pack the dataset again"
             )
         content.pop("splits", None)
         try:
             shards = tuple(ShardEntry(**entry) for entry in content.pop("shards"))
-            stored = content.pop("joint_set")
-            joints = joint_set(stored) if form == _NAMED_FORMAT else JointSet.from_json(stored)
-            return cls(shards=shards, joint_set=joints, **content)
+            joint_set = JointSet.from_json(content.pop("joint_set"))
+            return cls(shards=shards, joint_set=joint_set, **content)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{redacted(path)}: not an index: {error}") from error
         except ValueError as error:
             raise ValueError(f"{redacted(path)}: {error}") from None
 
     def entry(self, name: str) -> ShardEntry | None:
-        """What is said of the shard `name`, None if nothing."""
+        """Return the entry of the shard `name`, None if there is none."""
         return next((entry for entry in self.shards if entry.name == name), None)
 
     def splits(self) -> dict[str, dict[str, int]]:
-        """People, images and shards of each split."""
+        """Count people, images and shards of each split."""
         totals: dict[str, dict[str, int]] = {}
         for shard in self.shards:
             total = totals.setdefault(shard.split, {"people": 0, "images": 0, "shards": 0})
@@ -111,12 +109,11 @@ class Index:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSet:
-    """Shards that belong together: absolute paths in order, and what the index says of each.
+    """Shards that belong together: absolute paths in order, and the index's entry of each.
 
-    `people` counts those in all shards, `head_sizes` those with a head size.
-
-    `checksum` stands for the content of all of them. `margin` is the side of
-    the smallest stored square over the person's frame.
+    `people` counts those in all shards, `head_sizes` those with a head size. `checksum` stands for
+    the content of all of them. `margin` is the side of the smallest stored square over the person's
+    frame.
     """
 
     paths: tuple[str, ...]
@@ -132,9 +129,9 @@ class ShardSet:
 def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     """Resolve comma-separated globs to shards and check them against their index.
 
-    `setting` is the dotted key that errors name. Raises ValueError if nothing
-    matches, a shard is not in its index or has another size, or joint sets
-    differ. A shard may be cut off by up to `bad_allowed` samples.
+    `setting` is the dotted key that errors name. Raises ValueError if nothing matches, a shard is
+    not in its index or has another size, or joint sets differ. A shard may be cut off by up to
+    `bad_allowed` samples.
     """
     locations = _resolved(setting, pattern)
     known = {at: sibling(at, INDEX_NAME) for at in locations}
@@ -143,12 +140,12 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
     entries = tuple(
         _checked_entry(at, indexes[path], members[path], bad_allowed) for at, path in known.items()
     )
-    first, *others = (index.joint_set for _, index in sorted(indexes.items()))
+    first, *others = (index.joint_set for index in indexes.values())
     for other in others:
         if other != first:
             raise ValueError(
-                f"{setting}={redacted(pattern)!r}: shards have different joint sets: {first.difference(other)}; "
-                "expected one"
+                f"{setting}={redacted(pattern)!r}: shards have different joint sets: "
+                f"{first.difference(other)}; expected one"
             )
     return ShardSet(
         paths=tuple(locations),
@@ -157,18 +154,17 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
         head_sizes=sum(entry.head_sizes for entry in entries),
         joint_set=first,
         source=", ".join(sorted({index.source for index in indexes.values()})),
-        checksum=hashlib.sha256("".join(e.sha256 for e in entries).encode()).hexdigest()[:16],
+        checksum=_checksum("".join(entry.sha256 for entry in entries)),
         margin=min(float(index.crop["margin"]) for index in indexes.values()),
     )
 
 
 def find_streams(setting: str, pattern: str, joint_set: JointSet, samples: int) -> ShardSet:
-    """Resolve comma-separated globs to shards that have no index, `samples` of them to an epoch.
+    """Resolve comma-separated globs to shards without an index; an epoch takes `samples` of them.
 
     `setting` is the dotted key that errors name. Raises ValueError if nothing matches.
     """
     locations = _resolved(setting, pattern)
-    named = [f"{name_of(at)} {size_in_bytes(at)}" for at in locations]
     return ShardSet(
         paths=tuple(locations),
         entries=(),
@@ -176,8 +172,16 @@ def find_streams(setting: str, pattern: str, joint_set: JointSet, samples: int) 
         head_sizes=0,
         joint_set=joint_set,
         source="streamed",
-        checksum=hashlib.sha256("\n".join(named).encode()).hexdigest()[:16],
+        checksum=_checksum("\n".join(f"{name_of(at)} {size_in_bytes(at)}" for at in locations)),
         margin=math.inf,
+    )
+
+
+def absolute_patterns(pattern: str) -> str:
+    """Make patterns absolute, so that they hold in a worker, whose working folder is another."""
+    return ",".join(
+        part if is_remote(part) else str(Path(local_path(part)).absolute())
+        for part in split_pattern(pattern)
     )
 
 
@@ -197,16 +201,12 @@ def _resolved(setting: str, pattern: str) -> list[str]:
     return locations
 
 
-def absolute_patterns(pattern: str) -> str:
-    """The same patterns, good from any folder: a worker's working folder is another one."""
-    return ",".join(
-        part if is_remote(part) else str(Path(local_path(part)).absolute())
-        for part in split_pattern(pattern)
-    )
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _checked_members(path: str, index: Index) -> dict[str, Members]:
-    """The members that belong to the index at `path`; none where it knows of none."""
+    """Read the members.npz that belongs to the index at `path`; empty if the index names none."""
     if not index.members:
         return {}
     members = sibling(path, MEMBERS_NAME)
@@ -216,7 +216,8 @@ def _checked_members(path: str, index: Index) -> dict[str, Members]:
         raise ValueError(f"{error}, but {INDEX_NAME} expects it") from None
     if hashlib.sha256(content).hexdigest() != index.members:
         raise ValueError(
-            f"{redacted(members)}: not the file that {INDEX_NAME} was written with; pack again"
+            f"{redacted(members)}: checksum mismatch: {INDEX_NAME} was written with another file; "
+            "pack the dataset again"
         )
     return members_from(content, members)
 

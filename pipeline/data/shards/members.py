@@ -1,4 +1,4 @@
-"""Where each sample lies in its tar: members.npz, beside the shards, so that none is read to be opened."""
+"""Where each sample lies in its tar: members.npz beside the shards, read instead of the tars."""
 
 import tarfile
 import zlib
@@ -6,22 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.data.shards.sample import IMAGE_SUFFIX, RECORD_SUFFIX, is_inside
+from pipeline.data.shards.sample import SUFFIXES, is_inside
 from pipeline.io.redaction import redacted
 
 MEMBERS_NAME = "members.npz"
 _COLUMNS = ("starts", "sizes", "crc32")
-_SUFFIXES = (IMAGE_SUFFIX, RECORD_SUFFIX)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Members:
-    """The samples of one shard in its order: image and record of each, the columns of `starts` and so on.
+    """The samples of one shard in its order; the two columns are each one's image and record.
 
     `starts` and `sizes` are bytes in the tar, `crc32` the members' checksums.
     """
@@ -35,28 +34,30 @@ class Members:
         return len(self.keys)
 
     def num_beyond(self, size: int) -> int:
-        """How many samples a shard of `size` bytes would not hold whole."""
+        """Count the samples that a shard cut off at `size` bytes would lack."""
         return int(((self.starts + self.sizes).max(axis=1, initial=0) > size).sum())
 
     @classmethod
     def scan(cls, path: Path) -> Self:
         """Read them off an uncompressed tar.
 
-        Raises ValueError naming shard and key for a tar that is truncated, a
-        sample that lacks a member, and a member that is no file or named
-        like one outside the tar.
+        Raises ValueError naming shard and key for a tar that is truncated, a sample that lacks a
+        member, and a member that is no file or is named like one outside the tar.
         """
         found = _scanned(path)
-        keys = tuple(found)
-        spans = np.array([[found[key][s] for s in _SUFFIXES] for key in keys], np.int64)
-        spans = spans.reshape(len(keys), 2, 3)
-        return cls(keys=keys, starts=spans[..., 0], sizes=spans[..., 1], crc32=spans[..., 2])
+        for key, members in found.items():
+            for suffix in SUFFIXES:
+                if suffix not in members:
+                    raise ValueError(f"{path}: {key} has no .{suffix}")
+        spans = np.array([[of_key[s] for s in SUFFIXES] for of_key in found.values()], np.int64)
+        starts, sizes, crc32 = np.moveaxis(spans.reshape(len(found), 2, 3), 2, 0)
+        return cls(keys=tuple(found), starts=starts, sizes=sizes, crc32=crc32)
 
 
 def members_bytes(shards: Mapping[str, Members]) -> bytes:
-    """The content of members.npz for shards by name."""
+    """Return the content of members.npz for shards by name."""
     held = shards.values()
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([np.zeros((0, 2), np.int64), *(getattr(m, name) for m in held)])
         for name in _COLUMNS
     }
@@ -66,9 +67,7 @@ def members_bytes(shards: Mapping[str, Members]) -> bytes:
         shards=np.array(list(shards), str),
         ends=np.cumsum([len(m) for m in held], dtype=np.int64),
         keys=np.array([key for m in held for key in m.keys], str),
-        starts=columns["starts"],
-        sizes=columns["sizes"],
-        crc32=columns["crc32"],
+        **columns,
     )
     return file.getvalue()
 
@@ -85,7 +84,7 @@ def members_from(content: bytes, where: str) -> dict[str, Members]:
                 **{column: columns[column][begin:end] for column in _COLUMNS},
             )
             begin = end
-    except Exception as error:  # NumPy raises whatever its parsers stumble over
+    except Exception as error:  # NumPy's parsers raise errors of any kind
         raise ValueError(
             f"{redacted(where)}: not readable as members of shards: {error}"
         ) from error
@@ -93,37 +92,27 @@ def members_from(content: bytes, where: str) -> dict[str, Members]:
 
 
 def _scanned(path: Path) -> dict[str, dict[str, tuple[int, int, int]]]:
-    """Start, size and checksum of each sample's image and record, by key and suffix."""
+    """Find start, size and checksum of a tar's members, by key and suffix."""
     found: dict[str, dict[str, tuple[int, int, int]]] = {}
     try:
         with tarfile.open(path, "r:") as tar, path.open("rb") as file:
             for member in tar:
+                where = f"{path}: {member.name}"
                 if not member.isreg():
-                    raise ValueError(
-                        f"{path}: {member.name}: expected a file, got a link, folder or device"
-                    )
+                    raise ValueError(f"{where}: expected a file, got a link, folder or device")
                 if not is_inside(member.name):
-                    raise ValueError(
-                        f"{path}: {member.name}: expected a file's name within the tar"
-                    )
-                key, _, suffix = member.name.partition(".")
+                    raise ValueError(f"{where}: expected a file's name within the tar")
                 file.seek(member.offset_data)
                 content = file.read(member.size)
                 if len(content) < member.size:
                     raise ValueError(f"{path}: truncated within {member.name}")
-                found.setdefault(key, {})[suffix] = (
-                    member.offset_data,
-                    member.size,
-                    zlib.crc32(content),
-                )
-            # tarfile takes a header that is cut off or damaged for the end.
+                key, _, suffix = member.name.partition(".")
+                span = member.offset_data, member.size, zlib.crc32(content)
+                found.setdefault(key, {})[suffix] = span
+            # tarfile takes a header that is truncated or damaged for the end.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise ValueError(f"{path}: damaged or truncated after {next(reversed(found))}")
     except tarfile.TarError as error:
-        raise ValueError(f"{path}: not a sound tar: {error}") from error
-    for key, members in found.items():
-        for suffix in _SUFFIXES:
-            if suffix not in members:
-                raise ValueError(f"{path}: {key} has no .{suffix}")
+        raise ValueError(f"{path}: not a readable tar: {error}") from error
     return found

@@ -1,4 +1,4 @@
-"""One sample of a shard: a stored crop and the person in it, as tar members KEY.jpg and KEY.json."""
+"""One sample of a shard: a stored crop and its person, as tar members KEY.jpg and KEY.json."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,30 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 from pipeline.data.shards.crop import Crop, CropDecoder, Image, ImageRGBA
 from pipeline.pose.person import Person, Visibility
 
-IMAGE_SUFFIX = "jpg"
-RECORD_SUFFIX = "json"
+SUFFIXES = IMAGE_SUFFIX, RECORD_SUFFIX = "jpg", "json"
 # Looking a state up takes a tenth of the time of asking the enumeration for it.
 _STATES = {state.value: state for state in Visibility}
 
 
-def is_inside(name: str) -> bool:
-    """Whether a tar's member is named as one within; nothing is ever extracted, so that others are only suspect."""
-    return not name.startswith("/") and ".." not in name.split("/")
-
-
-@runtime_checkable
-class Samples(Protocol):
-    """Samples by position; a list of them is one, and so is a reader of shards."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, position: int, /) -> "Sample": ...
-
-    def __iter__(self) -> Iterator["Sample"]: ...
-
-
 class BadSampleError(ValueError):
-    """A stored sample that training can't use. Says shard, key, and what is wrong with it."""
+    """A stored sample that training can't use. Names shard and key, and says what is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,65 +36,36 @@ class Sample:
 
     @property
     def where(self) -> str:
-        """What errors call the sample."""
+        """Name of the sample in errors."""
         return self.place or self.key
 
     def pixels(self, decoder: CropDecoder) -> ImageRGBA:
-        """Decode the stored crop. Raises BadSampleError naming shard and key if it is damaged or no image."""
+        """Decode the stored crop. Raises BadSampleError if it is damaged or no image."""
         try:
             return decoder.decode(self.crop.jpeg)
         except ValueError as error:
             raise BadSampleError(f"{self.where}: {error}") from error
 
     def picture(self) -> Image:
-        """The stored crop to look at, RGB. Raises BadSampleError like `pixels`."""
+        """Decode the stored crop as RGB, to look at. Raises BadSampleError like `pixels`."""
         return self.pixels(CropDecoder())[:, :, :3]
 
 
-def record_of(sample: Sample) -> bytes:
-    """The sample's KEY.json."""
-    crop = {k: v for k, v in asdict(sample.crop).items() if k != "jpeg"}
-    record = asdict(sample.person) | {"crop": crop}
-    return json.dumps(record, separators=(",", ":")).encode()
+@runtime_checkable
+class Samples(Protocol):
+    """Samples by position; a list of them is one, and so is a reader of shards."""
 
+    def __len__(self) -> int: ...
 
-def sample_from(
-    jpeg: bytes, record: bytes, where: str, absent: Mapping[str, Any] | None = None
-) -> Sample:
-    """Put a sample together from its two members; `absent` stands in for fields that are not there.
+    def __getitem__(self, position: int, /) -> Sample: ...
 
-    Raises BadSampleError naming shard, key and field.
-    """
-    try:
-        fields: dict[str, Any] = {**(absent or {}), **json.loads(record)}
-        crop = fields.pop("crop")
-        person = Person(**_typed(fields))
-        return Sample(person=person, crop=Crop(jpeg=jpeg, **crop), place=where)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadSampleError(f"{where}: not a sample record: {error!r}") from error
-
-
-def _typed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists into the tuples that a Person holds."""
-    pair = tuple
-    optional = {
-        name: None if fields[name] is None else pair(fields[name]) for name in ("box", "image_size")
-    }
-    return (
-        fields
-        | optional
-        | {
-            "center": pair(fields["center"]),
-            "joints": tuple(pair(joint) for joint in fields["joints"]),
-            "visibility": tuple(_STATES[state] for state in fields["visibility"]),
-        }
-    )
+    def __iter__(self) -> Iterator[Sample]: ...
 
 
 class BadSamples:
-    """The samples that were passed over, each counted once; safe to share between threads.
+    """The samples that were skipped, each counted once; safe to share between threads.
 
-    `found` holds what is wrong with each, by its position or place.
+    `found` holds the error of each, by its position or place.
     """
 
     def __init__(self, allowed: int) -> None:
@@ -127,3 +81,36 @@ class BadSamples:
         if count > self.allowed:
             known = f" (bad sample {count}, data.bad_samples allows {self.allowed})"
             raise BadSampleError(f"{error}{known if self.allowed else ''}") from error
+
+
+def is_inside(name: str) -> bool:
+    """Whether a tar's member is named as a file within; others are never read."""
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
+def record_of(sample: Sample) -> bytes:
+    """Return the sample's KEY.json."""
+    crop = {k: v for k, v in asdict(sample.crop).items() if k != "jpeg"}
+    record = asdict(sample.person) | {"crop": crop}
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def sample_from(
+    jpeg: bytes, record: bytes, where: str, absent: Mapping[str, Any] | None = None
+) -> Sample:
+    """Put a sample together from its two members; `absent` stands in for fields that are not there.
+
+    Raises BadSampleError naming shard, key and field.
+    """
+    try:
+        fields: dict[str, Any] = {**(absent or {}), **json.loads(record)}
+        crop = Crop(jpeg=jpeg, **fields.pop("crop"))
+        # JSON's lists become the tuples that a Person holds.
+        fields["center"] = tuple(fields["center"])
+        fields["joints"] = tuple(map(tuple, fields["joints"]))
+        fields["visibility"] = tuple(_STATES[state] for state in fields["visibility"])
+        for name in ("box", "image_size"):
+            fields[name] = None if fields[name] is None else tuple(fields[name])
+        return Sample(person=Person(**fields), crop=crop, place=where)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadSampleError(f"{where}: not a sample record: {error!r}") from error

@@ -1,9 +1,8 @@
-"""Reading shards from front to back, through webdataset: what is compressed, or has no index.
+"""Reading shards from front to back, through webdataset: compressed ones, or without an index.
 
-Approximate, and named so: an epoch is a stated number of samples, each worker
-reads shards of its own, and a sample may come twice in an epoch or not at all.
-Every worker takes the same number of steps nevertheless, and the stream is a
-pure function of seed, epoch, rank and number of workers.
+It is approximate: an epoch is a stated number of samples, each worker reads its share of the
+shards, and an epoch may hold a sample twice or not at all. Every worker takes the same number of
+steps nevertheless, and the stream is a pure function of seed, epoch, rank and number of workers.
 """
 
 import itertools
@@ -33,9 +32,9 @@ from pipeline.io.redaction import redacted
 from pipeline.pose.shapes import Positions
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png")
-# What Python's readers raise for a stream that ends early or is none.
+# Python's readers raise these for a stream that ends early or is none.
 _BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
-# What a record need not say. Without a crop the picture is the whole original.
+# Fields that a record may lack. Without a crop the picture is the whole original.
 _ABSENT = {
     "person": 0,
     "box": None,
@@ -48,7 +47,10 @@ Raw = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStream:
-    """Shards to read front to back as rank `rank` of `workers`, shuffled in a buffer of `window` samples."""
+    """Shards to read front to back as rank `rank` of `workers`.
+
+    Samples are shuffled in a buffer of `window`.
+    """
 
     locations: Sequence[str]
     seed: int
@@ -61,20 +63,17 @@ class ShardStream:
     ) -> Iterator[tuple[Positions, list[Sample]]]:
         """Yield the batches of `size` samples of an epoch's `steps`, with a number for each sample.
 
-        Raises BadSampleError for what `bad` does not allow, or if no shard has
-        a sample that can be used.
+        Raises BadSampleError past the number that `bad` allows, or if no shard has a sample that
+        can be used.
         """
-        samples = self._samples(epoch, bad)
-        skipped = itertools.islice(samples, steps.start * size)
-        for _ in skipped:
-            pass
+        samples = itertools.islice(self._samples(epoch, bad), steps.start * size, None)
         for step in steps:
-            # Numbers that no other worker gives, for the augmentation's draws.
+            # No other worker gives these numbers, of which augmentation is drawn.
             first = (step * self.workers + self.rank) * size
             yield np.arange(first, first + size), list(itertools.islice(samples, size))
 
     def first(self, count: int, bad: BadSamples) -> list[Sample]:
-        """The first samples of the stream, unshuffled."""
+        """Return the first samples of the stream, unshuffled."""
         unshuffled = replace(self, window=1)
         return list(itertools.islice(unshuffled._samples(0, bad), count))
 
@@ -89,21 +88,21 @@ class ShardStream:
                 bad.note(raw["__place__"], error)
 
     def _raw_samples(self, epoch: int, bad: BadSamples) -> Iterator[Raw]:
-        """Samples as they come from the tars, pass after pass, the shards in another order each time."""
+        """Yield the tars' samples pass after pass, with the shards in another order each time."""
         for turn in itertools.count():
             order = np.random.default_rng([self.seed, epoch, turn]).permutation(len(self.locations))
-            found = 0
+            is_empty = True
             for shard in order[self.rank :: self.workers].tolist():
                 for raw in _read(self.locations[shard], bad):
-                    found += 1
+                    is_empty = False
                     yield raw
-            if not found:
+            if is_empty:
                 some = ", ".join(map(redacted, self.locations[:3]))
                 raise BadSampleError(f"no samples in {some}, ...")
 
 
 def _read(location: str, bad: BadSamples) -> Iterator[Raw]:
-    """The samples of one tar, compressed or not; where it breaks off is noted."""
+    """Yield the samples of one tar, compressed or not; one that breaks off is a bad sample."""
     name, last = name_of(location), "its start"
     try:
         with open_stream(location) as stream:
@@ -112,18 +111,18 @@ def _read(location: str, bad: BadSamples) -> Iterator[Raw]:
                 last = raw["__key__"]
                 yield raw | {"__place__": f"{name}: {last}"}
     except _BROKEN as error:
-        # webdataset adds what it was reading, in its own terms.
+        # webdataset appends the place to the message, in its own terms.
         reason = str(error.args[0] if error.args else error).partition(" @ ")[0]
         bad.note(name, BadSampleError(f"{name}: broke off after {last}: {reason}"))
 
 
 def _is_read(name: str) -> bool:
-    """Whether a member is a picture or a record; nothing else is looked at, links and devices neither."""
+    """Whether a member is a picture or a record; all else, links and devices too, is skipped."""
     return is_inside(name) and name.rpartition(".")[2].lower() in (*_IMAGE_SUFFIXES, RECORD_SUFFIX)
 
 
 def _sample_of(raw: Raw) -> Sample:
-    """Put a sample together. Only joints, visibility, center and scale have to be in its record."""
+    """Put a sample together; its record needs joints, visibility, center and scale only."""
     place = raw["__place__"]
     image = next((raw[suffix] for suffix in _IMAGE_SUFFIXES if suffix in raw), None)
     if image is None or RECORD_SUFFIX not in raw:

@@ -1,4 +1,4 @@
-"""Writing shards: WebDataset tars that appear whole or not at all."""
+"""Writing shards: WebDataset tars, atomically."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from pipeline.pose.person import Split
 
 @dataclass(frozen=True, kw_only=True)
 class ShardName:
-    """`train-000004.tar` is shard 4 of the training split."""
+    """Name of a shard: `train-000004.tar` is shard 4 of the training split."""
 
     split: Split
     number: int
@@ -25,11 +25,9 @@ class ShardName:
 
 
 def write_shard(folder: Path, name: ShardName, samples: Iterable[Sample]) -> ShardEntry:
-    """Write samples as `folder/name` and return its index entry.
+    """Write samples as `folder/name`, atomically, and return its index entry.
 
-    The file is written aside and renamed when complete. Equal samples give
-    equal bytes. Raises OSError if the disk refuses, naming one that is full;
-    nothing half-written carries the shard's name then.
+    Equal samples give equal bytes. Raises OSError if the disk refuses, naming one that is full.
     """
     people = head_sizes = 0
     images = set()
@@ -40,13 +38,8 @@ def write_shard(folder: Path, name: ShardName, samples: Iterable[Sample]) -> Sha
             webdataset.TarWriter(file, encoder=False, mtime=0, compress=False) as writer,
         ):
             for sample in samples:
-                writer.write(
-                    {
-                        "__key__": sample.key,
-                        IMAGE_SUFFIX: sample.crop.jpeg,
-                        RECORD_SUFFIX: record_of(sample),
-                    }
-                )
+                members = {IMAGE_SUFFIX: sample.crop.jpeg, RECORD_SUFFIX: record_of(sample)}
+                writer.write({"__key__": sample.key} | members)
                 people += 1
                 head_sizes += sample.person.head_size is not None
                 images.add(sample.person.image)

@@ -1,7 +1,7 @@
 """A human body in three dimensions: random proportions, a random pose and a point of view.
 
-Coordinates are (x, y, z): x to the image's right, y down, z towards the
-viewer. A body that faces the viewer therefore has its left side at positive x.
+Coordinates are (x, y, z): x to the image's right, y down, z towards the viewer. A body that faces
+the viewer therefore has its left side at positive x.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pipeline.pose.joint_sets import SYNTHETIC
 FloatArray = NDArray[np.float64]
 Range = tuple[float, float]
 
-# Points beyond the joints: the ends of hands and feet, and what only a front shows.
+# Points beyond the joints: the ends of hands and feet, and those that only a front shows.
 _EXTRAS = (
     *("right_hand", "left_hand", "right_toe", "left_toe", "chest"),
     *("face", "right_eye", "left_eye", "right_mouth", "left_mouth"),
@@ -42,7 +42,7 @@ class Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """A posed body. `points` are (n, 3) statures from the pelvis in the order of POINTS, joints first."""
+    """A posed body. `points` are (n, 3) statures from the pelvis, in the order of POINTS."""
 
     points: FloatArray
     build: Build
@@ -50,7 +50,7 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class _Habit:
-    """Ranges in degrees: how far a limb swings forward and outward, and bends at its middle joint."""
+    """Ranges in degrees of a limb's swing forward and outward, and its middle joint's bend."""
 
     weight: float
     forward: Range
@@ -81,7 +81,7 @@ def sample_body(rng: Generator) -> Body:
     build = _sample_build(rng)
     named = _pose_trunk(rng, build) | _pose_legs(rng, build)
     points = np.array([named[name] for name in POINTS])
-    # One in ten is seen from behind; neither goes as far as a profile, which would confuse left and right.
+    # One in ten is seen from behind; none in profile, which would confuse left and right.
     turn = float(np.clip(rng.normal(0, 18), -45, 45)) + 180 * (rng.random() < 0.1)
     roll = rng.uniform(-80, 80) if rng.random() < 0.05 else rng.normal(0, 6)
     view = _rotation(2, roll) @ _rotation(0, rng.uniform(-4, 16)) @ _rotation(1, turn)
@@ -89,8 +89,7 @@ def sample_body(rng: Generator) -> Body:
 
 
 def _sample_build(rng: Generator) -> Build:
-    leg = rng.uniform(0.225, 0.25)
-    arm = rng.uniform(0.155, 0.175)
+    leg, arm = rng.uniform(0.225, 0.25), rng.uniform(0.155, 0.175)
     return Build(
         torso=rng.uniform(0.27, 0.31),
         neck=rng.uniform(0.045, 0.06),
@@ -106,7 +105,7 @@ def _sample_build(rng: Generator) -> Build:
 
 
 def _rotation(axis: int, angle_deg: float) -> FloatArray:
-    """Rotate about x (what points up comes forward), y (forward to the right) or z (clockwise)."""
+    """Return a rotation about x (up comes forward), y (forward to the right) or z (clockwise)."""
     cos, sin = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     first, second = ((2, 1), (2, 0), (0, 1))[axis]
     rotation = np.eye(3)
@@ -116,15 +115,10 @@ def _rotation(axis: int, angle_deg: float) -> FloatArray:
 
 
 def _direction(forward_deg: float, outward_deg: float, side: int) -> FloatArray:
-    """Return the unit vector of a limb that hangs down but for two swings; `side` is 1 on the left."""
+    """Return a limb's unit vector: down, then two swings; `side` is 1 left, -1 right."""
     forward, outward = np.radians(forward_deg), np.radians(outward_deg)
-    return np.array(
-        [
-            side * np.sin(outward),
-            np.cos(outward) * np.cos(forward),
-            np.cos(outward) * np.sin(forward),
-        ]
-    )
+    down = np.cos(outward)
+    return np.array([side * np.sin(outward), down * np.cos(forward), down * np.sin(forward)])
 
 
 def _pick(rng: Generator, habits: tuple[_Habit, ...]) -> _Habit:
@@ -136,8 +130,7 @@ def _pose_trunk(rng: Generator, build: Build) -> dict[str, FloatArray]:
     """Return the points above the pelvis, arms included."""
     is_bent = rng.random() < 0.1
     bend = rng.uniform(25, 65) if is_bent else rng.uniform(-8, 14)
-    trunk = _rotation(2, rng.normal(0, 7)) @ _rotation(1, rng.normal(0, 8))
-    trunk = trunk @ _rotation(0, bend)
+    trunk = _rotation(2, rng.normal(0, 7)) @ _rotation(1, rng.normal(0, 8)) @ _rotation(0, bend)
     neck = np.array([0, -build.torso - build.neck, 0.01])
     points = {
         "thorax": np.array([0, -build.torso, 0]),
@@ -149,8 +142,7 @@ def _pose_trunk(rng: Generator, build: Build) -> dict[str, FloatArray]:
     for name, side in _SIDES:
         if rng.random() < 0.35:
             habit = _pick(rng, _ARMS)
-        arm = _pose_arm(rng, build, habit, side)
-        points |= {f"{name}_{joint}": point for joint, point in arm.items()}
+        points |= _pose_arm(rng, build, habit, name, side)
     return {name: trunk @ point for name, point in points.items()}
 
 
@@ -168,7 +160,9 @@ def _pose_head(rng: Generator, build: Build, neck: FloatArray) -> dict[str, Floa
     return {name: neck + head @ np.array(at) for name, at in features.items()}
 
 
-def _pose_arm(rng: Generator, build: Build, habit: _Habit, side: int) -> dict[str, FloatArray]:
+def _pose_arm(
+    rng: Generator, build: Build, habit: _Habit, name: str, side: int
+) -> dict[str, FloatArray]:
     shoulder = np.array([side * build.shoulder, -build.torso + 0.012, 0])
     upper = _direction(rng.uniform(*habit.forward), rng.uniform(*habit.outward), side)
     # An elbow closes towards the front, upwards or to the middle, never to the back.
@@ -179,8 +173,8 @@ def _pose_arm(rng: Generator, build: Build, habit: _Habit, side: int) -> dict[st
     lower = np.cos(bend) * upper + np.sin(bend) * across
     elbow = shoulder + build.upper_arm * upper
     wrist = elbow + build.forearm * lower
-    hand = wrist + 0.045 * lower
-    return {"shoulder": shoulder, "elbow": elbow, "wrist": wrist, "hand": hand}
+    joints = {"shoulder": shoulder, "elbow": elbow, "wrist": wrist, "hand": wrist + 0.045 * lower}
+    return {f"{name}_{joint}": point for joint, point in joints.items()}
 
 
 def _pose_legs(rng: Generator, build: Build) -> dict[str, FloatArray]:
@@ -188,12 +182,13 @@ def _pose_legs(rng: Generator, build: Build) -> dict[str, FloatArray]:
     habit = _pick(rng, _LEGS)
     points = {"pelvis": np.zeros(3)}
     for name, side in _SIDES:
-        leg = _pose_leg(rng, build, habit, side)
-        points |= {f"{name}_{joint}": point for joint, point in leg.items()}
+        points |= _pose_leg(rng, build, habit, name, side)
     return points
 
 
-def _pose_leg(rng: Generator, build: Build, habit: _Habit, side: int) -> dict[str, FloatArray]:
+def _pose_leg(
+    rng: Generator, build: Build, habit: _Habit, name: str, side: int
+) -> dict[str, FloatArray]:
     forward, bend = rng.uniform(*habit.forward), rng.uniform(*habit.bend)
     outward = rng.uniform(*habit.outward)
     # A knee closes to the back, in the plane in which the thigh swings.
@@ -202,4 +197,5 @@ def _pose_leg(rng: Generator, build: Build, habit: _Habit, side: int) -> dict[st
     knee = hip + build.thigh * _direction(forward, outward, side)
     ankle = knee + build.shin * _direction(below, 0.4 * outward, side)
     toe = ankle + 0.075 * _direction(below + 62, 12 + 0.4 * outward, side)
-    return {"hip": hip, "knee": knee, "ankle": ankle, "toe": toe}
+    joints = {"hip": hip, "knee": knee, "ankle": ankle, "toe": toe}
+    return {f"{name}_{joint}": point for joint, point in joints.items()}

@@ -1,7 +1,7 @@
 """A body as coloured parts in an image: skin, clothes, head and hair.
 
-The projection drops the depth z of the body's points, which only decides what
-is drawn in front of what.
+The projection drops the depth z of the body's points, which only decides the order in which parts
+are drawn.
 """
 
 import colorsys
@@ -15,6 +15,7 @@ from pipeline.data.synthetic.body import POINTS, Body, FloatArray
 from pipeline.pose.joint_sets import SYNTHETIC
 
 Colour = tuple[int, int, int]
+_Limb = tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...]]
 
 _TURN = np.linspace(0.5 * np.pi, 1.5 * np.pi, 8)
 _HALF_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
@@ -26,6 +27,10 @@ _HAIRS = (
     *((32, 26, 24), (60, 40, 28), (102, 66, 38), (160, 110, 60), (214, 180, 112)),
     *((150, 62, 30), (140, 138, 136)),
 )
+_EYES = (30, 24, 24)
+# Each limb's points, their radii, and those of hand or foot at its two ends, in girths.
+_ARM = (("shoulder", "elbow", "wrist", "hand"), (0.026, 0.021, 0.016), (0.017, 0.019))
+_LEG = (("hip", "knee", "ankle", "toe"), (0.042, 0.030, 0.020), (0.024, 0.02))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +48,14 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Shapes drawn one over another at one depth; `joints` are those that the part shows."""
+    """Shapes drawn one over another at one depth; the part shows its `joints`."""
 
     shapes: tuple[Shape, ...]
     joints: tuple[int, ...] = ()
     depth: float = 0.0
 
     def covers(self, point: FloatArray) -> bool:
-        """Tell whether a solid shape of the part lies over `point`, (x, y) pixels."""
+        """Whether a solid shape of the part lies over `point`, (x, y) pixels."""
         x, y = float(point[0]), float(point[1])
         return any(
             cv2.pointPolygonTest(shape.outline.astype(np.float32), (x, y), False) >= 0
@@ -61,7 +66,10 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Outfit:
-    """Colours of a person. `sleeve` and `leg` say how far cloth reaches: 1 the elbow or knee, 2 the wrist or ankle."""
+    """Colours of a person.
+
+    `sleeve` and `leg` are the reach of the cloth: 1 to elbow or knee, 2 to wrist or ankle.
+    """
 
     skin: Colour
     hair: Colour
@@ -77,7 +85,7 @@ class Outfit:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A body in an image: joints (16, 2) in pixels, its parts from back to front, its head size in pixels."""
+    """A body in an image: joints (16, 2), parts from back to front, and head size, in pixels."""
 
     joints: FloatArray
     parts: tuple[Part, ...]
@@ -86,8 +94,7 @@ class Figure:
     @property
     def corners(self) -> tuple[FloatArray, FloatArray]:
         """Upper left and lower right corner of all that is drawn, (x, y) pixels."""
-        outlines = [shape.outline for part in self.parts for shape in part.shapes]
-        points = np.concatenate(outlines)
+        points = np.concatenate([shape.outline for part in self.parts for shape in part.shapes])
         return points.min(axis=0), points.max(axis=0)
 
 
@@ -104,7 +111,7 @@ def capsule(
 
 
 def ellipse(center: FloatArray, half_axis: FloatArray, half_width: float) -> FloatArray:
-    """Return the outline, (24, 2), of an ellipse with one half axis as a vector and the other's length."""
+    """Return the outline, (24, 2), of an ellipse by one half axis and the other's length."""
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
     length = max(float(np.hypot(*half_axis)), 1e-6)
     across = np.array([-half_axis[1], half_axis[0]]) * (half_width / length)
@@ -114,6 +121,11 @@ def ellipse(center: FloatArray, half_axis: FloatArray, half_width: float) -> Flo
 def disc(center: FloatArray, radius: float) -> FloatArray:
     """Return the outline, (24, 2), of a circle."""
     return ellipse(center, np.array([radius, 0.0]), radius)
+
+
+def _flat(outline: FloatArray, colour: Colour) -> Shape:
+    """Return a shape that is drawn on another, and hides nothing."""
+    return Shape(outline=outline, colour=colour, solid=False)
 
 
 def outlined(outline: FloatArray, colour: Colour) -> Shape:
@@ -157,7 +169,7 @@ def sample_outfit(rng: Generator) -> Outfit:
 
 
 def place(body: Body, outfit: Outfit, stature_px: float, pelvis: FloatArray) -> Figure:
-    """Return the figure of `body` at a size and at a place, (x, y) of its pelvis, in pixels."""
+    """Return the figure of `body` at a stature and with its pelvis at (x, y), in pixels."""
     points = body.points * stature_px
     points[:, :2] += pelvis
     at = {name: points[index] for name, index in POINTS.items()}
@@ -165,8 +177,9 @@ def place(body: Body, outfit: Outfit, stature_px: float, pelvis: FloatArray) -> 
     head_width = 0.39 * body.build.head * stature_px
     parts = [*_trunk(at, girth, outfit), *_head(at, girth, head_width, outfit)]
     for side in ("right", "left"):
-        parts += _arm(at, side, girth, outfit)
-        parts += _leg(at, side, girth, outfit)
+        arm_colours, leg_colours = (outfit.skin, outfit.shirt), (outfit.skin, outfit.trousers)
+        parts += _limb(at, side, girth, _ARM, arm_colours, outfit.sleeve, outfit.skin)
+        parts += _limb(at, side, girth, _LEG, leg_colours, outfit.leg, outfit.shoes)
     half_height = np.linalg.norm(at["head_top"][:2] - at["upper_neck"][:2]) / 2
     return Figure(
         joints=points[: len(SYNTHETIC.joints), :2],
@@ -181,18 +194,13 @@ def _stripes(corners: FloatArray, count: int, colour: Colour) -> list[Shape]:
     """Return bands across a quadrilateral, (4, 2): one end's two corners, then the other's."""
     # Cloth reaches beyond the joints by about this share of their distance.
     reach = 0.22 * (corners[1] - corners[0])
-    left, right, end_left, end_right = corners + reach * np.array([[-1], [1], [-1], [1]])
+    corners = corners + reach * np.array([[-1], [1], [-1], [1]])
+    start, along = corners[:2], corners[2:] - corners[:2]
     edges = (np.arange(2 * count) + 0.75) / (2 * count + 0.5)
-    bands = []
-    for low, high in edges.reshape(-1, 2):
-        quad = [
-            left + low * (end_left - left),
-            right + low * (end_right - right),
-            right + high * (end_right - right),
-            left + high * (end_left - left),
-        ]
-        bands.append(Shape(outline=np.array(quad), colour=colour, solid=False))
-    return bands
+    return [
+        _flat(np.concatenate([start + low * along, (start + high * along)[::-1]]), colour)
+        for low, high in edges.reshape(-1, 2)
+    ]
 
 
 def _tube(
@@ -207,18 +215,18 @@ def _tube(
     glow = capsule(start[:2] + light, end[:2] + light, 0.5 * radii[0], 0.5 * radii[1])
     return [
         Shape(outline=outline, colour=colour, edges=edges),
-        Shape(outline=glow, colour=shade(colour, 1.13), solid=False),
+        _flat(glow, shade(colour, 1.13)),
     ]
 
 
-def _limb(
+def _tapered(
     at: dict[str, FloatArray],
     ends: tuple[str, str],
     radii: tuple[float, float],
     colours: tuple[Colour, Colour],
     cover: float,
 ) -> Part:
-    """Return the part between two named points: skin, and cloth over a share `cover` of its length."""
+    """Return the part between two points: skin, and cloth over a share `cover` of its length."""
     start, end = at[ends[0]], at[ends[1]]
     skin, cloth = colours
     shapes = _tube(start, end, radii, skin)
@@ -232,27 +240,22 @@ def _limb(
     return Part(shapes=tuple(shapes), joints=joints, depth=depth)
 
 
-def _arm(at: dict[str, FloatArray], side: str, girth: float, outfit: Outfit) -> list[Part]:
-    shoulder, elbow, wrist, hand = (
-        f"{side}_{name}" for name in ("shoulder", "elbow", "wrist", "hand")
-    )
-    colours = (outfit.skin, outfit.shirt)
-    radii = 0.026 * girth, 0.021 * girth, 0.016 * girth
+def _limb(
+    at: dict[str, FloatArray],
+    side: str,
+    girth: float,
+    limb: _Limb,
+    colours: tuple[Colour, Colour],
+    cover: float,
+    end_colour: Colour,
+) -> list[Part]:
+    names, radii, end_radii = limb
+    upper, middle, lower, tip = (f"{side}_{name}" for name in names)
+    first, second, third, start, end = (girth * radius for radius in (*radii, *end_radii))
     return [
-        _limb(at, (shoulder, elbow), radii[:2], colours, outfit.sleeve),
-        _limb(at, (elbow, wrist), radii[1:], colours, outfit.sleeve - 1),
-        _limb(at, (wrist, hand), (0.017 * girth, 0.019 * girth), colours, 0),
-    ]
-
-
-def _leg(at: dict[str, FloatArray], side: str, girth: float, outfit: Outfit) -> list[Part]:
-    hip, knee, ankle, toe = (f"{side}_{name}" for name in ("hip", "knee", "ankle", "toe"))
-    colours = (outfit.skin, outfit.trousers)
-    radii = 0.042 * girth, 0.030 * girth, 0.020 * girth
-    return [
-        _limb(at, (hip, knee), radii[:2], colours, outfit.leg),
-        _limb(at, (knee, ankle), radii[1:], colours, outfit.leg - 1),
-        _limb(at, (ankle, toe), (0.024 * girth, 0.02 * girth), (outfit.shoes,) * 2, 0),
+        _tapered(at, (upper, middle), (first, second), colours, cover),
+        _tapered(at, (middle, lower), (second, third), colours, cover - 1),
+        _tapered(at, (lower, tip), (start, end), (end_colour,) * 2, 0),
     ]
 
 
@@ -294,47 +297,34 @@ def _neckline(at: dict[str, FloatArray], skin: Colour) -> list[Shape]:
     if at["chest"][2] <= trunk_depth:
         return []
     corners = at["thorax"] - across, at["thorax"] + across, at["chest"]
-    return [Shape(outline=np.array(corners)[:, :2], colour=skin, solid=False)]
+    return [_flat(np.array(corners)[:, :2], skin)]
 
 
 def _head(at: dict[str, FloatArray], girth: float, half_width: float, outfit: Outfit) -> list[Part]:
     neck, top = at["upper_neck"], at["head_top"]
     middle = (neck + top) / 2
-    throat = _limb(
-        at,
-        ("thorax", "upper_neck"),
-        (0.022 * girth, 0.022 * girth),
-        (outfit.skin,) * 2,
-        0,
-    )
-    skull = ellipse(middle[:2], (top - neck)[:2] / 2, half_width)
-    shapes = [outlined(skull, outfit.hair)]
+    radii, colours = (0.022 * girth,) * 2, (outfit.skin,) * 2
+    throat = _tapered(at, ("thorax", "upper_neck"), radii, colours, 0)
+    skull = outlined(ellipse(middle[:2], (top - neck)[:2] / 2, half_width), outfit.hair)
     facing = float(at["face"][2] - middle[2]) / (0.43 * half_width)
-    shapes += _face(at, facing, half_width, outfit)
+    shapes = (skull, *_face(at, facing, half_width, outfit.skin))
     joints = POINTS["upper_neck"], POINTS["head_top"]
-    parts = [throat, Part(shapes=tuple(shapes), joints=joints, depth=float(middle[2]))]
+    parts = [throat, Part(shapes=shapes, joints=joints, depth=float(middle[2]))]
     if outfit.has_long_hair:
         parts.append(_long_hair(at, middle, half_width, outfit.hair))
     return parts
 
 
-def _face(
-    at: dict[str, FloatArray], facing: float, half_width: float, outfit: Outfit
-) -> list[Shape]:
-    """Return the face, or nothing where it is turned away: `facing` is 1 towards the viewer, -1 away."""
+def _face(at: dict[str, FloatArray], facing: float, half_width: float, skin: Colour) -> list[Shape]:
+    """Return the face, empty where it is turned away: `facing` is 1 to the viewer, -1 away."""
     if facing < 0.2:
         return []
-    radius = 0.88 * half_width
     half_axis = (at["head_top"] - at["upper_neck"])[:2] * 0.37
-    skin = ellipse(at["face"][:2], half_axis, radius * min(facing, 1.0))
-    shapes = [Shape(outline=skin, colour=outfit.skin, solid=False)]
-    for name in ("right_eye", "left_eye"):
-        outline = disc(at[name][:2], 0.11 * half_width)
-        shapes.append(Shape(outline=outline, colour=(30, 24, 24), solid=False))
-    corners = at["right_mouth"][:2], at["left_mouth"][:2]
-    lips = capsule(*corners, 0.07 * half_width, 0.07 * half_width)
-    shapes.append(Shape(outline=lips, colour=shade(outfit.skin, 0.6), solid=False))
-    return shapes
+    face = ellipse(at["face"][:2], half_axis, 0.88 * half_width * min(facing, 1.0))
+    eyes = [disc(at[name][:2], 0.11 * half_width) for name in ("right_eye", "left_eye")]
+    thickness = 0.07 * half_width
+    lips = capsule(at["right_mouth"][:2], at["left_mouth"][:2], thickness, thickness)
+    return [_flat(face, skin), *(_flat(eye, _EYES) for eye in eyes), _flat(lips, shade(skin, 0.6))]
 
 
 def _long_hair(

@@ -1,19 +1,19 @@
 """The dataset `synthetic`: rendered photographs of articulated people, exactly annotated.
 
-Every scene is a pure function of a seed and its index, so the dataset needs no
-files. A joint is OCCLUDED where anything drawn later covers it: an occluder,
-another person, or another part of the same body.
+Every scene is a pure function of a seed and its index, so the dataset needs no files. A joint is
+OCCLUDED if anything drawn later covers it: an occluder, another person, or another part of the same
+body.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.data.synthetic.body import Body, FloatArray, sample_body
+from pipeline.data.formats.annotations import frame_joints, person_of
+from pipeline.data.synthetic.body import FloatArray, sample_body
 from pipeline.data.synthetic.figure import (
     Figure,
     Part,
@@ -29,28 +29,13 @@ from pipeline.data.synthetic.figure import (
 from pipeline.pose.person import Person, Visibility
 
 Image = NDArray[np.uint8]
+Size = tuple[int, int]
 
-# The square around a person is this much wider than the joints, as MPII's is once adjusted.
-_FRAME_MARGIN = 1.25
-# Scale is in units of this many pixels (Andriluka et al., CVPR 2014).
-_SCALE_PX = 200.0
 _MAX_JOINTS_BEHIND_OCCLUDER = 3
+# Pixels that a figure keeps from the edges of the image.
+_BORDER_PX = 10.0
 # Polygons are drawn in sixteenths of a pixel.
 _SUBPIXEL_BITS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What a photograph shows, before it is drawn: `size` is (width, height), `parts` go from back to front."""
-
-    size: tuple[int, int]
-    parts: tuple[Part, ...]
-    people: tuple[Person, ...]
-
-
-def scene_name(index: int) -> str:
-    """Return the name of a scene's image."""
-    return f"synthetic-{index:06d}.jpg"
 
 
 def render_scene(seed: int, index: int) -> tuple[Image, list[Person]]:
@@ -59,25 +44,21 @@ def render_scene(seed: int, index: int) -> tuple[Image, list[Person]]:
     The same seed and index give the same scene, whatever was rendered before.
     """
     rng = np.random.default_rng([seed, index])
-    scene = _sample_scene(rng, index)
-    image = _background(rng, scene.size)
-    for part in scene.parts:
+    size, parts, people = _sample_scene(rng, index)
+    image = _background(rng, size)
+    for part in parts:
         _draw(image, part)
-    return _develop(rng, image), list(scene.people)
+    return _develop(rng, image), people
 
 
 def scene_people(seed: int, scenes: int) -> list[Person]:
-    """Return all people of scenes 0 to `scenes` - 1 as `render_scene` does, without drawing them."""
-    people: list[Person] = []
-    for index in range(scenes):
-        people += _sample_scene(np.random.default_rng([seed, index]), index).people
-    return people
+    """Return the people that `render_scene` gives for scenes 0 to `scenes` - 1, without drawing."""
+    drawn = (_sample_scene(np.random.default_rng([seed, index]), index) for index in range(scenes))
+    return [person for _, _, people in drawn for person in people]
 
 
-def visibility(
-    figure: Figure, in_front: Sequence[Part], size: tuple[int, int]
-) -> tuple[Visibility, ...]:
-    """Return the state of each joint of `figure` behind the parts `in_front`, in an image (width, height)."""
+def visibility(figure: Figure, in_front: Sequence[Part], size: Size) -> tuple[Visibility, ...]:
+    """Return the states of a figure's joints behind the parts `in_front`; `size` is the image's."""
     states = []
     for joint, point in enumerate(figure.joints):
         shown_by = [order for order, part in enumerate(figure.parts) if joint in part.joints]
@@ -91,94 +72,72 @@ def visibility(
     return tuple(states)
 
 
-def _sample_scene(rng: Generator, index: int) -> Scene:
+def _sample_scene(rng: Generator, index: int) -> tuple[Size, list[Part], list[Person]]:
+    """Return the size of a scene's image, its parts from back to front, and its people."""
     count = 2 if rng.random() < 0.15 else 1
     width = int(rng.integers(288, 321) if count == 2 else rng.integers(224, 321))
     size = width, int(rng.integers(224, 321))
     figures = [_sample_figure(rng, size, slot, count) for slot in range(count)]
     occluders = _sample_occluders(rng, figures, size) if rng.random() < 0.25 else []
-    order = rng.permutation(count)
-    parts: list[Part] = list(occluders)
-    people: dict[int, Person] = {}
+    parts, people = occluders, dict[int, Person]()
     # From front to back, so that `parts` always holds what lies in front of the next figure.
-    for slot in order:
-        figure = figures[slot]
-        states = visibility(figure, parts, size)
-        people[int(slot)] = _annotate(figure, states, scene_name(index), int(slot), size)
-        parts = [*figure.parts, *parts]
-    return Scene(
-        size=size,
-        parts=tuple(parts),
-        people=tuple(people[slot] for slot in range(count)),
-    )
+    for slot in rng.permutation(count).tolist():
+        states = np.array(visibility(figures[slot], parts, size))
+        image = f"synthetic-{index:06d}.jpg"
+        people[slot] = _annotate(figures[slot], states, size, image=image, person=slot)
+        parts = [*figures[slot].parts, *parts]
+    return size, parts, [people[slot] for slot in range(count)]
 
 
-def _sample_figure(rng: Generator, size: tuple[int, int], slot: int, count: int) -> Figure:
-    """Return a figure that fits its share of the image, though now and then it leans out of it."""
+def _sample_figure(rng: Generator, size: Size, slot: int, count: int) -> Figure:
+    """Return a figure that fits its share of the image, but sometimes leans out of it."""
     body, outfit = sample_body(rng), sample_outfit(rng)
     room = np.array([size[0] / count, size[1]])
-    stature, spare = _fit(rng, body, room)
+    low, high = body.points[:, :2].min(axis=0), body.points[:, :2].max(axis=0)
+    inside = room - 2 * _BORDER_PX
+    stature = min(rng.uniform(150, 235), float(np.min(inside / (high - low))))
+    spare = np.maximum(inside - stature * (high - low), 0)
     leaning = 0.1 if rng.random() < 0.1 else 0.0
     shift = rng.uniform(-1, 1, 2) * (spare / 2 + leaning * room)
     middle = np.array([(slot + 0.5) * room[0], room[1] / 2]) + shift
-    low, high = body.points[:, :2].min(axis=0), body.points[:, :2].max(axis=0)
     return place(body, outfit, stature, middle - stature * (low + high) / 2)
 
 
-def _fit(rng: Generator, body: Body, room: FloatArray) -> tuple[float, FloatArray]:
-    """Return a stature in pixels at which `body` fits into `room`, and the room that it leaves."""
-    extent = np.ptp(body.points[:, :2], axis=0)
-    border = 10.0
-    largest = float(np.min((room - 2 * border) / extent))
-    stature = min(rng.uniform(150, 235), largest)
-    return stature, np.maximum(room - 2 * border - stature * extent, 0)
-
-
 def _annotate(
-    figure: Figure,
-    states: tuple[Visibility, ...],
-    image: str,
-    person: int,
-    size: tuple[int, int],
+    figure: Figure, states: NDArray[np.int64], size: Size, *, image: str, person: int
 ) -> Person:
-    inside = figure.joints[[state != Visibility.MISSING for state in states]]
-    low, high = inside.min(axis=0), inside.max(axis=0)
-    center = (low + high) / 2
+    center, scale = frame_joints(figure.joints, states)
     upper_left, lower_right = (np.clip(corner, 0, np.array(size) - 1) for corner in figure.corners)
-    width, height = lower_right - upper_left
-    return Person(
+    return person_of(
+        figure.joints,
+        states,
         image=image,
         person=person,
-        center=(float(center[0]), float(center[1])),
-        scale=float(_FRAME_MARGIN * np.max(high - low) / _SCALE_PX),
-        joints=tuple((float(x), float(y)) for x, y in figure.joints),
-        visibility=states,
+        center=center,
+        scale=scale,
         head_size=figure.head_size,
-        box=(float(upper_left[0]), float(upper_left[1]), float(width), float(height)),
+        box=(*upper_left.tolist(), *(lower_right - upper_left).tolist()),
         image_size=size,
     )
 
 
-def _sample_occluders(
-    rng: Generator, figures: Sequence[Figure], size: tuple[int, int]
-) -> list[Part]:
-    """Return up to two shapes in front of the figures that together hide only a few joints of each."""
+def _sample_occluders(rng: Generator, figures: Sequence[Figure], size: Size) -> list[Part]:
+    """Return up to two shapes in front of the figures that hide only a few joints of each."""
     occluders: list[Part] = []
     for _ in range(rng.integers(1, 3)):
         figure = figures[int(rng.integers(len(figures)))]
         target = figure.joints[rng.integers(len(figure.joints))] + rng.normal(0, 12, 2)
         candidate = [*occluders, _sample_occluder(rng, target, size)]
-        hidden = max(_count_hidden(other, candidate) for other in figures)
-        if hidden <= _MAX_JOINTS_BEHIND_OCCLUDER:
+        hidden = [
+            sum(any(part.covers(point) for part in candidate) for point in other.joints)
+            for other in figures
+        ]
+        if max(hidden) <= _MAX_JOINTS_BEHIND_OCCLUDER:
             occluders = candidate
     return occluders
 
 
-def _count_hidden(figure: Figure, occluders: Sequence[Part]) -> int:
-    return sum(any(part.covers(point) for part in occluders) for point in figure.joints)
-
-
-def _sample_occluder(rng: Generator, center: FloatArray, size: tuple[int, int]) -> Part:
+def _sample_occluder(rng: Generator, center: FloatArray, size: Size) -> Part:
     colour = sample_colour(rng)
     kind = rng.integers(3)
     if kind == 0:
@@ -205,15 +164,9 @@ def _box(center: FloatArray, half: FloatArray, angle_deg: float) -> FloatArray:
 
 
 def _draw(image: Image, part: Part) -> None:
-    """Draw a part into `image`."""
     for shape in part.shapes:
-        cv2.fillPoly(
-            image,
-            [_fixed_point(shape.outline)],
-            shape.colour,
-            cv2.LINE_AA,
-            _SUBPIXEL_BITS,
-        )
+        outline = [_fixed_point(shape.outline)]
+        cv2.fillPoly(image, outline, shape.colour, cv2.LINE_AA, _SUBPIXEL_BITS)
         if shape.edges:
             lines = [_fixed_point(edge) for edge in shape.edges]
             colour = shade(shape.colour, 0.6)
@@ -224,7 +177,7 @@ def _fixed_point(points: FloatArray) -> NDArray[np.int32]:
     return np.asarray(np.rint(points * 2**_SUBPIXEL_BITS), np.int32)
 
 
-def _background(rng: Generator, size: tuple[int, int]) -> Image:
+def _background(rng: Generator, size: Size) -> Image:
     """Return a wall or a sky, often with a floor, with things in it that are not people."""
     image = _gradient(rng, size)
     if rng.random() < 0.5:
@@ -235,7 +188,7 @@ def _background(rng: Generator, size: tuple[int, int]) -> Image:
     return _texture(rng, image)
 
 
-def _gradient(rng: Generator, size: tuple[int, int]) -> Image:
+def _gradient(rng: Generator, size: Size) -> Image:
     base = np.array(sample_colour(rng))
     # Light varies more than hue does.
     coarse = base + rng.normal(0, 22, (3, 3, 1)) + rng.normal(0, 8, (3, 3, 3))
@@ -243,8 +196,8 @@ def _gradient(rng: Generator, size: tuple[int, int]) -> Image:
     return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _sample_clutter(rng: Generator, size: tuple[int, int]) -> Part:
-    """Return a thing in the background: a polygon, an ellipse, a line, or something like a limb."""
+def _sample_clutter(rng: Generator, size: Size) -> Part:
+    """Return a background object: a polygon, an ellipse, a line, a box, or the like of a limb."""
     center = rng.uniform(0, 1, 2) * size
     reach = _turned(np.array([rng.uniform(10, 60), 0.0]), rng.uniform(0, 360))
     colour = sample_colour(rng)
@@ -264,7 +217,7 @@ def _sample_clutter(rng: Generator, size: tuple[int, int]) -> Part:
 
 
 def _texture(rng: Generator, image: Image) -> Image:
-    """Return `image` under a blotchy pattern of random grain, and softer than what stands in front."""
+    """Return `image` under a blotchy pattern of random grain, and softer than the people."""
     height, width = image.shape[:2]
     grain = int(rng.integers(3, 24))
     small = rng.integers(0, 256, (height // grain + 2, width // grain + 2), np.uint8)

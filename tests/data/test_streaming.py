@@ -236,11 +236,11 @@ def test_a_learner_trains_from_a_stream_and_goes_on_within_an_epoch(pack, tmp_pa
     reports.close()
     save(first, tmp_path, {})
     second = alone(task)
-    second.restore(tmp_path)
+    second.state.restore(tmp_path)
     *_, last = second.train_epoch(every_s=0.0)
     # The epoch's mean counts the step of before.
     assert last.loss == losses[-1]
-    assert second.progress == straight.progress
+    assert second.state.progress == straight.state.progress
 
 
 @pytest.mark.parametrize(

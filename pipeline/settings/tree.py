@@ -122,9 +122,6 @@ class Settings:
             del decisive[key]
         # Who puts up with more bad steps wants the same run to go on.
         del decisive["optim.max_bad_steps"]
-        # A run that was begun before there was this setting keeps its name.
-        if not self.model.stem_features:
-            del decisive["model.stem_features"]
         # The same arithmetic, done in another way.
         for key in ("optim.checkpointing", "optim.compile"):
             del decisive[key]

@@ -27,7 +27,7 @@ def driver_lock(folder: Path) -> Iterator[None]:
 
 
 def end_abandoned(journal: Journal) -> bool:
-    """Record the end of a run whose driver died at least a minute ago without recording one.
+    """Record the end of a run whose driver died, once its journal was quiet for a minute.
 
     Returns whether it did. Raises OSError, and ValueError if the journal is damaged.
     """

@@ -10,7 +10,7 @@ from pipeline.io.console import say
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
-from pipeline.training.probes import mark_stage
+from pipeline.training.probes import note_startup
 
 # What a shell says of a program that SIGTERM ended: 128 + 15.
 _STOPPED = 143
@@ -61,12 +61,12 @@ def dry_run(settings: Settings) -> None:
 
 def run(settings: Settings) -> None:
     """Train. Raises ValueError before the cluster is asked for anything, if the input is wrong."""
-    mark_stage("called")
+    note_startup("called")
     from pipeline.run.plan import plan_training
 
     plan = plan_training(settings)
     describe(plan)
-    mark_stage("planned")
+    note_startup("planned")
     train_plan(plan)
 
 

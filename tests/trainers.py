@@ -46,14 +46,14 @@ def alone(task: Task) -> Trainer:
 
 
 def save(trainer: Trainer, folder: Path, metrics: dict[str, float]) -> None:
-    write_checkpoint(folder, trainer.snapshot(metrics))
+    write_checkpoint(folder, trainer.state.snapshot(metrics))
 
 
 EPOCHS = 3
 
 
 def eventful_task(folder: Path, workers: int) -> Task:
-    """Three epochs of five steps with everything that has a state: augmentation, average, warm-up, plateau."""
+    """Three epochs of five steps with all kinds of state: average, warm-up, plateau."""
     people = samples(11)
     shards = pack_samples(folder / "train", [people[:4], people[4:5], people[5:]])
     val = pack_samples(folder / "val", [samples(5, first=20)], split="val")

@@ -34,7 +34,7 @@ from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
 from pipeline.tracking.recording import InterruptedRunError, RunRecorder
 from pipeline.tracking.summary import Outcome, conclude
-from pipeline.training.probes import mark_stage
+from pipeline.training.probes import note_startup
 from pipeline.training.trainer import Task
 
 # Seconds that ranks wait for one another at least before a lost one is an error.
@@ -84,7 +84,7 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     """
     check_capacity(plan.settings.ray)
     recording.begin()
-    mark_stage("cluster")
+    note_startup("cluster")
     with stopping(plan.folder) as stop:
         _fit(plan, label)
         progress = _progress(plan)

@@ -24,7 +24,7 @@ from pipeline.training.bad_steps import BadStepsError
 from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.distributed import broadcast_text
 from pipeline.training.loop import LoopHooks, train
-from pipeline.training.probes import TRACE_FOLDER, ProgressMarker, StepTrace, mark_stage, no_trace
+from pipeline.training.probes import TRACE_FOLDER, ProgressMarker, StepTrace, no_trace, note_startup
 from pipeline.training.trainer import Task, Trainer
 
 # Notices that a node is to be taken away come 30 s ahead or more.
@@ -53,7 +53,7 @@ class RayHost(LoopHooks):
 
 def train_worker(task: dict[str, Any]) -> None:
     """Train as one rank. `task` holds the fields of a `Task`. Ends early, with a checkpoint, when asked to."""
-    mark_stage("worker")
+    note_startup("worker")
     quieten_ray_train()
     context = ray.train.get_context()
     told, host, marker = Task(**task), RayHost(), ProgressMarker()
@@ -67,7 +67,7 @@ def train_worker(task: dict[str, Any]) -> None:
             Monitor(folder) if rank == 0 else nullcontext(),
         ):
             trainer = Trainer(told, rank, workers, device, marker, stepped)
-            mark_stage("trainer")
+            note_startup("trainer")
             with Checkpointer(
                 trainer, folder, preemption_check_s=host.preemption_check_s
             ) as checkpointer:

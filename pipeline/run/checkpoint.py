@@ -1,4 +1,4 @@
-"""Checkpoints: weights and their moving average in safetensors, a JSON that a person can read, and what training needs to go on."""
+"""Checkpoints on disk: weights and their average (safetensors), training state, and metadata."""
 
 import hashlib
 import os
@@ -26,19 +26,18 @@ from pipeline.run.metadata import (
 WEIGHTS_NAME = "weights.safetensors"
 AVERAGE_NAME = "ema.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
-# Weights of a checkpoint: as trained, or their moving average; auto: the average where there is one.
+# Weights of a checkpoint: as trained or their moving average. auto: the average if there is one.
 Weights = Literal["auto", "raw", "ema"]
-# What optimizer.pt holds beside the optimizer's state: that of the loss's scale, of
-# torch's random generators, and what each rank has to itself.
+# Beside the optimizer's state, optimizer.pt holds the loss scaler's, the states of torch's random
+# generators, and a row of values of each rank.
 _SCALER, _RANDOM, _RANKS = "scaler", "random", "ranks"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """All that a checkpoint is written from, copied to memory of its own: training may go on meanwhile.
+    """The content of a checkpoint, copied to CPU memory, so that training can continue meanwhile.
 
-    `training` is what going on needs, absent where the checkpoint serves
-    prediction alone. `extras` are further files by name.
+    `training` is what resuming needs, None for prediction alone. `extras` are more files by name.
     """
 
     metadata: CheckpointMetadata
@@ -57,10 +56,10 @@ def take_snapshot(
     scaler: torch.amp.GradScaler | None = None,
     ranks: Tensor | None = None,
 ) -> Snapshot:
-    """Copy a network, and if given its moving average and what going on needs: optimizer, scaler and `ranks`.
+    """Copy a network, its moving average, and what resuming needs: optimizer, scaler and `ranks`.
 
-    `ranks` holds a row for each rank, of what it has to itself. Without an
-    optimizer the checkpoint serves prediction alone.
+    `ranks` (rank, value) holds what differs between ranks. Without an optimizer the checkpoint
+    serves prediction alone.
     """
     training = None
     if optimizer is not None:
@@ -78,7 +77,7 @@ def take_snapshot(
 
 
 def _copied(state: Any) -> Any:
-    """A copy of a nested state on the CPU, its tensors laid out in memory as they are."""
+    """Copy a nested state to the CPU, keeping the memory layout of its tensors."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
@@ -89,7 +88,7 @@ def _copied(state: Any) -> Any:
 
 
 def _random_states() -> dict[str, Tensor]:
-    """Of torch's generators; nothing here draws from them while training, but what is added one day might."""
+    # Training draws nothing from torch's generators today; later additions might.
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -97,7 +96,7 @@ def _random_states() -> dict[str, Tensor]:
 
 
 def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
-    """Write a checkpoint into an existing folder, and see to it that it is on the disk. Raises OSError."""
+    """Write a checkpoint into an existing folder and sync it to disk. Raises OSError."""
     _save_weights(folder / WEIGHTS_NAME, snapshot.weights)
     names = [WEIGHTS_NAME, *snapshot.extras]
     if snapshot.average is not None:
@@ -115,12 +114,12 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    # safetensors stores plain layouts; channels_last would be refused.
+    # safetensors stores plain layouts only and refuses channels_last.
     laid_out = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     try:
         save_file(laid_out, path)
     except SafetensorError as error:
-        # It wraps the system's errors in text of its own.
+        # safetensors wraps the system's errors.
         raise OSError(f"{path}: can't be written: {error}") from error
 
 
@@ -129,7 +128,7 @@ def _save_training(path: Path, state: Mapping[str, Any]) -> None:
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # So torch reports a file that took fewer bytes than it was given.
+            # torch raises RuntimeError for a short write.
             raise OSError(f"{path}: can't be written: {error}") from error
 
 
@@ -139,10 +138,7 @@ def _sha256(path: Path) -> str:
 
 
 def check_sound(folder: Path) -> CheckpointMetadata:
-    """Read a checkpoint's record and make sure that no file of it has changed since it was written.
-
-    Raises ValueError naming the file. Checkpoints of older formats have no checksums; of them the record alone counts.
-    """
+    """Verify a checkpoint's files and return its metadata. Raises ValueError naming the file."""
     metadata = read_metadata(folder)
     for name in read_checksums(folder):
         check_file(folder, name)
@@ -150,18 +146,18 @@ def check_sound(folder: Path) -> CheckpointMetadata:
 
 
 def check_file(folder: Path, name: str) -> None:
-    """Raise ValueError if a file that a checkpoint was written with is missing or has changed; others don't count."""
+    """Raise ValueError if a file of the checkpoint is missing or modified; ignore other files."""
     path, expected = folder / name, read_checksums(folder).get(name)
     if expected is None:
         return
     if Path(name).name != name or not path.is_file():
         raise ValueError(f"{path}: missing, though the checkpoint was written with it")
     if _sha256(path) != expected:
-        raise ValueError(f"{path}: damaged: its checksum is not the one it was written with")
+        raise ValueError(f"{path}: checksum mismatch: the file was modified after it was written")
 
 
 def find_weights(folder: Path, weights: Weights) -> Literal["raw", "ema"]:
-    """Which weights of a checkpoint are meant. Raises ValueError if it has no average and that is."""
+    """Resolve `weights`. Raises ValueError if "ema" is requested and the checkpoint has none."""
     has_average = (folder / AVERAGE_NAME).exists()
     if weights == "ema" and not has_average:
         raise ValueError(f"{folder}: no {AVERAGE_NAME}: it was trained with optim.ema_samples=0")
@@ -171,7 +167,7 @@ def find_weights(folder: Path, weights: Weights) -> Literal["raw", "ema"]:
 
 
 def weights_name(folder: Path, weights: Weights) -> str:
-    """The file that holds the weights that are meant. Raises as `find_weights`."""
+    """Return the name of the file that holds the weights. Raises as `find_weights`."""
     return AVERAGE_NAME if find_weights(folder, weights) == "ema" else WEIGHTS_NAME
 
 
@@ -187,25 +183,23 @@ def load_weights(folder: Path, network: nn.Module, weights: Weights = "raw") -> 
 def load_training(
     folder: Path, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None
 ) -> Tensor | None:
-    """Load what going on needs beside the weights; return the row of each rank's own, if it was kept.
+    """Load what resuming needs beside the weights; return the `ranks` of `take_snapshot`, if any.
 
-    Tensors only, no pickled code. A scaler that the checkpoint knows nothing of
-    starts anew. Raises ValueError naming the file if it is damaged, holds
-    anything else, or is another optimizer's.
+    Loads tensors only, no pickled code. A scaler without a stored state starts afresh. Raises
+    ValueError naming the file if it is damaged, holds anything else, or fits another optimizer.
     """
     path = folder / OPTIMIZER_NAME
     if not path.exists():
-        raise ValueError(f"{folder}: has no {OPTIMIZER_NAME}, so training can't go on from it")
+        raise ValueError(f"{folder}: has no {OPTIMIZER_NAME}, so training can't resume from it")
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         _fit_groups(state["param_groups"], optimizer.param_groups)
-        stored, random = state.pop(_SCALER, None), state.pop(_RANDOM, {})
+        stored, random = state.pop(_SCALER, None), state.pop(_RANDOM)
         ranks: Tensor | None = state.pop(_RANKS, None)
         optimizer.load_state_dict(state)
         if scaler is not None and stored is not None:
             scaler.load_state_dict(stored)
-        if "cpu" in random:
-            torch.set_rng_state(random["cpu"])
+        torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, UnpicklingError) as error:
@@ -213,14 +207,14 @@ def load_training(
     return ranks
 
 
-def _fit_groups(stored: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
-    """Make stored parameter groups run as this device does. Raises ValueError if there are more or fewer."""
-    if len(stored) != len(ours):
+def _fit_groups(stored: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Fit stored parameter groups to this device. Raises ValueError if their number differs."""
+    if len(stored) != len(expected):
         raise ValueError(
-            f"it has {len(stored)} parameter groups, expected {len(ours)}: optim.weight_decay was "
-            "another, or meant norms and biases too; train anew under another ray.name"
+            f"it has {len(stored)} parameter groups, expected {len(expected)}: optim.optimizer or "
+            "optim.weight_decay was changed; use another ray.name to start over"
         )
-    for group, own in zip(stored, ours, strict=True):
+    for group, own in zip(stored, expected, strict=True):
         if "fused" in own:
             # The checkpoint may come from another kind of device.
             group["fused"] = own["fused"]
@@ -229,7 +223,7 @@ def _fit_groups(stored: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Non
 def load_network(
     folder: Path, device: torch.device, weights: Weights = "auto"
 ) -> tuple[StackedHourglass, CheckpointMetadata]:
-    """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file, also where it is damaged."""
+    """Rebuild a checkpoint's network for prediction. Raises ValueError naming a damaged file."""
     metadata = read_metadata(folder)
     check_file(folder, weights_name(folder, weights))
     network = channels_last(StackedHourglass(metadata.settings.model))

@@ -1,44 +1,49 @@
-"""The checkpoints of a run: written aside and renamed, the newest and the best kept, the newest sound one found."""
+"""A run's checkpoints: written on a thread, entered in the journal, removed when superseded."""
 
-import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+from pipeline.io.atomic import atomic_write
+from pipeline.io.console import say
 from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
+from pipeline.run.journal import Journal, sync_folder
+from pipeline.run.layout import OVERLAYS, overlay_path
 from pipeline.run.metadata import METADATA_NAME, CheckpointMetadata, Progress, read_metadata
 
-# Folder of a run's files in MLflow that has its best checkpoint.
+# Folder of a run's artifacts in MLflow that has its best checkpoint.
 BEST_CHECKPOINT = "best_checkpoint"
-# The thread that writes a checkpoint, and then enters in the journal what waited for it.
+# Name of the thread that writes a checkpoint.
 CHECKPOINT_THREAD = "checkpoint"
-# A name that begins so is of a checkpoint that was never finished.
+# Prefix of folders with unfinished checkpoints.
 _ASIDE = ".writing-"
 
 
 def checkpoint_name(progress: Progress) -> str:
-    """Folder name of a checkpoint: `epoch_0003`, or `epoch_0003+00120` with 120 steps of the next epoch.
+    """Name a checkpoint: `epoch_0003`, or `epoch_0003+00120` 120 steps into the next epoch.
 
-    Names in alphabetical order are in the order of training.
+    Alphabetical order is the order of training.
     """
     within = f"+{progress.epoch_steps:05d}" if progress.epoch_steps else ""
     return f"epoch_{progress.epochs:04d}{within}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """A run's checkpoints, the oldest first; what was never finished does not count."""
+    """Return the finished checkpoints of a run, oldest first."""
     return sorted(path.parent for path in folder.glob(f"epoch_*/{METADATA_NAME}"))
 
 
 def newest_sound(
     folder: Path, refused: Callable[[str], None]
 ) -> tuple[Path, CheckpointMetadata] | None:
-    """The newest checkpoint of a run that is whole, if it has any; tell `refused` of newer ones that are not.
+    """Return the newest undamaged checkpoint of a run, if it has any; report newer, damaged ones.
 
-    Raises ValueError if there are some and none is whole: to train anew over them is not ours to decide.
+    Raises ValueError if checkpoints exist but all are damaged; the user decides whether to start
+    over.
     """
     found = checkpoints(folder)
     for path in reversed(found):
@@ -48,22 +53,25 @@ def newest_sound(
             refused(f"checkpoint {path.name} can't be used: {error}")
     if found:
         raise ValueError(
-            f"{folder}: none of its {len(found)} checkpoints is sound; give another ray.name, or move "
-            "them away to train anew"
+            f"{folder}: all of its {len(found)} checkpoints are damaged; use another ray.name, or "
+            "move them away, to start over"
         )
     return None
 
 
 def best(folder: Path, metric: str) -> tuple[Path, CheckpointMetadata] | None:
-    """The checkpoint with the highest `metric`, the earliest of equals; None if `ranked` has none."""
+    """Return the checkpoint with the highest `metric`, the earliest of equals, if there is one."""
     return next(iter(ranked(folder, metric)), None)
 
 
 def ranked(folder: Path, metric: str) -> list[tuple[Path, CheckpointMetadata]]:
-    """Checkpoints from the highest `metric` down, the earlier of equals first; those without it, or damaged, don't count."""
+    """Sort checkpoints by `metric`, highest first, then earliest.
+
+    Checkpoints without the metric or with damaged metadata are left out.
+    """
     scored = []
     for path in checkpoints(folder):
-        # What a damaged one is worth can't be known; `newest_sound` names it.
+        # `newest_sound` reports damaged ones.
         with suppress(ValueError):
             metadata = read_metadata(path)
             if metric in metadata.metrics:
@@ -71,46 +79,92 @@ def ranked(folder: Path, metric: str) -> list[tuple[Path, CheckpointMetadata]]:
     return sorted(scored, key=lambda found: -found[1].metrics[metric])
 
 
+def enter_models(journal: Journal, folder: Path, metric: str, most: int) -> None:
+    """Update the journal's models to the `most` best checkpoints in `folder` by `metric`.
+
+    Registered models stay. To be called before a checkpoint is removed, because the journal must
+    not name a missing one. Raises OSError.
+    """
+    wanted = {path.name: (path, metadata) for path, metadata in ranked(folder, metric)[:most]}
+    entered = journal.models()
+    for name in entered.keys() - wanted.keys():
+        if not entered[name]:
+            journal.forget_model(name)
+    for name, (path, metadata) in wanted.items():
+        if name not in entered:
+            journal.model(path, metadata.progress.epochs)
+
+
 class StorageError(OSError):
     """A checkpoint could not be written."""
 
 
-class CheckpointManager:
-    """Writes a run's checkpoints on a thread of its own, one at a time, and removes those no longer wanted.
+@dataclass(frozen=True, kw_only=True)
+class EpochEntry:
+    """An evaluated epoch for the journal: its metrics and a PNG of predictions, if there is one."""
 
-    The `keep` newest stay, without those within an epoch that is complete, and
-    the `keep_best` best by `metric`. A checkpoint that can't be
-    written, as on a full disk, takes nothing along: those before it stay, and
-    `add` and `close` return what went wrong.
+    epoch: int
+    metrics: Mapping[str, float]
+    picture: bytes = b""
+
+
+class CheckpointManager:
+    """Writes a run's checkpoints one at a time on a thread, and removes superseded ones.
+
+    Journal entries that come with a checkpoint wait until it is on disk, so that a killed run
+    never has metrics of an epoch that it will train again.
+
+    The `keep` newest checkpoints stay, except those within a completed epoch, and the best by
+    `metric`: as many as `models`, which become models in the journal, but at least one. If a
+    checkpoint can't be written, as on a full disk, earlier ones are unharmed, and `add` and `close`
+    return the error.
     """
 
-    def __init__(self, folder: Path, keep: int, metric: str, keep_best: int = 1) -> None:
-        self._folder, self._keep, self._metric = folder, keep, metric
-        self._keep_best = keep_best
+    def __init__(self, folder: Path, keep: int, metric: str, models: int = 0) -> None:
+        self._folder, self._keep, self._metric, self._models = folder, keep, metric, models
+        self._journal = Journal(folder)
+        self._waiting: list[EpochEntry | Mapping[str, str]] = []
         self._thread: Thread | None = None
         self._failure: StorageError | None = None
         self._error: Exception | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{_ASIDE}*"):
-            shutil.rmtree(left)
+        for unfinished in folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(unfinished)
 
-    def add(self, name: str, snapshot: Snapshot, after: Callable[[], None]) -> StorageError | None:
-        """Begin to write a checkpoint; `after` runs, on the thread, once it is on the disk.
+    def add(
+        self,
+        name: str,
+        snapshot: Snapshot,
+        *,
+        epoch: EpochEntry | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> StorageError | None:
+        """Start to write a checkpoint, to enter `tags` and `epoch` in the journal afterwards.
 
-        Waits for the one before, and returns what kept that from being written.
+        Waits for the previous one, and returns the error if that could not be written.
         """
         failure = self.close()
-        # Not a daemon: a process that ends in order finishes its checkpoint first.
+        if tags:
+            self._waiting.append(tags)
+        if epoch is not None:
+            self._waiting.append(epoch)
+            # Before the checkpoint, so that a run which resumes from it has the picture.
+            path = overlay_path(self._folder, epoch.epoch)
+            try:
+                _write_picture(path, epoch.picture)
+            except OSError as error:
+                say(f"{path}: not written: {error}; retried after the checkpoint")
+        # Not a daemon: a process that exits normally finishes its checkpoint first.
         self._thread = Thread(
-            target=self._write, args=(name, snapshot, after), name=CHECKPOINT_THREAD, daemon=False
+            target=self._write, args=(name, snapshot), name=CHECKPOINT_THREAD, daemon=False
         )
         self._thread.start()
         return failure
 
     def close(self) -> StorageError | None:
-        """Wait for the last checkpoint; return what kept it from being written, if anything did.
+        """Wait for the last checkpoint; return the error if it could not be written.
 
-        Raises what has gone wrong on the thread beside that.
+        Re-raises any other exception of the thread.
         """
         if self._thread is not None:
             self._thread.join()
@@ -120,8 +174,13 @@ class CheckpointManager:
             raise error
         return failure
 
-    def _write(self, name: str, snapshot: Snapshot, after: Callable[[], None]) -> None:
-        what = "not written"
+    def enter(self, epoch: EpochEntry) -> None:
+        """Enter an epoch whose checkpoint is on disk, unless the journal has it. Raises OSError."""
+        self._waiting.append(epoch)
+        self._enter_waiting()
+
+    def _write(self, name: str, snapshot: Snapshot) -> None:
+        problem = "not written"
         try:
             aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._folder))
             try:
@@ -129,39 +188,61 @@ class CheckpointManager:
                 self._rename(aside, self._folder / name)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
-            what = "written, but not entered in the journal"
-            after()
-            what = "written, but older ones can't be removed"
-            self._remove_unwanted()
+            problem = "written, but not entered in the journal"
+            self._enter_waiting()
+            problem = "written, but older ones can't be removed"
+            self._remove_superseded()
         except OSError as error:
-            self._failure = StorageError(f"{self._folder / name}: {what}{self._free()}: {error}")
+            self._failure = StorageError(f"{self._folder / name}: {problem}{self._free()}: {error}")
         except Exception as error:
-            # Nobody looks at what a thread raises.
+            # `close` raises it on the main thread.
             self._error = error
 
+    def _enter_waiting(self) -> None:
+        """Bring the journal up to date. After an OSError the rest waits for the next checkpoint."""
+        while self._waiting:
+            entry = self._waiting[0]
+            if isinstance(entry, EpochEntry):
+                self._enter_epoch(entry)
+            else:
+                self._journal.tags(entry)
+            self._waiting.pop(0)
+        enter_models(self._journal, self._folder, self._metric, self._models)
+
+    def _enter_epoch(self, entry: EpochEntry) -> None:
+        """Enter an epoch's picture and then its metrics, unless the journal has the metrics."""
+        if self._journal.has_metrics(entry.epoch):
+            return
+        path = overlay_path(self._folder, entry.epoch)
+        if entry.picture and not path.exists():
+            _write_picture(path, entry.picture)
+        if path.exists() and not self._journal.has_file(path):
+            self._journal.file(path, OVERLAYS, entry.epoch)
+        self._journal.metrics(entry.metrics, entry.epoch)
+
     def _free(self) -> str:
-        """How much room there is, where the folder can still be asked."""
+        """Return the free space as a clause, if the disk still answers."""
         try:
             return f", with {shutil.disk_usage(self._folder).free / 2**20:,.1f} MiB free there"
         except OSError:
             return ""
 
-    def _remove_unwanted(self) -> None:
+    def _remove_superseded(self) -> None:
         found = checkpoints(self._folder)
         whole = [path for path in found if "+" not in path.name]
-        # Those within an epoch have served when it is complete.
+        # Checkpoints within an epoch are superseded once it is complete.
         newest = [path for path in found if path in whole or not whole or path > whole[-1]]
-        chosen = ranked(self._folder, self._metric)[: self._keep_best]
+        chosen = ranked(self._folder, self._metric)[: max(1, self._models)]
         kept = newest[-self._keep :] + [path for path, _ in chosen]
         for path in found:
             if path not in kept:
-                # Its record first: half of a checkpoint must not count as one.
+                # Metadata first: a half-removed checkpoint must not count as one.
                 (path / METADATA_NAME).unlink()
                 shutil.rmtree(path)
 
     def _rename(self, aside: Path, final: Path) -> None:
-        """Give a finished checkpoint its name; one that has it already, from before a restart, makes way."""
-        # Made for its owner alone, unlike what else lies in the folder.
+        """Give a finished checkpoint its name, replacing one from before a restart."""
+        # mkdtemp made it private, unlike everything else in the folder.
         for path in (aside, *aside.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)
         if final.exists():
@@ -170,8 +251,10 @@ class CheckpointManager:
             shutil.rmtree(old.parent)
         else:
             aside.rename(final)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
+
+
+def _write_picture(path: Path, picture: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path) as aside:
+        aside.write_bytes(picture)

@@ -1,6 +1,6 @@
-"""A run's journal: all that is to be recorded of it, on disk first. What MLflow shows is a view of it.
+"""A run's journal: everything recorded of the run, on disk first. MLflow shows a copy.
 
-One line of JSON an entry, numbered from 1; lines are only ever added.
+One line of JSON per entry, numbered from 1. Lines are only appended.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pipeline.io.redaction import redacted
 
 JOURNAL_NAME = "journal.jsonl"
-# The journal of the machine beside it, to which another process adds.
+# The journal of system metrics beside it, which another process writes.
 SYSTEM_NAME = "system.jsonl"
 
 Kind = Literal[
@@ -27,7 +27,7 @@ History = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What a run is to MLflow: where it is recorded, its name, and what is known at its start."""
+    """A run as MLflow needs it at its start."""
 
     uri: str
     experiment: str
@@ -35,14 +35,14 @@ class RunSpec:
     params: Mapping[str, Any]
     tags: Mapping[str, str]
     artifacts: Path
-    """Where a new experiment keeps its files, unless a server decides."""
+    """Artifact folder of a new experiment, unless a server decides."""
     parent: str = ""
-    """Name of the run that this one is nested under; empty: none."""
+    """Name of the run that this one is nested under, if any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A line of the journal: its number, its time in milliseconds since 1970, and what is recorded."""
+    """A line of the journal: number, time in milliseconds since 1970, kind and content."""
 
     seq: int
     time_ms: int
@@ -51,25 +51,24 @@ class Entry:
 
 
 class Journal:
-    """The journal of the run in `folder`, or another one there by its name.
+    """The journal `name` of the run in `folder`.
 
-    Any number of processes may read it while one adds to it; a thread needs an
-    instance of its own. An entry is on the disk when the method that adds it
-    returns. A torn last line, of a process that was killed, counts as never
-    written. Every method raises ValueError naming file and line where the
-    journal is damaged in any other way, and OSError where the disk refuses.
+    Any number of processes may read it while one appends. An instance is not thread-safe. An entry
+    is on disk when the method that adds it returns. A torn last line, left by a killed process,
+    is ignored. Every method raises ValueError naming file and line if the journal is damaged in
+    any other way, and OSError if it can't be read or written.
     """
 
     def __init__(self, folder: Path, name: str = JOURNAL_NAME) -> None:
         self.root = folder.absolute()
         self.path = self.root / name
         self._entries: list[Entry] = []
-        self._end = 0  # bytes of complete lines that have been read
+        self._end = 0  # bytes of complete lines read so far
         self._is_torn = False
         self._known: set[tuple[int, frozenset[str]]] = set()
 
     def run(self, spec: RunSpec) -> None:
-        """Record that the run starts or goes on. Passwords within URLs are left out."""
+        """Record that the run starts or resumes. Passwords in URLs are redacted."""
         self._append(
             "run",
             {
@@ -84,10 +83,10 @@ class Journal:
         )
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record metrics at a step, unless the same names have been recorded at it already.
+        """Record metrics at a step, unless the same names are recorded at it already.
 
-        A run that was killed takes the steps after its last checkpoint again.
-        Raises ValueError naming a value that is not finite.
+        A resumed run repeats the steps after its last checkpoint. Raises ValueError naming a value
+        that is not finite.
         """
         for name, value in values.items():
             if not math.isfinite(value):
@@ -100,41 +99,44 @@ class Journal:
             )
 
     def file(self, path: Path, folder: str, step: int | None = None) -> None:
-        """Record a file, to be kept in `folder` of the run's artifacts; it must stay until it is delivered.
+        """Record a file for `folder` of the run's artifacts. It must stay until it is uploaded.
 
-        One of a step is a picture, which is also shown beside those of other runs.
+        A file with a step is a picture, which MLflow also shows beside those of other runs.
         """
         of_step = {} if step is None else {"step": step}
         self._append("file", {"path": self._place(path), "folder": folder} | of_step)
 
     def folder(self, path: Path, at: str) -> None:
-        """Record a folder's files, to be kept under `at`; they must stay until they are delivered."""
+        """Record a folder's files for `at` in the artifacts. They must stay until uploaded."""
         self._append("folder", {"path": self._place(path), "at": at})
 
     def text(self, text: str, path: str) -> None:
-        """Record text, to be kept as the file `path` of the run's artifacts."""
+        """Record the text of the file `path` in the run's artifacts."""
         self._append("text", {"text": text, "path": path})
 
     def model(self, path: Path, step: int) -> None:
-        """Record a checkpoint's folder, to be kept as a model with the metrics of that step; it must stay until it is delivered or forgotten."""
+        """Record a checkpoint as a model with the metrics of `step`.
+
+        Its folder must stay until it is uploaded or forgotten.
+        """
         self._append("model", {"path": self._place(path), "name": path.name, "step": step})
 
     def forget_model(self, name: str) -> None:
-        """Record that the model of a checkpoint is to be removed, wherever it was kept."""
+        """Record that a checkpoint's model is to be removed."""
         self._append("forget_model", {"name": name})
 
     def register(
         self, name: str, registered: str, metric: str, value: float, checksum: str
     ) -> None:
-        """Record that the model of a checkpoint is to be a version of the registered model `registered`.
+        """Record that a checkpoint's model becomes a version of the model `registered`.
 
-        `value` is its `metric` on the validation people whose checksum is given.
+        `value` is its `metric` on the validation data that has this checksum.
         """
         content = {"name": name, "as": registered, "metric": metric, "value": value}
         self._append("register", content | {"checksum": checksum})
 
     def models(self) -> dict[str, bool]:
-        """Models that are recorded and not forgotten since, by name, each with whether it is to be registered."""
+        """Return the names of models not forgotten since, each with whether it is registered."""
         found: dict[str, bool] = {}
         for entry in self.entries():
             if entry.kind == "model":
@@ -146,7 +148,7 @@ class Journal:
         return found
 
     def points_of(self, step: int) -> Sequence[tuple[str, float, int]]:
-        """Name, value and time in milliseconds of every metric that is recorded at a step."""
+        """Return name, value and time in milliseconds of every metric at a step."""
         return [
             (name, value, entry.time_ms)
             for entry in self.entries()
@@ -155,7 +157,7 @@ class Journal:
         ]
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        """Record tags; the last value of each counts."""
+        """Record tags. The last value of each counts."""
         self._append("tags", {"tags": {key: redacted(value) for key, value in tags.items()}})
 
     def end(self, status: End) -> None:
@@ -163,12 +165,12 @@ class Journal:
         self._append("end", {"status": status})
 
     def entries(self, after: int = 0) -> Sequence[Entry]:
-        """All entries whose number is above `after`, in order."""
+        """Return all entries numbered above `after`, in order."""
         self._read_on()
         return self._entries[after:]
 
     def history(self, names: Collection[str]) -> History:
-        """(step, value) by metric in the order of steps; of several values at a step the last counts."""
+        """Return each metric's (step, value) pairs in order; the last value at a step counts."""
         found: dict[str, dict[int, float]] = {name: {} for name in names}
         for entry in self.entries():
             if entry.kind == "metrics":
@@ -177,28 +179,28 @@ class Journal:
         return {name: sorted(by_step.items()) for name, by_step in found.items()}
 
     def has_metrics(self, step: int) -> bool:
-        """Whether any metrics of a step are recorded."""
+        """Return whether any metrics are recorded at a step."""
         self._read_on()
         return any(known == step for known, _ in self._known)
 
     def has_file(self, path: Path) -> bool:
-        """Whether a file is recorded."""
+        """Return whether a file is recorded."""
         place = self._place(path)
         return any(e.kind == "file" and e.content["path"] == place for e in self.entries())
 
     def path_of(self, entry: Entry) -> Path:
-        """Where the file or folder of an entry lies."""
+        """Return the path of an entry's file or folder."""
         return self.root / entry.content["path"]
 
     def _place(self, path: Path) -> str:
-        """A path as it is recorded: relative within the run's folder, so that the folder may move."""
+        """Return a path as recorded: relative within the run's folder, so that it may move."""
         path = path.absolute()
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     def _append(self, kind: Kind, content: dict[str, Any]) -> None:
         self._read_on()
         is_new = not self._end
-        # Clocks are set back, and differ between machines: the order of entries stays that of times.
+        # Clocks are set back and differ between machines, but times must be in order.
         last_ms = self._entries[-1].time_ms if self._entries else 0
         head = {
             "seq": len(self._entries) + 1,
@@ -214,11 +216,11 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         if is_new:
-            _keep_names(self.root)
+            sync_folder(self.root)
         self._read_on()
 
     def _read_on(self) -> None:
-        """Take in the complete lines that have been added since the last time."""
+        """Read the complete lines added since the last time."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
@@ -244,8 +246,8 @@ class Journal:
         return Entry(seq=seq, time_ms=time_ms, kind=kind, content=content)
 
 
-def _keep_names(folder: Path) -> None:
-    """Have the disk keep the names in a folder, so that a new file survives a power cut."""
+def sync_folder(folder: Path) -> None:
+    """Sync a folder's names to disk, so that a new file survives a power cut. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

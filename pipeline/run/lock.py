@@ -1,4 +1,4 @@
-"""Whether a run's driver is alive: while it lives it holds a lock in the run's folder. One that was killed leaves a run that nobody has ended."""
+"""The driver's lock file. An unlocked file without an end entry marks a run whose driver died."""
 
 import fcntl
 import time
@@ -9,13 +9,16 @@ from pathlib import Path
 from pipeline.run.journal import Journal
 
 _LOCK_NAME = "alive"
-# A worker may outlive its driver for so many seconds, and only one process may add to a journal.
+# Seconds that a worker may outlive its driver. Only one process may write to a journal.
 _QUIET_S = 60.0
 
 
 @contextmanager
 def driver_lock(folder: Path) -> Iterator[None]:
-    """Hold the run in `folder` for this process's own, where the disk knows locks; the system lets go when it dies."""
+    """Hold the lock of the run in `folder`, if its disk supports locks.
+
+    The system releases it when the process dies.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK_NAME).open("w") as file:
         with suppress(OSError):
@@ -24,9 +27,9 @@ def driver_lock(folder: Path) -> Iterator[None]:
 
 
 def end_abandoned(journal: Journal) -> bool:
-    """Record that a run was killed, if its driver is gone without a word, and nothing has been recorded for a minute.
+    """Record the end of a run whose driver died, once its journal was quiet for a minute.
 
-    Returns whether it was so. Raises OSError and what `Journal` raises.
+    Returns whether it did. Raises OSError, and ValueError if the journal is damaged.
     """
     starts_and_ends = [entry for entry in journal.entries() if entry.kind in ("run", "end")]
     if not starts_and_ends or starts_and_ends[-1].kind == "end":
@@ -40,6 +43,6 @@ def end_abandoned(journal: Journal) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return False  # it lives, or nobody can know
+            return False  # the driver is alive, or the disk has no locks
         journal.end("KILLED")
     return True

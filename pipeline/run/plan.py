@@ -1,4 +1,4 @@
-"""What a run will do, worked out and checked before any cluster resource is taken."""
+"""Planning of a run: settings are resolved and checked before any cluster resource is taken."""
 
 import json
 import math
@@ -13,17 +13,17 @@ from pipeline.io.location import is_remote
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
 from pipeline.run.checkpoint_manager import newest_sound
-from pipeline.run.metadata import CheckpointMetadata, check_same_architecture, check_same_joints
+from pipeline.run.metadata import CheckpointMetadata, check_resumable
 from pipeline.settings import DataSettings, Settings
 from pipeline.settings.packing import TABLE_NAME
 
-# What a disk that can be written has room for at the least: a page.
+# A writable disk must have room for a page.
 _PROBE_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run's settings with nothing left open, its shards, and the checkpoint that it would go on from."""
+    """A run's resolved settings, its shards, and metadata of the checkpoint to resume from."""
 
     settings: Settings
     train: ShardSet
@@ -33,24 +33,23 @@ class Plan:
 
     @property
     def joint_set(self) -> JointSet:
-        """The joints that are trained."""
+        """The joint set of the data."""
         return self.train.joint_set
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps its checkpoints."""
+        """The run's folder, which has its checkpoints and journal."""
         return Path(self.settings.ray.storage) / self.settings.ray.name
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run of this name has had all its epochs."""
-        return (
-            self.resumes is not None and self.resumes.progress.epochs >= self.settings.optim.epochs
-        )
+        """Whether the run of this name has completed all its epochs."""
+        done = 0 if self.resumes is None else self.resumes.progress.epochs
+        return done >= self.settings.optim.epochs
 
 
 def plan_training(settings: Settings) -> Plan:
-    """Resolve and check settings. Raises ValueError saying what is wrong, where, and what was expected."""
+    """Resolve and check settings. Raises ValueError naming the setting and what was expected."""
     train, val = _find_data(settings.data)
     difference = train.joint_set.difference(val.joint_set)
     if difference:
@@ -63,11 +62,11 @@ def plan_training(settings: Settings) -> Plan:
     _check_cache(settings.data, train)
     _check_places(settings, train)
     plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
-    return replace(plan, resumes=_latest_record(plan))
+    return replace(plan, resumes=_newest_checkpoint(plan))
 
 
 def _find_data(data: DataSettings) -> tuple[ShardSet, ShardSet]:
-    """Training and validation shards; those that are streamed have the joint set of the others."""
+    """Find training and validation shards. Streams take the joint set of the validation shards."""
     if data.reading == "exact":
         train = find_shards("data.train", data.train, data.bad_samples)
         return train, find_shards("data.val", data.val, data.bad_samples)
@@ -76,17 +75,19 @@ def _find_data(data: DataSettings) -> tuple[ShardSet, ShardSet]:
 
 
 def working_root() -> Path:
-    """Where results go by default: the working folder, but in a submitted job one that outlives it."""
+    """Return the default folder of results: the working folder, or for a submitted job one at home.
+
+    A submitted job runs in a temporary copy of the working folder.
+    """
     return Path.home() / "hourglass-ray" if _is_submitted() else Path.cwd()
 
 
 def _is_submitted() -> bool:
-    """Whether this is a Ray job, which runs in a temporary copy of the working folder."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _absolute(setting: str, value: str, path: str) -> Path:
-    """An absolute path; a relative one is refused where its folder is about to vanish."""
+    """Return an absolute path. Raises ValueError for a relative one in a submitted job."""
     if _is_submitted() and not Path(path).expanduser().is_absolute():
         raise ValueError(
             f"{setting} must be absolute in a submitted job, which runs in a temporary folder, "
@@ -96,7 +97,7 @@ def _absolute(setting: str, value: str, path: str) -> Path:
 
 
 def tracking_uri(setting: str) -> str:
-    """The MLflow URI that `tracking.uri` stands for; a relative SQLite path becomes absolute."""
+    """Resolve `tracking.uri` to MLflow's URI, with an absolute SQLite path. Raises ValueError."""
     uri = setting or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         return f"sqlite:///{working_root() / 'mlflow.db'}"
@@ -105,13 +106,14 @@ def tracking_uri(setting: str) -> str:
         return f"sqlite:///{_absolute('tracking.uri', uri, path)}"
     if "://" not in uri:
         raise ValueError(
-            f"tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got {redacted(uri)!r}"
+            "tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got "
+            f"{redacted(uri)!r}"
         )
     return uri
 
 
 def storage_folder(setting: str) -> Path:
-    """The folder that `ray.storage` stands for."""
+    """Resolve `ray.storage` to a folder. Raises ValueError."""
     if "://" in setting:
         raise ValueError(f"ray.storage must be a folder that every node sees, got {setting!r}")
     return _absolute("ray.storage", setting, setting) if setting else working_root() / "runs"
@@ -127,7 +129,7 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
     model = settings.model
     data = f"{train.checksum} {val.checksum}"
     if train.joint_set not in JOINT_SETS.values():
-        # Shards hold joints by number; what they are called and how they mirror is beside them.
+        # The checksum covers numbered joints, not their names or flip pairs.
         data += f" {json.dumps(train.joint_set.to_json())}"
     fingerprint = settings.fingerprint(data)
     name = f"{train.joint_set.name}-s{model.stacks}m{model.modules}-{fingerprint}"
@@ -152,8 +154,8 @@ def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
         needed = "a column head_size" if val.source == TABLE_NAME else "--head-boxes"
         others = ", ".join(m.key for m in val.joint_set.measures if m != measure)
         raise ValueError(
-            f"data.val={redacted(settings.data.val)!r}: none of {val.people:,} people has a head size, so "
-            f"{measure.title} is undefined; pack again with {needed}"
+            f"data.val={redacted(settings.data.val)!r}: none of {val.people:,} people has a head "
+            f"size, so {measure.title} is undefined; pack again with {needed}"
             + (f", or set evaluation.measure to {others}" if others else "")
         )
     return measure
@@ -161,15 +163,15 @@ def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
 
 def _check_amounts(settings: Settings, train: ShardSet) -> None:
     workers, batch_size = settings.ray.most_workers, settings.optim.batch_size
+    data = f"data.train={redacted(settings.data.train)!r}"
     if len(train.paths) < workers:
         raise ValueError(
-            f"data.train={redacted(settings.data.train)!r} has {len(train.paths)} shards, expected at least "
+            f"{data} has {len(train.paths)} shards, expected at least "
             f"ray.workers={settings.ray.workers}; pack with a smaller --people-per-shard"
         )
     if train.people < batch_size:
         raise ValueError(
-            f"data.train={redacted(settings.data.train)!r} has {train.people:,} people, expected at least "
-            f"optim.batch_size={batch_size}"
+            f"{data} has {train.people:,} people, expected at least optim.batch_size={batch_size}"
         )
     samples = train.people // batch_size * batch_size * settings.optim.epochs
     if settings.optim.warmup_samples >= samples:
@@ -180,7 +182,7 @@ def _check_amounts(settings: Settings, train: ShardSet) -> None:
 
 
 def _check_cache(data: DataSettings, train: ShardSet) -> None:
-    """Refuse a cache that would have to download shards again and again within a window."""
+    """Raise ValueError if the cache is too small for one window, and would download repeatedly."""
     remote = [entry for at, entry in zip(train.paths, train.entries, strict=False) if is_remote(at)]
     if not (data.cache and remote):
         return
@@ -195,7 +197,7 @@ def _check_cache(data: DataSettings, train: ShardSet) -> None:
 
 
 def _check_places(settings: Settings, train: ShardSet) -> None:
-    """Raise ValueError if a folder that this machine will write to can't be written."""
+    """Raise ValueError if the run can't write where it will have to."""
     check_writable("ray.storage", Path(settings.ray.storage))
     check_writable("ray.name", Path(settings.ray.storage) / settings.ray.name)
     if settings.data.cache and any(map(is_remote, train.paths)):
@@ -209,9 +211,9 @@ def _check_places(settings: Settings, train: ShardSet) -> None:
 
 
 def check_writable(setting: str, folder: Path) -> None:
-    """Raise ValueError naming the setting if `folder`, or the nearest above it that exists, can't be written.
+    """Raise ValueError naming the setting if nothing can be written to `folder`.
 
-    A disk that is full can't either.
+    If it does not exist yet, its nearest existing parent counts. A full disk is not writable.
     """
     there = next(above for above in (folder, *folder.parents) if above.exists())
     try:
@@ -221,15 +223,13 @@ def check_writable(setting: str, folder: Path) -> None:
         raise ValueError(f"{setting}={str(folder)!r} can't be written: {error}") from error
 
 
-def _latest_record(plan: Plan) -> CheckpointMetadata | None:
-    """The run's newest sound checkpoint; one that is damaged is named and passed over.
+def _newest_checkpoint(plan: Plan) -> CheckpointMetadata | None:
+    """Return the metadata of the run's newest sound checkpoint, if any, and report damaged ones.
 
-    Raises ValueError if its network or joint set is another one, or if all are damaged.
+    Raises ValueError if the run can't resume from it, or if all are damaged.
     """
     found = newest_sound(plan.folder, say)
     if found is None:
         return None
-    folder, metadata = found
-    check_same_architecture(folder, metadata, plan.settings)
-    check_same_joints(folder, metadata, plan.joint_set)
-    return metadata
+    check_resumable(*found, plan.settings, plan.joint_set)
+    return found[1]

@@ -1,4 +1,4 @@
-"""Where a run comes from: the code's commit, the libraries' versions, the device."""
+"""Provenance of a run: the code's commit, library versions, the device."""
 
 import os
 import platform
@@ -14,15 +14,14 @@ _CPUS = Path("/proc/cpuinfo")
 
 
 def origin(code: Path = Path(__file__).parents[2]) -> dict[str, str]:
-    """Tags with the versions of Python and libraries and, where `code` is a git checkout, its commit.
+    """Return tags with the versions of Python and libraries, and the commit of the checkout `code`.
 
-    `mlflow.source.git.dirty` is `true` where files differ from the commit.
-    Without git, or where `code` is no checkout's top folder, as in a submitted
-    job, nothing is said of commits.
+    `mlflow.source.git.dirty` is `true` if files differ from the commit. There are no tags of a
+    commit without git, or if `code` is not the top folder of a checkout, as in a submitted job.
     """
     tags = {f"version.{name}": version for name, version in versions().items()}
     top = _git(code, "rev-parse", "--show-toplevel")
-    # What lies within somebody else's repository is not of its commit.
+    # A copy inside another repository does not have that repository's commit.
     if not top or Path(top) != code.resolve():
         return tags
     commit, changes = _git(code, "rev-parse", "HEAD"), _git(code, "status", "--porcelain")
@@ -33,14 +32,14 @@ def origin(code: Path = Path(__file__).parents[2]) -> dict[str, str]:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """What git says, None where it is not there or has nothing to say."""
+    """Return git's output, or None without git or if it fails."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words],
             capture_output=True,
             text=True,
             timeout=_PATIENCE_S,
-            # Looking must change nothing.
+            # `git status` must not write to the checkout.
             env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -49,12 +48,12 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def equipment(device: torch.device, workers: int) -> dict[str, str]:
-    """Tags with the name of rank 0's device and the number of workers."""
+    """Return tags with the name of rank 0's device and the number of workers."""
     return {"device": device_name(device), "workers": str(workers)}
 
 
 def device_name(device: torch.device) -> str:
-    """What a GPU calls itself; of a CPU its model and number of cores."""
+    """Return a GPU's name, or a CPU's model and number of cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     names = _CPUS.read_text().splitlines() if _CPUS.exists() else []

@@ -1,4 +1,4 @@
-"""How busy the machine is: CPU, memory, disk, network and GPUs, under the names that MLflow's page of system metrics knows."""
+"""Load of the machine (CPU, memory, disk, network, GPUs), by MLflow's names of system metrics."""
 
 import contextlib
 import threading
@@ -11,9 +11,8 @@ import psutil
 from pipeline.io.console import say
 from pipeline.run.journal import SYSTEM_NAME, Journal
 
-# Seconds between samples, and samples that make an entry.
+# Seconds between samples, and samples per journal entry.
 _EVERY_S, _SAMPLES = 5.0, 6
-
 
 try:
     import pynvml
@@ -21,18 +20,31 @@ except ModuleNotFoundError:
     pynvml = None
 
 
-class System:
-    """Takes samples of this machine, and sums them up; `folder` exists, on the disk that is watched."""
+class Monitor:
+    """A thread that adds half-minute means of the load to the system journal in `folder`.
+
+    `folder` must exist. Errors are logged and do not affect the run.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._journal = folder, Journal(folder, SYSTEM_NAME)
         self._gpus = _gpus()
         self._samples: list[Mapping[str, float]] = []
-        psutil.cpu_percent()  # from now on, not since the machine began
+        psutil.cpu_percent()  # from now on, not since the machine booted
         self._network = psutil.net_io_counters()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
     def sample(self) -> None:
-        """Take a sample."""
+        """Measure the load now."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self._folder))
         self._samples.append(
             {
@@ -47,22 +59,43 @@ class System:
         )
 
     def summary(self) -> dict[str, float]:
-        """Means of the samples since the last summary, and what has crossed the network since the beginning, in MB."""
+        """Return means of the samples since the last summary, and all network traffic, in MB."""
         taken, self._samples = self._samples, []
         network = psutil.net_io_counters()
         means = {
             name: sum(sample[name] for sample in taken) / len(taken)
             for name in (taken[0] if taken else ())
         }
-        crossed = {
+        traffic = {
             "network_receive_megabytes": (network.bytes_recv - self._network.bytes_recv) / 1e6,
             "network_transmit_megabytes": (network.bytes_sent - self._network.bytes_sent) / 1e6,
         }
-        return {f"system/{name}": round(value, 1) for name, value in (means | crossed).items()}
+        return {f"system/{name}": round(value, 1) for name, value in (means | traffic).items()}
+
+    def _watch(self) -> None:
+        try:
+            is_over = False
+            while not is_over:
+                for _ in range(_SAMPLES):
+                    is_over = self._over.wait(_EVERY_S)
+                    self.sample()
+                    if is_over:
+                        break
+                self._enter()
+        except Exception as error:
+            # Such as an error of a GPU's driver: it must not end the run.
+            say(f"system metrics are no longer recorded: {type(error).__name__}: {error}")
+
+    def _enter(self) -> None:
+        """Add an entry at the next step, as MLflow numbers them."""
+        try:
+            self._journal.metrics(self.summary(), len(self._journal.entries()) + 1)
+        except OSError as error:
+            say(f"{self._journal.path}: the last half minute was not recorded: {error}")
 
 
 def interface_of(address: str) -> str:
-    """The network interface that has the IP address; empty where none has it."""
+    """Return the network interface with the IP address, or "" if there is none."""
     for name, held in psutil.net_if_addrs().items():
         if address in [one.address for one in held]:
             return name
@@ -70,7 +103,7 @@ def interface_of(address: str) -> str:
 
 
 def _gpus() -> list[tuple[int, Any]]:
-    """Numbers and handles of the machine's GPUs; none without NVIDIA's library or driver."""
+    """Return index and handle of each GPU. There are none without NVIDIA's library or driver."""
     if pynvml is None:
         return []
     with contextlib.suppress(pynvml.NVMLError):
@@ -81,51 +114,8 @@ def _gpus() -> list[tuple[int, Any]]:
 
 
 def _gpu_sample(index: int, handle: Any) -> Iterator[tuple[str, float]]:
-    """What a GPU says of itself."""
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     yield f"gpu_{index}_memory_usage_megabytes", memory.used / 1e6
     yield f"gpu_{index}_memory_usage_percentage", 100 * memory.used / memory.total
     yield f"gpu_{index}_utilization_percentage", pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
     yield f"gpu_{index}_power_usage_watts", pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
-
-
-class Monitor:
-    """A thread that adds the means of half a minute to the journal of the machine in `folder`, and the rest at the end.
-
-    What goes wrong with it is said, and does not reach the run.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._journal = Journal(folder, SYSTEM_NAME)
-        self._system = System(folder)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        try:
-            is_over = False
-            while not is_over:
-                for _ in range(_SAMPLES):
-                    is_over = self._over.wait(_EVERY_S)
-                    self._system.sample()
-                    if is_over:
-                        break
-                self._enter()
-        except Exception as error:
-            # A slip of ours, or a driver's: the run is worth more than its machine's figures.
-            say(f"the machine is no longer watched: {type(error).__name__}: {error}")
-
-    def _enter(self) -> None:
-        """Add an entry, at a step of its own, as MLflow counts them."""
-        try:
-            self._journal.metrics(self._system.summary(), len(self._journal.entries()) + 1)
-        except OSError as error:
-            say(f"{self._journal.path}: the last half minute is not recorded: {error}")

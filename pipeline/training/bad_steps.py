@@ -1,4 +1,4 @@
-"""What is said of a step that is left out because its loss or gradient is not finite."""
+"""Messages about skipped steps, whose loss or gradient was not finite."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,7 +13,7 @@ class BadStepsError(ArithmeticError):
 
 
 def sample_names(positions: Positions, shards: ShardReader | ShardStream) -> str:
-    """Shards and keys of samples; of a stream, which has neither, their numbers in the epoch."""
+    """Name samples by shard and key, or those of a stream by their numbers in the epoch."""
     chosen = sorted(set(positions.tolist()))
     if isinstance(shards, ShardStream):
         return "numbers " + ", ".join(map(str, chosen)) + " of the stream"
@@ -23,18 +23,17 @@ def sample_names(positions: Positions, shards: ShardReader | ShardStream) -> str
     )
 
 
-def of_all_ranks(names: Sequence[str]) -> str:
-    """The samples of every rank, in order of ranks."""
-    if len(names) == 1:
-        return names[0]
-    return " | ".join(f"rank {rank}: {samples}" for rank, samples in enumerate(names))
+def describe_bad_step(wrong: str, bad_steps: int, allowed: int, samples: Sequence[str]) -> str:
+    """Describe the last of `bad_steps`, with each rank's `samples`.
 
-
-def describe_bad_step(wrong: str, bad_steps: int, allowed: int, samples: str) -> str:
-    """Say that a step was left out, the last of `bad_steps`. Raises BadStepsError if it is one more than `allowed`."""
+    Raises BadStepsError if it is one more than `allowed`.
+    """
+    names = samples[0]
+    if len(samples) > 1:
+        names = " | ".join(f"rank {rank}: {own}" for rank, own in enumerate(samples))
     if bad_steps > allowed:
         raise BadStepsError(
-            f"{wrong}; that is bad step {bad_steps}, optim.max_bad_steps allows {allowed}; a smaller "
-            f"optim.learning_rate or optim.clip_norm may help; its samples: {samples}"
+            f"{wrong}; this is bad step {bad_steps}, optim.max_bad_steps allows {allowed}; a "
+            f"smaller optim.learning_rate or optim.clip_norm may help; its samples: {names}"
         )
-    return f"{wrong}; step left out, {bad_steps} of {allowed} allowed; its samples: {samples}"
+    return f"{wrong}; step skipped, {bad_steps} of {allowed} allowed; its samples: {names}"

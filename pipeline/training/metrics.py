@@ -1,4 +1,4 @@
-"""Metrics of an epoch by the names that MLflow shows."""
+"""Metrics of an epoch by their names in MLflow."""
 
 import math
 import resource
@@ -12,7 +12,7 @@ FLAT_NAME = "flat_heatmaps_percent"
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """Metrics in MiB: on a GPU the most that torch held since the last call, on CPU the most that the process ever did."""
+    """Return the peak memory in MiB: torch's since the last call on a GPU, else the process's."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -22,10 +22,10 @@ def memory(device: torch.device) -> dict[str, float]:
 
 
 def trained_metrics(trainer: Trainer, trained: StepReport) -> dict[str, float]:
-    """Metrics of an epoch's training by the names that MLflow shows."""
+    """Return the metrics of an epoch's training."""
     return {
-        "epoch": trainer.progress.epochs,
-        "samples": trainer.progress.samples,
+        "epoch": trainer.state.progress.epochs,
+        "samples": trainer.state.progress.samples,
         "train_loss": trained.loss,
         "bad_steps": trained.bad_steps,
         "learning_rate": trained.learning_rate,
@@ -36,10 +36,10 @@ def trained_metrics(trainer: Trainer, trained: StepReport) -> dict[str, float]:
 
 
 def evaluated_metrics(trainer: Trainer, evaluation: Evaluation) -> dict[str, float]:
-    """Metrics of an epoch's evaluation by the names that MLflow shows; percentages are 0-100.
+    """Return the metrics of an epoch's evaluation, percentages from 0 to 100.
 
-    Undefined values (a joint that nobody has annotated) are left out, since
-    Ray would store NaN as null. Raises ValueError if the headline is undefined.
+    Undefined values (of a joint without annotations) are left out, because Ray would store NaN as
+    null. Raises ValueError if the primary metric is undefined.
     """
     metrics = {
         "val_loss": evaluation.loss_sum / evaluation.people,
@@ -58,13 +58,13 @@ def evaluated_metrics(trainer: Trainer, evaluation: Evaluation) -> dict[str, flo
     if not math.isfinite(metrics.get(measure.metric_name, math.nan)):
         raise ValueError(
             f"{measure.headline} is undefined: none of {evaluation.people} validation people has "
-            "what it is normalised by; set evaluation.measure to another"
+            "the length that normalises it; set evaluation.measure to another"
         )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def beside_metrics(trainer: Trainer, averaged: Evaluation) -> dict[str, float]:
-    """Loss and headline of the averaged weights and, beside them, of the raw ones; empty without an average.
+    """Return loss and primary metric of the averaged and the raw weights, if there is an average.
 
     Every rank must call it.
     """

@@ -1,4 +1,8 @@
-"""A rank's own word of how far it is: cheap enough to be given at every step, and read by its watchdog."""
+"""Three probes of a training process: progress, startup and trace.
+
+The progress marker stays in memory, for the watchdog. Startup times (for the benchmark of the first
+step) and the step trace (for the soak) are written where the environment says, or not at all.
+"""
 
 import json
 import os
@@ -10,16 +14,15 @@ from typing import NamedTuple, Self, TypeVar
 from pipeline.pose.shapes import Positions
 
 Item = TypeVar("Item")
-# Of the environment: Ray's workers on this machine inherit it.
-FILE_VARIABLE = "HOURGLASS_STAGES"
-# Names the folder to write to, in the environment of the training processes; unset: nothing is written.
-TRACE_FOLDER = "HOURGLASS_WITNESS"
+# Environment variables, which Ray's workers on this machine inherit.
+STARTUP_FILE = "HOURGLASS_STARTUP"
+TRACE_FOLDER = "HOURGLASS_TRACE"
 
 
 class Mark(NamedTuple):
-    """The last progress that a rank has made: `done` within stage number `stage`, what it was, and when.
+    """The last progress of a rank: `done` within stage number `stage`, its description, its time.
 
-    Both can be compared between ranks; `at` is of this process's `time.monotonic()`.
+    Stage and done compare between ranks. `at` is this process's `time.monotonic()`.
     """
 
     stage: int
@@ -29,22 +32,22 @@ class Mark(NamedTuple):
 
 
 class ProgressMarker:
-    """Progress as one rank makes it. Threads may read `last` at any time, since it changes as a whole."""
+    """Progress of one rank. Threads may read `last` at any time, since it changes as a whole."""
 
     def __init__(self) -> None:
         self.last = Mark(0, 0, "its start", time.monotonic())
 
     def begin(self, what: str) -> None:
-        """Note that a stage has begun; every rank must have the same stages in the same order."""
+        """Mark the start of a stage. Every rank must have the same stages in the same order."""
         self.last = Mark(self.last.stage + 1, 0, what, time.monotonic())
 
     def advance(self, what: str) -> None:
-        """Note progress within the stage, of which ranks may make more or less."""
+        """Mark progress within the stage, whose number of marks may differ between ranks."""
         stage, done, _, _ = self.last
         self.last = Mark(stage, done + 1, what, time.monotonic())
 
     def of_each(self, items: Iterable[Item], stage: str) -> Iterator[Item]:
-        """Yield the items of a stage and note each of them."""
+        """Yield the items of a stage, marking each."""
         self.begin(f"the beginning of {stage}")
         for number, item in enumerate(items, start=1):
             self.advance(f"batch {number} of {stage}")
@@ -52,15 +55,15 @@ class ProgressMarker:
         self.begin(f"the end of {stage}")
 
 
-def mark_stage(stage: str) -> None:
-    """Note that this process has reached `stage` now, if HOURGLASS_STAGES names a file."""
-    path = os.environ.get(FILE_VARIABLE)
+def note_startup(stage: str) -> None:
+    """Append to the file that HOURGLASS_STARTUP names, if any, that `stage` is reached now."""
+    path = os.environ.get(STARTUP_FILE)
     if path:
         with Path(path).open("a") as file:
             file.write(json.dumps([stage, time.time()]) + "\n")
 
 
-def stages_in(path: Path) -> dict[str, float]:
+def startup_times(path: Path) -> dict[str, float]:
     """Read when each stage was first reached, in seconds of the clock `time.time`."""
     found: dict[str, float] = {}
     for line in path.read_text().splitlines():
@@ -70,10 +73,10 @@ def stages_in(path: Path) -> dict[str, float]:
 
 
 class StepTrace:
-    """Adds a line of JSON for each step to a file of this process's own.
+    """A file of this process with a line of JSON per step.
 
-    `group` is the same for the ranks that train together, and no others'. What
-    is written is the kernel's at once: it survives the process, though not the machine.
+    `group` identifies the ranks that train together. Lines are unbuffered: they survive the
+    process, though not the machine.
     """
 
     def __init__(self, folder: Path, run: str, group: str, rank: int, workers: int) -> None:
@@ -84,7 +87,7 @@ class StepTrace:
         )
 
     def stepped(self, epoch: int, step: int, positions: Positions) -> None:
-        """Note that step `step` (from 1) of epoch `epoch` (from 0) was taken on the samples at these positions."""
+        """Write that step `step` (from 1) of epoch `epoch` (from 0) used samples at `positions`."""
         self._write({"epoch": epoch, "step": step, "positions": positions.tolist()})
 
     def __enter__(self) -> Self:
@@ -93,9 +96,9 @@ class StepTrace:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _write(self, told: dict[str, object]) -> None:
-        self._file.write(json.dumps({"time": time.time()} | told).encode() + b"\n")
+    def _write(self, content: dict[str, object]) -> None:
+        self._file.write(json.dumps({"time": time.time()} | content).encode() + b"\n")
 
 
 def no_trace(epoch: int, step: int, positions: Positions) -> None:
-    """Note nothing."""
+    """Write nothing."""

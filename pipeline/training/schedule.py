@@ -1,7 +1,6 @@
-"""The learning rate as a function of the samples seen, and of how validation has gone.
+"""The learning rate as a function of the samples seen and of the validation plateau.
 
-Nothing here counts steps or workers, so a recipe has one course whatever it
-runs on.
+It depends on neither steps nor workers, so a recipe has the same schedule on any cluster.
 """
 
 import math
@@ -14,10 +13,10 @@ _DROP = 1 / 5
 
 
 def full_rate(settings: OptimSettings) -> float:
-    """The highest learning rate of the course: what is set, scaled with the batch as is set.
+    """Return the peak learning rate: the configured one, scaled with the batch size.
 
-    Linear: Goyal et al., 2017, arXiv 1706.02677, for SGD. Root: Malladi et al.,
-    NeurIPS 2022, for adaptive optimizers.
+    linear: Goyal et al., 2017, arXiv 1706.02677, for SGD. sqrt: Malladi et al., NeurIPS 2022, for
+    adaptive optimizers.
     """
     ratio = settings.batch_size / settings.reference_batch
     scale = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[settings.rate_scaling]
@@ -27,7 +26,7 @@ def full_rate(settings: OptimSettings) -> float:
 def learning_rate(
     settings: OptimSettings, samples: int, total: int, *, has_dropped: bool = False
 ) -> float:
-    """Learning rate of the step before which `samples` of `total` samples have been seen.
+    """Return the learning rate of a step after `samples` of `total` samples.
 
     It rises linearly from 0 over `optim.warmup_samples`; then the schedule begins.
     """
@@ -35,7 +34,7 @@ def learning_rate(
     if samples < warmup:
         return rate * samples / warmup
     if settings.schedule == "cosine":
-        # A run whose epochs were cut short stays at the end, and never turns upwards.
+        # If the number of epochs was reduced, the rate stays at the end and does not rise again.
         done = min((samples - warmup) / max(total - warmup, 1), 1.0)
         end = settings.cosine_end
         return rate * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done)))
@@ -45,7 +44,7 @@ def learning_rate(
 
 
 def describe_course(settings: OptimSettings) -> str:
-    """The learning rate's course in words, for people."""
+    """Describe the schedule of the learning rate in words."""
     rate = f"{full_rate(settings):g}"
     if settings.rate_scaling != "none":
         rate += (

@@ -1,6 +1,7 @@
-"""A network in training, and all that training changes: weights, their average, optimizer, course."""
+"""The state of training: the network, its moving average, the optimizer, and progress."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,15 @@ from pipeline.data.batch import Batch
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.pose.joint_sets import JointSet
 from pipeline.run.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
-from pipeline.run.metadata import CheckpointMetadata, Plateau, Progress
+from pipeline.run.metadata import (
+    CheckpointMetadata,
+    Plateau,
+    Progress,
+    check_resumable,
+    read_metadata,
+)
 from pipeline.settings import Settings
-from pipeline.training.distributed import average_statistics, gather_rows, parallel
+from pipeline.training.distributed import all_reduce_mean, gather_rows, parallel
 from pipeline.training.ema import WeightAverage
 from pipeline.training.schedule import learning_rate
 from pipeline.training.step import (
@@ -26,10 +33,18 @@ from pipeline.training.step import (
 
 
 class TrainState:
-    """What a checkpoint holds, alive; the same on every rank but for BatchNorm's statistics."""
+    """All that a checkpoint holds, in training. Only BatchNorm statistics differ between ranks."""
 
-    def __init__(self, settings: Settings, device: torch.device, workers: int) -> None:
-        self._settings, self._device, self._workers = settings, device, workers
+    def __init__(
+        self,
+        settings: Settings,
+        joint_set: JointSet,
+        rank: int,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        self._settings, self._joint_set, self._device = settings, joint_set, device
+        self._rank, self._workers = rank, workers
         optim = settings.optim
         self.network = build_network(
             settings.model, optim.seed, device, zero_heads=optim.zero_heads
@@ -44,20 +59,19 @@ class TrainState:
         self._scaler = build_scaler(self._dtype, device)
         self.parallel = parallel(self.network, device, sync_batchnorm=optim.sync_batchnorm)
         if optim.compile:
-            # Training alone: evaluation has batches of other sizes.
+            # Only training: evaluation has batches of other sizes.
             self.parallel = compiled(self.parallel, device, optim.accumulate)
         self._running = RunningStatistics(self.network)
         self.progress = Progress()
-        # Sum of this rank's losses over the good steps of the epoch, on the device.
+        # Sum of this rank's losses over the epoch's good steps, on the device.
         self.losses = torch.zeros((), device=device)
         self.plateau = Plateau()
 
     def step(self, batch: Batch, samples_in_all: int) -> tuple[Tensor, float, str]:
         """Take a step on this rank's share of a batch.
 
-        Returns the mean loss of the epoch's good steps, on the device, the
-        learning rate, and what is wrong with the step, if anything is: then it
-        has left nothing behind but its number, on any rank.
+        Returns the mean loss of the epoch's good steps (on the device), the learning rate, and for
+        a bad step the reason. A bad step changes nothing but the progress, on any rank.
         """
         optim, done = self._settings.optim, self.progress
         rate = learning_rate(
@@ -73,7 +87,7 @@ class TrainState:
             self._device,
             self._dtype,
             self._scaler,
-            # The step's batch and its learning rate are the same for any number of workers.
+            # Makes a step independent of the number of workers.
             share=len(batch) * self._workers / optim.batch_size,
         )
         if not step.is_taken:
@@ -94,7 +108,7 @@ class TrainState:
         return self.losses / (done.epoch_steps - done.epoch_bad_steps), rate, wrong
 
     def _what_is_wrong(self, step: Step) -> str:
-        """Say what of a step is not finite, for all ranks together; nothing if its loss was scaled too high."""
+        """Describe what is not finite on any rank; "" if only the loss scale was too high."""
         losses = gather_rows(step.loss.reshape(1), self._workers).ravel().tolist()
         bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
         if not bad:
@@ -104,40 +118,45 @@ class TrainState:
         return ", ".join(f"the loss of rank {rank} is {losses[rank]}" for rank in bad)
 
     def end_epoch(self) -> None:
-        """Count the epoch under way as complete."""
+        """Count the current epoch as complete."""
         self.progress = replace(
             self.progress, epochs=self.progress.epochs + 1, epoch_steps=0, epoch_bad_steps=0
         )
 
     def judge(self, accuracy: float) -> None:
-        """Note an epoch's headline accuracy; every rank must be told the same one."""
+        """Update the plateau by an epoch's primary metric, the same on every rank."""
         optim = self._settings.optim
         patience = optim.patience if optim.schedule == "plateau" else math.inf
         self.plateau = self.plateau.after(accuracy, patience)
 
     def average_statistics(self) -> None:
-        """Give every rank the same BatchNorm statistics; every rank must call it before evaluation."""
-        average_statistics(self.network, self._workers)
-        if self._average is not None:
-            average_statistics(self._average.network, self._workers)
+        """Give every rank the mean BatchNorm statistics, as evaluation needs them.
+
+        Each rank's own cover only its samples. Broadcasting one rank's at every step, as DDP
+        would, waits for the slowest rank and uses less data. Every rank must call it.
+        """
+        all_reduce_mean(self._statistics(), self._workers)
 
     def network_of(self, weights: Weights) -> nn.Module:
-        """The network to evaluate; auto: the one that gives the headline, the average where there is one."""
+        """Return the network to evaluate. auto: the one that gives the primary metric."""
         if weights == "raw" or self._average is None:
             return self.network
         return self._average.network
 
-    def snapshot(self, joint_set: JointSet, metrics: dict[str, float]) -> Snapshot:
-        """Copy all that a checkpoint is written from; every rank must call it, and none is changed by it.
+    def snapshot(
+        self, metrics: dict[str, float], extras: Mapping[str, bytes] | None = None
+    ) -> Snapshot:
+        """Copy everything for a checkpoint, with `extras` as further files by name.
 
-        The weights get the mean of the ranks' BatchNorm statistics, and each rank's own are kept beside.
+        The copied weights have the mean of the ranks' BatchNorm statistics; each rank's own are
+        kept beside them. Changes no rank's state. Every rank must call it.
         """
-        ranks = gather_rows(self._own(), self._workers).cpu()
+        ranks = gather_rows(self._rank_row(), self._workers).cpu()
         snapshot = take_snapshot(
             self.network,
             CheckpointMetadata(
                 settings=self._settings,
-                joint_set=joint_set,
+                joint_set=self._joint_set,
                 progress=self.progress,
                 metrics=metrics,
                 plateau=self.plateau,
@@ -147,62 +166,58 @@ class TrainState:
             scaler=self._scaler,
             ranks=ranks,
         )
-        states = [snapshot.weights] + ([snapshot.average] if snapshot.average else [])
-        names = [[n for n, _ in _statistics(network)] for network in self._networks()]
-        mine = [state[name] for state, of in zip(states, names, strict=True) for name in of]
-        _put(ranks.mean(0)[1:], mine)
-        return snapshot
+        names = [name for name, b in self.network.named_buffers() if b.is_floating_point()]
+        copies = [copy for copy in (snapshot.weights, snapshot.average) if copy is not None]
+        _spread(ranks.mean(0)[1:], [copy[name] for copy in copies for name in names])
+        return replace(snapshot, extras=extras or {})
 
-    def restore(self, folder: Path, metadata: CheckpointMetadata, rank: int) -> None:
-        """Take over a checkpoint, whose record has been read and found to fit. Raises ValueError.
+    def restore(self, folder: Path) -> CheckpointMetadata:
+        """Load a checkpoint and return its metadata.
 
-        With as many workers as wrote it, each takes its own statistics; else all take their mean.
+        If as many workers wrote it, each takes its own BatchNorm statistics; otherwise all take
+        the mean. Raises ValueError if it is damaged or does not fit, as `check_resumable`.
         """
+        metadata = read_metadata(folder)
+        check_resumable(folder, metadata, self._settings, self._joint_set)
         load_weights(folder, self.network)
         if self._average is not None:
-            # The average may have been asked for since; then it starts from these weights.
+            # If the average was turned on since, it starts from the weights.
             load_weights(folder, self._average.network, "auto")
         ranks = load_training(folder, self._optimizer, self._scaler)
         if ranks is not None:
             self.losses.copy_(ranks[:, 0].mean())
-            if len(ranks) == self._workers and ranks.shape[1] == len(self._own()):
-                self.losses.copy_(ranks[rank, 0])
-                _put(ranks[rank, 1:].to(self._device), self._statistics())
+            if len(ranks) == self._workers and ranks.shape[1] == len(self._rank_row()):
+                self.losses.copy_(ranks[self._rank, 0])
+                _spread(ranks[self._rank, 1:].to(self._device), self._statistics())
         self.progress, self.plateau = metadata.progress, metadata.plateau
-
-    def _networks(self) -> list[nn.Module]:
-        return [self.network] + ([self._average.network] if self._average is not None else [])
+        return metadata
 
     def _statistics(self) -> list[Tensor]:
-        """What BatchNorm has seen on this rank alone."""
-        return [buffer for network in self._networks() for _, buffer in _statistics(network)]
+        """Return the BatchNorm statistics of this rank: the network's, then the average's."""
+        networks = [self.network] + ([] if self._average is None else [self._average.network])
+        return [b for network in networks for b in network.buffers() if b.is_floating_point()]
 
-    def _own(self) -> Tensor:
-        """What this rank does not share with the others, in one row: its losses of the epoch, its statistics."""
+    def _rank_row(self) -> Tensor:
+        """Return what differs between ranks as one row: the epoch's loss sum, and statistics."""
         return torch.cat([self.losses.reshape(1)] + [b.ravel() for b in self._statistics()])
 
 
-def _statistics(network: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(n, buffer) for n, buffer in network.named_buffers() if buffer.is_floating_point()]
-
-
-def _put(row: Tensor, into: list[Tensor]) -> None:
-    """Spread a row over tensors, in order."""
-    pieces = row.split([tensor.numel() for tensor in into])
-    for tensor, piece in zip(into, pieces, strict=True):
+def _spread(row: Tensor, tensors: list[Tensor]) -> None:
+    """Copy consecutive pieces of a row into tensors."""
+    pieces = row.split([tensor.numel() for tensor in tensors])
+    for tensor, piece in zip(tensors, pieces, strict=True):
         tensor.copy_(piece.view_as(tensor))
 
 
 class RunningStatistics:
-    """The buffers of a network and a copy of them, each kept in one sweep over their memory.
+    """A network's buffers with a copy of them, saved and restored in one sweep over memory.
 
-    A forward pass moves them before anyone can know whether its step is a good
-    one; with a NaN in it, for good.
+    A forward pass updates them before its step is known to be good. A NaN would stay in them.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        # Listed once: walking through the modules takes longer than copying. By
-        # number format, of which one sweep takes one.
+        # Listed once: walking through the modules takes longer than copying. Grouped by dtype,
+        # because one sweep handles one.
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for buffer in network.buffers():
             by_dtype.setdefault(buffer.dtype, []).append(buffer)
@@ -210,11 +225,11 @@ class RunningStatistics:
         self._kept = [[torch.empty_like(buffer) for buffer in group] for group in self._live]
 
     def keep(self) -> None:
-        """Copy them as they are."""
+        """Copy the buffers."""
         for kept, live in zip(self._kept, self._live, strict=True):
             torch._foreach_copy_(kept, live)
 
     def put_back(self) -> None:
-        """Make them what they were when `keep` was called."""
+        """Restore the buffers to the last `keep`."""
         for kept, live in zip(self._kept, self._live, strict=True):
             torch._foreach_copy_(live, kept)

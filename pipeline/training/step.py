@@ -1,4 +1,4 @@
-"""One training step, and what it needs; knows neither Ray nor MLflow."""
+"""One training step, with its optimizer and loss scaler. Knows neither Ray nor MLflow."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +15,13 @@ from pipeline.settings import OptimSettings
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
-    """Create the optimizer that the settings name; AdamW takes one kernel for all weights on a GPU."""
+    """Create the configured optimizer. On a GPU AdamW is fused: one kernel for all weights."""
     if settings.optimizer == "adamw":
         on_gpu = next(network.parameters()).is_cuda
         return torch.optim.AdamW(
             _decayed_apart(network, settings.weight_decay),
             lr=settings.learning_rate,
-            # On CPU it was measured to gain nothing.
+            # On CPU, fusing measured no faster.
             fused=True if on_gpu else None,
         )
     return torch.optim.RMSprop(
@@ -34,10 +34,10 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
 
 
 def _decayed_apart(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: the kernels of convolutions decay; norms and biases, which hold scales, do not."""
+    """Return parameter groups: convolution kernels decay; norms and biases, as scales, don't."""
     weights = list(network.parameters())
     if not decay:
-        # One group in the network's order is what earlier runs have stored.
+        # Checkpoints of runs without decay have one group, in the network's order.
         return [{"params": weights, "weight_decay": 0.0}]
     return [
         {"params": [w for w in weights if w.dim() == 4], "weight_decay": decay},
@@ -46,16 +46,15 @@ def _decayed_apart(network: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 
 def build_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler:
-    """Create what scales the loss, lest small gradients vanish in fp16; in other formats it does nothing."""
+    """Create the loss scaler, which keeps small gradients in fp16; disabled for other dtypes."""
     return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
 
 class Step(NamedTuple):
-    """What came of a step: its loss, on the device, and the norm of all its gradients.
+    """The result of a step: its loss, on the device, and the norm of all gradients.
 
-    The weights were moved only if the norm is finite, and it is not where the
-    loss is not. `has_overflowed`: no more than the loss was scaled too high,
-    which in fp16 is how its scale is found.
+    The weights were updated only if the norm is finite, which implies a finite loss.
+    `has_overflowed` means that only the loss scale was too high; in fp16 it is found by overflow.
     """
 
     loss: Tensor
@@ -64,7 +63,7 @@ class Step(NamedTuple):
 
     @property
     def is_taken(self) -> bool:
-        """Whether weights and optimizer were moved."""
+        """Whether weights and optimizer were updated."""
         return math.isfinite(self.norm)
 
 
@@ -80,23 +79,21 @@ def train_step(
 ) -> Step:
     """Take one step on a batch, unless its loss or a gradient is not finite.
 
-    Ranks that train together come to the same norm, and so move or leave their
-    weights together, whichever of them had the loss. BatchNorm's statistics
-    have moved in any case.
+    All ranks compute the same norm and so update or keep their weights together, whichever had the
+    bad loss. BatchNorm's statistics change in any case.
 
-    With `optim.accumulate` the loss is the mean of the parts' losses: the
-    batch's own where every joint is trained, else that of as many workers.
-    `share` is what the loss counts among those of the ranks, whose gradients are
-    averaged: 1 where all have as many samples. `scaler` is needed in fp16.
+    With `optim.accumulate` the loss is the mean of the parts' losses. That is the batch's own if
+    every joint is trained, otherwise that of as many workers. `share` weights this rank's loss in
+    the average over ranks: 1 if all have equally many samples. `scaler` is required in fp16.
     """
     scaler = scaler or build_scaler(torch.float32, device)
     optimizer.zero_grad(set_to_none=True)
     losses, size = [], math.ceil(len(batch) / settings.accumulate)
     for start in range(0, len(batch), size):
         part, is_last = batch.rows(slice(start, start + size)), start + size >= len(batch)
-        # Ranks need each other's gradients once a step.
+        # Ranks exchange gradients once a step.
         with nullcontext() if is_last else _alone(network):
-            # No weight is used twice, so autocast need not hold on to its copies.
+            # No weight is used twice, so autocast need not cache casts.
             reduced = dtype is not torch.float32
             with torch.autocast(device.type, dtype, enabled=reduced, cache_enabled=False):
                 heatmaps: Heatmaps = network(network_input(part, device))
@@ -108,31 +105,31 @@ def train_step(
     scaler.unscale_(optimizer)
     norm = _clipped(optimizer, settings.clip_norm)
     if math.isfinite(norm):
-        # Not through the scaler, which would ask the device once more whether all is finite.
+        # Not through the scaler, which would check on the device again whether all is finite.
         optimizer.step()
         scaler.update()
         return Step(torch.stack(losses).sum(), norm)
     scale = scaler.get_scale()
     scaler.update()
-    # Below 1 the loss would be made smaller than it is, and still overflow.
+    # At a scale below 1 the scaled loss is smaller than the loss and still overflows.
     has_overflowed = scale > scaler.get_scale() >= 1
     return Step(torch.stack(losses).sum(), norm, has_overflowed)
 
 
 def _nan_unless_finite(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """What the backward pass starts from: 1, but NaN where the loss is not finite.
+    """Return the initial gradient: 1, or NaN if the loss is not finite.
 
-    So every weight's gradient shows it, on the ranks that average theirs with this one too.
+    NaN spreads to every weight's gradient, and by averaging to all ranks.
     """
     value = loss.detach()
     return torch.ones_like(value).where(value.isfinite(), torch.nan)
 
 
 def _clipped(optimizer: torch.optim.Optimizer, longest: float) -> float:
-    """Shorten all gradients together to a norm of `longest`, 0: not at all; return the norm that they had."""
-    # The optimizer's list: walking through the network's modules takes longer than the norm itself.
+    """Clip the norm of all gradients to `longest`, if not 0; return the norm before."""
+    # From the optimizer: walking through the network's modules takes longer than the norm.
     weights = [w for group in optimizer.param_groups for w in group["params"]]
-    # One sweep, without torch's own sorting by device, which takes as long again on small networks.
+    # One sweep. Sorting by device, as torch's own does, doubles the time on small networks.
     norm = torch.stack(torch._foreach_norm([w.grad for w in weights if w.grad is not None])).norm()
     if longest:
         nn.utils.clip_grads_with_norm_(weights, longest, norm)
@@ -140,13 +137,13 @@ def _clipped(optimizer: torch.optim.Optimizer, longest: float) -> float:
 
 
 def _alone(network: nn.Module) -> AbstractContextManager[None]:
-    """Keep a DDP network's gradients to this rank."""
-    # A compiled network has the attributes of the one that it wraps, whose type it hides.
+    """Suspend the exchange of a DDP network's gradients."""
+    # A compiled network hides the type of the one that it wraps, but has its attributes.
     alone: AbstractContextManager[None] = getattr(network, "no_sync", nullcontext)()
     return alone
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of the next steps."""
+    """Set the learning rate of the next steps."""
     for group in optimizer.param_groups:
         group["lr"] = rate

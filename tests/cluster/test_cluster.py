@@ -323,12 +323,12 @@ def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
         r"error: training run wild failed: epoch 1, step 3 of \d+, learning rate 1e\+30: the loss of ",
         said,
     )
-    assert "; that is bad step 2, optim.max_bad_steps allows 1; " in said
+    assert "; this is bad step 2, optim.max_bad_steps allows 1; " in said
     assert " its samples: rank 0: train-0000" in said
     assert " | rank 1: train-0000" in said
     assert "bad_steps.py" not in out + told, "a traceback"
     # Once, although three failures are allowed.
-    assert out.count("; step left out, 1 of 1 allowed; ") == 1
+    assert out.count("; step skipped, 1 of 1 allowed; ") == 1
     assert run_named(place, "wild").info.status == "FAILED"
 
 

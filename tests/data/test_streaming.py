@@ -237,11 +237,11 @@ def test_a_trainer_trains_from_a_stream_and_resumes_within_an_epoch(pack, tmp_pa
     reports.close()
     save(first, tmp_path, {})
     second = alone(task)
-    second.restore(tmp_path)
+    second.state.restore(tmp_path)
     *_, last = second.train_epoch(every_s=0.0)
     # The epoch's mean counts the step before the interruption.
     assert last.loss == losses[-1]
-    assert second.progress == straight.progress
+    assert second.state.progress == straight.state.progress
 
 
 @pytest.mark.parametrize(

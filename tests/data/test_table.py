@@ -711,12 +711,12 @@ def test_joints_of_ones_own_are_trained_saved_restored_and_measured(
     assert {"pck_segment_0.2", "pck_segment_0.1/left_ear", "pck_segment_auc"} <= set(metrics)
     folder = plan.folder / "epoch_0001"
     folder.mkdir(parents=True)
-    write_checkpoint(folder, trainer.snapshot(metrics))
+    write_checkpoint(folder, trainer.state.snapshot(metrics))
     assert read_metadata(folder).joint_set == joint_set
     assert plan_training(training_settings(settings.out)).is_complete
     second = Trainer(task, 0, 1, torch.device("cpu"))
-    second.restore(folder)
-    assert second.progress.epochs == 1
+    second.state.restore(folder)
+    assert second.state.progress.epochs == 1
 
     shards = [f"--data.{name}={settings.out}/{name}-*.tar" for name in ("val", "train")]
     jobs.evaluate.main(

@@ -23,9 +23,9 @@ from factories import checkpoint, photograph
 import jobs.predict
 from pipeline.inference.predictor import Frame, Predictor
 from pipeline.inference.pyfunc import columns_of
+from pipeline.run.checkpoint_manager import enter_models
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.tracking.sync import deliver
-from pipeline.training.checkpointing import enter_models
 
 METRIC = "pckh_0.5"
 PATIENCE_S = 120.0

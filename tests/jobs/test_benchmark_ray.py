@@ -26,7 +26,7 @@ from jobs.benchmark.overhead.report import ray_report
 from jobs.benchmark.overhead.turns import Turns, TurnTrainer, conditions, wait_until
 from pipeline.data.shards.index import find_shards
 from pipeline.pose.joint_sets import MPII
-from pipeline.training.probes import mark_stage, stages_in
+from pipeline.training.probes import note_startup, startup_times
 from pipeline.training.trainer import Task
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_a_learner_trains_in_its_turn_and_notes_every_step(tmp_path):
     trainer = TurnTrainer(turns, task, 0, 1, CPU)
     turns.go(0).touch()
     [last] = trainer.train_epoch(5.0)
-    assert (last.step, trainer.progress.epochs) == (3, 1)
+    assert (last.step, trainer.state.progress.epochs) == (3, 1)
     assert json.loads(turns.ready(0).read_text()) == {"pid": os.getpid()}
     told = json.loads(turns.done(0).read_text())
     assert len(told["ends"]) == len(told["cpu_s"]) == 3
@@ -121,15 +121,15 @@ def _state(pid: int) -> str:
 
 def test_stages_are_noted_where_a_file_is_named_and_the_first_time_counts(tmp_path, monkeypatch):
     path = tmp_path / "stages"
-    monkeypatch.delenv("HOURGLASS_STAGES", raising=False)
-    mark_stage("planned")
-    monkeypatch.setenv("HOURGLASS_STAGES", str(path))
+    monkeypatch.delenv("HOURGLASS_STARTUP", raising=False)
+    note_startup("planned")
+    monkeypatch.setenv("HOURGLASS_STARTUP", str(path))
     before = time.time()
-    mark_stage("stepped")
+    note_startup("stepped")
     between = time.time()
-    mark_stage("stepped")
-    assert list(stages_in(path)) == ["stepped"]
-    assert before <= stages_in(path)["stepped"] <= between
+    note_startup("stepped")
+    assert list(startup_times(path)) == ["stepped"]
+    assert before <= startup_times(path)["stepped"] <= between
 
 
 def test_a_stage_takes_the_time_since_the_one_before():

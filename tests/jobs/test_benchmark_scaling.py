@@ -225,15 +225,15 @@ def test_every_other_step_is_taken_apart(tmp_path):
 
     @contextmanager
     def no_sync():
-        entered.append(trainer.progress.steps)
+        entered.append(trainer.state.progress.steps)
         yield
 
-    trainer.network.no_sync = no_sync
+    trainer.state.network.no_sync = no_sync
     turns.go(0).touch()
     list(trainer.train_epoch(5.0))
     # Before the second step one had been taken, before the fourth three.
     assert entered[:2] == [1, 3]
-    assert trainer.progress.steps == 4
+    assert trainer.state.progress.steps == 4
 
 
 # The whole

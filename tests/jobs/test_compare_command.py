@@ -151,7 +151,7 @@ def test_what_cannot_be_compared_is_said(runs, capsys):
     people = made / PEOPLE_NAME
     people.write_bytes(cases_of(3).to_bytes())
     said = said_on_failure(capsys, "one", "other")
-    damaged = "damaged: its checksum is not the one it was written with"
+    damaged = "checksum mismatch: the file was modified after it was written"
     assert said == f"error: {people}: {damaged}"
     bare = checkpoint(runs / "bare", 3, None)
     said = said_on_failure(capsys, "one", bare)

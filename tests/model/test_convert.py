@@ -198,7 +198,7 @@ def test_the_record_names_the_source(tmp_path):
 def test_training_cannot_go_on_from_it(tmp_path):
     out = converted(tmp_path, Hg(stacks=1).state_dict())
     network, metadata = load_network(out, CPU)
-    said = f"{out}: has no optimizer.pt, so training can't go on from it"
+    said = f"{out}: has no optimizer.pt, so training can't resume from it"
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         load_training(out, build_optimizer(network, metadata.settings.optim))
 

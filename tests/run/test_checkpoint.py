@@ -1,5 +1,6 @@
-"""Checkpoints: what is saved comes back, a person can read it, and what is foreign is refused by name."""
+"""Checkpoints: they load as saved, their metadata is readable, and foreign ones are refused."""
 
+import hashlib
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ from pipeline.run.metadata import (
     CheckpointMetadata,
     Plateau,
     Progress,
-    check_same_architecture,
+    check_resumable,
     read_metadata,
 )
 from pipeline.settings import Settings
@@ -43,12 +44,7 @@ SETTINGS = Settings.from_flat(
         "optim.optimizer": "adamw",
     }
 )
-# Settings of optim that the first checkpoints know nothing of.
-ADDED = (
-    *("accumulate", "clip_norm", "cosine_end", "ema_samples", "max_bad_steps", "patience"),
-    *("rate_scaling", "reference_batch", "sync_batchnorm", "warmup_samples"),
-)
-RECORD = CheckpointMetadata(
+METADATA = CheckpointMetadata(
     settings=SETTINGS,
     joint_set=MPII,
     progress=Progress(epochs=3, steps=12, samples=48),
@@ -74,7 +70,7 @@ def trained(steps: int = 2):
 
 
 def save(folder: Path, network, optimizer, **more) -> None:
-    write_checkpoint(folder, take_snapshot(network, RECORD, optimizer=optimizer, **more))
+    write_checkpoint(folder, take_snapshot(network, METADATA, optimizer=optimizer, **more))
 
 
 @pytest.fixture
@@ -85,12 +81,13 @@ def saved(tmp_path) -> Path:
     return folder
 
 
-def rewritten(folder: Path, *gone: str, **changes) -> None:
-    """Change fields of the record, and leave some out, as if it had been written so in format 2, without checksums."""
+def rewritten(folder: Path, **changes) -> None:
+    """Change fields of the metadata, and write it with a checksum that matches."""
     path = folder / "checkpoint.json"
-    content = json.loads(path.read_text()) | {"format": 2} | changes
-    kept = {key: content[key] for key in content if key not in ("files", "checksum", *gone)}
-    path.write_text(json.dumps(kept))
+    content = json.loads(path.read_text()) | changes
+    del content["checksum"]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"checksum": checksum}))
 
 
 def test_a_loaded_network_gives_the_same_outputs(saved):
@@ -100,10 +97,10 @@ def test_a_loaded_network_gives_the_same_outputs(saved):
     assert not loaded.training
     # As in training; the plain layout takes half as long again on CPU.
     assert loaded.stem_conv.weight.is_contiguous(memory_format=torch.channels_last)
-    assert metadata == RECORD
+    assert metadata == METADATA
 
 
-def test_a_loaded_optimizer_goes_on_alike(saved):
+def test_a_loaded_optimizer_continues_alike(saved):
     network, optimizer = trained()
     other = build_network(SETTINGS.model, 1, CPU)
     load_weights(saved, other)
@@ -123,15 +120,15 @@ def test_a_loaded_optimizer_goes_on_alike(saved):
         assert torch.equal(ours, theirs)
 
 
-def test_an_optimizer_that_decayed_all_weights_is_refused(saved):
+def test_an_optimizer_with_other_groups_is_refused(saved):
     network, _ = trained()
     settings = SETTINGS.replaced({"optim.weight_decay": 0.1}).optim
-    said = (
-        f"{saved}/optimizer.pt: optimizer state can't be loaded: it has 1 parameter groups, expected "
-        "2: optim.weight_decay was another, or meant norms and biases too; train anew under another "
-        "ray.name"
+    message = (
+        f"{saved}/optimizer.pt: optimizer state can't be loaded: it has 1 parameter groups, "
+        "expected 2: optim.optimizer or optim.weight_decay was changed; use another ray.name to "
+        "start over"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_training(saved, build_optimizer(network, settings))
 
 
@@ -156,8 +153,8 @@ def test_weights_and_their_average_lie_side_by_side(tmp_path):
 
 def test_an_average_that_was_never_kept_is_refused(saved):
     assert find_weights(saved, "auto") == "raw"
-    said = f"{saved}: no ema.safetensors: it was trained with optim.ema_samples=0"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = f"{saved}: no ema.safetensors: it was trained with optim.ema_samples=0"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_network(saved, CPU, "ema")
 
 
@@ -168,7 +165,7 @@ def test_the_scale_of_the_loss_comes_back(tmp_path):
     save(tmp_path, network, optimizer, scaler=scaler)
     load_training(tmp_path, optimizer, fresh)
     assert fresh.get_scale() == 1024.0
-    # Whoever does not scale passes it over.
+    # Without a scaler it is ignored.
     load_training(tmp_path, optimizer, build_scaler(torch.float32, CPU))
     load_training(tmp_path, optimizer)
 
@@ -180,7 +177,7 @@ def test_a_checkpoint_without_a_scale_starts_one(saved):
     assert scaler.get_scale() == 2.0**16
 
 
-def test_a_person_can_read_the_record(saved):
+def test_a_person_can_read_the_metadata(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     assert content["settings"] == SETTINGS.flat()
     assert content["settings"]["model.features"] == 8
@@ -196,34 +193,9 @@ def test_a_person_can_read_the_record(saved):
     assert len((saved / "checkpoint.json").read_text().splitlines()) > 30
 
 
-def test_a_record_of_the_first_format_names_its_joint_set(saved):
-    rewritten(saved, format=1, joint_set="mpii")
-    assert read_metadata(saved) == RECORD
-    rewritten(saved, format=1, joint_set="halpe")
-    with pytest.raises(ValueError, match=r"checkpoint\.json: unknown joint set 'halpe'; known: "):
-        read_metadata(saved)
-
-
-def test_a_record_from_before_bad_steps_were_counted_has_none(saved):
+def test_metadata_from_before_bad_steps_were_counted_has_none(saved):
     rewritten(saved, progress={"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48})
-    assert read_metadata(saved) == RECORD
-
-
-def test_a_record_from_before_schedules_had_a_state_begins_one(saved):
-    settings = SETTINGS.flat()
-    for name in ADDED:
-        del settings[f"optim.{name}"]
-    rewritten(saved, "plateau", settings=settings)
-    assert read_metadata(saved) == replace(RECORD, plateau=Plateau())
-
-
-def test_a_checkpoint_from_before_stems_had_a_width_has_half_the_features(saved):
-    settings = SETTINGS.flat()
-    del settings["model.stem_features"]
-    rewritten(saved, settings=settings)
-    network, metadata = load_network(saved, CPU)
-    assert metadata == RECORD
-    assert network.stem_residual3.conv1.in_channels == 4
+    assert read_metadata(saved) == METADATA
 
 
 def test_prediction_needs_no_pickle(saved):
@@ -242,47 +214,47 @@ def test_prediction_needs_no_pickle(saved):
     [("model.stacks", 2), ("model.features", 16), ("model.joints", 14), ("model.input_px", 128)],
 )
 def test_another_architecture_is_refused_by_its_dotted_key(saved, key, value):
-    said = (
+    message = (
         f"{saved}: a checkpoint of another architecture: {key} is "
         f"{SETTINGS.flat()[key]} there, expected {value}"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
-        check_same_architecture(saved, read_metadata(saved), SETTINGS.replaced({key: value}))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_resumable(saved, read_metadata(saved), SETTINGS.replaced({key: value}), MPII)
 
 
 def test_another_learning_rate_is_no_other_architecture(saved):
     others = SETTINGS.replaced({"optim.learning_rate": 1.0, "data.train": "elsewhere"})
-    check_same_architecture(saved, read_metadata(saved), others)
+    check_resumable(saved, read_metadata(saved), others, MPII)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.pt", "evaluation.json"])
 def test_a_file_that_was_changed_is_refused_by_name(tmp_path, name):
     network, optimizer = trained()
-    taken = take_snapshot(network, RECORD, optimizer=optimizer)
+    taken = take_snapshot(network, METADATA, optimizer=optimizer)
     write_checkpoint(tmp_path, replace(taken, extras={"evaluation.json": b"{ }"}))
-    assert check_sound(tmp_path) == RECORD
+    assert check_sound(tmp_path) == METADATA
     path = tmp_path / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    said = f"{path}: damaged: its checksum is not the one it was written with"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = f"{path}: checksum mismatch: the file was modified after it was written"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_sound(tmp_path)
     path.unlink()
-    said = f"{path}: missing, though the checkpoint was written with it"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = f"{path}: missing, though the checkpoint was written with it"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_sound(tmp_path)
 
 
-def test_a_record_that_was_changed_is_refused(saved):
+def test_metadata_that_were_changed_are_refused(saved):
     path = saved / "checkpoint.json"
     path.write_text(path.read_text().replace('"pckh_0.5": 12.5', '"pckh_0.5": 92.5'))
-    said = f"{path}: its checksum is another: it was changed after it had been written"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = f"{path}: checksum mismatch: the file was modified after it was written"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_metadata(saved)
     # How the file is laid out does not matter.
     path.write_text(json.dumps(json.loads(path.read_text().replace("92.5", "12.5"))))
-    assert check_sound(saved) == RECORD
+    assert check_sound(saved) == METADATA
 
 
 def test_prediction_heeds_the_weights_that_it_uses(tmp_path):
@@ -291,16 +263,17 @@ def test_prediction_heeds_the_weights_that_it_uses(tmp_path):
     path = tmp_path / "ema.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     load_network(tmp_path, CPU, "raw")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: damaged: "):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: checksum mismatch: "):
         load_network(tmp_path, CPU)
 
 
 def test_truncated_weights_are_refused_by_name(saved):
     path = saved / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    rewritten(saved)  # of a format without checksums
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: weights can't be loaded: "):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: checksum mismatch: "):
         load_network(saved, CPU)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: weights can't be loaded: "):
+        load_weights(saved, build_network(SETTINGS.model, 0, CPU))
 
 
 def test_weights_of_another_network_are_refused_by_name(saved):
@@ -317,8 +290,8 @@ def test_weights_that_are_gone_are_refused_by_name(saved):
 
 
 def test_a_foreign_folder_is_no_checkpoint(tmp_path):
-    said = f"{tmp_path}: not a checkpoint folder (no checkpoint.json)"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = f"{tmp_path}: not a checkpoint folder (no checkpoint.json)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_metadata(tmp_path)
     with pytest.raises(ValueError, match="not a checkpoint folder"):
         read_metadata(tmp_path / "nowhere")
@@ -328,7 +301,7 @@ def test_a_foreign_folder_is_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])
-def test_a_record_that_is_no_json_is_refused(saved, content):
+def test_metadata_that_are_no_json_are_refused(saved, content):
     path = saved / "checkpoint.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: not readable as JSON: "):
@@ -336,9 +309,10 @@ def test_a_record_that_is_no_json_is_refused(saved, content):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"format": 4}, "expected a checkpoint of format 1 to 3, got 4"),
+        ({"format": 4}, "expected format 3, got 4"),
+        ({"format": 2}, "expected format 3, got 2"),
         (
             {"settings": {"model.stackz": 1}},
             "unknown setting 'model.stackz'; did you mean 'model.stacks'?",
@@ -349,16 +323,16 @@ def test_a_record_that_is_no_json_is_refused(saved, content):
         ({"progress": {"epoch": 3}}, "unexpected keyword argument 'epoch'"),
     ],
 )
-def test_a_record_that_is_not_ours_is_refused_by_name(saved, change, said):
+def test_metadata_that_are_not_ours_are_refused_by_name(saved, change, message):
     rewritten(saved, **change)
     path = re.escape(str(saved / "checkpoint.json"))
-    with pytest.raises(ValueError, match=f"^{path}: .*{re.escape(said)}"):
+    with pytest.raises(ValueError, match=f"^{path}: .*{re.escape(message)}"):
         read_metadata(saved)
 
 
-def test_a_record_of_a_list_is_refused(saved):
+def test_metadata_of_a_list_are_refused(saved):
     (saved / "checkpoint.json").write_text("[1]")
-    with pytest.raises(ValueError, match="expected a checkpoint of format 1 to 3, got None"):
+    with pytest.raises(ValueError, match=r"checkpoint\.json: expected format 3, got None$"):
         read_metadata(saved)
 
 
@@ -386,14 +360,10 @@ def test_an_optimizer_that_holds_code_is_refused(saved, tmp_path):
     assert network.training
 
 
-def test_a_checkpoint_from_before_a_setting_means_what_it_meant(saved):
+def test_a_checkpoint_from_before_a_setting_has_its_default(saved):
     settings = SETTINGS.flat()
-    for key in ("model.supervision", "optim.loss", "optim.zero_heads", "evaluation.decoding"):
+    for key in ("optim.max_bad_steps", "ray.hang_minutes", "tracking.models"):
         del settings[key]
     rewritten(saved, settings=settings)
-    loaded, metadata = load_network(saved, CPU)
-    assert metadata.settings.model.supervision == "every-stack"
-    assert metadata.settings.optim.loss == "mse"
-    assert metadata.settings.evaluation.decoding == "quarter"
-    check_same_architecture(saved, metadata, SETTINGS)
-    assert loaded(images()).stacks.isfinite().all()
+    assert check_sound(saved) == METADATA
+    check_resumable(saved, read_metadata(saved), SETTINGS, MPII)

@@ -1,4 +1,4 @@
-"""A run's checkpoints on disk: which are kept, which are passed over, and what happens when the disk is full."""
+"""A run's checkpoints on disk: which stay, which are refused, and a full disk."""
 
 import subprocess
 import threading
@@ -10,9 +10,10 @@ import torch
 from factories import pack_samples, samples
 
 from pipeline.pose.joint_sets import MPII
-from pipeline.run.checkpoint import Snapshot, check_sound
+from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
 from pipeline.run.checkpoint_manager import (
     CheckpointManager,
+    EpochEntry,
     StorageError,
     best,
     checkpoint_name,
@@ -35,7 +36,7 @@ def snapshot_of(accuracy: float | None = None, weight: float = 0.0) -> Snapshot:
     metadata = CheckpointMetadata(
         settings=Settings(), joint_set=MPII, progress=Progress(), metrics=metrics
     )
-    return Snapshot(record=metadata, weights={"weight": torch.tensor([weight])})
+    return Snapshot(metadata=metadata, weights={"weight": torch.tensor([weight])})
 
 
 def nothing() -> None:
@@ -50,7 +51,7 @@ def write(folder: Path, accuracies: Mapping[str, float | None], keep: int = 2) -
     """Write checkpoints one after another; return the names of those that are left."""
     manager = CheckpointManager(folder, keep, METRIC)
     for name, accuracy in accuracies.items():
-        assert manager.add(name, snapshot_of(accuracy), nothing) is None
+        assert manager.add(name, snapshot_of(accuracy)) is None
     assert manager.close() is None
     return [path.name for path in checkpoints(folder)]
 
@@ -88,7 +89,7 @@ def test_checkpoints_within_an_epoch_go_when_it_is_complete(tmp_path):
 def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path):
     manager = CheckpointManager(tmp_path, 2, METRIC)
     for accuracy in (1.0, 2.0):
-        manager.add("epoch_0001", snapshot_of(accuracy), nothing)
+        manager.add("epoch_0001", snapshot_of(accuracy))
     manager.close()
     assert check_sound(tmp_path / "epoch_0001").metrics == {METRIC: 2.0}
     assert names_in(tmp_path) == ["epoch_0001"]
@@ -120,10 +121,12 @@ def test_damaged_checkpoints_are_named_and_the_newest_sound_one_is_found(tmp_pat
     assert found[1].metrics == {METRIC: 1.0}
     [truncated, tampered] = said
     assert truncated == (
-        f"checkpoint epoch_0003 can't be used: {tmp_path}/epoch_0003/weights.safetensors: damaged: "
-        "its checksum is not the one it was written with"
+        f"checkpoint epoch_0003 can't be used: {tmp_path}/epoch_0003/weights.safetensors: checksum "
+        "mismatch: the file was modified after it was written"
     )
-    assert tampered.startswith(f"checkpoint epoch_0002 can't be used: {record}: its checksum is ")
+    assert tampered.startswith(
+        f"checkpoint epoch_0002 can't be used: {metadata}: checksum mismatch: "
+    )
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_trained_anew(tmp_path):
@@ -132,19 +135,35 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_trained_anew(tmp_path):
     for path in checkpoints(tmp_path):
         damage(path)
     with pytest.raises(
-        ValueError, match=r"none of its 2 checkpoints is sound; give another ray\.name"
+        ValueError, match=r"all of its 2 checkpoints are damaged; use another ray\.name"
     ):
         newest_sound(tmp_path, lambda _: None)
 
 
-def test_an_error_beside_the_disks_is_raised_where_it_is_waited_for(tmp_path):
+def test_an_epoch_is_entered_after_its_checkpoint_and_its_picture(tmp_path, monkeypatch):
+    picture = tmp_path / "overlays" / "overlay_0001.png"
+
+    def write(folder: Path, snapshot: Snapshot) -> None:
+        assert picture.read_bytes() == b"PNG"
+        assert not Journal(tmp_path).entries()
+        write_checkpoint(folder, snapshot)
+
+    monkeypatch.setattr("pipeline.run.checkpoint_manager.write_checkpoint", write)
     manager = CheckpointManager(tmp_path, 2, METRIC)
+    entry = EpochEntry(epoch=1, metrics={METRIC: 1.0}, picture=b"PNG")
+    manager.add("epoch_0001", snapshot_of(1.0), epoch=entry)
+    assert manager.close() is None
+    assert [entry.kind for entry in Journal(tmp_path).entries()] == ["file", "metrics"]
+    # As on a resume.
+    manager.enter(EpochEntry(epoch=1, metrics={METRIC: 1.0}))
+    assert len(Journal(tmp_path).entries()) == 2
 
-    def damaged() -> None:
-        raise ValueError("journal.jsonl: line 3 is damaged")
 
-    manager.add("epoch_0001", snapshot_of(1.0), damaged)
-    with pytest.raises(ValueError, match="line 3 is damaged"):
+def test_another_error_of_the_thread_is_raised_by_close(tmp_path):
+    manager = CheckpointManager(tmp_path, 2, METRIC)
+    (tmp_path / "journal.jsonl").write_text("damaged\n")
+    manager.add("epoch_0001", snapshot_of(1.0))
+    with pytest.raises(ValueError, match=r"journal\.jsonl: line 1 is damaged: "):
         manager.close()
     assert manager.close() is None
 
@@ -185,10 +204,10 @@ def free(disk: Path) -> None:
 
 def test_a_checkpoint_that_finds_no_room_leaves_those_before_it(disk):
     manager = CheckpointManager(disk, 2, METRIC)
-    manager.add("epoch_0001", snapshot_of(1.0), nothing)
+    manager.add("epoch_0001", snapshot_of(1.0))
     manager.close()
     fill(disk)
-    manager.add("epoch_0002", snapshot_of(2.0), nothing)
+    manager.add("epoch_0002", snapshot_of(2.0))
     failure = manager.close()
     assert str(failure).startswith(f"{disk}/epoch_0002: not written, with 0.0 MiB free there: ")
     assert "No space left on device" in str(failure)
@@ -278,7 +297,7 @@ def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room
     assert said.count("MiB free there") == 2
     for name in ("epoch_0001+00002", "epoch_0002"):
         assert f"{run / name}: not written, with 0.0 MiB free there: " in said
-    assert said.count("training goes on, and tries again at the next checkpoint") == 2
+    assert said.count("training continues, and retries at the next checkpoint") == 2
     assert usable == ["epoch_0001"]
     pictures = [f"overlay_{epoch:04d}.png" for epoch in (1, 2, 3, 4)]
     assert recorded(run) == ([1, 2, 3, 4], pictures)
@@ -292,17 +311,15 @@ def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room
 def test_entries_that_the_disk_refuses_wait_and_come_once(disk, tmp_path, capsys, monkeypatch):
     trainer = trainer_of(tmp_path, 3)
     run = disk / "run"
-    original, calls = Checkpointer._enter_epoch, []
+    original, calls = CheckpointManager._enter_epoch, []
 
-    def full_the_second_time(
-        checkpointer: Checkpointer, epoch: int, metrics: dict[str, float]
-    ) -> None:
-        calls.append(epoch)
+    def full_the_second_time(manager: CheckpointManager, entry: EpochEntry) -> None:
+        calls.append(entry.epoch)
         if len(calls) == 2:
             fill(disk)
-        original(checkpointer, epoch, metrics)
+        original(manager, entry)
 
-    monkeypatch.setattr(Checkpointer, "_enter_epoch", full_the_second_time)
+    monkeypatch.setattr(CheckpointManager, "_enter_epoch", full_the_second_time)
     with Checkpointer(trainer, run) as checkpointer:
         train(trainer, checkpointer, After({2: lambda: free(disk)}))
     said = capsys.readouterr().out
@@ -321,7 +338,7 @@ def test_three_checkpoints_in_a_row_without_room_end_the_run_which_goes_on_later
     ):
         train(trainer, checkpointer, After({1: lambda: fill(disk)}))
     # Epoch 2 has two checkpoints; the third that fails is found at the fourth.
-    assert trainer.progress.epochs == 3
+    assert trainer.state.progress.epochs == 3
     assert recorded(run) == ([1], ["overlay_0001.png"])
     free(disk)
     second = trainer_of(tmp_path / "again", 4)

@@ -1,4 +1,4 @@
-"""The journal: what was recorded is there, whatever has happened to the process that recorded it."""
+"""The journal: a recorded entry survives whatever happens to the process."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Planning: what is left open is resolved, and what can't run is refused before anything is started."""
+"""Planning: settings are resolved, and impossible ones refused before anything starts."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""How busy the machine is: means of samples, entered at steps of their own."""
+"""Load of the machine: means of samples, entered at steps of their own."""
 
 from types import SimpleNamespace
 
@@ -6,12 +6,12 @@ import pytest
 
 from pipeline.run import system_metrics as system
 from pipeline.run.journal import Journal
-from pipeline.run.system_metrics import Monitor, System
+from pipeline.run.system_metrics import Monitor
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine whose CPU is at 0, 10, 30 % at each look, and that sends 1 MB and receives 2 between them."""
+    """A CPU at 0%, 10%, 30% in successive samples, with 1 MB sent and 2 MB received between."""
     busy, network = iter((0.0, 10.0, 30.0)), iter(range(10))
 
     def counters():
@@ -27,11 +27,11 @@ def machine(monkeypatch):
     monkeypatch.setattr(system, "_gpus", lambda: [])
 
 
-def test_a_summary_has_the_means_of_its_samples_and_all_that_crossed_the_network(machine, tmp_path):
-    watched = System(tmp_path)
-    watched.sample()
-    watched.sample()
-    assert watched.summary() == {
+def test_a_summary_has_the_means_of_its_samples_and_all_network_traffic(machine, tmp_path):
+    monitor = Monitor(tmp_path)
+    monitor.sample()
+    monitor.sample()
+    assert monitor.summary() == {
         "system/cpu_utilization_percentage": 20.0,
         "system/system_memory_usage_megabytes": 3000.0,
         "system/system_memory_usage_percentage": 25.0,
@@ -41,14 +41,14 @@ def test_a_summary_has_the_means_of_its_samples_and_all_that_crossed_the_network
         "system/network_receive_megabytes": 2.0,
         "system/network_transmit_megabytes": 1.0,
     }
-    # Without samples there is no mean; what crossed the network counts on.
-    assert watched.summary() == {
+    # Without samples there are no means; network traffic keeps counting.
+    assert monitor.summary() == {
         "system/network_receive_megabytes": 4.0,
         "system/network_transmit_megabytes": 2.0,
     }
 
 
-def test_a_run_of_whatever_length_has_an_entry_and_one_that_goes_on_counts_on(tmp_path):
+def test_a_run_of_any_length_has_an_entry_and_a_resumed_one_continues_the_steps(tmp_path):
     for _ in range(2):
         with Monitor(tmp_path):
             pass
@@ -60,7 +60,7 @@ def test_a_run_of_whatever_length_has_an_entry_and_one_that_goes_on_counts_on(tm
     assert 0 <= entries[0].content["values"]["system/cpu_utilization_percentage"] <= 100
 
 
-def test_what_the_disk_refuses_is_said_and_does_not_reach_the_run(tmp_path, monkeypatch, capsys):
+def test_an_error_of_the_disk_is_logged_and_does_not_reach_the_run(tmp_path, monkeypatch, capsys):
     def refuse(*_):
         raise OSError("no space left")
 
@@ -68,17 +68,17 @@ def test_what_the_disk_refuses_is_said_and_does_not_reach_the_run(tmp_path, monk
     with Monitor(tmp_path):
         pass
     assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path}/system.jsonl: the last half minute is not recorded: no space left"
+        f"{tmp_path}/system.jsonl: the last half minute was not recorded: no space left"
     ]
 
 
-def test_a_driver_that_fails_is_said_and_does_not_reach_the_run(tmp_path, monkeypatch, capsys):
+def test_an_error_of_a_driver_is_logged_and_does_not_reach_the_run(tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("GPU is lost")
 
-    monkeypatch.setattr(System, "sample", fail)
+    monkeypatch.setattr(Monitor, "sample", fail)
     with Monitor(tmp_path):
         pass
     assert capsys.readouterr().out.splitlines() == [
-        "the machine is no longer watched: RuntimeError: GPU is lost"
+        "system metrics are no longer recorded: RuntimeError: GPU is lost"
     ]

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.inference.predictor import Frame, Predictor
+from pipeline.run.checkpoint_manager import enter_models
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.settings.packing import CropSettings
 from pipeline.tracking.client import AwayError
@@ -23,7 +24,6 @@ from pipeline.tracking.registry import register
 from pipeline.tracking.runs import find_or_create_run
 from pipeline.tracking.sync import JournalSync, deliver
 from pipeline.tracking.sync_state import REFUSED_NAME
-from pipeline.training.checkpointing import enter_models
 
 METRIC = "pckh_0.5"
 

@@ -15,12 +15,12 @@ import pytest
 from factories import checkpoint
 
 import jobs.deliver
+from pipeline.run.checkpoint_manager import enter_models
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.tracking import uploader as module
 from pipeline.tracking.client import AwayError
 from pipeline.tracking.sync import JournalSync, deliver
 from pipeline.tracking.uploader import Uploader
-from pipeline.training.checkpointing import enter_models
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: left out on every rank without a trace, counted, and too many in the end."""
+"""Steps whose loss or gradient is not finite: skipped on every rank, counted, and limited."""
 
 import os
 from dataclasses import replace
@@ -70,12 +70,13 @@ def spoil_samples(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
     """Everything that a step moves."""
-    state = trainer._state
+    state = trainer.state
     average = state.network_of("ema").state_dict()
     optimizer = state._optimizer.state_dict()["state"]
     return {
         **{
-            f"network {name}": value.clone() for name, value in trainer.network.state_dict().items()
+            f"network {name}": value.clone()
+            for name, value in trainer.state.network.state_dict().items()
         },
         **{f"average {name}": value.clone() for name, value in average.items()},
         **{f"{weight} {k}": v.clone() for weight, of in optimizer.items() for k, v in of.items()},
@@ -97,7 +98,7 @@ def test_a_step_whose_loss_is_not_finite_leaves_all_as_it_was(tmp_path, parts, c
     changes = {"optim.accumulate": parts, "optim.clip_norm": clip_norm}
     trainer = trainer_of(tmp_path, **changes)
     good = first_batch(trainer)
-    state = trainer._state
+    state = trainer.state
     state.parallel.train()
     mean, _, wrong = state.step(good, 100)
     assert wrong == ""
@@ -118,9 +119,9 @@ def test_a_bad_part_spoils_the_step_whatever_part_comes_after(tmp_path):
     good = first_batch(trainer)
     gains = good.gains.clone()
     gains[0] = NAN
-    trainer._state.step(good, 100)
+    trainer.state.step(good, 100)
     before = state_of(trainer)
-    assert trainer._state.step(replace(good, gains=gains), 100)[2] == "the loss is nan"
+    assert trainer.state.step(replace(good, gains=gains), 100)[2] == "the loss is nan"
     assert changed(before, state_of(trainer)) == []
 
 
@@ -128,14 +129,14 @@ def test_a_bad_part_spoils_the_step_whatever_part_comes_after(tmp_path):
 def test_a_gradient_alone_makes_a_step_bad(tmp_path, value):
     trainer = trainer_of(tmp_path)
     good = first_batch(trainer)
-    trainer._state.step(good, 100)
+    trainer.state.step(good, 100)
     before = state_of(trainer)
-    head = trainer.network.stacks[0].head.weight
+    head = trainer.state.network.stacks[0].head.weight
     hook = head.register_hook(lambda gradient: gradient * value)
-    assert trainer._state.step(good, 100)[2].startswith("the gradients' norm is ")
+    assert trainer.state.step(good, 100)[2].startswith("the gradients' norm is ")
     assert changed(before, state_of(trainer)) == []
     hook.remove()
-    assert trainer._state.step(good, 100)[2] == ""
+    assert trainer.state.step(good, 100)[2] == ""
 
 
 def test_a_loss_may_be_infinite_where_no_gradient_is(tmp_path, monkeypatch):
@@ -145,10 +146,10 @@ def test_a_loss_may_be_infinite_where_no_gradient_is(tmp_path, monkeypatch):
     def lost(heatmaps: Any, *_: Any) -> Tensor:
         return heatmaps.stacks.sum() + INF
 
-    trainer._state.step(good, 100)
+    trainer.state.step(good, 100)
     before = state_of(trainer)
     monkeypatch.setattr("pipeline.training.step.batch_loss", lost)
-    assert trainer._state.step(good, 100)[2] == "the loss is inf"
+    assert trainer.state.step(good, 100)[2] == "the loss is inf"
     assert changed(before, state_of(trainer)) == []
 
 
@@ -157,10 +158,10 @@ def test_a_loss_may_be_infinite_where_no_gradient_is(tmp_path, monkeypatch):
 
 def test_in_fp16_an_overflow_is_no_bad_step_until_the_scale_is_below_one(tmp_path):
     trainer = trainer_of(tmp_path, **{"optim.precision": "fp16"})
-    state, good = trainer._state, first_batch(trainer)
+    state, good = trainer.state, first_batch(trainer)
     scaler = state._scaler
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0})
-    trainer.network.stacks[0].head.weight.register_hook(lambda gradient: gradient * INF)
+    trainer.state.network.stacks[0].head.weight.register_hook(lambda gradient: gradient * INF)
     before = state_of(trainer)
     found = []
     for _ in range(3):
@@ -174,11 +175,11 @@ def test_in_fp16_an_overflow_is_no_bad_step_until_the_scale_is_below_one(tmp_pat
 def test_in_fp16_a_loss_that_is_not_finite_makes_a_bad_step_at_any_scale(tmp_path):
     trainer = trainer_of(tmp_path, **{"optim.precision": "fp16"})
     good = first_batch(trainer)
-    assert trainer._state.step(spoil(good), 100)[2] == "the loss is nan"
-    assert trainer._state._scaler.get_scale() == 2.0**15
+    assert trainer.state.step(spoil(good), 100)[2] == "the loss is nan"
+    assert trainer.state._scaler.get_scale() == 2.0**15
 
 
-# What is said, and when it is enough
+# Messages, and the limit
 
 
 def test_samples_are_named_by_shard_and_key(tmp_path):
@@ -195,14 +196,14 @@ def test_a_bad_step_is_said_with_its_samples_and_counted(tmp_path, monkeypatch):
     [bad] = [report for report in reports if report.left_out]
     # Unshuffled within shards, of which the first, samples 0-2, comes first.
     assert bad.left_out == (
-        "epoch 1, step 3 of 4, learning rate 0.001: the loss is nan; step left out, 1 of 10 allowed; "
-        "its samples: train-000001.tar: photo-004_00, photo-005_00"
+        "epoch 1, step 3 of 4, learning rate 0.001: the loss is nan; step skipped, 1 of 10 "
+        "allowed; its samples: train-000001.tar: photo-004_00, photo-005_00"
     )
     assert [report.bad_steps for report in reports] == [1] * len(reports)
     assert np.isfinite(reports[-1].loss)
-    assert (trainer.progress.bad_steps, trainer.progress.epoch_bad_steps) == (1, 0)
+    assert (trainer.state.progress.bad_steps, trainer.state.progress.epoch_bad_steps) == (1, 0)
     assert [report.bad_steps for report in trainer.train_epoch(1e9)][-1] == 1
-    assert trainer.progress.bad_steps == 2
+    assert trainer.state.progress.bad_steps == 2
 
 
 @pytest.mark.parametrize(("allowed", "steps"), [(0, 1), (2, 3)])
@@ -212,12 +213,12 @@ def test_one_bad_step_more_than_allowed_stops_the_run(tmp_path, monkeypatch, all
     reports = []
     with pytest.raises(BadStepsError) as error:
         reports.extend(trainer.train_epoch(1e9))
-    said = str(error.value)
-    assert said.startswith(
-        f"epoch 1, step {steps} of 4, learning rate 0.001: the loss is nan; that is bad step {steps}, "
-        f"optim.max_bad_steps allows {allowed}; "
+    message = str(error.value)
+    assert message.startswith(
+        f"epoch 1, step {steps} of 4, learning rate 0.001: the loss is nan; this is bad step "
+        f"{steps}, optim.max_bad_steps allows {allowed}; "
     )
-    assert "; its samples: train-00000" in said
+    assert "; its samples: train-00000" in message
 
 
 def test_an_epoch_without_one_good_step_stops_the_run(tmp_path, monkeypatch):
@@ -242,12 +243,12 @@ def test_samples_of_a_stream_are_said_by_number(tmp_path, monkeypatch):
 
 
 def train_rank(rank: int, folder: Path, task: Task) -> None:
-    """Take two steps, the second of which is bad on rank 1 alone, and then an epoch with a bad sample."""
+    """Take two steps, the second bad on rank 1 alone, then an epoch with a bad sample."""
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
     trainer = Trainer(task, rank, 2, CPU)
-    state, good = trainer._state, first_batch(trainer)
+    state, good = trainer.state, first_batch(trainer)
     state.parallel.train()
     state.step(good, 100)
     before = state_of(trainer)
@@ -255,12 +256,12 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     result = {"wrong": wrong, "changed": changed(before, state_of(trainer))}
     spoil_samples(pytest.MonkeyPatch(), 6)
     fresh = Trainer(task, rank, 2, CPU)
-    result["said"] = [report.left_out for report in fresh.train_epoch(1e9) if report.left_out]
+    result["message"] = [report.left_out for report in fresh.train_epoch(1e9) if report.left_out]
     try:
         list(fresh.train_epoch(1e9))
     except BadStepsError as error:
         result["error"] = str(error)
-    result["weights"] = dict(fresh.network.named_parameters())
+    result["weights"] = dict(fresh.state.network.named_parameters())
     torch.save(result, folder / f"rank-{rank}.pt")
     dist.destroy_process_group()
 
@@ -281,13 +282,13 @@ def test_two_ranks_leave_a_step_out_together_whichever_has_the_bad_sample(tmp_pa
         assert rank["wrong"] == "the loss of rank 1 is nan"
         assert rank["changed"] == []
     # Every rank knows all samples of the step, four in all.
-    assert first["said"] == second["said"]
-    [said] = first["said"]
-    assert "photo-006_00" in said
-    assert said.count("photo-") == 4
-    assert "its samples: rank 0: train-00000" in said
-    assert " | rank 1: train-00000" in said
+    assert first["message"] == second["message"]
+    [message] = first["message"]
+    assert "photo-006_00" in message
+    assert message.count("photo-") == 4
+    assert "its samples: rank 0: train-00000" in message
+    assert " | rank 1: train-00000" in message
     assert first["error"] == second["error"]
     assert "epoch 2, step " in first["error"]
-    assert "bad step 2, optim.max_bad_steps allows 1" in first["error"]
+    assert "this is bad step 2, optim.max_bad_steps allows 1" in first["error"]
     assert changed(first["weights"], second["weights"]) == []

@@ -1,4 +1,4 @@
-"""The moving average of the weights: what it forgets, by samples, and what it leaves alone."""
+"""The moving average of the weights: how fast it forgets, in samples."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What an epoch reports, without a cluster."""
+"""Metrics of an epoch, without a cluster."""
 
 import pytest
 import torch

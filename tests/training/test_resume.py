@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment and started again end where they would have, to the last bit."""
+"""Runs that are killed at any moment and resumed end bit-identical to uninterrupted ones."""
 
 import itertools
 import os
@@ -39,7 +39,7 @@ TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
 Kill = tuple[str, int, int]
 WRITING, ENTERING = (
     "pipeline.run.checkpoint_manager.write_checkpoint",
-    "pipeline.training.checkpointing.Checkpointer._enter_epoch",
+    "pipeline.run.checkpoint_manager.CheckpointManager._enter_epoch",
 )
 
 
@@ -86,7 +86,7 @@ def spoil(bad: int) -> None:
 
 
 def train_rank(rank: int, attempt: Path, task: Task, kill: Kill | None, bad: int | None) -> None:
-    """Train as one rank until the end, or until it is killed; the sample at `bad` has no finite loss."""
+    """Train as one rank until the end or its kill. The sample at `bad` has no finite loss."""
     if bad is not None:
         spoil(bad)
     workers = task.settings["ray.workers"]
@@ -219,7 +219,7 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path):
     checkpointer = Checkpointer(stopped, Path(task.folder), clock=lambda: float(next(times)))
     with checkpointer:
         train(stopped, checkpointer, Stopping(Path(task.folder)))
-    assert (stopped.progress.epochs, stopped.progress.epoch_steps) == (1, 1)
+    assert (stopped.state.progress.epochs, stopped.state.progress.epoch_steps) == (1, 1)
     assert kept(Path(task.folder)) == ["epoch_0001", "epoch_0001+00001"]
     (tmp_path / "run" / STOP_NAME).unlink()
     resumed = trainer()
@@ -245,6 +245,6 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_sound(tmp_path, capsys
     with Checkpointer(second, Path(task.folder)) as checkpointer:
         train(second, checkpointer, LoopHooks())
     said = capsys.readouterr().out
-    assert f"checkpoint epoch_0003 can't be used: {path}: damaged" in said
+    assert f"checkpoint epoch_0003 can't be used: {path}: checksum mismatch" in said
     assert "resuming from epoch_0002, after 20 samples, with 1 workers" in said
     assert left_by(Path(task.folder)) == expected

@@ -1,4 +1,4 @@
-"""The learning rate's course: samples seen decide, and how validation has gone."""
+"""The learning rate as a function of samples and of the validation plateau."""
 
 import pytest
 

@@ -16,6 +16,7 @@ from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.model.heatmaps import render
 from pipeline.model.hourglass import Heatmaps, Residual
 from pipeline.model.loss import batch_loss
+from pipeline.pose.joint_sets import MPII
 from pipeline.settings import ModelSettings, OptimSettings, Settings
 from pipeline.training.state import TrainState
 from pipeline.training.step import build_optimizer, build_scaler, set_learning_rate, train_step
@@ -325,7 +326,7 @@ PEOPLE = [[(3.0, 4.0), (10.0, 12.0)], [(8.0, 8.0), (2.0, 13.0)], [(5.0, 1.0), (6
 
 
 def stepped(changes, joints=PEOPLE, precision=torch.float32, scaler=None):
-    """A network after a step, and the step's loss; BatchNorm counts no batch and so sees no parts."""
+    """A network after a step and its loss. BatchNorm in eval mode does not depend on the parts."""
     settings = OptimSettings(target_peak=10.0, **changes)
     network = build_network(TINY, 0, CPU).eval()
     optimizer = build_optimizer(network, settings)
@@ -554,7 +555,7 @@ def test_compiled_training_goes_through_the_compiler_and_keeps_the_weights_names
     monkeypatch.setattr(torch, "compile", stand_in)
     settings = Settings.from_flat({f"model.{n}": v for n, v in vars(TINY).items()})
     settings = settings.replaced({"optim.accumulate": 2, "optim.compile": True})
-    state = TrainState(settings, CPU, 1)
+    state = TrainState(settings, MPII, 0, 1, CPU)
     names = build_network(TINY, 0, CPU).state_dict().keys()
     state.step(batch_of(PEOPLE), samples_in_all=6)
     assert Compiled.calls == 2

@@ -54,10 +54,10 @@ def test_an_epoch_takes_as_many_whole_batches_as_there_are(shards):
         (0, 1, 2),
         (0, 2, 2),
     ]
-    assert trainer.progress == Progress(epochs=1, steps=2, samples=6)
+    assert trainer.state.progress == Progress(epochs=1, steps=2, samples=6)
     [report] = trainer.train_epoch(every_s=1e9)
     assert (report.epoch, report.step) == (1, 2)
-    assert trainer.progress == Progress(epochs=2, steps=4, samples=12)
+    assert trainer.state.progress == Progress(epochs=2, steps=4, samples=12)
 
 
 def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):
@@ -65,11 +65,11 @@ def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):
     save(alone(task), tmp_path, {})
     unpaired = replace(MPII, flip_pairs=()).to_json()
     message = (
-        f"{tmp_path}: checkpoint and data have different joint sets: two called mpii that differ in "
-        "flip_pairs; expected the same"
+        f"{tmp_path}: checkpoint and data have different joint sets: two called mpii that differ "
+        "in flip_pairs; expected the same"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        alone(replace(task, joint_set=unpaired)).restore(tmp_path)
+        alone(replace(task, joint_set=unpaired)).state.restore(tmp_path)
 
 
 def test_a_report_says_how_fast_and_how_well_it_goes(shards):
@@ -109,14 +109,14 @@ def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
 
     def course(trainer: Trainer) -> list[tuple[int, float]]:
         return [
-            (trainer.progress.samples, report.learning_rate)
+            (trainer.state.progress.samples, report.learning_rate)
             for _ in range(3)
             for report in trainer.train_epoch(0.0)
         ]
 
     expected = course(alone(task))
-    # Only a rank's own share is looked at here, so there is nobody to add up with.
-    monkeypatch.setattr("pipeline.training.trainer.total", lambda value, _: float(value))
+    # One rank runs alone here, so nothing is summed.
+    monkeypatch.setattr("pipeline.training.trainer.all_reduce_sum", lambda value, _: float(value))
     assert course(Trainer(task, 0, workers, CPU)) == expected
     in_parts = replace(task, settings=task.settings | {"optim.accumulate": 4 // workers})
     assert course(Trainer(in_parts, 0, workers, CPU)) == expected
@@ -134,14 +134,14 @@ def test_a_plateau_that_was_interrupted_drops_when_it_would_have(shards, tmp_pat
         for accuracy in accuracies:
             *_, last = trainer.train_epoch(1e9)
             found.append(last.learning_rate)
-            trainer.judge(accuracy)
+            trainer.state.judge(accuracy)
         return found
 
     first = alone(task)
     assert rates(first, [50.0, 40.0]) == [1e-2, 1e-2]
     save(first, tmp_path, {})
     second = alone(task)
-    second.restore(tmp_path)
+    second.state.restore(tmp_path)
     assert rates(second, [49.0, 60.0, 60.0]) == pytest.approx([1e-2, 2e-3, 2e-3])
 
 
@@ -208,10 +208,10 @@ def test_training_that_was_interrupted_ends_where_it_would_have(
     first.evaluate()
     save(first, tmp_path, {"val_loss": 1.0})
     second = alone(task)
-    second.restore(tmp_path)
-    assert second.progress == Progress(epochs=1, steps=3, samples=6)
+    second.state.restore(tmp_path)
+    assert second.state.progress == Progress(epochs=1, steps=3, samples=6)
     assert train(second, 2) == losses[1:]
-    assert second.progress == straight.progress
+    assert second.state.progress == straight.state.progress
     assert left_by(second, tmp_path / "second") == left_by(straight, tmp_path / "straight")
 
 
@@ -230,7 +230,7 @@ def test_an_average_that_is_asked_for_late_starts_from_the_weights(shards, tmp_p
     train(first, 1)
     save(first, tmp_path, {})
     second = alone(replace(task, settings=task.settings | {"optim.ema_samples": 100}))
-    second.restore(tmp_path)
+    second.state.restore(tmp_path)
     assert second.evaluate().loss_sum == second.evaluate("raw").loss_sum
     train(second, 1)
     assert second.evaluate().loss_sum != second.evaluate("raw").loss_sum
@@ -272,17 +272,19 @@ def test_an_epoch_that_was_interrupted_sees_every_sample_once(tmp_path):
     assert len(set(whole)) == len(whole) == 10
     first = alone(task)
     before = seen_by(first, 2)
-    assert first.progress == Progress(epochs=0, epoch_steps=2, steps=2, samples=4)
+    assert first.state.progress == Progress(epochs=0, epoch_steps=2, steps=2, samples=4)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     save(first, folder, {})
     second = alone(task)
-    second.restore(folder)
+    second.state.restore(folder)
     after = seen_by(second, 3)
     assert before + after == whole
-    assert second.progress == straight.progress == Progress(epochs=1, steps=5, samples=10)
-    for name, value in straight.network.state_dict().items():
-        assert torch.equal(value, second.network.state_dict()[name]), name
+    assert (
+        second.state.progress == straight.state.progress == Progress(epochs=1, steps=5, samples=10)
+    )
+    for name, value in straight.state.network.state_dict().items():
+        assert torch.equal(value, second.state.network.state_dict()[name]), name
 
 
 def test_an_interrupted_epoch_is_not_mixed_with_one_of_another_order(shards, tmp_path):
@@ -292,7 +294,7 @@ def test_an_interrupted_epoch_is_not_mixed_with_one_of_another_order(shards, tmp
     save(first, tmp_path, {})
     other = alone(replace(task, settings=task.settings | {"data.seed": 1}))
     with pytest.raises(ValueError, match=r"of another order: data\.seed is 0 there, expected 1$"):
-        other.restore(tmp_path)
+        other.state.restore(tmp_path)
 
 
 def damage(path: Path, key: str) -> None:
@@ -330,7 +332,7 @@ def test_a_checkpoint_says_what_was_trained(shards, tmp_path):
     assert metadata.settings == trainer.settings
     wider = alone(replace(task, settings=task.settings | {"model.features": 12}))
     with pytest.raises(ValueError, match=r"model\.features is 8 there, expected 12$"):
-        wider.restore(tmp_path)
+        wider.state.restore(tmp_path)
 
 
 def test_everyone_who_validates_is_counted_once(shards):
@@ -380,19 +382,19 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     (folder / f"before-{rank}.json").write_text(json.dumps(before.to_json()))
     with watched(trainer) as seen:
         *_, last = trainer.train_epoch(every_s=1e9)
-    own = {name: buffer.clone() for name, buffer in trainer.network.named_buffers()}
+    own = {name: buffer.clone() for name, buffer in trainer.state.network.named_buffers()}
     after = trainer.evaluate("raw")
     (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
     _, cases = trainer.evaluate_people()
     (folder / f"people-{rank}.npz").write_bytes(cases.to_bytes())
     torch.save(
         {
-            "average": trainer._state.network_of("ema").state_dict(),
-            "state": trainer.network.state_dict(),
+            "average": trainer.state.network_of("ema").state_dict(),
+            "state": trainer.state.network.state_dict(),
             "own statistics": own,
             "loss": last.loss,
             "seen": seen,
-            "progress": vars(trainer.progress),
+            "progress": vars(trainer.state.progress),
             "gradients": [
                 gradient(rank, 2, task, parts, recompute)
                 for parts in (1, 2)
@@ -408,12 +410,12 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
 def gradient(
     rank: int, workers: int, task: Task, parts: int, recompute: bool = False
 ) -> torch.Tensor:
-    """All gradients on an epoch's first batch in parts, with BatchNorm's statistics as at the start."""
+    """All gradients on an epoch's first batch in parts, with BatchNorm in eval mode."""
     settings = task.settings | {"optim.accumulate": parts, "optim.checkpointing": recompute}
     trainer = Trainer(replace(task, settings=settings), rank, workers, CPU)
-    trainer._state.parallel.eval()
-    trainer._state.step(next(trainer._batches()), samples_in_all=100)
-    return torch.cat([weight.grad.ravel() for weight in trainer.network.parameters()])
+    trainer.state.parallel.eval()
+    trainer.state.step(next(trainer._batches()), samples_in_all=100)
+    return torch.cat([weight.grad.ravel() for weight in trainer.state.network.parameters()])
 
 
 def uneven(task: Task) -> Task:
@@ -477,7 +479,7 @@ def test_two_ranks_evaluate_exactly_what_one_does(two_ranks):
 def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
     folder, task = two_ranks
     trainer = alone(task)
-    trainer.network.load_state_dict(ranks_of(folder)[0]["state"])
+    trainer.state.network.load_state_dict(ranks_of(folder)[0]["state"])
     result = trainer.evaluate("raw")
     for rank in (0, 1):
         assert_same(evaluation(folder, f"after-{rank}"), result)
@@ -486,7 +488,7 @@ def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
 def test_two_ranks_say_of_each_person_what_one_does(two_ranks):
     folder, task = two_ranks
     trainer = alone(task)
-    trainer._state.network_of("ema").load_state_dict(ranks_of(folder)[0]["average"])
+    trainer.state.network_of("ema").load_state_dict(ranks_of(folder)[0]["average"])
     _, cases = trainer.evaluate_people()
     # In the order of their keys, each once.
     assert cases.keys == tuple(f"photo-{number:03d}_00" for number in range(20, 27))
@@ -507,7 +509,7 @@ def test_two_ranks_hold_the_same_weights_and_statistics(two_ranks):
         for name, value in first[kind].items():
             assert torch.equal(value, second[kind][name]), (kind, name)
     assert not torch.equal(first["state"]["stem_conv.weight"], first["average"]["stem_conv.weight"])
-    fresh = alone(task).network.state_dict()
+    fresh = alone(task).state.network.state_dict()
     assert not torch.equal(first["state"]["stem_conv.weight"], fresh["stem_conv.weight"])
 
 

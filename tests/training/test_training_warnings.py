@@ -1,4 +1,4 @@
-"""What is said of training that goes wrong slowly: heatmaps that are flat, accuracy that does not rise."""
+"""Warnings about collapsed heatmaps and stalled accuracy."""
 
 import numpy as np
 import pytest
@@ -84,56 +84,56 @@ def test_a_network_that_learns_by_squared_error_has_flat_heatmaps_for_hardly_any
     assert flat_after(people, 300, target_peak=10.0, schedule="cosine") <= 3
 
 
-def said(notices: TrainingWarnings, percents: list[float]) -> list[int]:
-    """The epochs after which something was said of people with flat heatmaps."""
+def warned(warnings: TrainingWarnings, percents: list[float]) -> list[int]:
+    """The epochs with a warning about flat heatmaps."""
     found = []
     for epoch, percent in enumerate(percents, start=1):
-        if notices.after(epoch, percent, Plateau()):
+        if warnings.after(epoch, percent, Plateau()):
             found.append(epoch)
     return found
 
 
-def test_a_collapse_is_said_once_at_its_second_evaluation_and_again_after_a_recovery():
-    assert said(TrainingWarnings("PCKh@0.5"), [100.0, 94.9, 95.0, 100.0, 99.0, 100.0]) == [4]
-    assert said(TrainingWarnings("PCKh@0.5"), [95.0] * 3 + [10.0] + [95.0] * 3) == [2, 6]
+def test_a_collapse_is_reported_once_at_its_second_evaluation_and_again_after_a_recovery():
+    assert warned(TrainingWarnings("PCKh@0.5"), [100.0, 94.9, 95.0, 100.0, 99.0, 100.0]) == [4]
+    assert warned(TrainingWarnings("PCKh@0.5"), [95.0] * 3 + [10.0] + [95.0] * 3) == [2, 6]
 
 
-def test_a_collapse_is_said_with_what_helps():
-    notices = TrainingWarnings("PCKh@0.5")
-    notices.after(1, 100.0, Plateau())
-    [line] = notices.after(2, 98.4, Plateau())
-    assert line.startswith("note: the heatmaps of 98 % of validation people are flat: ")
+def test_a_collapse_is_reported_with_remedies():
+    warnings = TrainingWarnings("PCKh@0.5")
+    warnings.after(1, 100.0, Plateau())
+    [line] = warnings.after(2, 98.4, Plateau())
+    assert line.startswith("warning: heatmaps are flat for 98% of validation people: ")
     for setting in ("optim.zero_heads=True", "optim.target_peak=10", "optim.loss=cross-entropy"):
         assert setting in line
 
 
 def lines_of(accuracies: list[float]) -> dict[int, list[str]]:
-    """What was said after which epoch of a course of accuracies."""
-    notices, plateau, found = TrainingWarnings("PCKh@0.5"), Plateau(), {}
+    """The warnings by epoch for a sequence of accuracies."""
+    warnings, plateau, found = TrainingWarnings("PCKh@0.5"), Plateau(), {}
     for epoch, accuracy in enumerate(accuracies, start=1):
         plateau = plateau.after(accuracy, float("inf"))
-        lines = notices.after(epoch, 0.0, plateau)
+        lines = warnings.after(epoch, 0.0, plateau)
         if lines:
             found[epoch] = lines
     return found
 
 
-def test_ten_epochs_without_a_better_accuracy_are_said_once_until_there_is_one():
+def test_ten_epochs_without_improvement_are_reported_once_until_there_is_one():
     rising = [float(epoch) for epoch in range(1, 21)]
     found = lines_of(rising + [20.0] * 15 + [21.0] + [0.0] * 25)
     assert list(found) == [30, 46]
     assert found[30] == [
-        "note: PCKh@0.5 has not risen in 10 epochs; its best, 20.00, was after epoch 20"
+        "warning: PCKh@0.5 has not improved in 10 epochs; its best, 20.00, was after epoch 20"
     ]
     assert found[46][0].endswith("its best, 21.00, was after epoch 36")
     assert lines_of(rising + [20.0] * 9 + [21.0] + [20.0] * 9) == {}
 
 
-def test_a_run_that_never_beats_its_first_epochs_is_told_so():
+def test_a_run_that_never_beats_its_first_epochs_is_reported():
     found = lines_of([3.0, 5.0] + [4.0] * 30)
     assert list(found) == [12]
     [line] = found[12]
     assert line.startswith(
-        "note: PCKh@0.5 has not risen in 10 epochs; its best, 5.00, was after epoch 2: the network "
-        "does not get better than it was at first; "
+        "warning: PCKh@0.5 has not improved in 10 epochs; its best, 5.00, was after epoch 2: the "
+        "network is no better than at the start; "
     )

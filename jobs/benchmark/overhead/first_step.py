@@ -14,7 +14,7 @@ import pipeline
 from jobs.benchmark.overhead.data import settings_for
 from pipeline.io.console import say
 from pipeline.settings import Settings
-from pipeline.training.probes import FILE_VARIABLE, stages_in
+from pipeline.training.probes import STARTUP_FILE, startup_times
 
 # What jobs.train notes, in order, and what has passed when it does.
 STAGES = {
@@ -81,11 +81,11 @@ def start_once(data: Path, number: int) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, "-m", "jobs.train", *words],
         cwd=data.parent,
-        env=os.environ | {FILE_VARIABLE: str(noted), "PYTHONPATH": path},
+        env=os.environ | {STARTUP_FILE: str(noted), "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
         raise RuntimeError(f"jobs.train ended with status {done.returncode}: {done.stderr[-2000:]}")
-    return breakdown(start, stages_in(noted))
+    return breakdown(start, startup_times(noted))

@@ -56,7 +56,7 @@ class TurnTrainer(Trainer):
         self, every_s: float, request: Callable[[], Request] = lambda: Request.NONE
     ) -> Iterator[StepReport]:
         """Train the epoch in its turn; report at its end alone."""
-        turn, is_first = self.progress.epochs, self.rank == 0
+        turn, is_first = self.state.progress.epochs, self.rank == 0
         if is_first:
             write(self._turns.ready(turn), {"pid": os.getpid()})
             wait_until(self._turns.go(turn).exists)

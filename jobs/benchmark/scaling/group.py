@@ -32,14 +32,14 @@ class GroupTrainer(TurnTrainer):
 
     def around(self, step: int) -> AbstractContextManager[None]:
         alone: Callable[[], AbstractContextManager[None]]
-        alone = getattr(self._state.parallel, "no_sync", nullcontext)
+        alone = getattr(self.state.parallel, "no_sync", nullcontext)
         return alone() if is_apart(step) else nullcontext()
 
     def beside(self) -> dict[str, Any]:
         """Seconds of all-reduces; nothing where there is one rank."""
         if self.workers == 1:
             return {}
-        parameters = sum(weight.numel() for weight in self.network.parameters())
+        parameters = sum(weight.numel() for weight in self.state.network.parameters())
         return {"exchange": measure_exchange(parameters, self.device)}
 
 

@@ -1,4 +1,4 @@
-"""The result of a soak: as plain data, and as a table for people."""
+"""The result of a soak as plain data and as a table."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,13 +11,13 @@ from jobs.chaos.evidence import TakenStep
 from jobs.chaos.faults import Fault, Kind
 from pipeline.io.console import duration
 
-# Between two steps in training that nothing happens to, an epoch's evaluation included.
+# Most seconds between two steps of undisturbed training, an evaluation included.
 _USUAL_S = 5.0
 _MUST_BE_0 = ("samples_lost", "samples_doubled", "metrics_lost", "metrics_doubled")
 
 
 def result_of(faults: Sequence[Fault], books: Books) -> dict[str, Any]:
-    """Figures of a soak by name, times in seconds."""
+    """Return the figures of a soak by name, times in seconds."""
     return {
         "injected": len(faults),
         "survived": sum(fault.is_survived for fault in faults),
@@ -44,20 +44,20 @@ def _summary(faults: Sequence[Fault]) -> dict[str, Any]:
     }
 
 
-def stood_still_s(steps: Sequence[TakenStep]) -> float:
-    """Seconds without a new step, in gaps longer than training without faults has."""
+def stalled_s(steps: Sequence[TakenStep]) -> float:
+    """Sum the gaps between steps that are longer than in undisturbed training."""
     gaps = [after.time - before.time for before, after in pairwise(steps)]
     return sum(gap for gap in gaps if gap > _USUAL_S)
 
 
 def is_good(result: Mapping[str, Any]) -> bool:
-    """Whether every fault was survived, something was there to be lost, and nothing was."""
-    is_all_there = not any(result[name] for name in _MUST_BE_0)
-    return is_all_there and result["survived"] == result["injected"] and result["samples"] > 0
+    """Whether every fault was survived, and nothing of what was trained is lost or doubled."""
+    is_complete = not any(result[name] for name in _MUST_BE_0)
+    return is_complete and result["survived"] == result["injected"] and result["samples"] > 0
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """Tables of a soak."""
+    """Format the tables of a soak."""
     rows = [["fault", "injected", "survived", "median s lost", "most s lost"]]
     for kind, held in result["faults"].items():
         lost = held["lost_s"]
@@ -75,12 +75,12 @@ def report(result: Mapping[str, Any]) -> str:
     return (
         f"{aligned(rows)}\n\n{aligned(books)}\n\n"
         f"{duration(result['seconds'])}, seed {result['seed']}, {result['runs']} runs of "
-        f"{result['epochs']} epochs in all; without new steps for {duration(result['stood_still_s'])}\n"
-        f"seconds lost: until the first step beyond those before the fault; load average "
+        f"{result['epochs']} epochs in all; no new step for {duration(result['stalled_s'])}\n"
+        "seconds lost: until the first step beyond those before the fault; load average "
         f"{result['load'][0]:.1f} at the start, {result['load'][1]:.1f} at the end\n"
         f"drivers ended: {_counted(result['exits'])}\n"
-        f"what MLflow had missed was there after (s): {_times(result['delivered_s'])}; jobs.deliver was "
-        f"needed for {result['delivered_by_command']} runs, which had ended before it was back"
+        f"seconds from MLflow's return until it was complete: {_times(result['delivered_s'])}; "
+        f"{result['delivered_by_command']} runs had ended before and needed jobs.deliver"
     )
 
 
@@ -89,4 +89,4 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _times(times: Sequence[float]) -> str:
-    return f"median {median(times):.1f}, most {max(times):.1f}" if times else "it was not away"
+    return f"median {median(times):.1f}, most {max(times):.1f}" if times else "no outage"

@@ -91,7 +91,8 @@ OPTIONS = {
     "jobs.benchmark predict": (
         *("stacks", "batch", "features", "input_px", "memory_batch", "rounds", "json"),
     ),
-    "jobs.benchmark scaling": ("workers", "gpu_images_per_s", "rounds", "json"),
+    "jobs.benchmark ray": ("rounds", "json"),
+    "jobs.benchmark scaling": ("workers", "rounds", "json"),
     "tune.sweep": (
         *(*TRAINING, "preset", "space", "vary"),
         *("stacks", "modules", "learning_rates", "dry_run"),
@@ -222,11 +223,6 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.benchmark", "step --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "scaling --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "scaling --workers 0", "--workers must be from 1 to this machine's"),
-        (
-            "jobs.benchmark",
-            "scaling --gpu-images-per-s 9000 0 2000",
-            "--gpu-images-per-s must be above 0, got 0 for 2 stacks",
-        ),
         ("jobs.benchmark", "step --stacks two", "argument --stacks: invalid int value: 'two'"),
         (
             "jobs.benchmark",

@@ -1,4 +1,4 @@
-"""The plain route, to compare with: what code for human pose commonly does to load a sample.
+"""A plain loader to compare with, as code for human pose commonly loads a sample.
 
 Read and decode the whole photograph, one warp to the network's input, colour
 and normalise in float32 NumPy, a Gaussian pasted into each joint's heatmap,
@@ -26,12 +26,11 @@ from pipeline.settings import DataSettings, ModelSettings, OptimSettings
 
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Float images 0-1 (3, input_px, input_px) and heatmaps, varied just as our stream varies them.
+    """Float images 0-1 (3, input_px, input_px) and heatmaps, augmented as our stream does.
 
-    With `on_whole`, colours are put in order and mirrored in the whole
-    photograph, before the warp, as published code has it (HRNet,
-    pytorch-pose); without, where that costs least. The result is the
-    same. Every joint must be annotated.
+    With `on_whole` the whole photograph's colours are put in order and it is
+    mirrored before the warp, as in HRNet and pytorch-pose; otherwise where that
+    costs least. The result is the same. Every joint must be annotated.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
         )
 
     def _warp(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
-        """The matrix mirrors, and the decoder writes RGB."""
+        """Warp with a matrix that mirrors, from a decoder that writes RGB."""
         photograph = cv2.imread(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         assert photograph is not None, path
         size = self._model.input_px
@@ -100,7 +99,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
 def paste_gaussians(
     joints: Float[np.ndarray, "joint 2"], size: int, sigma_px: float
 ) -> Float32[np.ndarray, "joint size size"]:
-    """Paste a Gaussian of three sigmas around each joint, rounded to a pixel, where it meets the map.
+    """Paste a Gaussian of three sigmas around each joint, rounded to a pixel.
 
     The map of a joint outside it stays zero.
     """
@@ -124,7 +123,7 @@ def paste_gaussians(
 def plain_dataset(
     folder: Path, people: Sequence[Person], *, on_whole: bool = False
 ) -> PlainDataset:
-    """The route with the default settings of training, for MPII's joints."""
+    """Return the dataset with the default settings of training, for MPII's joints."""
     return PlainDataset(
         folder,
         people,
@@ -139,7 +138,7 @@ def plain_dataset(
 def plain_loader(
     dataset: PlainDataset, batch_size: int, samples: int, processes: int = 0
 ) -> DataLoader[Any]:
-    """Torch's DataLoader of whole batches, about `samples`, shuffled, with its workers kept alive."""
+    """Return a DataLoader of whole shuffled batches, about `samples`; its workers stay alive."""
     shuffled = np.random.default_rng(0).permutation(len(dataset))
     order = np.resize(shuffled, max(1, samples // batch_size) * batch_size).tolist()
     return DataLoader(
@@ -150,10 +149,15 @@ def plain_loader(
     )
 
 
-def worker_options(processes: int) -> dict[str, Any]:
-    """DataLoader's options for so many worker processes.
+def count_samples(loader: DataLoader[Any], batch_size: int) -> int:
+    """Run through a loader of whole batches and return the number of samples."""
+    return batch_size * sum(1 for _ in loader)
 
-    They are forked by a server without threads: forking this process could copy a held lock.
+
+def worker_options(processes: int) -> dict[str, Any]:
+    """Return the DataLoader's options for a number of worker processes.
+
+    A server without threads forks them, since forking this process could copy a held lock.
     """
     if not processes:
         return {"num_workers": 0}

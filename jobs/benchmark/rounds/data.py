@@ -1,4 +1,4 @@
-"""Rendered people, packed without a cluster, and a network small enough for two cores."""
+"""Data and settings of training in rounds: rendered people, and a network for two cores."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ PEOPLE_PER_SHARD = 40
 
 
 def pack_rendered(folder: Path, people: int) -> None:
-    """Render and pack at least so many people for training, and a few for validation, into `folder`."""
+    """Render and pack at least `people` for training, and a few for validation, into `folder`."""
     held_out = 8
     settings = PackSettings(
         source=SYNTHETIC_NAME,
@@ -39,7 +39,7 @@ def pack_rendered(folder: Path, people: int) -> None:
 
 
 def settings_for(folder: Path, shards: str, changes: dict[str, Any]) -> Settings:
-    """Settings to train on the shards of `folder` that a glob names, kept beside it; `changes` by dotted key."""
+    """Return settings to train on shards of `folder`, with runs beside it and `changes`."""
     return Settings.from_flat(
         _NETWORK
         | {

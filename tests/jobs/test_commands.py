@@ -324,11 +324,17 @@ def test_a_dry_run_says_what_training_costs_and_creates_nothing(tmp_path, capsys
     assert f"  ray.storage = '{working_folder}/runs'\n" in said
     assert "train: 6 people in 2 shards, joint set mpii, source made\n" in said
     assert "val: 3 people in 1 shards, joint set mpii, source made\n" in said
-    assert "epoch: 1 steps of 6; 0 people sit each epoch out\n" in said
+    assert "epoch: 1 steps of 6\n" in said
     assert "learning rate: 0.00025, constant\n" in said
     # 2 and 6 operations for each of 8.33 billion multiply-accumulates.
     assert re.search(r"^GFLOPs: 16\.6\d forward, (49\.9|50\.0)\d training, an image$", said, re.M)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_counts_the_people_that_fill_no_batch(tmp_path, capsys):
+    run(jobs.train.main, *packed(tmp_path), "--optim.batch-size", 4, "--dry-run")
+    dropped = "2 people are dropped each epoch (incomplete batch)"
+    assert f"epoch: 1 steps of 4; {dropped}\n" in capsys.readouterr().out
 
 
 def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_folder):
@@ -336,7 +342,7 @@ def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_fold
     run(jobs.train.main, "--model.stacks", 8, *scaled, "--dry-run")
     told = capsys.readouterr().out
     assert "learning rate: 0.001 (optim.learning_rate=0.00025, linear in optim.batch_size=" in told
-    assert "no data: with 16 joints" in told
+    assert "no data given: assuming 16 joints" in told
     assert "parameters: 25,434,112" in told
     assert not list(working_folder.iterdir())
 
@@ -351,7 +357,7 @@ def test_a_dry_run_counts_what_checkpointing_leaves(capsys, working_folder):
     (fp32, bf16, how), (less_fp32, less_bf16, less_how) = said
     assert float(less_fp32) < 0.5 * float(fp32)
     assert float(less_bf16) < 0.5 * float(bf16)
-    assert less_how == f"{how}, with residuals computed again"
+    assert less_how == f"{how}, with activation checkpointing"
 
 
 def dry_settings(capsys, *arguments: object) -> dict[str, str]:
@@ -424,7 +430,8 @@ def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, work
     run(tune.sweep.main, *arguments, "--stacks", 1, 2, *rates, "--dry-run")
     head, *trials, most = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        rf"sweep (sweep-stacks-\S*[0-9a-f]{{8}}): 4 trials in {working_folder}/runs/\1, search grid",
+        r"sweep (sweep-stacks-\S*[0-9a-f]{8}): 4 trials in "
+        rf"{working_folder}/runs/\1, search grid",
         head,
     )
     assert re.fullmatch(r"  at most [\d,]+ samples and \d+\.\d\d PFLOP", most)
@@ -464,7 +471,10 @@ def test_a_listed_space_is_multiplied_by_other_settings_alone(tmp_path, capsys):
 
 
 def write_truth(path: Path) -> np.ndarray:
-    """Two people, whose heads are 20 and 40 pixels, with joint k at (10 k, 5); pelvis of the second missing."""
+    """Write two people with heads of 20 and 40 px and joint k at (10 k, 5).
+
+    The second one's pelvis is missing.
+    """
     joints = np.zeros((2, 16, 2))
     joints[:, :, 0] = 10.0 * np.arange(16)
     joints[:, :, 1] = 5.0

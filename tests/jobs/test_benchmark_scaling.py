@@ -285,9 +285,9 @@ def test_the_report_says_what_was_measured_and_what_is_assumed(rows):
     assert ["2", "8.0", "8.0", "8.0", "0.500", *shares, "1000.0"] in lines
     assert "500.0 ms alone (500.0 to 500.0), the backward pass hides\n100% of it" in text
     assert "PREDICTED, NOT MEASURED" in text
-    assert "3 TB/s, of which training reaches 85%" in text
+    assert "an H100 copies 3 TB/s, of which training reaches 85%" in text
     [line] = [line for line in lines if line[:4] == ["8", "stacks,", "64", "GPUs"]]
-    assert line[4:7] == ["9,800-12,000", "(23%-27%)", "bandwidth"]
+    assert line[4:7] == ["9,800-12,000", "(23-27%)", "bandwidth"]
     assert "8 stacks on 64 GPUs: 970 over 10 Gbit/s, 390 over 25 Gbit/s" in text
 
 

@@ -17,6 +17,7 @@ from factories import pack_samples, samples
 from safetensors.torch import save_file
 
 import jobs.benchmark.__main__
+import jobs.chaos.__main__
 import jobs.compare
 import jobs.convert
 import jobs.deliver
@@ -93,6 +94,7 @@ OPTIONS = {
     ),
     "jobs.benchmark ray": ("rounds", "json"),
     "jobs.benchmark scaling": ("workers", "rounds", "json"),
+    "jobs.chaos": ("minutes", "seed", "json"),
     "tune.sweep": (
         *(*TRAINING, "preset", "space", "vary"),
         *("stacks", "modules", "learning_rates", "dry_run"),
@@ -118,7 +120,10 @@ def working_folder(tmp_path, monkeypatch) -> Path:
 _HELP = """
 import importlib, sys
 try:
-    importlib.import_module(sys.argv[1]).main([*sys.argv[2:], "--help"])
+    module = importlib.import_module(sys.argv[1])
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{sys.argv[1]}.__main__")
+    module.main([*sys.argv[2:], "--help"])
 except SystemExit as end:
     print("status", end.code, file=sys.stderr)
 print("loaded", *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
@@ -172,6 +177,7 @@ COMMANDS = {
     "jobs.inspect": jobs.inspect.main,
     "jobs.score": jobs.score.main,
     "jobs.benchmark": jobs.benchmark.__main__.main,
+    "jobs.chaos": jobs.chaos.__main__.main,
     "tune.sweep": tune.sweep.main,
 }
 

@@ -33,7 +33,7 @@ def working_folder(tmp_path, monkeypatch) -> Path:
 
 
 def cases_of(right: int, people: int = PEOPLE, joint_set: JointSet = MPII) -> PersonResults:
-    """The first `right` people have all joints within a tenth of a head, the others none in half."""
+    """All joints of the first `right` people are within 0.1 head sizes, the others' beyond 0.5."""
     joints = len(joint_set.joints)
     errors = np.full((people, joints), 0.75)
     errors[:right] = 0.05

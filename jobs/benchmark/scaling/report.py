@@ -72,22 +72,24 @@ def _exchange(result: Mapping[str, Any]) -> str:
 
 def _assumed(result: Mapping[str, Any]) -> str:
     assumed = result["assumptions"]
-    links = "; ".join(
-        f"{link.name} {link.bytes_per_s / 1e9:g} GB/s and {1e6 * link.hop_s:g} us a hop"
+    lines = [
+        "PREDICTED, NOT MEASURED, in two significant digits, under these assumptions:",
+        f"- an H100 copies {assumed['copy_bytes_per_s'] / 1e12:g} TB/s, of which training reaches "
+        f"{assumed['of_copy']:.0%}, and multiplies bf16 matrices at",
+        f"  {assumed['matmul_flops_per_s'] / 1e12:g} TFLOP/s, of which convolutions reach "
+        f"{assumed['of_matmul']:.0%}; it moves the bytes of eager training",
+        f"- a kernel launch takes {1e6 * assumed['launch_s']:g} us, and the host always has one "
+        "ready",
+        f"- {assumed['batch_per_gpu']} images a GPU and step; {assumed['cpus_per_gpu']} cores a "
+        f"GPU load {assumed['loader_samples_per_s']:,.0f} samples/s each, and a sample holds",
+        f"  Python's lock for {1e3 * assumed['lock_s']:g} ms",
+        "- fp32 gradients, local BatchNorm, equally fast GPUs, no time for Ray; links carry",
+    ]
+    lines += [
+        f"  {link.name}: {link.bytes_per_s / 1e9:g} GB/s, and take {1e6 * link.hop_s:g} us a hop"
         for link in LINKS
-    )
-    return (
-        "PREDICTED, NOT MEASURED, in two significant digits. Assumptions: an H100 copies\n"
-        f"{assumed['copy_bytes_per_s'] / 1e12:g} TB/s, of which training reaches "
-        f"{assumed['of_copy']:.0%}, and multiplies {assumed['matmul_flops_per_s'] / 1e12:g} "
-        f"TFLOP/s in bf16, of which convolutions\nreach {assumed['of_matmul']:.0%}; it moves the "
-        "bytes of eager training, counted on fake tensors; a kernel launch takes\n"
-        f"{1e6 * assumed['launch_s']:g} us, and the host never lets the queue run dry; "
-        f"{assumed['batch_per_gpu']} images a step and GPU; {assumed['cpus_per_gpu']} cores a GPU "
-        f"that load\n{assumed['loader_samples_per_s']:,.0f} samples/s each, of which each holds "
-        f"Python's lock for {1e3 * assumed['lock_s']:g} ms; {links};\n"
-        "fp32 gradients, local BatchNorm, no slower GPU, no time for Ray"
-    )
+    ]
+    return "\n".join(lines)
 
 
 def _predicted(result: Mapping[str, Any]) -> str:
@@ -98,17 +100,19 @@ def _predicted(result: Mapping[str, Any]) -> str:
             cells = [_cell(found[stacks, gpus, link.name]) for link in LINKS]
             rows.append([f"{stacks} stack{'s' * (stacks > 1)}, {gpus} GPUs", *cells])
     return aligned(rows) + (
-        "\nwith nothing of the all-reduce hidden, and with all that a backward pass can hide;\n"
-        "in brackets the share of as many GPUs that never wait, then the first limit"
+        "\nfrom none of the all-reduce hidden to all that a backward pass can hide; in brackets\n"
+        "the share of as many GPUs that never wait, then the first limit"
     )
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    least, most = row["images_per_s"], row["images_per_s_at_best"]
-    return (
-        f"{least:,.0f}-{most:,.0f} ({row['efficiency']:.0%}-{row['efficiency_at_best']:.0%}) "
-        f"{row['limit']}"
-    )
+    images = _range(*(f"{row[key]:,.0f}" for key in ("images_per_s", "images_per_s_at_best")))
+    share = _range(*(f"{100 * row[key]:.0f}" for key in ("efficiency", "efficiency_at_best")))
+    return f"{images} ({share}%) {row['limit']}"
+
+
+def _range(least: str, most: str) -> str:
+    return least if least == most else f"{least}-{most}"
 
 
 def _enough(result: Mapping[str, Any]) -> str:

@@ -63,11 +63,7 @@ def convert_file(arguments: Arguments) -> None:
         joint_set=joints,
         progress=Progress(),
         metrics={},
-        origin={
-            "file": weights.name,
-            "sha256": _sha256(weights),
-            "layout": conversion.layout.name,
-        },
+        origin={"file": weights.name, "sha256": _sha256(weights), "layout": conversion.layout.name},
     )
     write_checkpoint(out, take_snapshot(conversion.network, metadata))
     say(f"written: {out}")

@@ -35,8 +35,7 @@ Device = Annotated[
     tyro.conf.arg(help="Device of the network, without a cluster; auto: a GPU if there is one."),
 ]
 Threads = Annotated[
-    int,
-    tyro.conf.arg(help="Decode threads, on CPU also compute threads, without a cluster."),
+    int, tyro.conf.arg(help="Decode threads, on CPU also compute threads, without a cluster.")
 ]
 Address = Annotated[
     str,

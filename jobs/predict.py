@@ -207,10 +207,7 @@ def _on_cluster(
 
 
 def _follow(
-    results: "Iterator[Found]",
-    parts: "Sequence[Part]",
-    store: "Store",
-    failures: "list[Failure]",
+    results: "Iterator[Found]", parts: "Sequence[Part]", store: "Store", failures: "list[Failure]"
 ) -> None:
     """Store each result as it comes, with progress lines."""
     total, done, people, pace = sum(part.pictures() for part in parts), 0, 0, Pace(2.0)

@@ -71,11 +71,7 @@ def benchmark_step(arguments: Namespace) -> Measured:
 
 def benchmark_predict(arguments: Namespace) -> Measured:
     """Measure prediction. Raises ValueError about the network or batch."""
-    from jobs.benchmark.predict.prediction import (
-        PredictBenchmark,
-        measure_predict,
-        predict_report,
-    )
+    from jobs.benchmark.predict.prediction import PredictBenchmark, measure_predict, predict_report
 
     settings = PredictBenchmark(
         stacks=tuple(arguments.stacks),
@@ -110,8 +106,7 @@ def benchmark_scaling(arguments: Namespace) -> Measured:
     )
 
     settings = ScalingBenchmark(
-        workers=tuple(arguments.workers or default_workers(most_workers())),
-        rounds=arguments.rounds,
+        workers=tuple(arguments.workers or default_workers(most_workers())), rounds=arguments.rounds
     )
     with TemporaryDirectory() as folder:
         result = measure_scaling(settings, Path(folder))

@@ -26,12 +26,7 @@ from jobs.benchmark.scaling.model import (
     two_digits,
 )
 from jobs.benchmark.scaling.report import scaling_report
-from jobs.benchmark.scaling.scaling import (
-    ScalingBenchmark,
-    default_workers,
-    most_workers,
-    variants,
-)
+from jobs.benchmark.scaling.scaling import ScalingBenchmark, default_workers, most_workers, variants
 from jobs.benchmark.scaling.summary import fit_ring, overlap, parts_of, summary
 from jobs.benchmark.timing import environment
 from pipeline.model.cost import Cost

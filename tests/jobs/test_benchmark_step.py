@@ -10,13 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from jobs.benchmark.step.curve import (
-    Pupil,
-    goals_of,
-    learning_curves,
-    over_first,
-    rendered_people,
-)
+from jobs.benchmark.step.curve import Pupil, goals_of, learning_curves, over_first, rendered_people
 from jobs.benchmark.step.profile import KINDS, kind_of, time_shares
 from jobs.benchmark.step.training_step import (
     StepBenchmark,

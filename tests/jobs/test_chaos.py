@@ -175,12 +175,7 @@ def step(number: int, at: float, begun: float = 0.0) -> TakenStep:
 
 def fault(**changes) -> Fault:
     return Fault(
-        **{
-            "kind": Kind.WORKER,
-            "time": 100.0,
-            "before": ("run-001", 0, 5),
-            "is_fatal": True,
-        }
+        **{"kind": Kind.WORKER, "time": 100.0, "before": ("run-001", 0, 5), "is_fatal": True}
         | changes
     )
 

@@ -270,11 +270,7 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
             "error: c: not a checkpoint folder (no checkpoint.json)",
         ),
         ("jobs.compare", "a b", "error: RUN='a': no such folder, and none of this name in"),
-        (
-            "jobs.compare",
-            "a b --tracking.uri sqlite:///m.db",
-            "error: tracking.uri='sqlite:////",
-        ),
+        ("jobs.compare", "a b --tracking.uri sqlite:///m.db", "error: tracking.uri='sqlite:////"),
         ("jobs.convert", "--weights w.pth --out o", "error: w.pth: no such file"),
         ("jobs.deliver", "runs/r", "error: runs/r must be the folder of a run that has started"),
         (

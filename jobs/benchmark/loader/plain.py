@@ -141,12 +141,7 @@ def plain_loader(
     """Return a DataLoader of whole shuffled batches, about `samples`; its workers stay alive."""
     shuffled = np.random.default_rng(0).permutation(len(dataset))
     order = np.resize(shuffled, max(1, samples // batch_size) * batch_size).tolist()
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=order,
-        **worker_options(processes),
-    )
+    return DataLoader(dataset, batch_size=batch_size, sampler=order, **worker_options(processes))
 
 
 def count_samples(loader: DataLoader[Any], batch_size: int) -> int:

@@ -7,14 +7,7 @@ from jobs.benchmark.report import aligned
 from jobs.benchmark.timing import Timing, Timings, pooled, ratio, speed
 
 # Stages of our data path and all of it, each alone over the same people.
-OURS = (
-    "stream",
-    "sample_function",
-    "decode_only",
-    "reading_only",
-    "network_input",
-    "heatmaps",
-)
+OURS = ("stream", "sample_function", "decode_only", "reading_only", "network_input", "heatmaps")
 # The plain loader in the usual order of its steps, and in the cheapest one.
 PLAIN, LEAN_PLAIN = "plain", "lean_plain"
 

@@ -17,14 +17,7 @@ from jobs.benchmark.predict.variants import (
     variants,
 )
 from jobs.benchmark.report import aligned, machine, machine_line
-from jobs.benchmark.timing import (
-    Timings,
-    check_counts,
-    in_fresh_process,
-    measure,
-    ratio,
-    speed,
-)
+from jobs.benchmark.timing import Timings, check_counts, in_fresh_process, measure, ratio, speed
 from jobs.processes import memory_mib
 from pipeline.io.console import say
 
@@ -42,11 +35,7 @@ class PredictBenchmark:
 
     def __post_init__(self) -> None:
         check_counts(
-            {
-                "--rounds": self.rounds,
-                "--stacks": min(self.stacks),
-                "--batch": min(self.batches),
-            }
+            {"--rounds": self.rounds, "--stacks": min(self.stacks), "--batch": min(self.batches)}
         )
 
 

@@ -41,6 +41,16 @@ def main(argv: list[str] | None = None) -> None:
         pack(arguments.settings, arguments.address)
 
 
+def pack_here(settings: PackSettings) -> "Index":
+    """Pack in this process, without Ray. Raises ValueError."""
+    from pipeline.data.packing import close_plan, open_plan, pack_shard
+    from pipeline.data.packing_plan import plan_packing
+
+    plan = plan_packing(settings)
+    open_plan(plan)
+    return close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
+
+
 def pack(settings: PackSettings, address: str = "") -> "Index":
     """Pack on Ray, resuming after the shards of an interrupted run. Raises ValueError."""
     from pipeline.data.packing import close_plan, open_plan

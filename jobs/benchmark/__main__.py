@@ -6,7 +6,7 @@ no more than torch, NumPy and OpenCV.
 
 import json
 import os
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,95 +21,73 @@ Measured = tuple[Mapping[str, Any], str]
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = _parser().parse_args(argv)
+    arguments = vars(_parser().parse_args(argv))
+    run, path = arguments.pop("run"), arguments.pop("json")
+    # What is not given has its default in the settings of each benchmark.
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in arguments.items()
+        if value is not None
+    }
     with clear_errors():
-        result, report = arguments.run(arguments)
+        result, report = run(options)
         say(f"measured in {duration(result['seconds'])}\n\n{report}")
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-            say(f"written: {arguments.json}")
+        if path is not None:
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            say(f"written: {path}")
 
 
-def benchmark_loader(arguments: Namespace) -> Measured:
+def benchmark_loader(options: dict[str, Any]) -> Measured:
     """Measure the data path. Raises ValueError about the photographs."""
     from jobs.benchmark.loader.data_path import LoaderBenchmark, measure_loader
     from jobs.benchmark.loader.report import loader_report
     from jobs.benchmark.timing import in_fresh_process
 
-    settings = LoaderBenchmark(
-        photographs=arguments.photographs,
-        rounds=arguments.rounds,
-        workers=tuple(arguments.threads or range(1, len(os.sched_getaffinity(0)) + 1)),
-    )
+    options.setdefault("workers", tuple(range(1, len(os.sched_getaffinity(0)) + 1)))
     with TemporaryDirectory() as folder:
+        settings = LoaderBenchmark(**options)
         result = in_fresh_process(measure_loader, settings, Path(folder))
     return result, loader_report(result)
 
 
-def benchmark_step(arguments: Namespace) -> Measured:
+def benchmark_step(options: dict[str, Any]) -> Measured:
     """Measure the training step. Raises ValueError about the device or network."""
     from jobs.benchmark.step.report import step_report
     from jobs.benchmark.step.training_step import StepBenchmark, found_device, measure_step
     from jobs.benchmark.timing import in_fresh_process
 
-    on_gpu = found_device(arguments.device).type == "cuda"
-    settings = StepBenchmark(
-        device=arguments.device,
-        stacks=tuple(arguments.stacks or ((1, 2, 8) if on_gpu else (1, 2))),
-        batches=tuple(arguments.batch),
-        input_px=arguments.input_px,
-        precisions=tuple(arguments.precision),
-        # On CPU it gained nothing and took a minute or more.
-        compile=on_gpu if arguments.compile is None else arguments.compile,
-        rounds=arguments.rounds,
-        memory_stacks=tuple(arguments.memory_stacks),
-        curve_steps=arguments.curve_steps,
-    )
-    result = in_fresh_process(measure_step, settings)
+    if found_device(options["device"]).type == "cuda":
+        # On CPU compiling gained nothing and took a minute or more.
+        options = {"stacks": (1, 2, 8), "compile": True} | options
+    result = in_fresh_process(measure_step, StepBenchmark(**options))
     return result, step_report(result)
 
 
-def benchmark_predict(arguments: Namespace) -> Measured:
+def benchmark_predict(options: dict[str, Any]) -> Measured:
     """Measure prediction. Raises ValueError about the network or batch."""
     from jobs.benchmark.predict.prediction import PredictBenchmark, measure_predict, predict_report
 
-    settings = PredictBenchmark(
-        stacks=tuple(arguments.stacks),
-        batches=tuple(arguments.batch),
-        features=arguments.features,
-        input_px=arguments.input_px,
-        rounds=arguments.rounds,
-        memory_batch=arguments.memory_batch,
-    )
-    result = measure_predict(settings)
+    result = measure_predict(PredictBenchmark(**options))
     return result, predict_report(result)
 
 
-def benchmark_ray(arguments: Namespace) -> Measured:
+def benchmark_ray(options: dict[str, Any]) -> Measured:
     """Measure Ray's overhead."""
     from jobs.benchmark.overhead.overhead import RayBenchmark, measure_ray, ray_report
 
-    settings = RayBenchmark(rounds=arguments.rounds)
     with TemporaryDirectory() as folder:
-        result = measure_ray(settings, Path(folder))
+        result = measure_ray(RayBenchmark(**options), Path(folder))
     return result, ray_report(result)
 
 
-def benchmark_scaling(arguments: Namespace) -> Measured:
+def benchmark_scaling(options: dict[str, Any]) -> Measured:
     """Measure scaling and predict. Raises ValueError about the workers."""
     from jobs.benchmark.scaling.report import scaling_report
-    from jobs.benchmark.scaling.scaling import (
-        ScalingBenchmark,
-        default_workers,
-        measure_scaling,
-        most_workers,
-    )
+    from jobs.benchmark.scaling.scaling import ScalingBenchmark, default_workers, measure_scaling
 
-    settings = ScalingBenchmark(
-        workers=tuple(arguments.workers or default_workers(most_workers())), rounds=arguments.rounds
-    )
+    options.setdefault("workers", default_workers())
     with TemporaryDirectory() as folder:
-        result = measure_scaling(settings, Path(folder))
+        result = measure_scaling(ScalingBenchmark(**options), Path(folder))
     return result, scaling_report(result)
 
 
@@ -123,7 +101,7 @@ def _parser() -> ArgumentParser:
         title="what", metavar="{loader,step,predict,ray,scaling}", required=True
     )
 
-    def add(name: str, run: Callable[[Namespace], Measured], rounds: int, text: str) -> Any:
+    def add(name: str, run: Callable[[dict[str, Any]], Measured], rounds: int, text: str) -> Any:
         added = parts.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
         text = f"times that each variant is measured, in alternation ({rounds})"
@@ -139,7 +117,7 @@ def _parser() -> ArgumentParser:
     text = "folder with JPEG photographs of 1280x720 or 1920x1080 pixels; none: rendered ones"
     option("--photographs", type=Path, metavar="DIR", help=text)
     text = "numbers of decode threads, and of processes, for end-to-end speed; none: 1 to all cores"
-    option("--threads", type=int, nargs="+", help=text)
+    option("--threads", type=int, nargs="+", dest="workers", metavar="THREADS", help=text)
 
     option = add(
         *("step", benchmark_step, 5),
@@ -148,27 +126,29 @@ def _parser() -> ArgumentParser:
     )
     option("--device", choices=("auto", "cpu", "cuda"), default="auto")
     option("--stacks", type=int, nargs="+", help="networks to time; none: 1 2, on a GPU 1 2 8")
-    option("--batch", type=int, nargs="+", default=[4], help="images a step (4)")
-    option("--input-px", type=int, default=256, help="side of the input (256)")
+    text = "images a step (4)"
+    option("--batch", type=int, nargs="+", dest="batches", metavar="BATCH", help=text)
+    option("--input-px", type=int, help="side of the input (256)")
     text = "formats beside fp32; none: that of optim.precision=auto on the device"
-    option("--precision", choices=("bf16", "fp16"), nargs="+", default=[], help=text)
+    option("--precision", choices=("bf16", "fp16"), nargs="+", dest="precisions", help=text)
     text = "time torch.compile too; without either option: on a GPU only"
     option("--compile", action=BooleanOptionalAction, help=text)
     text = "networks whose peak memory is measured, at the first batch (8)"
-    option("--memory-stacks", type=int, nargs="*", default=[8], help=text)
+    option("--memory-stacks", type=int, nargs="*", help=text)
     text = "length of each learning curve, at the first batch; 0: none (120)"
-    option("--curve-steps", type=int, default=120, metavar="STEPS", help=text)
+    option("--curve-steps", type=int, metavar="STEPS", help=text)
 
     option = add(
         *("predict", benchmark_predict, 5),
         "Prediction on CPU: images/s and memory of the variants, beside plain fp32.",
     )
-    option("--stacks", type=int, nargs="+", default=[1, 2, 8], help="networks to time (1 2 8)")
-    option("--batch", type=int, nargs="+", default=[1, 32], help="images at a time (1 32)")
-    option("--features", type=int, default=256, help="channels (256)")
-    option("--input-px", type=int, default=256, help="side of the input (256)")
+    option("--stacks", type=int, nargs="+", help="networks to time (1 2 8)")
+    text = "images at a time (1 32)"
+    option("--batch", type=int, nargs="+", dest="batches", metavar="BATCH", help=text)
+    option("--features", type=int, help="channels (256)")
+    option("--input-px", type=int, help="side of the input (256)")
     text = "batch at which peak memory is measured; 0: not at all (32)"
-    option("--memory-batch", type=int, default=32, metavar="IMAGES", help=text)
+    option("--memory-batch", type=int, metavar="IMAGES", help=text)
 
     add(
         *("ray", benchmark_ray, 5),

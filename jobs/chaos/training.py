@@ -5,8 +5,7 @@ from typing import Any
 
 from jobs.chaos.books import Expected
 from jobs.chaos.programs import Program
-from pipeline.data.packing import close_plan, open_plan, pack_shard
-from pipeline.data.packing_plan import plan_packing
+from jobs.pack import pack_here
 from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
@@ -47,10 +46,7 @@ def pack(folder: Path) -> int:
         people_per_shard=64,
         crop=CropSettings(person_px=96),
     )
-    plan = plan_packing(settings)
-    open_plan(plan)
-    index = close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
-    return int(index.splits()["train"]["people"])
+    return int(pack_here(settings).splits()["train"]["people"])
 
 
 class Training:

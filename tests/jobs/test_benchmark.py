@@ -17,7 +17,7 @@ from jobs.benchmark.loader.data_path import LoaderBenchmark, measure_variants, p
 from jobs.benchmark.loader.memory import measure_memory
 from jobs.benchmark.loader.parallel import BatchDataset, measure_parallel
 from jobs.benchmark.loader.photographs import cut_people, find_photographs
-from jobs.benchmark.loader.plain import paste_gaussians, plain_dataset
+from jobs.benchmark.loader.plain import PlainDataset, paste_gaussians
 from jobs.benchmark.loader.report import loader_report, summary
 from jobs.benchmark.timing import (
     Timing,
@@ -66,7 +66,7 @@ def workloads(tmp_path_factory):
 @pytest.mark.parametrize("on_whole", [False, True])
 def test_the_plain_loader_makes_what_the_stream_and_the_device_make(workloads, on_whole):
     [workload, _] = workloads
-    plain = plain_dataset(workload.folder, workload.people, on_whole=on_whole)
+    plain = PlainDataset(workload.folder, workload.people, on_whole=on_whole)
     loader = SampleLoader(ShardReader([workload.shard]), MPII, 256)
     positions = np.arange(len(plain))
     drawn = draw_augmentations(DataSettings(), 0, positions)
@@ -89,7 +89,7 @@ def test_the_plain_loader_makes_what_the_stream_and_the_device_make(workloads, o
 def test_both_orders_of_the_plain_loader_agree(workloads):
     [_, workload] = workloads
     one, other = (
-        plain_dataset(workload.folder, workload.people, on_whole=on_whole)
+        PlainDataset(workload.folder, workload.people, on_whole=on_whole)
         for on_whole in (False, True)
     )
     for position in range(len(one)):

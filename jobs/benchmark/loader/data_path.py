@@ -22,7 +22,7 @@ from jobs.benchmark.loader.photographs import (
     pack_people,
     render_photographs,
 )
-from jobs.benchmark.loader.plain import count_samples, plain_dataset, plain_loader
+from jobs.benchmark.loader.plain import PlainDataset, count_samples, plain_loader
 from jobs.benchmark.loader.report import LEAN_PLAIN, OURS, PLAIN, summary
 from jobs.benchmark.loader.stages import INPUT_PX, DataPath
 from jobs.benchmark.report import machine
@@ -130,7 +130,7 @@ def measure_variants(
         for name in OURS:
             variants[f"{workload.name}/{name}"] = getattr(ours, name)
         for name, on_whole in ((PLAIN, True), (LEAN_PLAIN, False)):
-            dataset = plain_dataset(workload.folder, workload.people, on_whole=on_whole)
+            dataset = PlainDataset(workload.folder, workload.people, on_whole=on_whole)
             loader = plain_loader(dataset, settings.batch_size, settings.plain_samples)
             variants[f"{workload.name}/{name}"] = partial(
                 count_samples, loader, settings.batch_size

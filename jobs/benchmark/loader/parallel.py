@@ -6,7 +6,7 @@ from functools import partial
 from torch.utils.data import DataLoader, Dataset
 
 from jobs.benchmark.loader.photographs import Workload
-from jobs.benchmark.loader.plain import count_samples, plain_dataset, plain_loader, worker_options
+from jobs.benchmark.loader.plain import PlainDataset, count_samples, plain_loader, worker_options
 from jobs.benchmark.loader.stages import INPUT_PX, DataPath, batches
 from jobs.benchmark.timing import Run, Timing, measure
 from pipeline.data.augmentation import draw_augmentations
@@ -56,7 +56,7 @@ def measure_parallel(
         loader = DataLoader(BatchDataset(shards, numbered), batch_size=None, **worker_options(n))
         variants[f"processes {n}"] = partial(count_samples, loader, batch_size)
     people = [person for workload in workloads for person in workload.people]
-    dataset = plain_dataset(workloads[0].folder, people)
+    dataset = PlainDataset(workloads[0].folder, people)
     most = max(workers)
     loader = plain_loader(dataset, batch_size, plain_samples, most)
     variants[f"plain processes {most}"] = partial(count_samples, loader, batch_size)

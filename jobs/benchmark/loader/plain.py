@@ -20,80 +20,64 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.data.augmentation import draw_augmentations
 from pipeline.data.shards.crop import Image
 from pipeline.pose.geometry import Matrix, heatmap_from_input, input_from_original, transform
-from pipeline.pose.joint_sets import MPII, JointSet
+from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings
+
+_DATA, _MODEL = DataSettings(), ModelSettings()
 
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
     """Float images 0-1 (3, input_px, input_px) and heatmaps, augmented as our stream does.
 
-    With `on_whole` the whole photograph's colours are put in order and it is
-    mirrored before the warp, as in HRNet and pytorch-pose; otherwise where that
-    costs least. The result is the same. Every joint must be annotated.
+    With the default settings of training, for MPII's joints, all of which must be
+    annotated. With `on_whole` the whole photograph's colours are put in order and
+    it is mirrored before the warp, as in HRNet and pytorch-pose; otherwise where
+    that costs least. The result is the same.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        people: Sequence[Person],
-        joint_set: JointSet,
-        settings: DataSettings,
-        model: ModelSettings,
-        sigma_px: float,
-        *,
-        on_whole: bool = False,
-    ) -> None:
-        self._folder, self._people, self._joint_set = folder, people, joint_set
-        self._settings, self._model, self._sigma_px = settings, model, sigma_px
-        self._on_whole = on_whole
+    def __init__(self, folder: Path, people: Sequence[Person], *, on_whole: bool = False) -> None:
+        self._folder, self._people, self._on_whole = folder, people, on_whole
 
     def __len__(self) -> int:
         return len(self._people)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         person = self._people[position]
-        [how] = draw_augmentations(self._settings, 0, np.array([position]))
-        size = self._model.input_px
+        [how] = draw_augmentations(_DATA, 0, np.array([position]))
         matrix = input_from_original(
             person.center,
             person.scale,
-            size,
+            _MODEL.input_px,
             zoom=how.zoom,
             rotation_deg=how.rotation_deg,
             mirrored=how.mirrored,
         )
-        warp = self._warp_whole if self._on_whole else self._warp
-        image = warp(str(self._folder / person.image), matrix, how.mirrored)
+        image = self._warped(str(self._folder / person.image), matrix, how.mirrored)
         points = transform(np.array(person.joints), heatmap_from_input() @ matrix)
         if how.mirrored:
-            points = points[list(self._joint_set.mirror)]
+            points = points[list(MPII.mirror)]
         pixels = image.astype(np.float32) * (np.array(how.gains, np.float32) / 255)
         pixels = np.clip(pixels, 0, 1, out=pixels)
-        maps = paste_gaussians(points, self._model.heatmap_px, self._sigma_px)
+        maps = paste_gaussians(points, _MODEL.heatmap_px, OptimSettings().sigma_px)
         return (
             torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
             torch.from_numpy(maps),
         )
 
-    def _warp(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
-        """Warp with a matrix that mirrors, from a decoder that writes RGB."""
-        photograph = cv2.imread(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    def _warped(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
+        # Either the decoder writes RGB and the matrix mirrors, or every pixel is converted first.
+        order = cv2.IMREAD_COLOR if self._on_whole else cv2.IMREAD_COLOR_RGB
+        photograph = cv2.imread(path, order | cv2.IMREAD_IGNORE_ORIENTATION)
         assert photograph is not None, path
-        size = self._model.input_px
-        return cv2.warpAffine(photograph, matrix[:2], (size, size), flags=cv2.INTER_LINEAR)
-
-    def _warp_whole(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
-        """Convert and mirror every pixel of the photograph first."""
-        photograph = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        assert photograph is not None, path
-        photograph = cv2.cvtColor(photograph, cv2.COLOR_BGR2RGB)
-        if mirrored:
-            mirror = np.diag([-1.0, 1.0, 1.0])
-            mirror[0, 2] = photograph.shape[1] - 1
-            photograph, matrix = photograph[:, ::-1], matrix @ mirror
-        size = self._model.input_px
-        return cv2.warpAffine(photograph, matrix[:2], (size, size), flags=cv2.INTER_LINEAR)
+        if self._on_whole:
+            photograph = cv2.cvtColor(photograph, cv2.COLOR_BGR2RGB)
+            if mirrored:
+                mirror = np.diag([-1.0, 1.0, 1.0])
+                mirror[0, 2] = photograph.shape[1] - 1
+                photograph, matrix = photograph[:, ::-1], matrix @ mirror
+        size = (_MODEL.input_px, _MODEL.input_px)
+        return cv2.warpAffine(photograph, matrix[:2], size, flags=cv2.INTER_LINEAR)
 
 
 def paste_gaussians(
@@ -118,21 +102,6 @@ def paste_gaussians(
             left - column + radius : right - column + radius,
         ]
     return maps
-
-
-def plain_dataset(
-    folder: Path, people: Sequence[Person], *, on_whole: bool = False
-) -> PlainDataset:
-    """Return the dataset with the default settings of training, for MPII's joints."""
-    return PlainDataset(
-        folder,
-        people,
-        MPII,
-        DataSettings(),
-        ModelSettings(),
-        OptimSettings().sigma_px,
-        on_whole=on_whole,
-    )
 
 
 def plain_loader(

@@ -51,8 +51,9 @@ def most_workers() -> int:
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
-def default_workers(most: int) -> tuple[int, ...]:
-    """Return 1, 2, 4 and so on, and `most`."""
+def default_workers(most: int = 0) -> tuple[int, ...]:
+    """Return 1, 2, 4 and so on, and `most`, by default this machine's."""
+    most = most or most_workers()
     return (*(2**power for power in range((most - 1).bit_length())), most)
 
 

@@ -1,16 +1,9 @@
 """Audit of a soak after its end: what each run trained on and recorded."""
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from jobs.chaos.books import (
-    Account,
-    Row,
-    count_steps,
-    metrics_account,
-    samples_account,
-    system_account,
-)
+from jobs.chaos.books import Row, count_steps, metrics_account, samples_account, system_account
 from jobs.chaos.evidence import Taking
 from jobs.chaos.training import EXPERIMENT, Training
 from pipeline.io.console import say
@@ -18,21 +11,12 @@ from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
 from pipeline.tracking.runs import Point, recorded
 
 
-@dataclass(kw_only=True)
-class Books:
-    """Totals of all runs: steps taken and repeated, and the two accounts."""
+def audit(training: Training, takings: Iterable[Taking], people: int, uri: str) -> Counter[str]:
+    """Compare the ranks' traces, the journals and MLflow with what each run must have done.
 
-    runs: int = 0
-    epochs: int = 0
-    steps: int = 0
-    repeated: int = 0
-    samples: Account = field(default_factory=Account)
-    metrics: Account = field(default_factory=Account)
-
-
-def audit(training: Training, takings: Iterable[Taking], people: int, uri: str) -> Books:
-    """Compare the ranks' traces, the journals and MLflow with what each run must have done."""
-    books, takings = Books(), list(takings)
+    Returns the figures of all runs by name.
+    """
+    totals, takings = Counter[str](), list(takings)
     for run in training.runs:
         of_run = [taking for taking in takings if taking.rank.run == run]
         expected = training.expected(run, people)
@@ -51,13 +35,9 @@ def audit(training: Training, takings: Iterable[Taking], people: int, uri: str) 
             f"{run}: {expected.epochs} epochs and {expected.epoch_steps} steps; "
             f"samples: {samples}; metrics: {metrics}"
         )
-        books.runs += 1
-        books.epochs += expected.epochs
-        books.steps += steps
-        books.repeated += repeated
-        books.samples += samples
-        books.metrics += metrics
-    return books
+        totals.update(runs=1, epochs=expected.epochs, steps=steps, steps_repeated=repeated)
+        totals.update(samples.figures("samples") | metrics.figures("metrics"))
+    return totals
 
 
 def _rows(points: Iterable[Point], *, of_system: bool) -> list[Row]:

@@ -46,6 +46,10 @@ class Account:
     def __str__(self) -> str:
         return f"{self.lost} lost and {self.doubled} doubled of {self.expected:,}"
 
+    def figures(self, name: str) -> dict[str, int]:
+        """Return the three numbers of an account by name."""
+        return {name: self.expected, f"{name}_lost": self.lost, f"{name}_doubled": self.doubled}
+
     def __add__(self, other: "Account") -> "Account":
         return Account(
             expected=self.expected + other.expected,

@@ -6,32 +6,27 @@ from statistics import median
 from typing import Any
 
 from jobs.benchmark.report import aligned
-from jobs.chaos.audit import Books
 from jobs.chaos.evidence import TakenStep
 from jobs.chaos.faults import Fault, Kind
 from pipeline.io.console import duration
 
 # Most seconds between two steps of undisturbed training, an evaluation included.
 _USUAL_S = 5.0
+_TOTALS = (
+    *("runs", "epochs", "steps", "steps_repeated", "samples", "samples_lost", "samples_doubled"),
+    *("metrics", "metrics_lost", "metrics_doubled"),
+)
 _MUST_BE_0 = ("samples_lost", "samples_doubled", "metrics_lost", "metrics_doubled")
 
 
-def result_of(faults: Sequence[Fault], books: Books) -> dict[str, Any]:
+def result_of(faults: Sequence[Fault], totals: Mapping[str, int]) -> dict[str, Any]:
     """Return the figures of a soak by name, times in seconds."""
+    by_kind = {kind.value: [fault for fault in faults if fault.kind is kind] for kind in Kind}
     return {
         "injected": len(faults),
         "survived": sum(fault.is_survived for fault in faults),
-        "runs": books.runs,
-        "epochs": books.epochs,
-        "steps": books.steps,
-        "steps_repeated": books.repeated,
-        "samples": books.samples.expected,
-        "samples_lost": books.samples.lost,
-        "samples_doubled": books.samples.doubled,
-        "metrics": books.metrics.expected,
-        "metrics_lost": books.metrics.lost,
-        "metrics_doubled": books.metrics.doubled,
-        "faults": {kind.value: _summary([f for f in faults if f.kind is kind]) for kind in Kind},
+        **{name: totals[name] for name in _TOTALS},
+        "faults": {kind: _summary(of_kind) for kind, of_kind in by_kind.items()},
     }
 
 
@@ -64,14 +59,16 @@ def report(result: Mapping[str, Any]) -> str:
         times = [f"{median(lost):.1f}", f"{max(lost):.1f}"] if lost else ["-", "-"]
         rows.append([kind, str(held["injected"]), str(held["survived"]), *times])
     rows.append(["all", str(result["injected"]), str(result["survived"])])
-    counts = [
-        ["samples lost", result["samples_lost"], result["samples"]],
-        ["samples seen twice", result["samples_doubled"], result["samples"]],
-        ["metrics lost", result["metrics_lost"], result["metrics"]],
-        ["metrics doubled", result["metrics_doubled"], result["metrics"]],
-        ["steps repeated", result["steps_repeated"], result["steps"]],
-    ]
-    books = [["", "count", "of"]] + [[str(n), f"{a:,}", f"{b:,}"] for n, a, b in counts]
+    books = [["", "count", "of"]]
+    for head, name in (
+        ("samples lost", "samples_lost"),
+        ("samples seen twice", "samples_doubled"),
+        ("metrics lost", "metrics_lost"),
+        ("metrics doubled", "metrics_doubled"),
+        ("steps repeated", "steps_repeated"),
+    ):
+        whole = name.partition("_")[0]
+        books.append([head, f"{result[name]:,}", f"{result[whole]:,}"])
     return (
         f"{aligned(rows)}\n\n{aligned(books)}\n\n"
         f"{duration(result['seconds'])}, seed {result['seed']}, {result['runs']} runs of "

@@ -45,8 +45,8 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
         # The last run may have been stopped before it had anything to record.
         started = [folder for folder in folders if (folder / JOURNAL_NAME).exists()]
         training.deliver(*started).wait(_DELIVERY_S)
-        books = audit(training, evidence.takings, people, server.uri)
-    return result_of(running.faults, books) | {
+        totals = audit(training, evidence.takings, people, server.uri)
+    return result_of(running.faults, totals) | {
         "minutes": minutes,
         "seed": seed,
         "seconds": time.monotonic() - begin,

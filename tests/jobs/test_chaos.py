@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,6 @@ import pytest
 
 from jobs.chaos import stage
 from jobs.chaos.__main__ import main
-from jobs.chaos.audit import Books
 from jobs.chaos.books import (
     Account,
     Expected,
@@ -221,9 +221,9 @@ def test_training_stands_still_in_gaps_that_are_longer_than_usual():
     assert stalled_s([step(1, 10.0), step(2, 12.0), step(3, 30.0), step(4, 30.1)]) == 18.0
 
 
-def soaked(books: Books, *faults: Fault) -> dict[str, Any]:
+def soaked(totals: Counter[str], *faults: Fault) -> dict[str, Any]:
     """The figures of a soak, as `stage.soak` returns them."""
-    return result_of(faults, books) | {
+    return result_of(faults, totals) | {
         "seed": 3,
         "seconds": 1210.0,
         "load": [0.5, 2.25],
@@ -235,11 +235,10 @@ def soaked(books: Books, *faults: Fault) -> dict[str, Any]:
 
 
 def test_the_report_has_every_figure():
-    books = Books(
-        runs=2, epochs=9, steps=300, repeated=17, samples=Account(expected=2700, lost=4, doubled=5)
-    )
+    totals = Counter(runs=2, epochs=9, steps=300, steps_repeated=17)
+    totals.update(Account(expected=2700, lost=4, doubled=5).figures("samples"))
     survived = [fault(recovered=112.5), fault(recovered=103.5), fault(recovered=140.0)]
-    told = report(soaked(books, *survived, fault(kind=Kind.NODE)))
+    told = report(soaked(totals, *survived, fault(kind=Kind.NODE)))
     lines = [line.split() for line in told.splitlines()]
     assert ["worker", "killed", "3", "3", "12.5", "40.0"] in lines
     assert ["node", "lost", "1", "0", "-", "-"] in lines
@@ -252,23 +251,23 @@ def test_the_report_has_every_figure():
     assert "until it was complete: median 3.0, most 4.5" in told
 
 
-FINE = Books(samples=Account(expected=2700), metrics=Account(expected=90))
+FINE = Counter(samples=2700, metrics=90)
 
 
 @pytest.mark.parametrize(
-    ("books", "faults", "expected"),
+    ("totals", "faults", "expected"),
     [
         pytest.param(FINE, [fault(recovered=112.5)], True, id="all is well"),
         pytest.param(FINE, [fault()], False, id="a fault was not survived"),
-        pytest.param(replace(FINE, samples=Account(expected=9, lost=1)), [], False, id="lost"),
-        pytest.param(replace(FINE, samples=Account(expected=9, doubled=1)), [], False, id="twice"),
-        pytest.param(replace(FINE, metrics=Account(expected=9, lost=1)), [], False, id="no metric"),
-        pytest.param(replace(FINE, metrics=Account(expected=9, doubled=1)), [], False, id="two"),
-        pytest.param(Books(), [], False, id="nothing was trained"),
+        pytest.param(FINE + Counter(samples_lost=1), [], False, id="lost"),
+        pytest.param(FINE + Counter(samples_doubled=1), [], False, id="twice"),
+        pytest.param(FINE + Counter(metrics_lost=1), [], False, id="no metric"),
+        pytest.param(FINE + Counter(metrics_doubled=1), [], False, id="two"),
+        pytest.param(Counter(), [], False, id="nothing was trained"),
     ],
 )
-def test_a_soak_is_good_when_nothing_is_lost_or_doubled_and_all_survived(books, faults, expected):
-    assert is_good(soaked(books, *faults)) is expected
+def test_a_soak_is_good_when_nothing_is_lost_or_doubled_and_all_survived(totals, faults, expected):
+    assert is_good(soaked(totals, *faults)) is expected
 
 
 def test_a_program_that_was_started_is_a_child_until_it_is_killed(tmp_path: Path):

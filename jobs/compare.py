@@ -1,6 +1,5 @@
 """Compare runs on the same validation people: `python -m jobs.compare --help`."""
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass
 from math import isnan
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from jobs.options import OutFile, Storage, write_json
 from pipeline.io.console import say
 from pipeline.settings.cli import clear_errors, parse
 
@@ -18,25 +18,23 @@ if TYPE_CHECKING:
     from pipeline.evaluation.comparison import ComparedRun, Comparison
     from pipeline.evaluation.metrics import Scores
 
-_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
-# What stands above a column of differences.
+# Head of a column of differences.
 _MORE = "vs first"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Compare runs with the first: settings, accuracy joint by joint, and whether the difference is resolved."""
+    """Compare runs with the first: settings, accuracy of each joint, and significance."""
 
     runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN ...")]]
-    """Two runs or more, each a run's folder or its name, by which its best checkpoint is meant, a checkpoint's
-    folder, or with --tracking.uri the name or id of a run in MLflow."""
-    storage: Annotated[str, tyro.conf.arg(name="ray.storage", metavar="DIR")] = ""
-    """Folder in which names of runs are looked up; empty: ./runs."""
+    """Two runs or more, each a run's folder or name, for its best checkpoint, a checkpoint's
+    folder, or with --tracking.uri the name or id of an MLflow run."""
+    storage: Storage = ""
     uri: Annotated[str, tyro.conf.arg(name="tracking.uri", metavar="URI")] = ""
-    """MLflow tracking URI, where a RUN is looked up that is no folder here; empty: nowhere."""
-    json: _File = None
+    """MLflow tracking URI for runs that are not in a folder here."""
+    json: OutFile = None
     """File for settings, scores and differences."""
-    csv: _File = None
+    csv: OutFile = None
     """File for the table."""
 
 
@@ -48,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare_runs(arguments: Arguments) -> None:
-    """Find the runs, compare them, print, and write what was asked for. Raises ValueError."""
+    """Find the runs, compare them, print, and write the files. Raises ValueError."""
     if len(set(arguments.runs)) < max(2, len(arguments.runs)):
         raise ValueError(f"RUN must name two different runs or more, got {list(arguments.runs)}")
     from pipeline.evaluation.comparison import compare
@@ -59,9 +57,7 @@ def compare_runs(arguments: Arguments) -> None:
     say(f"{settings_text(compared)}\n\n{table_text(found)}\n")
     for sentence in sentences(compared):
         say(sentence)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(content(compared), indent=1) + "\n")
-        say(f"written: {arguments.json}")
+    write_json(arguments.json, content(compared))
     if arguments.csv is not None:
         found.to_csv(arguments.csv, index_label="metric")
         say(f"written: {arguments.csv}")
@@ -77,14 +73,14 @@ def _find(run: str, arguments: Arguments, into: Path) -> "ComparedRun":
         checkpoint = fetch(run, tracking_uri(arguments.uri), into)
     if checkpoint is None:
         raise ValueError(
-            f"RUN={run!r}: no such folder, and none of this name in {storage}; if MLflow has the run, "
-            "give --tracking.uri"
+            f"RUN={run!r}: no such folder, and none of this name in {storage}; "
+            "if MLflow has the run, give --tracking.uri"
         )
     return compared_run(run, checkpoint)
 
 
 def settings_text(compared: "Comparison") -> str:
-    """The settings that differ, a line each with the values in the order of the runs."""
+    """Format the settings that differ, one a line, with the values of each run."""
     lines = [
         f"  {key}: {' | '.join(str(value) for value in values)}"
         for key, values in compared.settings.items()
@@ -93,7 +89,7 @@ def settings_text(compared: "Comparison") -> str:
 
 
 def table(compared: "Comparison") -> "pd.DataFrame":
-    """A row a percentage, a column a run, and beside all but the first what they have more, in points."""
+    """Return a row for each percentage, a column for each run, and its gain over the first."""
     import pandas as pd
 
     rows = [_percentages(scores) for scores in compared.scores]
@@ -105,7 +101,7 @@ def table(compared: "Comparison") -> "pd.DataFrame":
 
 
 def _percentages(scores: "Scores") -> dict[str, float]:
-    """All that a table of one run holds, by the name of the row."""
+    """Return a run's column by the name of the row."""
     measure = scores.measure
     pooled = {f"{measure.title}@{t:g}": value for t, value in scores.pooled.items()}
     area = {f"AUC 0-{measure.auc_limit:g}": scores.auc}
@@ -113,7 +109,7 @@ def _percentages(scores: "Scores") -> dict[str, float]:
 
 
 def table_text(found: "pd.DataFrame") -> str:
-    """The table to look at: two decimals, differences with their signs, - where nothing was annotated."""
+    """Format with two decimals, signed differences, and - where nothing was annotated."""
     shown, heads = found.astype(object), [str(column) for column in found]
     for head in heads:
         form = "{:+.2f}" if head.endswith(_MORE) else "{:.2f}"
@@ -123,22 +119,22 @@ def table_text(found: "pd.DataFrame") -> str:
 
 
 def sentences(compared: "Comparison") -> list[str]:
-    """Which checkpoints these are, and of each difference whether it is resolved."""
+    """Describe the checkpoints, and whether each difference is resolved."""
     first, *others = compared.runs
-    said = [f"{one.name}: epoch {one.epoch}, {len(one.cases):,} people" for one in compared.runs]
+    lines = [f"{one.name}: epoch {one.epoch}, {len(one.cases):,} people" for one in compared.runs]
     for other, differences in zip(others, compared.differences, strict=True):
         people, both = differences[0].people, (len(first.cases), len(other.cases))
         if people < max(both):
-            said.append(
-                f"note: {first.name} and {other.name} share {people:,} of {both[0]:,} and {both[1]:,} "
-                "people; the intervals are of these alone"
+            lines.append(
+                f"note: {first.name} and {other.name} share {people:,} of {both[0]:,} and "
+                f"{both[1]:,} people; the intervals are of these alone"
             )
-        said += [d.said(other.name, first.name, compared.measure.title) for d in differences]
-    return said
+        lines += [d.said(other.name, first.name, compared.measure.title) for d in differences]
+    return lines
 
 
 def content(compared: "Comparison") -> dict[str, Any]:
-    """All of the comparison as plain data."""
+    """Return the comparison as plain data."""
     from pipeline.evaluation.comparison import PERCENT, RESAMPLES
 
     differences = ((), *compared.differences)

@@ -1,4 +1,4 @@
-"""Weights from elsewhere become a checkpoint: `python -m jobs.convert --help`."""
+"""Convert weights of other code into a checkpoint: `python -m jobs.convert --help`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Convert a state dict of pytorch-pose's hg or of Princeton's PoseNet into a checkpoint, where it is the same network."""
+    """Convert a state dict of pytorch-pose's hg or Princeton's PoseNet into a checkpoint.
+
+    Only networks that this code can build exactly are converted.
+    """
 
     weights: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """What torch.save wrote, .pth or .pth.tar, or a .safetensors file."""
+    """A .pth or .pth.tar file of torch.save, or a .safetensors file."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Checkpoint folder to write; must not exist."""
     joint_set: str = "mpii"
@@ -36,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def convert_file(arguments: Arguments) -> None:
-    """Read, say what was and was not carried over, and write. Raises ValueError before anything is written."""
+    """Read, report what is carried over, and write. Raises ValueError before it writes."""
     from pipeline.model.conversion.convert import convert
     from pipeline.model.conversion.state_dict import read_state_dict
     from pipeline.pose.joint_sets import joint_set
@@ -60,11 +63,7 @@ def convert_file(arguments: Arguments) -> None:
         joint_set=joints,
         progress=Progress(),
         metrics={},
-        origin={
-            "file": weights.name,
-            "sha256": _sha256(weights),
-            "layout": conversion.layout.name,
-        },
+        origin={"file": weights.name, "sha256": _sha256(weights), "layout": conversion.layout.name},
     )
     write_checkpoint(out, take_snapshot(conversion.network, metadata))
     say(f"written: {out}")
@@ -82,15 +81,15 @@ def _report(path: Path, state: "StateDict", conversion: "Conversion", joints: "J
     parameters = sum(parameter.numel() for parameter in conversion.network.parameters())
     say(f"{path.name}: {describe(conversion.layout, model)}")
     if state.prefix:
-        say(f"keys: without their prefix {state.prefix}")
-    say(f"joints: in the order of {joints.name}, which the file doesn't say")
-    say(f"carried over: {conversion.carried} tensors as they are, {parameters:,} parameters")
+        say(f"keys: prefix {state.prefix} removed")
+    say(f"joints: assumed to be in the order of {joints.name}; the file has no names")
+    say(f"carried over: {conversion.carried} tensors unchanged, {parameters:,} parameters")
     if conversion.rounded:
         say(f"rounded to float32: {len(conversion.rounded)} tensors")
     if conversion.unused:
-        say(f"left out: {len(conversion.unused)} tensors of skips that the network never uses")
+        say(f"dropped: {len(conversion.unused)} tensors of skips that the network never uses")
     say("not carried over: optimizer, epoch and training settings; training can't resume from it")
-    say(f"input there: {conversion.layout.input_range}")
+    say(f"input of the original: {conversion.layout.input_range}")
 
 
 if __name__ == "__main__":

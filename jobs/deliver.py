@@ -1,4 +1,4 @@
-"""Delivers to MLflow what runs have recorded while it was away: `python -m jobs.deliver --help`."""
+"""Send to MLflow what runs recorded while it was away: `python -m jobs.deliver --help`."""
 
 import os
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from pipeline.tracking.sync_state import Backlog, counted
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Deliver what runs have recorded on disk, and MLflow lacks."""
+    """Send journal entries of runs that MLflow does not have yet."""
 
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_FOLDER ...")]]
     """Folders of runs: RAY.STORAGE/RAY.NAME."""
     tracking_uri: str = ""
-    """MLflow tracking URI; empty: the one that the run was started with, else MLFLOW_TRACKING_URI."""
+    """MLflow tracking URI; empty: the one of the run's start, otherwise MLFLOW_TRACKING_URI."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def deliver(run: Path, uri: str) -> Backlog:
-    """Deliver one run and say what was sent. Returns what MLflow still lacks.
+    """Deliver one run's entries and print their number. Returns what MLflow still lacks.
 
     Raises ValueError if a file of the folder is damaged.
     """
@@ -46,7 +46,7 @@ def deliver(run: Path, uri: str) -> Backlog:
     from pipeline.tracking.sync import JournalSync
 
     if end_abandoned(Journal(run)):
-        say(f"{run}: whoever trained it is gone without a word; the run is recorded as KILLED")
+        say(f"{run}: its driver ended without recording it; the run is marked as KILLED")
     delivery, reason = JournalSync(run, uri), ""
     try:
         delivery.deliver()
@@ -57,9 +57,9 @@ def deliver(run: Path, uri: str) -> Backlog:
 
 
 def uri_of(run: Path, given: str) -> str:
-    """The URI to deliver a run to: the one that is given, else the run's own.
+    """Return the URI to deliver a run to: `given`, otherwise the run's own.
 
-    Raises ValueError if the folder holds no journal, or where a password is needed.
+    Raises ValueError if the folder has no journal, or if the recorded URI lacks its password.
     """
     from pipeline.run.plan import tracking_uri
 
@@ -67,17 +67,17 @@ def uri_of(run: Path, given: str) -> str:
     starts = [entry.content for entry in journal.entries() if entry.kind == "run"]
     if not starts:
         raise ValueError(f"{run} must be the folder of a run that has started: no {JOURNAL_NAME}")
-    recorded, around = starts[-1]["uri"], os.environ.get("MLFLOW_TRACKING_URI", "")
+    recorded, environment = starts[-1]["uri"], os.environ.get("MLFLOW_TRACKING_URI", "")
     if given or not recorded:
         return tracking_uri(given)
     if "***" not in recorded:
         return str(recorded)
-    if redacted(around) != recorded:
+    if redacted(environment) != recorded:
         raise ValueError(
-            f"{journal.path} holds the URI {recorded} without its secrets: "
-            "give it whole, by --tracking-uri or MLFLOW_TRACKING_URI"
+            f"{journal.path} has the URI {recorded} without its secrets; "
+            "give the complete one by --tracking-uri or MLFLOW_TRACKING_URI"
         )
-    return around
+    return environment
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Measure a checkpoint on validation shards: `python -m jobs.evaluate --help`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from jobs.options import Device, OutFile, Threads, Weights, torch_device, write_json
 from pipeline.io.console import Pace, bar, duration, say
 from pipeline.io.redaction import redacted
 from pipeline.settings import Decoding
@@ -23,39 +23,35 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 _Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
-_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Evaluate a checkpoint: per-joint table, figures and JSON. Needs no cluster."""
+    """Evaluate a checkpoint: table by joint, figures and JSON. Needs no cluster."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Checkpoint folder, such as runs/NAME/epoch_0010."""
-    weights: Literal["auto", "raw", "ema"] = "auto"
-    """Which of the checkpoint's weights: raw, as trained; ema, their moving average; auto: the average where there is one."""
+    weights: Weights = "auto"
     val: Annotated[str, tyro.conf.arg(name="data.val")]
     """Validation shards: a glob or comma-separated globs."""
     train: Annotated[str, tyro.conf.arg(name="data.train")] = ""
-    """Training shards; with them a constant pose, their mean, is measured beside the network."""
+    """Training shards; with them their mean pose is measured as a baseline."""
     flip_test: Annotated[
         bool, tyro.conf.arg(name="evaluation.flip-test"), tyro.conf.FlagConversionOff
     ] = True
     """Average the heatmaps with those of the mirrored image."""
     decoding: Annotated[Decoding | None, tyro.conf.arg(name="evaluation.decoding")] = None
-    """How a heatmap becomes a joint; None: as the checkpoint's settings say."""
+    """Decoding of heatmaps to joints; None: as in the checkpoint's settings."""
     every_stack: bool = False
-    """Measure the heatmaps of every stack, not of the last alone: accuracy on the way through the network."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs; auto: a GPU where there is one."""
-    threads: int = 2
-    """Threads that decode, and on CPU those that compute."""
+    """Measure the heatmaps of every stack, not only of the last."""
+    device: Device = "auto"
+    threads: Threads = 2
     figures: _Folder = None
     """Folder for overlay.png, joints.png, thresholds.png, worst.png and stacks.png."""
-    json: _File = None
+    json: OutFile = None
     """File for the scores of every measure."""
-    people: _File = None
-    """File for what was found of each person, such as CHECKPOINT/people.npz; jobs.compare reads it."""
+    people: OutFile = None
+    """File for the results of each person, such as CHECKPOINT/people.npz, for jobs.compare."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,20 +62,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def evaluate_checkpoint(arguments: Arguments) -> None:
-    """Measure, print, and write what was asked for. Raises ValueError."""
-    import torch
-
+    """Measure, print, and write the files. Raises ValueError."""
     from pipeline.evaluation.metrics import stack_table, table
     from pipeline.run.checkpoint import find_weights, load_network
 
-    if arguments.threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {arguments.threads}")
-    _check_place(arguments.people)
-    torch.set_num_threads(arguments.threads)
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this machine has no GPU that torch can use")
-    is_cuda = arguments.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if is_cuda else "cpu")
+    device = torch_device(arguments.device, arguments.threads)
+    _check_people_file(arguments.people)
     network, metadata = load_network(arguments.checkpoint, device, arguments.weights)
     weights = find_weights(arguments.checkpoint, arguments.weights)
     if weights == "ema":
@@ -106,8 +94,8 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         _draw(network, loader, settings, evaluation, cases, arguments.figures)
 
 
-def _check_place(people: Path | None) -> None:
-    """Raise ValueError if a checkpoint was written with the file `people`: with another one it would count as damaged."""
+def _check_people_file(people: Path | None) -> None:
+    """Raise ValueError if `people` is a checkpoint's own file, whose checksum would not match."""
     from pipeline.run.metadata import METADATA_NAME, read_checksums
 
     if people is None or not (people.parent / METADATA_NAME).exists():
@@ -117,7 +105,7 @@ def _check_place(people: Path | None) -> None:
 
 
 def _settings(metadata: "CheckpointMetadata", arguments: Arguments) -> "Settings":
-    """The checkpoint's settings with those of evaluation that were given."""
+    """Return the checkpoint's settings with the options of evaluation."""
     changes: dict[str, Any] = {"evaluation.flip_test": arguments.flip_test}
     if arguments.decoding is not None:
         changes["evaluation.decoding"] = arguments.decoding
@@ -143,7 +131,7 @@ def _loader(setting: str, pattern: str, metadata: "CheckpointMetadata") -> "Samp
 def _measure(
     network: "nn.Module", loader: "SampleLoader", settings: "Settings", arguments: Arguments
 ) -> "tuple[list[Evaluation], PersonResults]":
-    """The evaluation of every stack's heatmaps, first to last, or of the last stack's alone; the last one's people."""
+    """Evaluate every stack's heatmaps, or the last stack's; return also its people's results."""
     from pipeline.data.loader import stream_validation
     from pipeline.data.sampler import validation_batches
     from pipeline.evaluation.evaluate import Evaluation, evaluate_people, predict, predict_stacks
@@ -193,8 +181,6 @@ def _write(
     settings: "Settings",
     arguments: Arguments,
 ) -> None:
-    if arguments.json is None:
-        return
     content: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint),
         "weights": weights,
@@ -208,8 +194,7 @@ def _write(
         content[name.replace(" ", "_")] = {key: s.as_dict() for key, s in scores.items()}
     if by_stack:
         content["stacks"] = [{key: s.as_dict() for key, s in scores.items()} for scores in by_stack]
-    arguments.json.write_text(json.dumps(content, indent=1) + "\n")
-    say(f"written: {arguments.json}")
+    write_json(arguments.json, content)
 
 
 def _draw(
@@ -225,7 +210,7 @@ def _draw(
 
     measure = loader.joint_set.measure(settings.evaluation.measure)
     measured = evaluation.scores(loader.joint_set)
-    # These people may lack what training was measured by, such as head sizes.
+    # These people may have no head sizes, which the measure of training may need.
     scores = measured.get(measure.key) or next(iter(measured.values()))
     measure = scores.measure
     device = next(network.parameters()).device

@@ -1,4 +1,4 @@
-"""Checkpoints become files that run without this repository: `python -m jobs.export --help`."""
+"""Export checkpoints as files that run without this code: `python -m jobs.export --help`."""
 
 import tempfile
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from jobs.options import Model, OutFile, Storage, TrackingUri, Weights
 from pipeline.io.console import say
 from pipeline.settings import Decoding
 from pipeline.settings.cli import clear_errors, fail, parse
@@ -23,35 +24,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Write a checkpoint's network as ONNX or for torch.export, and check the file against the network. Needs no cluster.
+    """Export a checkpoint's network to ONNX or torch.export, and check it. Needs no cluster.
 
-    It takes images as uint8 RGB (batch, height, width, 3) in batches of any size.
+    The file takes uint8 RGB images (batch, height, width, 3) in batches of any size.
     """
 
-    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-    """A checkpoint's folder; a run's folder or its name, by which its best checkpoint is meant; models:/NAME@ALIAS or
-    models:/NAME/VERSION; or with --tracking.uri a run of MLflow's, by name or id."""
+    model: Model
     to: Literal["onnx", "torch-export"]
-    """Format: onnx, or torch-export, which torch.export.load reads."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File to write, .onnx or .pt2; must not exist; None: RUN-CHECKPOINT with that ending, here."""
+    """Format: onnx, or torch-export for torch.export.load."""
+    out: OutFile = None
+    """New file, .onnx or .pt2; None: RUN-CHECKPOINT with that ending in the working folder."""
     decode: bool = False
-    """Answer joints in input pixels and the confidence in each, instead of heatmaps."""
+    """Return joints in input pixels with confidences instead of heatmaps."""
     decoding: Annotated[Decoding | None, tyro.conf.arg(name="evaluation.decoding")] = None
-    """How a heatmap becomes a joint; None: as the checkpoint's settings say."""
+    """Decoding of heatmaps to joints; None: as in the checkpoint's settings."""
     flip_test: bool = False
-    """Average the heatmaps with those of the mirrored image, for twice the work."""
-    weights: Literal["auto", "raw", "ema"] = "auto"
-    """Which of the checkpoint's weights: raw, as trained; ema, their moving average; auto: the average where there is one."""
+    """Average the heatmaps with those of the mirrored image; doubles the work."""
+    weights: Weights = "auto"
     photographs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PLACE ...")] = ()
-    """Files, folders or globs of photographs to check on, each filled by one person."""
+    """Files, folders or globs of photographs for the check, each filled by one person."""
     val: Annotated[str, tyro.conf.arg(name="data.val", metavar="SHARDS")] = ""
-    """Shards with people to check on; empty, without photographs: those that the checkpoint was validated on if they
-    are on this machine, else rendered people."""
-    storage: Annotated[str, tyro.conf.arg(name="ray.storage", metavar="DIR")] = ""
-    """Folder in which names of runs are looked up; empty: ./runs."""
-    uri: Annotated[str, tyro.conf.arg(name="tracking.uri", metavar="URI")] = ""
-    """MLflow tracking URI, for models:/... and for runs that are not here; empty: for models the database in this folder."""
+    """Shards with people for the check; empty, without photographs: the checkpoint's validation
+    shards if they are on this machine, otherwise rendered people."""
+    storage: Storage = ""
+    uri: TrackingUri = ""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,9 +63,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def export(arguments: Arguments, place: Path) -> Path:
-    """Write the file, check it, and only then give it its name. Raises ValueError, ExportError or OSError.
+    """Write the file, check it, and then give it its name.
 
-    `place` is a folder for a checkpoint that has to be downloaded.
+    `place` is a folder for a downloaded checkpoint. Raises ValueError, ExportError or OSError.
     """
     import torch
 
@@ -84,7 +80,7 @@ def export(arguments: Arguments, place: Path) -> Path:
     check_installed(arguments.to)
     storage = storage_folder(arguments.storage)
     checkpoint = find_checkpoint(arguments.model, storage, arguments.uri, place).absolute()
-    out = _place(arguments, checkpoint)
+    out = _out_file(arguments, checkpoint)
     network, metadata = load_network(checkpoint, torch.device("cpu"), arguments.weights)
     chosen = GraphSettings(
         decode=arguments.decode,
@@ -94,7 +90,7 @@ def export(arguments: Arguments, place: Path) -> Path:
     graph = Graph(network, metadata.settings, metadata.joint_set, chosen)
     people = _people(arguments, metadata)
     weights = find_weights(checkpoint, arguments.weights)
-    _tell(graph, metadata, checkpoint, weights)
+    _describe(graph, metadata, checkpoint, weights)
     with _aside(out) as partial:
         write(
             graph,
@@ -104,13 +100,13 @@ def export(arguments: Arguments, place: Path) -> Path:
             describe(metadata, checkpoint, weights, chosen),
         )
         difference = compare(graph, metadata, load(arguments.to, partial), people.images)
-    _tell_check(difference, people)
+    _report(difference, people)
     say(f"written: {out} ({out.stat().st_size / 2**20:,.1f} MiB)")
     return out
 
 
-def _place(arguments: Arguments, checkpoint: Path) -> Path:
-    """Where to write. Raises ValueError if there is something already, or the ending is another format's."""
+def _out_file(arguments: Arguments, checkpoint: Path) -> Path:
+    """Return the file to write. Raises ValueError if it exists or has another format's ending."""
     from pipeline.inference.export.write import SUFFIXES
 
     suffix = SUFFIXES[arguments.to]
@@ -120,7 +116,7 @@ def _place(arguments: Arguments, checkpoint: Path) -> Path:
     if out.exists():
         raise ValueError(f"--out {out} exists; expected a new file")
     if not out.absolute().parent.is_dir():
-        raise ValueError(f"--out {out}: there is no folder {out.parent}")
+        raise ValueError(f"--out {out}: no folder {out.parent}")
     return out
 
 
@@ -139,7 +135,7 @@ def _people(arguments: Arguments, metadata: "CheckpointMetadata") -> "People":
 
 @contextmanager
 def _aside(out: Path) -> "Iterator[Path]":
-    """A place beside `out` to write to, which becomes it unless something is raised."""
+    """Give a path beside `out`, and rename it to `out` unless an exception is raised."""
     partial = out.with_name(f".partial-{out.name}")
     try:
         yield partial
@@ -148,28 +144,31 @@ def _aside(out: Path) -> "Iterator[Path]":
         partial.unlink(missing_ok=True)
 
 
-def _tell(graph: "Graph", metadata: "CheckpointMetadata", checkpoint: Path, weights: str) -> None:
+def _describe(
+    graph: "Graph", metadata: "CheckpointMetadata", checkpoint: Path, weights: str
+) -> None:
     model, chosen = metadata.settings.model, graph.chosen
     say(
-        f"{checkpoint.parent.name}/{checkpoint.name}: {model.stacks} stack{'s' * (model.stacks > 1)} of {model.features} features, "
-        f"{model.input_px} px, {len(metadata.joint_set.joints)} joints of {metadata.joint_set.name}, "
-        f"weights {weights}"
+        f"{checkpoint.parent.name}/{checkpoint.name}: "
+        f"{model.stacks} stack{'s' * (model.stacks > 1)} of {model.features} features, "
+        f"{model.input_px} px, {len(metadata.joint_set.joints)} joints of "
+        f"{metadata.joint_set.name}, weights {weights}"
     )
     decoded = f"decoding {chosen.decoding}" if chosen.decode else ""
-    within = ["normalisation", "flip test" * chosen.flip_test, decoded]
-    without = [
+    inside = ["normalisation", "flip test" * chosen.flip_test, decoded]
+    outside = [
         "heatmaps of stacks before the last" * (model.stacks > 1),
         "flip test" * (not chosen.flip_test),
         "decoding" * (not chosen.decode),
     ]
-    say(f"in the graph: {', '.join(filter(None, within))}")
-    say(f"not in the graph: {', '.join(filter(None, without)) or 'nothing'}")
+    say(f"in the graph: {', '.join(filter(None, inside))}")
+    say(f"not in the graph: {', '.join(filter(None, outside)) or 'nothing'}")
 
 
-def _tell_check(difference: "Difference", people: "People") -> None:
+def _report(difference: "Difference", people: "People") -> None:
     from pipeline.inference.export.check import MOST_PX
 
-    say(f"checked against the network on {people.source}, one and several at a time")
+    say(f"checked against the network on {people.source}, one at a time and in a batch")
     say(
         f"largest difference: {difference.joint_px:.2g} px of a joint in the input "
         f"(allowed: {MOST_PX}), {difference.confidence:.2g} in confidence"

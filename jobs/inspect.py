@@ -22,10 +22,10 @@ _INPUT_PX = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Print a dataset's card, and write it with contact sheets as a page to look at. Needs no cluster.
+    """Print a dataset's card, and write it with contact sheets as a web page. Needs no cluster.
 
-    Damaged samples are listed, and left out of everything else; if there are
-    any, the command ends with status 1 once all is written.
+    Damaged samples are listed and excluded from all figures; if there are any,
+    the command writes everything and exits with status 1.
     """
 
     shards: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SHARDS")]
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def inspect_shards(arguments: Arguments) -> None:
-    """Read, print and write. Raises ValueError, and SystemExit at the end if samples are damaged."""
+    """Read, print and write. Raises ValueError; at the end SystemExit if samples are damaged."""
     from pipeline.data.inspection.anomalies import anomalies
     from pipeline.data.inspection.card import card_of
     from pipeline.data.inspection.columns import columns_of
@@ -56,7 +56,7 @@ def inspect_shards(arguments: Arguments) -> None:
     from pipeline.settings import DataSettings
 
     settings = DataSettings(seed=arguments.seed)
-    # However many samples a shard was cut off by, they are to be listed.
+    # List all damaged samples, however many.
     shards = find_shards("SHARDS", ",".join(arguments.shards), bad_allowed=sys.maxsize)
     joint_set, reader = shards.joint_set, ShardReader(shards.paths)
     splits = _with_progress(_splits(shards, reader), len(reader))
@@ -68,7 +68,7 @@ def inspect_shards(arguments: Arguments) -> None:
     say(card_text(card))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in SHEET_FILES:
-        # An earlier look may have had a sheet that this one has not.
+        # Left from an earlier run that had more sheets.
         (arguments.out / name).unlink(missing_ok=True)
     loader = SampleLoader(reader, joint_set, _INPUT_PX)
     sheets = list(draw_sheets(loader, columns, found, settings, arguments.seed))
@@ -83,7 +83,7 @@ def inspect_shards(arguments: Arguments) -> None:
 
 
 def _with_progress(splits: "Iterable[Split]", samples: int) -> "Iterator[Split]":
-    """Show how far the reading of samples is that goes along with their splits."""
+    """Pass the splits on, with progress lines for the samples that are read beside them."""
     pace = Pace(2.0)
     for done, split in enumerate(splits, start=1):
         yield split
@@ -92,7 +92,7 @@ def _with_progress(splits: "Iterable[Split]", samples: int) -> "Iterator[Split]"
 
 
 def _splits(shards: "ShardSet", reader: "ShardReader") -> "Iterator[Split]":
-    """The split of each sample, in the order of the shards."""
+    """Yield the split of each sample, in the order of the shards."""
     for number, entry in enumerate(shards.entries):
         for _ in range(int(reader.bounds[number]), int(reader.bounds[number + 1])):
             yield entry.split

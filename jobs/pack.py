@@ -1,10 +1,11 @@
 """Pack annotations and photographs into shards: `python -m jobs.pack --help`."""
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
+from jobs.options import Address
 from pipeline.io.console import Pace, bar, duration, say
 from pipeline.settings.cli import clear_errors, parse
 from pipeline.settings.packing import PackSettings, SourceName
@@ -19,16 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(PackSettings):
-    """Cut people out of photographs and write them as WebDataset shards with an index, on Ray."""
+    """Cut people out of photographs and write WebDataset shards with an index, on Ray."""
 
     source: tyro.conf.Positional[SourceName]
-    """Format of the annotations; synthetic: people rendered on the spot, without files."""
-    address: Annotated[str, tyro.conf.arg(name="ray.address")] = ""
-    """Cluster to join; empty: RAY_ADDRESS or the submitted job's cluster, else one is started here."""
+    """Format of the annotations; synthetic: rendered people, without files."""
+    address: Address = ""
 
     @property
     def settings(self) -> PackSettings:
-        """The part that says what to pack."""
+        """The settings of packing."""
         return PackSettings(
             **{item.name: getattr(self, item.name) for item in fields(PackSettings)}
         )
@@ -41,8 +41,18 @@ def main(argv: list[str] | None = None) -> None:
         pack(arguments.settings, arguments.address)
 
 
+def pack_here(settings: PackSettings) -> "Index":
+    """Pack in this process, without Ray. Raises ValueError."""
+    from pipeline.data.packing import close_plan, open_plan, pack_shard
+    from pipeline.data.packing_plan import plan_packing
+
+    plan = plan_packing(settings)
+    open_plan(plan)
+    return close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
+
+
 def pack(settings: PackSettings, address: str = "") -> "Index":
-    """Pack on Ray, going on from what an interrupted pack has finished. Raises ValueError."""
+    """Pack on Ray, resuming after the shards of an interrupted run. Raises ValueError."""
     from pipeline.data.packing import close_plan, open_plan
     from pipeline.data.packing_plan import plan_packing
     from pipeline.data.shards.index import Index
@@ -51,24 +61,24 @@ def pack(settings: PackSettings, address: str = "") -> "Index":
     plan = plan_packing(settings)
     finished = open_plan(plan)
     if finished is None:
-        say("packed already")
+        say("already packed")
         return Index.read(settings.out)
     say(f"{sum(len(job.people) for job in plan.jobs):,} people in {len(plan.jobs)} shards")
-    todo = [job for job in plan.jobs if str(job.name) not in finished]
+    missing = [job for job in plan.jobs if str(job.name) not in finished]
     if finished:
-        say(f"{len(finished)} of {len(plan.jobs)} shards were finished before")
-    if todo:
+        say(f"resuming: {len(finished)} of {len(plan.jobs)} shards are complete")
+    if missing:
         from pipeline.cluster.start import cluster
 
         with cluster(address):
-            finished |= _run(settings, todo)
+            finished |= _run(settings, missing)
     index = close_plan(plan, [finished[str(job.name)] for job in plan.jobs])
     _conclude(index)
     return index
 
 
 def _run(settings: PackSettings, jobs: list["ShardJob"]) -> dict[str, "ShardDone"]:
-    """Write shards as Ray tasks, one core each, and show how far they are."""
+    """Write shards as Ray tasks of one core each, with progress lines."""
     import ray
 
     from pipeline.data.packing import pack_shard
@@ -92,7 +102,7 @@ def _run(settings: PackSettings, jobs: list["ShardJob"]) -> dict[str, "ShardDone
 
 
 def _result(reference: "ray.ObjectRef") -> "ShardDone":
-    """A task's result; what it raised is raised here as it was."""
+    """Return a task's result, or raise its own exception."""
     import ray
 
     try:
@@ -113,7 +123,7 @@ def _conclude(index: "Index") -> None:
     for reason, keys in index.left_out.items():
         shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
         say(f"left out, {reason}: {len(keys):,} ({shown})")
-    say(f"joint set {index.joint_set.name}; all of it is in index.json")
+    say(f"joint set {index.joint_set.name}; details are in index.json")
 
 
 if __name__ == "__main__":

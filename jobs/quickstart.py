@@ -1,4 +1,4 @@
-"""The whole thread on rendered people, in minutes, without download, server or GPU: `make quickstart`."""
+"""Pack, train and predict on rendered people in minutes, on CPU: `make quickstart`."""
 
 import shutil
 from pathlib import Path
@@ -14,9 +14,9 @@ from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 _DATA = Path("out") / SYNTHETIC_NAME
 _PICTURE = Path("out") / "quickstart-predictions.png"
 
-# A network that two cores train in two minutes. Not the paper's recipe: a peak
-# of 10 keeps plain MSE out of its all-zero solution, and rendered people vary
-# enough by themselves to need little augmentation.
+# A network that two cores train in two minutes. Unlike the paper's recipe a target
+# peak of 10 keeps MSE out of its all-zero solution, and augmentation is small,
+# since rendered people vary enough.
 _SETTINGS = {
     "data.train": str(_DATA / "train-*.tar"),
     "data.val": str(_DATA / "val-*.tar"),
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def quickstart() -> None:
-    """Pack synthetic people, train on them with two DDP workers, and show what came of it."""
+    """Pack synthetic people, train on them with two DDP workers, and draw predictions."""
     from pipeline.cluster.start import cluster
 
     pace = Pace(0)
@@ -68,17 +68,19 @@ def quickstart() -> None:
         outcome = train_plan(plan)
     shutil.copy(outcome.overlay, _PICTURE)
     say(
-        f"\nDone in {duration(pace.elapsed_s())}. These people were rendered (synthetic), not "
-        "photographed; the validation ones were never seen in training.\n"
-        f"Predictions on them, drawn over the truth: {_PICTURE}\n\n"
-        "Next, on real photographs, such as LSP Extended (for MPII and COCO see README; the training\n"
-        "takes two cores about 15 minutes, and its settings are explained by --help):\n"
+        f"\nDone in {duration(pace.elapsed_s())}. The people are rendered (synthetic), not "
+        "photographed;\nthe validation people were not in the training data.\n"
+        f"Predictions drawn over the truth: {_PICTURE}\n\n"
+        "Next, train on photographs, such as LSP Extended (docs/data.md has MPII and COCO;\n"
+        "training takes two cores about 15 minutes; --help explains the settings):\n"
         "  source .venv/bin/activate\n"
         "  python -m jobs.pack lspet --images IMAGES --annotations joints.mat --out out/lspet\n"
-        "  python -m jobs.train --data.train 'out/lspet/train-*.tar' --data.val 'out/lspet/val-*.tar' \\\n"
-        "      --model.stacks 1 --model.features 64 --model.input-px 128 --optim.optimizer adamw \\\n"
-        "      --optim.learning-rate 5e-3 --optim.schedule cosine --optim.batch-size 32 --optim.epochs 36 \\\n"
-        "      --optim.target-peak 10 --optim.missing-joints mask --optim.sigma-px 1.25 --ray.workers 2"
+        "  python -m jobs.train --data.train 'out/lspet/train-*.tar' \\\n"
+        "      --data.val 'out/lspet/val-*.tar' --model.stacks 1 --model.features 64 \\\n"
+        "      --model.input-px 128 --optim.optimizer adamw --optim.learning-rate 5e-3 \\\n"
+        "      --optim.schedule cosine --optim.batch-size 32 --optim.epochs 36 \\\n"
+        "      --optim.target-peak 10 --optim.missing-joints mask --optim.sigma-px 1.25 \\\n"
+        "      --ray.workers 2"
     )
 
 

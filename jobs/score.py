@@ -1,12 +1,12 @@
-"""PCKh of stored MPII predictions: `python -m jobs.score --help`."""
+"""Score stored MPII predictions by PCKh: `python -m jobs.score --help`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
+from jobs.options import OutFile, write_json
 from pipeline.io.console import say
 from pipeline.settings.cli import clear_errors, parse
 
@@ -15,14 +15,14 @@ _File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Score stored predictions against MPII's validation truth, in pixels of the original images."""
+    """Score stored predictions against MPII's validation truth, in original image pixels."""
 
     predictions: _File
-    """A .mat or .h5 file with `preds` of shape (N, 16, 2), people in the order of the truth."""
+    """A .mat or .h5 file with `preds` of shape (N, 16, 2), in the order of the truth."""
     truth: _File
     """MPII's detections_our_format.mat."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File for the scores; percent."""
+    json: OutFile = None
+    """File for the scores in percent."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,10 +44,7 @@ def score(arguments: Arguments) -> None:
     result = scores(joint_counts(errors), MPII, MPII.measure("pckh"))
     say(f"{len(predictions):,} people of {arguments.truth.name}")
     say(table(result))
-    if arguments.json is not None:
-        content: dict[str, Any] = result.as_dict()
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
-        say(f"written: {arguments.json}")
+    write_json(arguments.json, result.as_dict())
 
 
 if __name__ == "__main__":

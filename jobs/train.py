@@ -12,7 +12,7 @@ from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
 from pipeline.training.probes import note_startup
 
-# What a shell says of a program that SIGTERM ended: 128 + 15.
+# Status that a shell gives a program ended by SIGTERM: 128 + 15.
 _STOPPED = 143
 
 if TYPE_CHECKING:
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Train a stacked hourglass network with DDP over Ray workers, and record it in MLflow."""
+    """Train a stacked hourglass network with DDP over Ray workers, recorded in MLflow."""
 
     settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=Settings
     )
     preset: Presets = ()
     dry_run: bool = False
-    """Print the resolved settings, the network's cost and what the data holds; start nothing. Without data: the cost alone."""
+    """Print the resolved settings, the network's cost and the size of the data, and exit. Without
+    data only the cost."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def dry_run(settings: Settings) -> None:
-    """Say what training would do. Raises ValueError where it could not."""
+    """Print what training would do. Raises ValueError if it could not start."""
     from pipeline.run.plan import plan_training
 
     if settings.data.train or settings.data.val:
@@ -55,12 +56,12 @@ def dry_run(settings: Settings) -> None:
         settings = settings.replaced({"model.joints": joints})
         _say_settings(settings)
         _say_course(settings)
-        say(f"no data: with {joints} joints, and nothing checked but the settings")
+        say(f"no data given: assuming {joints} joints; only the settings were checked")
         _say_cost(settings)
 
 
 def run(settings: Settings) -> None:
-    """Train. Raises ValueError before the cluster is asked for anything, if the input is wrong."""
+    """Train. Raises ValueError, before it starts a cluster, if the input is wrong."""
     note_startup("called")
     from pipeline.run.plan import plan_training
 
@@ -86,7 +87,8 @@ def _say_cost(settings: Settings) -> None:
     )
     say(f"parameters: {cost.parameters:,}")
     say(
-        f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, an image"
+        f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, "
+        "an image"
     )
     fp32, bf16 = (
         training_bytes(settings.model, at_once, dtype, forgetful=settings.optim.checkpointing)
@@ -95,7 +97,7 @@ def _say_cost(settings: Settings) -> None:
     say(
         f"memory: about {fp32 / 2**30:.2f} GiB a worker in fp32, {bf16 / 2**30:.2f} GiB in bf16, "
         f"at {at_once} samples at once"
-        + ", with residuals computed again"
+        + ", with activation checkpointing"
         * settings.optim.checkpointing
     )
 
@@ -107,7 +109,7 @@ def _say_course(settings: Settings) -> None:
 
 
 def describe(plan: "Plan") -> None:
-    """Say what will be trained, on what, at which cost."""
+    """Print the network's cost, the data and the schedule."""
     from pipeline.data.augmentation import reach
 
     settings = plan.settings
@@ -118,26 +120,27 @@ def describe(plan: "Plan") -> None:
             f"{shards.joint_set.name}, source {shards.source}"
         )
     steps, left = divmod(plan.train.people, settings.optim.batch_size)
-    say(f"epoch: {steps:,} steps of {settings.optim.batch_size}; {left} people sit each epoch out")
+    dropped = f"; {left} people are dropped each epoch (incomplete batch)" if left else ""
+    say(f"epoch: {steps:,} steps of {settings.optim.batch_size}{dropped}")
     _say_course(settings)
     wanted = reach(settings.data)
     if plan.train.margin < wanted:
         say(
-            f"note: crops were packed with a margin of {plan.train.margin:g}, augmentation reaches "
-            f"{wanted:.2f}: corners may be black where the photograph had pixels; "
+            f"note: augmentation reaches a margin of {wanted:.2f}, but crops were packed with "
+            f"{plan.train.margin:g}: corners may be black where the photograph had pixels; "
             f"pack with --crop.margin {math.ceil(100 * wanted) / 100:g}"
         )
     if plan.is_complete:
         say(
-            f"run {settings.ray.name} has had its {settings.optim.epochs} epochs already; "
-            "give another --ray.name to train anew"
+            f"run {settings.ray.name} is complete ({settings.optim.epochs} epochs); "
+            "use another --ray.name to start over"
         )
 
 
 def train_plan(plan: "Plan") -> "Outcome":
-    """Train on the plan's cluster, recording the run, and say what came of it.
+    """Train on the plan's cluster, record the run, and print the results.
 
-    Ends the program if training fails (status 1) or is stopped (143).
+    Exits with status 1 if training fails, and with 143 if it is stopped.
     """
     from pipeline.cluster.launch import TrainingFailedError, train
     from pipeline.cluster.start import cluster
@@ -146,11 +149,11 @@ def train_plan(plan: "Plan") -> "Outcome":
     settings = plan.settings
     say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
     try:
-        # MLflow is reached while the cluster starts, and before anything of it is taken.
+        # MLflow is contacted while the cluster starts, and before resources are taken.
         with record_run(plan) as record:
             with cluster(settings.ray.address):
                 outcome = train(plan, record)
-            # What MLflow lacks is named after it, when the record is closed.
+            # Closing the record afterwards reports what MLflow lacks.
             conclude(plan, outcome)
             return outcome
     except TrainingFailedError as error:
@@ -160,7 +163,7 @@ def train_plan(plan: "Plan") -> "Outcome":
 
 
 def conclude(plan: "Plan", outcome: "Outcome") -> None:
-    """Say how good the network is, where it lies and how to look at it."""
+    """Print the scores, the best checkpoint and how to open MLflow."""
     from pipeline.evaluation.metrics import table
     from pipeline.tracking.client import ui_command
 
@@ -170,7 +173,7 @@ def conclude(plan: "Plan", outcome: "Outcome") -> None:
         if scores.measure != plan.measure:
             say(f"{scores.measure.headline} (pooled): {scores.headline:.2f}")
     say(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
-    say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to look:")
+    say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to open it:")
     say(f"  {ui_command(settings.tracking.uri)}")
 
 

@@ -1,4 +1,4 @@
-"""What stands under jobs/cluster: its manifests, launcher files and commands, and what nodes can give."""
+"""The files of jobs/cluster: manifests, launcher files, commands, and resources of nodes."""
 
 import re
 import shlex
@@ -22,12 +22,12 @@ LAUNCHERS = ("aws.yaml", "machines.yaml")
 
 
 def documents(*names: str) -> list[dict[str, Any]]:
-    """The objects in manifests."""
+    """Return the objects in manifests."""
     return [part for name in names for part in yaml.safe_load_all((FOLDER / name).read_text())]
 
 
 def the(kind: str, name: str = "") -> dict[str, Any]:
-    """The one object of a kind, or of a kind and name."""
+    """Return the one object of a kind, or of a kind and name."""
     [found] = [
         part
         for part in documents(*MANIFESTS)
@@ -37,12 +37,12 @@ def the(kind: str, name: str = "") -> dict[str, Any]:
 
 
 def launcher(name: str) -> dict[str, Any]:
-    """A launcher file's content."""
+    """Read a launcher file."""
     return yaml.safe_load((FOLDER / name).read_text())
 
 
 def found(key: str, within: Any) -> Iterator[Any]:
-    """Every value that stands under a key, however deep."""
+    """Yield every value under a key, at any depth."""
     if isinstance(within, dict):
         for name, value in within.items():
             if name == key:
@@ -57,18 +57,18 @@ def found(key: str, within: Any) -> Iterator[Any]:
 
 
 def page(section: str = "") -> str:
-    """README's text, or a section of it."""
+    """Return README's text, or a section of it."""
     text = (FOLDER / "README.md").read_text()
     return re.search(rf"^## {section}$(.*?)(?=^## |\Z)", text, re.M | re.S)[1] if section else text
 
 
 def lines(text: str) -> list[str]:
-    """The indented lines of a page, those that go on with a backslash put together."""
+    """Return the indented lines of a page, with continuation lines joined."""
     return re.findall(r"^ {4}(\S.*)$", re.sub(r"\\\n\s*", "", text), re.M)
 
 
 def commands(line: str) -> Iterator[list[str]]:
-    """The `python`, `ray` and `mlflow` commands of a line, also those that are given to others to run."""
+    """Yield the `python`, `ray` and `mlflow` commands of a line, also those that others run."""
     words = shlex.split(line)
     for at, word in enumerate(words):
         begins = at == 0 or words[at - 1] == "--" or "=" in words[at - 1]
@@ -79,7 +79,7 @@ def commands(line: str) -> Iterator[list[str]]:
 
 
 def modules(text: str) -> list[list[str]]:
-    """The `python -m` commands of a page, each as module and arguments."""
+    """Return the `python -m` commands of a page, each as module and arguments."""
     return [
         command[2:]
         for line in lines(text)
@@ -89,15 +89,15 @@ def modules(text: str) -> list[list[str]]:
 
 
 def entrypoint() -> list[str]:
-    """RayJob's command as its driver gets it, as module and arguments."""
-    # The submitter's shell takes it apart, and Ray puts it together again for the head's.
+    """Return RayJob's command as its driver gets it, as module and arguments."""
+    # The submitter's shell splits it, and Ray joins it again for the head's shell.
     words = shlex.split(shlex.join(shlex.split(the("RayJob")["spec"]["entrypoint"])))
     assert words[:2] == ["python", "-m"]
     return words[2:]
 
 
 def parsed(command: list[str]) -> Any:
-    """What our own command line makes of a command: its arguments, with settings that are valid."""
+    """Parse a command by our own command line, which checks its settings."""
     module, *argv = command
     if module == "jobs.pack":
         return parse(jobs.pack.Arguments, None, argv).settings
@@ -110,7 +110,7 @@ def parsed(command: list[str]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Nodes of a kind: what Ray has on each, and how many there are from the start and at most."""
+    """Nodes of a kind: resources of each, their fewest (from the start) and most."""
 
     cpus: int
     gpus: int
@@ -118,7 +118,7 @@ class Group:
     most: int
 
     def workers(self, ray: RaySettings) -> int:
-        """How many training workers a node holds."""
+        """Return how many training workers fit on a node."""
         fits = self.cpus // ray.cpus_per_worker
         if ray.gpus_per_worker:
             fits = min(fits, self.gpus // ray.gpus_per_worker)
@@ -126,7 +126,7 @@ class Group:
 
 
 def pods(spec: dict[str, Any]) -> list[Group]:
-    """The worker groups of a RayCluster."""
+    """Return the worker groups of a RayCluster."""
     groups = []
     for group in spec["workerGroupSpecs"]:
         [container] = group["template"]["spec"]["containers"]
@@ -143,7 +143,7 @@ def pods(spec: dict[str, Any]) -> list[Group]:
 
 
 def machines(config: dict[str, Any]) -> list[Group]:
-    """The worker types of a launcher file."""
+    """Return the worker types of a launcher file."""
     return [
         Group(
             cpus=kind["resources"]["CPU"],
@@ -157,10 +157,10 @@ def machines(config: dict[str, Any]) -> list[Group]:
 
 
 def too_much(arguments: Any, groups: list[Group]) -> list[str]:
-    """What a training or sweep asks for beyond what the groups can give."""
+    """Return what a training or sweep requests beyond the resources of the groups."""
     ray = arguments.settings.ray
     trials = arguments.search.at_once if hasattr(arguments, "search") else 1
-    said = []
+    problems = []
     for when, wanted, there in (
         ("at first", ray.fewest_workers, sum(g.fewest * g.workers(ray) for g in groups)),
         (
@@ -170,5 +170,5 @@ def too_much(arguments: Any, groups: list[Group]) -> list[str]:
         ),
     ):
         if wanted > there:
-            said.append(f"{when} {wanted} workers are wanted, there is room for {there}")
-    return said
+            problems.append(f"{when} {wanted} workers are wanted, there is room for {there}")
+    return problems

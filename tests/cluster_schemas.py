@@ -1,9 +1,9 @@
-"""What the manifests under jobs/cluster may say, as JSON Schemas by kind; a field that is not named here is refused.
+"""JSON Schemas by kind for the manifests under jobs/cluster; other fields are refused.
 
-They restate, of the public schemas, the fields that the manifests use: KubeRay's
-`ray.io/v1` with `authOptions`, as its operator has it from 1.6 on (RayCluster,
-RayJob), and of Kubernetes' `v1` and `apps/v1` fields that are stable since 1.20.
-Whoever adds a field to a manifest looks it up there first.
+They restate the fields of the public schemas that the manifests use: KubeRay's
+`ray.io/v1` with `authOptions`, of operator 1.6 and newer (RayCluster, RayJob),
+and fields of Kubernetes' `v1` and `apps/v1` that are stable since 1.20. Look a
+field up there before you add it to a manifest.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ QUANTITY: Schema = {
 
 
 def record(required: str = "", **known: Schema) -> Schema:
-    """An object with these fields and no others; `required` names those it must have."""
+    """Return the schema of an object with these fields only; `required` names those it needs."""
     return {
         "type": "object",
         "additionalProperties": False,
@@ -33,22 +33,22 @@ def record(required: str = "", **known: Schema) -> Schema:
 
 
 def several(of: Schema, least: int = 1) -> Schema:
-    """A list."""
+    """Return the schema of a list."""
     return {"type": "array", "items": of, "minItems": least}
 
 
 def by_name(of: Schema) -> Schema:
-    """A map from free names."""
+    """Return the schema of a map from any names."""
     return {"type": "object", "additionalProperties": of}
 
 
 def one_of(*values: str) -> Schema:
-    """One of some words."""
+    """Return the schema of one of some words."""
     return {"enum": list(values)}
 
 
 def top(version: str, kind: str, **known: Schema) -> Schema:
-    """A whole object of a kind."""
+    """Return the schema of an object of a kind."""
     metadata = record("name", name=NAME, labels=by_name(TEXT))
     return record(
         f"apiVersion kind metadata {' '.join(known)}",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.benchmark.overhead.turns import wait_until
+from jobs.benchmark.rounds.processes import wait_until
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""Fair timing: routes take turns, round by round, so that a busy machine is busy for all of them."""
+"""Fair timing: variants alternate, round by round, so that a busy machine slows all of them."""
 
+import multiprocessing
 import os
 import statistics
 import time
@@ -7,31 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 import torch
 
+from jobs.processes import cpu_seconds
 from pipeline.io.console import bar, duration, say
 from pipeline.settings.ray import KEEP_MEMORY
 
 T = TypeVar("T")
-_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# Does a variant's work once and returns the number of samples.
+Run = Callable[[], int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Route:
-    """A way of loading: `run` returns how many samples it loaded, `cpu_s` the CPU seconds so far."""
-
-    run: Callable[[], int]
-    cpu_s: Callable[[], float] = time.process_time
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lap:
-    """One route in one round."""
+class Timing:
+    """One variant in one round."""
 
     samples: int
     wall_s: float
@@ -43,75 +36,96 @@ class Lap:
         return self.samples / self.wall_s
 
 
-Laps = Sequence[Lap]
+Timings = Sequence[Timing]
 
 
-def measure(title: str, routes: Mapping[str, Route], rounds: int) -> dict[str, list[Lap]]:
-    """Run every route once in each of `rounds`, after one round that does not count."""
-    for route in routes.values():
-        route.run()
-    laps: dict[str, list[Lap]] = {name: [] for name in routes}
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Raise ValueError if the value of an option is below 1."""
+    for option, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{option} must be at least 1, got {value}")
+
+
+def measure(title: str, variants: Mapping[str, Run], rounds: int) -> dict[str, list[Timing]]:
+    """Time every variant once in each of `rounds`, after a warm-up round.
+
+    CPU time includes that of child processes.
+    """
+    for run in variants.values():
+        run()
+    timings: dict[str, list[Timing]] = {name: [] for name in variants}
     start = time.monotonic()
     for done in range(rounds):
-        # Every other round goes backwards: a drift of the machine's pace favours nobody.
-        for name in list(routes)[:: -1 if done % 2 else 1]:
-            laps[name].append(_lap(routes[name]))
+        for name in order(variants, done):
+            timings[name].append(_time(variants[name]))
         left = (time.monotonic() - start) / (done + 1) * (rounds - done - 1)
         say(f"  {title}  {bar(done + 1, rounds)} rounds  left {duration(left)}")
-    return laps
+    return timings
 
 
-def _lap(route: Route) -> Lap:
-    cpu, wall = route.cpu_s(), time.perf_counter()
-    samples = route.run()
-    return Lap(
-        samples=samples, wall_s=time.perf_counter() - wall, cpu_s=max(0.0, route.cpu_s() - cpu)
+def order(variants: Mapping[str, Any], number: int) -> list[str]:
+    """Return the order of the variants in a round, reversed in every other one.
+
+    A drift of the machine's speed then favours none of them.
+    """
+    return list(variants)[:: -1 if number % 2 else 1]
+
+
+def _time(run: Run) -> Timing:
+    cpu, wall = _cpu_s(), time.perf_counter()
+    samples = run()
+    return Timing(
+        samples=samples, wall_s=time.perf_counter() - wall, cpu_s=max(0.0, _cpu_s() - cpu)
     )
 
 
-def by_cpu_time(laps: Laps) -> list[Lap]:
-    """Laps timed by the CPU time that they took.
-
-    On one core this is what the route needs of it; the clock would add what
-    other programs take.
-    """
-    return [replace(lap, wall_s=lap.cpu_s) for lap in laps]
+def _cpu_s() -> float:
+    pids = [child.pid for child in multiprocessing.active_children()]
+    return time.process_time() + sum(cpu_seconds(pid) for pid in pids if pid is not None)
 
 
-def pooled(*several: Laps) -> list[Lap]:
-    """Laps one after another as one lap, round by round."""
+def by_cpu_time(timings: Timings) -> list[Timing]:
+    """Replace the wall clock by CPU time, which on one core excludes what other programs take."""
+    return [replace(timing, wall_s=timing.cpu_s) for timing in timings]
+
+
+def pooled(*several: Timings) -> list[Timing]:
+    """Add up the timings of each round."""
     return [
-        Lap(
-            samples=sum(lap.samples for lap in together),
-            wall_s=sum(lap.wall_s for lap in together),
-            cpu_s=sum(lap.cpu_s for lap in together),
+        Timing(
+            samples=sum(timing.samples for timing in together),
+            wall_s=sum(timing.wall_s for timing in together),
+            cpu_s=sum(timing.cpu_s for timing in together),
         )
         for together in zip(*several, strict=True)
     ]
 
 
-def speed(laps: Laps) -> dict[str, Any]:
-    """Samples/s of every round, their median and range, and CPU milliseconds a sample."""
-    per_s = [lap.per_s for lap in laps]
+def speed(timings: Timings, name: str = "samples_per_s") -> dict[str, Any]:
+    """Return the median speed as `name`, its range, each round's, and CPU ms a sample."""
+    per_s = [timing.per_s for timing in timings]
     return {
-        "samples_per_s": statistics.median(per_s),
+        name: statistics.median(per_s),
         "min": min(per_s),
         "max": max(per_s),
         "rounds": per_s,
-        "cpu_ms": statistics.median(1000 * lap.cpu_s / lap.samples for lap in laps),
+        "cpu_ms": statistics.median(1000 * timing.cpu_s / timing.samples for timing in timings),
     }
 
 
-def process_cpu_s(pid: int) -> float:
-    """CPU seconds of another process so far."""
-    # A name in brackets may hold spaces; user and system time come 11 fields after it.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
+def ratio(above: Timings, below: Timings) -> float:
+    """Return the median over rounds of how many times as fast `above` is as `below`."""
+    return statistics.median(a.per_s / b.per_s for a, b in zip(above, below, strict=True))
 
 
-def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median of the rounds' own ratios."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return median, range and all values."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "rounds": list(values),
+    }
 
 
 @contextmanager
@@ -129,20 +143,20 @@ def on_one_core() -> Iterator[None]:
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
-    """Run a function in a process of its own, whose allocator is set as a training worker's is.
+    """Run a function in a new process with the allocator settings of a training worker.
 
-    What it raises is raised here.
+    Raises what the function raises.
     """
     with (
         environment(KEEP_MEMORY),
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
         return pool.submit(function, *arguments).result()
 
 
 @contextmanager
 def environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Change what processes inherit that are started meanwhile."""
+    """Change the environment that processes inherit which are started in the block."""
     before = dict(os.environ)
     os.environ.update(changes)
     try:

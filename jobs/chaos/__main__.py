@@ -1,7 +1,6 @@
-"""Trains while killing workers, driver, nodes and MLflow at random moments: `python -m jobs.chaos --help`."""
+"""Train while workers, driver, nodes and MLflow are killed: `python -m jobs.chaos --help`."""
 
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +14,18 @@ from pipeline.settings.cli import clear_errors, fail, parse
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Soak: train a tiny network on several nodes on this machine, and kill what it runs on.
+    """Soak: train a tiny network on several nodes of this machine while killing its processes.
 
-    Ends with a table, and with status 1 if a sample or a metric was lost or
-    counted twice, or a fault was not survived.
+    Prints a table. Exits with status 1 if a sample or a metric was lost or
+    counted twice, or if a fault was not survived.
     """
 
     minutes: float = 20.0
-    """How long faults are injected."""
+    """Minutes for which faults are injected."""
     seed: int = 0
-    """Decides on kinds and times of the faults, and on what is trained."""
+    """Seed of the faults (kinds and times) and of training."""
     json_file: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None
-    """File to write the figures to as JSON."""
+    """File for the figures as JSON."""
 
     def __post_init__(self) -> None:
         if self.minutes <= 0:
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
     from jobs.chaos.report import is_good, report
-    from jobs.chaos.stage import soak
+    from jobs.chaos.stage import remove_folder, soak
 
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     say(f"all files are in {folder}")
@@ -45,15 +44,13 @@ def main(argv: list[str] | None = None) -> None:
         try:
             result = soak(folder, arguments.minutes, arguments.seed)
         except KeyboardInterrupt:
-            fail(
-                f"interrupted, and all that was started has ended; the files stay in {folder}", 130
-            )
+            fail(f"interrupted; all processes have ended, and the files stay in {folder}", 130)
         if arguments.json_file is not None:
             arguments.json_file.write_text(json.dumps(result, indent=1) + "\n")
     say(f"\n{report(result)}")
     if not is_good(result):
         fail(f"something was lost, counted twice or not survived; the files stay in {folder}")
-    shutil.rmtree(folder)
+    remove_folder(folder)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The books of a soak: which samples and metrics were lost or counted twice, from evidence of every step and row."""
+"""Counts of samples and metrics that a soak lost or counted twice."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,17 +8,18 @@ from jobs.chaos.evidence import Taking
 
 # A metric's name, its epoch (from 1) and its value.
 Row = tuple[str, int, float]
-# Entered once, when a run is complete.
+# Recorded once, when a run is complete.
 _AT_END = "best_"
-# What every epoch has measured, even if no epoch has it recorded.
+# Metrics of every epoch, expected even if none was recorded.
 _ALWAYS = frozenset({"epoch", "samples", "train_loss", "val_loss", "learning_rate"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a run must have trained on: `people` in the training shards, batches of `batch`, over all workers.
+    """What a run must have trained on: `people` in batches of `batch` over all workers.
 
-    `epochs` are complete, with their metrics; of the next one `epoch_steps` steps are in the last checkpoint.
+    `epochs` are complete, with their metrics. The last checkpoint holds
+    `epoch_steps` steps of the next one.
     """
 
     people: int
@@ -28,7 +29,7 @@ class Expected:
     is_complete: bool = True
 
     def steps(self) -> dict[int, int]:
-        """Steps that count, by epoch (from 0)."""
+        """Return the number of steps that count, by epoch (from 0)."""
         whole = self.people // self.batch
         found = dict.fromkeys(range(self.epochs), whole)
         return found | ({self.epochs: self.epoch_steps} if self.epoch_steps else {})
@@ -36,7 +37,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Things that should have been counted once: how many, how many never were, how many extra times others were."""
+    """Things to be counted once: their number, those missing, and the extra counts."""
 
     expected: int = 0
     lost: int = 0
@@ -44,6 +45,10 @@ class Account:
 
     def __str__(self) -> str:
         return f"{self.lost} lost and {self.doubled} doubled of {self.expected:,}"
+
+    def figures(self, name: str) -> dict[str, int]:
+        """Return the three numbers of an account by name."""
+        return {name: self.expected, f"{name}_lost": self.lost, f"{name}_doubled": self.doubled}
 
     def __add__(self, other: "Account") -> "Account":
         return Account(
@@ -54,22 +59,22 @@ class Account:
 
 
 def samples_account(takings: Iterable[Taking], expected: Expected) -> Account:
-    """Check one run's epochs: each sample in one step, but for those that sit out after the last whole batch.
+    """Check that each sample of a run's epochs, up to the last whole batch, is in one step.
 
-    Of a step that was taken several times only the last one counts: training
-    was taken back to before it, by a checkpoint.
+    Of a step that was repeated only the last counts: training had resumed from
+    a checkpoint before it.
     """
     surviving: dict[int, Counter[int]] = defaultdict(Counter)
     steps = expected.steps()
     for (epoch, step), groups in _groups(takings).items():
-        # Of the last epoch, what came after its checkpoint will be taken again.
+        # Steps of the last epoch that are not in its checkpoint will be repeated.
         if epoch < expected.epochs or step <= steps.get(epoch, 0):
             last = max(groups.values(), key=lambda parts: max(part.time for part in parts))
             surviving[epoch].update(position for part in last for position in part.positions)
     found = Account()
     for epoch, count in steps.items():
         seen, wanted = surviving[epoch], count * expected.batch
-        # Too many different samples have taken the places of those that should have sat out.
+        # Samples beyond the last whole batch count as doubled.
         found += Account(
             expected=wanted,
             lost=max(0, wanted - len(seen)),
@@ -79,13 +84,13 @@ def samples_account(takings: Iterable[Taking], expected: Expected) -> Account:
 
 
 def count_steps(takings: Iterable[Taking]) -> tuple[int, int]:
-    """Steps of one run, and how often one of them was taken again."""
+    """Return the number of steps of a run, and how often one was repeated."""
     groups = _groups(takings)
     return len(groups), sum(len(times) - 1 for times in groups.values())
 
 
 def _groups(takings: Iterable[Taking]) -> Mapping[tuple[int, int], dict[str, list[Taking]]]:
-    """Takings by (epoch, step), and by the group that took it."""
+    """Return takings by (epoch, step), and by the group that took it."""
     found: dict[tuple[int, int], dict[str, list[Taking]]] = defaultdict(lambda: defaultdict(list))
     for taking in takings:
         found[taking.epoch, taking.step][taking.rank.group].append(taking)
@@ -95,9 +100,9 @@ def _groups(takings: Iterable[Taking]) -> Mapping[tuple[int, int], dict[str, lis
 def metrics_account(
     journal: Sequence[Row], store: Sequence[Sequence[Row]], expected: Expected
 ) -> Account:
-    """Check one run's metrics: each of every epoch once in the journal, and once in MLflow with the same value.
+    """Check that each epoch's metrics are once in the journal and once, equal, in MLflow.
 
-    `store` has the rows of every MLflow run of the name, of which there should be one.
+    `store` has the rows of every MLflow run of that name; there should be one.
     """
     stored = [row for run in store for row in run]
     at_end = {name for name, _, _ in [*journal, *stored] if name.startswith(_AT_END)}
@@ -106,21 +111,21 @@ def metrics_account(
     wanted = {(name, epoch) for name in names for epoch in range(1, expected.epochs + 1)}
     lost = len(wanted - {(name, epoch) for name, epoch, _ in both})
     if expected.is_complete:
-        # The two that say which epoch was the best.
+        # The best epoch and its metric.
         ends = {name for name, _, _ in both if name.startswith(_AT_END)}
         lost += max(0, 2 - len(ends))
     doubled = sum(_extra(rows) for rows in (journal, stored)) + max(0, len(store) - 1)
     return Account(expected=len(wanted) + 2 * expected.is_complete, lost=lost, doubled=doubled)
 
 
-def machine_account(journal: Sequence[Row], store: Sequence[Sequence[Row]]) -> Account:
-    """Check the metrics of a run's machine: each row of its journal once in MLflow."""
+def system_account(journal: Sequence[Row], store: Sequence[Sequence[Row]]) -> Account:
+    """Check that each system metric of the journal is once in MLflow."""
     stored = [row for run in store for row in run]
     lost = len(set(journal) - set(stored))
     return Account(expected=len(journal), lost=lost, doubled=_extra(journal) + _extra(stored))
 
 
 def _extra(rows: Iterable[Row]) -> int:
-    """Rows more than one for a metric and epoch."""
+    """Count the rows beyond the first for a metric and epoch."""
     counts = Counter((name, epoch) for name, epoch, _ in rows)
     return counts.total() - len(counts)

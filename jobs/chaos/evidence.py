@@ -1,4 +1,4 @@
-"""What the ranks have witnessed: read from their files while they are written, and after."""
+"""The ranks' traces of their steps, read while they are written."""
 
 import json
 from collections import defaultdict
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Run, epoch (from 0) and step (from 1), in the order of training: runs are named in theirs.
+# Run, epoch (from 0) and step (from 1). Run names sort in the order of training.
 Position = tuple[str, int, int]
 START: Position = ("", 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """A process that trained, and since when; `group` is that of the ranks it trained with."""
+    """A process that trains since `begun`; ranks of one `group` train together."""
 
     run: str
     group: str
@@ -36,13 +36,13 @@ class Taking:
 
     @property
     def position(self) -> Position:
-        """Where in the soak's training the step lies."""
+        """The step's place in the soak's training."""
         return (self.rank.run, self.epoch, self.step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TakenStep:
-    """A step that every rank of a group has taken, when the last one had, and since when the group trains."""
+    """A step that all ranks of a group have taken: when the last did, and when the group began."""
 
     position: Position
     time: float
@@ -50,7 +50,7 @@ class TakenStep:
 
 
 class Evidence:
-    """All that is in the folder's files so far; `read_on` takes in what was added."""
+    """All trace lines of a folder so far; `read_on` adds the new ones."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,7 +63,7 @@ class Evidence:
 
     @property
     def ranks(self) -> list[Rank]:
-        """Those of the group that began last, in order; empty before the first."""
+        """Ranks of the latest group, in order; empty before the first."""
         if not self._rank_of:
             return []
         last = max(self._rank_of.values(), key=lambda rank: rank.begun)
@@ -71,35 +71,23 @@ class Evidence:
         return sorted(same, key=lambda rank: rank.rank)
 
     def read_on(self) -> list[TakenStep]:
-        """Read what was added, and return the steps that are complete since, the earliest first."""
-        added = [
-            taking for path in sorted(self._folder.glob("*.jsonl")) for taking in self._of(path)
-        ]
+        """Read new lines, and return the steps that they complete, the earliest first."""
+        paths = sorted(self._folder.glob("*.jsonl"))
+        added = [taking for path in paths for taking in self._new(path)]
         self.takings += added
-        return sorted(self._completed(added), key=lambda step: step.time)
+        return list(self._completed(sorted(added, key=lambda taking: taking.time)))
 
-    def _of(self, path: Path) -> Iterator[Taking]:
-        for told in self._lines(path):
-            if "run" in told:
-                self._rank_of[path] = Rank(
-                    run=told["run"],
-                    group=told["group"],
-                    rank=told["rank"],
-                    workers=told["workers"],
-                    pid=told["pid"],
-                    begun=told["time"],
-                )
+    def _new(self, path: Path) -> Iterator[Taking]:
+        for line in self._lines(path):
+            time = line.pop("time")
+            if "run" in line:
+                self._rank_of[path] = Rank(**line, begun=time)
             else:
-                yield Taking(
-                    rank=self._rank_of[path],
-                    epoch=told["epoch"],
-                    step=told["step"],
-                    time=told["time"],
-                    positions=tuple(told["positions"]),
-                )
+                positions = tuple(line.pop("positions"))
+                yield Taking(rank=self._rank_of[path], time=time, positions=positions, **line)
 
     def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
-        """The complete lines that are new; a torn one, of a process that was killed, never becomes one."""
+        """Yield the complete new lines. The torn last line of a killed process is never one."""
         with path.open("rb") as file:
             file.seek(self._read.get(path, 0))
             complete, newline, _ = file.read().rpartition(b"\n")
@@ -107,7 +95,7 @@ class Evidence:
         yield from map(json.loads, complete.splitlines())
 
     def _completed(self, added: list[Taking]) -> Iterator[TakenStep]:
-        for taking in sorted(added, key=lambda taking: taking.time):
+        for taking in added:
             key = (taking.rank.group, taking.position)
             self._parts[key] += 1
             if self._parts[key] == taking.rank.workers:

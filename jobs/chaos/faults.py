@@ -1,4 +1,4 @@
-"""What is done to a run in the soak: drawn by a seeded generator, and what came of it."""
+"""Faults of a soak: drawn by a seeded generator, and whether training survived them."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from jobs.chaos.evidence import Position, TakenStep
 
 
 class Kind(StrEnum):
-    """What can be done to a run."""
+    """Kinds of faults."""
 
     WORKER = "worker killed"
     DRIVER = "driver killed"
@@ -27,19 +27,19 @@ _WEIGHTS = {
     Kind.JOIN: 1,
     Kind.SERVER: 3,
 }
-# Most faults wait until training goes on again; the others strike while it is still starting.
+# Most faults wait until training has resumed; hasty ones strike while it is still starting.
 _HASTY_SHARE = 0.2
 _HASTY_S = (1.0, 6.0)
 _CALM_S = (8.0, 30.0)
-# Until what was taken away is there again: a node, the server.
+# Until a lost node or the server is started again.
 _AWAY_S = (5.0, 30.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """A fault to come: `wait_s` after the last one, or after training went on unless it `is_hasty`.
+    """A fault to come, `wait_s` after training resumed, or after the last fault if it `is_hasty`.
 
-    `choice` (0-1) says which of several is struck, `away_s` for how long.
+    `choice` (0-1) selects the node or rank, `away_s` is the length of an outage.
     """
 
     kind: Kind
@@ -65,11 +65,11 @@ def draws(seed: int) -> Iterator[Draw]:
 
 @dataclass(kw_only=True)
 class Fault:
-    """What was done, at a time in seconds since 1970, when training was at `before`.
+    """A fault injected at `time` (seconds since 1970), when training was at `before`.
 
-    `is_fatal` is for those that end the ranks that train: only others, begun
-    later, can show that it was survived. `is_settled` says whether all else
-    that belongs to surviving has come, such as the delivery of what has waited.
+    A fatal fault ends the ranks that train, so only a later group can show that
+    it was survived. A fault is settled once everything besides training has
+    recovered too, such as the upload of entries that waited for MLflow.
     """
 
     kind: Kind
@@ -82,16 +82,16 @@ class Fault:
 
     @property
     def is_survived(self) -> bool:
-        """Whether training came further afterwards, by itself or by the same command."""
+        """Whether training got further afterwards, by itself or by the same command."""
         return self.recovered is not None and self.is_settled and not self.is_given_up
 
     @property
     def lost_s(self) -> float | None:
-        """Seconds until the first step beyond those before; None: there was none."""
+        """Seconds until the first step beyond `before`; None if there was none."""
         return None if self.recovered is None else self.recovered - self.time
 
     def notice(self, steps: Sequence[TakenStep]) -> None:
-        """Look among steps, the earliest first, for one that shows that training came further."""
+        """Look for the first step, in order of time, that shows that training got further."""
         for step in steps:
             is_other = not self.is_fatal or step.begun > self.time
             is_further = step.time > self.time and step.position > self.before

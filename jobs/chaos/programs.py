@@ -1,4 +1,4 @@
-"""Programs that the soak starts, and ends: in sessions of their own, with what they say in a file."""
+"""Programs that the soak starts and ends, each in its own session with its output in a file."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,14 +16,14 @@ _PATIENCE_S = 120.0
 
 
 class Program:
-    """A Python module that runs as a program, with all that it starts; `log` is added to."""
+    """A running Python module and the processes that it starts; its output is appended to `log`."""
 
     def __init__(
         self, module: str, words: Sequence[str], log: Path, environment: Mapping[str, str] = {}
     ) -> None:
         self._module = module
         with log.open("ab") as file:
-            # Its own session: Ctrl-C is the soak's, which ends what it has started in order.
+            # In its own session Ctrl-C does not reach it: the soak ends what it has started.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *words],
                 stdin=subprocess.DEVNULL,
@@ -39,11 +39,11 @@ class Program:
         return self._process.pid
 
     def status(self) -> int | None:
-        """Exit status, negative for a signal; None while it runs."""
+        """Return the exit status, negative for a signal; None while it runs."""
         return self._process.poll()
 
     def wait(self, seconds: float) -> int:
-        """Wait for its exit status. Raises TimeoutError."""
+        """Wait for the exit status. Raises TimeoutError."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired as error:
@@ -54,14 +54,14 @@ class Program:
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and what it has started, without a chance to do anything about it."""
+        """Send SIGKILL to the program and to what it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
 class Server:
-    """An MLflow server on 127.0.0.1 with SQLite, that can be killed and started again."""
+    """An MLflow server on 127.0.0.1 with SQLite that can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._port = folder, free_port()
@@ -69,7 +69,7 @@ class Server:
 
     @property
     def uri(self) -> str:
-        """Where it answers, or did."""
+        """Its address, also while it is down."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -85,7 +85,7 @@ class Server:
         )
 
     def answers(self) -> bool:
-        """Whether it does now."""
+        """Whether it answers now."""
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
                 return True
@@ -101,34 +101,14 @@ class Server:
             time.sleep(0.5)
 
     def kill(self) -> None:
-        """End it and its workers at once."""
+        """Kill it and its workers."""
         if self._program is not None:
             self._program.kill()
             self._program = None
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at."""
+    """Return a port of 127.0.0.1 that is free now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def children(parents: Collection[int]) -> set[int]:
-    """Processes that one of the parents has started and that still run."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        # A process may end while its file is read.
-        with suppress(OSError):
-            # The name, in brackets, may hold spaces and brackets of its own.
-            state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) in parents and state != "Z":
-                found.add(int(path.parent.name))
-    return found
-
-
-def kill(processes: Collection[int]) -> None:
-    """End processes at once; those that have ended don't matter."""
-    for process in processes:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)

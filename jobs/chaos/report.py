@@ -1,4 +1,4 @@
-"""The result of a soak: as plain data, and as a table for people."""
+"""The result of a soak as plain data and as a table."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -6,32 +6,27 @@ from statistics import median
 from typing import Any
 
 from jobs.benchmark.report import aligned
-from jobs.chaos.audit import Books
 from jobs.chaos.evidence import TakenStep
 from jobs.chaos.faults import Fault, Kind
 from pipeline.io.console import duration
 
-# Between two steps in training that nothing happens to, an epoch's evaluation included.
+# Most seconds between two steps of undisturbed training, an evaluation included.
 _USUAL_S = 5.0
+_TOTALS = (
+    *("runs", "epochs", "steps", "steps_repeated", "samples", "samples_lost", "samples_doubled"),
+    *("metrics", "metrics_lost", "metrics_doubled"),
+)
 _MUST_BE_0 = ("samples_lost", "samples_doubled", "metrics_lost", "metrics_doubled")
 
 
-def result_of(faults: Sequence[Fault], books: Books) -> dict[str, Any]:
-    """Figures of a soak by name, times in seconds."""
+def result_of(faults: Sequence[Fault], totals: Mapping[str, int]) -> dict[str, Any]:
+    """Return the figures of a soak by name, times in seconds."""
+    by_kind = {kind.value: [fault for fault in faults if fault.kind is kind] for kind in Kind}
     return {
         "injected": len(faults),
         "survived": sum(fault.is_survived for fault in faults),
-        "runs": books.runs,
-        "epochs": books.epochs,
-        "steps": books.steps,
-        "steps_repeated": books.repeated,
-        "samples": books.samples.expected,
-        "samples_lost": books.samples.lost,
-        "samples_doubled": books.samples.doubled,
-        "metrics": books.metrics.expected,
-        "metrics_lost": books.metrics.lost,
-        "metrics_doubled": books.metrics.doubled,
-        "faults": {kind.value: _summary([f for f in faults if f.kind is kind]) for kind in Kind},
+        **{name: totals[name] for name in _TOTALS},
+        "faults": {kind: _summary(of_kind) for kind, of_kind in by_kind.items()},
     }
 
 
@@ -44,43 +39,45 @@ def _summary(faults: Sequence[Fault]) -> dict[str, Any]:
     }
 
 
-def stood_still_s(steps: Sequence[TakenStep]) -> float:
-    """Seconds without a new step, in gaps longer than training without faults has."""
+def stalled_s(steps: Sequence[TakenStep]) -> float:
+    """Sum the gaps between steps that are longer than in undisturbed training."""
     gaps = [after.time - before.time for before, after in pairwise(steps)]
     return sum(gap for gap in gaps if gap > _USUAL_S)
 
 
 def is_good(result: Mapping[str, Any]) -> bool:
-    """Whether every fault was survived, something was there to be lost, and nothing was."""
-    is_all_there = not any(result[name] for name in _MUST_BE_0)
-    return is_all_there and result["survived"] == result["injected"] and result["samples"] > 0
+    """Whether every fault was survived, and nothing of what was trained is lost or doubled."""
+    is_complete = not any(result[name] for name in _MUST_BE_0)
+    return is_complete and result["survived"] == result["injected"] and result["samples"] > 0
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """Tables of a soak."""
+    """Format the tables of a soak."""
     rows = [["fault", "injected", "survived", "median s lost", "most s lost"]]
     for kind, held in result["faults"].items():
         lost = held["lost_s"]
         times = [f"{median(lost):.1f}", f"{max(lost):.1f}"] if lost else ["-", "-"]
         rows.append([kind, str(held["injected"]), str(held["survived"]), *times])
     rows.append(["all", str(result["injected"]), str(result["survived"])])
-    counts = [
-        ["samples lost", result["samples_lost"], result["samples"]],
-        ["samples seen twice", result["samples_doubled"], result["samples"]],
-        ["metrics lost", result["metrics_lost"], result["metrics"]],
-        ["metrics doubled", result["metrics_doubled"], result["metrics"]],
-        ["steps repeated", result["steps_repeated"], result["steps"]],
-    ]
-    books = [["", "count", "of"]] + [[str(n), f"{a:,}", f"{b:,}"] for n, a, b in counts]
+    books = [["", "count", "of"]]
+    for head, name in (
+        ("samples lost", "samples_lost"),
+        ("samples seen twice", "samples_doubled"),
+        ("metrics lost", "metrics_lost"),
+        ("metrics doubled", "metrics_doubled"),
+        ("steps repeated", "steps_repeated"),
+    ):
+        whole = name.partition("_")[0]
+        books.append([head, f"{result[name]:,}", f"{result[whole]:,}"])
     return (
         f"{aligned(rows)}\n\n{aligned(books)}\n\n"
         f"{duration(result['seconds'])}, seed {result['seed']}, {result['runs']} runs of "
-        f"{result['epochs']} epochs in all; without new steps for {duration(result['stood_still_s'])}\n"
-        f"seconds lost: until the first step beyond those before the fault; load average "
+        f"{result['epochs']} epochs in all; no new step for {duration(result['stalled_s'])}\n"
+        "seconds lost: until the first step beyond those before the fault; load average "
         f"{result['load'][0]:.1f} at the start, {result['load'][1]:.1f} at the end\n"
         f"drivers ended: {_counted(result['exits'])}\n"
-        f"what MLflow had missed was there after (s): {_times(result['delivered_s'])}; jobs.deliver was "
-        f"needed for {result['delivered_by_command']} runs, which had ended before it was back"
+        f"seconds from MLflow's return until it was complete: {_times(result['delivered_s'])}; "
+        f"{result['delivered_by_command']} runs had ended before and needed jobs.deliver"
     )
 
 
@@ -89,4 +86,4 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _times(times: Sequence[float]) -> str:
-    return f"median {median(times):.1f}, most {max(times):.1f}" if times else "it was not away"
+    return f"median {median(times):.1f}, most {max(times):.1f}" if times else "no outage"

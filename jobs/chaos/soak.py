@@ -1,5 +1,6 @@
-"""The soak: training goes on while its processes are killed at random moments."""
+"""The soak: training continues while its processes are killed at random moments."""
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,25 +10,26 @@ from pathlib import Path
 from jobs.chaos.evidence import Evidence, TakenStep
 from jobs.chaos.faults import Draw, Fault, Kind
 from jobs.chaos.nodes import Nodes
-from jobs.chaos.programs import Program, Server, kill
+from jobs.chaos.programs import Program, Server
 from jobs.chaos.training import STOPPED, TERMINATED, Training
+from jobs.processes import send
 from pipeline.io.console import duration, say
 from pipeline.run.journal import Journal
 from pipeline.tracking.sync_state import read_position
 
 NODES = 2
 _MOST_NODES = 3
-_LOOK_S = 0.2
-# Training that takes longer to come further has not survived.
+_POLL_S = 0.2
+# A fault is not survived if training takes longer than this to get further.
 _GIVE_UP_S = 300.0
 _STOP_S = 180.0
-# Of what a driver said before it gave up.
+# Of the output of a driver that gave up.
 _SHOWN_BYTES = 3000
 
 
 @dataclass
-class Debt:
-    """What MLflow is owed after an outage: the entries that a run's journal had when the server was back."""
+class Outage:
+    """An outage of MLflow: the run then, and its journal's entries when the server was back."""
 
     fault: Fault
     folder: Path
@@ -36,13 +38,13 @@ class Debt:
     delivery: Program | None = None
 
     @property
-    def is_under_way(self) -> bool:
-        """Whether it is being delivered by a command of its own, or has been."""
+    def is_delivering(self) -> bool:
+        """Whether `jobs.deliver` sends the entries, or has sent them."""
         return self.delivery is not None and not self.delivery.status()
 
 
 class Soak:
-    """Injects faults into a training that is under way, and keeps it going as a person would: by the same command."""
+    """Injects faults into training, and restarts it as a user would: by the same command."""
 
     def __init__(
         self,
@@ -56,30 +58,30 @@ class Soak:
         self._evidence, self._draws = evidence, draws
         self.faults: list[Fault] = []
         self.exits: Counter[str] = Counter()
-        """How drivers ended."""
+        """Number of drivers by how they ended."""
         self.delivered_s: list[float] = []
-        """Seconds from each time that the server was back until it had all that had waited."""
+        """Seconds from each return of the server until it had all entries that had waited."""
         self.delivered_by_command = 0
-        """How often a run had ended before, and `jobs.deliver` was needed."""
+        """Number of runs that ended before that and needed `jobs.deliver`."""
         self.steps: list[TakenStep] = []
-        """Those that took training further, in order."""
-        self._coming: list[tuple[float, Callable[[], None]]] = []
-        self._debt: Debt | None = None
-        self._is_asked = False
+        """Steps that took training further, in order."""
+        self._scheduled: list[tuple[float, Callable[[], None]]] = []
+        self._outage: Outage | None = None
+        self._is_stopping = False
         self._next = next(draws)
 
     def run(self, seconds: float) -> None:
-        """Train with faults for so long, then without until the last is survived, and stop in order."""
+        """Inject faults for `seconds`, wait until the last is survived, and stop training."""
         self._started = time.time()
         self._training.begin()
         while self._elapsed() < seconds:
-            self._look()
+            self._poll()
             if self._is_due():
                 self._inject(self._next)
                 self._next = next(self._draws)
-        say(f"{duration(seconds)} are over: no more faults")
-        while self._coming or self._is_open():
-            self._look()
+        say(f"no more faults after {duration(seconds)}")
+        while self._scheduled or self._is_open():
+            self._poll()
         self._training.driver.ask_to_stop()
         self._ended(self._training.driver.wait(_STOP_S))
         self.steps += self._evidence.read_on()
@@ -87,51 +89,51 @@ class Soak:
     def _elapsed(self) -> float:
         return time.time() - self._started
 
-    def _look(self) -> None:
-        """See how far all is, and do what is to be done now."""
-        time.sleep(_LOOK_S)
+    def _poll(self) -> None:
+        """Read the traces, restart what has ended, and do what is due."""
+        time.sleep(_POLL_S)
         before = self._evidence.furthest
         added = self._evidence.read_on()
         for fault in self.faults:
             if fault.recovered is None:
                 fault.notice(added)
                 if fault.lost_s is not None:
-                    self._say(f"{fault.kind}: training is further after {fault.lost_s:.1f} s")
+                    self._say(f"{fault.kind}: training got further after {fault.lost_s:.1f} s")
         for step in added:
             if step.position > before:
                 self.steps.append(step)
                 before = step.position
-        self._tend()
+        self._restart()
         self._collect()
-        for due, action in list(self._coming):
+        for due, action in list(self._scheduled):
             if time.time() >= due:
-                self._coming.remove((due, action))
+                self._scheduled.remove((due, action))
                 action()
 
-    def _tend(self) -> None:
-        """Start the next run, or give the same command again, when the driver has ended."""
+    def _restart(self) -> None:
+        """Start the next run, or the same command again, when the driver has ended."""
         status = self._training.driver.status()
         if status is None:
             return
         self._ended(status)
-        is_expected = self._is_asked and status in (STOPPED, TERMINATED)
-        self._is_asked = False
+        is_expected = self._is_stopping and status in (STOPPED, TERMINATED)
+        self._is_stopping = False
         if status == 0:
             self._training.begin()
             return
         if not is_expected:
             for fault in self.faults:
                 fault.is_given_up |= fault.recovered is None
-            said = self._training.log.read_text()[-_SHOWN_BYTES:]
-            self._say(f"the driver gave up with status {status}:\n{said}\n(end of what it said)")
-        self._training.go_on()
+            output = self._training.log.read_text()[-_SHOWN_BYTES:]
+            self._say(f"the driver gave up with status {status}:\n{output}\n(end of its output)")
+        self._training.start_driver()
 
     def _ended(self, status: int) -> None:
-        how = f"after SIGTERM, status {status}" if self._is_asked else f"status {status}"
+        how = f"after SIGTERM, status {status}" if self._is_stopping else f"status {status}"
         self.exits[how] += 1
 
     def _is_open(self) -> bool:
-        """Whether it is still to be seen if a fault is survived."""
+        """Whether a fault may still be survived."""
         now = time.time()
         return any(
             not (fault.is_survived or fault.is_given_up) and now - fault.time < _GIVE_UP_S
@@ -139,7 +141,7 @@ class Soak:
         )
 
     def _is_due(self) -> bool:
-        """Whether it is time for the next fault; the first waits for the first step."""
+        """Whether the next fault is due; the first one waits for the first step."""
         if not self.faults:
             return bool(self.steps) and time.time() - self.steps[0].time >= self._next.wait_s
         last = self.faults[-1]
@@ -152,7 +154,7 @@ class Soak:
         return since is not None and time.time() - since >= self._next.wait_s
 
     def _inject(self, draw: Draw) -> None:
-        """Do what was drawn, if there is anything to do it to; else it is passed over."""
+        """Inject a fault if there is anything to hit; otherwise skip it."""
         fault = Fault(
             kind=draw.kind, time=time.time(), before=self._evidence.furthest, is_fatal=True
         )
@@ -177,21 +179,21 @@ class Soak:
         alive = self._nodes.workers()
         ranks = [rank for rank in self._evidence.ranks if rank.pid in alive]
         if ranks:
-            kill([ranks[int(draw.choice * len(ranks))].pid])
+            send([ranks[int(draw.choice * len(ranks))].pid], signal.SIGKILL)
         return bool(ranks)
 
     def _kill_driver(self, draw: Draw, fault: Fault) -> bool:
         self._training.driver.kill()
-        self._is_asked = False
+        self._is_stopping = False
         self.exits["killed"] += 1
-        self._training.go_on()
+        self._training.start_driver()
         return True
 
     def _stop_driver(self, draw: Draw, fault: Fault) -> bool:
-        if self._is_asked:
+        if self._is_stopping:
             return False
         self._training.driver.ask_to_stop()
-        self._is_asked = True
+        self._is_stopping = True
         return True
 
     def _lose_node(self, draw: Draw, fault: Fault) -> bool:
@@ -200,7 +202,7 @@ class Soak:
         ranks = {rank.pid for rank in self._evidence.ranks}
         fault.is_fatal = not ranks.isdisjoint(self._nodes.remove(draw.choice))
         if len(self._nodes) < NODES:
-            self._coming.append((time.time() + draw.away_s, self._nodes.add))
+            self._scheduled.append((time.time() + draw.away_s, self._nodes.add))
         return True
 
     def _add_node(self, draw: Draw, fault: Fault) -> bool:
@@ -211,29 +213,31 @@ class Soak:
         return True
 
     def _kill_server(self, draw: Draw, fault: Fault) -> bool:
-        if self._debt is not None:
+        if self._outage is not None:
             return False
         self._server.kill()
         fault.is_fatal = fault.is_settled = False
-        self._coming.append((time.time() + draw.away_s, self._server.start))
-        self._debt = Debt(fault, self._training.folder)
+        self._scheduled.append((time.time() + draw.away_s, self._server.start))
+        self._outage = Outage(fault, self._training.folder)
         return True
 
     def _collect(self) -> None:
-        """See whether the server has what waited while it was away; send it where the run has ended meanwhile."""
-        debt = self._debt
-        if debt is None or not (debt.entries or self._server.answers()):
+        """Check whether the server has all entries; deliver those of a run that has ended."""
+        outage = self._outage
+        if outage is None or not (outage.entries or self._server.answers()):
             return
-        if not debt.entries:
-            debt.entries, debt.since = len(Journal(debt.folder).entries()), time.time()
-        position = read_position(debt.folder, self._server.uri)
-        if position.seq >= debt.entries and not any(seq <= debt.entries for seq in position.later):
-            debt.fault.is_settled, self._debt = True, None
-            self.delivered_s.append(time.time() - debt.since)
-            self._say(f"MLflow has all that waited {self.delivered_s[-1]:.1f} s after it was back")
-        elif debt.folder != self._training.folder and not debt.is_under_way:
-            # The run has said that this is left to do.
-            debt.delivery = self._training.deliver(debt.folder)
+        if not outage.entries:
+            outage.entries, outage.since = len(Journal(outage.folder).entries()), time.time()
+        position = read_position(outage.folder, self._server.uri)
+        if position.seq >= outage.entries and not any(
+            seq <= outage.entries for seq in position.later
+        ):
+            outage.fault.is_settled, self._outage = True, None
+            self.delivered_s.append(time.time() - outage.since)
+            self._say(f"MLflow was complete {self.delivered_s[-1]:.1f} s after it was back")
+        elif outage.folder != self._training.folder and not outage.is_delivering:
+            # As the run advised when it ended.
+            outage.delivery = self._training.deliver(outage.folder)
             self.delivered_by_command += 1
 
     def _say(self, line: str) -> None:

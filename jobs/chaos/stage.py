@@ -1,6 +1,7 @@
-"""The stage of a soak: cluster, MLflow server and data are set up, and all is taken down whatever happens."""
+"""A soak from start to clean-up: cluster, MLflow server, data, faults and the final audit."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -9,53 +10,73 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.chaos.audit import close_books
+from jobs.chaos.audit import audit
 from jobs.chaos.evidence import Evidence
 from jobs.chaos.faults import draws
 from jobs.chaos.nodes import Nodes
 from jobs.chaos.programs import Server
-from jobs.chaos.report import result_of, stood_still_s
+from jobs.chaos.report import result_of, stalled_s
 from jobs.chaos.soak import NODES, Soak
 from jobs.chaos.training import Training, pack
+from jobs.processes import descendants, wait_for_end
 from pipeline.io.console import say
 from pipeline.run.journal import JOURNAL_NAME
 from pipeline.training.probes import TRACE_FOLDER
 
 _DELIVERY_S = 120.0
+# How long processes that were killed, and the removal of their files, are waited for.
+_CLEAN_UP_S = 20.0
 
 
 def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
-    """Run a soak in an empty folder, and return its figures by name. All that it started has ended then.
+    """Run a soak in an empty folder and return its figures by name.
 
-    Raises OSError where something does not start or end in time.
+    Ends all processes that it has started. Raises OSError where a process does
+    not start or end in time.
     """
-    load, begun = os.getloadavg()[0], time.monotonic()
+    load, begin = os.getloadavg()[0], time.monotonic()
     say("rendering and packing people to train on")
     people = pack(folder / "data")
     evidence = Evidence(folder / "trace")
     with _staged(folder, seed) as (training, nodes, server):
-        under_way = Soak(training, nodes, server, evidence, draws(seed))
-        under_way.run(60 * minutes)
+        running = Soak(training, nodes, server, evidence, draws(seed))
+        running.run(60 * minutes)
         folders = [training.folder_of(run) for run in training.runs]
-        # The last one may have been stopped before it had anything to record.
+        # The last run may have been stopped before it had anything to record.
         started = [folder for folder in folders if (folder / JOURNAL_NAME).exists()]
         training.deliver(*started).wait(_DELIVERY_S)
-        books = close_books(training, evidence.takings, people, server.uri)
-    return result_of(under_way.faults, books) | {
+        totals = audit(training, evidence.takings, people, server.uri)
+    return result_of(running.faults, totals) | {
         "minutes": minutes,
         "seed": seed,
-        "seconds": time.monotonic() - begun,
+        "seconds": time.monotonic() - begin,
         "load": [load, os.getloadavg()[0]],
-        "stood_still_s": stood_still_s(under_way.steps),
-        "exits": dict(under_way.exits),
-        "delivered_s": under_way.delivered_s,
-        "delivered_by_command": under_way.delivered_by_command,
+        "stalled_s": stalled_s(running.steps),
+        "exits": dict(running.exits),
+        "delivered_s": running.delivered_s,
+        "delivered_by_command": running.delivered_by_command,
     }
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, and try again while ending processes still write there.
+
+    A folder that cannot be removed in time is left, and named in one line.
+    """
+    end = time.monotonic() + _CLEAN_UP_S
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if time.monotonic() > end:
+                say(f"could not remove {folder}: {error.strerror or error}")
+                return
+            time.sleep(0.2)
 
 
 @contextmanager
 def _staged(folder: Path, seed: int) -> Iterator[tuple[Training, Nodes, Server]]:
-    # Ray's nodes hand it on to the workers.
+    # Ray's nodes pass it on to the workers.
     os.environ[TRACE_FOLDER] = str(folder / "trace")
     server = Server(folder)
     say(f"starting MLflow and a cluster of {NODES} nodes beside its head")
@@ -63,7 +84,7 @@ def _staged(folder: Path, seed: int) -> Iterator[tuple[Training, Nodes, Server]]
     try:
         server.start()
         nodes = Nodes(folder, NODES)
-        # Ray's own handler knows of its nodes alone.
+        # Ray's handler ends only its nodes.
         signal.signal(signal.SIGTERM, _terminated)
         server.wait()
         training = Training(folder, folder / "data", nodes.address, server.uri, seed)
@@ -72,9 +93,12 @@ def _staged(folder: Path, seed: int) -> Iterator[tuple[Training, Nodes, Server]]
         finally:
             training.kill()
     finally:
+        started = descendants(os.getpid())
         server.kill()
         if nodes is not None:
             nodes.close()
+        # Until they have ended they may write to the folder, which is removed next.
+        wait_for_end(started, _CLEAN_UP_S)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

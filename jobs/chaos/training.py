@@ -1,20 +1,19 @@
-"""What the soak trains: one tiny run after another, by the product's own command."""
+"""The soak's training: one tiny run after another, each by `jobs.train`."""
 
 from pathlib import Path
 from typing import Any
 
 from jobs.chaos.books import Expected
 from jobs.chaos.programs import Program
-from pipeline.data.packing import close_plan, open_plan, pack_shard
-from pipeline.data.packing_plan import plan_packing
+from jobs.pack import pack_here
 from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 EXPERIMENT = "chaos"
-# Status of a run that SIGTERM stopped in order, and of processes that signals end.
-STOPPED, KILLED, TERMINATED = 143, -9, -15
-# Of five samples a step two workers take two and three.
+# Status of a run that SIGTERM stopped in order, and of a process that it ended.
+STOPPED, TERMINATED = 143, -15
+# Two workers take two and three of the five samples of a step.
 _BATCH = 5
 _EPOCHS = 8
 _SETTINGS: dict[str, Any] = {
@@ -29,16 +28,16 @@ _SETTINGS: dict[str, Any] = {
     "optim.target_peak": 10.0,
     "ray.workers": "1:2",
     "ray.checkpoint_steps": 25,
-    # Most of the time is to be spent in steps.
+    # Evaluation should be short, so that most faults hit steps.
     "evaluation.overlays": 1,
     "tracking.experiment": EXPERIMENT,
-    # Runs begin while the server is down, too.
+    # Runs must start while the server is down.
     "tracking.required": "false",
 }
 
 
 def pack(folder: Path) -> int:
-    """Render and pack people to train on; return how many train."""
+    """Render and pack people; return how many are in the training shards."""
     settings = PackSettings(
         source=SYNTHETIC_NAME,
         out=folder,
@@ -47,14 +46,11 @@ def pack(folder: Path) -> int:
         people_per_shard=64,
         crop=CropSettings(person_px=96),
     )
-    plan = plan_packing(settings)
-    open_plan(plan)
-    index = close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
-    return int(index.splits()["train"]["people"])
+    return int(pack_here(settings).splits()["train"]["people"])
 
 
 class Training:
-    """Runs one after another, each with the next seed; always the same command until a run is complete."""
+    """Runs one after another, each with the next seed and one command until it is complete."""
 
     def __init__(self, folder: Path, data: Path, address: str, uri: str, seed: int) -> None:
         self._folder, self._seed = folder, seed
@@ -71,54 +67,51 @@ class Training:
 
     @property
     def driver(self) -> Program:
-        """The driver that was started last."""
+        """The latest driver."""
         assert self._program is not None
         return self._program
 
     @property
     def folder(self) -> Path:
-        """Folder of the run that was begun last."""
+        """Folder of the latest run."""
         return self.folder_of(self.runs[-1])
 
     @property
     def log(self) -> Path:
-        """What all drivers have said."""
+        """File with the output of all drivers."""
         return self._folder / "drivers.log"
 
     def folder_of(self, run: str) -> Path:
-        """A run's folder."""
+        """Return a run's folder."""
         return self._folder / "runs" / run
 
     def begin(self) -> None:
         """Begin another run."""
-        # Names in alphabetical order are in the order of training.
+        # Names sort in the order of training.
         self.runs.append(f"run-{len(self.runs) + 1:03d}")
-        self.go_on()
+        self.start_driver()
 
-    def go_on(self) -> None:
-        """Give the run's command, again if it was given before."""
+    def start_driver(self) -> None:
+        """Start the latest run's command, the first time or again."""
         seed = self._seed + len(self.runs)
-        chosen = self._settings | {
-            "ray.name": self.runs[-1],
-            "data.seed": seed,
-            "optim.seed": seed,
-        }
+        changes = {"ray.name": self.runs[-1], "data.seed": seed, "optim.seed": seed}
+        chosen = self._settings | changes
         words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
         self._program = Program("jobs.train", words, self.log, {"OMP_NUM_THREADS": "1"})
 
     def deliver(self, *folders: Path) -> Program:
-        """Give the command that a run names when it ends before MLflow has everything."""
+        """Start `jobs.deliver`, as a run advises that ends before MLflow has everything."""
         self._deliveries.append(Program("jobs.deliver", list(map(str, folders)), self.log))
         return self._deliveries[-1]
 
     def kill(self) -> None:
-        """End the driver, and the deliveries that are under way."""
-        for program in [*self._deliveries, *([self._program] if self._program else [])]:
-            if program.status() is None:
+        """Kill the driver and the deliveries that still run."""
+        for program in [*self._deliveries, self._program]:
+            if program is not None and program.status() is None:
                 program.kill()
 
     def expected(self, run: str, people: int) -> Expected:
-        """What a run must have trained on, by its newest checkpoint."""
+        """Return what a run must have trained on, by its newest checkpoint."""
         found = newest_sound(self.folder_of(run), say)
         if found is None:
             return Expected(people=people, batch=_BATCH, epochs=0, is_complete=False)

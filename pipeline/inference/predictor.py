@@ -91,7 +91,7 @@ class Predictor:
     """A checkpoint's network at work, with the flip test and decoding of its settings. Raises ValueError as `load_network`.
 
     A CPU that multiplies bf16 predicts in it, unless `exact`: so evaluation
-    does. README, Measured, says how far joints are moved by it.
+    does. docs/benchmarks.md has the effect on joints.
     """
 
     def __init__(

@@ -335,7 +335,7 @@ def test_real_photographs_agree(tmp_path, runs, lspet_dir, capsys):
     [
         (("nobody", "--to", "onnx"), "MODEL='nobody': no such folder, and none of this name in"),
         (("mse", "--to", "onnx", "--out", "n.pt2"), "a file of --to onnx must end in .onnx"),
-        (("mse", "--to", "torch-export", "--out", "no/n.pt2"), "there is no folder no"),
+        (("mse", "--to", "torch-export", "--out", "no/n.pt2"), "no/n.pt2: no folder no"),
         (
             ("mse", "--to", "onnx", "--photographs", "."),
             "--photographs='.': none of its 0 files is an image (.bmp, ",

@@ -13,15 +13,14 @@ import torch
 from factories import person, photograph
 
 from jobs.benchmark.loader.crops import curve, inside, psnr
-from jobs.benchmark.loader.measure import LoaderBenchmark, measure_routes, prepare
+from jobs.benchmark.loader.data_path import LoaderBenchmark, measure_variants, prepare
 from jobs.benchmark.loader.memory import measure_memory
 from jobs.benchmark.loader.parallel import BatchDataset, measure_parallel
 from jobs.benchmark.loader.photographs import cut_people, find_photographs
-from jobs.benchmark.loader.plain import paste_gaussians, plain_dataset
-from jobs.benchmark.report import loader_report
-from jobs.benchmark.summary import summary
+from jobs.benchmark.loader.plain import PlainDataset, paste_gaussians
+from jobs.benchmark.loader.report import loader_report, summary
 from jobs.benchmark.timing import (
-    Lap,
+    Timing,
     by_cpu_time,
     in_fresh_process,
     on_one_core,
@@ -65,9 +64,9 @@ def workloads(tmp_path_factory):
 
 
 @pytest.mark.parametrize("on_whole", [False, True])
-def test_the_plain_route_makes_what_the_stream_and_the_device_make(workloads, on_whole):
+def test_the_plain_loader_makes_what_the_stream_and_the_device_make(workloads, on_whole):
     [workload, _] = workloads
-    plain = plain_dataset(workload.folder, workload.people, on_whole=on_whole)
+    plain = PlainDataset(workload.folder, workload.people, on_whole=on_whole)
     loader = SampleLoader(ShardReader([workload.shard]), MPII, 256)
     positions = np.arange(len(plain))
     drawn = draw_augmentations(DataSettings(), 0, positions)
@@ -87,10 +86,10 @@ def test_the_plain_route_makes_what_the_stream_and_the_device_make(workloads, on
         )
 
 
-def test_both_orders_of_the_plain_route_agree(workloads):
+def test_both_orders_of_the_plain_loader_agree(workloads):
     [_, workload] = workloads
     one, other = (
-        plain_dataset(workload.folder, workload.people, on_whole=on_whole)
+        PlainDataset(workload.folder, workload.people, on_whole=on_whole)
         for on_whole in (False, True)
     )
     for position in range(len(one)):
@@ -125,26 +124,29 @@ def test_a_worker_process_loads_the_batches_that_a_thread_does(workloads):
 
 def test_ratios_are_those_of_the_samples_per_second_that_are_written(workloads):
     with on_one_core():
-        laps = measure_routes(TINY, workloads)
-    result = json.loads(json.dumps(summary(laps)))
+        timings = measure_variants(TINY, workloads)
+    result = json.loads(json.dumps(summary(timings)))
     assert {"of_decode", "over_plain", "pipe_overhead"} <= set(result)
 
-    def of(routes: dict, above: str, below: str) -> float:
-        pairs = zip(routes[above]["rounds"], routes[below]["rounds"], strict=True)
+    def of(variants: dict, above: str, below: str) -> float:
+        pairs = zip(variants[above]["rounds"], variants[below]["rounds"], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
     assert list(result["sizes"]) == ["160x120", "240x180"]
     for part in (result, *result["sizes"].values()):
-        routes = part["routes"]
-        assert part["of_decode"] == pytest.approx(of(routes, "stream", "decode_only"))
-        assert part["over_plain"] == pytest.approx(of(routes, "stream", "plain"))
-        assert part["over_lean_plain"] == pytest.approx(of(routes, "stream", "lean_plain"))
-        assert part["pipe_overhead"] == pytest.approx(1 - of(routes, "stream", "sample_function"))
-        assert all(len(held["rounds"]) == TINY.rounds for held in routes.values())
+        variants = part["variants"]
+        assert part["of_decode"] == pytest.approx(of(variants, "stream", "decode_only"))
+        assert part["over_plain"] == pytest.approx(of(variants, "stream", "plain"))
+        assert part["over_lean_plain"] == pytest.approx(of(variants, "stream", "lean_plain"))
+        assert part["pipe_overhead"] == pytest.approx(1 - of(variants, "stream", "sample_function"))
+        assert all(len(held["rounds"]) == TINY.rounds for held in variants.values())
 
 
-def test_laps_are_added_up_before_they_are_compared():
-    quick, slow = Lap(samples=30, wall_s=0.1, cpu_s=0.1), Lap(samples=30, wall_s=0.5, cpu_s=0.3)
+def test_timings_are_added_up_before_they_are_compared():
+    quick, slow = (
+        Timing(samples=30, wall_s=0.1, cpu_s=0.1),
+        Timing(samples=30, wall_s=0.5, cpu_s=0.3),
+    )
     [both] = pooled([quick], [slow])
     assert both.per_s == pytest.approx(100.0)
     assert by_cpu_time([both])[0].per_s == pytest.approx(60 / 0.4)
@@ -153,14 +155,18 @@ def test_laps_are_added_up_before_they_are_compared():
     assert figures["max"] == pytest.approx(300.0)
     assert figures["cpu_ms"] == pytest.approx(1000 * 0.4 / 60)
     # 2, 1 and 3: the median of the ratios, not 5 / 5, the ratio of the medians.
-    assert ratio([10.0, 5.0, 3.0], [5.0, 5.0, 1.0]) == 2.0
+    above, below = (
+        [Timing(samples=n, wall_s=1.0, cpu_s=1.0) for n in rounds]
+        for rounds in ((10, 5, 3), (5, 5, 1))
+    )
+    assert ratio(above, below) == 2.0
 
 
 def test_threads_and_processes_are_measured_end_to_end(workloads):
-    laps = measure_parallel(workloads, (1,), batch_size=4, samples=8, plain_samples=4, rounds=1)
-    assert list(laps) == ["threads 1", "processes 1", "plain processes 1"]
-    assert [lap.samples for [lap] in laps.values()] == [8, 8, 4]
-    assert all(lap.wall_s > 0 and lap.cpu_s >= 0 for [lap] in laps.values())
+    timings = measure_parallel(workloads, (1,), batch_size=4, samples=8, plain_samples=4, rounds=1)
+    assert list(timings) == ["threads 1", "processes 1", "plain processes 1"]
+    assert [timing.samples for [timing] in timings.values()] == [8, 8, 4]
+    assert all(timing.wall_s > 0 and timing.cpu_s >= 0 for [timing] in timings.values())
 
 
 def test_a_fresh_process_keeps_its_memory_and_leaves_ours_alone():
@@ -183,23 +189,23 @@ def test_memory_is_said_for_a_dataset_and_for_one_four_times_as_large(workloads,
 def test_the_report_shows_all_that_was_measured(workloads):
     row = {"person_px": 256, "margin": 2.0, "jpeg_quality": 90, "bytes": 2e4}
     row |= {"psnr_db": 38.5, "missing_share": 0.0125, "decode_samples_per_s": 2800.0}
-    lap = [Lap(samples=10, wall_s=0.01, cpu_s=0.01)]
+    timing = [Timing(samples=10, wall_s=0.01, cpu_s=0.01)]
     names = ("stream", "sample_function", "decode_only", "reading_only", "network_input")
-    routes = dict.fromkeys((*names, "heatmaps", "plain", "lean_plain"), lap)
+    variants = dict.fromkeys((*names, "heatmaps", "plain", "lean_plain"), timing)
     size = {"photographs": 2, "photograph_bytes": 2e5, "people": 6, "shard_bytes_a_person": 3e4}
     text = loader_report(
-        summary({"160x120": routes})
+        summary({"160x120": variants})
         | {
-            "machine": {"cpu": "a CPU", "cores": 2, "load_average": 0.5},
+            "machine": {"device": "a CPU", "cores": 2, "load_average": 0.5},
             "data": {"photographs": "rendered", "sizes": {"160x120": size}},
-            "end_to_end": {"threads 1": speed(lap)},
+            "end_to_end": {"threads 1": speed(timing)},
             "crops": [row],
             "memory": {"resident_mib": {6: {1: 100.0, 2: 101.5}}, "growth_mib": {6: 1.5}},
         }
     )
     assert "photographs: rendered" in text
     assert "of_decode 1.000   over_plain 1.0   pipe_overhead 0.000" in text
-    assert "1.25 %" in text
+    assert "1.25%" in text
 
 
 # Accuracy of crops

@@ -1,4 +1,4 @@
-"""The benchmark of prediction: all ways find the same heatmaps, and ratios are those of the rounds."""
+"""The benchmark of prediction: all variants find the same heatmaps; ratios are of rounds."""
 
 import json
 
@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 
 import jobs.benchmark.__main__
-from jobs.benchmark.predict.measure import PredictBenchmark, over_plain
-from jobs.benchmark.predict.ways import Network, default, noise, prepare, ways
-from jobs.benchmark.timing import Lap
+from jobs.benchmark.predict.prediction import PredictBenchmark, over_plain
+from jobs.benchmark.predict.variants import Network, default, noise, prepare, variants
+from jobs.benchmark.timing import Timing
 
-WAYS = ("fp32 contiguous", "fp32 channels_last", "bf16 channels_last", "ONNX Runtime fp32")
+VARIANTS = ("fp32 contiguous", "fp32 channels_last", "bf16 channels_last", "ONNX Runtime fp32")
 
 
-def test_every_way_finds_the_same_heatmaps():
+def test_every_variant_finds_the_same_heatmaps():
     network, images = Network(stacks=1, features=8, input_px=64), noise(2, 64)
-    assert ways() == WAYS
-    plain, *others = (prepare(way, network)(images) for way in WAYS)
+    assert variants() == VARIANTS
+    plain, *others = (prepare(variant, network)(images) for variant in VARIANTS)
     assert plain.shape == (2, 16, 16, 16)
-    for way, found in zip(WAYS[1:], others, strict=True):
+    for variant, found in zip(VARIANTS[1:], others, strict=True):
         far = np.abs(found - plain).max() / np.abs(plain).max()
-        assert far < (0.05 if way.startswith("bf16") else 1e-5), way
+        assert far < (0.05 if variant.startswith("bf16") else 1e-5), variant
 
 
 def test_the_ratio_is_the_median_of_the_rounds_own():
@@ -29,10 +29,11 @@ def test_the_ratio_is_the_median_of_the_rounds_own():
         "fp32 channels_last": (1.0, 1.0, 1.0),
         "bf16 channels_last": (0.5, 0.5, 0.25),
     }
-    laps = {
-        way: [Lap(samples=4, wall_s=s, cpu_s=s) for s in rounds] for way, rounds in seconds.items()
+    timings = {
+        variant: [Timing(samples=4, wall_s=s, cpu_s=s) for s in rounds]
+        for variant, rounds in seconds.items()
     }
-    assert over_plain(laps) == {
+    assert over_plain(timings) == {
         "fp32 contiguous": 1.0,
         "fp32 channels_last": 2.0,
         "bf16 channels_last": 4.0,
@@ -45,17 +46,17 @@ def test_the_command_tells_and_writes_what_it_measured(tmp_path, capsys):
     more = ("--rounds", "1", "--memory-batch", "4", "--json", str(path))
     jobs.benchmark.__main__.main(["predict", *options, *more])
     result = json.loads(path.read_text())
-    assert list(result)[:2] == ["over_plain_fp32", "over_plain_fp32_by_way"]
-    by_way = result["over_plain_fp32_by_way"]["1"]
+    assert list(result)[:2] == ["over_plain_fp32", "over_plain_fp32_by_variant"]
+    by_variant = result["over_plain_fp32_by_variant"]["1"]
     assert result["over_plain_fp32"] == {
-        "1": {batch: by_way[batch][default()] for batch in ("1", "4")}
+        "1": {batch: by_variant[batch][default()] for batch in ("1", "4")}
     }
-    assert [row["way"] for row in result["speed"]] == [*WAYS, *WAYS]
+    assert [row["variant"] for row in result["speed"]] == [*VARIANTS, *VARIANTS]
     assert all(row["images_per_s"] == pytest.approx(row["rounds"][0]) for row in result["speed"])
-    assert set(result["peak_memory_mib"]["1"]) == set(WAYS)
+    assert set(result["peak_memory_mib"]["1"]) == set(VARIANTS)
     assert min(result["peak_memory_mib"]["1"].values()) > 50
     told = capsys.readouterr().out
-    assert f"prediction takes {default()} here; over_plain_fp32:" in told
+    assert f"prediction uses {default()} here; over_plain_fp32:" in told
     assert f"stacks 1, batch 4, {default()}" in told
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of Ray's share: what it counts, that both sides train alike, and that it runs."""
+"""The benchmark of Ray's overhead: its figures, equal training with and without, a start."""
 
 import json
 import os
@@ -11,19 +11,20 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from jobs.benchmark.overhead.data import pack_rendered
 from jobs.benchmark.overhead.first_step import STAGES, breakdown, first_step, start_once
-from jobs.benchmark.overhead.measure import RayBenchmark
 from jobs.benchmark.overhead.overhead import (
+    RayBenchmark,
     check_alike,
     cores_beside,
     cpu_ms,
     overhead,
+    ray_report,
     samples_per_s,
 )
-from jobs.benchmark.overhead.processes import descendants, stopped
-from jobs.benchmark.overhead.report import ray_report
-from jobs.benchmark.overhead.turns import Turns, TurnTrainer, conditions, wait_until
+from jobs.benchmark.rounds.data import pack_rendered
+from jobs.benchmark.rounds.processes import RoundFiles, stopped, wait_until
+from jobs.benchmark.rounds.trainer import RoundTrainer, conditions
+from jobs.processes import descendants
 from pipeline.data.shards.index import find_shards
 from pipeline.pose.joint_sets import MPII
 from pipeline.training.probes import note_startup, startup_times
@@ -48,10 +49,15 @@ def test_the_overhead_is_the_median_of_the_rounds_own():
     assert found["samples_per_s"]["plain"]["median"] == 110.0
     assert found["samples_per_s"]["ray"]["median"] == 100.0
     assert found["cpu_overhead_percent"] == pytest.approx(10.0)
-    assert found["cpu_ms"]["ray"] == {"median": 5.0, "rounds": [5.0, 5.0, 11.0]}
+    assert found["cpu_ms"]["ray"] == {
+        "median": 5.0,
+        "min": 5.0,
+        "max": 11.0,
+        "rounds": [5.0, 5.0, 11.0],
+    }
 
 
-def test_the_first_five_steps_of_a_turn_do_not_count():
+def test_the_first_five_steps_of_a_round_do_not_count():
     # Ten seconds a step, then one.
     times = [10.0, 20.0, 30.0, 40.0, 50.0, 51.0, 52.0, 53.0]
     assert samples_per_s({"ends": times}, 4) == 4.0
@@ -62,15 +68,15 @@ def test_other_processes_are_counted_in_cores():
     assert cores_beside({"others_cpu_s": 0.5, "seconds": 4.0}, 4) == 0.125
 
 
-def test_sides_under_other_conditions_are_not_compared():
-    side = {"ends": [1.0, 2.0], "conditions": {"threads": 1}}
-    check_alike({"plain": side, "ray": side | {"ends": [7.0, 9.0]}})
-    for other in (side | {"conditions": {"threads": 2}}, side | {"ends": [1.0]}):
+def test_variants_under_other_conditions_are_not_compared():
+    variant = {"ends": [1.0, 2.0], "conditions": {"threads": 1}}
+    check_alike({"plain": variant, "ray": variant | {"ends": [7.0, 9.0]}})
+    for other in (variant | {"conditions": {"threads": 2}}, variant | {"ends": [1.0]}):
         with pytest.raises(RuntimeError, match="train under other conditions"):
-            check_alike({"plain": side, "ray": other})
+            check_alike({"plain": variant, "ray": other})
 
 
-def test_a_learner_trains_in_its_turn_and_notes_every_step(tmp_path):
+def test_a_trainer_waits_for_its_round_and_measures_every_step(tmp_path):
     [train] = pack_samples(tmp_path / "train", [samples(7)])
     [val] = pack_samples(tmp_path / "val", [samples(1, first=9)], split="val")
     settings = {
@@ -81,20 +87,20 @@ def test_a_learner_trains_in_its_turn_and_notes_every_step(tmp_path):
         "optim.batch_size": 2,
     }
     task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
-    turns = Turns(tmp_path)
-    trainer = TurnTrainer(turns, task, 0, 1, CPU)
-    turns.go(0).touch()
+    files = RoundFiles(tmp_path)
+    trainer = RoundTrainer(files, task, 0, 1, CPU)
+    files.go(0).touch()
     [last] = trainer.train_epoch(5.0)
     assert (last.step, trainer.state.progress.epochs) == (3, 1)
-    assert json.loads(turns.ready(0).read_text()) == {"pid": os.getpid()}
-    told = json.loads(turns.done(0).read_text())
-    assert len(told["ends"]) == len(told["cpu_s"]) == 3
-    assert told["ends"] == sorted(told["ends"])
-    assert told["conditions"] == conditions()
+    assert json.loads(files.ready(0).read_text()) == {"pid": os.getpid()}
+    measured = json.loads(files.done(0).read_text())
+    assert len(measured["ends"]) == len(measured["cpu_s"]) == 3
+    assert measured["ends"] == sorted(measured["ends"])
+    assert measured["conditions"] == conditions()
 
 
-def test_a_side_that_keeps_silent_is_an_error():
-    with pytest.raises(TimeoutError, match=r"kept silent for 0\.02 s"):
+def test_a_process_that_does_not_answer_is_an_error():
+    with pytest.raises(TimeoutError, match=r"did not answer for 0\.02 s"):
         wait_until(lambda: False, 0.02)
 
 
@@ -104,7 +110,7 @@ def test_a_process_and_its_descendants_stand_still_meanwhile():
         try:
             wait_until(lambda: len(descendants(process.pid)) == 1, 30)
             family = [process.pid, *descendants(process.pid)]
-            with stopped(process.pid):
+            with stopped(family):
                 wait_until(lambda: {_state(pid) for pid in family} == {"T"}, 30)
             wait_until(lambda: "T" not in {_state(pid) for pid in family}, 30)
         finally:
@@ -159,12 +165,12 @@ def test_the_whole_and_each_stage_have_medians_of_their_own():
 
 def test_the_report_says_what_was_measured():
     starts = first_step([breakdown(100.0, REACHED)])
-    share = overhead({"plain": [103.0], "ray": [100.0]}, {"plain": [8.0], "ray": [10.0]})
+    steady = overhead({"plain": [103.0], "ray": [100.0]}, {"plain": [8.0], "ray": [10.0]})
     told = ray_report(
         {
-            "overhead_percent": share["overhead_percent"],
+            "overhead_percent": steady["overhead_percent"],
             "first_step_s": starts["first_step_s"],
-            "overhead": share | {"cores_beside": {"ray": {"median": 0.125}}},
+            "overhead": steady | {"cores_beside": {"ray": {"median": 0.125}}},
             "first_step": starts | {"with_new_database": breakdown(99.0, REACHED)},
             "machine": {"cores": 2, "load_average": 0.5, "ray": "2.60", "torch": "2.13"},
         }

@@ -1,41 +1,33 @@
-"""The benchmark of scaling: what it counts, what it predicts, and that its sides train alike."""
+"""The benchmark of scaling: its figures, its prediction, and equal training of the variants."""
 
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from factories import pack_samples, samples
 
-from jobs.benchmark.overhead.data import pack_rendered
 from jobs.benchmark.overhead.overhead import check_alike
-from jobs.benchmark.overhead.rounds import take_turns
-from jobs.benchmark.overhead.turns import Turns
-from jobs.benchmark.scaling.fit import fit_ring, overlap, parts_of
-from jobs.benchmark.scaling.group import GroupTrainer
-from jobs.benchmark.scaling.measure import (
-    STACKS,
-    ScalingBenchmark,
-    assumptions,
-    places,
-    sides,
-    usual_workers,
-)
+from jobs.benchmark.rounds.data import pack_rendered
+from jobs.benchmark.rounds.group import GroupTrainer
+from jobs.benchmark.rounds.processes import RoundFiles, run_rounds
 from jobs.benchmark.scaling.model import (
     GPUS,
     LINKS,
+    WORK,
     Assumptions,
-    Fitted,
     Link,
+    Work,
     all_reduce_s,
-    batch_enough,
     buckets,
-    exposed_s,
-    limit,
+    image_s,
     predict,
     table,
+    two_digits,
 )
 from jobs.benchmark.scaling.report import scaling_report
-from jobs.benchmark.scaling.summary import fitted, summary
+from jobs.benchmark.scaling.scaling import ScalingBenchmark, default_workers, most_workers, variants
+from jobs.benchmark.scaling.summary import fit_ring, overlap, parts_of, summary
 from jobs.benchmark.timing import environment
 from pipeline.model.cost import Cost
 from pipeline.pose.joint_sets import MPII
@@ -69,68 +61,84 @@ def test_an_all_reduce_takes_its_hops_and_its_bytes():
     assert transfer == pytest.approx(0.014)
 
 
-def test_the_backward_pass_hides_no_more_than_it_lasts():
-    assert exposed_s(0.1, 0.2, overlap=0.5) == pytest.approx(0.05)
-    assert exposed_s(0.3, 0.2, overlap=0.5) == pytest.approx(0.2)
+# A GPU that moves 1 GB/s and computes 1 TFLOP/s, in a node whose cores load 500 samples/s.
+SLOW = Assumptions(
+    copy_bytes_per_s=2e9,
+    of_copy=0.5,
+    matmul_flops_per_s=4e12,
+    of_matmul=0.25,
+    launch_s=1e-4,
+    batch_per_gpu=10,
+    cpus_per_gpu=2,
+    loader_samples_per_s=250.0,
+    lock_s=1e-3,
+)
+# Convolutions move bytes for 2 ms or compute for 3 ms an image; the rest moves bytes for 1 ms.
+WORKLOAD, COST = Work(convolution_bytes=2e6, other_bytes=1e6, kernels=300), 3e9
 
 
-def test_a_step_is_compute_and_what_is_exposed_and_rays_share():
-    # A million bytes between two: 2 hops and 1 ms of bytes are 3 ms, of which half is exposed.
-    assumed = Assumptions(
-        gpu_images_per_s={1: 1000.0}, batch_per_gpu=10, cpus_per_gpu=2, loader_samples_per_s=1000.0
-    )
-    cost, measured = Cost(parameters=250_000, macs=1), Fitted(overlap=0.5, ray_share=0.08)
-    row = predict(1, cost, 2, LINK, assumed, measured)
-    times = [row[f"{name}_ms"] for name in ("compute", "all_reduce", "exposed", "loading", "step")]
-    assert times == pytest.approx([10.0, 3.0, 1.5, 5.0, 12.5])
-    assert row["images_per_s"] == pytest.approx(1600.0)
-    assert row["efficiency"] == pytest.approx(0.8)
-    # Nothing is exposed, and Ray's share remains.
-    assert row["efficiency_at_best"] == pytest.approx(0.92)
-    assert (row["stacks"], row["gpus"], row["link"]) == (1, 2, "slow")
-    assert row["limit"] == "latency"
-    # 1.5 ms are a tenth of a step from 13.5 ms of compute.
-    assert row["batch_per_gpu_enough"] == 14
+def test_an_image_takes_its_bytes_or_the_operations_of_its_convolutions():
+    assert image_s(WORKLOAD, COST, SLOW) == pytest.approx(0.004)
+    assert image_s(WORKLOAD, 1e9, SLOW) == pytest.approx(0.003)
 
 
-def test_a_slow_loader_is_the_step():
-    assumed = Assumptions(
-        gpu_images_per_s={1: 1000.0}, batch_per_gpu=10, cpus_per_gpu=1, loader_samples_per_s=500.0
-    )
-    cost, measured = Cost(parameters=250_000, macs=1), Fitted(overlap=0.5, ray_share=0.0)
-    row = predict(1, cost, 2, LINK, assumed, measured)
-    assert (row["limit"], row["step_ms"]) == ("input", pytest.approx(20.0))
-    assert row["images_per_s"] == pytest.approx(1000.0)
+def predicted(**changes) -> dict:
+    """A step on two GPUs, whose million bytes of gradients take 2 hops and 1 ms of bytes."""
+    cost = Cost(parameters=250_000, macs=500_000_000)
+    return predict(WORKLOAD, cost, 2, LINK, replace(SLOW, **changes))
+
+
+def test_a_step_is_the_gpu_and_the_exposed_all_reduce():
+    row = predicted()
+    times = [row[f"{name}_ms"] for name in ("gpu", "launch", "all_reduce", "loading", "step")]
+    # 10 images of 4 ms; 300 launches of 0.1 ms; 10 samples of two cores.
+    assert times == [40.0, 30.0, 3.0, 20.0, 43.0]
+    # 20 images in 43 ms, or in 40 where all is hidden.
+    assert (row["images_per_s"], row["images_per_s_at_best"]) == (470.0, 500.0)
+    assert (row["efficiency"], row["efficiency_at_best"]) == (0.93, 1.0)
+    assert (row["gpus"], row["link"], row["limit"]) == (2, "slow", "gpu")
+    # 3 ms are a tenth of a step from 27 ms of computing on: 6.75 images.
+    assert row["batch_per_gpu_enough"] == 6.8
 
 
 @pytest.mark.parametrize(
-    ("exposed_ms", "latency_share", "said"),
-    [(0.9, 1.0, "compute"), (1.2, 0.4, "bandwidth"), (1.2, 0.6, "latency")],
+    ("changes", "step_ms", "limit"),
+    [
+        ({"launch_s": 2e-4}, 63.0, "launches"),
+        # A single core, or Python's lock.
+        ({"cpus_per_gpu": 1, "loader_samples_per_s": 125.0}, 80.0, "input"),
+        ({"lock_s": 9e-3}, 90.0, "input"),
+        # Four images: 16 ms, of which 3 of 19 are exposed.
+        ({"batch_per_gpu": 4, "launch_s": 0.0}, 19.0, "latency"),
+    ],
 )
-def test_a_tenth_of_a_step_is_noticed(exposed_ms, latency_share, said):
-    assert limit(0.009, exposed_ms / 1000, 0.0, latency_share) == said
+def test_the_first_limit_is_named(changes, step_ms, limit):
+    row = predicted(**changes)
+    assert (row["step_ms"], row["limit"]) == (step_ms, limit)
 
 
-def test_one_image_is_enough_where_nothing_is_exposed():
-    assert batch_enough(1000.0, 0.0, 0.0) == 1
-    # Nothing is hidden: 9 ms of compute to every 1 ms.
-    assert batch_enough(1000.0, 0.0011, 0.0) == 10
+def test_a_backward_pass_hides_no_more_than_it_lasts():
+    # Half a second of bytes: bandwidth; two thirds of the 40 ms are hidden at best.
+    cost = Cost(parameters=125_000_000, macs=500_000_000)
+    row = predict(WORKLOAD, cost, 2, replace(LINK, hop_s=0.0), SLOW)
+    assert (row["step_ms"], row["limit"]) == (540.0, "bandwidth")
+    assert row["images_per_s_at_best"] == two_digits(20 / (0.54 - 0.04 * 2 / 3))
 
 
-def test_every_network_is_predicted_on_every_link():
-    costs = {stacks: Cost(parameters=1000 * stacks, macs=10**9) for stacks in STACKS}
-    settings = ScalingBenchmark(workers=(1,), gpu_images_per_s=(3.0, 2.0, 1.0))
-    rows = table(costs, assumptions(settings, costs), Fitted(overlap=0.0, ray_share=0.0))
-    assert [row["stacks"] for row in rows[:: len(LINKS) * len(GPUS)]] == [1, 2, 8]
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    """The prediction of every network, number of GPUs and link."""
+    return table(Assumptions())
+
+
+def test_every_network_is_predicted_on_every_link_in_two_digits(rows):
+    assert [row["stacks"] for row in rows[:: len(LINKS) * len(GPUS)]] == list(WORK) == [1, 2, 8]
     assert len(rows) == 36
-    assert {row["compute_ms"] for row in rows} == {32_000 / 3, 16_000.0, 32_000.0}
-
-
-def test_what_a_gpu_does_is_assumed_from_the_operations_of_a_network():
-    costs = {8: Cost(parameters=1000, macs=10**9)}
-    # 3e14 a second, of which an image takes six for each multiply-accumulate.
-    assumed = assumptions(ScalingBenchmark(workers=(1,)), costs)
-    assert assumed.gpu_images_per_s == {8: pytest.approx(50_000.0)}
+    numbers = [value for row in rows for value in row.values() if isinstance(value, float)]
+    assert all(value == two_digits(value) for value in numbers)
+    # What an H100's memory allows with 85% of 3 TB/s and 3.8 GB an image: 670 images/s.
+    [row] = [row for row in rows if (row["stacks"], row["gpus"], row["link"]) == (8, 8, "NVLink")]
+    assert (row["images_per_s"], row["images_per_s_at_best"]) == (5300.0, 5400.0)
 
 
 # Measurements
@@ -168,7 +176,7 @@ def test_the_share_that_is_hidden_is_of_what_could_be(alone, exposed, compute, h
     assert overlap(alone, exposed, compute) == pytest.approx(hidden)
 
 
-def turn(**changes):
+def measured(**changes):
     """A round of one worker and two; alone a step under Ray takes half a second."""
     by_bytes = {"3000": 2 * (1e-3 + 1500 / 1e9), "3000000000": 2 * (1e-3 + 1.5)}
     exchange = {"exchange": {"buckets_s": 0.5, "by_bytes_s": by_bytes}}
@@ -180,36 +188,34 @@ def turn(**changes):
     } | changes
 
 
-def test_the_headline_is_under_ray_and_the_constants_are_of_the_most_workers():
-    found = summary([turn()], (1, 2), batch=4)
+def test_speed_is_under_ray_and_the_exchange_is_of_the_most_workers():
+    found = summary([measured()], (1, 2), batch=4)
     assert found["samples_per_s"] == {"1": 8.0, "2": 8.0}
     assert found["efficiency"] == {"1": 1.0, "2": 0.5}
     shares = {"compute": 0.375, "all_reduce": 0.25, "input": 0.125, "ray": 0.25}
     assert found["split"]["2"] == shares
     assert found["rounds"]["2"]["ms"]["ray"]["rounds"] == [250.0]
-    constants = found["fitted"]
-    assert constants["workers"] == 2
-    assert constants["hop_s"] == pytest.approx(1e-3)
-    assert constants["all_reduce_alone_ms"]["median"] == 500.0
+    exchange = found["exchange"]
+    assert exchange["workers"] == 2
+    assert exchange["hop_s"] == pytest.approx(1e-3)
+    assert exchange["all_reduce_alone_ms"]["median"] == 500.0
     # Half of it is hidden, by the 0.25 s that the backward pass lasts.
-    assert constants["overlap"] == pytest.approx(1.0)
-    assert fitted(found) == Fitted(overlap=1.0, ray_share=0.25)
+    assert exchange["overlap"]["median"] == pytest.approx(1.0)
 
 
-def test_one_worker_alone_says_nothing_of_overlap_and_noise_is_no_gain():
-    fast = WITH_RAY | {"ends": [0.1 * step for step in range(9)]}
-    found = summary([turn(**{"1 with Ray": fast})], (1,), batch=4)
-    assert found["fitted"]["ray_share"] < 0
-    assert fitted(found) == Fitted(overlap=0.0, ray_share=0.0)
+def test_one_worker_alone_says_nothing_of_the_exchange():
+    found = summary([measured()], (1,), batch=4)
+    assert found["exchange"] == {}
+    assert list(found["rounds"]) == ["1"]
 
 
-def test_sides_that_did_not_train_alike_are_an_error():
-    other = turn(**{"2 with Ray": WITH_RAY | {"conditions": {"threads": 2}}})
+def test_variants_that_did_not_train_alike_are_an_error():
+    other = measured(**{"2 with Ray": WITH_RAY | {"conditions": {"threads": 2}}})
     with pytest.raises(RuntimeError, match="train under other conditions"):
-        summary([turn(), other], (1, 2), batch=4)
+        summary([measured(), other], (1, 2), batch=4)
 
 
-def test_every_other_step_is_taken_apart(tmp_path):
+def test_every_other_step_keeps_its_gradients(tmp_path):
     [train] = pack_samples(tmp_path / "train", [samples(8)])
     [val] = pack_samples(tmp_path / "val", [samples(1, first=9)], split="val")
     settings = {
@@ -220,7 +226,8 @@ def test_every_other_step_is_taken_apart(tmp_path):
         "optim.batch_size": 2,
     }
     task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
-    trainer, turns = GroupTrainer(Turns(tmp_path), task, 0, 1, CPU), Turns(tmp_path)
+    files = RoundFiles(tmp_path)
+    trainer = GroupTrainer(files, task, 0, 1, CPU)
     entered = []
 
     @contextmanager
@@ -229,7 +236,7 @@ def test_every_other_step_is_taken_apart(tmp_path):
         yield
 
     trainer.state.network.no_sync = no_sync
-    turns.go(0).touch()
+    files.go(0).touch()
     list(trainer.train_epoch(5.0))
     # Before the second step one had been taken, before the fourth three.
     assert entered[:2] == [1, 3]
@@ -240,7 +247,7 @@ def test_every_other_step_is_taken_apart(tmp_path):
 
 
 def test_workers_double_up_to_what_the_machine_has():
-    assert [usual_workers(most) for most in (1, 2, 6, 8)] == [
+    assert [default_workers(most) for most in (1, 2, 6, 8)] == [
         (1,),
         (1, 2),
         (1, 2, 4, 6),
@@ -251,48 +258,45 @@ def test_workers_double_up_to_what_the_machine_has():
 def test_wrong_settings_name_the_option():
     with pytest.raises(ValueError, match="--rounds must be at least 1, got 0"):
         ScalingBenchmark(workers=(1,), rounds=0)
-    with pytest.raises(ValueError, match=f"--workers must be from 1 to this machine's {places()}"):
-        ScalingBenchmark(workers=(1, places() + 1))
-    with pytest.raises(ValueError, match="--gpu-images-per-s must be above 0, got 0 for 2 stacks"):
-        Assumptions(gpu_images_per_s={1: 10.0, 2: 0.0})
+    with pytest.raises(
+        ValueError, match=f"--workers must be from 1 to this machine's {most_workers()}"
+    ):
+        ScalingBenchmark(workers=(1, most_workers() + 1))
 
 
-def test_the_report_says_what_was_measured_and_what_is_assumed():
-    found = summary([turn()], (1, 2), batch=4)
-    costs = {stacks: Cost(parameters=250_000, macs=10**9) for stacks in STACKS}
-    settings = ScalingBenchmark(workers=(1,), rounds=1, gpu_images_per_s=(9000.0, 6000.0, 2000.0))
-    assumed = assumptions(settings, costs)
-    machine = {"cores": 2, "gpus": 0, "load_average_before": 0.5, "ray": "2.60", "torch": "2.13"}
-    told = scaling_report(
-        found
+def test_the_report_says_what_was_measured_and_what_is_assumed(rows):
+    machine = {"cores": 2, "gpus": 0, "load_average": 0.5, "ray": "2.60", "torch": "2.13"}
+    text = scaling_report(
+        summary([measured()], (1, 2), batch=4)
         | {
-            "model": table(costs, assumed, fitted(found)),
-            "assumptions": vars(assumed),
+            "predicted": rows,
+            "assumptions": asdict(Assumptions()),
             "machine": machine,
             "settings": {"batch_per_worker": 4, "rounds": 1},
         }
     )
-    rows = [line.split() for line in told.splitlines()]
-    shares = ["37.5", "%", "25.0", "%", "12.5", "%", "25.0", "%"]
-    assert ["2", "8.0", "8.0", "8.0", "0.500", *shares, "1000.0"] in rows
-    assert "500.0 ms alone (500.0 to 500.0), 100 % of it hidden" in told
-    assert "assumed, not measured: a GPU alone trains 9,000 with 1 stack" in told
-    # 32 images at 2,000/s are 16 ms; a million bytes are hidden; Ray takes a quarter.
-    row = next(row for row in rows if row[:4] == ["8", "stacks,", "8", "GPUs"])
-    assert row[4:7] == ["12,000", "(75-75", "%)"]
+    lines = [line.split() for line in text.splitlines()]
+    shares = ["37.5%", "25.0%", "12.5%", "25.0%"]
+    assert ["2", "8.0", "8.0", "8.0", "0.500", *shares, "1000.0"] in lines
+    assert "500.0 ms alone (500.0 to 500.0), the backward pass hides\n100% of it" in text
+    assert "PREDICTED, NOT MEASURED" in text
+    assert "an H100 copies 3 TB/s, of which training reaches 85%" in text
+    [line] = [line for line in lines if line[:4] == ["8", "stacks,", "64", "GPUs"]]
+    assert line[4:7] == ["9,800-12,000", "(23-27%)", "bandwidth"]
+    assert "8 stacks on 64 GPUs: 970 over 10 Gbit/s, 390 over 25 Gbit/s" in text
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)  # four programs and a cluster start one after another
 def test_ranks_train_alike_with_ray_and_without(tmp_path):
-    if places() < 2:
+    if most_workers() < 2:
         pytest.skip("this machine has room for one worker")
     # More than a shard's people: each worker reads shards of its own.
     settings = ScalingBenchmark(workers=(2,), rounds=1, steps=12, batch_per_worker=2)
     data = tmp_path / "data"
     pack_rendered(data, 60)
-    with environment({"OMP_NUM_THREADS": "1"}), sides(settings, (2,), data) as started:
-        [_, last] = take_turns(started, settings.rounds)
+    with environment({"OMP_NUM_THREADS": "1"}), variants(settings, (2,), data) as started:
+        [_, last] = run_rounds(started, settings.rounds)
     plain, with_ray = last["2 without Ray"], last["2 with Ray"]
     check_alike({"plain": plain, "ray": with_ray})
     assert plain["ends"] == sorted(plain["ends"])

@@ -10,20 +10,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from jobs.benchmark.step.curve import Pupil, goals_of, learning_curves, over_first
-from jobs.benchmark.step.limits import matmul_route
-from jobs.benchmark.step.measure import (
+from jobs.benchmark.step.curve import Pupil, goals_of, learning_curves, over_first, rendered_people
+from jobs.benchmark.step.profile import KINDS, kind_of, time_shares
+from jobs.benchmark.step.training_step import (
     StepBenchmark,
     curve_variants,
     found_device,
+    matmul_run,
     memory_variants,
     over_plain,
     variants_of,
 )
-from jobs.benchmark.step.pictures import rendered_people
-from jobs.benchmark.step.profile import KINDS, kind_of, time_shares
 from jobs.benchmark.step.variants import Runner, Variant
-from jobs.benchmark.timing import Lap
+from jobs.benchmark.timing import Timing
 from pipeline.data.batch import network_input
 from pipeline.data.synthetic.scene import render_scene
 
@@ -66,9 +65,9 @@ def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
     figures = ["over_plain_fp32", "peak_memory_mib", "to_same_loss_over_plain_fp32"]
     assert list(result)[:3] == figures
     assert result["peak_memory_mib"] == {}
-    [way] = result["to_same_loss_over_plain_fp32"]
+    [method] = result["to_same_loss_over_plain_fp32"]
     losses = result["curves"]["runs"][0]["loss"]
-    assert [len(losses[name]) for name in ("fp32 contiguous", way)] == [12, 12]
+    assert [len(losses[name]) for name in ("fp32 contiguous", method)] == [12, 12]
     for row in result["speed"]:
         assert row["flops_per_s"] == pytest.approx(
             row["images_per_s"] * {"training": 3, "forward": 1}[row["pass"]] * 2 * 5.15e9 / 16,
@@ -77,7 +76,7 @@ def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
         peak = result["matmul_flops_per_s"][row["precision"]]
         assert row["of_matmul_peak"] == pytest.approx(row["flops_per_s"] / peak)
     assert "over_plain_fp32   stacks 1: " in done.stdout
-    assert f"to_same_loss_over_plain_fp32   {way}: steps " in done.stdout
+    assert f"to_same_loss_over_plain_fp32   {method}: steps " in done.stdout
 
 
 # The same work
@@ -102,12 +101,12 @@ def test_layouts_differ_in_memory_and_not_in_what_they_compute():
     assert torch.allclose(expected, found, atol=1e-4 * float(expected.abs().max() + 1))
 
 
-def test_every_way_stands_beside_the_plain_one():
+def test_every_variant_stands_beside_the_plain_one():
     settings = StepBenchmark(stacks=(1, 2), batches=(4, 8), compile=True)
-    ways = ["fp32 contiguous", "fp32 channels_last", "bf16 channels_last"]
-    ways += ["fp32 channels_last compiled", "bf16 channels_last compiled"]
+    methods = ["fp32 contiguous", "fp32 channels_last", "bf16 channels_last"]
+    methods += ["fp32 channels_last compiled", "bf16 channels_last compiled"]
     variants = variants_of(settings, "bf16")
-    assert [variant.way for variant in variants] == 4 * ways
+    assert [variant.method for variant in variants] == 4 * methods
     assert len({variant.name for variant in variants}) == 20
 
 
@@ -127,11 +126,13 @@ def test_the_ratio_is_the_median_of_the_rounds_own():
         "fp32 channels_last": (1.0, 1.0, 1.0),
         "bf16 channels_last": (0.5, 0.5, 2.0),
     }
-    laps = {
-        f"1 stack, batch 4, {way} training": [Lap(samples=4, wall_s=s, cpu_s=s) for s in rounds]
-        for way, rounds in seconds.items()
+    timings = {
+        f"1 stack, batch 4, {method} training": [
+            Timing(samples=4, wall_s=s, cpu_s=s) for s in rounds
+        ]
+        for method, rounds in seconds.items()
     }
-    assert over_plain(variants, laps, 4, "bf16") == {"1": 2.0}
+    assert over_plain(variants, timings, 4, "bf16") == {"1": 2.0}
 
 
 # Parts
@@ -174,7 +175,7 @@ def test_what_an_operator_calls_is_work_of_its_kind(names, kind):
 
 
 def test_a_product_of_matrices_counts_two_operations_a_multiply_accumulate():
-    assert matmul_route("fp32", CPU).run() == 2 * 4096**3
+    assert matmul_run("fp32", CPU)() == 2 * 4096**3
 
 
 def learned(losses: list[float], seconds_a_step: float) -> Pupil:
@@ -192,7 +193,7 @@ def test_a_loss_is_reached_when_the_mean_of_ten_steps_is_as_low():
     assert pupil.reached(3.9) is None
 
 
-def test_ways_are_compared_at_losses_of_the_first_and_may_come_out_worse():
+def test_variants_are_compared_at_losses_of_the_first_and_may_come_out_worse():
     falling = [float(loss) for loss in range(30, 0, -1)]
     # 21 means of ten steps, from 25.5 down to 5.5; ten of them end at 16.5, sixteen at 10.5.
     goals = goals_of({"plain": learned(falling, 2.0), "ours": learned(falling[::2], 1.0)})
@@ -207,12 +208,12 @@ def test_ways_are_compared_at_losses_of_the_first_and_may_come_out_worse():
     assert over_first(goals, "plain", "ours", "seconds") == 0.0
 
 
-def test_both_ways_learn_the_same_batches_from_the_same_weights():
-    ways = curve_variants(StepBenchmark(batches=(2,), input_px=64), "fp32")
-    assert [way.way for way in ways] == ["fp32 contiguous", "fp32 channels_last"]
-    found = learning_curves(ways, CPU, steps=20, seeds=(3,))
+def test_both_variants_learn_the_same_batches_from_the_same_weights():
+    variants = curve_variants(StepBenchmark(batches=(2,), input_px=64), "fp32")
+    assert [variant.method for variant in variants] == ["fp32 contiguous", "fp32 channels_last"]
+    found = learning_curves(variants, CPU, steps=20, seeds=(3,))
     [run] = found["runs"]
-    plain, ours = (run["loss"][way.way] for way in ways)
+    plain, ours = (run["loss"][variant.method] for variant in variants)
     assert len(plain) == 20
     # At 64 px the innermost norms see two values a channel, whose rounding they magnify.
     assert ours[0] == pytest.approx(plain[0], rel=0.01)

@@ -1,6 +1,12 @@
-"""The soak's parts without a cluster: what is drawn, what the evidence says, and books that find what is wrong."""
+"""The soak's parts without a cluster: faults, traces, the audit, the report and the clean-up."""
 
+import errno
 import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,23 +15,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.chaos import stage
 from jobs.chaos.__main__ import main
-from jobs.chaos.audit import Books
 from jobs.chaos.books import (
     Account,
     Expected,
     count_steps,
-    machine_account,
     metrics_account,
     samples_account,
+    system_account,
 )
 from jobs.chaos.evidence import Evidence, Rank, TakenStep, Taking
 from jobs.chaos.faults import Fault, Kind, draws
-from jobs.chaos.programs import Program, children, free_port
-from jobs.chaos.report import is_good, report, result_of, stood_still_s
+from jobs.chaos.programs import Program, free_port
+from jobs.chaos.report import is_good, report, result_of, stalled_s
+from jobs.processes import children, wait_for_end
 from pipeline.training.probes import StepTrace
 
-# Two epochs of two steps of two, of five people: one of them sits each epoch out.
+# Two epochs of two steps of two, of five people: one of them is dropped each epoch.
 TWO_EPOCHS = Expected(people=5, batch=2, epochs=2)
 EPOCH_METRICS = ("epoch", "samples", "train_loss", "val_loss", "learning_rate")
 
@@ -168,12 +175,7 @@ def step(number: int, at: float, begun: float = 0.0) -> TakenStep:
 
 def fault(**changes) -> Fault:
     return Fault(
-        **{
-            "kind": Kind.WORKER,
-            "time": 100.0,
-            "before": ("run-001", 0, 5),
-            "is_fatal": True,
-        }
+        **{"kind": Kind.WORKER, "time": 100.0, "before": ("run-001", 0, 5), "is_fatal": True}
         | changes
     )
 
@@ -216,16 +218,16 @@ def test_training_that_a_person_had_to_look_after_is_not_survived():
 
 
 def test_training_stands_still_in_gaps_that_are_longer_than_usual():
-    assert stood_still_s([step(1, 10.0), step(2, 12.0), step(3, 30.0), step(4, 30.1)]) == 18.0
+    assert stalled_s([step(1, 10.0), step(2, 12.0), step(3, 30.0), step(4, 30.1)]) == 18.0
 
 
-def soaked(books: Books, *faults: Fault) -> dict[str, Any]:
+def soaked(totals: Counter[str], *faults: Fault) -> dict[str, Any]:
     """The figures of a soak, as `stage.soak` returns them."""
-    return result_of(faults, books) | {
+    return result_of(faults, totals) | {
         "seed": 3,
         "seconds": 1210.0,
         "load": [0.5, 2.25],
-        "stood_still_s": 65.0,
+        "stalled_s": 65.0,
         "exits": {"killed": 1, "status 0": 2},
         "delivered_s": [2.0, 4.5, 3.0],
         "delivered_by_command": 1,
@@ -233,11 +235,10 @@ def soaked(books: Books, *faults: Fault) -> dict[str, Any]:
 
 
 def test_the_report_has_every_figure():
-    books = Books(
-        runs=2, epochs=9, steps=300, repeated=17, samples=Account(expected=2700, lost=4, doubled=5)
-    )
+    totals = Counter(runs=2, epochs=9, steps=300, steps_repeated=17)
+    totals.update(Account(expected=2700, lost=4, doubled=5).figures("samples"))
     survived = [fault(recovered=112.5), fault(recovered=103.5), fault(recovered=140.0)]
-    told = report(soaked(books, *survived, fault(kind=Kind.NODE)))
+    told = report(soaked(totals, *survived, fault(kind=Kind.NODE)))
     lines = [line.split() for line in told.splitlines()]
     assert ["worker", "killed", "3", "3", "12.5", "40.0"] in lines
     assert ["node", "lost", "1", "0", "-", "-"] in lines
@@ -247,26 +248,26 @@ def test_the_report_has_every_figure():
     assert ["steps", "repeated", "17", "300"] in lines
     assert "20 min 10 s, seed 3, 2 runs of 9 epochs in all" in told
     assert "drivers ended: killed (1 times), status 0 (2 times)" in told
-    assert "was there after (s): median 3.0, most 4.5" in told
+    assert "until it was complete: median 3.0, most 4.5" in told
 
 
-FINE = Books(samples=Account(expected=2700), metrics=Account(expected=90))
+FINE = Counter(samples=2700, metrics=90)
 
 
 @pytest.mark.parametrize(
-    ("books", "faults", "expected"),
+    ("totals", "faults", "expected"),
     [
         pytest.param(FINE, [fault(recovered=112.5)], True, id="all is well"),
         pytest.param(FINE, [fault()], False, id="a fault was not survived"),
-        pytest.param(replace(FINE, samples=Account(expected=9, lost=1)), [], False, id="lost"),
-        pytest.param(replace(FINE, samples=Account(expected=9, doubled=1)), [], False, id="twice"),
-        pytest.param(replace(FINE, metrics=Account(expected=9, lost=1)), [], False, id="no metric"),
-        pytest.param(replace(FINE, metrics=Account(expected=9, doubled=1)), [], False, id="two"),
-        pytest.param(Books(), [], False, id="nothing was trained"),
+        pytest.param(FINE + Counter(samples_lost=1), [], False, id="lost"),
+        pytest.param(FINE + Counter(samples_doubled=1), [], False, id="twice"),
+        pytest.param(FINE + Counter(metrics_lost=1), [], False, id="no metric"),
+        pytest.param(FINE + Counter(metrics_doubled=1), [], False, id="two"),
+        pytest.param(Counter(), [], False, id="nothing was trained"),
     ],
 )
-def test_a_soak_is_good_when_nothing_is_lost_or_doubled_and_all_survived(books, faults, expected):
-    assert is_good(soaked(books, *faults)) is expected
+def test_a_soak_is_good_when_nothing_is_lost_or_doubled_and_all_survived(totals, faults, expected):
+    assert is_good(soaked(totals, *faults)) is expected
 
 
 def test_a_program_that_was_started_is_a_child_until_it_is_killed(tmp_path: Path):
@@ -288,8 +289,45 @@ def test_a_soak_of_no_time_is_refused(capsys: pytest.CaptureFixture[str]):
 
 def test_every_row_of_a_machine_must_be_in_mlflow_once():
     rows = [("system/cpu", 1, 5.0), ("system/cpu", 2, 6.0)]
-    assert machine_account(rows, [rows]) == Account(expected=2, lost=0, doubled=0)
-    assert machine_account(rows, [rows[:1]]) == Account(expected=2, lost=1, doubled=0)
-    assert machine_account(rows, [[*rows, ("system/cpu", 2, 6.5)]]) == Account(
+    assert system_account(rows, [rows]) == Account(expected=2, lost=0, doubled=0)
+    assert system_account(rows, [rows[:1]]) == Account(expected=2, lost=1, doubled=0)
+    assert system_account(rows, [[*rows, ("system/cpu", 2, 6.5)]]) == Account(
         expected=2, lost=0, doubled=1
     )
+
+
+# Clean-up
+
+
+def test_processes_have_ended_when_the_last_has():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert not wait_for_end([process.pid], 0.2)
+        process.send_signal(signal.SIGKILL)
+        # It stays a zombie until its status is read.
+        assert wait_for_end([process.pid], 30)
+
+
+def refused(path: Path) -> None:
+    raise OSError(errno.ENOTEMPTY, "Directory not empty", "session")
+
+
+def test_a_folder_that_is_still_written_to_is_removed_in_the_end(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "soak"
+    folder.mkdir()
+    tries = [shutil.rmtree, refused, refused]
+    monkeypatch.setattr(shutil, "rmtree", lambda path: tries.pop()(path))
+    stage.remove_folder(folder)
+    assert (folder.exists(), tries, capsys.readouterr().out) == (False, [], "")
+
+
+def test_a_folder_that_stays_is_named_in_a_line_and_the_status_is_still_good(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    monkeypatch.setattr(stage, "_CLEAN_UP_S", 0.0)
+    monkeypatch.setattr(stage, "soak", lambda *_: soaked(FINE, fault(recovered=112.5)))
+    main([])
+    [folder] = tmp_path.iterdir()
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"could not remove {folder}: Directory not empty"

@@ -1,4 +1,4 @@
-"""What stands under jobs/cluster fits the public schemas, our own command lines, and itself."""
+"""The files of jobs/cluster fit the public schemas, our command lines, and each other."""
 
 import copy
 import importlib

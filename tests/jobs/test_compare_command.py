@@ -33,7 +33,7 @@ def working_folder(tmp_path, monkeypatch) -> Path:
 
 
 def cases_of(right: int, people: int = PEOPLE, joint_set: JointSet = MPII) -> PersonResults:
-    """People of whom the first `right` have all joints within a tenth of a head, the others none within a half."""
+    """All joints of the first `right` people are within 0.1 head sizes, the others' beyond 0.5."""
     joints = len(joint_set.joints)
     errors = np.full((people, joints), 0.75)
     errors[:right] = 0.05
@@ -46,7 +46,7 @@ def cases_of(right: int, people: int = PEOPLE, joint_set: JointSet = MPII) -> Pe
 def checkpoint(
     folder: Path, epoch: int, cases: PersonResults | None, joint_set=MPII, **changes
 ) -> Path:
-    """A checkpoint after `epoch` with the results of people, if it has any, and a headline of as many percent."""
+    """Write a checkpoint after `epoch` with its people's results, if any, and their PCKh."""
     settings = Settings.from_flat(
         {
             "model.stacks": 1,
@@ -71,7 +71,7 @@ def checkpoint(
 
 @pytest.fixture
 def runs(working_folder) -> Path:
-    """Two runs in `runs`: `one` with 20 of 50 people right, `two` with 30 at its best and 10 at its end."""
+    """Two runs: `one` with 20 of 50 people right, `two` with 30 at its best and 10 at its end."""
     folder = working_folder / "runs"
     checkpoint(folder / "one", 1, cases_of(20))
     checkpoint(folder / "two", 1, cases_of(30), **{"optim.epochs": 7, "data.seed": 3})
@@ -170,7 +170,7 @@ def test_what_cannot_be_compared_is_said(runs, capsys):
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory) -> str:
-    """A database with the runs `one` and `two`, and two called `twice`, of which one has no checkpoint yet."""
+    """A database with runs `one` and `two`, and two runs `twice`, one without a checkpoint."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
 

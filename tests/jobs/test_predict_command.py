@@ -43,7 +43,7 @@ def test_a_run_s_name_and_a_folder_are_enough(place, capsys):
     said = capsys.readouterr().out
     assert "epoch_0001: mpii, 16 joints, with flip test, decoding quarter" in said
     assert "3 images, 4 frames of 1 videos" in said
-    assert "no --boxes: each picture is taken to hold one person, who fills it" in said
+    assert "no --boxes: assuming one person a picture, who fills it" in said
     assert "7 people in 7 pictures" in said
     images = content()["images"]
     assert [(image["file"], image.get("frame")) for image in images] == [
@@ -66,7 +66,7 @@ def test_the_second_start_does_only_what_is_missing(place, capsys, monkeypatch):
     )
     run("pose", "in")
     assert [estimate.file for estimate in kept] == ["in/3.jpg"]
-    assert "7 of them are there from before" in capsys.readouterr().out
+    assert "7 of them were done before" in capsys.readouterr().out
     assert [image for image in content()["images"] if image["file"] != "in/3.jpg"] == first[
         "images"
     ]
@@ -97,9 +97,9 @@ def test_what_can_t_be_read_is_named_the_rest_is_done_and_the_status_says_so(pla
         run("pose", "in")
     said = capsys.readouterr()
     assert ended.value.code == 1
-    assert "error: 2 of the files could not be read; the rest is done" in said.err
-    assert "not read: in/film.avi: not a readable video" in said.out
-    assert "not read: in/1.jpg: damaged JPEG of 900 bytes" in said.out
+    assert "error: 2 files could not be read; all others are done" in said.err
+    assert "could not read in/film.avi: not a readable video" in said.out
+    assert "could not read in/1.jpg: damaged JPEG of 900 bytes" in said.out
     assert [image["file"] for image in content()["images"]] == ["in/0.jpg", "in/2.jpg"]
     assert {failure["file"] for failure in content()["failures"]} == {"in/1.jpg", "in/film.avi"}
     # Mended, it is done by the next start.

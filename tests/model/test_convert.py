@@ -157,13 +157,13 @@ def test_the_report_says_what_was_found_and_what_was_not(tmp_path, capsys):
     out = converted(tmp_path, prefixed(trained(PoseNet()), "model.module."))
     assert capsys.readouterr().out.splitlines() == [
         "theirs.pth.tar: Princeton's PoseNet: 2 stacks, 1 modules, order 4, 16 features, 16 joints",
-        "keys: without their prefix model.module.",
-        "joints: in the order of mpii, which the file doesn't say",
+        "keys: prefix model.module. removed",
+        "joints: assumed to be in the order of mpii; the file has no names",
         # 31 residuals of 21 tensors, 2 with a skip of 2; 7 of the stem, 9 of each head, 4 between.
-        "carried over: 684 tensors as they are, 29,800 parameters",
-        "left out: 58 tensors of skips that the network never uses",
+        "carried over: 684 tensors unchanged, 29,800 parameters",
+        "dropped: 58 tensors of skips that the network never uses",
         "not carried over: optimizer, epoch and training settings; training can't resume from it",
-        "input there: RGB from 0 to 1, as here",
+        "input of the original: RGB from 0 to 1, as here",
         f"written: {out}",
     ]
 
@@ -171,8 +171,10 @@ def test_the_report_says_what_was_found_and_what_was_not(tmp_path, capsys):
 def test_a_mean_that_was_subtracted_is_not_in_the_file(tmp_path, capsys):
     converted(tmp_path, trained(Hg(stacks=1)).state_dict())
     said = capsys.readouterr().out
-    assert "left out" not in said
-    assert "input there: RGB from 0 to 1 less the mean colour of the training images" in said
+    assert "dropped" not in said
+    assert (
+        "input of the original: RGB from 0 to 1 less the mean colour of the training images" in said
+    )
 
 
 def test_double_precision_is_rounded_and_said_to_be(tmp_path, capsys):

@@ -441,8 +441,8 @@ def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
         jobs.deliver.main([str(journal.root)])
     assert end.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: {journal.path} holds the URI http://me:***@host:5000 without its secrets: "
-        "give it whole, by --tracking-uri or MLFLOW_TRACKING_URI\n"
+        f"error: {journal.path} has the URI http://me:***@host:5000 without its secrets; "
+        "give the complete one by --tracking-uri or MLFLOW_TRACKING_URI\n"
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
     assert jobs.deliver.uri_of(journal.root, "") == "http://me:secret@host:5000"
@@ -490,7 +490,7 @@ def test_a_run_whose_driver_was_killed_is_ended_by_the_command(begin, uri, reque
     jobs.deliver.main([str(journal.root)])
     assert recorded(uri, request.node.name).info.status == "KILLED"
     assert capsys.readouterr().out.splitlines() == [
-        f"{journal.root}: whoever trained it is gone without a word; the run is recorded as KILLED",
+        f"{journal.root}: its driver ended without recording it; the run is marked as KILLED",
         f"{journal.root}: sent 1 entry (1 end) to {uri}",
     ]
     # It has its end, and goes on having one.

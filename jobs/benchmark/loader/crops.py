@@ -1,4 +1,4 @@
-"""What stored crops of several sizes and qualities cost, and how near they come to the photograph."""
+"""Cost of stored crops by size and quality, and their accuracy against the photograph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ import simplejpeg
 from jaxtyping import Bool, UInt8
 
 from jobs.benchmark.loader.photographs import cut_people
-from jobs.benchmark.loader.routes import INPUT_PX
-from jobs.benchmark.timing import Route, measure, speed
+from jobs.benchmark.loader.stages import INPUT_PX
+from jobs.benchmark.timing import Run, measure, speed
 from pipeline.data.augmentation import Augmentation, draw_augmentations
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import Image, read_image
@@ -35,13 +35,13 @@ CROPS = (
     ),
     CropSettings(person_px=256, margin=1.5, jpeg_quality=95),
 )
-# The reference has so many pixels along a side of each of the input's.
+# Pixels of the reference along the side of a pixel of the input.
 _SUPERSAMPLING = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A network input straight from the photograph, and which of its pixels the photograph has."""
+    """A network input straight from the photograph; `inside` masks pixels on the photograph."""
 
     how: Augmentation
     pixels: Pixels
@@ -51,12 +51,12 @@ class Reference:
 def curve(
     folder: Path, people: Sequence[Person], crops: Sequence[CropSettings], rounds: int
 ) -> list[dict[str, Any]]:
-    """For each kind of crop: bytes, decoding samples/s, accuracy in dB, and share of pixels it lacks."""
+    """Return bytes, decoding samples/s, dB and share of missing pixels of each kind of crop."""
     loader = SampleLoader([], MPII, INPUT_PX)
     cut = [cut_people(folder, people, crop) for crop in crops]
     references = _references(loader, folder, cut[0])
     rows: list[dict[str, Any]] = []
-    routes: dict[str, Route] = {}
+    variants: dict[str, Run] = {}
     for crop, samples in zip(crops, cut, strict=True):
         jpegs = [sample.crop.jpeg for sample in samples]
         rows.append(
@@ -68,22 +68,22 @@ def curve(
             }
             | _accuracy(loader, samples, references)
         )
-        routes[str(len(routes))] = Route(run=partial(_decode, jpegs))
-    laps = measure("decoding the kinds of crops", routes, rounds)
+        variants[str(len(variants))] = partial(_decode, jpegs)
+    timings = measure("decoding the kinds of crops", variants, rounds)
     return [
         row | {"decode_samples_per_s": speed(found)["samples_per_s"]}
-        for row, found in zip(rows, laps.values(), strict=True)
+        for row, found in zip(rows, timings.values(), strict=True)
     ]
 
 
 def psnr(ours: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit values; infinite where they are equal."""
+    """Return the peak signal-to-noise ratio of 8-bit values in dB; infinite if they are equal."""
     error = np.mean((ours.astype(np.float64) - truth) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def inside(matrix: Matrix, width: int, height: int, input_px: int) -> Mask:
-    """Which pixels of an input have their middle on an image that `matrix` takes to the input."""
+    """Mask the pixels of an input whose middle is on the image that `matrix` maps to it."""
     along = np.arange(float(input_px))
     column, row = np.meshgrid(along, along)
     points = transform(np.stack([column, row], axis=-1), np.linalg.inv(matrix))
@@ -111,7 +111,7 @@ def _references(loader: SampleLoader, folder: Path, samples: Sequence[Sample]) -
 
 
 def _supersampled(photograph: Image, matrix: Matrix) -> Pixels:
-    """Warp so that every pixel is the mean of its area: a single sample would alias."""
+    """Warp so that every pixel is the mean of its area; a single sample would alias."""
     side = _SUPERSAMPLING * INPUT_PX
     enlarged = crop_from_original(0, 0, _SUPERSAMPLING, _SUPERSAMPLING) @ matrix
     fine = cv2.warpAffine(photograph, enlarged[:2], (side, side), flags=cv2.INTER_LINEAR)
@@ -121,7 +121,7 @@ def _supersampled(photograph: Image, matrix: Matrix) -> Pixels:
 def _accuracy(
     loader: SampleLoader, samples: Sequence[Sample], references: Sequence[Reference]
 ) -> dict[str, float]:
-    """Mean PSNR over people where the photograph has pixels, and share of those that crops lack."""
+    """Return mean PSNR where the photograph has pixels, and the share that crops lack."""
     pixels = np.empty((INPUT_PX, INPUT_PX, 3), np.uint8)
     found, wanted, missing = [], 0, 0
     for sample, reference in zip(samples, references, strict=True):

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from jobs.benchmark.loader.routes import INPUT_PX
+from jobs.benchmark.loader.stages import INPUT_PX
 from jobs.benchmark.timing import in_fresh_process
+from jobs.processes import memory_mib
 from pipeline.data.loader import SampleLoader, stream_training
 from pipeline.data.sampler import epoch_order, rank_batches
 from pipeline.data.shards.reader import ShardReader
@@ -21,9 +22,9 @@ EPOCHS = (1, 2, 5, 10, 20)
 def measure_memory(
     shards: Sequence[str], batch_size: int, epochs: Sequence[int], larger: Path
 ) -> dict[str, Any]:
-    """Resident MiB by epoch over the dataset and over one four times as large, in processes of their own.
+    """Measure resident MiB by epoch over the dataset and over one four times as large.
 
-    The larger one is written to the folder `larger`.
+    Each in a fresh process. The larger dataset is written to the folder `larger`.
     """
     people = len(ShardReader(shards))
     found = {
@@ -32,7 +33,7 @@ def measure_memory(
             resident_over_epochs, _copies(shards, larger), batch_size, epochs
         ),
     }
-    # The first epoch fills the memory that is used again.
+    # The first epoch fills memory that is reused later.
     early, last = sorted(epochs)[1], max(epochs)
     small, large = found.values()
     return {
@@ -45,7 +46,7 @@ def measure_memory(
 def resident_over_epochs(
     shards: Sequence[str], batch_size: int, epochs: Sequence[int] = EPOCHS
 ) -> dict[int, float]:
-    """Resident memory in MiB after the epochs that are asked for, in this process, with two threads."""
+    """Return resident MiB of this process after each of `epochs`, with two decode threads."""
     torch.set_num_threads(1)
     settings = DataSettings(threads=2)
     reader = ShardReader(shards)
@@ -57,19 +58,12 @@ def resident_over_epochs(
         for batch in stream_training(loader, steps, settings, epoch):
             assert len(batch) == batch_size
         if epoch + 1 in epochs:
-            found[epoch + 1] = resident_mib()
+            found[epoch + 1] = memory_mib("VmRSS")
     return found
 
 
-def resident_mib() -> float:
-    """Resident memory of this process."""
-    status = Path("/proc/self/status").read_text()
-    [kib] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(kib) / 1024
-
-
 def _copies(shards: Sequence[str], folder: Path) -> list[str]:
-    """Four copies of each shard; members.npz is left out, so that they are scanned."""
+    """Copy each shard four times; without members.npz, so that they are scanned."""
     folder.mkdir()
     made = [folder / f"{copy}-{Path(shard).name}" for copy in range(4) for shard in shards]
     for number, path in enumerate(made):

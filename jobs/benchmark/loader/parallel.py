@@ -1,17 +1,14 @@
 """End to end on several cores: decode threads against worker processes."""
 
-import multiprocessing
-import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from jobs.benchmark.loader.photographs import Workload
-from jobs.benchmark.loader.plain import plain_dataset, plain_loader, worker_options
-from jobs.benchmark.loader.routes import INPUT_PX, Ours, batches
-from jobs.benchmark.timing import Laps, Route, measure, process_cpu_s
+from jobs.benchmark.loader.plain import PlainDataset, count_samples, plain_loader, worker_options
+from jobs.benchmark.loader.stages import INPUT_PX, DataPath, batches
+from jobs.benchmark.timing import Run, Timing, measure
 from pipeline.data.augmentation import draw_augmentations
 from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
@@ -24,7 +21,7 @@ _DATA = DataSettings()
 
 
 class BatchDataset(Dataset[Batch]):
-    """Whole batches by number, each loaded by one worker process: nothing is collated twice."""
+    """Whole batches by number, each loaded by one worker process without collation."""
 
     def __init__(self, shards: Sequence[str], numbered: Sequence[Positions]) -> None:
         self._shards, self._numbered = shards, numbered
@@ -49,33 +46,18 @@ def measure_parallel(
     samples: int,
     plain_samples: int,
     rounds: int,
-) -> dict[str, Laps]:
-    """Samples/s of so many threads and so many processes, and of the plain route's processes."""
+) -> dict[str, list[Timing]]:
+    """Time `workers` threads, as many processes, and the plain loader with the most processes."""
     shards = [workload.shard for workload in workloads]
-    ours = Ours(shards, batch_size, samples)
-    routes = {f"threads {n}": Route(run=partial(ours.stream, n)) for n in workers}
+    ours = DataPath(shards, batch_size, samples)
+    variants: dict[str, Run] = {f"threads {n}": partial(ours.stream, n) for n in workers}
     numbered = list(batches(ShardReader(shards), batch_size, samples))
     for n in workers:
         loader = DataLoader(BatchDataset(shards, numbered), batch_size=None, **worker_options(n))
-        routes[f"processes {n}"] = _process_route(loader, batch_size)
+        variants[f"processes {n}"] = partial(count_samples, loader, batch_size)
     people = [person for workload in workloads for person in workload.people]
-    dataset = plain_dataset(workloads[0].folder, people)
+    dataset = PlainDataset(workloads[0].folder, people)
     most = max(workers)
     loader = plain_loader(dataset, batch_size, plain_samples, most)
-    routes[f"plain processes {most}"] = _process_route(loader, batch_size)
-    return dict(measure("threads and processes", routes, rounds))
-
-
-def _process_route(loader: DataLoader[Any], batch_size: int) -> Route:
-    """The loader's workers are started and warmed up here, so that their CPU time can be read."""
-    before = set(multiprocessing.active_children())
-    sum(1 for _ in loader)
-    children = [c.pid for c in multiprocessing.active_children() if c not in before]
-
-    def run() -> int:
-        return batch_size * sum(1 for _ in loader)
-
-    def cpu_s() -> float:
-        return time.process_time() + sum(process_cpu_s(pid) for pid in children if pid is not None)
-
-    return Route(run=run, cpu_s=cpu_s)
+    variants[f"plain processes {most}"] = partial(count_samples, loader, batch_size)
+    return measure("threads and processes", variants, rounds)

@@ -1,4 +1,4 @@
-"""What a benchmark loads: photographs of the usual sizes, people framed in them, and shards of both."""
+"""Data of the loader's benchmark: photographs, people framed in them, and shards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 # The widths and heights of most of MPII's photographs.
 SIZES: tuple[Size, ...] = ((1280, 720), (1920, 1080))
-# Side of a person's frame over the photograph's height; three quarters of MPII's people are within.
+# Side of a person's frame over the photograph's height; covers three quarters of MPII's people.
 _FRAME_SHARES = 0.4, 1.25
 _RENDERED_QUALITY = 90
 # Grain of these sides in pixels and sensor noise, as deviations of 255 levels: rendered
@@ -40,7 +40,7 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """The size as people write it."""
+        """The size, such as 1280x720."""
         return f"{self.size[0]}x{self.size[1]}"
 
     @property
@@ -50,7 +50,7 @@ class Workload:
 
 
 def find_photographs(folder: Path, sizes: Sequence[Size], most: int) -> dict[Size, list[str]]:
-    """The first `most` JPEGs of each size in a folder, by name; sizes without one are left out.
+    """Find the first `most` JPEGs of each size in a folder, by name; omit sizes without any.
 
     Raises ValueError naming the folder if there is none of any size.
     """
@@ -73,7 +73,7 @@ def find_photographs(folder: Path, sizes: Sequence[Size], most: int) -> dict[Siz
 
 
 def render_photographs(folder: Path, sizes: Sequence[Size], count: int) -> dict[Size, list[str]]:
-    """Write `count` rendered photographs of each size into a folder, as natural as JPEG can tell."""
+    """Write `count` rendered photographs of each size, as hard for JPEG as real ones."""
     folder.mkdir(parents=True)
     made: dict[Size, list[str]] = {}
     for size in sizes:
@@ -85,7 +85,7 @@ def render_photographs(folder: Path, sizes: Sequence[Size], count: int) -> dict[
 
 
 def frame_people(names: Sequence[str], size: Size, count: int) -> list[Person]:
-    """People framed at random in photographs of one size, spread evenly; joints anywhere in the frame."""
+    """Frame people at random, spread evenly over photographs; joints lie anywhere in a frame."""
     random = np.random.default_rng([*size, count])
     people = []
     for number in range(count):
@@ -108,7 +108,7 @@ def frame_people(names: Sequence[str], size: Size, count: int) -> list[Person]:
 
 
 def cut_people(folder: Path, people: Sequence[Person], crop: CropSettings) -> list[Sample]:
-    """The people's crops, in their order."""
+    """Cut the people's crops, in their order."""
     made: dict[int, Sample] = {}
     by_image = sorted(range(len(people)), key=lambda number: people[number].image)
     name, image = "", np.empty((0, 0, 3), np.uint8)
@@ -133,7 +133,7 @@ def pack_people(out: Path, workloads: Sequence[Sequence[Sample]]) -> list[str]:
 
 
 def _render(index: int, size: Size) -> Image:
-    """A rendered scene enlarged to the height, its sides mirrored to the width, with the detail of a camera's."""
+    """Enlarge a rendered scene to the height, mirror it to the width, and add a camera's grain."""
     (width, height), random = size, np.random.default_rng([*size, index])
     scene, _ = render_scene(0, index)
     factor = height / scene.shape[0]

@@ -1,4 +1,4 @@
-"""The plain route, to compare with: what code for human pose commonly does to load a sample.
+"""A plain loader to compare with, as code for human pose commonly loads a sample.
 
 Read and decode the whole photograph, one warp to the network's input, colour
 and normalise in float32 NumPy, a Gaussian pasted into each joint's heatmap,
@@ -20,87 +20,70 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.data.augmentation import draw_augmentations
 from pipeline.data.shards.crop import Image
 from pipeline.pose.geometry import Matrix, heatmap_from_input, input_from_original, transform
-from pipeline.pose.joint_sets import MPII, JointSet
+from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person
 from pipeline.settings import DataSettings, ModelSettings, OptimSettings
 
+_DATA, _MODEL = DataSettings(), ModelSettings()
+
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Float images 0-1 (3, input_px, input_px) and heatmaps, varied just as our stream varies them.
+    """Float images 0-1 (3, input_px, input_px) and heatmaps, augmented as our stream does.
 
-    With `on_whole`, colours are put in order and mirrored in the whole
-    photograph, before the warp, as published code has it (HRNet,
-    pytorch-pose); without, where that costs least. The result is the
-    same. Every joint must be annotated.
+    With the default settings of training, for MPII's joints, all of which must be
+    annotated. With `on_whole` the whole photograph's colours are put in order and
+    it is mirrored before the warp, as in HRNet and pytorch-pose; otherwise where
+    that costs least. The result is the same.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        people: Sequence[Person],
-        joint_set: JointSet,
-        settings: DataSettings,
-        model: ModelSettings,
-        sigma_px: float,
-        *,
-        on_whole: bool = False,
-    ) -> None:
-        self._folder, self._people, self._joint_set = folder, people, joint_set
-        self._settings, self._model, self._sigma_px = settings, model, sigma_px
-        self._on_whole = on_whole
+    def __init__(self, folder: Path, people: Sequence[Person], *, on_whole: bool = False) -> None:
+        self._folder, self._people, self._on_whole = folder, people, on_whole
 
     def __len__(self) -> int:
         return len(self._people)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         person = self._people[position]
-        [how] = draw_augmentations(self._settings, 0, np.array([position]))
-        size = self._model.input_px
+        [how] = draw_augmentations(_DATA, 0, np.array([position]))
         matrix = input_from_original(
             person.center,
             person.scale,
-            size,
+            _MODEL.input_px,
             zoom=how.zoom,
             rotation_deg=how.rotation_deg,
             mirrored=how.mirrored,
         )
-        warp = self._warp_whole if self._on_whole else self._warp
-        image = warp(str(self._folder / person.image), matrix, how.mirrored)
+        image = self._warped(str(self._folder / person.image), matrix, how.mirrored)
         points = transform(np.array(person.joints), heatmap_from_input() @ matrix)
         if how.mirrored:
-            points = points[list(self._joint_set.mirror)]
+            points = points[list(MPII.mirror)]
         pixels = image.astype(np.float32) * (np.array(how.gains, np.float32) / 255)
         pixels = np.clip(pixels, 0, 1, out=pixels)
-        maps = paste_gaussians(points, self._model.heatmap_px, self._sigma_px)
+        maps = paste_gaussians(points, _MODEL.heatmap_px, OptimSettings().sigma_px)
         return (
             torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
             torch.from_numpy(maps),
         )
 
-    def _warp(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
-        """The matrix mirrors, and the decoder writes RGB."""
-        photograph = cv2.imread(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    def _warped(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
+        # Either the decoder writes RGB and the matrix mirrors, or every pixel is converted first.
+        order = cv2.IMREAD_COLOR if self._on_whole else cv2.IMREAD_COLOR_RGB
+        photograph = cv2.imread(path, order | cv2.IMREAD_IGNORE_ORIENTATION)
         assert photograph is not None, path
-        size = self._model.input_px
-        return cv2.warpAffine(photograph, matrix[:2], (size, size), flags=cv2.INTER_LINEAR)
-
-    def _warp_whole(self, path: str, matrix: Matrix, mirrored: bool) -> Image:
-        """Convert and mirror every pixel of the photograph first."""
-        photograph = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        assert photograph is not None, path
-        photograph = cv2.cvtColor(photograph, cv2.COLOR_BGR2RGB)
-        if mirrored:
-            mirror = np.diag([-1.0, 1.0, 1.0])
-            mirror[0, 2] = photograph.shape[1] - 1
-            photograph, matrix = photograph[:, ::-1], matrix @ mirror
-        size = self._model.input_px
-        return cv2.warpAffine(photograph, matrix[:2], (size, size), flags=cv2.INTER_LINEAR)
+        if self._on_whole:
+            photograph = cv2.cvtColor(photograph, cv2.COLOR_BGR2RGB)
+            if mirrored:
+                mirror = np.diag([-1.0, 1.0, 1.0])
+                mirror[0, 2] = photograph.shape[1] - 1
+                photograph, matrix = photograph[:, ::-1], matrix @ mirror
+        size = (_MODEL.input_px, _MODEL.input_px)
+        return cv2.warpAffine(photograph, matrix[:2], size, flags=cv2.INTER_LINEAR)
 
 
 def paste_gaussians(
     joints: Float[np.ndarray, "joint 2"], size: int, sigma_px: float
 ) -> Float32[np.ndarray, "joint size size"]:
-    """Paste a Gaussian of three sigmas around each joint, rounded to a pixel, where it meets the map.
+    """Paste a Gaussian of three sigmas around each joint, rounded to a pixel.
 
     The map of a joint outside it stays zero.
     """
@@ -121,39 +104,24 @@ def paste_gaussians(
     return maps
 
 
-def plain_dataset(
-    folder: Path, people: Sequence[Person], *, on_whole: bool = False
-) -> PlainDataset:
-    """The route with the default settings of training, for MPII's joints."""
-    return PlainDataset(
-        folder,
-        people,
-        MPII,
-        DataSettings(),
-        ModelSettings(),
-        OptimSettings().sigma_px,
-        on_whole=on_whole,
-    )
-
-
 def plain_loader(
     dataset: PlainDataset, batch_size: int, samples: int, processes: int = 0
 ) -> DataLoader[Any]:
-    """Torch's DataLoader of whole batches, about `samples`, shuffled, with its workers kept alive."""
+    """Return a DataLoader of whole shuffled batches, about `samples`; its workers stay alive."""
     shuffled = np.random.default_rng(0).permutation(len(dataset))
     order = np.resize(shuffled, max(1, samples // batch_size) * batch_size).tolist()
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=order,
-        **worker_options(processes),
-    )
+    return DataLoader(dataset, batch_size=batch_size, sampler=order, **worker_options(processes))
+
+
+def count_samples(loader: DataLoader[Any], batch_size: int) -> int:
+    """Run through a loader of whole batches and return the number of samples."""
+    return batch_size * sum(1 for _ in loader)
 
 
 def worker_options(processes: int) -> dict[str, Any]:
-    """DataLoader's options for so many worker processes.
+    """Return the DataLoader's options for a number of worker processes.
 
-    They are forked by a server without threads: forking this process could copy a held lock.
+    A server without threads forks them, since forking this process could copy a held lock.
     """
     if not processes:
         return {"num_workers": 0}

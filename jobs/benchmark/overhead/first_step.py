@@ -1,4 +1,4 @@
-"""How long a user waits for the first training step after typing the command, and for what."""
+"""Time from the command to the first training step, by stage."""
 
 import os
 import statistics
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from jobs.benchmark.overhead.data import settings_for
+from jobs.benchmark.rounds.data import settings_for
+from jobs.benchmark.timing import spread
 from pipeline.io.console import say
 from pipeline.settings import Settings
 from pipeline.training.probes import STARTUP_FILE, startup_times
 
-# What jobs.train notes, in order, and what has passed when it does.
+# Stages that jobs.train marks, in order, and what each has done by then.
 STAGES = {
     "called": "interpreter, settings",
     "planned": "planning",
@@ -28,10 +29,10 @@ STAGES = {
 
 
 def measure_first_step(data: Path, rounds: int) -> dict[str, Any]:
-    """Type the command again and again, on one shard of the packed folder `data`.
+    """Run the command `rounds` + 1 times on one shard of the packed folder `data`.
 
-    The first time, which makes MLflow's database, does not count towards the
-    medians. Raises RuntimeError if the command fails.
+    The first run, which creates MLflow's database, is not part of the medians.
+    Raises RuntimeError if the command fails.
     """
     found = []
     for number in range(rounds + 1):
@@ -41,23 +42,16 @@ def measure_first_step(data: Path, rounds: int) -> dict[str, Any]:
 
 
 def first_step(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """From the seconds of every stage in every round: medians, of the whole and of each stage, and spread."""
-    whole = [sum(stages.values()) for stages in rounds]
-    return {
-        "first_step_s": statistics.median(whole),
-        "min": min(whole),
-        "max": max(whole),
-        "rounds": whole,
-        "stages": {
-            stage: statistics.median(stages[stage] for stages in rounds) for stage in STAGES
-        },
-    }
+    """Return medians and spread from the seconds of every stage in every round."""
+    whole = spread([sum(stages.values()) for stages in rounds])
+    by_stage = {stage: statistics.median(stages[stage] for stages in rounds) for stage in STAGES}
+    return {"first_step_s": whole.pop("median")} | whole | {"stages": by_stage}
 
 
 def breakdown(start: float, reached: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of every stage from the time at which each was reached.
+    """Return the seconds of every stage from the time at which each was reached.
 
-    Raises RuntimeError if one was not, or not in order.
+    Raises RuntimeError if one was not reached, or not in order.
     """
     times = [start, *(reached.get(stage, float("nan")) for stage in STAGES)]
     seconds = [after - before for before, after in pairwise(times)]
@@ -68,24 +62,24 @@ def breakdown(start: float, reached: Mapping[str, float]) -> dict[str, float]:
 
 def start_once(data: Path, number: int) -> dict[str, float]:
     """Train one step with the command `jobs.train`; return the seconds of every stage."""
-    # One shard of training data is one step an epoch.
+    # One shard is one step.
     changes = {"optim.epochs": 1, "ray.name": f"start-{number}"}
     settings = settings_for(data, "train-000000.tar", changes)
     defaults = Settings().flat()
     given = {key: value for key, value in settings.flat().items() if value != defaults[key]}
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
-    noted = data.parent / f"stages-{number}"
+    marks = data.parent / f"stages-{number}"
     root = Path(pipeline.__file__).parents[1]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     start = time.time()
     done = subprocess.run(
         [sys.executable, "-m", "jobs.train", *words],
         cwd=data.parent,
-        env=os.environ | {STARTUP_FILE: str(noted), "PYTHONPATH": path},
+        env=os.environ | {STARTUP_FILE: str(marks), "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
         raise RuntimeError(f"jobs.train ended with status {done.returncode}: {done.stderr[-2000:]}")
-    return breakdown(start, startup_times(noted))
+    return breakdown(start, startup_times(marks))

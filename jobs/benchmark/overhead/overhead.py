@@ -1,48 +1,95 @@
-"""What Ray Train costs in steady state: the same steps with and without it, in turns."""
+"""Ray Train's overhead: the same steps with and without it, and the time to the first step."""
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark.overhead.data import settings_for
-from jobs.benchmark.overhead.rounds import take_turns
-from jobs.benchmark.overhead.side import Side
-from jobs.benchmark.overhead.sides import TARGETS
-from jobs.benchmark.timing import environment
+from jobs.benchmark.overhead.first_step import STAGES, measure_first_step
+from jobs.benchmark.report import aligned, machine
+from jobs.benchmark.rounds.data import pack_rendered, settings_for
+from jobs.benchmark.rounds.group import train_without_ray
+from jobs.benchmark.rounds.processes import Target, VariantProcess, run_rounds
+from jobs.benchmark.rounds.trainer import train_with_ray
+from jobs.benchmark.timing import check_counts, environment, spread
+from pipeline.io.console import say
 from pipeline.settings.ray import KEEP_MEMORY
 
-# A turn's first steps fill caches and queues.
+# The first steps of a round fill caches and queues.
 WARM_STEPS = 5
+_TARGETS: Mapping[str, Target] = {"plain": train_without_ray, "ray": train_with_ray}
 
 
-def measure_overhead(data: Path, rounds: int, batch_size: int) -> dict[str, Any]:
-    """Let both sides train in turns on the packed folder `data`; one turn of each does not count.
+@dataclass(frozen=True, kw_only=True)
+class RayBenchmark:
+    """Settings: `rounds` starts of a run, and three times as many rounds of `steps`."""
 
-    Raises RuntimeError if a side fails, or if both don't train alike.
+    rounds: int = 5
+    steps: int = 25
+    batch_size: int = 24
+
+    def __post_init__(self) -> None:
+        check_counts({"--rounds": self.rounds})
+        assert self.steps > WARM_STEPS
+
+
+def measure_ray(settings: RayBenchmark, folder: Path) -> dict[str, Any]:
+    """Measure steady state and start, with `folder` for files.
+
+    Raises RuntimeError if training fails, or if the variants do not train alike.
     """
-    settings = settings_for(
-        data,
-        "train-*.tar",
-        {
-            "optim.epochs": rounds + 1,
-            "optim.batch_size": batch_size,
-            "ray.max_failures": 0,
-            "ray.name": "turns",
-        },
-    ).flat()
-    with environment({"OMP_NUM_THREADS": "1"}), _sides(settings, data.parent) as sides:
-        turns = list(take_turns(sides, rounds))
-    check_alike(turns[0])
-    speeds, costs, beside = (
-        {name: [of_turn(turn[name], batch_size) for turn in turns[1:]] for name in TARGETS}
-        for of_turn in (samples_per_s, cpu_ms, cores_beside)
+    begin = time.monotonic()
+    say("1/3 render and pack people")
+    data = folder / "data"
+    pack_rendered(data, settings.steps * settings.batch_size)
+    say("2/3 the same training loop with and without Ray Train")
+    steady = _measure_overhead(data, 3 * settings.rounds, settings.batch_size)
+    say("3/3 from the command to the first step")
+    start = measure_first_step(data, settings.rounds)
+    return {
+        "overhead_percent": steady.pop("overhead_percent"),
+        "first_step_s": start.pop("first_step_s"),
+        "overhead": steady,
+        "first_step": start,
+        "machine": machine("torch", "ray"),
+        "settings": asdict(settings),
+        "seconds": time.monotonic() - begin,
+    }
+
+
+def _measure_overhead(data: Path, rounds: int, batch_size: int) -> dict[str, Any]:
+    """Train with and without Ray in rounds on the packed folder `data`, after a warm-up round."""
+    changes = {
+        "optim.epochs": rounds + 1,
+        "optim.batch_size": batch_size,
+        "ray.max_failures": 0,
+        "ray.name": "rounds",
+    }
+    settings = settings_for(data, "train-*.tar", changes).flat()
+    with environment({"OMP_NUM_THREADS": "1"}), ExitStack() as ending:
+        variants = {
+            # Ray Train gives its workers KEEP_MEMORY itself.
+            name: ending.enter_context(
+                VariantProcess(
+                    *(name, target, settings, data.parent / name),
+                    inherits=KEEP_MEMORY if name == "plain" else {},
+                )
+            )
+            for name, target in _TARGETS.items()
+        }
+        warm_up, *measured = run_rounds(variants, rounds)
+    check_alike(warm_up)
+    speeds, costs, others = (
+        {name: [figure(of_round[name], batch_size) for of_round in measured] for name in _TARGETS}
+        for figure in (samples_per_s, cpu_ms, cores_beside)
     )
     return overhead(speeds, costs) | {
-        "cores_beside": {name: _spread(found) for name, found in beside.items()},
-        "conditions": turns[0]["plain"]["conditions"],
-        "steps_a_turn": len(turns[0]["plain"]["ends"]) - WARM_STEPS,
+        "cores_beside": {name: spread(cores) for name, cores in others.items()},
+        "conditions": warm_up["plain"]["conditions"],
+        "steps_a_round": len(warm_up["plain"]["ends"]) - WARM_STEPS,
         "batch_size": batch_size,
     }
 
@@ -50,71 +97,100 @@ def measure_overhead(data: Path, rounds: int, batch_size: int) -> dict[str, Any]
 def overhead(
     speeds: Mapping[str, Sequence[float]], costs: Mapping[str, Sequence[float]]
 ) -> dict[str, Any]:
-    """By how many percent the plain side is faster, from samples/s of each side and round; median and spread.
+    """Return by how many percent training is faster without Ray, and how much less CPU it takes.
 
-    Beside it how much more CPU time the process that trains takes with Ray, from
-    milliseconds a sample: other programs change that less than what the clock says.
+    From samples/s and CPU milliseconds a sample of each variant and round. Other
+    programs change CPU time less than wall-clock time.
     """
-    percents = [
-        100 * (plain / with_ray - 1)
-        for plain, with_ray in zip(speeds["plain"], speeds["ray"], strict=True)
-    ]
-    return {
-        "overhead_percent": statistics.median(percents),
-        "min": min(percents),
-        "max": max(percents),
-        "rounds": percents,
-        "samples_per_s": {name: _spread(found) for name, found in speeds.items()},
-        "cpu_overhead_percent": statistics.median(
-            100 * (with_ray / plain - 1)
-            for plain, with_ray in zip(costs["plain"], costs["ray"], strict=True)
-        ),
-        "cpu_ms": {name: _spread(found) for name, found in costs.items()},
-    }
+    percents = spread(_percents(speeds["plain"], speeds["ray"]))
+    return (
+        {"overhead_percent": percents.pop("median")}
+        | percents
+        | {
+            "samples_per_s": {name: spread(found) for name, found in speeds.items()},
+            "cpu_overhead_percent": statistics.median(_percents(costs["ray"], costs["plain"])),
+            "cpu_ms": {name: spread(found) for name, found in costs.items()},
+        }
+    )
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {"median": statistics.median(values), "rounds": list(values)}
+def _percents(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    return [100 * (a / b - 1) for a, b in zip(above, below, strict=True)]
 
 
-def samples_per_s(turn: Mapping[str, Any], batch_size: int) -> float:
-    """Speed of a turn in steady state, from the seconds at which its steps ended."""
-    ends = turn["ends"]
+def samples_per_s(measured: Mapping[str, Any], batch_size: int) -> float:
+    """Return the speed of a round in steady state, from the times at which its steps ended."""
+    ends = measured["ends"]
     return (len(ends) - WARM_STEPS) * batch_size / (ends[-1] - ends[WARM_STEPS - 1])
 
 
-def cpu_ms(turn: Mapping[str, Any], batch_size: int) -> float:
-    """CPU milliseconds a sample in steady state, of the process that trains."""
-    cpu_s = turn["cpu_s"]
+def cpu_ms(measured: Mapping[str, Any], batch_size: int) -> float:
+    """Return CPU milliseconds a sample in steady state, of the process that trains."""
+    cpu_s = measured["cpu_s"]
     steps = len(cpu_s) - WARM_STEPS
     return 1000 * (cpu_s[-1] - cpu_s[WARM_STEPS - 1]) / (steps * batch_size)
 
 
-def cores_beside(turn: Mapping[str, Any], batch_size: int) -> float:
-    """Cores that a side's other processes kept busy in a turn, on average."""
-    return turn["others_cpu_s"] / turn["seconds"]
+def cores_beside(measured: Mapping[str, Any], batch_size: int) -> float:
+    """Return the mean number of cores that a variant's other processes kept busy in a round."""
+    return measured["others_cpu_s"] / measured["seconds"]
 
 
-def check_alike(turn: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise RuntimeError if the sides differ in threads, cores, environment or steps."""
+def check_alike(measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise RuntimeError if variants differ in threads, cores, environment or steps."""
     plain, with_ray = (
-        turn[name]["conditions"] | {"steps": len(turn[name]["ends"])} for name in TARGETS
+        measured[name]["conditions"] | {"steps": len(measured[name]["ends"])} for name in _TARGETS
     )
     if plain != with_ray:
-        raise RuntimeError(f"the sides train under other conditions: {plain} and {with_ray}")
+        raise RuntimeError(f"the variants train under other conditions: {plain} and {with_ray}")
 
 
-@contextmanager
-def _sides(settings: dict[str, Any], folder: Path) -> Iterator[dict[str, Side]]:
-    """Both sides, started; ended in any case."""
-    with ExitStack() as ending:
-        yield {
-            # Ray Train's workers are given KEEP_MEMORY by their trainer.
-            name: ending.enter_context(
-                Side(
-                    *(name, target, settings, folder / name),
-                    inherits=KEEP_MEMORY if name == "plain" else {},
-                )
-            )
-            for name, target in TARGETS.items()
-        }
+def ray_report(result: Mapping[str, Any]) -> str:
+    """Format all that was measured as tables."""
+    return "\n\n".join(part(result) for part in (_head, _overhead, _first_step, _primary))
+
+
+def _head(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
+    return (
+        f"{machine['cores']} cores, load {machine['load_average']:.1f}, Ray {machine['ray']}, "
+        f"torch {machine['torch']}"
+    )
+
+
+def _overhead(result: Mapping[str, Any]) -> str:
+    found = result["overhead"]
+    rows = [["steady state", "median", "min", "max"]]
+    for key, unit in (("samples_per_s", "samples/s"), ("cpu_ms", "CPU ms a sample")):
+        for name, held in found[key].items():
+            figures = (held[of] for of in ("median", "min", "max"))
+            rows.append([f"{name}, {unit}", *(f"{value:,.2f}" for value in figures)])
+    figures = (result["overhead_percent"], found["min"], found["max"])
+    rows.append(["overhead, %", *(f"{value:.2f}" for value in figures)])
+    rows.append(["overhead in CPU time, %", f"{found['cpu_overhead_percent']:.2f}"])
+    cores = found["cores_beside"]["ray"]["median"]
+    return aligned(rows) + (
+        "\none worker of one thread; each variant trains while the other is stopped; overheads are"
+        "\nmedians over rounds, that in CPU time of the process that trains; Ray's other processes"
+        f"\nkeep {cores:.2f} cores busy"
+    )
+
+
+def _first_step(result: Mapping[str, Any]) -> str:
+    found = result["first_step"]
+    rows = [["from command to first step", "s", "with a new database"]]
+    for stage, name in STAGES.items():
+        seconds = (found["stages"][stage], found["with_new_database"][stage])
+        rows.append([name, *(f"{value:.2f}" for value in seconds)])
+    whole = (result["first_step_s"], sum(found["with_new_database"].values()))
+    rows.append(["all", *(f"{value:.2f}" for value in whole)])
+    return aligned(rows) + (
+        f"\nmedians of {len(found['rounds'])} starts, of {found['min']:.2f} to {found['max']:.2f} s"
+    )
+
+
+def _primary(result: Mapping[str, Any]) -> str:
+    return (
+        f"overhead_percent {result['overhead_percent']:.2f}   "
+        f"first_step_s {result['first_step_s']:.2f}"
+    )

@@ -1,34 +1,56 @@
-"""What a cluster of GPUs would give: arithmetic on what was measured here and on stated assumptions."""
+"""Prediction for clusters of GPUs, from bytes moved, kernel launches and measured ceilings.
+
+Nothing here has been measured on a cluster. Predictions have two significant digits.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.model.cost import Cost
+from pipeline.model.cost import Cost, network_cost
+from pipeline.settings import ModelSettings
 
-# DDP's defaults: a small bucket first, so that the exchange begins early; then of so many bytes at most.
+# DDP's defaults: a small first bucket, so that the exchange begins early, then larger ones.
 _FIRST_BUCKET_BYTES, _BUCKET_BYTES = 2**20, 25 * 2**20
-# Weights are fp32 whatever the network computes in, and so are their gradients.
+# Weights and gradients are fp32, whatever the network computes in.
 _GRADIENT_BYTES = 4
-# Of a step's operations: the backward pass takes twice those of the forward pass.
+# The backward pass takes twice the operations of the forward pass.
 BACKWARD_SHARE = 2 / 3
-# Share of a step from which the all-reduce, not the GPU, is what limits.
+# Share of a step from which on the all-reduce is named as the limit.
 _NOTICED = 0.1
 GPUS = (8, 64, 512)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """A GPU's work in training: bytes that an image moves, and kernels of a step."""
+
+    convolution_bytes: float
+    other_bytes: float
+    kernels: int
+
+
+# By stacks. Counted on fake tensors: eager, bf16 autocast, channels_last, 256 px, batches of 32,
+# every read and write of an operator, without optimizer and EMA. Extrapolated for 8 stacks.
+WORK = {
+    1: Work(convolution_bytes=245e6, other_bytes=515e6, kernels=1113),
+    2: Work(convolution_bytes=379e6, other_bytes=815e6, kernels=1981),
+    8: Work(convolution_bytes=1180e6, other_bytes=2615e6, kernels=7189),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Link:
-    """What joins GPUs in an all-reduce: bytes a second each way, and seconds that a hop takes."""
+    """A link between GPUs: bytes a second each way, and seconds of a hop."""
 
     name: str
     bytes_per_s: float
     hop_s: float
 
 
-# The whole nominal rate, NVLink's that of an H100. Hops: a tree's (protocol Simple) over the network
-# and over NVLink in the cost model by which NCCL itself chooses (src/graph/tuning.cc of NCCL 2.2x).
+# Nominal rates; NVLink's is that of an H100. Hops are those of a tree (protocol Simple) in the
+# cost model by which NCCL chooses its algorithm (src/graph/tuning.cc of NCCL 2.2x).
 LINKS = (
     Link(name="10 Gbit/s", bytes_per_s=10e9 / 8, hop_s=14e-6),
     Link(name="25 Gbit/s", bytes_per_s=25e9 / 8, hop_s=14e-6),
@@ -39,35 +61,34 @@ LINKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What a GPU and its node are taken to do: training images/s by stacks, alone and never waiting.
+    """An H100 and its share of a node.
 
-    A GPU gets `cpus_per_gpu` cores for its `data.threads`, as in jobs/cluster;
-    each decodes `loader_samples_per_s` (README, "The data path").
+    The ceilings `copy_bytes_per_s` and `matmul_flops_per_s` (bf16) were measured;
+    training is assumed to reach the shares `of_copy` and `of_matmul` of them.
+    Each of `cpus_per_gpu` cores loads `loader_samples_per_s` (docs/benchmarks.md,
+    "Data path"), and each sample holds Python's lock for `lock_s`.
     """
 
-    gpu_images_per_s: Mapping[int, float]
+    copy_bytes_per_s: float = 3.0e12
+    of_copy: float = 0.85
+    matmul_flops_per_s: float = 788e12
+    of_matmul: float = 0.55
+    launch_s: float = 6e-6
     batch_per_gpu: int = 32
     cpus_per_gpu: int = 6
     loader_samples_per_s: float = 1880.0
-
-    def __post_init__(self) -> None:
-        for stacks, images in self.gpu_images_per_s.items():
-            if not (math.isfinite(images) and images > 0):
-                raise ValueError(
-                    f"--gpu-images-per-s must be above 0, got {images:g} for {stacks} stacks"
-                )
+    lock_s: float = 0.155e-3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """What was measured here: the share of the all-reduce that a backward pass as long hides, and Ray's of a step."""
-
-    overlap: float
-    ray_share: float
+def image_s(work: Work, training_flops: float, assumed: Assumptions) -> float:
+    """Return a GPU's seconds for an image; convolutions move bytes while they compute."""
+    bytes_per_s = assumed.of_copy * assumed.copy_bytes_per_s
+    operations_s = training_flops / (assumed.of_matmul * assumed.matmul_flops_per_s)
+    return max(work.convolution_bytes / bytes_per_s, operations_s) + work.other_bytes / bytes_per_s
 
 
 def buckets(parameters: int) -> list[int]:
-    """Bytes of the pieces in which DDP exchanges the gradients of so many parameters."""
+    """Return the bytes of the buckets in which DDP exchanges gradients."""
     left = parameters * _GRADIENT_BYTES
     found = [min(left, _FIRST_BUCKET_BYTES)]
     while left := left - found[-1]:
@@ -76,92 +97,67 @@ def buckets(parameters: int) -> list[int]:
 
 
 def all_reduce_s(workers: int, sizes: Sequence[int], link: Link) -> tuple[float, float]:
-    """Seconds of all-reduces of so many bytes each, by latency and by bandwidth.
+    """Return the seconds of all-reduces of `sizes` bytes: for latency and for bandwidth.
 
-    Each link carries 2(n-1)/n of the bytes, as around a ring. NCCL takes a tree
-    where a ring would have too many hops: up and down it is 2 log n, for some
-    bandwidth, which is left out.
+    Each link carries 2(n-1)/n of the bytes, as in a ring. NCCL uses a tree where
+    a ring has too many hops, 2 log n up and down, whose lower bandwidth is ignored.
     """
     hops = 2 * math.ceil(math.log2(workers))
     carried = 2 * (workers - 1) / workers * sum(sizes)
     return len(sizes) * hops * link.hop_s, carried / link.bytes_per_s
 
 
-def exposed_s(all_reduce_s: float, backward_s: float, overlap: float) -> float:
-    """Seconds of an all-reduce that the backward pass beside it does not hide."""
-    return all_reduce_s - overlap * min(all_reduce_s, backward_s)
+def predict(work: Work, cost: Cost, gpus: int, link: Link, assumed: Assumptions) -> dict[str, Any]:
+    """Predict a step: images/s, efficiency against GPUs that never wait, times, and the limit.
 
-
-def predict(
-    stacks: int, cost: Cost, gpus: int, link: Link, assumed: Assumptions, fitted: Fitted
-) -> dict[str, Any]:
-    """A step on so many GPUs: images/s, efficiency (of as many GPUs that never wait), its times in ms, and what limits it.
-
-    `efficiency_at_best` is with all hidden that the backward pass can hide;
-    `batch_per_gpu_enough`: images a GPU from which the all-reduce takes no more than a tenth of a step.
+    `efficiency` hides nothing of the all-reduce, `efficiency_at_best` all that a
+    backward pass can hide. From `batch_per_gpu_enough` images a GPU on, the
+    all-reduce takes at most a tenth of a step, though nothing is hidden.
     """
-    batch, images_per_s = assumed.batch_per_gpu, assumed.gpu_images_per_s[stacks]
+    batch = assumed.batch_per_gpu
+    an_image = image_s(work, cost.training_flops, assumed)
+    launching = work.kernels * assumed.launch_s
+    computing = max(batch * an_image, launching)
+    core_s = 1 / (assumed.cpus_per_gpu * assumed.loader_samples_per_s)
+    loading = batch * max(core_s, assumed.lock_s)
     latency, transfer = all_reduce_s(gpus, buckets(cost.parameters), link)
-    all_reduce = latency + transfer
-    compute = batch / images_per_s
-    backward = BACKWARD_SHARE * compute
-    exposed = exposed_s(all_reduce, backward, fitted.overlap)
-    loading = batch / (assumed.loader_samples_per_s * assumed.cpus_per_gpu)
-    # Batches are decoded while the GPU computes.
-    step, at_best = (
-        max(compute + shown, loading) / (1 - fitted.ray_share)
-        for shown in (exposed, exposed_s(all_reduce, backward, 1.0))
-    )
-    return {
-        "stacks": stacks,
-        "gpus": gpus,
-        "link": link.name,
+    exchange = latency + transfer
+    hidden = min(exchange, BACKWARD_SHARE * computing)
+    # Batches are loaded while the GPU computes.
+    step, best = (max(computing + exposed, loading) for exposed in (exchange, exchange - hidden))
+    if step == loading:
+        limit = "input"
+    elif exchange > _NOTICED * step:
+        limit = "latency" if latency > transfer else "bandwidth"
+    else:
+        limit = "launches" if computing == launching else "gpu"
+    figures = {
         "images_per_s": gpus * batch / step,
-        "efficiency": compute / step,
-        "efficiency_at_best": compute / at_best,
+        "images_per_s_at_best": gpus * batch / best,
+        "efficiency": computing / step,
+        "efficiency_at_best": computing / best,
         "step_ms": 1000 * step,
-        "compute_ms": 1000 * compute,
-        "all_reduce_ms": 1000 * all_reduce,
-        "exposed_ms": 1000 * exposed,
+        "gpu_ms": 1000 * batch * an_image,
+        "launch_ms": 1000 * launching,
+        "all_reduce_ms": 1000 * exchange,
         "loading_ms": 1000 * loading,
-        "limit": limit(compute, exposed, loading, latency / all_reduce),
-        "batch_per_gpu_enough": batch_enough(images_per_s, all_reduce, fitted.overlap),
+        "batch_per_gpu_enough": max(1.0, (1 / _NOTICED - 1) * exchange / an_image),
     }
+    rounded = {name: two_digits(value) for name, value in figures.items()}
+    return {"gpus": gpus, "link": link.name, "limit": limit} | rounded
 
 
-def limit(compute_s: float, exposed_s: float, loading_s: float, latency_share: float) -> str:
-    """What a step spends most of its time on beyond what it must: `input`, `bandwidth`, `latency`; else `compute`."""
-    if loading_s > compute_s + exposed_s:
-        return "input"
-    if exposed_s <= _NOTICED * (compute_s + exposed_s):
-        return "compute"
-    return "latency" if latency_share > 0.5 else "bandwidth"
+def two_digits(value: float) -> float:
+    """Round to two significant digits."""
+    return float(f"{value:.2g}")
 
 
-def batch_enough(images_per_s: float, all_reduce_s: float, overlap: float) -> int:
-    """Images a worker from which the exposed all-reduce takes no more than a tenth of compute and itself."""
-
-    def is_enough(batch: int) -> bool:
-        compute = batch / images_per_s
-        exposed = exposed_s(all_reduce_s, BACKWARD_SHARE * compute, overlap)
-        return exposed <= _NOTICED * (compute + exposed)
-
-    # More images hide more and dilute the rest: once enough, always enough. Doubled, then halved in between.
-    enough = 1
-    while not is_enough(enough):
-        enough *= 2
-    too_few = enough // 2
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        enough, too_few = (middle, too_few) if is_enough(middle) else (enough, middle)
-    return enough
-
-
-def table(costs: Mapping[int, Cost], assumed: Assumptions, fitted: Fitted) -> list[dict[str, Any]]:
-    """A prediction for every network, by its stacks, on every link, with few GPUs and many."""
+def table(assumed: Assumptions) -> list[dict[str, Any]]:
+    """Predict every network on every link, for each number of GPUs."""
+    costs = {stacks: network_cost(ModelSettings(stacks=stacks, joints=16)) for stacks in WORK}
     return [
-        predict(stacks, cost, gpus, link, assumed, fitted)
-        for stacks, cost in costs.items()
-        for link in LINKS
+        {"stacks": stacks} | predict(work, costs[stacks], gpus, link, assumed)
+        for stacks, work in WORK.items()
         for gpus in GPUS
+        for link in LINKS
     ]

@@ -1,32 +1,34 @@
-"""Scaling and the prediction as a person reads them."""
+"""Scaling and its prediction as tables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jobs.benchmark.report import aligned
-from jobs.benchmark.scaling.fit import PARTS
 from jobs.benchmark.scaling.model import GPUS, LINKS
+from jobs.benchmark.scaling.summary import PARTS
 
-# What moves a limit.
-REMEDIES = {
-    "bandwidth": "more images for the same gradients: optim.batch_size; where memory ends, optim.accumulate or optim.checkpointing",
-    "latency": "fewer exchanges an image: optim.batch_size, as for bandwidth",
+# Settings that move a limit.
+_REMEDIES = {
+    "bandwidth": "more images for the same gradients: optim.batch_size; where memory ends,\n"
+    "  optim.accumulate or optim.checkpointing",
+    "latency": "fewer exchanges an image: optim.batch_size",
     "input": "data.threads and ray.cpus_per_worker",
-    "compute": "the GPUs are busy: optim.precision, optim.compile, or more ray.workers",
+    "launches": "more images a launch: optim.batch_size; or optim.compile",
+    "gpu": "the GPUs move bytes all the time: optim.compile, or more ray.workers",
 }
 
 
 def scaling_report(result: Mapping[str, Any]) -> str:
-    """Tables of all that was measured and predicted."""
-    parts = (_head, _measured, _fitted, _assumed, _model, _enough, _limits)
+    """Format all that was measured and predicted as tables."""
+    parts = (_head, _measured, _exchange, _assumed, _predicted, _enough, _limits)
     return "\n\n".join(part(result) for part in parts)
 
 
 def _head(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     return (
-        f"{machine['cores']} cores, {machine['gpus']} GPUs, load {machine['load_average_before']:.1f} before, "
-        f"Ray {machine['ray']}, torch {machine['torch']}"
+        f"{machine['cores']} cores, {machine['gpus']} GPUs, load {machine['load_average']:.1f} "
+        f"before, Ray {machine['ray']}, torch {machine['torch']}"
     )
 
 
@@ -41,84 +43,87 @@ def _measured(result: Mapping[str, Any]) -> str:
                 workers,
                 *(f"{speed[key]:,.1f}" for key in ("median", "min", "max")),
                 f"{result['efficiency'][workers]:.3f}",
-                *(f"{100 * split[part]:.1f} %" for part in PARTS),
+                *(f"{split[part]:.1%}" for part in PARTS),
                 f"{step_ms:.1f}",
             ]
         )
     settings = result["settings"]
     return aligned(rows) + (
-        f"\nunder Ray Train, one thread a worker, {settings['batch_per_worker']} images each; medians of {settings['rounds']} turns, shares of a step too, which\n"
-        "need not add up. all-reduce: what exchanging gradients adds to the same steps without; input: waiting for samples;\n"
-        "ray: what Ray Train adds to the same loop without; compute: the rest, waiting for the slowest worker included"
+        f"\nunder Ray Train, one thread a worker, {settings['batch_per_worker']} images each; "
+        f"medians of {settings['rounds']} rounds, of shares\n"
+        "of a step too, which need not add up. all-reduce: extra time of steps that exchange\n"
+        "gradients; input: waiting for samples; ray: extra time of Ray Train; compute: the rest,\n"
+        "waiting for the slowest worker included"
     )
 
 
-def _fitted(result: Mapping[str, Any]) -> str:
-    found = result["fitted"]
-    if found["workers"] == 1:
-        return "one worker: no all-reduce was measured, and none of it is taken to be hidden"
-    alone = found["all_reduce_alone_ms"]
+def _exchange(result: Mapping[str, Any]) -> str:
+    found = result["exchange"]
+    if not found:
+        return "one worker: no all-reduce was measured"
+    alone, hidden = found["all_reduce_alone_ms"], found["overlap"]
     return (
-        f"all-reduce between {found['workers']} workers: {alone['median']:.1f} ms alone ({alone['min']:.1f} to {alone['max']:.1f}), "
-        f"{100 * found['overlap']:.0f} % of it hidden by the backward pass "
-        f"({100 * min(found['overlap_rounds']):.0f} to {100 * max(found['overlap_rounds']):.0f}); "
-        f"a hop takes {1e6 * found['hop_s']:.0f} us, and {found['bytes_per_s'] / 1e9:.2f} GB/s pass"
+        f"all-reduce between {found['workers']} workers: {alone['median']:.1f} ms alone "
+        f"({alone['min']:.1f} to {alone['max']:.1f}), the backward pass hides\n"
+        f"{hidden['median']:.0%} of it ({hidden['min']:.0%} to {hidden['max']:.0%}); "
+        f"{1e6 * found['hop_s']:.0f} us a hop, {found['bytes_per_s'] / 1e9:.2f} GB/s"
     )
 
 
 def _assumed(result: Mapping[str, Any]) -> str:
     assumed = result["assumptions"]
-    images = ", ".join(
-        f"{value:,.0f} with {stacks} stack{'s' * (stacks > 1)}"
-        for stacks, value in assumed["gpu_images_per_s"].items()
-    )
-    links = "; ".join(
-        f"{link.name} {link.bytes_per_s / 1e9:g} GB/s and {1e6 * link.hop_s:g} us a hop"
+    lines = [
+        "PREDICTED, NOT MEASURED, in two significant digits, under these assumptions:",
+        f"- an H100 copies {assumed['copy_bytes_per_s'] / 1e12:g} TB/s, of which training reaches "
+        f"{assumed['of_copy']:.0%}, and multiplies bf16 matrices at",
+        f"  {assumed['matmul_flops_per_s'] / 1e12:g} TFLOP/s, of which convolutions reach "
+        f"{assumed['of_matmul']:.0%}; it moves the bytes of eager training",
+        f"- a kernel launch takes {1e6 * assumed['launch_s']:g} us, and the host always has one "
+        "ready",
+        f"- {assumed['batch_per_gpu']} images a GPU and step; {assumed['cpus_per_gpu']} cores a "
+        f"GPU load {assumed['loader_samples_per_s']:,.0f} samples/s each, and a sample holds",
+        f"  Python's lock for {1e3 * assumed['lock_s']:g} ms",
+        "- fp32 gradients, local BatchNorm, equally fast GPUs, no time for Ray; links carry",
+    ]
+    lines += [
+        f"  {link.name}: {link.bytes_per_s / 1e9:g} GB/s, and take {1e6 * link.hop_s:g} us a hop"
         for link in LINKS
-    )
-    return (
-        f"assumed, not measured: a GPU alone trains {images} images/s, {assumed['batch_per_gpu']} a step, with {assumed['cpus_per_gpu']} cores\n"
-        f"that decode {assumed['loader_samples_per_s']:,.0f} samples/s each; {links};\n"
-        "fp32 gradients, BatchNorm not synchronised, no GPU slower than the others. From here: what is hidden, and Ray's share"
+    ]
+    return "\n".join(lines)
+
+
+def _predicted(result: Mapping[str, Any]) -> str:
+    rows = [["predicted images/s", *(link.name for link in LINKS)]]
+    found = {(row["stacks"], row["gpus"], row["link"]): row for row in result["predicted"]}
+    for stacks in dict.fromkeys(row["stacks"] for row in result["predicted"]):
+        for gpus in GPUS:
+            cells = [_cell(found[stacks, gpus, link.name]) for link in LINKS]
+            rows.append([f"{stacks} stack{'s' * (stacks > 1)}, {gpus} GPUs", *cells])
+    return aligned(rows) + (
+        "\nfrom none of the all-reduce hidden to all that a backward pass can hide; in brackets\n"
+        "the share of as many GPUs that never wait, then the first limit"
     )
 
 
-def _model(result: Mapping[str, Any]) -> str:
-    return _by_link(
-        result,
-        "predicted images/s",
-        lambda row: (
-            f"{row['images_per_s']:,.0f} ({100 * row['efficiency']:.0f}-"
-            f"{100 * row['efficiency_at_best']:.0f} %) {row['limit']}"
-        ),
-    ) + (
-        "\nin brackets: of as many GPUs that never wait, so and with all hidden that a backward pass can hide; then what limits first"
-    )
+def _cell(row: Mapping[str, Any]) -> str:
+    images = _range(*(f"{row[key]:,.0f}" for key in ("images_per_s", "images_per_s_at_best")))
+    share = _range(*(f"{100 * row[key]:.0f}" for key in ("efficiency", "efficiency_at_best")))
+    return f"{images} ({share}%) {row['limit']}"
+
+
+def _range(least: str, most: str) -> str:
+    return least if least == most else f"{least}-{most}"
 
 
 def _enough(result: Mapping[str, Any]) -> str:
+    rows = [row for row in result["predicted"] if (row["stacks"], row["gpus"]) == (8, 64)]
+    figures = ", ".join(f"{row['batch_per_gpu_enough']:,.0f} over {row['link']}" for row in rows)
     return (
-        _by_link(
-            result,
-            "images a GPU that suffice",
-            lambda row: f"{row['batch_per_gpu_enough']:,}",
-        )
-        + "\nfor the all-reduce to take a tenth of a step or less; optim.batch_size is so many times the GPUs"
+        "predicted images a GPU for an all-reduce of at most a tenth of a step, nothing hidden,\n"
+        f"8 stacks on 64 GPUs: {figures}"
     )
 
 
 def _limits(result: Mapping[str, Any]) -> str:
-    limits = {row["limit"] for row in result["model"]}
-    return "\n".join(f"{name}: {remedy}" for name, remedy in REMEDIES.items() if name in limits)
-
-
-def _by_link(
-    result: Mapping[str, Any], title: str, cell: Callable[[Mapping[str, Any]], str]
-) -> str:
-    held = {(row["stacks"], row["gpus"], row["link"]): cell(row) for row in result["model"]}
-    rows = [[title, *(link.name for link in LINKS)]]
-    for stacks in dict.fromkeys(row["stacks"] for row in result["model"]):
-        for gpus in GPUS:
-            name = f"{stacks} stack{'s' * (stacks > 1)}, {gpus} GPUs"
-            rows.append([name, *(held[stacks, gpus, link.name] for link in LINKS)])
-    return aligned(rows)
+    limits = {row["limit"] for row in result["predicted"]}
+    return "\n".join(f"{name}: {remedy}" for name, remedy in _REMEDIES.items() if name in limits)

@@ -1,106 +1,155 @@
-"""From what every side measured in every round to the headline figures, and the constants of the model."""
+"""Figures of scaling from the measurements of every variant and round."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jobs.benchmark.overhead.overhead import check_alike
-from jobs.benchmark.scaling.fit import PARTS, fit_ring, mean_step_s, overlap, parts_of, spread
-from jobs.benchmark.scaling.model import Fitted
+import numpy as np
 
-# What a side of so many workers does.
+from jobs.benchmark.overhead.overhead import WARM_STEPS, check_alike
+from jobs.benchmark.rounds.group import is_local
+from jobs.benchmark.scaling.model import BACKWARD_SHARE
+from jobs.benchmark.timing import spread
+
+PARTS = ("compute", "all_reduce", "input", "ray")
 WITHOUT_RAY, WITH_RAY = "without Ray", "with Ray"
-Turn = Mapping[str, Mapping[str, Any]]
+Round = Mapping[str, Mapping[str, Any]]
 
 
-def side_name(workers: int, way: str) -> str:
-    """Name of a side."""
-    return f"{workers} {way}"
+def variant_name(workers: int, how: str) -> str:
+    """Return the name of a variant: workers, with or without Ray."""
+    return f"{workers} {how}"
 
 
-def summary(turns: Sequence[Turn], counts: Sequence[int], batch: int) -> dict[str, Any]:
-    """Headline by number of workers, with `batch` images each: speed under Ray Train, efficiency, where a step's time went.
+def summary(rounds: Sequence[Round], counts: Sequence[int], batch: int) -> dict[str, Any]:
+    """Return by number of workers the speed under Ray Train, efficiency, and parts of a step.
 
-    All are medians of the rounds' own; `rounds` has these. Raises RuntimeError
-    if sides that are compared did not train alike.
+    Each worker trains on `batch` images a step. All figures are medians over
+    rounds; `rounds` has the rounds' own. Raises RuntimeError if variants that
+    are compared did not train alike.
     """
-    by_count = {workers: _of_workers(turns, workers, batch) for workers in counts}
-    for found in by_count.values():
-        alone = by_count[1]["samples_per_s"]
+    by_count = {workers: _of_workers(rounds, workers, batch) for workers in counts}
+    for workers, found in by_count.items():
         found["efficiency"] = [
-            speed / found["workers"] / of_one
-            for speed, of_one in zip(found["samples_per_s"], alone, strict=True)
+            speed / workers / of_one
+            for speed, of_one in zip(
+                found["samples_per_s"], by_count[1]["samples_per_s"], strict=True
+            )
         ]
+    spreads = {
+        str(workers): {
+            name: {part: spread(of_part) for part, of_part in values.items()}
+            if isinstance(values, dict)
+            else spread(values)
+            for name, values in found.items()
+        }
+        for workers, found in by_count.items()
+    }
+    most = max(counts)
     return {
-        "samples_per_s": _medians(by_count, "samples_per_s"),
-        "efficiency": _medians(by_count, "efficiency"),
+        "samples_per_s": {n: found["samples_per_s"]["median"] for n, found in spreads.items()},
+        "efficiency": {n: found["efficiency"]["median"] for n, found in spreads.items()},
         "split": {
-            str(workers): {part: statistics.median(found["split"][part]) for part in PARTS}
-            for workers, found in by_count.items()
+            n: {part: found["split"][part]["median"] for part in PARTS}
+            for n, found in spreads.items()
         },
-        "fitted": _constants(turns, by_count[max(counts)]),
-        "rounds": {
-            str(workers): {
-                "samples_per_s": spread(found["samples_per_s"]),
-                "efficiency": spread(found["efficiency"]),
-                "split": {part: spread(values) for part, values in found["split"].items()},
-                "ms": {part: spread(values) for part, values in found["ms"].items()},
-            }
-            for workers, found in by_count.items()
-        },
+        "exchange": {} if most == 1 else _exchange(rounds, most, by_count[most]["ms"]),
+        "rounds": spreads,
     }
 
 
-def fitted(result: Mapping[str, Any]) -> Fitted:
-    """What the model takes from a summary; noise may have made Ray's share negative."""
-    found = result["fitted"]
-    return Fitted(overlap=found["overlap"], ray_share=max(0.0, found["ray_share"]))
-
-
-def _of_workers(turns: Sequence[Turn], workers: int, batch: int) -> dict[str, Any]:
-    plain, with_ray = (_column(turns, workers, way) for way in (WITHOUT_RAY, WITH_RAY))
+def _of_workers(rounds: Sequence[Round], workers: int, batch: int) -> dict[str, Any]:
+    plain, with_ray = (_column(rounds, workers, how) for how in (WITHOUT_RAY, WITH_RAY))
     for one, other in zip(plain, with_ray, strict=True):
         check_alike({"plain": one, "ray": other})
-    rounds = [parts_of(*sides, workers) for sides in zip(plain, with_ray, strict=True)]
+    parts = [parts_of(*both, workers) for both in zip(plain, with_ray, strict=True)]
     return {
-        "workers": workers,
-        "samples_per_s": [workers * batch / mean_step_s(turn) for turn in with_ray],
-        "split": {p: [parts[p] / sum(parts.values()) for parts in rounds] for p in PARTS},
-        "ms": {p: [1000 * parts[p] for parts in rounds] for p in PARTS},
+        "samples_per_s": [workers * batch / mean_step_s(measured) for measured in with_ray],
+        "split": {name: [p[name] / sum(p.values()) for p in parts] for name in PARTS},
+        "ms": {name: [1000 * p[name] for p in parts] for name in PARTS},
     }
 
 
-def _constants(turns: Sequence[Turn], most: Mapping[str, Any]) -> dict[str, Any]:
-    """What the largest number of workers says of exchange and Ray; with one worker nothing is known to overlap."""
-    ray_share = statistics.median(most["split"]["ray"])
-    if most["workers"] == 1:
-        return {"workers": 1, "overlap": 0.0, "ray_share": ray_share}
-    exchanges = [turn["exchange"] for turn in _column(turns, most["workers"], WITHOUT_RAY)]
+def mean_step_s(
+    measured: Mapping[str, Any], steps: Callable[[int], bool] = lambda step: True
+) -> float:
+    """Return the mean seconds of a round's `steps` in steady state."""
+    return _mean_gain(measured["ends"], steps)
+
+
+def parts_of(
+    plain: Mapping[str, Any], with_ray: Mapping[str, Any], workers: int
+) -> dict[str, float]:
+    """Return the seconds of a step by part, in one round; they add up to the step under Ray Train.
+
+    `compute` is a step whose gradients stay local, without its wait for samples,
+    `all_reduce` the extra time of exchanging them, `input` the wait, and `ray`
+    the extra time of Ray Train. Noise may make such a difference negative.
+    """
+
+    def is_exchanged(step: int) -> bool:
+        return workers == 1 or not is_local(step)
+
+    def is_computed(step: int) -> bool:
+        return workers == 1 or is_local(step)
+
+    step, waits = mean_step_s(plain, is_exchanged), _mean_gain(plain["waited_s"], is_exchanged)
+    compute = mean_step_s(plain, is_computed) - _mean_gain(plain["waited_s"], is_computed)
+    return {
+        "compute": compute,
+        "all_reduce": step - waits - compute,
+        "input": waits,
+        "ray": mean_step_s(with_ray) - step,
+    }
+
+
+def _exchange(
+    rounds: Sequence[Round], workers: int, ms: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """Return what all-reduces between the workers take alone, and how much of it is hidden."""
+    exchanges = [measured["exchange"] for measured in _column(rounds, workers, WITHOUT_RAY)]
     alone = [found["buckets_s"] for found in exchanges]
     hidden = [
         overlap(whole, exposed / 1000, compute / 1000)
-        for whole, exposed, compute in zip(
-            alone, most["ms"]["all_reduce"], most["ms"]["compute"], strict=True
-        )
+        for whole, exposed, compute in zip(alone, ms["all_reduce"], ms["compute"], strict=True)
     ]
     by_bytes = {
         int(size): statistics.median(found["by_bytes_s"][size] for found in exchanges)
         for size in exchanges[0]["by_bytes_s"]
     }
     return {
-        "workers": most["workers"],
-        "overlap": statistics.median(hidden),
-        "overlap_rounds": hidden,
-        "ray_share": ray_share,
+        "workers": workers,
+        "overlap": spread(hidden),
         "all_reduce_alone_ms": spread([1000 * seconds for seconds in alone]),
-        "all_reduce_by_bytes_ms": {size: 1000 * taken for size, taken in by_bytes.items()},
-        **fit_ring(by_bytes, most["workers"]),
+        "all_reduce_by_bytes_ms": {size: 1000 * seconds for size, seconds in by_bytes.items()},
+        **fit_ring(by_bytes, workers),
     }
 
 
-def _column(turns: Sequence[Turn], workers: int, way: str) -> list[Mapping[str, Any]]:
-    return [turn[side_name(workers, way)] for turn in turns]
+def fit_ring(seconds: Mapping[int, float], workers: int) -> dict[str, float]:
+    """Fit latency of a hop and bandwidth of a ring to the seconds of all-reduces by bytes.
+
+    Least squares of the relative error, so that small ones count as much as large ones.
+    """
+    sizes, taken = np.array(list(seconds), float), np.array(list(seconds.values()))
+    hops = 2 * (workers - 1)
+    columns = np.stack([np.full_like(sizes, hops), hops * sizes / workers], axis=1)
+    [hop, s_per_byte], *_ = np.linalg.lstsq(columns / taken[:, None], np.ones(len(taken)))
+    return {"hop_s": float(hop), "bytes_per_s": float(1 / s_per_byte)}
 
 
-def _medians(by_count: Mapping[int, Mapping[str, Any]], key: str) -> dict[str, float]:
-    return {str(workers): statistics.median(of[key]) for workers, of in by_count.items()}
+def overlap(all_reduce_s: float, exposed_s: float, compute_s: float) -> float:
+    """Return the hidden share (0-1) of the all-reduce that the backward pass could hide."""
+    hidden = (all_reduce_s - exposed_s) / min(all_reduce_s, BACKWARD_SHARE * compute_s)
+    return min(1.0, max(0.0, hidden))
+
+
+def _column(rounds: Sequence[Round], workers: int, how: str) -> list[Mapping[str, Any]]:
+    return [of_round[variant_name(workers, how)] for of_round in rounds]
+
+
+def _mean_gain(values: Sequence[float], steps: Callable[[int], bool]) -> float:
+    """Return by how much a clock that is read after every step advances in some steps."""
+    return statistics.mean(
+        values[step] - values[step - 1] for step in range(WARM_STEPS, len(values)) if steps(step)
+    )

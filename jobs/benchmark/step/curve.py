@@ -1,4 +1,4 @@
-"""How soon a network comes to the same loss on a small fixed task, trained in one way and another."""
+"""Learning curves: how soon each variant reaches the same loss on a small fixed task."""
 
 import statistics
 import time
@@ -6,36 +6,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from jobs.benchmark.step.pictures import rendered_people
 from jobs.benchmark.step.variants import Runner, Variant, synchronize
+from jobs.benchmark.timing import order
 from pipeline.data.batch import Batch
+from pipeline.data.synthetic.scene import render_scene
+from pipeline.pose.geometry import heatmap_from_input, input_from_original, transform
+from pipeline.pose.person import Visibility
 
 PEOPLE = 32
-# A batch's loss depends on who is in it: losses are told as means over so many steps.
+# A batch's loss depends on who is in it, so losses are means over this many steps.
 SMOOTHING = 10
-# The losses to reach are the first way's lowest within these parts of its steps.
+# The losses to reach are the first variant's lowest within these parts of its steps.
 _PARTS = (0.5, 0.75, 1.0)
+_UNITS = ("steps", "seconds")
 
 
 def learning_curves(
-    ways: Sequence[Variant], device: torch.device, steps: int, seeds: Sequence[int]
+    variants: Sequence[Variant], device: torch.device, steps: int, seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """Losses of one network on the same batches, trained in each of the ways, from each seed.
+    """Train one network on the same batches as each of the variants, from each seed.
 
-    The ways take turns step by step, so that their seconds, which are those of
-    training alone, compare. They are compared with the first at several losses
-    of its own: `over_first` has medians of how many times fewer steps and
-    seconds a way took, 0 where it never came to the loss.
+    The variants alternate step by step, so that their seconds, which count
+    training alone, compare. Each is compared with the first at several of the
+    first one's losses: `over_first` has medians of how many times fewer steps
+    and seconds it took, 0 where it never reached the loss.
     """
-    first, pictures = ways[0], rendered_people(PEOPLE, ways[0].input_px)
-    for way in ways:
-        # What a device does once, such as choosing its kernels, is no part of learning.
-        Runner(way, device).train()
-    runs = [_run(ways, device, pictures, steps, seed) for seed in seeds]
+    first, pictures = variants[0], rendered_people(PEOPLE, variants[0].input_px)
+    for variant in variants:
+        # Warm up: what a device does once, such as choosing kernels, is not learning.
+        Runner(variant, device).train()
+    runs = [_run(variants, device, pictures, steps, seed) for seed in seeds]
     goals = [goal for run in runs for goal in run["goals"]]
     return {
         "task": (
@@ -44,27 +49,26 @@ def learning_curves(
         ),
         "smoothed_over_steps": SMOOTHING,
         "over_first": {
-            way.way: {unit: over_first(goals, first.way, way.way, unit) for unit in _UNITS}
-            for way in ways[1:]
+            other.method: {
+                unit: over_first(goals, first.method, other.method, unit) for unit in _UNITS
+            }
+            for other in variants[1:]
         },
         "runs": runs,
     }
 
 
-_UNITS = ("steps", "seconds")
-
-
-def over_first(goals: Sequence[dict[str, Any]], first: str, way: str, unit: str) -> float:
-    """Median over the goals of how many times fewer steps or seconds a way took than the first."""
+def over_first(goals: Sequence[dict[str, Any]], first: str, other: str, unit: str) -> float:
+    """Return the median over goals of how many times fewer steps or seconds than the first."""
     return statistics.median(
-        goal["reached"][first][unit] / reached[unit] if (reached := goal["reached"][way]) else 0.0
+        goal["reached"][first][unit] / reached[unit] if (reached := goal["reached"][other]) else 0.0
         for goal in goals
     )
 
 
 @dataclass(kw_only=True)
 class Pupil:
-    """A network that learns: its loss and its seconds of training after each step."""
+    """A network in training: its loss, and its seconds of training, after each step."""
 
     runner: Runner | None = None
     losses: list[float] = field(default_factory=list)
@@ -81,11 +85,11 @@ class Pupil:
         self.seconds.append(taken + (self.seconds[-1] if self.seconds else 0.0))
 
     def smooth(self) -> list[float]:
-        """Mean loss of the last steps, from the first step on that has so many behind it."""
+        """Return the mean loss of the last SMOOTHING steps, from step SMOOTHING on."""
         return sliding_window_view(np.array(self.losses), SMOOTHING).mean(axis=1).tolist()
 
     def reached(self, goal: float) -> dict[str, float] | None:
-        """Steps and seconds until the smooth loss was as low as `goal`; None: never."""
+        """Return steps and seconds until the smooth loss was as low as `goal`; None if never."""
         for index, loss in enumerate(self.smooth()):
             if loss <= goal:
                 steps = index + SMOOTHING
@@ -94,7 +98,7 @@ class Pupil:
 
 
 def goals_of(pupils: dict[str, Pupil]) -> list[dict[str, Any]]:
-    """Losses to reach, and when each pupil did."""
+    """Return the losses to reach, and when each pupil reached them."""
     first = next(iter(pupils.values())).smooth()
     losses = [min(first[: max(1, round(part * len(first)))]) for part in _PARTS]
     return [
@@ -103,15 +107,33 @@ def goals_of(pupils: dict[str, Pupil]) -> list[dict[str, Any]]:
     ]
 
 
+def rendered_people(number: int, input_px: int) -> Batch:
+    """Return the first person of each rendered scene, framed as in training, not augmented."""
+    images, joints, annotated = [], [], []
+    for index in range(number):
+        scene, [person, *_] = render_scene(0, index)
+        matrix = input_from_original(person.center, person.scale, input_px)
+        images.append(cv2.warpAffine(scene, matrix[:2], (input_px, input_px)))
+        joints.append(transform(np.array(person.joints), heatmap_from_input() @ matrix))
+        annotated.append([state is not Visibility.MISSING for state in person.visibility])
+    return Batch(
+        images=torch.from_numpy(np.stack(images)),
+        joints=torch.from_numpy(np.stack(joints).astype(np.float32)),
+        annotated=torch.tensor(annotated),
+        gains=torch.ones(number, 3),
+        positions=np.arange(number),
+    )
+
+
 def _run(
-    ways: Sequence[Variant], device: torch.device, pictures: Batch, steps: int, seed: int
+    variants: Sequence[Variant], device: torch.device, pictures: Batch, steps: int, seed: int
 ) -> dict[str, Any]:
-    pupils = {way.way: Pupil(runner=_runner(way, device, seed)) for way in ways}
+    pupils = {variant.method: Pupil(runner=_runner(variant, device, seed)) for variant in variants}
     random = np.random.default_rng(seed)
     for step in range(steps):
-        batch = pictures.rows(random.permutation(PEOPLE)[: ways[0].batch])
-        for pupil in list(pupils.values())[:: -1 if step % 2 else 1]:
-            pupil.learn(batch, device)
+        batch = pictures.rows(random.permutation(PEOPLE)[: variants[0].batch])
+        for name in order(pupils, step):
+            pupils[name].learn(batch, device)
     return {
         "seed": seed,
         "loss": {name: pupil.losses for name, pupil in pupils.items()},
@@ -120,7 +142,7 @@ def _run(
     }
 
 
-def _runner(way: Variant, device: torch.device, seed: int) -> Runner:
-    # A peak of 10, since the paper's of 1 may stay with all-zero heatmaps for longer than this takes.
-    optim = replace(way.optim, optimizer="adamw", learning_rate=1e-3, target_peak=10.0, seed=seed)
-    return Runner(way, device, optim)
+def _runner(variant: Variant, device: torch.device, seed: int) -> Runner:
+    # A peak of 10: at the paper's peak of 1 all-zero heatmaps may last longer than this training.
+    changes: dict[str, Any] = {"learning_rate": 1e-3, "target_peak": 10.0, "seed": seed}
+    return Runner(variant, device, replace(variant.optim, optimizer="adamw", **changes))

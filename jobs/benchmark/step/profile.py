@@ -21,7 +21,7 @@ _BY_NAME = {
 
 
 class _Marked(nn.Module):
-    """A network whose forward pass the profiler knows by name."""
+    """A network whose forward pass has a name in the profile."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -34,10 +34,10 @@ class _Marked(nn.Module):
 
 
 def time_shares(runner: Runner, device: torch.device) -> dict[str, float]:
-    """Share of each kind of work in a training step's computing time, after a step that does not count.
+    """Return the share of each kind of work in a training step, after a warm-up step.
 
-    `input` is what comes before and after the network: floats, targets and
-    loss. On a GPU the time is that of its kernels.
+    `input` is the work before and after the network: floats, targets and loss.
+    On a GPU the time is that of its kernels.
     """
     runner.network = _Marked(runner.network)
     runner.train()
@@ -49,7 +49,7 @@ def time_shares(runner: Runner, device: torch.device) -> dict[str, float]:
     spent = dict.fromkeys(KINDS, 0.0)
     on_gpu = device.type == "cuda"
     for event in taken.events() or ():
-        # A kernel is an event as well, beside the operator that started it.
+        # A kernel is an event too, beside the operator that launched it.
         if event.device_type.name != "CPU":
             continue
         spent[kind_of(event)] += (
@@ -59,14 +59,14 @@ def time_shares(runner: Runner, device: torch.device) -> dict[str, float]:
 
 
 def kind_of(event: Any) -> str:
-    """The kind of work whose time a profiler's event is, by its name and those of its callers."""
+    """Return the kind of work of a profiler's event, by its name and those of its callers."""
     above = list(_with_ancestors(event))
     if any(name.startswith(_OPTIMIZER) for name in above):
         return "optimizer"
     if not any(name == _NETWORK or name.startswith(_BACKWARD) for name in above):
         return "input"
     for kind, parts in _BY_NAME.items():
-        # What an operator calls is its own work: a convolution adds and copies as well.
+        # Work that an operator calls counts as its own: a convolution also adds and copies.
         if any(part in name for name in above for part in parts):
             return kind
     return "other"

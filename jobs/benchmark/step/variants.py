@@ -1,16 +1,17 @@
-"""Ways to run the network: precision, layout and compilation, each ready to be run forward or trained."""
+"""Variants of the training step: precision, layout and compilation, forward or trained."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jobs.benchmark.step.contiguous import Contiguous
-from jobs.benchmark.timing import Route
+from jobs.benchmark.timing import Run
 from pipeline.data.batch import Batch, network_input
 from pipeline.model.build import build_network, compiled, training_dtype
+from pipeline.model.hourglass import Heatmaps, StackedHourglass
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.training.step import build_optimizer, build_scaler, train_step
 
@@ -22,7 +23,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A network, a batch and the way to compute it; `precision` is one of `optim.precision`."""
+    """A network, a batch and how it is computed; `precision` is one of `optim.precision`."""
 
     stacks: int
     batch: int
@@ -34,18 +35,18 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """All that tells it from others in a run, such as `8 stacks, batch 4, bf16 channels_last`."""
-        how = f"{self.stacks} stack{'s' * (self.stacks > 1)}, batch {self.batch}, {self.way}"
-        return f"{how}, checkpointing" if self.checkpointing else how
+        """All that differs in a run, such as `8 stacks, batch 4, bf16 channels_last`."""
+        name = f"{self.stacks} stack{'s' * (self.stacks > 1)}, batch {self.batch}, {self.method}"
+        return f"{name}, checkpointing" if self.checkpointing else name
 
     @property
-    def way(self) -> str:
+    def method(self) -> str:
         """Precision, layout and compilation."""
         return f"{self.precision} {self.layout}" + " compiled" * self.compile
 
     @property
     def model(self) -> ModelSettings:
-        """The paper's network with so many stacks."""
+        """The paper's network."""
         return ModelSettings(stacks=self.stacks, joints=JOINTS, input_px=self.input_px)
 
     @property
@@ -56,15 +57,32 @@ class Variant:
         )
 
 
+class Contiguous(nn.Module):
+    """A network with images and weights in torch's default layout, channel by channel."""
+
+    def __init__(self, network: StackedHourglass) -> None:
+        super().__init__()
+        for parameter in network.parameters():
+            # Not contiguous(): a 1x1 kernel counts as laid out already, but its strides would
+            # turn what it is convolved with into channels_last.
+            plain = torch.empty_like(parameter.data, memory_format=torch.contiguous_format)
+            parameter.data = plain.copy_(parameter.data)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Heatmaps:
+        heatmaps: Heatmaps = self.network(images.contiguous())
+        return heatmaps
+
+
 class Runner:
-    """A variant alive on a device, trained with its own settings or with others."""
+    """A variant built on a device; `optim` replaces its own settings."""
 
     def __init__(
         self, variant: Variant, device: torch.device, optim: OptimSettings | None = None
     ) -> None:
         optim = optim or variant.optim
         self.variant, self._device, self._optim = variant, device, optim
-        # Heads at random: all-zero heatmaps would be equal however they come about.
+        # Heads at random: all-zero heatmaps would be equal however they are computed.
         network = build_network(variant.model, optim.seed, device, zero_heads=False)
         if optim.checkpointing:
             network.recompute_residuals()
@@ -78,20 +96,18 @@ class Runner:
         self._scaler = build_scaler(self._dtype, device)
         self.batch = random_batch(variant.batch, variant.input_px)
 
-    def route(self, what: Pass, steps: int) -> Route:
-        """So many steps as a route whose samples are images."""
-        run = self.train if what == "training" else self.forward
+    def run_of(self, what: Pass, steps: int) -> Run:
+        """Return a function that takes `steps` steps and returns the number of images."""
+        return partial(self._steps, what, steps)
 
-        def several() -> int:
-            for _ in range(steps):
-                run()
-            synchronize(self._device)
-            return steps * self.variant.batch
-
-        return Route(run=several)
+    def _steps(self, what: Pass, steps: int) -> int:
+        for _ in range(steps):
+            self.train() if what == "training" else self.forward()
+        synchronize(self._device)
+        return steps * self.variant.batch
 
     def train(self, batch: Batch | None = None) -> Tensor:
-        """Take a whole training step, on noise where there is no batch, and return its loss."""
+        """Take a training step, by default on noise, and return its loss."""
         self.network.train()
         return train_step(
             self.network,
@@ -113,7 +129,7 @@ class Runner:
 
 
 def random_batch(size: int, input_px: int) -> Batch:
-    """Noise with random joints, the same each time."""
+    """Return noise with random joints, the same each time."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (size, input_px, input_px, 3), np.uint8)
     joints = random.uniform(0, input_px // 4 - 1, (size, JOINTS, 2))
@@ -127,6 +143,6 @@ def random_batch(size: int, input_px: int) -> Batch:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a GPU has been given to do; a CPU does at once."""
+    """Wait until a GPU has done its queued work; no-op on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""The stages of the data path on one core, each by itself over the same crops, and all of it."""
+"""The stages of the data path, each alone over the same crops, and all of it."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,18 +22,18 @@ _DATA, _OPTIM = DataSettings(), OptimSettings()
 
 
 def batches(reader: ShardReader, batch_size: int, samples: int) -> Iterator[Positions]:
-    """Whole batches of as many epochs as `samples` take."""
+    """Yield whole batches over as many epochs as `samples` take."""
     per_epoch = len(reader) // batch_size
     for number in range(max(1, samples // batch_size)):
         epoch, step = divmod(number, per_epoch)
         if step == 0:
             order = epoch_order(reader.bounds, _DATA.seed, epoch, _DATA.shuffle_window)
-            shares = rank_batches(order, batch_size, rank=0, workers=1)
-        yield next(shares)
+            steps = rank_batches(order, batch_size, rank=0, workers=1)
+        yield next(steps)
 
 
-class Ours:
-    """The stages of our data path over some shards; each method loads and returns how many."""
+class DataPath:
+    """Our data path over some shards; each method runs a stage and returns the sample count."""
 
     def __init__(self, shards: Sequence[str], batch_size: int, samples: int) -> None:
         self._reader = ShardReader(shards)
@@ -48,34 +48,34 @@ class Ours:
         self._batch = next(self._stream(1))
 
     def stream(self, threads: int = 1) -> int:
-        """All of it: order, reading, decoding, warp, joints, batches, hand-over."""
+        """Run all of it: order, reading, decoding, warp, joints, batches, hand-over."""
         return sum(len(batch) for batch in self._stream(threads))
 
     def sample_function(self) -> int:
-        """What makes a JPEG and a person into pixels and joints, one at a time, in memory."""
+        """Turn JPEGs and people in memory into pixels and joints, one at a time."""
         for position in self._positions:
             self._loader.load(self._held[position], self._drawn[position], self._image)
         return len(self._positions)
 
     def decode_only(self) -> int:
-        """Decoding, the fastest way: three channels into memory that is used again."""
+        """Decode three channels into reused memory, which is fastest."""
         for position in self._positions:
             simplejpeg.decode_jpeg(self._held[position].crop.jpeg, "RGB", buffer=self._buffer)
         return len(self._positions)
 
     def reading_only(self) -> int:
-        """Reading, checking and parsing samples in the epochs' order."""
+        """Read, check and parse samples in the epochs' order."""
         for positions in self._batches():
             for position in positions.tolist():
                 self._reader[position]
         return len(self._positions)
 
     def network_input(self) -> int:
-        """What the device does to a batch's images, on the CPU."""
+        """Do on the CPU what the device does to a batch's images."""
         return self._on_device(partial(network_input, self._batch, torch.device("cpu")))
 
     def heatmaps(self) -> int:
-        """What the device does to a batch's joints, on the CPU."""
+        """Do on the CPU what the device does to a batch's joints."""
         joints, annotated = self._batch.joints, self._batch.annotated
         size = ModelSettings().heatmap_px
         return self._on_device(

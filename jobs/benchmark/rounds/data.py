@@ -1,10 +1,9 @@
-"""Rendered people, packed without a cluster, and a network small enough for two cores."""
+"""Data and settings of training in rounds: rendered people, and a network for two cores."""
 
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.packing import close_plan, open_plan, pack_shard
-from pipeline.data.packing_plan import plan_packing
+from jobs.pack import pack_here
 from pipeline.settings import Settings
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
@@ -22,24 +21,23 @@ PEOPLE_PER_SHARD = 40
 
 
 def pack_rendered(folder: Path, people: int) -> None:
-    """Render and pack at least so many people for training, and a few for validation, into `folder`."""
+    """Render and pack at least `people` for training, and a few for validation, into `folder`."""
     held_out = 8
-    settings = PackSettings(
-        source=SYNTHETIC_NAME,
-        out=folder,
-        # A scene shows one person or two.
-        scenes=people + held_out,
-        val_images=held_out,
-        people_per_shard=PEOPLE_PER_SHARD,
-        crop=CropSettings(person_px=160, margin=1.5),
+    pack_here(
+        PackSettings(
+            source=SYNTHETIC_NAME,
+            out=folder,
+            # A scene shows one person or two.
+            scenes=people + held_out,
+            val_images=held_out,
+            people_per_shard=PEOPLE_PER_SHARD,
+            crop=CropSettings(person_px=160, margin=1.5),
+        )
     )
-    plan = plan_packing(settings)
-    open_plan(plan)
-    close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
 
 
 def settings_for(folder: Path, shards: str, changes: dict[str, Any]) -> Settings:
-    """Settings to train on the shards of `folder` that a glob names, kept beside it; `changes` by dotted key."""
+    """Return settings to train on shards of `folder`, with runs beside it and `changes`."""
     return Settings.from_flat(
         _NETWORK
         | {

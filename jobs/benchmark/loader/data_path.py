@@ -1,8 +1,5 @@
-"""The benchmark of the data path, from photographs to a result that is plain JSON."""
+"""The benchmark of the data path, from photographs to a JSON result."""
 
-import importlib.metadata
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,19 +22,28 @@ from jobs.benchmark.loader.photographs import (
     pack_people,
     render_photographs,
 )
-from jobs.benchmark.loader.plain import plain_dataset, plain_loader
-from jobs.benchmark.loader.routes import INPUT_PX, Ours
-from jobs.benchmark.summary import LEAN_PLAIN, OURS, PLAIN, summary
-from jobs.benchmark.timing import Laps, Route, by_cpu_time, measure, on_one_core, speed
+from jobs.benchmark.loader.plain import PlainDataset, count_samples, plain_loader
+from jobs.benchmark.loader.report import LEAN_PLAIN, OURS, PLAIN, summary
+from jobs.benchmark.loader.stages import INPUT_PX, DataPath
+from jobs.benchmark.report import machine
+from jobs.benchmark.timing import (
+    Run,
+    Timings,
+    by_cpu_time,
+    check_counts,
+    measure,
+    on_one_core,
+    speed,
+)
 from pipeline.io.console import say
 from pipeline.settings.packing import CropSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderBenchmark:
-    """What to measure. Counts are of each photograph size; `workers` are thread and process counts.
+    """Settings. Counts are of each photograph size; `workers` are thread and process counts.
 
-    The plain route is given fewer samples a round, since it takes so much longer.
+    The plain loader gets fewer samples a round, since it takes much longer.
     """
 
     photographs: Path | None = None
@@ -54,10 +60,7 @@ class LoaderBenchmark:
     epochs: tuple[int, ...] = EPOCHS
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"--rounds must be at least 1, got {self.rounds}")
-        if min(self.workers) < 1:
-            raise ValueError(f"--threads must be at least 1, got {min(self.workers)}")
+        check_counts({"--rounds": self.rounds, "--threads": min(self.workers)})
 
 
 def measure_loader(settings: LoaderBenchmark, folder: Path) -> dict[str, Any]:
@@ -67,12 +70,14 @@ def measure_loader(settings: LoaderBenchmark, folder: Path) -> dict[str, Any]:
     workloads = prepare(settings, folder)
     result: dict[str, Any] = {
         "data": _data(settings, workloads),
-        "machine": _machine(),
-        "settings": _plain(settings),
+        "machine": machine("torch", "numpy", "simplejpeg") | {"opencv": cv2.__version__},
+        "settings": asdict(settings)
+        | {"input_px": INPUT_PX, "crop": asdict(CropSettings())}
+        | {"photographs": str(settings.photographs or "rendered")},
     }
-    say("2/5 routes on one core")
+    say("2/5 variants on one core")
     with on_one_core():
-        result = summary(measure_routes(settings, workloads)) | result
+        result = summary(measure_variants(settings, workloads)) | result
     say("3/5 end to end, threads and processes on all cores")
     parallel = measure_parallel(
         workloads,
@@ -82,7 +87,7 @@ def measure_loader(settings: LoaderBenchmark, folder: Path) -> dict[str, Any]:
         plain_samples=2 * settings.plain_samples,
         rounds=settings.rounds,
     )
-    result["end_to_end"] = {name: speed(laps) for name, laps in parallel.items()}
+    result["end_to_end"] = {name: speed(timings) for name, timings in parallel.items()}
     say("4/5 kinds of stored crops")
     people = [p for workload in workloads for p in workload.people[: settings.curve_people]]
     with on_one_core():
@@ -99,7 +104,7 @@ def measure_loader(settings: LoaderBenchmark, folder: Path) -> dict[str, Any]:
 
 
 def prepare(settings: LoaderBenchmark, folder: Path) -> list[Workload]:
-    """Find or render photographs, frame people in them and pack their crops with the default settings."""
+    """Find or render photographs, frame people in them, and pack crops with default settings."""
     if settings.photographs is None:
         images = folder / "photographs"
         names = render_photographs(images, settings.sizes, settings.num_photographs)
@@ -115,33 +120,29 @@ def prepare(settings: LoaderBenchmark, folder: Path) -> list[Workload]:
     ]
 
 
-def measure_routes(
+def measure_variants(
     settings: LoaderBenchmark, workloads: Sequence[Workload]
-) -> dict[str, dict[str, Laps]]:
-    """Laps of every route by the name of the photographs' size, all in the same rounds."""
-    routes: dict[tuple[str, str], Route] = {}
+) -> dict[str, dict[str, Timings]]:
+    """Time every variant by the name of the photographs' size, all in the same rounds."""
+    variants: dict[str, Run] = {}
     for workload in workloads:
-        ours = Ours([workload.shard], settings.batch_size, settings.samples)
+        ours = DataPath([workload.shard], settings.batch_size, settings.samples)
         for name in OURS:
-            routes[workload.name, name] = Route(run=getattr(ours, name))
+            variants[f"{workload.name}/{name}"] = getattr(ours, name)
         for name, on_whole in ((PLAIN, True), (LEAN_PLAIN, False)):
-            dataset = plain_dataset(workload.folder, workload.people, on_whole=on_whole)
+            dataset = PlainDataset(workload.folder, workload.people, on_whole=on_whole)
             loader = plain_loader(dataset, settings.batch_size, settings.plain_samples)
-            routes[workload.name, name] = Route(run=partial(_count, loader, settings.batch_size))
-    laps = measure(
-        "one core", {"/".join(key): route for key, route in routes.items()}, settings.rounds
-    )
+            variants[f"{workload.name}/{name}"] = partial(
+                count_samples, loader, settings.batch_size
+            )
+    timings = measure("one core", variants, settings.rounds)
     return {
         workload.name: {
-            name: by_cpu_time(laps[f"{workload.name}/{name}"])
+            name: by_cpu_time(timings[f"{workload.name}/{name}"])
             for name in (*OURS, PLAIN, LEAN_PLAIN)
         }
         for workload in workloads
     }
-
-
-def _count(loader: Any, batch_size: int) -> int:
-    return batch_size * sum(1 for _ in loader)
 
 
 def _data(settings: LoaderBenchmark, workloads: Sequence[Workload]) -> dict[str, Any]:
@@ -158,23 +159,3 @@ def _data(settings: LoaderBenchmark, workloads: Sequence[Workload]) -> dict[str,
         "photographs": "rendered" if settings.photographs is None else str(settings.photographs),
         "sizes": sizes,
     }
-
-
-def _machine() -> dict[str, Any]:
-    cpu = next(
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "opencv": cv2.__version__,
-    } | {name: importlib.metadata.version(name) for name in ("torch", "numpy", "simplejpeg")}
-
-
-def _plain(settings: LoaderBenchmark) -> dict[str, Any]:
-    written = asdict(settings) | {"input_px": INPUT_PX, "crop": asdict(CropSettings())}
-    return written | {"photographs": str(settings.photographs or "rendered")}

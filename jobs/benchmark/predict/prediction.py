@@ -1,0 +1,137 @@
+"""The benchmark of prediction on CPU, from settings to a JSON result, and its tables."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from jobs.benchmark.predict.variants import (
+    PLAIN,
+    Network,
+    Variant,
+    default,
+    noise,
+    predict_batches,
+    prepare,
+    variants,
+)
+from jobs.benchmark.report import aligned, machine, machine_line
+from jobs.benchmark.timing import Timings, check_counts, in_fresh_process, measure, ratio, speed
+from jobs.processes import memory_mib
+from pipeline.io.console import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictBenchmark:
+    """Settings. Without `memory_batch` peak memory is not measured."""
+
+    stacks: tuple[int, ...] = (1, 2, 8)
+    batches: tuple[int, ...] = (1, 32)
+    features: int = 256
+    input_px: int = 256
+    rounds: int = 5
+    memory_batch: int = 32
+
+    def __post_init__(self) -> None:
+        check_counts(
+            {"--rounds": self.rounds, "--stacks": min(self.stacks), "--batch": min(self.batches)}
+        )
+
+
+def measure_predict(settings: PredictBenchmark) -> dict[str, Any]:
+    """Measure all variants of each network and batch, and their peak memory."""
+    begin, described = time.monotonic(), machine("torch")
+    names, taken = variants(), default()
+    result: dict[str, Any] = {
+        "over_plain_fp32": {},
+        "over_plain_fp32_by_variant": {},
+        "peak_memory_mib": {},
+        "machine": described,
+        "settings": asdict(settings) | {"default": taken, "variants": list(names)},
+        "speed": [],
+    }
+    for stacks, batch in product(settings.stacks, settings.batches):
+        network = _network(settings, stacks)
+        # In a fresh process: memory that one network leaves behind would slow the next.
+        timings = in_fresh_process(_time, network, batch, settings.rounds, names)
+        over = over_plain(timings)
+        result["over_plain_fp32_by_variant"].setdefault(str(stacks), {})[str(batch)] = over
+        result["over_plain_fp32"].setdefault(str(stacks), {})[str(batch)] = over[taken]
+        result["speed"] += [
+            {"stacks": stacks, "batch": batch, "variant": name}
+            | speed(timings[name], "images_per_s")
+            for name in names
+        ]
+    if settings.memory_batch:
+        for stacks, name in product(settings.stacks, names):
+            network, images = _network(settings, stacks), settings.memory_batch
+            mib = in_fresh_process(peak_memory_mib, name, network, images)
+            result["peak_memory_mib"].setdefault(str(stacks), {})[name] = mib
+            say(f"  peak memory, {stacks} stacks, batch {images}, {name}: {mib:,.0f} MiB")
+    return result | {"seconds": time.monotonic() - begin}
+
+
+def over_plain(timings: Mapping[Variant, Timings]) -> dict[Variant, float]:
+    """Return how many times as fast as plain fp32 each variant is."""
+    return {name: ratio(of_variant, timings[PLAIN]) for name, of_variant in timings.items()}
+
+
+def peak_memory_mib(name: Variant, network: Network, batch: int) -> float:
+    """Measure the peak resident memory of this process, a fresh one, while predicting."""
+    predict, images = prepare(name, network), noise(batch, network.input_px)
+    for _ in range(2):
+        predict(images)
+    return memory_mib("VmHWM")
+
+
+def _network(settings: PredictBenchmark, stacks: int) -> Network:
+    return Network(stacks=stacks, features=settings.features, input_px=settings.input_px)
+
+
+def _time(
+    network: Network, batch: int, rounds: int, names: tuple[Variant, ...]
+) -> dict[Variant, Timings]:
+    runs = {str(name): predict_batches(name, network, batch) for name in names}
+    title = f"{network.stacks} stack{'s' * (network.stacks > 1)}, batch {batch}"
+    timings = measure(title, runs, rounds)
+    return {name: timings[name] for name in names}
+
+
+def predict_report(result: Mapping[str, Any]) -> str:
+    """Format all that was measured as tables."""
+    parts = (_head(result), _speed(result), _memory(result), _primary(result))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(result: Mapping[str, Any]) -> str:
+    has_onnx = "ONNX Runtime fp32" in result["settings"]["variants"]
+    return machine_line(result["machine"]) + "\nONNX Runtime: not installed" * (not has_onnx)
+
+
+def _speed(result: Mapping[str, Any]) -> str:
+    rows = [["", "images/s", "min", "max", "over plain fp32"]]
+    for row in result["speed"]:
+        stacks, batch, name = row["stacks"], row["batch"], row["variant"]
+        over = result["over_plain_fp32_by_variant"][str(stacks)][str(batch)][name]
+        figures = (row[key] for key in ("images_per_s", "min", "max"))
+        head = f"stacks {stacks}, batch {batch}, {name}"
+        rows.append([head, *(f"{value:,.2f}" for value in figures), f"{over:.2f}"])
+    return aligned(rows)
+
+
+def _memory(result: Mapping[str, Any]) -> str:
+    if not result["peak_memory_mib"]:
+        return ""
+    rows = [[f"peak memory, batch {result['settings']['memory_batch']}", "MiB"]]
+    for stacks, by_variant in result["peak_memory_mib"].items():
+        rows += [[f"stacks {stacks}, {name}", f"{mib:,.0f}"] for name, mib in by_variant.items()]
+    return aligned(rows)
+
+
+def _primary(result: Mapping[str, Any]) -> str:
+    lines = [f"prediction uses {result['settings']['default']} here; over_plain_fp32:"]
+    for stacks, batches in result["over_plain_fp32"].items():
+        shown = "   ".join(f"batch {batch}: {value:.2f}" for batch, value in batches.items())
+        lines.append(f"  stacks {stacks}   {shown}")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""Options that several commands share, and what they do with them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from pipeline.io.console import say
+
+if TYPE_CHECKING:
+    import torch
+
+OutFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+Model = tyro.conf.Positional[
+    Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="MODEL",
+            help="Checkpoint folder; folder or name of a run, for its best checkpoint; "
+            "models:/NAME@ALIAS or models:/NAME/VERSION; or with --tracking.uri the name or id "
+            "of an MLflow run.",
+        ),
+    ]
+]
+Weights = Annotated[
+    Literal["auto", "raw", "ema"],
+    tyro.conf.arg(
+        help="Weights of the checkpoint: raw, as trained; ema, their moving average; auto: ema "
+        "if there is one."
+    ),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    tyro.conf.arg(help="Device of the network, without a cluster; auto: a GPU if there is one."),
+]
+Threads = Annotated[
+    int, tyro.conf.arg(help="Decode threads, on CPU also compute threads, without a cluster.")
+]
+Address = Annotated[
+    str,
+    tyro.conf.arg(
+        name="ray.address",
+        help="Cluster to join; empty: RAY_ADDRESS or the submitted job's cluster, otherwise one "
+        "is started on this machine.",
+    ),
+]
+Storage = Annotated[
+    str,
+    tyro.conf.arg(
+        name="ray.storage", metavar="DIR", help="Folder of runs given by name; empty: ./runs."
+    ),
+]
+TrackingUri = Annotated[
+    str,
+    tyro.conf.arg(
+        name="tracking.uri",
+        metavar="URI",
+        help="MLflow tracking URI for models:/... and for runs that are not in a folder here; "
+        "empty: only models, from the database in this folder.",
+    ),
+]
+
+
+def torch_device(name: str, threads: int) -> "torch.device":
+    """Return the device of an option, and let torch compute with `threads` on CPU.
+
+    Raises ValueError if there is no such device, or for less than one thread.
+    """
+    import torch
+
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {threads}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no GPU that torch can use")
+    torch.set_num_threads(threads)
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Write JSON if the option was given, and print where."""
+    if path is not None:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+        say(f"written: {path}")

@@ -24,8 +24,8 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.model.decoding import decode, predicted_heatmaps
-from pipeline.model.hourglass import Heatmaps
 from pipeline.model.loss import batch_loss, is_flat
+from pipeline.model.network import Heatmaps
 from pipeline.pose.geometry import heatmap_from_input, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.heatmaps import unmirror
-from pipeline.model.hourglass import Heatmaps
 from pipeline.model.loss import to_heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.pose.shapes import Float
 from pipeline.settings import Decoding, Loss
 

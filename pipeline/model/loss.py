@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model.heatmaps import is_drawn, render, rescale
-from pipeline.model.hourglass import Heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.pose.shapes import Bool, Float
 from pipeline.settings import Loss, OptimSettings
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.model.build import channels_last
-from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.build import build_network
+from pipeline.model.network import PoseNetwork
 from pipeline.run.metadata import (
     METADATA_NAME,
     CheckpointMetadata,
@@ -228,10 +228,10 @@ def _fit_groups(stored: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Non
 
 def load_network(
     folder: Path, device: torch.device, weights: Weights = "auto"
-) -> tuple[StackedHourglass, CheckpointMetadata]:
+) -> tuple[PoseNetwork, CheckpointMetadata]:
     """Rebuild a checkpoint's network for prediction. Raises ValueError naming the file, also where it is damaged."""
     metadata = read_metadata(folder)
     check_file(folder, weights_name(folder, weights))
-    network = channels_last(StackedHourglass(metadata.settings.model))
+    network = build_network(metadata.settings.model, 0, device, zero_heads=False)
     load_weights(folder, network, weights)
-    return network.to(device).eval(), metadata
+    return network.eval(), metadata

@@ -24,7 +24,7 @@ from pipeline.evaluation.evaluate import (
 )
 from pipeline.evaluation.metrics import JointCounts
 from pipeline.model.heatmaps import render
-from pipeline.model.hourglass import Heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.pose.joint_sets import COCO, MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import EvaluationSettings, OptimSettings

@@ -13,7 +13,7 @@ from pipeline.data.pictures import stack_maps
 from pipeline.data.shards.reader import ShardReader
 from pipeline.evaluation.overlays import draw_close_ups, draw_stacks, draw_worst
 from pipeline.evaluation.per_person import PersonResults
-from pipeline.model.hourglass import Heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import Settings

@@ -172,7 +172,7 @@ def test_a_mean_that_was_subtracted_is_not_in_the_file(tmp_path, capsys):
     converted(tmp_path, trained(Hg(stacks=1)).state_dict())
     said = capsys.readouterr().out
     assert "left out" not in said
-    assert "input there: RGB from 0 to 1 less the mean colour of the training images" in said
+    assert "input there: RGB from 0 to 1 minus the mean colour of the training images" in said
 
 
 def test_double_precision_is_rounded_and_said_to_be(tmp_path, capsys):
@@ -217,7 +217,7 @@ def test_a_stem_that_is_wider_from_its_first_residual_is_not_ours(tmp_path, caps
     said = said_on_refusal(tmp_path, capsys, Hg(stacks=1, stem=(1, 1, 1)).state_dict())
     head, *keys = said.splitlines()
     assert head == (
-        "the network is not ours, nothing was carried over; read as pytorch-pose's hg: 1 stacks, "
+        "the network differs from ours, nothing was converted: pytorch-pose's hg: 1 stacks, "
         "1 modules, order 4, 16 features (16 in the stem), 16 joints"
     )
     assert "  layer1.0.conv1.weight has shape (8, 4, 1, 1), expected (4, 4, 1, 1)" in keys
@@ -243,7 +243,7 @@ def test_hourglasses_without_residuals_after_them_are_not_ours(tmp_path, capsys)
         (
             lambda: PoseNet(stacks=1, stem=8),
             [
-                "its stem has 8 channels whatever the features, here a quarter of 16: 4",
+                "its stem has 8 channels for any number of features, here a quarter of 16: 4",
                 "pre.0.conv.weight has shape (8, 3, 7, 7), expected (4, 3, 7, 7)",
             ],
         ),
@@ -274,12 +274,12 @@ def test_another_posenet_is_refused_with_the_reason(tmp_path, capsys, make, reas
         ),
         (
             lambda weights: weights.update({"attention.weight": torch.zeros(3)}),
-            "attention.weight of shape (3,) has no place here",
+            "attention.weight of shape (3,) has no counterpart",
         ),
         (
             # Of no consequence in PoseNet, where only a skip that is needed is used.
             lambda weights: weights.update({"res.0.0.downsample.0.weight": torch.eye(16)}),
-            "res.0.0.downsample.0.weight of shape (16, 16) has no place here",
+            "res.0.0.downsample.0.weight of shape (16, 16) has no counterpart",
         ),
         (
             lambda weights: weights["conv1.weight"].fill_(float("nan")),
@@ -296,7 +296,7 @@ def test_a_key_without_equal_is_named(tmp_path, capsys, change, said):
     weights = Hg(stacks=1).state_dict()
     change(weights)
     head, *lines = said_on_refusal(tmp_path, capsys, weights).splitlines()
-    assert head.startswith("the network is not ours, nothing was carried over; read as ")
+    assert head.startswith("the network differs from ours, nothing was converted: ")
     assert lines == [f"  {said}"]
 
 
@@ -324,7 +324,7 @@ def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
     )
     weights = {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(1000, 2048)}
     assert said_on_refusal(tmp_path, capsys, weights) == (
-        "score.0.weight is absent or no convolution, expected shape (joints, features, 1, 1)\n"
+        "score.0.weight is absent or not a convolution, expected shape (joints, features, 1, 1)\n"
     )
 
 
@@ -342,8 +342,8 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
     content = {"state_dict": Hg(stacks=1).state_dict(), "best_acc": Trap(tmp_path / "ran")}
     said = said_on_refusal(tmp_path, capsys, content)
     assert said == (
-        "holds objects of posix.mkdir, which would have to be executed to be read; expected "
-        "tensors alone, such as the file of torch.save(network.state_dict())\n"
+        "holds objects of posix.mkdir, and reading these executes code; expected "
+        "only tensors, as torch.save(network.state_dict()) writes\n"
     )
     assert not (tmp_path / "ran").exists()
     # The trap is one: loaded without care, it runs.
@@ -354,7 +354,7 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"weights": [1.0]}, "expected tensors by name, or such under 'state_dict'; 'weights' is "),
+        ({"weights": [1.0]}, "expected tensors by name, or under 'state_dict'; 'weights' is "),
         ({"state_dict": {}}, "expected tensors by name, got dict"),
         (torch.zeros(3), "expected tensors by name, got Tensor"),
     ],

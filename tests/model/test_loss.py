@@ -141,7 +141,7 @@ THIRD_LOSS = """
 from dataclasses import replace
 import torch
 from pipeline.model.heatmaps import render
-from pipeline.model.hourglass import Heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.model.loss import LOSSES, batch_loss, is_flat, to_heatmaps
 from pipeline.settings import OptimSettings
 

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.hourglass import Heatmaps, StackedHourglass
+from pipeline.model.network import Heatmaps, PoseNetwork
 
 
 class Contiguous(nn.Module):
     """A network whose images and weights lie channel by channel, as torch lays them out itself."""
 
-    def __init__(self, network: StackedHourglass) -> None:
+    def __init__(self, network: PoseNetwork) -> None:
         super().__init__()
         for parameter in network.parameters():
             # Not contiguous(): a 1x1 kernel counts as laid out already, but its strides would

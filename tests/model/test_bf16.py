@@ -1,4 +1,4 @@
-"""Networks that predict in bf16: what stays in fp32, and where they are taken."""
+"""Prediction in bf16: the parts that stay in fp32, and the processors that use it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: equal outputs where the networks are equal, and the reason where they are not."""
+"""Converted weights: equal outputs for equal networks, and the reason where they differ."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def converted(tmp_path: Path, content: object, *options: str) -> Path:
-    """Write what a checkpoint of theirs holds, convert it, and return the folder."""
+    """Write the content of a foreign checkpoint, convert it, and return the folder."""
     path, out = tmp_path / "theirs.pth.tar", tmp_path / "converted"
     torch.save(content, path)
     jobs.convert.main(["--weights", str(path), "--out", str(out), *options])
@@ -32,7 +32,7 @@ def converted(tmp_path: Path, content: object, *options: str) -> Path:
 
 
 def said_on_refusal(tmp_path: Path, capsys, content: object, *options: str) -> str:
-    """What is said of weights that are refused, without the file's name; nothing may be written."""
+    """Return the error for weights that are refused, without the file's name; nothing is written."""
     with pytest.raises(SystemExit) as end:
         converted(tmp_path, content, *options)
     assert end.value.code == 2
@@ -150,7 +150,7 @@ def test_files_of_old_torch_count_no_batches(tmp_path):
     assert torch.equal(ours.stem_norm.running_var, weights["pre.0.bn.running_var"])
 
 
-# What is said and written
+# Report and files
 
 
 def test_the_report_says_what_was_found_and_what_was_not(tmp_path, capsys):
@@ -236,7 +236,8 @@ def test_hourglasses_without_residuals_after_them_are_not_ours(tmp_path, capsys)
         (
             lambda: PoseNet(stacks=1, increase=8),
             [
-                "its hourglasses gain 8 channels at each lower resolution (`increase`), here they keep 16",
+                "its hourglasses gain 8 channels at each lower resolution (`increase`), "
+                "here they keep 16",
                 "hgs.0.0.low1.conv1.conv.weight has shape (12, 16, 1, 1), expected (8, 16, 1, 1)",
             ],
         ),
@@ -277,7 +278,7 @@ def test_another_posenet_is_refused_with_the_reason(tmp_path, capsys, make, reas
             "attention.weight of shape (3,) has no counterpart",
         ),
         (
-            # Of no consequence in PoseNet, where only a skip that is needed is used.
+            # PoseNet's spare skips are ignored, as it never uses them.
             lambda weights: weights.update({"res.0.0.downsample.0.weight": torch.eye(16)}),
             "res.0.0.downsample.0.weight of shape (16, 16) has no counterpart",
         ),
@@ -313,7 +314,7 @@ def test_other_joints_are_refused(tmp_path, capsys):
     assert said == "predicts 16 joints, expected 14, as many as lsp has\n"
 
 
-# Files that are no such thing
+# Files that are refused
 
 
 def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
@@ -329,7 +330,7 @@ def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
 
 
 class Trap:
-    """Makes a file where it is unpickled without care."""
+    """Creates a file when it is unpickled without care."""
 
     def __init__(self, made: Path) -> None:
         self.made = made
@@ -346,7 +347,7 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
         "only tensors, as torch.save(network.state_dict()) writes\n"
     )
     assert not (tmp_path / "ran").exists()
-    # The trap is one: loaded without care, it runs.
+    # The trap works: loaded without care, it runs.
     torch.load(tmp_path / "theirs.pth.tar", weights_only=False)
     assert (tmp_path / "ran").exists()
 

@@ -1,4 +1,4 @@
-"""The losses of intermediate supervision, worked out by hand."""
+"""Losses of intermediate supervision, computed by hand."""
 
 import subprocess
 import sys
@@ -136,7 +136,7 @@ def test_what_was_trained_by_squared_error_is_read_as_it_is():
 
 # Another loss
 
-# In a process of its own, where no annotation is checked: the third value is in none.
+# In a separate process without checks of annotations, which don't know the third value.
 THIRD_LOSS = """
 from dataclasses import replace
 import torch

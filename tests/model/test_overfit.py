@@ -1,4 +1,4 @@
-"""Networks small and large learn eight pictures by heart, and do not collapse to all-zero heatmaps."""
+"""Networks of all sizes overfit eight pictures and do not collapse to all-zero heatmaps."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def people(tmp_path_factory) -> SampleLoader:
 
 
 def pckh_by_heart(people: SampleLoader, stacks: int, optim: OptimSettings) -> float:
-    """PCKh@0.5 on the pictures that a network of 16 features was trained on."""
+    """Return PCKh@0.5 on the pictures that a network of 16 features was trained on."""
     model = ModelSettings(stacks=stacks, features=16, order=2, joints=16, input_px=64)
     network = build_network(model, 0, CPU, zero_heads=optim.zero_heads)
     optimizer = build_optimizer(network, optim)

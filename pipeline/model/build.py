@@ -50,11 +50,11 @@ def compiled(network: nn.Module, device: torch.device, parts: int) -> nn.Module:
     if device.type == "cpu":
         _check_compiler()
         # With them torch 2.13 frees a buffer of the bf16 network's backward pass too early.
-        network = torch.compile(network, options={"inplace_buffers": False})
+        faster = torch.compile(network, options={"inplace_buffers": False})
     else:
-        network = torch.compile(network, mode="reduce-overhead" if parts == 1 else None)
-    assert isinstance(network, nn.Module)
-    return network
+        faster = torch.compile(network, mode="reduce-overhead" if parts == 1 else None)
+    assert isinstance(faster, nn.Module)
+    return faster
 
 
 def _check_compiler() -> None:

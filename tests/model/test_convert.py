@@ -32,7 +32,7 @@ def converted(tmp_path: Path, content: object, *options: str) -> Path:
 
 
 def said_on_refusal(tmp_path: Path, capsys, content: object, *options: str) -> str:
-    """Return the error for weights that are refused, without the file's name; nothing is written."""
+    """Return the error for weights that are refused, without the file's name."""
     with pytest.raises(SystemExit) as end:
         converted(tmp_path, content, *options)
     assert end.value.code == 2

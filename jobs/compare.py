@@ -121,15 +121,15 @@ def table_text(found: "pd.DataFrame") -> str:
 def sentences(compared: "Comparison") -> list[str]:
     """Describe the checkpoints, and whether each difference is resolved."""
     first, *others = compared.runs
-    lines = [f"{one.name}: epoch {one.epoch}, {len(one.cases):,} people" for one in compared.runs]
+    lines = [f"{one.name}: epoch {one.epoch}, {len(one.results):,} people" for one in compared.runs]
     for other, differences in zip(others, compared.differences, strict=True):
-        people, both = differences[0].people, (len(first.cases), len(other.cases))
+        people, both = differences[0].people, (len(first.results), len(other.results))
         if people < max(both):
             lines.append(
                 f"note: {first.name} and {other.name} share {people:,} of {both[0]:,} and "
                 f"{both[1]:,} people; the intervals are of these alone"
             )
-        lines += [d.said(other.name, first.name, compared.measure.title) for d in differences]
+        lines += [d.sentence(other.name, first.name, compared.measure.title) for d in differences]
     return lines
 
 
@@ -147,7 +147,7 @@ def content(compared: "Comparison") -> dict[str, Any]:
             {
                 "run": one.name,
                 "epoch": one.epoch,
-                "people": len(one.cases),
+                "people": len(one.results),
                 "scores": scores.as_dict(),
                 "differences": [asdict(d) | {"is_resolved": d.is_resolved} for d in more],
             }

@@ -13,10 +13,8 @@ from pipeline.settings import Decoding
 from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from pipeline.data.loader import SampleLoader
-    from pipeline.evaluation.evaluate import Evaluation
+    from pipeline.evaluation.evaluate import Evaluation, Evaluator
     from pipeline.evaluation.metrics import Scores
     from pipeline.evaluation.per_person import PersonResults
     from pipeline.run.metadata import CheckpointMetadata
@@ -63,6 +61,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate_checkpoint(arguments: Arguments) -> None:
     """Measure, print, and write the files. Raises ValueError."""
+
+    from pipeline.data.loader import shard_loader
+    from pipeline.evaluation.evaluate import Evaluator
     from pipeline.evaluation.metrics import stack_table, table
     from pipeline.run.checkpoint import find_weights, load_network
 
@@ -72,13 +73,15 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     weights = find_weights(arguments.checkpoint, arguments.weights)
     if weights == "ema":
         say("weights: their moving average (ema)")
-    loader = _loader("data.val", arguments.val, metadata)
+    fitting = metadata.joint_set, metadata.settings.model.input_px
+    loader = shard_loader("data.val", arguments.val, *fitting)
     settings = _settings(metadata, arguments)
-    stacks, cases = _measure(network, loader, settings, arguments)
+    evaluator = Evaluator(network=network, loader=loader, settings=settings, device=device)
+    stacks, people = _measure(evaluator, arguments)
     evaluation, joint_set = stacks[-1], loader.joint_set
     results = {"network": evaluation.scores(joint_set)}
     if arguments.train:
-        training = _loader("data.train", arguments.train, metadata)
+        training = shard_loader("data.train", arguments.train, *fitting)
         results["constant pose"] = _constant_pose(training, loader).scores(joint_set)
     for name, scores in results.items():
         for score in scores.values():
@@ -88,10 +91,10 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
         say(f"\n{stack_table([scores[key] for scores in by_stack])}")
     _write(results, by_stack, evaluation, weights, settings, arguments)
     if arguments.people is not None:
-        arguments.people.write_bytes(cases.to_bytes())
+        arguments.people.write_bytes(people.to_bytes())
         say(f"written: {arguments.people}")
     if arguments.figures is not None:
-        _draw(network, loader, settings, evaluation, cases, arguments.figures)
+        _draw(evaluator, evaluation, people, arguments.figures)
 
 
 def _check_people_file(people: Path | None) -> None:
@@ -112,57 +115,35 @@ def _settings(metadata: "CheckpointMetadata", arguments: Arguments) -> "Settings
     return metadata.settings.replaced(changes)
 
 
-def _loader(setting: str, pattern: str, metadata: "CheckpointMetadata") -> "SampleLoader":
-    from pipeline.data.loader import SampleLoader
-    from pipeline.data.shards.index import find_shards
-    from pipeline.data.shards.reader import ShardReader
-
-    shards = find_shards(setting, pattern)
-    difference = shards.joint_set.difference(metadata.joint_set)
-    if difference:
-        raise ValueError(
-            f"{setting}={pattern!r} and the checkpoint have different joint sets: {difference}; "
-            "expected the same"
-        )
-    input_px = metadata.settings.model.input_px
-    return SampleLoader(ShardReader(shards.paths), shards.joint_set, input_px)
-
-
 def _measure(
-    network: "nn.Module", loader: "SampleLoader", settings: "Settings", arguments: Arguments
+    evaluator: "Evaluator", arguments: Arguments
 ) -> "tuple[list[Evaluation], PersonResults]":
-    """Evaluate every stack's heatmaps, or the last stack's; return also its people's results."""
+    """Evaluate every stack, first to last, or the last one; return also the last one's people."""
     from pipeline.data.loader import stream_validation
     from pipeline.data.sampler import validation_batches
-    from pipeline.evaluation.evaluate import Evaluation, evaluate_people, predict, predict_stacks
+    from pipeline.evaluation.evaluate import Evaluation, evaluate_people
     from pipeline.evaluation.per_person import PersonResults
 
+    loader, settings = evaluator.loader, evaluator.settings
     people, pace = len(loader.samples), Pace(2.0)
-    batches = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)
-    measured = (
-        network,
-        stream_validation(loader, batches, arguments.threads),
-        loader,
-        settings.optim,
-        settings.evaluation,
-        next(network.parameters()).device,
-    )
+    chosen = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)
+    batches = stream_validation(loader, chosen, arguments.threads)
     if arguments.every_stack:
-        predicted = predict_stacks(*measured)
+        predicted = evaluator.predict_stacks(batches)
         totals = [Evaluation.nothing(loader.joint_set)] * settings.model.stacks
     else:
-        predicted = ([predictions] for predictions in predict(*measured))
+        predicted = ([predictions] for predictions in evaluator.predict(batches))
         totals = [Evaluation.nothing(loader.joint_set)]
-    cases = [PersonResults.nobody(loader.joint_set)]
+    results = [PersonResults.nobody(loader.joint_set)]
     for stacks in predicted:
         found = [evaluate_people([predictions], loader) for predictions in stacks]
         totals = [total + new for total, (new, _) in zip(totals, found, strict=True)]
-        cases.append(found[-1][1])
+        results.append(found[-1][1])
         if pace.is_due():
             done = totals[-1].people
             left = duration(pace.left_s(done, people))
             say(f"{bar(done, people)} people  left {left}")
-    return totals, PersonResults.together(cases).by_key()
+    return totals, PersonResults.together(results).by_key()
 
 
 def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluation":
@@ -198,29 +179,24 @@ def _write(
 
 
 def _draw(
-    network: "nn.Module",
-    loader: "SampleLoader",
-    settings: "Settings",
-    evaluation: "Evaluation",
-    cases: "PersonResults",
-    folder: Path,
+    evaluator: "Evaluator", evaluation: "Evaluation", people: "PersonResults", folder: Path
 ) -> None:
     from pipeline.evaluation.charts import joint_bars, threshold_curve
     from pipeline.evaluation.overlays import draw_close_ups, draw_overlays
 
-    measure = loader.joint_set.measure(settings.evaluation.measure)
-    measured = evaluation.scores(loader.joint_set)
+    joint_set = evaluator.loader.joint_set
+    measure = joint_set.measure(evaluator.settings.evaluation.measure)
+    measured = evaluation.scores(joint_set)
     # These people may have no head sizes, which the measure of training may need.
     scores = measured.get(measure.key) or next(iter(measured.values()))
     measure = scores.measure
-    device = next(network.parameters()).device
-    title = f"{loader.joint_set.name} validation, {measure.headline} {scores.headline:.1f}"
+    title = f"{joint_set.name} validation, {measure.headline} {scores.headline:.1f}"
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
-        "overlay.png": draw_overlays(network, loader, settings, device, title),
+        "overlay.png": draw_overlays(evaluator, title),
         "joints.png": joint_bars(scores),
         "thresholds.png": threshold_curve(evaluation.counts[measure.key], scores),
-    } | draw_close_ups(network, loader, settings, cases, measure, device)
+    } | draw_close_ups(evaluator, people, measure)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=100)
     say(f"written: {folder}/{', '.join(figures)}")

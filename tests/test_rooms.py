@@ -206,6 +206,17 @@ def test_a_training_step_needs_little_more_than_torch():
     assert outside <= sys.stdlib_module_names | known
 
 
+def test_one_module_builds_networks():
+    calls = [
+        module
+        for module, source in sources().items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and "StackedHourglass" in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))
+    ]
+    assert calls == ["pipeline.model.build"]
+
+
 def test_the_training_loop_knows_neither_ray_nor_mlflow():
     rooms = {room_of(module) for module in reached("pipeline.training.loop", sources())}
     assert rooms <= MAY_IMPORT["training"] | {"training", ""}

@@ -15,10 +15,12 @@ from jaxtyping import UInt8
 from pipeline.data.augmentation import Augmentation, draw_augmentations
 from pipeline.data.batch import Batch
 from pipeline.data.shards.crop import CropDecoder, warp
+from pipeline.data.shards.index import find_shards
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import BadSampleError, BadSamples, Sample, Samples
 from pipeline.data.shards.streaming import ShardStream
 from pipeline.io.cache import ShardCache
+from pipeline.io.redaction import redacted
 from pipeline.pose.geometry import Matrix, heatmap_from_input, input_from_original, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
@@ -134,6 +136,21 @@ class SampleLoader:
         # A missing joint may hold any number, which must not reach arithmetic.
         points[~annotated] = 0.0
         return points, annotated
+
+
+def shard_loader(setting: str, pattern: str, joint_set: JointSet, input_px: int) -> SampleLoader:
+    """Return a loader of the shards that match `pattern`, for a checkpoint with `joint_set`.
+
+    Raises ValueError as `find_shards`, or if the joint sets differ.
+    """
+    shards = find_shards(setting, pattern)
+    difference = shards.joint_set.difference(joint_set)
+    if difference:
+        raise ValueError(
+            f"{setting}={redacted(pattern)!r} and the checkpoint have different joint sets: "
+            f"{difference}; expected the same"
+        )
+    return SampleLoader(ShardReader(shards.paths), shards.joint_set, input_px)
 
 
 def stream_training(

@@ -1,4 +1,4 @@
-"""The constant pose: a baseline that has not looked at the image."""
+"""The constant pose, a baseline that ignores the image."""
 
 from collections.abc import Iterable
 
@@ -11,10 +11,7 @@ from pipeline.pose.person import Visibility
 
 
 def constant_pose(training: Iterable[Sample], joints: int) -> Float[np.ndarray, "joint 2"]:
-    """Mean position of each joint within the frames of training people, in units of the frame's side.
-
-    What a network that ignores the picture would say: the baseline to beat.
-    """
+    """Return the mean position of each joint in training people's frames, in frame sides."""
     total, seen = np.zeros((joints, 2)), np.zeros(joints)
     for sample in training:
         person = sample.person

@@ -1,4 +1,4 @@
-"""Pictures, each a function from arrays to a matplotlib Figure; callers save or log them."""
+"""Charts, each a function from arrays to a matplotlib Figure; callers save or log them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,10 @@ from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, Scores
 
 
 def curves(history: Mapping[str, Sequence[tuple[int, float]]], headline: str) -> Figure:
-    """Loss and accuracy by epoch. `history` holds (epoch, value) by metric name."""
+    """Draw loss and the primary metric `headline` by epoch.
+
+    `history` has (epoch, value) pairs by metric name.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     for name in ("train_loss", "val_loss"):
@@ -25,7 +28,7 @@ def curves(history: Mapping[str, Sequence[tuple[int, float]]], headline: str) ->
 
 
 def joint_bars(result: Scores) -> Figure:
-    """The headline percentage of each joint, and the pooled mean as a line."""
+    """Draw each joint's percentage at the primary threshold, and the pooled mean as a line."""
     threshold = result.measure.thresholds[0]
     values = result.joints[threshold]
     figure = Figure(figsize=(7, 0.28 * len(values) + 1.2), layout="constrained")
@@ -39,7 +42,7 @@ def joint_bars(result: Scores) -> Figure:
 
 
 def threshold_curve(counts: JointCounts, result: Scores) -> Figure:
-    """Percentage of correct joints against the threshold, pooled over the joints of the mean."""
+    """Draw the pooled percentage of correct joints against the threshold."""
     members = list(result.joint_set.in_mean)
     pooled = counts.correct[:, members].sum(axis=1) / counts.annotated[members].sum()
     figure = Figure(figsize=(5.5, 4), layout="constrained")

@@ -1,10 +1,10 @@
-"""Runs beside the first of them: which settings differ, how accurate each is, and whether people enough say so.
+"""Comparison of runs with the first: settings, accuracy, and the significance of differences.
 
-A difference's interval is the percentile bootstrap's (Efron, 1979) over people,
-in pairs: the same people are drawn for both runs, and each draw is pooled and
-divided as the measure itself is.
+Intervals are by the percentile bootstrap (Efron, 1979), paired over people: each resample draws
+the same people for both runs, and pools and divides their counts as the measure does.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,26 +20,26 @@ from pipeline.settings import Settings
 RESAMPLES = 10_000
 PERCENT = 95
 _SEED = 0
-# What every run has to itself.
-_NAMES = ("ray.name",)
+# Differs in all runs.
+_NAME = "ray.name"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
-    """A run to compare: its name, settings and joint set, and one checkpoint's validation results."""
+    """A run to compare, with the validation results of one checkpoint."""
 
     name: str
     settings: Settings
     joint_set: JointSet
     epoch: int
-    cases: PersonResults
+    results: PersonResults
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What a run has more than the first of a measure's pooled percentage at a threshold, in points.
+    """A run's pooled percentage at a threshold minus the first run's, in points.
 
-    Over `people` whom both have; `low` and `high` are the ends of the interval.
+    It is over the `people` of both runs; `low` and `high` are the ends of its interval.
     """
 
     threshold: float
@@ -50,22 +50,23 @@ class Difference:
 
     @property
     def is_resolved(self) -> bool:
-        """Whether the interval leaves no doubt which of the two is better."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
-    def said(self, name: str, first: str, title: str) -> str:
-        """One sentence for a person; `title` is the measure's."""
-        interval = f"{PERCENT} % interval {self.low:+.2f} to {self.high:+.2f}"
-        what = f"{title}@{self.threshold:g}"
-        if not self.is_resolved:
-            return f"{what}: {name} and {first} are not told apart: {self.points:+.2f} points, {interval}"
-        word = "better" if self.points > 0 else "worse"
-        return f"{what}: {name} is {word} than {first} by {abs(self.points):.2f} points, {interval}"
+    def sentence(self, name: str, first: str, title: str) -> str:
+        """Return the difference as a sentence; `title` is the measure's."""
+        if self.is_resolved:
+            word = "better" if self.points > 0 else "worse"
+            finding = f"{name} is {word} than {first} by {abs(self.points):.2f} points"
+        else:
+            finding = f"{name} and {first} do not differ significantly: {self.points:+.2f} points"
+        interval = f"{PERCENT}% interval {self.low:+.2f} to {self.high:+.2f}"
+        return f"{title}@{self.threshold:g}: {finding}, {interval}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Some runs by the headline measure of the first: each one's scores, and the differences of all but the first."""
+    """Runs by the measure of the first: scores of all, and the others' differences from it."""
 
     runs: tuple[ComparedRun, ...]
     measure: Measure
@@ -75,7 +76,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[ComparedRun]) -> Comparison:
-    """Compare runs with the first. Raises ValueError naming two that can't be compared, and why."""
+    """Compare runs with the first. Raises ValueError naming two that are not comparable."""
     first, *others = runs
     joint_set = first.joint_set
     measure = joint_set.measure(first.settings.evaluation.measure)
@@ -87,33 +88,32 @@ def compare(runs: Sequence[ComparedRun]) -> Comparison:
         runs=tuple(runs),
         measure=measure,
         settings=differing([one.settings for one in runs]),
-        scores=tuple(scores(one.cases.counts(measure), joint_set, measure) for one in runs),
+        scores=tuple(scores(one.results.counts(measure), joint_set, measure) for one in runs),
         differences=tuple(_differences(first, other, joint_set, measure) for other in others),
     )
 
 
 def differing(settings: Sequence[Settings]) -> dict[str, list[Any]]:
-    """Return the settings that are not the same everywhere: by dotted key, the value of each."""
+    """Return the settings that differ, with their values in all runs by dotted key."""
     shown = [one.shown() for one in settings]
-    values = {key: [one[key] for one in shown] for key in shown[0] if key not in _NAMES}
+    values = {key: [one[key] for one in shown] for key in shown[0] if key != _NAME}
     return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
 
 
 def _differences(
     first: ComparedRun, other: ComparedRun, joint_set: JointSet, measure: Measure
 ) -> tuple[Difference, ...]:
-    """The differences at each of the measure's thresholds, over the people that both have."""
+    """Return the difference at each of the measure's thresholds, over the people of both runs."""
     people, members = _same_people(first, other), list(joint_set.in_mean)
-    errors = [cases.errors[measure.key][:, members] for cases in people]
+    errors = [results.errors[measure.key][:, members] for results in people]
     annotated = (~np.isnan(errors[0])).sum(axis=1)
     if not annotated.any():
         raise ValueError(
-            f"{first.name} and {other.name}: of the people whom they share no joint counts by "
-            f"{measure.key}"
+            f"{first.name} and {other.name}: no joint of the people in both counts by {measure.key}"
         )
     found = []
     for threshold in measure.thresholds:
-        # As it is counted: see pipeline.evaluation.metrics.
+        # The thresholds of joint_counts, to the bit.
         correct = [(e <= THRESHOLDS[round(100 * threshold)]).sum(axis=1) for e in errors]
         points, low, high = interval(correct[1] - correct[0], annotated)
         found.append(
@@ -125,53 +125,58 @@ def _differences(
 
 
 def _same_people(first: ComparedRun, other: ComparedRun) -> tuple[PersonResults, PersonResults]:
-    """The people whom both runs have. Raises ValueError if there are none, or they are others of the same names."""
+    """Return both runs' results on the people of both.
+
+    Raises ValueError if they share no people, or people's annotations differ.
+    """
     names = f"{first.name} and {other.name}"
-    ours, theirs = shared(first.cases, other.cases)
-    if not len(ours):
+    left, right = shared(first.results, other.results)
+    if not len(left):
         raise ValueError(
-            f"{names} share none of their {len(first.cases):,} and {len(other.cases):,} validation "
-            "people; expected runs on the same data"
+            f"{names} share none of their {len(first.results):,} and {len(other.results):,} "
+            "validation people; expected runs on the same data"
         )
-    unlike = int((ours.truths != theirs.truths).sum())
+    unlike = int((left.truths != right.truths).sum())
     if unlike:
         raise ValueError(
-            f"{names} share the names of {len(ours):,} validation people, of whom {unlike:,} are annotated "
-            "differently; expected runs on the same data"
+            f"{names} share the keys of {len(left):,} validation people, of whom {unlike:,} are "
+            "annotated differently; expected runs on the same data"
         )
-    return ours, theirs
+    return left, right
 
 
 def shared(first: PersonResults, second: PersonResults) -> tuple[PersonResults, PersonResults]:
-    """Those of each whom both have, in the same order; people of one key in the order of the shards."""
-    rows, others = _named(first), _named(second)
-    names = [name for name in rows if name in others]
-    ours, theirs = (np.array([of[name] for name in names], np.int64) for of in (rows, others))
-    return first.rows(ours), second.rows(theirs)
+    """Return the rows of people in both, in one order; equal keys are paired in shard order."""
+    left, right = _rows(first), _rows(second)
+    names = [name for name in left if name in right]
+    return (
+        first.rows(np.array([left[name] for name in names], np.int64)),
+        second.rows(np.array([right[name] for name in names], np.int64)),
+    )
 
 
-def _named(cases: PersonResults) -> dict[tuple[str, int], int]:
-    """Each person's row, by key and by how many there are of it before."""
-    seen: dict[str, int] = {}
+def _rows(results: PersonResults) -> dict[tuple[str, int], int]:
+    """Map each person's key, numbered among equal ones, to the row."""
+    seen: Counter[str] = Counter()
     rows = {}
-    for row in np.argsort(cases.positions, kind="stable").tolist():
-        key = cases.keys[row]
-        rows[key, seen.get(key, 0)] = row
-        seen[key] = seen.get(key, 0) + 1
+    for row in np.argsort(results.positions, kind="stable").tolist():
+        key = results.keys[row]
+        rows[key, seen[key]] = row
+        seen[key] += 1
     return rows
 
 
 def interval(
     gained: Int64[np.ndarray, " person"], annotated: Int64[np.ndarray, " person"]
 ) -> tuple[float, float, float]:
-    """A difference of pooled percentages in points, with the ends of its bootstrap interval.
+    """Return a difference of pooled percentages in points, and the ends of its interval.
 
-    `gained` are each person's correct joints in the second run less those in
-    the first, `annotated` the joints that count, of at least one person one.
+    `gained` is each person's number of correct joints in the second run minus the first,
+    `annotated` the number of joints that count, which must not be 0 for all.
     """
     counts = annotated > 0
     pairs = np.stack([gained, annotated])[:, counts]
-    # People who gain alike are alike: how often each kind is drawn is all that a resample is.
+    # People with equal pairs are interchangeable: a resample is how often each pair is drawn.
     kinds, people = np.unique(pairs, axis=1, return_counts=True)
     random = np.random.default_rng(_SEED)
     drawn = random.multinomial(people.sum(), people / people.sum(), RESAMPLES)

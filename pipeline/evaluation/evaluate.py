@@ -1,4 +1,4 @@
-"""Evaluation: predictions in original-image pixels, counted once each."""
+"""Evaluation of a network: predictions in original-image pixels, each person counted once."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,23 +24,23 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.model.decoding import decode, predicted_heatmaps
-from pipeline.model.hourglass import Heatmaps
 from pipeline.model.loss import batch_loss, is_flat
+from pipeline.model.network import Heatmaps
 from pipeline.pose.geometry import heatmap_from_input, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Positions
-from pipeline.settings import EvaluationSettings, OptimSettings
+from pipeline.settings import Settings
 
 EVALUATION_NAME = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Joints of some samples in pixels of their original images, and the heatmaps' heights there.
+    """Joints of samples in pixels of their original images, and the heatmaps' maxima.
 
-    `loss` is the sum of the samples' validation losses, `flat` the number of
-    samples whose heatmaps are all flat (see `is_flat`).
+    `loss` is the sum of the samples' validation losses, `flat` the number of samples whose
+    heatmaps are too flat to locate joints (see `is_flat`).
     """
 
     positions: Positions
@@ -51,10 +51,76 @@ class Predictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Counts of each measure (by its key) over some people; add them over batches and workers.
+class Evaluator:
+    """A network on `device`, with the samples that it is evaluated on and its settings."""
 
-    `flat` are the people for whom all heatmaps were flat.
+    network: nn.Module
+    loader: SampleLoader
+    settings: Settings
+    device: torch.device
+
+    def predict(self, batches: Iterable[Batch]) -> Iterator[Predictions]:
+        """Yield the last stack's predictions for each batch, computed in float32.
+
+        With `evaluation.flip_test` heatmaps are averaged with those of the mirrored images. The
+        network is in evaluation mode meanwhile, and returns to its mode afterwards.
+        """
+        for batch, stacks, loss in self.heatmaps(batches):
+            yield self._decode(batch, stacks[-1], loss)
+
+    def predict_stacks(self, batches: Iterable[Batch]) -> Iterator[list[Predictions]]:
+        """Yield every stack's predictions, first to last; each has the whole network's loss."""
+        for batch, stacks, loss in self.heatmaps(batches):
+            yield [self._decode(batch, maps, loss) for maps in stacks]
+
+    def heatmaps(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], float]]:
+        """Yield each batch with every stack's heatmaps and the sum of its samples' losses."""
+        optim = self.settings.optim
+        mirror = self.loader.joint_set.mirror if self.settings.evaluation.flip_test else None
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            with torch.inference_mode():
+                for batch in batches:
+                    images = network_input(batch, self.device)
+                    predicted: Heatmaps = self.network(images)
+                    loss = float(batch_loss(predicted, batch.joints, batch.annotated, optim))
+                    maps = predicted_heatmaps(self.network, images, predicted, optim.loss, mirror)
+                    yield batch, maps, loss * len(batch)
+        finally:
+            self.network.train(was_training)
+
+    def _decode(
+        self, batch: Batch, heatmaps: Float[Tensor, "batch joint height width"], loss: float
+    ) -> Predictions:
+        optim, pixels = self.settings.optim, heatmaps.shape[-2] * heatmaps.shape[-1]
+        joints, heights = decode(heatmaps, self.settings.evaluation.decoding, optim.sigma_px)
+        return Predictions(
+            positions=batch.positions,
+            joints=self._to_original(joints, batch.positions),
+            confidence=heights.cpu().numpy(),
+            loss=loss,
+            flat=int(is_flat(heights, optim.loss, optim.target_peak, pixels).sum()),
+        )
+
+    def _to_original(
+        self, joints: Float[Tensor, "batch joint 2"], positions: Positions
+    ) -> Float[np.ndarray, "batch joint 2"]:
+        points = joints.double().cpu().numpy()
+        for row, position in enumerate(positions.tolist()):
+            sample = self.loader.samples[position]
+            matrix = heatmap_from_input() @ self.loader.input_from_original(sample, Augmentation())
+            points[row] = transform(points[row], np.linalg.inv(matrix))
+        return points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Counts of each measure (by its key) over `people`, to be added over batches and workers.
+
+    `flat` counts people whose heatmaps are all flat.
     """
 
     counts: dict[str, JointCounts]
@@ -64,13 +130,10 @@ class Evaluation:
 
     @classmethod
     def nothing(cls, joint_set: JointSet) -> Self:
-        """The evaluation of nobody, to add to."""
+        """Return the evaluation of no people."""
         zero = JointCounts.zero(len(joint_set.joints))
-        return cls(
-            counts={measure.key: zero for measure in joint_set.measures},
-            loss_sum=0.0,
-            people=0,
-        )
+        counts = {measure.key: zero for measure in joint_set.measures}
+        return cls(counts=counts, loss_sum=0.0, people=0)
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
         return Evaluation(
@@ -81,38 +144,24 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data from which `from_json` makes the same evaluation."""
+        """Return plain data for `from_json`."""
         counts = {
             key: {"correct": c.correct.tolist(), "annotated": c.annotated.tolist()}
             for key, c in self.counts.items()
         }
-        return {
-            "counts": counts,
-            "loss_sum": self.loss_sum,
-            "people": self.people,
-            "flat": self.flat,
-        }
+        return vars(self) | {"counts": counts}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Rebuild an evaluation from `to_json`'s data."""
+        """Rebuild an evaluation from the data of `to_json`."""
         counts = {
-            key: JointCounts(
-                correct=np.array(c["correct"], np.int64),
-                annotated=np.array(c["annotated"], np.int64),
-            )
+            key: JointCounts(**{name: np.array(c[name], np.int64) for name in c})
             for key, c in content["counts"].items()
         }
-        return cls(
-            counts=counts,
-            loss_sum=content["loss_sum"],
-            people=content["people"],
-            # Not counted by those that were written before.
-            flat=content.get("flat", 0),
-        )
+        return cls(**content | {"counts": counts})
 
     def scores(self, joint_set: JointSet) -> dict[str, Scores]:
-        """Percentages of every measure that has at least one annotated joint."""
+        """Return percentages by measure, for measures with at least one annotated joint."""
         return {
             measure.key: scores(self.counts[measure.key], joint_set, measure)
             for measure in joint_set.measures
@@ -120,103 +169,9 @@ class Evaluation:
         }
 
 
-def predict(
-    network: nn.Module,
-    batches: Iterable[Batch],
-    loader: SampleLoader,
-    optim: OptimSettings,
-    evaluation: EvaluationSettings,
-    device: torch.device,
-) -> Iterator[Predictions]:
-    """Yield the last stack's predictions batch by batch, computed in float32.
-
-    With `evaluation.flip_test` the heatmaps are averaged with the mirrored
-    image's. The network is put in evaluation mode and left in the mode it came in.
-    """
-    for batch, stacks, loss in stack_heatmaps(network, batches, loader, optim, evaluation, device):
-        yield _predictions(batch, stacks[-1], loss, loader, optim, evaluation)
-
-
-def predict_stacks(
-    network: nn.Module,
-    batches: Iterable[Batch],
-    loader: SampleLoader,
-    optim: OptimSettings,
-    evaluation: EvaluationSettings,
-    device: torch.device,
-) -> Iterator[list[Predictions]]:
-    """Yield every stack's predictions, first to last, as `predict` yields the last one's.
-
-    The loss of each is that of the whole network.
-    """
-    for batch, stacks, loss in stack_heatmaps(network, batches, loader, optim, evaluation, device):
-        yield [_predictions(batch, maps, loss, loader, optim, evaluation) for maps in stacks]
-
-
-def stack_heatmaps(
-    network: nn.Module,
-    batches: Iterable[Batch],
-    loader: SampleLoader,
-    optim: OptimSettings,
-    evaluation: EvaluationSettings,
-    device: torch.device,
-) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], float]]:
-    """Yield batches with every stack's heatmaps and the sum of their samples' losses; else like `predict`."""
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                images = network_input(batch, device)
-                predicted: Heatmaps = network(images)
-                loss = float(batch_loss(predicted, batch.joints, batch.annotated, optim)) * len(
-                    batch
-                )
-                mirror = loader.joint_set.mirror if evaluation.flip_test else None
-                yield (
-                    batch,
-                    predicted_heatmaps(network, images, predicted, optim.loss, mirror),
-                    loss,
-                )
-    finally:
-        network.train(was_training)
-
-
-def _predictions(
-    batch: Batch,
-    heatmaps: Float[Tensor, "batch joint height width"],
-    loss: float,
-    loader: SampleLoader,
-    optim: OptimSettings,
-    evaluation: EvaluationSettings,
-) -> Predictions:
-    joints, confidence = decode(heatmaps, evaluation.decoding, optim.sigma_px)
-    pixels = heatmaps.shape[-2] * heatmaps.shape[-1]
-    flat = is_flat(confidence, optim.loss, optim.target_peak, pixels)
-    return Predictions(
-        positions=batch.positions,
-        joints=_to_original(joints, batch.positions, loader),
-        confidence=confidence.cpu().numpy(),
-        loss=loss,
-        flat=int(flat.sum()),
-    )
-
-
-def _to_original(
-    joints: Float[Tensor, "batch joint 2"], positions: Positions, loader: SampleLoader
-) -> Float[np.ndarray, "batch joint 2"]:
-    points = joints.double().cpu().numpy()
-    for row, position in enumerate(positions.tolist()):
-        matrix = heatmap_from_input() @ loader.input_from_original(
-            loader.samples[position], Augmentation()
-        )
-        points[row] = transform(points[row], np.linalg.inv(matrix))
-    return points
-
-
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What the annotations say of some people, in original-image pixels; NaN where there is no size."""
+    """Annotations of people in original-image pixels; a size that is not annotated is NaN."""
 
     joints: Float[np.ndarray, "person joint 2"]
     annotated: Bool[np.ndarray, "person joint"]
@@ -225,20 +180,18 @@ class Truth:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Self:
-        """Collect the truth of samples."""
+        """Collect the annotations of samples."""
         people = [sample.person for sample in samples]
+        boxes = [max(person.box[2:]) if person.box else np.nan for person in people]
         return cls(
             joints=np.array([person.joints for person in people]),
             annotated=np.array([person.visibility for person in people]) != Visibility.MISSING,
             head_size=np.array([person.head_size or np.nan for person in people], np.float64),
-            box_size=np.array(
-                [max(person.box[2:]) if person.box else np.nan for person in people],
-                np.float64,
-            ),
+            box_size=np.array(boxes, np.float64),
         )
 
     def checksums(self) -> Int64[np.ndarray, " person"]:
-        """A number for each person that stands for all that is known of them, wherever they are stored."""
+        """Return a checksum of each person's annotations, independent of where they are stored."""
         joints = np.where(self.annotated[..., None], self.joints, 0)
         sizes = np.stack([self.head_size, self.box_size], axis=1)
         rows = zip(joints, self.annotated, sizes, strict=True)
@@ -246,45 +199,33 @@ class Truth:
             [zlib.crc32(b"".join(part.tobytes() for part in row)) for row in rows], np.int64
         )
 
-
-def measure_errors(
-    predicted: Float[np.ndarray, "person joint 2"], truth: Truth, joint_set: JointSet
-) -> dict[str, Float[np.ndarray, "person joint"]]:
-    """Normalised errors by measure; NaN where a joint does not count."""
-    return {
-        measure.key: normalised_errors(
-            predicted,
-            truth.joints,
-            truth.annotated,
-            person_sizes(
-                measure,
-                truth.joints,
-                truth.annotated,
-                truth.head_size,
-                truth.box_size,
-            ),
-        )
-        for measure in joint_set.measures
-    }
+    def errors(
+        self, predicted: Float[np.ndarray, "person joint 2"], joint_set: JointSet
+    ) -> dict[str, Float[np.ndarray, "person joint"]]:
+        """Return normalised errors by measure; NaN where a joint does not count."""
+        known, sizes = (self.joints, self.annotated), (self.head_size, self.box_size)
+        return {
+            measure.key: normalised_errors(predicted, *known, person_sizes(measure, *known, *sizes))
+            for measure in joint_set.measures
+        }
 
 
 def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evaluation:
     """Count predictions against the truth of their samples."""
-    evaluation, _ = evaluate_people(predictions, loader)
-    return evaluation
+    return evaluate_people(predictions, loader)[0]
 
 
 def evaluate_people(
     predictions: Iterable[Predictions], loader: SampleLoader
 ) -> tuple[Evaluation, PersonResults]:
-    """Count predictions against the truth of their samples, and say of each person what was counted."""
+    """Count predictions against the truth of their samples; also return each person's results."""
     joint_set = loader.joint_set
-    total, cases = Evaluation.nothing(joint_set), [PersonResults.nobody(joint_set)]
+    total, results = Evaluation.nothing(joint_set), [PersonResults.nobody(joint_set)]
     for batch in predictions:
         people = [loader.samples[position] for position in batch.positions.tolist()]
         truth, keys = Truth.of(people), [sample.key for sample in people]
-        errors = measure_errors(batch.joints, truth, joint_set)
-        cases.append(
+        errors = truth.errors(batch.joints, joint_set)
+        results.append(
             PersonResults.of(keys, batch.positions, truth.checksums(), batch.joints, errors)
         )
         total += Evaluation(
@@ -293,4 +234,4 @@ def evaluate_people(
             people=len(people),
             flat=batch.flat,
         )
-    return total, PersonResults.together(cases)
+    return total, PersonResults.together(results)

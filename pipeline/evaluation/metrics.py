@@ -1,8 +1,8 @@
-"""Percentage of correct keypoints, counted once and divided once.
+"""Percentage of correct keypoints (PCK), as counts that are added and divided once.
 
-PCKh is Andriluka et al.'s (CVPR 2014): a joint is correct when its distance to
-the truth is at most a threshold times the head size. Other normalisers make
-other measures; each is named as what it is (`pipeline.pose.joint_sets.Measure`).
+By PCKh (Andriluka et al., CVPR 2014) a joint is correct when its distance to the truth is at most
+a threshold times the head size. Other normalisers give other measures
+(`pipeline.pose.joint_sets.Measure`).
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,26 @@ from jaxtyping import Bool, Float, Int64
 
 from pipeline.pose.joint_sets import JointSet, Measure
 
-# Every hundredth up to one half: holds the usual thresholds and draws the curve.
+# Every hundredth up to one half: contains the usual thresholds, and enough for a curve.
 THRESHOLDS = np.arange(51) / 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointCounts:
-    """Correct joints by threshold (`THRESHOLDS`) and annotated joints; add them over batches and workers."""
+    """Correct joints by threshold (`THRESHOLDS`) and annotated joints, to be added over batches."""
 
     correct: Int64[np.ndarray, "threshold joint"]
     annotated: Int64[np.ndarray, " joint"]
 
     @classmethod
     def zero(cls, joints: int) -> Self:
-        """Counts of nothing, to add to."""
-        return cls(
-            correct=np.zeros((len(THRESHOLDS), joints), np.int64),
-            annotated=np.zeros(joints, np.int64),
-        )
+        """Return counts of no people."""
+        shape = len(THRESHOLDS), joints
+        return cls(correct=np.zeros(shape, np.int64), annotated=np.zeros(joints, np.int64))
 
     def __add__(self, other: "JointCounts") -> "JointCounts":
         return JointCounts(
-            correct=self.correct + other.correct,
-            annotated=self.annotated + other.annotated,
+            correct=self.correct + other.correct, annotated=self.annotated + other.annotated
         )
 
 
@@ -46,11 +43,10 @@ def normalised_errors(
     annotated: Bool[np.ndarray, "person joint"],
     size: Float[np.ndarray, " person"],
 ) -> Float[np.ndarray, "person joint"]:
-    """Distance to the truth in units of `size`; NaN where a joint does not count.
+    """Return distances to the truth in units of `size`; NaN where a joint does not count.
 
-    Coordinates and sizes are pixels of the original image. A joint does not
-    count if it is not annotated or its person's size is NaN (undefined).
-    Raises ValueError if a size is not positive.
+    Coordinates and sizes are pixels of the original image. A joint does not count if it is not
+    annotated or its person's size is NaN (undefined). Raises ValueError if a size is not positive.
     """
     if (size <= 0).any():
         person = int(np.argmax(size <= 0))
@@ -65,12 +61,9 @@ def normalised_errors(
 
 def joint_counts(errors: Float[np.ndarray, "person joint"]) -> JointCounts:
     """Count normalised errors; a joint exactly at a threshold is correct."""
-    return JointCounts(
-        correct=np.stack([(errors <= threshold).sum(axis=0) for threshold in THRESHOLDS]).astype(
-            np.int64
-        ),
-        annotated=(~np.isnan(errors)).sum(axis=0).astype(np.int64),
-    )
+    correct = np.stack([(errors <= threshold).sum(axis=0) for threshold in THRESHOLDS])
+    annotated = (~np.isnan(errors)).sum(axis=0)
+    return JointCounts(correct=correct.astype(np.int64), annotated=annotated.astype(np.int64))
 
 
 def person_sizes(
@@ -80,7 +73,7 @@ def person_sizes(
     head_size: Float[np.ndarray, " person"],
     box_size: Float[np.ndarray, " person"],
 ) -> Float[np.ndarray, " person"]:
-    """What each person's errors are divided by, in pixels; NaN where it is undefined."""
+    """Return the normaliser of each person's errors, in pixels; NaN where it is undefined."""
     if measure.normaliser == "head":
         return head_size
     if measure.normaliser == "box":
@@ -93,11 +86,11 @@ def person_sizes(
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Percentages of one measure. Thresholds are the measure's own; NaN where nothing was annotated.
+    """Percentages of one measure by its thresholds; NaN where nothing was annotated.
 
-    `pooled` is all correct joints over all annotated joints that enter the
-    mean (the official toolkit's), `unweighted` the mean of the joints' values.
-    `auc` is the area under the pooled percentage up to the measure's limit (trapezoids), over that limit.
+    `pooled` is all correct joints over all annotated joints that enter the mean (as the official
+    toolkit computes it), `unweighted` the mean of the joints' values. `auc` is the area under the
+    pooled percentage up to the measure's limit (trapezoids), divided by that limit.
     """
 
     joint_set: JointSet
@@ -115,7 +108,7 @@ class Scores:
         return self.pooled[self.measure.thresholds[0]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; thresholds become text, NaN becomes None."""
+        """Return plain data for JSON; thresholds become text, NaN becomes None."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, dict):
@@ -138,27 +131,22 @@ def scores(counts: JointCounts, joint_set: JointSet, measure: Measure) -> Scores
         joint_set=joint_set,
         measure=measure,
         joints={
-            threshold: dict(zip(joint_set.joints, percent[row].tolist(), strict=True))
-            for threshold, row in rows.items()
+            t: dict(zip(joint_set.joints, percent[row].tolist(), strict=True))
+            for t, row in rows.items()
         },
         groups={
-            threshold: {
-                name: float(percent[row, list(members)].mean())
-                for name, members in joint_set.groups
-            }
-            for threshold, row in rows.items()
+            t: {name: float(percent[row, list(group)].mean()) for name, group in joint_set.groups}
+            for t, row in rows.items()
         },
-        pooled={threshold: float(pooled[row]) for threshold, row in rows.items()},
-        unweighted={
-            threshold: float(percent[row, in_mean].mean()) for threshold, row in rows.items()
-        },
+        pooled={t: float(pooled[row]) for t, row in rows.items()},
+        unweighted={t: float(percent[row, in_mean].mean()) for t, row in rows.items()},
         auc=float(np.trapezoid(pooled[: limit + 1]) / limit),
         annotated=dict(zip(joint_set.joints, counts.annotated.tolist(), strict=True)),
     )
 
 
 def table(result: Scores) -> str:
-    """The per-joint table as text, with the groups, if any, and the means below."""
+    """Return the per-joint table as text, with the groups, if any, and the means below."""
     measure, groups = result.measure, result.joint_set.groups
     heads = [f"{measure.title}@{_text(threshold)}" for threshold in measure.thresholds]
     first = max(16, *(len(name) + 1 for name in (*result.annotated, *dict(groups))))
@@ -186,7 +174,7 @@ def table(result: Scores) -> str:
 
 
 def stack_table(stacks: Sequence[Scores]) -> str:
-    """One measure's pooled percentages after every stack as text, a row a stack."""
+    """Return a table of one measure's pooled percentages as text, with one row per stack."""
     measure = stacks[0].measure
     heads = [f"{measure.title}@{_text(threshold)}" for threshold in measure.thresholds]
     heads.append(f"AUC 0-{measure.auc_limit:g}")

@@ -1,47 +1,29 @@
-"""Pictures of stored samples: predictions, annotations, and what training makes of them."""
+"""Pictures of stored samples: predictions, annotations, heatmaps."""
 
 from dataclasses import replace
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.loader import SampleLoader
 from pipeline.data.pictures import overlay, pose_of, spaced, stack_maps
-from pipeline.evaluation.evaluate import predict, stack_heatmaps
+from pipeline.evaluation.evaluate import Evaluator
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.pose.person import Visibility
-from pipeline.settings import Settings
 
 _WORST = 24
 # Joints whose heatmaps are shown where the joint set has no groups to choose from.
 _JOINTS = 7
 
 
-def draw_overlays(
-    network: nn.Module,
-    loader: SampleLoader,
-    settings: Settings,
-    device: torch.device,
-    title: str,
-) -> Figure:
-    """Predict people evenly spaced over the samples and draw them on their stored crops.
-
-    The truth is drawn beside, as white rings. Title is the figure's.
-    """
-    chosen = spaced(len(loader.samples), settings.evaluation.overlays)
-    (predictions,) = predict(
-        network,
-        [loader.batch(chosen)],
-        loader,
-        settings.optim,
-        settings.evaluation,
-        device,
-    )
+def draw_overlays(evaluator: Evaluator, title: str) -> Figure:
+    """Draw predictions, with the truth as white rings, on stored crops spaced over the samples."""
+    loader = evaluator.loader
+    chosen = spaced(len(loader.samples), evaluator.settings.evaluation.overlays)
+    (predictions,) = evaluator.predict([loader.batch(chosen)])
     poses = [
         pose_of(loader.samples[position], joints)
         for position, joints in zip(predictions.positions.tolist(), predictions.joints, strict=True)
@@ -50,56 +32,43 @@ def draw_overlays(
 
 
 def draw_close_ups(
-    network: nn.Module,
-    loader: SampleLoader,
-    settings: Settings,
-    cases: PersonResults,
-    measure: Measure,
-    device: torch.device,
+    evaluator: Evaluator, results: PersonResults, measure: Measure
 ) -> dict[str, Figure]:
-    """Both pictures by name of the file; the heatmaps are of the first person of the cases, the same in every run on these data."""
-    title = f"{loader.joint_set.name} validation, highest mean errors of {measure.title}"
-    first = int(cases.positions.min())
+    """Draw the worst people, and the heatmaps of one, by file name.
+
+    The heatmaps are of the first person of the results, the same in every run on these data.
+    """
+    name = evaluator.loader.joint_set.name
+    title = f"{name} validation, highest mean errors of {measure.title}"
     return {
-        "worst.png": draw_worst(loader, cases, measure, title),
-        "stacks.png": draw_stacks(network, loader, settings, first, device),
+        "worst.png": draw_worst(evaluator.loader, results, measure, title),
+        "stacks.png": draw_stacks(evaluator, int(results.positions.min())),
     }
 
 
-def draw_worst(loader: SampleLoader, cases: PersonResults, measure: Measure, title: str) -> Figure:
-    """Draw the people with the highest mean error by `measure`, the worst first.
+def draw_worst(
+    loader: SampleLoader, results: PersonResults, measure: Measure, title: str
+) -> Figure:
+    """Draw the people with the highest mean error by `measure` on their stored crops, worst first.
 
-    On their stored crops, with the error in each title and the truth as white
-    rings. The cases are those of the loader's samples.
+    Titles have the error, and white rings are the truth. The results are of the loader's samples.
     """
-    means = cases.mean_errors(loader.joint_set, measure)
-    # Those without an error, NaN, come last.
+    means = results.mean_errors(loader.joint_set, measure)
+    # NaN, for people without an error, comes last.
     worst = np.argsort(-means, kind="stable")[:_WORST]
     poses = []
     for row in worst.tolist():
-        sample = loader.samples[int(cases.positions[row])]
-        pose = pose_of(sample, cases.joints[row].astype(np.float64))
+        sample = loader.samples[int(results.positions[row])]
+        pose = pose_of(sample, results.joints[row].astype(np.float64))
         poses.append(replace(pose, title=f"{sample.key}  {means[row]:.2f}"))
     return overlay(poses, loader.joint_set, title)
 
 
-def draw_stacks(
-    network: nn.Module,
-    loader: SampleLoader,
-    settings: Settings,
-    position: int,
-    device: torch.device,
-) -> Figure:
-    """Draw every stack's heatmaps of the sample at `position` over what the network is shown of it."""
-    [(batch, stacks, _)] = stack_heatmaps(
-        network,
-        [loader.batch(np.array([position]))],
-        loader,
-        settings.optim,
-        settings.evaluation,
-        device,
-    )
-    sample, shown = loader.samples[position], list(_shown(loader.joint_set))
+def draw_stacks(evaluator: Evaluator, position: int) -> Figure:
+    """Draw every stack's heatmaps of the sample at `position` over the network's input."""
+    loader = evaluator.loader
+    [(batch, stacks, _)] = evaluator.heatmaps([loader.batch(np.array([position]))])
+    sample, shown = loader.samples[position], _shown(loader.joint_set)
     truth = transform(
         np.array(sample.person.joints), loader.input_from_original(sample, Augmentation())
     )
@@ -115,6 +84,6 @@ def draw_stacks(
 
 
 def _shown(joint_set: JointSet) -> list[int]:
-    """A joint of every group, or some evenly spaced ones."""
+    """Return one joint of every group, or evenly spaced ones."""
     groups = [members[0] for _, members in joint_set.groups]
     return groups or spaced(len(joint_set.joints), _JOINTS).tolist()

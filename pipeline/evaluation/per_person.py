@@ -1,4 +1,4 @@
-"""What an evaluation found person by person, kept as people.npz beside a checkpoint: plain arrays, nothing pickled."""
+"""Results of an evaluation per person, in a checkpoint's people.npz: arrays, never pickles."""
 
 import zipfile
 import zlib
@@ -21,12 +21,11 @@ _POSITIONS, _TRUTHS = "positions", "truths"
 
 @dataclass(frozen=True, kw_only=True)
 class PersonResults:
-    """Predictions for some people and how wrong they are, a row a person.
+    """Predictions and their errors, one row per person.
 
-    `positions` are those in the shards that were evaluated; `truths` stand for
-    what is annotated of each person, a checksum; `joints` are in pixels of the
-    original images. `errors` are normalised, by the key of the measure;
-    NaN where a joint does not count, inf where the network failed to place it.
+    `positions` are those in the evaluated shards, `truths` checksums of the annotations, `joints`
+    pixels of the original images. `errors` are normalised, by measure key; NaN where a joint does
+    not count, inf where the network failed to place it.
     """
 
     keys: tuple[str, ...]
@@ -47,7 +46,7 @@ class PersonResults:
         joints: Float[np.ndarray, "person joint 2"],
         errors: dict[str, Float[np.ndarray, "person joint"]],
     ) -> Self:
-        """What is kept of predictions and their errors in full precision."""
+        """Reduce predictions and errors to single precision; counts stay the same."""
         return cls(
             keys=tuple(keys),
             positions=positions,
@@ -58,14 +57,14 @@ class PersonResults:
 
     @classmethod
     def nobody(cls, joint_set: JointSet) -> Self:
-        """The cases of nobody, to add to."""
+        """Return the results of no people."""
         nothing, none = np.zeros((0, len(joint_set.joints), 2)), np.zeros(0, np.int64)
         errors = {measure.key: nothing[..., 0] for measure in joint_set.measures}
         return cls.of((), none, none, nothing, errors)
 
     @classmethod
     def together(cls, parts: Sequence["PersonResults"]) -> Self:
-        """The people of all parts, of which there is at least one."""
+        """Concatenate results, of which there must be at least one."""
         return cls(
             keys=tuple(key for part in parts for key in part.keys),
             positions=np.concatenate([part.positions for part in parts]),
@@ -77,7 +76,7 @@ class PersonResults:
         )
 
     def rows(self, chosen: Int64[np.ndarray, " row"]) -> "PersonResults":
-        """The people of some rows, in that order."""
+        """Return the chosen rows, in that order."""
         return PersonResults(
             keys=tuple(self.keys[row] for row in chosen.tolist()),
             positions=self.positions[chosen],
@@ -87,16 +86,16 @@ class PersonResults:
         )
 
     def by_key(self) -> "PersonResults":
-        """The same people in the order of their keys; of equal ones, that of the shards."""
+        """Return the people in the order of their keys, those of equal keys in shard order."""
         order = sorted(range(len(self)), key=lambda row: (self.keys[row], self.positions[row]))
         return self.rows(np.array(order, np.int64))
 
     def counts(self, measure: Measure) -> JointCounts:
-        """Correct and annotated joints by a measure, equal to those of the errors in full precision."""
+        """Count joints by a measure, exactly as from errors in full precision."""
         return joint_counts(self.errors[measure.key])
 
     def mean_errors(self, joint_set: JointSet, measure: Measure) -> Float[np.ndarray, " person"]:
-        """Each person's mean error over the joints that enter the mean; NaN where none counts."""
+        """Return each person's mean error over the joints of the mean; NaN where none counts."""
         errors = self.errors[measure.key][:, list(joint_set.in_mean)].astype(np.float64)
         counted = ~np.isnan(errors)
         number = counted.sum(axis=1)
@@ -104,7 +103,7 @@ class PersonResults:
         return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
     def to_bytes(self) -> bytes:
-        """The content of people.npz; the same for the same cases."""
+        """Return the content of people.npz; equal results give equal bytes."""
         arrays: dict[str, Any] = {
             _KEYS: np.array(self.keys, str),
             _POSITIONS: self.positions,
@@ -112,25 +111,23 @@ class PersonResults:
             _JOINTS: self.joints,
         } | {f"{_ERRORS}{key}": values for key, values in self.errors.items()}
         file = BytesIO()
-        # Names of people are most of it, and much alike.
+        # Keys of people are most of it, and compress well.
         np.savez_compressed(file, **arrays)
         return file.getvalue()
 
 
-def narrowed(
-    errors: Float[np.ndarray, "person joint"],
-) -> Float32[np.ndarray, "person joint"]:
-    """Errors in single precision, each on the same side of every threshold as before."""
+def narrowed(errors: Float[np.ndarray, "person joint"]) -> Float32[np.ndarray, "person joint"]:
+    """Round errors to single precision, each on the same side of every threshold as before."""
     found = errors.astype(np.float32)
     before = np.searchsorted(THRESHOLDS, errors)
     after = np.searchsorted(THRESHOLDS, found.astype(np.float64))
-    # Rounding goes past a threshold by one step at the most.
+    # Rounding crosses a threshold by at most one step.
     found = np.where(after > before, np.nextafter(found, np.float32(-np.inf)), found)
     return np.where(after < before, np.nextafter(found, np.float32(np.inf)), found)
 
 
 def read_results(path: Path) -> PersonResults:
-    """Read a people.npz. Raises ValueError naming the file if it is absent or none."""
+    """Read a people.npz. Raises ValueError naming the file if it is absent or damaged."""
     try:
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             errors = {
@@ -143,10 +140,10 @@ def read_results(path: Path) -> PersonResults:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not results of people: {error}") from error
+        raise ValueError(f"{path}: not readable as results per person: {error}") from error
     shapes = {values.shape for values in errors.values()} | {joints.shape[:2]}
     if len(shapes) > 1 or not keys.shape == positions.shape == truths.shape == joints.shape[:1]:
-        raise ValueError(f"{path}: its arrays are of different people or joints")
+        raise ValueError(f"{path}: its arrays differ in their numbers of people or joints")
     return PersonResults(
         keys=tuple(map(str, keys)),
         positions=positions,

@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 
 from pipeline.data.batch import scaled
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA, warp
-from pipeline.model.bf16 import fastest
+from pipeline.model.build import fastest
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.loss import LOSSES
 from pipeline.pose.geometry import (

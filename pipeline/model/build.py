@@ -1,12 +1,13 @@
-"""Build the network, lay out its weights, compile it, and choose its number format."""
+"""Networks: built, laid out in memory, compiled, and run in the number format of a device."""
 
 import os
 import shutil
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.network import Heatmaps, PoseNetwork
 from pipeline.settings import ModelSettings, OptimSettings
 
 # Values of ONEDNN_MAX_CPU_ISA without bf16: oneDNN's documentation, "CPU Dispatcher Control".
@@ -18,21 +19,24 @@ _ISAS_WITHOUT_BF16 = (
 
 def build_network(
     model: ModelSettings, seed: int, device: torch.device, *, zero_heads: bool = True
-) -> StackedHourglass:
-    """Create the network with the weights that `seed` gives, the same on every worker.
+) -> PoseNetwork:
+    """Create the network with the weights that `seed` determines, the same on every worker.
 
-    With `zero_heads` the heads that predict heatmaps start at zero.
+    With `zero_heads` it starts with all-zero heatmaps. On the meta device it has no weights.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = StackedHourglass(model)
+    # Weights are drawn on the CPU, so only its generator is saved and seeded: to save a GPU's
+    # would create a CUDA context on every GPU of the machine.
+    drawn_on = torch.device("meta" if device.type == "meta" else "cpu")
+    with torch.random.fork_rng(devices=[]), drawn_on:
+        torch.default_generator.manual_seed(seed)
+        network: PoseNetwork = StackedHourglass(model)
     if zero_heads:
         network.start_heads_at_zero()
-    return channels_last(network.to(device))
+    return _channels_last(network.to(device))
 
 
-def channels_last(network: StackedHourglass) -> StackedHourglass:
-    """Lay the weights out as images come: convolutions then run 1.4-1.7 times as fast on CPU."""
+def _channels_last(network: PoseNetwork) -> PoseNetwork:
+    """Lay the weights out as images are: convolutions then run 1.4-1.7 times as fast on CPU."""
     for parameter in network.parameters():
         if parameter.dim() == 4:
             # Not contiguous(): a 1x1 kernel counts as laid out already, with strides that
@@ -43,25 +47,24 @@ def channels_last(network: StackedHourglass) -> StackedHourglass:
 
 
 def compiled(network: nn.Module, device: torch.device, parts: int) -> nn.Module:
-    """Return the network to train through torch.compile, with the same weights; `network` stays as it is.
+    """Return the network to train through torch.compile; it shares the weights of `network`.
 
-    On a GPU whole passes become CUDA graphs, which start no kernels one by one,
-    unless a batch comes in `parts`: gradients that add up would lie in a graph's
-    memory, which its next run overwrites. On CPU the code is C++: raises
-    ValueError where there is no compiler for it.
+    On a GPU whole passes become CUDA graphs, which launch their kernels together, unless a batch
+    comes in several `parts`: accumulated gradients would lie in a graph's memory, which its next
+    run overwrites. On CPU the code is C++. Raises ValueError if there is no compiler for it.
     """
     if device.type == "cpu":
         _check_compiler()
-        # With them torch 2.13 frees a buffer of the bf16 network's backward pass before its last use.
-        made = torch.compile(network, options={"inplace_buffers": False})
+        # With them torch 2.13 frees a buffer of the bf16 network's backward pass too early.
+        faster = torch.compile(network, options={"inplace_buffers": False})
     else:
-        made = torch.compile(network, mode="reduce-overhead" if parts == 1 else None)
-    assert isinstance(made, nn.Module)
-    return made
+        faster = torch.compile(network, mode="reduce-overhead" if parts == 1 else None)
+    assert isinstance(faster, nn.Module)
+    return faster
 
 
 def _check_compiler() -> None:
-    # The one that torch takes.
+    # The compiler that torch calls.
     name = os.environ.get("CXX", "g++")
     if shutil.which(name) is None:
         raise ValueError(
@@ -70,7 +73,7 @@ def _check_compiler() -> None:
 
 
 def training_dtype(settings: OptimSettings, device: torch.device) -> torch.dtype:
-    """Number format of the network in training; auto: bf16 only where the device multiplies it natively."""
+    """Return the number format of training; "auto" is bf16 only where the device multiplies it."""
     if settings.precision == "fp32":
         return torch.float32
     if settings.precision == "fp16":
@@ -89,3 +92,36 @@ def _multiplies_bf16(device: torch.device) -> bool:
         return False
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+
+
+def fastest(network: PoseNetwork, device: torch.device) -> nn.Module:
+    """Return the network in its fastest form for prediction, as measured by `jobs.benchmark`.
+
+    The network given is changed; use only the one returned.
+    """
+    dtype = training_dtype(OptimSettings(precision="auto"), device)
+    if device.type == "cpu" and dtype is torch.bfloat16:
+        return Bf16Network(network)
+    return network
+
+
+class Bf16Network(nn.Module):
+    """A network in evaluation mode whose convolutions compute in bf16, except the output head.
+
+    The output head in bf16 would round neighbouring pixels to the same height, and the first of
+    them would count as the maximum. Norms keep their statistics in fp32. The network given is
+    changed and belongs to this one from then on.
+    """
+
+    def __init__(self, network: PoseNetwork) -> None:
+        super().__init__()
+        head = network.output_head()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and module is not head:
+                module.to(torch.bfloat16)
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        self.network = network.eval()
+
+    def forward(self, images: Tensor) -> Heatmaps:
+        heatmaps: Heatmaps = self.network(images.bfloat16())
+        return heatmaps

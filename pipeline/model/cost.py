@@ -1,4 +1,4 @@
-"""What a network costs, worked out without running it: parameters, operations, memory."""
+"""Cost of a network, computed without running it: parameters, operations, memory."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,26 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.build import build_network
+from pipeline.model.network import PoseNetwork
 from pipeline.model.recompute import Compute, recompute, set_recompute
 from pipeline.settings import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """`macs` are multiply-accumulates of the convolutions for one image, forward."""
+    """Parameters, and `macs`: multiply-accumulates of the convolutions for one image, forward."""
 
     parameters: int
     macs: int
 
     @property
     def training_flops(self) -> int:
-        """Floating-point operations of forward and backward for one image (2 a MAC, backward twice forward)."""
+        """Floating-point operations of one image: 2 per MAC, backward twice as many as forward."""
         return 6 * self.macs
 
 
 def network_cost(settings: ModelSettings) -> Cost:
-    """Measure the network of `settings` on the meta device, where nothing is computed or allocated."""
+    """Measure a network on the meta device, which neither computes nor allocates."""
     network, images = _on_meta(settings, torch.float32)
     macs = 0
 
@@ -49,9 +50,8 @@ def training_bytes(
 ) -> int:
     """Estimate the memory of a training step: weights, gradients, two moments, activations.
 
-    `dtype` is what convolutions compute in; `forgetful` as after
-    `recompute_residuals`. What a process and its libraries take before a
-    network comes on top.
+    Convolutions compute in `dtype`; `forgetful` networks have had `recompute_residuals` called.
+    The memory of the process and its libraries comes on top.
     """
     network, _ = _on_meta(settings, dtype)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -63,10 +63,10 @@ def training_bytes(
 
 
 def activation_bytes(settings: ModelSettings, dtype: torch.dtype, *, forgetful: bool) -> int:
-    """Most bytes that autograd keeps at a time for one image, weights left out.
+    """Return the peak number of bytes that autograd stores for one image, without weights.
 
-    Where parts are forgotten, each in turn is kept while its backward pass runs,
-    beside the inputs of those before it.
+    A `forgetful` network stores one part's activations at a time, during its backward pass, and
+    the inputs of all parts before it.
     """
     network, images = _on_meta(settings, dtype)
     most = 0
@@ -85,21 +85,21 @@ def activation_bytes(settings: ModelSettings, dtype: torch.dtype, *, forgetful: 
     return max(most, _bytes(kept)) // len(images)
 
 
-def _on_meta(settings: ModelSettings, dtype: torch.dtype) -> tuple[StackedHourglass, Tensor]:
-    with torch.device("meta"):
-        network = StackedHourglass(settings).to(dtype)
-        # Two: BatchNorm refuses one value a channel, which one image can come to.
-        return network, torch.empty(2, 3, settings.input_px, settings.input_px, dtype=dtype)
+def _on_meta(settings: ModelSettings, dtype: torch.dtype) -> tuple[PoseNetwork, Tensor]:
+    meta, side = torch.device("meta"), settings.input_px
+    network = build_network(settings, 0, meta, zero_heads=False).to(dtype)
+    # Two: BatchNorm refuses one value per channel, which one image can come to.
+    return network, torch.empty(2, 3, side, side, dtype=dtype, device=meta)
 
 
 @contextmanager
 def _saved(network: nn.Module) -> Iterator[dict[int, Tensor]]:
-    """Collect what autograd saves meanwhile, a tensor for each storage, weights left out."""
+    """Collect the tensors that autograd saves in the block, one per storage, without weights."""
     weights = {id(parameter) for parameter in network.parameters()}
     saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        # Held on to, so that no freed storage's identity is given to another.
+        # Kept alive, so that no other storage gets the identity of a freed one.
         if id(tensor) not in weights:
             saved.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor

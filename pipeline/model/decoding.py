@@ -1,4 +1,4 @@
-"""Heatmaps decoded to joints: the highest pixel, moved by what lies around it."""
+"""Joints decoded from heatmaps: the highest pixel, refined by its neighbourhood."""
 
 import math
 
@@ -7,31 +7,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.heatmaps import unmirror
-from pipeline.model.hourglass import Heatmaps
 from pipeline.model.loss import to_heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.pose.shapes import Float
 from pipeline.settings import Decoding, Loss
 
-# Of a Gaussian's kernel all but 6e-5 lies within this many standard deviations.
+# Standard deviations to which a Gaussian kernel reaches; 6e-5 of it lies beyond.
 _REACH = 4.0
-# A step further than this leaves the pixel's neighbours, on which it rests.
+# A longer step leaves the pixel's neighbours, from which it is computed.
 _FURTHEST_PX = 1.0
 
 
 def decode(
     heatmaps: Float[Tensor, "batch joint height width"], decoding: Decoding, sigma_px: float
 ) -> tuple[Float[Tensor, "batch joint 2"], Float[Tensor, "batch joint"]]:
-    """Find each map's joint: coordinates (x, y) in heatmap pixels, and the map's height at its highest pixel.
+    """Return each map's joint (x, y) in heatmap pixels, and the map's maximum.
 
     - `argmax`: the highest pixel.
-    - `quarter`: moved a quarter of a pixel toward the higher neighbour in each
-      direction (Newell et al.).
-    - `dark`: moved to the top of the Gaussian that the map, smoothed, is
-      around there (DARK: Zhang et al., CVPR 2020): see `_gaussian_step`.
-      `sigma_px` is the standard deviation of the targets, which the others
-      don't need.
+    - `quarter`: moved a quarter of a pixel toward the higher neighbour in each direction (Newell
+      et al.).
+    - `dark`: moved to the top of a Gaussian fitted to the smoothed map (DARK: Zhang et al., CVPR
+      2020), see `_gaussian_step`. Only this one needs `sigma_px`, the targets' standard deviation.
 
-    Computed in float32 whatever the heatmaps' precision. NaN counts as the lowest value.
+    Computes in float32. NaN counts as the lowest value.
     """
     maps = heatmaps.float()
     maps = maps.masked_fill(maps.isnan(), -torch.inf)
@@ -49,28 +47,27 @@ def _quarter_step(maps: Tensor, pixel: Tensor) -> Tensor:
     around = _neighbours(F.pad(maps, (1, 1, 1, 1)), pixel)
     ahead = torch.stack((around[..., 1, 2], around[..., 2, 1]), dim=-1)
     behind = torch.stack((around[..., 1, 0], around[..., 0, 1]), dim=-1)
-    # Beyond the border a map counts as equal on both sides: nothing is moved there.
+    # At the border, where one neighbour is missing, no step is taken in that direction.
     last = pixel.new_tensor((maps.shape[-1] - 1, maps.shape[-2] - 1))
     inside = (pixel > 0) & (pixel < last)
     return 0.25 * torch.sign(ahead - behind) * inside
 
 
 def _gaussian_step(maps: Tensor, pixel: Tensor, sigma_px: float) -> Tensor:
-    """From the highest pixel to the top of the Gaussian around it, (x, y) in pixels.
+    """Return the step (x, y) in pixels from the highest pixel to the top of its Gaussian.
 
-    The logarithm of a Gaussian is a paraboloid: its slope and curvature at one
-    point say where its top is. They are taken from the map
-    smoothed by the targets' own sigma, as a prediction has more tops than one.
-    Smoothing needs what lies past the border, where the published method loses
-    half a pixel: here the Gaussian is continued there. No step is taken where
-    the map is no hill, or its top further than a pixel.
+    The logarithm of a Gaussian is a paraboloid, whose slope and curvature at one point determine
+    its top. They are measured on the map smoothed by the targets' sigma, as a prediction has
+    several maxima. Smoothing needs values beyond the border; the map is extrapolated as a Gaussian
+    there, where the published method loses half a pixel. The step is zero where the map is not
+    concave or the top is further than a pixel.
     """
     reach = math.ceil(_REACH * sigma_px)
     hills = maps.clamp(min=0)
-    # Logarithms are taken of ratios to the highest pixel, so that heights don't matter.
+    # Relative to the maximum, so that the map's scale does not matter.
     hills = hills / hills.amax(dim=(-2, -1), keepdim=True)
     for _ in range(2):
-        # One axis, then the other.
+        # Each pass smooths one axis.
         hills = _smooth_rows(_continue_rows(hills, reach + 1, sigma_px), reach, sigma_px).mT
     log = _neighbours(hills, pixel).log()
     slope_x = (log[..., 1, 2] - log[..., 1, 0]) / 2
@@ -83,20 +80,20 @@ def _gaussian_step(maps: Tensor, pixel: Tensor, sigma_px: float) -> Tensor:
         (curve_y * slope_x - twist * slope_y, curve_x * slope_y - twist * slope_x), dim=-1
     ) / determinant.unsqueeze(-1)
     is_hill = (curve_x < 0) & (determinant > 0)
-    # NaN, as of an empty map, is not within reach either.
+    # False for NaN, as an empty map gives.
     is_near = (step.abs() <= _FURTHEST_PX).all(dim=-1)
     return torch.where((is_hill & is_near).unsqueeze(-1), step, 0.0)
 
 
 def _continue_rows(maps: Tensor, beyond: int, sigma_px: float) -> Tensor:
-    """Add `beyond` columns on both sides, in which each row goes on as the Gaussian that it begins and ends as.
+    """Extrapolate rows by `beyond` columns on both sides, as Gaussians of width `sigma_px`.
 
-    Its slope is that of the two pixels at the border, its width `sigma_px`.
+    Each has the slope of the two pixels at the border.
     """
     steps = torch.arange(1, beyond + 1, device=maps.device, dtype=maps.dtype)
 
     def after(edge: Tensor, within: Tensor) -> Tensor:
-        # A joint lies within the map, so no row rises past the border: not beyond this slope.
+        # A joint lies within the map, so a row peaks at the border at the latest.
         slope = (edge / within).log().clamp(max=sigma_px**-2).unsqueeze(-1)
         curve = steps * (steps + 1) / (2 * sigma_px**2)
         beyond_edge = edge.unsqueeze(-1) * torch.exp(slope * steps - curve)
@@ -116,7 +113,7 @@ def _smooth_rows(maps: Tensor, reach: int, sigma_px: float) -> Tensor:
 
 
 def _neighbours(padded: Tensor, pixel: Tensor) -> Tensor:
-    """The 3 x 3 values around `pixel`, rows first, of maps that reach a pixel past each border."""
+    """Return the 3 x 3 values around `pixel`, rows first; `padded` has a border of one pixel."""
     width = padded.shape[-1]
     around = torch.arange(3, device=padded.device)
     rows = pixel[..., 1, None, None] + around[:, None]
@@ -132,10 +129,10 @@ def predicted_heatmaps(
     loss: Loss,
     mirror: tuple[int, ...] | None,
 ) -> Float[Tensor, "stack batch joint height width"]:
-    """Return every stack's heatmaps for `images`, of which `network` has `predicted` the output.
+    """Return every stack's heatmaps; `predicted` is the output of `network` for `images`.
 
-    `mirror` holds each joint's counterpart for the flip test, which averages them with
-    those of the mirrored images; None: no flip test.
+    With `mirror`, each joint's counterpart, they are averaged with those of the mirrored images
+    (flip test).
     """
     stacks = to_heatmaps(predicted.stacks, loss)
     if mirror is None:

@@ -1,4 +1,4 @@
-"""Heatmaps: targets rendered from joints, and maps of a mirrored image turned back."""
+"""Heatmaps: targets rendered from joints, and those of mirrored images turned back."""
 
 import torch
 from torch import Tensor
@@ -14,13 +14,12 @@ def render(
     sigma_px: float,
     peak: float,
 ) -> Float[Tensor, "batch joint size size"]:
-    """Draw a Gaussian around each joint, in heatmap pixels and not rounded to them.
+    """Render a Gaussian around each joint, given in fractions of heatmap pixels.
 
-    A joint that is not annotated gets an all-zero map; so does one that lies
-    outside the map (see `is_drawn`).
+    Joints that are not annotated or lie outside the map get an all-zero map (see `is_drawn`).
     """
     grid = torch.arange(size, device=joints.device, dtype=joints.dtype)
-    # The Gaussian is separable: two short vectors instead of an exponential a pixel.
+    # The Gaussian is separable: two vectors instead of one exponential per pixel.
     along = torch.exp(-((grid - joints[..., None]) ** 2) / (2 * sigma_px**2))
     weight = peak * is_drawn(joints, annotated, size)
     columns = along[..., 0, :] * weight[..., None]
@@ -32,7 +31,7 @@ def is_drawn(
     annotated: Bool[Tensor, "batch joint"],
     size: int,
 ) -> Bool[Tensor, "batch joint"]:
-    """Whether a joint is annotated and lies within a map of `size` pixels."""
+    """Return which joints are annotated and lie within a map of `size` pixels."""
     within = (joints >= -0.5) & (joints < size - 0.5)
     return annotated & within.all(dim=-1)
 
@@ -40,7 +39,7 @@ def is_drawn(
 def rescale(
     joints: Float[Tensor, "batch joint 2"], factor: float
 ) -> Float[Tensor, "batch joint 2"]:
-    """Take heatmap pixels to those of a heatmap whose sides are `factor` times as long."""
+    """Convert heatmap pixels to those of a heatmap whose sides are `factor` times as long."""
     (scale, _, offset), *_ = crop_from_original(0, 0, factor, factor).tolist()
     return joints * scale + offset
 
@@ -48,8 +47,8 @@ def rescale(
 def unmirror(
     heatmaps: Float[Tensor, "*batch joint height width"], mirror: tuple[int, ...]
 ) -> Float[Tensor, "*batch joint height width"]:
-    """Turn the heatmaps of a mirrored image into those of the image.
+    """Turn heatmaps of a mirrored image into those of the image, exactly: column x to W - 1 - x.
 
-    `mirror` gives each joint's counterpart. Exact: column x becomes W - 1 - x.
+    `mirror` has each joint's counterpart.
     """
     return heatmaps[..., list(mirror), :, :].flip(-1)

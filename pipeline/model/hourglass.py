@@ -1,12 +1,11 @@
 """The stacked hourglass network of Newell, Yang and Deng (ECCV 2016, arXiv 1603.06937)."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.recompute import Recomputable, recompute, set_recompute
+from pipeline.model.network import Heatmaps, PoseNetwork
+from pipeline.model.recompute import Recomputable
 from pipeline.pose.shapes import Float
 from pipeline.settings import ModelSettings
 
@@ -16,7 +15,7 @@ _INSIDE = 2
 
 
 class Residual(nn.Module):
-    """Pre-activation bottleneck; the skip is the identity where the channels agree."""
+    """Pre-activation bottleneck; the skip is the identity where the channels are equal."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -37,8 +36,8 @@ class Residual(nn.Module):
 
 
 def _norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
-    # In place: a norm's gradient needs its input only, and freed outputs would
-    # leave the allocator holes that the blocks after them don't fit.
+    # In place: a norm's gradient needs only its input, and freed outputs would leave holes in
+    # the allocator that the following blocks don't fit.
     return F.relu(norm(x), inplace=True)
 
 
@@ -47,7 +46,7 @@ def _residuals(count: int, features: int) -> nn.Sequential:
 
 
 class Inside(nn.Module):
-    """Heatmaps predicted within an hourglass, and fed back there as between two stacks."""
+    """Head inside an hourglass, whose heatmaps are fed back as between two stacks."""
 
     def __init__(self, features: int, joints: int) -> None:
         super().__init__()
@@ -66,8 +65,7 @@ class Inside(nn.Module):
 class Hourglass(Recomputable):
     """Bottom-up, top-down processing over `order` halvings, with a skip at every resolution.
 
-    Within it, the `inside` next lower resolutions predict heatmaps of `joints`
-    from their upsampled features.
+    The `inside` next lower resolutions predict heatmaps of `joints` from upsampled features.
     """
 
     def __init__(
@@ -85,7 +83,7 @@ class Hourglass(Recomputable):
         self.up = _residuals(modules, features)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return features, and the heatmaps predicted within, coarse to fine."""
+        """Return features, and the heatmaps predicted inside, coarse to fine."""
         y: Tensor = self.part(self._halve, x)
         heatmaps: tuple[Tensor, ...] = ()
         if isinstance(self.inner, Hourglass):
@@ -104,7 +102,7 @@ class Hourglass(Recomputable):
 
 
 class Stack(Recomputable):
-    """One hourglass with its head; all but the last feed their prediction back."""
+    """One hourglass with its head; every stack but the last feeds its prediction back."""
 
     def __init__(self, settings: ModelSettings, last: bool) -> None:
         super().__init__()
@@ -115,12 +113,12 @@ class Stack(Recomputable):
         self.conv = nn.Conv2d(features, features, 1)
         self.norm = nn.BatchNorm2d(features)
         self.head = nn.Conv2d(features, joints, 1)
-        # The last stack has nothing to feed; weights without a gradient would break DDP.
+        # The last stack feeds none; weights without a gradient would break DDP.
         self.merge_features = None if last else nn.Conv2d(features, features, 1)
         self.merge_heatmaps = None if last else nn.Conv2d(joints, features, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Return what the next stack starts from, the heatmaps, and those predicted within."""
+        """Return the next stack's input, the heatmaps, and those predicted inside."""
         y, inside = self.hourglass(x)
         x, heatmaps = self.part(self._predict, x, y)
         return x, heatmaps, inside
@@ -133,29 +131,16 @@ class Stack(Recomputable):
         return x, heatmaps
 
 
-class Heatmaps(NamedTuple):
-    """What a network predicts: `stacks`, the output of every stack, first to last.
+class StackedHourglass(PoseNetwork):
+    """Predict one heatmap per joint, at a quarter of the input's resolution, after every stack.
 
-    `supervised` are those that are compared with the target, in groups of one
-    resolution each.
-    """
+    `settings.joints` must be set. With 256 features this is the authors' network; the stem scales
+    with the features unless `settings.stem_features` sets its width.
 
-    stacks: Float[Tensor, "stack batch joint heatmap_px heatmap_px"]
-    supervised: tuple[Float[Tensor, "map batch joint _ _"], ...]
-
-
-class StackedHourglass(Recomputable):
-    """Predict one heatmap a joint, at a quarter of the input's resolution, after every stack.
-
-    `settings.joints` must be set. With 256 features this is the authors'
-    network; the stem scales with the features, where `settings.stem_features`
-    does not say otherwise.
-
-    `settings.supervision` says which heatmaps training compares with the
-    target (Newell et al., section 4.3 and figure 8). `last-stack` leaves the
-    network as it is: the other stacks still predict and feed back, and learn
-    to through the last. `inside` predicts also from the features that a single
-    hourglass has upsampled to a quarter and to half of the output's resolution.
+    `settings.supervision` selects the heatmaps that training compares with the target (Newell et
+    al., section 4.3 and figure 8). With `last-stack` the network is the same, and the other stacks
+    learn through what they feed back. With `inside` a single hourglass also predicts from the
+    features that it has upsampled to a quarter and to half of the output's resolution.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -174,16 +159,16 @@ class StackedHourglass(Recomputable):
         )
 
     def start_heads_at_zero(self) -> None:
-        """Make every head predict all-zero heatmaps, as good as all of a target is zero."""
         for module in self.modules():
             if isinstance(module, Stack | Inside):
                 nn.init.zeros_(module.head.weight)
                 assert module.head.bias is not None
                 nn.init.zeros_(module.head.bias)
 
-    def recompute_residuals(self) -> None:
-        """Keep only the inputs of runs of residuals for the backward pass, which computes the rest again."""
-        set_recompute(self, recompute)
+    def output_head(self) -> nn.Conv2d:
+        last = self.stacks[-1]
+        assert isinstance(last, Stack)
+        return last.head
 
     def forward(self, images: Float[Tensor, "batch 3 input_px input_px"]) -> Heatmaps:
         x = self.part(self._widen, self.part(self._shrink, images))

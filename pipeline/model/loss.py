@@ -1,7 +1,7 @@
-"""Losses of intermediate supervision, which compares many predictions with the same target.
+"""Losses for intermediate supervision, which compares several predictions with one target.
 
-A loss is one entry of `LOSSES`: the function, and how to read the maps of a
-network that it trained. Nothing else in the package branches on a loss's name.
+A loss is one entry of `LOSSES`: the function, and how to read the maps of a network that it
+trained. No other module branches on a loss's name.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model.heatmaps import is_drawn, render, rescale
-from pipeline.model.hourglass import Heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.pose.shapes import Bool, Float
 from pipeline.settings import Loss, OptimSettings
 
@@ -22,10 +22,9 @@ def heatmap_mse(
     target: Float[Tensor, "batch joint height width"],
     trained: Bool[Tensor, "batch joint"],
 ) -> Float[Tensor, ""]:
-    """Mean squared error of every stack's heatmaps against the same target, summed over stacks.
+    """Return the heatmaps' mean squared error, summed over stacks (Newell et al., section 3.2).
 
-    Only the maps of `trained` joints enter the mean. Computed in float32
-    whatever the network's precision (Newell et al., section 3.2).
+    The mean is over the maps of `trained` joints, in float32.
     """
     squared = (predicted.float() - target) ** 2
     return _mean(squared.mean(dim=(-2, -1)), trained)
@@ -36,13 +35,11 @@ def heatmap_cross_entropy(
     target: Float[Tensor, "batch joint height width"],
     trained: Bool[Tensor, "batch joint"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy in nats of the softmax over each map with its target, summed over stacks.
+    """Return the cross-entropy in nats of each map's softmax with its target, summed over stacks.
 
-    The target is a distribution: its map divided by the map's sum. An
-    all-zero one asks for the uniform distribution, which the softmax makes of
-    an all-zero prediction: nowhere more than anywhere else. Only the maps of
-    `trained` joints enter the mean. Computed in float32 whatever the network's
-    precision.
+    The target is a distribution, its map divided by the map's sum. An all-zero target stands for
+    the uniform distribution, which is the softmax of an all-zero prediction. The mean is over the
+    maps of `trained` joints, in float32.
     """
     flat = target.float().flatten(-2)
     total = flat.sum(dim=-1, keepdim=True)
@@ -67,10 +64,10 @@ class HeatmapLoss:
 
     - `loss(predicted, target, trained)` is a scalar; see `heatmap_mse` for the shapes.
     - `to_heatmaps(output)` turns the network's output, in float32, into heatmaps.
-    - `certain(peak)` is the height of a heatmap at a joint that is certain, for
-      targets of the height `peak`: the unit of confidence.
-    - `flat_below(peak, pixels)` is the mean height of a person's joints below which
-      heatmaps of so many pixels tell nothing about places.
+    - `certain(peak)` is a heatmap's height at a joint that is certain, if targets have the height
+      `peak`: the unit of confidence.
+    - `flat_below(peak, pixels)` is a person's mean height of the joints below which heatmaps of
+      `pixels` pixels do not locate them.
     - `height` and `confidence` describe a heatmap and a confidence in an exported file.
     """
 
@@ -87,16 +84,16 @@ LOSSES: dict[Loss, HeatmapLoss] = {
         loss=heatmap_mse,
         to_heatmaps=lambda output: output,
         certain=lambda peak: peak,
-        # Such a network predicts how often a joint is at each place, not where this one is.
+        # Below, a network predicts where the joint usually is, not where this one is.
         flat_below=lambda peak, pixels: 0.1 * peak,
-        height="height of the heatmap, of which the training target's peak is target_peak",
+        height="height of the heatmap; the training target's peak is target_peak",
         confidence="the heatmap's highest pixel as a share of target_peak",
     ),
     "cross-entropy": HeatmapLoss(
         loss=heatmap_cross_entropy,
         to_heatmaps=_softmax,
         certain=lambda peak: 1.0,
-        # Twice the share that each pixel has in the uniform distribution.
+        # Twice a pixel's share of the uniform distribution.
         flat_below=lambda peak, pixels: 2.0 / pixels,
         height="probability that the joint is at this pixel",
         confidence="the heatmap's highest pixel: its probability",
@@ -115,10 +112,9 @@ def to_heatmaps(
 def is_flat(
     heights: Float[Tensor, "batch joint"], loss: Loss, target_peak: float, pixels: int
 ) -> Bool[Tensor, " batch"]:
-    """Tell which people have heatmaps that say nothing about where their joints are.
+    """Return which people have heatmaps too flat to locate their joints.
 
-    `heights` are the highest values of each person's heatmaps, `pixels` the
-    number of pixels of a heatmap.
+    `heights` are the maxima of each person's heatmaps, `pixels` the pixels of one heatmap.
     """
     return heights.mean(dim=1) < LOSSES[loss].flat_below(target_peak, pixels)
 
@@ -129,10 +125,10 @@ def batch_loss(
     annotated: Bool[Tensor, "batch joint"],
     settings: OptimSettings,
 ) -> Float[Tensor, ""]:
-    """Loss of a batch's supervised heatmaps, summed, against targets rendered on their device.
+    """Return the sum of the losses of a batch's supervised heatmaps.
 
-    A Gaussian is as wide in pixels on a smaller heatmap as on the output: any
-    narrower it would fall between the pixels.
+    Targets are rendered on the heatmaps' device. Their Gaussians have the same width in pixels at
+    every resolution: narrower ones would fall between the pixels of the smaller maps.
     """
     device, size = heatmaps.stacks.device, heatmaps.stacks.shape[-1]
     joints = joints.to(device, non_blocking=True)

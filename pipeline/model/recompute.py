@@ -1,4 +1,4 @@
-"""Parts of a network that are kept for the backward pass, or forgotten and computed again in it."""
+"""Activation checkpointing: parts store activations for the backward pass or recompute them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,50 +9,50 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 Compute = Callable[..., Any]
-# Given the module, what computes the part, and its inputs.
-Way = Callable[..., Any]
+# Takes the module, the function that computes the part, and its inputs.
+Policy = Callable[..., Any]
 
 
 def store(module: nn.Module, compute: Compute, *inputs: Tensor) -> Any:
-    """Compute a part as it stands."""
+    """Compute a part; autograd stores all that its backward pass needs."""
     return compute(*inputs)
 
 
 def recompute(module: nn.Module, compute: Compute, *inputs: Tensor) -> Any:
-    """Compute a part and keep its inputs alone; the backward pass computes it again, to save memory."""
+    """Compute a part and store only its inputs; the backward pass computes it again."""
     if not torch.is_grad_enabled():
         return compute(*inputs)
     return checkpoint(
         compute,
         *inputs,
         use_reentrant=False,
-        preserve_rng_state=False,  # nothing within is random
-        context_fn=lambda: (nullcontext(), _statistics_kept(module)),
+        preserve_rng_state=False,  # parts draw no random numbers
+        context_fn=lambda: (nullcontext(), _frozen_statistics(module)),
     )
 
 
 class Recomputable(nn.Module):
-    """A module that computes in parts, runs of residuals with the few layers around them, in some way."""
+    """A module that computes in parts: runs of residuals with the few layers around them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.way: Way = store
+        self.policy: Policy = store
 
     def part(self, compute: Compute, *inputs: Tensor) -> Any:
-        """Return what `compute`, which uses this module's layers alone, makes of the inputs."""
-        return self.way(self, compute, *inputs)
+        """Return the output of `compute`, which may use only this module's layers."""
+        return self.policy(self, compute, *inputs)
 
 
-def set_recompute(network: nn.Module, way: Way) -> None:
-    """Set the way in which every module of the network computes its parts."""
+def set_recompute(network: nn.Module, policy: Policy) -> None:
+    """Set the policy of every module of the network that computes in parts."""
     for module in network.modules():
         if isinstance(module, Recomputable):
-            module.way = way
+            module.policy = policy
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Let BatchNorm's running statistics be: the first computation has moved them already."""
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics, which the first computation has updated already."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.model.build import channels_last
-from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.build import build_network
+from pipeline.model.network import PoseNetwork
 from pipeline.run.metadata import (
     METADATA_NAME,
     CheckpointMetadata,
@@ -222,10 +222,10 @@ def _fit_groups(stored: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
 
 def load_network(
     folder: Path, device: torch.device, weights: Weights = "auto"
-) -> tuple[StackedHourglass, CheckpointMetadata]:
+) -> tuple[PoseNetwork, CheckpointMetadata]:
     """Rebuild a checkpoint's network for prediction. Raises ValueError naming a damaged file."""
     metadata = read_metadata(folder)
     check_file(folder, weights_name(folder, weights))
-    network = channels_last(StackedHourglass(metadata.settings.model))
+    network = build_network(metadata.settings.model, 0, device, zero_heads=False)
     load_weights(folder, network, weights)
-    return network.to(device).eval(), metadata
+    return network.eval(), metadata

@@ -112,19 +112,18 @@ def _reach(uri: str) -> None:
 
 
 def compared_run(name: str, checkpoint: Path) -> ComparedRun:
-    """A checkpoint as it is compared. Raises ValueError if a file of it is damaged, or lacks people."""
+    """Read a checkpoint to compare. Raises ValueError if it is damaged or lacks people.npz."""
     metadata, people = read_metadata(checkpoint), checkpoint / PEOPLE_NAME
     check_file(checkpoint, PEOPLE_NAME)
     if not people.exists():
         raise ValueError(
-            f"{checkpoint}: no {PEOPLE_NAME}, as in checkpoints that were written before there was one; "
-            f"to make it: python -m jobs.evaluate --checkpoint {checkpoint} --data.val SHARDS "
-            f"--people {people}"
+            f"{checkpoint}: no {PEOPLE_NAME}, as it was written without an evaluation; to create it: "
+            f"python -m jobs.evaluate --checkpoint {checkpoint} --data.val SHARDS --people {people}"
         )
     return ComparedRun(
         name=name,
         settings=metadata.settings,
         joint_set=metadata.joint_set,
         epoch=metadata.progress.epochs,
-        cases=read_results(people),
+        results=read_results(people),
     )

@@ -12,7 +12,7 @@ from pipeline.data.pictures import draw_augmented, spaced
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import BadSamples, Samples
 from pipeline.evaluation.charts import curves, joint_bars, threshold_curve
-from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
+from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation, Evaluator
 from pipeline.evaluation.metrics import Scores, table
 from pipeline.evaluation.overlays import draw_close_ups
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
@@ -100,16 +100,13 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
 
 def _draw_people(plan: Plan, journal: Journal, checkpoint: Path) -> None:
     """Draw the checkpoint's worst cases and heatmaps, on this machine's CPU: a moment's work."""
-    if not (checkpoint / PEOPLE_NAME).exists():
-        # Written before people's results were kept.
-        return
     device = torch.device("cpu")
     network, _ = load_network(checkpoint, device)
-    cases = read_results(checkpoint / PEOPLE_NAME)
     people = ShardReader(plan.val.paths)
     loader = SampleLoader(people, plan.joint_set, plan.settings.model.input_px)
-    figures = draw_close_ups(network, loader, plan.settings, cases, plan.measure, device)
-    for name, figure in figures.items():
+    evaluator = Evaluator(network=network, loader=loader, settings=plan.settings, device=device)
+    results = read_results(checkpoint / PEOPLE_NAME)
+    for name, figure in draw_close_ups(evaluator, results, plan.measure).items():
         _draw(plan, journal, figure, name)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.batch import Batch, network_input
-from pipeline.model.hourglass import Heatmaps
 from pipeline.model.loss import batch_loss
+from pipeline.model.network import Heatmaps
 from pipeline.pose.shapes import Float
 from pipeline.settings import OptimSettings
 

@@ -26,7 +26,7 @@ from pipeline.data.sampler import epoch_order, rank_batches, validation_batches
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Samples
 from pipeline.data.shards.streaming import ShardStream
-from pipeline.evaluation.evaluate import Evaluation, evaluate_people, predict
+from pipeline.evaluation.evaluate import Evaluation, Evaluator, evaluate_people
 from pipeline.evaluation.overlays import draw_overlays
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.io.console import Pace
@@ -217,26 +217,22 @@ class Trainer:
         stage = f"the evaluation after epoch {self.state.progress.epochs}"
         self.marker.begin(f"the call of {stage}")
         self.state.average_statistics()
-        settings = self.settings.evaluation
-        batches = validation_batches(
-            len(self._val.samples), settings.batch_size, self.rank, self.workers
+        chosen = validation_batches(
+            len(self._val.samples), self.settings.evaluation.batch_size, self.rank, self.workers
         )
-        predictions = predict(
-            self.state.network_of(weights),
-            prefetch(
-                stream_validation(self._val, batches, self.settings.data.threads), self.device
-            ),
-            self._val,
-            self.settings.optim,
-            settings,
-            self.device,
-        )
+        batches = stream_validation(self._val, chosen, self.settings.data.threads)
+        predictions = self._evaluator(weights).predict(prefetch(batches, self.device))
         return evaluate_people(self.marker.of_each(predictions, stage), self._val)
+
+    def _evaluator(self, weights: Weights) -> Evaluator:
+        network = self.state.network_of(weights)
+        return Evaluator(
+            network=network, loader=self._val, settings=self.settings, device=self.device
+        )
 
     def draw_overlays(self, title: str) -> Figure:
         """Draw predictions on fixed validation people, the same after every epoch."""
-        network = self.state.network_of("auto")
-        return draw_overlays(network, self._val, self.settings, self.device, title)
+        return draw_overlays(self._evaluator("auto"), title)
 
     def bad_samples(self) -> dict[str, str]:
         """Return the errors of samples that this rank has skipped, by split and position."""

@@ -1,4 +1,4 @@
-"""Comparing runs: differences worked out by hand, and intervals that hold what they promise."""
+"""Comparison of runs: differences computed by hand, and the coverage of their intervals."""
 
 from dataclasses import replace
 from zlib import crc32
@@ -21,8 +21,8 @@ from pipeline.settings import Settings
 RIGHT, WRONG = 0.05, 0.7
 
 
-def cases_of(errors: np.ndarray, keys: list[str] | None = None) -> PersonResults:
-    """People whose joints are off by `errors` heads, a row each; whoever has the same key is the same."""
+def results_of(errors: np.ndarray, keys: list[str] | None = None) -> PersonResults:
+    """Return people whose joints are off by `errors` heads; equal keys are equal people."""
     people = len(errors)
     keys = keys or [f"person-{number:03d}" for number in range(people)]
     return PersonResults.of(
@@ -42,14 +42,13 @@ def run(
     **changes,
 ) -> ComparedRun:
     settings = Settings.from_flat({"ray.name": name} | changes)
-
     return ComparedRun(
-        name=name, settings=settings, joint_set=joint_set, epoch=1, cases=cases_of(errors, keys)
+        name=name, settings=settings, joint_set=joint_set, epoch=1, results=results_of(errors, keys)
     )
 
 
 def errors_of(right: list[int]) -> np.ndarray:
-    """Errors of people with so many right ones among the 14 joints of the mean, the first of them."""
+    """Return errors of people of whose 14 joints of the mean the first `right` are correct."""
     errors = np.full((len(right), 16), WRONG)
     for row, count in enumerate(right):
         errors[row, list(MPII.in_mean)[:count]] = RIGHT
@@ -70,7 +69,7 @@ def test_runs_that_are_the_same_differ_by_exactly_nothing():
 
 
 def test_what_everybody_gains_is_certain():
-    # Two more joints of 14 right for each person, whoever is drawn.
+    # Two more joints of 14 are correct for each person, however people are drawn.
     result = compare([run("a", errors_of([3, 8])), run("b", errors_of([5, 10]))])
     [[half, _]] = result.differences
     gain = pytest.approx(100 * 2 / 14)
@@ -92,7 +91,7 @@ def test_people_weigh_as_many_joints_as_count():
     points, low, high = interval(np.array([3, -1]), np.array([12, 2]))
     assert points == pytest.approx(100 * 2 / 14)
     assert (low, high) == (-50.0, 25.0)
-    # Whoever has no joint that counts changes nothing, however many they are.
+    # People without a joint that counts change nothing.
     assert interval(np.array([3, -1, 0, 0]), np.array([12, 2, 0, 0])) == (points, low, high)
 
 
@@ -144,7 +143,7 @@ def test_an_interval_is_that_of_drawing_people_one_by_one():
 def test_people_are_paired_by_key_wherever_they_lie():
     ours = run("a", errors_of([1, 2, 3]), ["x", "y", "z"])
     theirs = run("b", errors_of([4, 2, 1]), ["z", "w", "x"])
-    one, other = shared(ours.cases, theirs.cases)
+    one, other = shared(ours.results, theirs.results)
     assert one.keys == other.keys == ("x", "z")
     [[half, _]] = compare([ours, theirs]).differences
     # x: 1 and 1 of 14; z: 3 and 4.
@@ -152,8 +151,8 @@ def test_people_are_paired_by_key_wherever_they_lie():
 
 
 def test_people_of_one_key_are_paired_in_the_order_of_the_shards():
-    ours = cases_of(errors_of([1, 2, 3]), ["x", "x", "y"])
-    theirs = cases_of(errors_of([4, 5, 6]), ["y", "x", "x"])
+    ours = results_of(errors_of([1, 2, 3]), ["x", "x", "y"])
+    theirs = results_of(errors_of([4, 5, 6]), ["y", "x", "x"])
     one, other = shared(ours, theirs)
     assert one.keys == other.keys == ("x", "x", "y")
     assert (one.positions.tolist(), other.positions.tolist()) == ([0, 1, 2], [1, 2, 0])
@@ -171,9 +170,9 @@ def test_runs_without_a_person_in_common_are_refused():
 def test_people_who_are_annotated_otherwise_are_refused():
     errors = errors_of([1, 2, 3])
     theirs = run("b", errors)
-    theirs.cases.truths[1] += 1
+    theirs.results.truths[1] += 1
     message = (
-        "^a and b share the names of 3 validation people, of whom 1 are annotated differently; "
+        "^a and b share the keys of 3 validation people, of whom 1 are annotated differently; "
         "expected runs on the same data$"
     )
     with pytest.raises(ValueError, match=message):
@@ -182,7 +181,7 @@ def test_people_who_are_annotated_otherwise_are_refused():
 
 def test_people_without_a_joint_that_counts_are_refused():
     nothing = np.full((2, 16), np.nan)
-    message = "^a and b: of the people whom they share no joint counts by pckh$"
+    message = "^a and b: no joint of the people in both counts by pckh$"
     with pytest.raises(ValueError, match=message):
         compare([run("a", nothing), run("b", nothing)])
 
@@ -220,16 +219,16 @@ def test_each_run_is_compared_with_the_first():
 @pytest.mark.parametrize(
     ("ends", "said"),
     [
-        ((0.4, 2.2), "PCKh@0.5: b is better than a by 1.30 points, 95 % interval +0.40 to +2.20"),
+        ((0.4, 2.2), "b is better than a by 1.30 points, 95% interval +0.40 to +2.20"),
         (
             (0.0, 2.6),
-            "PCKh@0.5: b and a are not told apart: +1.30 points, 95 % interval +0.00 to +2.60",
+            "b and a do not differ significantly: +1.30 points, 95% interval +0.00 to +2.60",
         ),
     ],
 )
 def test_a_sentence_says_whether_it_is_resolved(ends, said):
     found = Difference(threshold=0.5, people=9, points=1.3, low=ends[0], high=ends[1])
-    assert found.said("b", "a", "PCKh") == said
+    assert found.sentence("b", "a", "PCKh") == f"PCKh@0.5: {said}"
     worse = replace(found, points=-1.3, low=-ends[1], high=-ends[0])
-    word = "worse than a by 1.30" if worse.is_resolved else "not told apart: -1.30"
-    assert word in worse.said("b", "a", "PCKh")
+    word = "worse than a by 1.30" if worse.is_resolved else "differ significantly: -1.30"
+    assert word in worse.sentence("b", "a", "PCKh")

@@ -1,4 +1,4 @@
-"""Evaluation with networks that know the answer: predictions in original pixels, counted by hand."""
+"""Evaluation with networks that know the truth: original pixels, counts by hand."""
 
 import json
 from collections.abc import Sequence
@@ -14,20 +14,13 @@ from pipeline.data.loader import SampleLoader
 from pipeline.data.sampler import validation_batches
 from pipeline.data.shards.reader import ShardReader
 from pipeline.evaluation.baseline import constant_pose, predict_constant_pose
-from pipeline.evaluation.evaluate import (
-    Evaluation,
-    Predictions,
-    Truth,
-    evaluate,
-    predict,
-    predict_stacks,
-)
+from pipeline.evaluation.evaluate import Evaluation, Evaluator, Predictions, Truth, evaluate
 from pipeline.evaluation.metrics import JointCounts
 from pipeline.model.heatmaps import render
-from pipeline.model.hourglass import Heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.pose.joint_sets import COCO, MPII
 from pipeline.pose.person import Visibility
-from pipeline.settings import EvaluationSettings, OptimSettings
+from pipeline.settings import EvaluationSettings, OptimSettings, Settings
 
 CPU = torch.device("cpu")
 AT_HALF, AT_TENTH = 50, 10
@@ -53,7 +46,7 @@ def stacked(*maps: torch.Tensor) -> Heatmaps:
 
 
 class Oracle(nn.Module):
-    """Two stacks: the first says nothing, the last the truth of the picture it is shown, mirrored or not.
+    """Two stacks: the first predicts zeros, the last the truth of its picture, mirrored or not.
 
     `heights` multiply the last stack's maps of a plain and of a mirrored picture.
     """
@@ -77,14 +70,18 @@ class Oracle(nn.Module):
         raise AssertionError("shown a picture that is in no batch")
 
 
-def run(network: nn.Module, loader: SampleLoader, batches: Sequence[Batch], **changes):
+def evaluator(network: nn.Module, loader: SampleLoader, **changes) -> Evaluator:
     optim = OptimSettings(**changes.pop("optim", {}))
-    evaluation = EvaluationSettings(**{"flip_test": False} | changes)
-    return list(predict(network, batches, loader, optim, evaluation, CPU))
+    settings = Settings(optim=optim, evaluation=EvaluationSettings(**changes))
+    return Evaluator(network=network, loader=loader, settings=settings, device=CPU)
+
+
+def run(network: nn.Module, loader: SampleLoader, batches: Sequence[Batch], **changes):
+    return list(evaluator(network, loader, **{"flip_test": False} | changes).predict(batches))
 
 
 def varied_samples(count: int) -> list:
-    """People whose joints, centre and size differ, so that no two predictions can be confused."""
+    """Return people who differ in joints, centre and size, so that predictions are distinct."""
     random = np.random.default_rng(5)
     made = []
     for number in range(count):
@@ -134,16 +131,15 @@ def test_a_flip_test_averages_the_two_heatmaps(pack):
 def test_every_stack_is_evaluated_in_its_place(pack):
     loader = loader_of(pack, varied_samples(3))
     batches = batches_of(loader, 2)
-    optim, evaluation = OptimSettings(), EvaluationSettings()
-    measured = (Oracle(batches), batches, loader, optim, evaluation, CPU)
-    stacks = list(zip(*predict_stacks(*measured), strict=True))
-    last = list(predict(*measured))
+    measured = evaluator(Oracle(batches), loader)
+    stacks = list(zip(*measured.predict_stacks(batches), strict=True))
+    last = list(measured.predict(batches))
     assert len(stacks) == 2
     for of_stack, of_network in zip(stacks[1], last, strict=True):
         assert np.array_equal(of_stack.joints, of_network.joints)
         assert of_stack.loss == of_network.loss
     first, second = (evaluate(parts, loader).scores(MPII)["pckh"].headline for parts in stacks)
-    # The first stack says nothing; the last is right to a quarter of a heatmap pixel.
+    # The first stack predicts zeros; the last is right to a quarter of a heatmap pixel.
     assert first < 20
     assert second == 100
 
@@ -177,7 +173,7 @@ def test_a_network_that_fails_is_left_in_training_mode(pack):
 
 
 class Constant(nn.Module):
-    """Two stacks that say `value` everywhere."""
+    """Two stacks that predict `value` everywhere."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -190,11 +186,11 @@ class Constant(nn.Module):
 def test_people_whose_heatmaps_are_flat_are_counted(pack):
     loader = loader_of(pack, samples(3))
     batches = batches_of(loader, 2)
-    # A tenth of the peak and more counts as saying something.
+    # Heatmaps are flat below a tenth of the peak.
     for value, flat in ((0.0, 3), (0.9, 3), (1.1, 0)):
         predictions = run(Constant(value), loader, batches, optim={"target_peak": 10.0})
         assert evaluate(predictions, loader).flat == flat
-    # However high, the same everywhere is the uniform distribution.
+    # Equal heights are the uniform distribution, however high.
     predictions = run(Constant(9.0), loader, batches, optim={"loss": "cross-entropy"})
     counted = evaluate(predictions, loader)
     assert counted.flat == 3
@@ -215,7 +211,7 @@ def test_losses_are_summed_over_people(pack):
 
 
 def off_by(loader: SampleLoader, offsets: Sequence[float]) -> Predictions:
-    """Every joint of person k predicted offsets[k] pixels to the right of the truth."""
+    """Return predictions of every joint of person k, offsets[k] pixels right of the truth."""
     truth = np.array([one.person.joints for one in loader.samples])
     return Predictions(
         positions=np.arange(len(offsets)),
@@ -266,7 +262,7 @@ def test_a_truth_has_a_checksum_of_all_that_is_annotated():
         {"box": (0.0, 0.0, 5.0, 9.0)},
     ]
     assert len({plain, *(checksum(**change) for change in changes)}) == 6
-    # Where a joint is not annotated its place means nothing, nor does how the crop is stored.
+    # Neither the place of a joint that is not annotated counts, nor how the crop is stored.
     assert checksum(visibility=gone, joints=moved) == checksum(visibility=gone)
     assert checksum(person_px=32) == plain
     assert 0 <= plain < 2**32
@@ -300,7 +296,7 @@ def test_batches_of_any_size_give_the_same_counts(pack):
         for key, counts in results[0].counts.items():
             assert np.array_equal(counts.correct, other.counts[key].correct)
             assert np.array_equal(counts.annotated, other.counts[key].annotated)
-    # Neither all right nor all wrong, or the comparison would say little.
+    # Some are right and some are wrong, or the comparison would prove little.
     assert 0 < results[0].counts["pckh"].correct[AT_TENTH].sum() < 5 * 16
 
 

@@ -1,4 +1,4 @@
-"""What is kept of each person says what was counted, in half the room, and is read without running anything."""
+"""Results per person give the same counts in single precision, and are read without pickle."""
 
 import re
 
@@ -10,12 +10,13 @@ from pipeline.evaluation.per_person import PersonResults, narrowed, read_results
 from pipeline.pose.joint_sets import MPII
 
 PCKH = MPII.measure("pckh")
+UNREADABLE = "not readable as results per person"
 
 
-def cases_of(
+def results_of(
     keys: tuple[str, ...], errors: np.ndarray, positions: list[int] | None = None
 ) -> PersonResults:
-    """People whose joints are off by `errors`, a row each, by both measures."""
+    """Return people whose joints are off by `errors`, a row each, by both measures."""
     people = len(keys)
     return PersonResults.of(
         keys,
@@ -49,17 +50,19 @@ def test_an_error_that_is_none_stays_one():
 
 
 def test_people_come_in_the_order_of_their_keys_and_equal_ones_in_that_of_the_shards():
-    cases = cases_of(("b", "a", "b", "c"), np.arange(64.0).reshape(4, 16), [7, 9, 3, 1]).by_key()
-    assert cases.keys == ("a", "b", "b", "c")
-    assert cases.positions.tolist() == [9, 3, 7, 1]
-    assert cases.errors["pckh"][:, 0].tolist() == [16.0, 32.0, 0.0, 48.0]
-    assert (cases.truths - 2**31).tolist() == [1, 2, 0, 3]
-    assert cases.errors["pck_torso"][:, 0].tolist() == [32.0, 64.0, 0.0, 96.0]
-    assert cases.joints[:, 0, 0].tolist() == [32.0, 64.0, 0.0, 96.0]
+    results = results_of(
+        ("b", "a", "b", "c"), np.arange(64.0).reshape(4, 16), [7, 9, 3, 1]
+    ).by_key()
+    assert results.keys == ("a", "b", "b", "c")
+    assert results.positions.tolist() == [9, 3, 7, 1]
+    assert results.errors["pckh"][:, 0].tolist() == [16.0, 32.0, 0.0, 48.0]
+    assert (results.truths - 2**31).tolist() == [1, 2, 0, 3]
+    assert results.errors["pck_torso"][:, 0].tolist() == [32.0, 64.0, 0.0, 96.0]
+    assert results.joints[:, 0, 0].tolist() == [32.0, 64.0, 0.0, 96.0]
 
 
 def test_parts_make_a_whole():
-    one, other = cases_of(("a",), np.zeros((1, 16))), cases_of(("b",), np.ones((1, 16)), [4])
+    one, other = results_of(("a",), np.zeros((1, 16))), results_of(("b",), np.ones((1, 16)), [4])
     both = PersonResults.together([PersonResults.nobody(MPII), one, other])
     assert (both.keys, both.positions.tolist()) == (("a", "b"), [0, 4])
     assert both.errors["pckh"][:, 3].tolist() == [0.0, 1.0]
@@ -72,7 +75,7 @@ def test_a_mean_error_is_over_the_joints_that_count_in_the_mean():
     errors[0, [0, 1, 2]] = 0.25, 0.5, 1.5
     errors[0, [6, 7]] = 100.0
     errors[1, [0, 1]] = 0.25, np.inf
-    means = cases_of(("a", "b", "c"), errors).mean_errors(MPII, PCKH)
+    means = results_of(("a", "b", "c"), errors).mean_errors(MPII, PCKH)
     assert means[:2].tolist() == [0.75, np.inf]
     assert np.isnan(means[2])
 
@@ -80,14 +83,14 @@ def test_a_mean_error_is_over_the_joints_that_count_in_the_mean():
 def test_cases_survive_their_file(tmp_path):
     errors = np.linspace(0, 1, 32).reshape(2, 16)
     errors[1, 5] = np.nan
-    cases = cases_of(("bär_00", "a_01"), errors)
+    results = results_of(("bär_00", "a_01"), errors)
     path = tmp_path / "people.npz"
-    path.write_bytes(cases.to_bytes())
+    path.write_bytes(results.to_bytes())
     read = read_results(path)
     assert read.keys == ("bär_00", "a_01")
-    assert read.to_bytes() == cases.to_bytes()
-    assert np.array_equal(read.errors["pckh"], cases.errors["pckh"], equal_nan=True)
-    assert np.array_equal(read.joints, cases.joints)
+    assert read.to_bytes() == results.to_bytes()
+    assert np.array_equal(read.errors["pckh"], results.errors["pckh"], equal_nan=True)
+    assert np.array_equal(read.joints, results.joints)
     assert read.truths.tolist() == [2**31, 2**31 + 1]
     with np.load(path, allow_pickle=False) as stored:
         kinds = {
@@ -111,7 +114,7 @@ def pickled(path):
 
 
 def torn(path):
-    content = cases_of(("a",), np.zeros((1, 16))).to_bytes()
+    content = results_of(("a",), np.zeros((1, 16))).to_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
@@ -120,7 +123,7 @@ def other(path):
 
 
 def uneven(path):
-    one, two = cases_of(("a",), np.zeros((1, 16))), cases_of(("a", "b"), np.zeros((2, 16)))
+    one, two = results_of(("a",), np.zeros((1, 16))), results_of(("a", "b"), np.zeros((2, 16)))
     arrays = {"keys": np.array(two.keys), "positions": two.positions, "joints": two.joints}
     np.savez(path, truths=two.truths, **arrays, **{"errors.pckh": one.errors["pckh"]})
 
@@ -129,10 +132,10 @@ def uneven(path):
     ("spoil", "said"),
     [
         (lambda path: None, "no such file"),
-        (pickled, "not results of people: Object arrays cannot be loaded when allow_pickle=False"),
-        (torn, "not results of people: "),
-        (other, "not results of people: 'keys is not a file in the manager'"),
-        (uneven, "its arrays are of different people or joints"),
+        (pickled, f"{UNREADABLE}: Object arrays cannot be loaded when allow_pickle=False"),
+        (torn, f"{UNREADABLE}: "),
+        (other, f"{UNREADABLE}: 'keys is not a file in the archive'"),
+        (uneven, "its arrays differ in their numbers of people or joints"),
     ],
 )
 def test_a_file_that_is_none_is_named(tmp_path, spoil, said):

@@ -16,7 +16,7 @@ from PIL import ImageOps
 
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import Crop, CropDecoder
-from pipeline.evaluation.evaluate import predict
+from pipeline.evaluation.evaluate import Evaluator
 from pipeline.inference.predictor import Frame, Predictor, read_photograph
 from pipeline.inference.pyfunc import ServedModel, columns_of
 from pipeline.model.build import build_network
@@ -48,7 +48,8 @@ def test_joints_are_those_of_evaluation(tmp_path, changes):
     loader = SampleLoader(people, MPII, 64)
     network = build_network(settings.model, 0, CPU, zero_heads=False)
     batch = loader.batch(np.arange(5))
-    [expected] = predict(network, [batch], loader, settings.optim, settings.evaluation, CPU)
+    evaluator = Evaluator(network=network, loader=loader, settings=settings, device=CPU)
+    [expected] = evaluator.predict([batch])
     views = (
         predictor.view(
             predictor.read(s.crop.jpeg), in_crop(s.crop, s.person.center, s.person.scale)

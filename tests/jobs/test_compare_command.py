@@ -101,7 +101,7 @@ def test_two_runs_are_compared_at_their_best(runs, capsys):
     # All that are right are so from 0.05 on, of 0 to 0.5: 45 of 50 hundredths, and half of one.
     assert rows["AUC 0-0.5"] == ["36.40", "54.60", "+18.20"]
     assert "one: epoch 1, 50 people\nruns/two: epoch 1, 50 people\n" in told
-    sentence = r"^PCKh@0\.5: runs/two is better than one by 20\.00 points, 95 % interval \+1"
+    sentence = r"^PCKh@0\.5: runs/two is better than one by 20\.00 points, 95% interval \+1"
     assert re.search(sentence, told, re.M)
     assert "note:" not in told
     content = json.loads(Path("c.json").read_text())
@@ -128,7 +128,7 @@ def test_a_checkpoint_means_itself_and_a_run_beside_itself_is_equal(runs, capsys
     capsys.readouterr()
     run("runs/two", "runs/two/epoch_0001")
     told = capsys.readouterr().out
-    equal = "not told apart: +0.00 points, 95 % interval +0.00 to +0.00"
+    equal = "do not differ significantly: +0.00 points, 95% interval +0.00 to +0.00"
     assert f"PCKh@0.5: runs/two/epoch_0001 and runs/two are {equal}" in told
 
 
@@ -155,9 +155,7 @@ def test_what_cannot_be_compared_is_said(runs, capsys):
     assert said == f"error: {people}: {damaged}"
     bare = checkpoint(runs / "bare", 3, None)
     said = said_on_failure(capsys, "one", bare)
-    assert said.startswith(
-        f"error: {bare}: no people.npz, as in checkpoints that were written before"
-    )
+    assert said.startswith(f"error: {bare}: no people.npz, as it was written without an evaluation")
     assert said.endswith(f"--data.val SHARDS --people {bare}/people.npz")
     said = said_on_failure(capsys, "one", "bare")
     assert said == f"error: {runs}/bare: none of its 1 checkpoints has been evaluated yet"

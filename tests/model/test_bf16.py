@@ -1,4 +1,4 @@
-"""Networks that predict in bf16: what stays in fp32, and where they are taken."""
+"""Prediction in bf16: the parts that stay in fp32, and the processors that use it."""
 
 from pathlib import Path
 
@@ -8,8 +8,7 @@ from factories import checkpoint
 from torch import nn
 
 from pipeline.inference.predictor import Predictor
-from pipeline.model.bf16 import Bf16Network, fastest
-from pipeline.model.build import build_network
+from pipeline.model.build import Bf16Network, build_network, fastest
 from pipeline.settings import ModelSettings
 
 CPU = torch.device("cpu")

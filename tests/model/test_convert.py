@@ -1,4 +1,4 @@
-"""Weights from elsewhere: equal outputs where the networks are equal, and the reason where they are not."""
+"""Converted weights: equal outputs for equal networks, and the reason where they differ."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def converted(tmp_path: Path, content: object, *options: str) -> Path:
-    """Write what a checkpoint of theirs holds, convert it, and return the folder."""
+    """Write the content of a foreign checkpoint, convert it, and return the folder."""
     path, out = tmp_path / "theirs.pth.tar", tmp_path / "converted"
     torch.save(content, path)
     jobs.convert.main(["--weights", str(path), "--out", str(out), *options])
@@ -32,7 +32,7 @@ def converted(tmp_path: Path, content: object, *options: str) -> Path:
 
 
 def said_on_refusal(tmp_path: Path, capsys, content: object, *options: str) -> str:
-    """What is said of weights that are refused, without the file's name; nothing may be written."""
+    """Return the error for weights that are refused, without the file's name."""
     with pytest.raises(SystemExit) as end:
         converted(tmp_path, content, *options)
     assert end.value.code == 2
@@ -150,7 +150,7 @@ def test_files_of_old_torch_count_no_batches(tmp_path):
     assert torch.equal(ours.stem_norm.running_var, weights["pre.0.bn.running_var"])
 
 
-# What is said and written
+# Report and files
 
 
 def test_the_report_says_what_was_found_and_what_was_not(tmp_path, capsys):
@@ -173,7 +173,7 @@ def test_a_mean_that_was_subtracted_is_not_in_the_file(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "dropped" not in said
     assert (
-        "input of the original: RGB from 0 to 1 less the mean colour of the training images" in said
+        "input of the original: RGB from 0 to 1 minus the mean colour of the training images" in said
     )
 
 
@@ -219,7 +219,7 @@ def test_a_stem_that_is_wider_from_its_first_residual_is_not_ours(tmp_path, caps
     said = said_on_refusal(tmp_path, capsys, Hg(stacks=1, stem=(1, 1, 1)).state_dict())
     head, *keys = said.splitlines()
     assert head == (
-        "the network is not ours, nothing was carried over; read as pytorch-pose's hg: 1 stacks, "
+        "the network differs from ours, nothing was converted: pytorch-pose's hg: 1 stacks, "
         "1 modules, order 4, 16 features (16 in the stem), 16 joints"
     )
     assert "  layer1.0.conv1.weight has shape (8, 4, 1, 1), expected (4, 4, 1, 1)" in keys
@@ -238,14 +238,15 @@ def test_hourglasses_without_residuals_after_them_are_not_ours(tmp_path, capsys)
         (
             lambda: PoseNet(stacks=1, increase=8),
             [
-                "its hourglasses gain 8 channels at each lower resolution (`increase`), here they keep 16",
+                "its hourglasses gain 8 channels at each lower resolution (`increase`), "
+                "here they keep 16",
                 "hgs.0.0.low1.conv1.conv.weight has shape (12, 16, 1, 1), expected (8, 16, 1, 1)",
             ],
         ),
         (
             lambda: PoseNet(stacks=1, stem=8),
             [
-                "its stem has 8 channels whatever the features, here a quarter of 16: 4",
+                "its stem has 8 channels for any number of features, here a quarter of 16: 4",
                 "pre.0.conv.weight has shape (8, 3, 7, 7), expected (4, 3, 7, 7)",
             ],
         ),
@@ -276,12 +277,12 @@ def test_another_posenet_is_refused_with_the_reason(tmp_path, capsys, make, reas
         ),
         (
             lambda weights: weights.update({"attention.weight": torch.zeros(3)}),
-            "attention.weight of shape (3,) has no place here",
+            "attention.weight of shape (3,) has no counterpart",
         ),
         (
-            # Of no consequence in PoseNet, where only a skip that is needed is used.
+            # PoseNet's spare skips are ignored, as it never uses them.
             lambda weights: weights.update({"res.0.0.downsample.0.weight": torch.eye(16)}),
-            "res.0.0.downsample.0.weight of shape (16, 16) has no place here",
+            "res.0.0.downsample.0.weight of shape (16, 16) has no counterpart",
         ),
         (
             lambda weights: weights["conv1.weight"].fill_(float("nan")),
@@ -298,7 +299,7 @@ def test_a_key_without_equal_is_named(tmp_path, capsys, change, said):
     weights = Hg(stacks=1).state_dict()
     change(weights)
     head, *lines = said_on_refusal(tmp_path, capsys, weights).splitlines()
-    assert head.startswith("the network is not ours, nothing was carried over; read as ")
+    assert head.startswith("the network differs from ours, nothing was converted: ")
     assert lines == [f"  {said}"]
 
 
@@ -315,7 +316,7 @@ def test_other_joints_are_refused(tmp_path, capsys):
     assert said == "predicts 16 joints, expected 14, as many as lsp has\n"
 
 
-# Files that are no such thing
+# Files that are refused
 
 
 def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
@@ -326,12 +327,12 @@ def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
     )
     weights = {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(1000, 2048)}
     assert said_on_refusal(tmp_path, capsys, weights) == (
-        "score.0.weight is absent or no convolution, expected shape (joints, features, 1, 1)\n"
+        "score.0.weight is absent or not a convolution, expected shape (joints, features, 1, 1)\n"
     )
 
 
 class Trap:
-    """Makes a file where it is unpickled without care."""
+    """Creates a file when it is unpickled without care."""
 
     def __init__(self, made: Path) -> None:
         self.made = made
@@ -344,11 +345,11 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
     content = {"state_dict": Hg(stacks=1).state_dict(), "best_acc": Trap(tmp_path / "ran")}
     said = said_on_refusal(tmp_path, capsys, content)
     assert said == (
-        "holds objects of posix.mkdir, which would have to be executed to be read; expected "
-        "tensors alone, such as the file of torch.save(network.state_dict())\n"
+        "holds objects of posix.mkdir, and reading these executes code; expected "
+        "only tensors, as torch.save(network.state_dict()) writes\n"
     )
     assert not (tmp_path / "ran").exists()
-    # The trap is one: loaded without care, it runs.
+    # The trap works: loaded without care, it runs.
     torch.load(tmp_path / "theirs.pth.tar", weights_only=False)
     assert (tmp_path / "ran").exists()
 
@@ -356,7 +357,7 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"weights": [1.0]}, "expected tensors by name, or such under 'state_dict'; 'weights' is "),
+        ({"weights": [1.0]}, "expected tensors by name, or under 'state_dict'; 'weights' is "),
         ({"state_dict": {}}, "expected tensors by name, got dict"),
         (torch.zeros(3), "expected tensors by name, got Tensor"),
     ],

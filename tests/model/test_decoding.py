@@ -1,4 +1,4 @@
-"""Heatmaps decoded to joints: by hand, and back from what was rendered."""
+"""Decoding of joints, by hand and as the inverse of rendering."""
 
 from math import exp
 from typing import get_args
@@ -14,13 +14,13 @@ DECODINGS = get_args(Decoding)
 
 
 def decoded(rows: list[list[float]], decoding: Decoding = "quarter") -> list[float]:
-    """The joint of one map."""
+    """Return the joint of one map."""
     joints, _ = decode(torch.tensor([[rows]], dtype=torch.float32), decoding, 1.0)
     return joints[0, 0].tolist()
 
 
 def rendered(joints: torch.Tensor, size: int, sigma_px: float, peak: float = 1.0) -> torch.Tensor:
-    """Maps of annotated joints (batch, joint, 2)."""
+    """Return maps of annotated joints (batch, joint, 2)."""
     return render(joints, torch.ones(joints.shape[:2], dtype=torch.bool), size, sigma_px, peak)
 
 
@@ -40,7 +40,7 @@ def test_decoding_stays_where_the_neighbours_are_equal():
 
 
 def test_decoding_does_not_look_past_the_border():
-    # At the left border x stays; y goes on following its neighbours.
+    # At the left border x stays; y still follows its neighbours.
     assert decoded([[0, 0, 0], [9, 8, 0], [5, 0, 0]]) == [0.0, 1.25]
     # The next pixel in memory belongs to the next row.
     assert decoded([[0, 0, 9], [8, 0, 0], [0, 0, 0]]) == [2.0, 0.0]
@@ -82,7 +82,7 @@ def test_decoding_a_half_precision_map_does_not_round_the_joint():
 
 
 def everywhere(size: int) -> torch.Tensor:
-    """Joints (batch, 1, 2) all over a map: at random, and wherever one near its border could lie."""
+    """Return joints (batch, 1, 2) all over a map: random ones, and many near its border."""
     random = torch.Generator().manual_seed(size)
     border = torch.tensor([-0.5, -0.499, -0.26, 0.0, 0.3, 0.5, 1.1])
     border = torch.cat((border, size - 1 - border))

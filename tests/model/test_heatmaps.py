@@ -10,7 +10,7 @@ from pipeline.pose.joint_sets import MPII
 
 
 def rendered(x: float, y: float, *, size: int = 5, sigma_px: float = 1.0, peak: float = 1.0):
-    """The map of one annotated joint."""
+    """Return the map of one annotated joint."""
     joints = torch.tensor([[[x, y]]])
     return render(joints, torch.tensor([[True]]), size, sigma_px, peak)[0, 0]
 

@@ -1,4 +1,4 @@
-"""The network against the figures that follow from the authors' definition."""
+"""The network against figures that follow from the authors' definition."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from pipeline.settings import ModelSettings
 
 
 def tiny(**changes) -> ModelSettings:
-    """One stack of eight features on 64 pixels."""
+    """Return settings of one stack of eight features on 64 pixels."""
     return ModelSettings(**{"stacks": 1, "features": 8, "joints": 3, "input_px": 64} | changes)
 
 
@@ -123,7 +123,7 @@ def test_memory_grows_with_the_batch_and_halves_in_half_precision():
     assert found == 16 * parameters + 8 * fp32[False]
     found = training_bytes(settings, 8, torch.float32, forgetful=True)
     assert found == 16 * parameters + 8 * fp32[True]
-    # In bf16 the weights are there twice; where a maximum was is told by as many bytes as before.
+    # In bf16 the weights exist twice; max-pooling's indices take as many bytes as in fp32.
     found = training_bytes(settings, 8, torch.bfloat16, forgetful=False)
     assert found == 18 * parameters + 8 * bf16
     assert 0.5 < bf16 / fp32[False] < 0.56

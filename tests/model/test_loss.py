@@ -1,4 +1,4 @@
-"""The losses of intermediate supervision, worked out by hand."""
+"""Losses of intermediate supervision, computed by hand."""
 
 import subprocess
 import sys
@@ -138,12 +138,12 @@ def test_what_was_trained_by_squared_error_is_read_as_it_is():
 
 # Another loss
 
-# In a process of its own, where no annotation is checked: the third value is in none.
+# In a separate process without checks of annotations, which don't know the third value.
 THIRD_LOSS = """
 from dataclasses import replace
 import torch
 from pipeline.model.heatmaps import render
-from pipeline.model.hourglass import Heatmaps
+from pipeline.model.network import Heatmaps
 from pipeline.model.loss import LOSSES, batch_loss, is_flat, to_heatmaps
 from pipeline.settings import OptimSettings
 

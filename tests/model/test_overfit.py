@@ -1,4 +1,4 @@
-"""Networks small and large learn eight pictures by heart, and do not collapse to all-zero heatmaps."""
+"""Networks of all sizes overfit eight pictures and do not collapse to all-zero heatmaps."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.evaluation.evaluate import evaluate, predict
+from pipeline.evaluation.evaluate import Evaluator, evaluate
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII
-from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
+from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings, Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.step import build_optimizer, train_step
 
@@ -33,16 +33,16 @@ def people(tmp_path_factory) -> SampleLoader:
 
 
 def pckh_by_heart(people: SampleLoader, stacks: int, optim: OptimSettings) -> float:
-    """PCKh@0.5 on the pictures that a network of 16 features was trained on."""
+    """Return PCKh@0.5 on the pictures that a network of 16 features was trained on."""
     model = ModelSettings(stacks=stacks, features=16, order=2, joints=16, input_px=64)
     network = build_network(model, 0, CPU, zero_heads=optim.zero_heads)
     optimizer = build_optimizer(network, optim)
     batch = people.batch(np.arange(8))
     for _ in range(STEPS):
         train_step(network.train(), optimizer, batch, optim, CPU, torch.float32)
-    evaluation = EvaluationSettings(flip_test=False)
-    predictions = predict(network, [batch], people, optim, evaluation, CPU)
-    return evaluate(predictions, people).scores(MPII)["pckh"].headline
+    settings = Settings(optim=optim, evaluation=EvaluationSettings(flip_test=False))
+    evaluator = Evaluator(network=network, loader=people, settings=settings, device=CPU)
+    return evaluate(evaluator.predict([batch]), people).scores(MPII)["pckh"].headline
 
 
 def recipe(**changes) -> OptimSettings:

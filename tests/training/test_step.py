@@ -14,8 +14,9 @@ import torch
 from pipeline.data.batch import Batch, network_input
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.model.heatmaps import render
-from pipeline.model.hourglass import Heatmaps, Residual
+from pipeline.model.hourglass import Residual
 from pipeline.model.loss import batch_loss
+from pipeline.model.network import Heatmaps
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import ModelSettings, OptimSettings, Settings
 from pipeline.training.state import TrainState

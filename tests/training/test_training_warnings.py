@@ -10,12 +10,12 @@ from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.evaluation.evaluate import evaluate, predict
+from pipeline.evaluation.evaluate import Evaluator, evaluate
 from pipeline.model.build import build_network
 from pipeline.model.loss import is_flat
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.metadata import Plateau
-from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings
+from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings, Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.console_logger import TrainingWarnings
 from pipeline.training.schedule import learning_rate
@@ -61,8 +61,9 @@ def flat_after(people: SampleLoader, steps: int, **changes) -> int:
         set_learning_rate(optimizer, learning_rate(optim, step, steps))
         rows = np.random.default_rng(step).permutation(32)[:8]
         train_step(network.train(), optimizer, batch.rows(rows), optim, CPU, torch.float32)
-    evaluation = EvaluationSettings(flip_test=False)
-    return evaluate(predict(network, [batch], people, optim, evaluation, CPU), people).flat
+    settings = Settings(optim=optim, evaluation=EvaluationSettings(flip_test=False))
+    evaluator = Evaluator(network=network, loader=people, settings=settings, device=CPU)
+    return evaluate(evaluator.predict([batch]), people).flat
 
 
 def test_a_network_that_collapsed_has_flat_heatmaps_for_everyone(people):

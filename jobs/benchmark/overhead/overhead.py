@@ -165,8 +165,8 @@ def _overhead(result: Mapping[str, Any]) -> str:
         for name, held in found[key].items():
             figures = (held[of] for of in ("median", "min", "max"))
             rows.append([f"{name}, {unit}", *(f"{value:,.2f}" for value in figures)])
-    figures = (result["overhead_percent"], found["min"], found["max"])
-    rows.append(["overhead, %", *(f"{value:.2f}" for value in figures)])
+    totals = (result["overhead_percent"], found["min"], found["max"])
+    rows.append(["overhead, %", *(f"{value:.2f}" for value in totals)])
     rows.append(["overhead in CPU time, %", f"{found['cpu_overhead_percent']:.2f}"])
     cores = found["cores_beside"]["ray"]["median"]
     return aligned(rows) + (

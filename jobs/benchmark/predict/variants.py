@@ -16,10 +16,9 @@ from jobs.benchmark.timing import Run, in_fresh_process
 from pipeline.data.batch import scaled
 from pipeline.inference.export.graph import Graph, GraphSettings
 from pipeline.inference.export.write import load, write
-from pipeline.model.bf16 import Bf16Network, fastest
-from pipeline.model.build import build_network
-from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.build import Bf16Network, build_network, fastest
 from pipeline.model.loss import to_heatmaps
+from pipeline.model.network import PoseNetwork
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.shapes import UInt8
 from pipeline.settings import ModelSettings, Settings
@@ -54,7 +53,7 @@ class Network:
         )
         return Settings(model=model)
 
-    def build(self) -> StackedHourglass:
+    def build(self) -> PoseNetwork:
         """Build it with random heads: all-zero heatmaps would hide differences."""
         network = build_network(self.settings.model, 0, CPU, zero_heads=False)
         network.eval()

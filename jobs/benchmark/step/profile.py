@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from jobs.benchmark.step.variants import Runner
-from pipeline.model.hourglass import Heatmaps
+from pipeline.model.network import Heatmaps
 
 KINDS = ("convolution", "norm", "pointwise", "optimizer", "input", "other")
 _NETWORK, _BACKWARD, _OPTIMIZER = "network", "autograd::engine", "optimizer."

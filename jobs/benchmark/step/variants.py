@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jobs.benchmark.timing import Run
 from pipeline.data.batch import Batch, network_input
 from pipeline.model.build import build_network, compiled, training_dtype
-from pipeline.model.hourglass import Heatmaps, StackedHourglass
+from pipeline.model.network import Heatmaps, PoseNetwork
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.training.step import build_optimizer, build_scaler, train_step
 
@@ -60,7 +60,7 @@ class Variant:
 class Contiguous(nn.Module):
     """A network with images and weights in torch's default layout, channel by channel."""
 
-    def __init__(self, network: StackedHourglass) -> None:
+    def __init__(self, network: PoseNetwork) -> None:
         super().__init__()
         for parameter in network.parameters():
             # Not contiguous(): a 1x1 kernel counts as laid out already, but its strides would

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from pipeline.model.decoding import decode
 from pipeline.model.heatmaps import unmirror
-from pipeline.model.hourglass import StackedHourglass
 from pipeline.model.loss import LOSSES, to_heatmaps
+from pipeline.model.network import PoseNetwork
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import Float, UInt8
@@ -46,7 +46,7 @@ class Graph(nn.Module):
 
     def __init__(
         self,
-        network: StackedHourglass,
+        network: PoseNetwork,
         settings: Settings,
         joint_set: JointSet,
         chosen: GraphSettings,

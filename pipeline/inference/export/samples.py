@@ -6,13 +6,12 @@ from glob import glob
 
 import numpy as np
 
-from pipeline.data.loader import SampleLoader
+from pipeline.data.loader import shard_loader
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
-from pipeline.data.shards.index import find_shards
-from pipeline.data.shards.reader import ShardReader
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.inference.predictor import Frame, crop_view, read_photograph
 from pipeline.inference.sources import find_sources
+from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
 
@@ -49,18 +48,11 @@ def of_photographs(places: Sequence[str], input_px: int) -> People:
 
 
 def of_shards(setting: str, pattern: str, joint_set: JointSet, input_px: int) -> People:
-    """The first people of packed shards. Raises ValueError as `find_shards`, or if joint sets differ."""
-    shards = find_shards(setting, pattern)
-    difference = shards.joint_set.difference(joint_set)
-    if difference:
-        raise ValueError(
-            f"{setting}={pattern!r} and the checkpoint have different joint sets: {difference}; "
-            "expected the same"
-        )
-    loader = SampleLoader(ShardReader(shards.paths), shards.joint_set, input_px)
+    """Return the first people of packed shards. Raises ValueError as `shard_loader`."""
+    loader = shard_loader(setting, pattern, joint_set, input_px)
     count = min(MOST, len(loader.samples))
     images = loader.batch(np.arange(count)).images.numpy()
-    return People(images=images, source=f"{count} people of {setting}={pattern}")
+    return People(images=images, source=f"{count} people of {setting}={redacted(pattern)}")
 
 
 def is_here(pattern: str) -> bool:

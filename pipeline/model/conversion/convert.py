@@ -1,4 +1,4 @@
-"""Carry another implementation's weights over into our network, where the two compute the same."""
+"""Conversion of another implementation's weights into our network, if both compute the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,25 +6,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.model.build import build_network
 from pipeline.model.conversion.layout import Layout, Tensors
 from pipeline.model.conversion.princeton import PRINCETON
 from pipeline.model.conversion.pytorch_pose import PYTORCH_POSE
-from pipeline.model.hourglass import StackedHourglass
+from pipeline.model.network import PoseNetwork
 from pipeline.pose.joint_sets import JointSet
 from pipeline.settings import ModelSettings
 
 LAYOUTS = (PYTORCH_POSE, PRINCETON)
-# Older torch wrote none. It counts for BatchNorm without momentum alone, which nobody uses here.
+# Older torch wrote none. Only BatchNorm without momentum, which no network here has, uses it.
 _COUNTER = "num_batches_tracked"
 _LISTED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A network of ours with their weights. `unused` are keys whose tensors their network never reads."""
+    """A network of ours with converted weights.
+
+    `carried` counts tensors, `rounded` names those that float32 does not hold exactly, `unused`
+    those that the source network stores and never reads.
+    """
 
     layout: Layout
-    network: StackedHourglass
+    network: PoseNetwork
     model: ModelSettings
     carried: int
     rounded: tuple[str, ...]
@@ -32,11 +37,11 @@ class Conversion:
 
 
 def convert(tensors: Tensors, joint_set: JointSet) -> Conversion:
-    """Build our network from the tensors of one of `LAYOUTS`, whose joints are those of `joint_set`.
+    """Build our network from the tensors of one of `LAYOUTS`, which predict `joint_set`.
 
-    Both have BatchNorm and ReLU before each convolution of a residual, a bare
-    skip, and convolution, BatchNorm, ReLU in stem and head, as we do; tensors
-    are carried as they are. Raises ValueError that lists what has no equal.
+    Both have BatchNorm and ReLU before each convolution of a residual, a bare skip, and
+    convolution, BatchNorm, ReLU in stem and head, as ours has; tensors are copied unchanged.
+    Raises ValueError that lists all keys without a counterpart.
     """
     layout = _layout(tensors)
     model = layout.model(tensors)
@@ -45,29 +50,28 @@ def convert(tensors: Tensors, joint_set: JointSet) -> Conversion:
         raise ValueError(
             f"predicts {model.joints} joints, expected {joints}, as many as {joint_set.name} has"
         )
-    with torch.device("meta"):
-        expected = StackedHourglass(model).state_dict()
+    expected = build_network(model, 0, torch.device("meta")).state_dict()
     modules = layout.modules(model)
-    source = {ours: _their_key(modules, ours) for ours in expected}
+    source = {ours: _source_key(modules, ours) for ours in expected}
     unused = _unused(layout, modules, tensors, set(source.values()))
     problems = _problems(tensors, expected, source, unused)
     if problems:
         raise ValueError(_refusal(layout, model, layout.differences(tensors, model), problems))
     weights = {
-        ours: tensors.get(theirs, torch.zeros((), dtype=torch.int64))
-        for ours, theirs in source.items()
+        ours: tensors.get(key, torch.zeros((), dtype=torch.int64)) for ours, key in source.items()
     }
-    network = StackedHourglass(model)
+    network = build_network(model, 0, torch.device("cpu"))
     network.load_state_dict(weights)
+    stored = network.state_dict()
     return Conversion(
         layout=layout,
         network=network,
         model=model,
-        carried=sum(theirs in tensors for theirs in source.values()),
+        carried=sum(key in tensors for key in source.values()),
         rounded=tuple(
-            theirs
-            for ours, theirs in source.items()
-            if not torch.equal(weights[ours].double(), network.state_dict()[ours].double())
+            key
+            for ours, key in source.items()
+            if not torch.equal(weights[ours].double(), stored[ours].double())
         ),
         unused=unused,
     )
@@ -90,7 +94,7 @@ def _layout(tensors: Tensors) -> Layout:
     raise ValueError(f"unknown layout: expected a key {known}, got {', '.join(list(tensors)[:4])}")
 
 
-def _their_key(modules: Mapping[str, str], ours: str) -> str:
+def _source_key(modules: Mapping[str, str], ours: str) -> str:
     module, _, tensor = ours.rpartition(".")
     return f"{modules[module]}.{tensor}"
 
@@ -100,7 +104,7 @@ def _unused(
 ) -> tuple[str, ...]:
     if not layout.spare_skips:
         return ()
-    skips = {theirs for ours, theirs in modules.items() if ours.endswith(".skip")}
+    skips = {source for ours, source in modules.items() if ours.endswith(".skip")}
     return tuple(key for key in tensors if key not in used and key.rpartition(".")[0] in skips)
 
 
@@ -110,22 +114,22 @@ def _problems(
     source: Mapping[str, str],
     unused: tuple[str, ...],
 ) -> list[str]:
-    """Every key that is absent, of another shape or type, not finite, or unknown here; a phrase each."""
+    """List keys that are absent, of the wrong shape or type, not finite, or unknown."""
     found = []
-    for ours, theirs in source.items():
-        shape, tensor = tuple(expected[ours].shape), tensors.get(theirs)
+    for ours, key in source.items():
+        shape, tensor = tuple(expected[ours].shape), tensors.get(key)
         if tensor is None:
             if not ours.endswith(_COUNTER):
-                found.append(f"{theirs} is absent, expected shape {shape}")
+                found.append(f"{key} is absent, expected shape {shape}")
         elif tuple(tensor.shape) != shape:
-            found.append(f"{theirs} has shape {tuple(tensor.shape)}, expected {shape}")
+            found.append(f"{key} has shape {tuple(tensor.shape)}, expected {shape}")
         elif tensor.is_floating_point() != expected[ours].is_floating_point():
-            found.append(f"{theirs} is of {tensor.dtype}, expected {expected[ours].dtype}")
+            found.append(f"{key} is of {tensor.dtype}, expected {expected[ours].dtype}")
         elif not tensor.isfinite().all():
-            found.append(f"{theirs} has values that are not finite")
+            found.append(f"{key} has values that are not finite")
     known = {*source.values(), *unused}
     return found + [
-        f"{key} of shape {tuple(tensor.shape)} has no place here"
+        f"{key} of shape {tuple(tensor.shape)} has no counterpart"
         for key, tensor in tensors.items()
         if key not in known
     ]
@@ -134,9 +138,7 @@ def _problems(
 def _refusal(
     layout: Layout, model: ModelSettings, differences: list[str], problems: list[str]
 ) -> str:
-    lines = [
-        f"the network is not ours, nothing was carried over; read as {describe(layout, model)}"
-    ]
+    lines = [f"the network differs from ours, nothing was converted: {describe(layout, model)}"]
     lines += [f"  {line}" for line in (*differences, *problems[:_LISTED])]
     if len(problems) > _LISTED:
         lines.append(f"  and {len(problems) - _LISTED} more such keys")

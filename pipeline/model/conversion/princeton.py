@@ -1,4 +1,4 @@
-"""The layout of `PoseNet` (github.com/princeton-vl/pytorch_stacked_hourglass, models/posenet.py)."""
+"""Layout of `PoseNet` (github.com/princeton-vl/pytorch_stacked_hourglass, models/posenet.py)."""
 
 from pipeline.model.conversion.layout import Layout, Tensors, channels, count, head_channels
 from pipeline.settings import ModelSettings
@@ -25,7 +25,7 @@ def _differences(tensors: Tensors, model: ModelSettings) -> list[str]:
     stem = channels(tensors, "pre.0.conv.weight")[0]
     if stem != model.features // 4:
         found.append(
-            f"its stem has {stem} channels whatever the features, here a quarter of "
+            f"its stem has {stem} channels for any number of features, here a quarter of "
             f"{model.features}: {model.features // 4}"
         )
     return found

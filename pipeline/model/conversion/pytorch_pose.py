@@ -1,4 +1,4 @@
-"""The layout of `hg` in pytorch-pose (github.com/bearpaw/pytorch-pose, pose/models/hourglass.py)."""
+"""Layout of pytorch-pose's `hg` (github.com/bearpaw/pytorch-pose, pose/models/hourglass.py)."""
 
 from pipeline.model.conversion.layout import Layout, Tensors, channels, count, head_channels
 from pipeline.settings import ModelSettings
@@ -6,7 +6,7 @@ from pipeline.settings import ModelSettings
 
 def _model(tensors: Tensors) -> ModelSettings:
     joints, features = head_channels(tensors, "score.0.weight")
-    # What pytorch-pose itself builds is wider than the authors' network: 128 -> 256 in layer2.
+    # The network of pytorch-pose is wider than the authors': 128 -> 256 in layer2.
     stem = channels(tensors, "layer2.0.conv3.weight")[0]
     return ModelSettings(
         stacks=count(tensors, "hg.#."),
@@ -51,8 +51,7 @@ PYTORCH_POSE = Layout(
     model=_model,
     differences=_differences,
     input_range=(
-        "RGB from 0 to 1 less the mean colour of the training images, which the file lacks; "
-        "here nothing is subtracted, so outputs are equal for equal inputs, and an image "
-        "gives others than it gave there"
+        "RGB from 0 to 1 minus the mean colour of the training images, which the file lacks; "
+        "no mean is subtracted here: equal inputs give equal outputs, but equal images do not"
     ),
 )

@@ -1,4 +1,4 @@
-"""Read the tensors of somebody else's file by name; nothing in it is executed."""
+"""Tensors of another implementation's file by name, read without executing anything in it."""
 
 import re
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-# DataParallel puts `module.` before every key, a wrapper that holds the network `model.`.
+# DataParallel prefixes every key with `module.`, a module that wraps the network with `model.`.
 _WRAPPERS = ("module", "model")
 _NESTED = "state_dict"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateDict:
-    """Tensors by their key without `prefix`, which stood before all of them in the file."""
+    """Tensors by key, without the `prefix` that all keys of the file have."""
 
     tensors: dict[str, Tensor]
     prefix: str
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read a `.safetensors` file or one of `torch.save`, plain or as `state_dict` among other things.
+    """Read a `.safetensors` or `torch.save` file of tensors, or of a `state_dict` beside others.
 
-    A file of torch is read with `weights_only`: of classes, it may hold tensors
-    and containers alone. Raises ValueError naming the file and what is wrong.
+    torch reads its file with `weights_only`, which admits only tensors and containers. Raises
+    ValueError naming the file and the problem.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -41,7 +41,7 @@ def read_state_dict(path: Path) -> StateDict:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(
-                f"{path}: expected tensors by name, or such under {_NESTED!r}; "
+                f"{path}: expected tensors by name, or under {_NESTED!r}; "
                 f"{key!r} is of type {type(value).__name__}"
             )
     prefix = _prefix(list(content))
@@ -62,19 +62,19 @@ def _torch_file(path: Path) -> Any:
         return torch.load(path, weights_only=True, map_location="cpu")
     except OSError:
         raise
-    except Exception as error:  # the bytes of a damaged pickle are instructions: anything may come
+    except Exception as error:  # a damaged pickle is arbitrary instructions
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, UnpicklingError) and foreign:
             raise ValueError(
-                f"{path}: holds objects of {foreign[1]}, which would have to be executed to be "
-                "read; expected tensors alone, such as the file of torch.save(network.state_dict())"
+                f"{path}: holds objects of {foreign[1]}, and reading these executes code; expected "
+                "only tensors, as torch.save(network.state_dict()) writes"
             ) from error
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path}: not readable as a file of torch.save: {reason}") from error
+        raise ValueError(f"{path}: not readable as a torch.save file: {reason}") from error
 
 
 def _prefix(keys: list[str]) -> str:
-    """The wrappers' names that stand before every key."""
+    """Return the wrappers' names that all keys begin with."""
     prefix = ""
     for _ in range(len(_WRAPPERS)):
         for wrapper in _WRAPPERS:

@@ -9,10 +9,10 @@ from pipeline.model.cost import network_cost
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import Journal
 from pipeline.run.plan import Plan
-from pipeline.settings import Settings
 from tune.epochs import reports, was_stopped
 from tune.outcome import Status, SweepOutcome, TrialOutcome
 from tune.plan import Sweep
+from tune.report.command import shared_arguments
 from tune.spaces import Point
 from tune.trial import plan_trial, run_name
 
@@ -109,15 +109,3 @@ def _history(journal: Journal, metric: str) -> dict[str, list[tuple[int, float]]
         name: [(samples[epoch], value) for epoch, value in values if epoch in samples]
         for name, values in found.items()
     }
-
-
-def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
-    """The settings that all trials share and that are not defaults, as a command line's words; secrets in URIs are `***`."""
-    defaults = Settings().flat()
-    words: list[str] = []
-    for key, value in base.shown().items():
-        # The run's own place and name are the sweep's; joints follow from the data.
-        if key in (*varied, "ray.name", "ray.storage", "model.joints") or value == defaults[key]:
-            continue
-        words += [f"--{key}", str(value).lower() if isinstance(value, bool) else str(value)]
-    return tuple(words)

@@ -35,7 +35,7 @@ from tune.outcome import SweepOutcome
 from tune.plan import Sweep, check_same
 from tune.ray_search import param_space, searcher
 from tune.report.leaderboard import best as leader
-from tune.report.write import write_report
+from tune.report.page import write_report
 from tune.rules import rule
 from tune.spaces import Range
 from tune.trial import Trial, number_of, plan_trial, point_of, run_name

@@ -78,7 +78,7 @@ def _run(sweep: "Sweep") -> None:
     from pipeline.tracking.client import ui_command
     from pipeline.tracking.recording import InterruptedRunError
     from tune.report.command import best_command
-    from tune.report.text import leaderboard_text
+    from tune.report.table import leaderboard_text
     from tune.runner import run_sweep
 
     try:

@@ -18,9 +18,10 @@ from pipeline.run.layout import STOP_NAME
 from pipeline.settings import Settings
 from tune.budget import Accountant, Ending, spent
 from tune.epochs import STOPPED_TAG, has_ended, last_of, reports, was_stopped
-from tune.gather import Tried, gather, shared_arguments
+from tune.gather import Tried, gather
 from tune.plan import Sweep, check_same, plan_sweep
 from tune.ray_search import domain, param_space, searcher
+from tune.report.command import shared_arguments
 from tune.rules import rule
 from tune.settings import Against, Budget, EarlySettings, SearchSettings
 from tune.spaces import Range, Space, given_values, space_of, trial_name

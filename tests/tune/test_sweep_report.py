@@ -1,4 +1,4 @@
-"""The report of a sweep: who is best at what cost, how to train with it, and a page for everybody."""
+"""The report of a sweep: ranks, costs, the best command, and the page."""
 
 import base64
 import hashlib
@@ -105,7 +105,7 @@ def names(outcome: SweepOutcome) -> list[str]:
 
 
 def many(count: int) -> SweepOutcome:
-    """Trials of every kind and status with four settings, some of them long and some of them words."""
+    """Trials of every status, with four settings, some of them long and some of them words."""
     kinds = ("finished", "stopped", "failed", "unfinished")
     return sweep(
         *(

@@ -1,4 +1,4 @@
-"""The report of a sweep on disk: table, figures, and one HTML file that shows both and works offline."""
+"""The report of a sweep on disk: table, figures, and one HTML file of both that works offline."""
 
 import base64
 import hashlib
@@ -46,7 +46,7 @@ _TEMPLATES = Environment(
 
 
 def write_report(outcome: SweepOutcome, folder: Path) -> list[Path]:
-    """Write trials.csv, figures/*.png and report.html to `folder`; return their paths in this order.
+    """Write trials.csv, figures/*.png and report.html to `folder`; return their paths in order.
 
     Each file replaces that of an earlier report atomically. Raises OSError if
     the disk is full.

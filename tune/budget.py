@@ -1,4 +1,4 @@
-"""A sweep's end before its last trial's: because its budget is used up, or because someone asks for it."""
+"""The end of a sweep before its last trial: by its budget, or by a signal."""
 
 import os
 import signal
@@ -18,15 +18,15 @@ from pipeline.run.layout import STOP_NAME
 from tune.epochs import has_ended, last_of
 from tune.settings import Budget
 
-# What trials have to keep a checkpoint and close their records in.
+# Time for trials to write a checkpoint and close their records.
 _PATIENCE_S = 120.0
 _LOOK_S = 0.5
 
 
 class Ending:
-    """Ends the sweep in `folder` in good order, once: its trials keep a checkpoint and stop, then Ray Tune does.
+    """A graceful end of the sweep in `folder`, once: trials write a checkpoint, then Ray Tune ends.
 
-    `running` gives the folders of the runs that are going on.
+    `running` returns the folders of the runs in progress.
     """
 
     def __init__(self, folder: Path, running: Callable[[], list[Path]]) -> None:
@@ -37,26 +37,26 @@ class Ending:
         self._file.unlink(missing_ok=True)
 
     def interrupt(self, signal_name: str) -> None:
-        """Have the trials stop, to go on another time; returns at once."""
+        """Ask the trials to stop and resume another time; return at once."""
         self.interruption = signal_name
-        self._begin("", f"{signal_name}: the trials keep a checkpoint and stop")
+        self._begin("", signal_name)
 
     def use_up(self, reason: str) -> None:
-        """Have the trials stop, whose results stand as they are; returns at once."""
-        self._begin(reason, f"{reason}: the trials keep a checkpoint and stop")
+        """Ask the trials to stop with the results that they have; return at once."""
+        self._begin(reason, reason)
 
     def join(self, limit_s: float) -> None:
-        """Wait until Ray Tune has been asked to end, for so many seconds at most."""
+        """Wait until Ray Tune has been asked to end, `limit_s` seconds at most."""
         self._waiting.join(limit_s)
 
     def over(self) -> None:
-        """Take back what was asked."""
+        """Withdraw the request to stop."""
         self._file.unlink(missing_ok=True)
 
-    def _begin(self, told: str, said: str) -> None:
+    def _begin(self, reason: str, cause: str) -> None:
         if self._begun.acquire(blocking=False):
-            self._file.write_text(told)
-            say(said)
+            self._file.write_text(reason)
+            say(f"{cause}: the trials write a checkpoint and stop")
             self._waiting.start()
 
     def _wait(self) -> None:
@@ -65,38 +65,39 @@ class Ending:
             if all(has_ended(Journal(folder)) for folder in self._running()):
                 break
             time.sleep(_LOOK_S)
-        # Ray Tune ends at it, having kept where the experiment stands.
+        # On this signal Ray Tune saves the state of the experiment and ends.
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @contextmanager
 def ending_on_signals(ending: Ending) -> Iterator[None]:
-    """Have a first SIGTERM or SIGINT end the sweep in good order; a second one ends the process as it would have."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-    # Ray Tune's own would leave trials no time.
+    """End the sweep gracefully on a first SIGTERM or SIGINT; a second one has its usual effect."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Ray Tune's own handler would leave trials no time.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
-    def asked(number: int, frame: FrameType | None) -> None:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        restore()
         ending.interrupt(signal.Signals(number).name)
 
-    for number in numbers:
-        signal.signal(number, asked)
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
         ending.over()
 
 
 class Accountant(ray.tune.Callback):
-    """Adds up what the trials of the sweep in `folder` take, and has it ended when the budget is used up.
+    """Counter of what the trials in `folder` take; calls `end` when the budget is used up.
 
-    `gpus` are those of one trial. Hours of wall time count from now on, the
-    rest since the sweep began.
+    `gpus` is the number of GPUs of one trial. Hours of wall time count from
+    now, samples and GPU-hours from the start of the sweep.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Accountant(ray.tune.Callback):
         self._start = time.monotonic()
 
     def used_up(self) -> str:
-        """What of the budget is used up, in words; empty if nothing is."""
+        """Name the bound of the budget that is used up; empty if none is."""
         samples, seconds = spent(self._folder)
         reached = self._budget.reached_by(
             samples=samples,
@@ -116,16 +117,13 @@ class Accountant(ray.tune.Callback):
         return f"{reached} is used up" if reached else ""
 
     def on_trial_result(self, *_: Any, **info: Any) -> None:
-        """Look after every epoch of a trial."""
+        """Check the budget after every epoch of a trial."""
         used_up = self.used_up()
         if used_up:
             self._end(used_up)
 
 
 def spent(folder: Path) -> tuple[int, float]:
-    """Training samples and seconds that the runs in a folder have taken so far."""
-    samples, seconds = 0, 0.0
-    for path in folder.glob(f"*/{JOURNAL_NAME}"):
-        in_run = last_of(Journal(path.parent))
-        samples, seconds = samples + in_run[0], seconds + in_run[1]
-    return samples, seconds
+    """Add up the training samples and seconds of the runs in a folder so far."""
+    runs = [last_of(Journal(path.parent)) for path in folder.glob(f"*/{JOURNAL_NAME}")]
+    return sum(samples for samples, _ in runs), sum(seconds for _, seconds in runs)

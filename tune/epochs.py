@@ -1,4 +1,4 @@
-"""What a run's journal says to a sweep: its epochs as they came, and how it stands."""
+"""A run's journal as a sweep reads it: the epochs in order, and whether the run has ended."""
 
 import math
 import statistics
@@ -9,16 +9,14 @@ from pipeline.run.journal import Entry, Journal
 
 # A tag of a trial's run: why it was stopped before its last epoch.
 STOPPED_TAG = "sweep.stopped"
-# Entries that say that a run starts or ends.
-_COURSE = ("run", "end")
 
 
 def reports(journal: Journal, metric: str) -> list[dict[str, Any]]:
-    """What Ray Tune is told of each epoch in the journal, in order.
+    """Return the report to Ray Tune of each epoch in the journal, in order.
 
-    `score` is the best value of `metric` so far, of epoch `best_epoch`;
-    `current` the epoch's own; `seconds` is how long the run has gone on, over
-    all its starts; `samples_per_s` the median of the epochs so far.
+    `score` is the best value of `metric` so far, reached in `best_epoch`, and
+    `current` that of the epoch itself. `seconds` is the run's duration over all
+    its starts, `samples_per_s` the median of the epochs so far.
     """
     found: list[dict[str, Any]] = []
     score, best_epoch, speeds = -math.inf, 0, list[float]()
@@ -45,40 +43,43 @@ def reports(journal: Journal, metric: str) -> list[dict[str, Any]]:
 
 
 def last_of(journal: Journal) -> tuple[int, float]:
-    """Training samples that a run has evaluated itself after, and seconds that it has gone on."""
+    """Return the training samples before a run's last evaluation, and its duration in seconds."""
     timed = list(_timed(journal))
-    samples = [
-        int(entry.content["values"]["samples"])
-        for entry, _ in timed
-        if entry.kind == "metrics" and "samples" in entry.content["values"]
-    ]
-    return max(samples, default=0), timed[-1][1] if timed else 0.0
+    samples = [e.content["values"].get("samples", 0) for e, _ in timed if e.kind == "metrics"]
+    return int(max(samples, default=0)), timed[-1][1] if timed else 0.0
 
 
 def _timed(journal: Journal) -> Iterator[tuple[Entry, float]]:
-    """Entries, each with the seconds that the run had gone on; what lies between a start's last sign and the next start does not count."""
-    seconds, heard_ms = 0.0, 0
+    """Yield each entry with the run's duration up to it in seconds.
+
+    The time between the last entry of a start and the next start does not count.
+    """
+    seconds, before_ms = 0.0, 0
     for entry in journal.entries():
         if entry.kind != "run":
-            seconds += (entry.time_ms - heard_ms) / 1000
-        heard_ms = entry.time_ms
+            seconds += (entry.time_ms - before_ms) / 1000
+        before_ms = entry.time_ms
         yield entry, seconds
 
 
 def has_finished(journal: Journal) -> bool:
-    """Whether the last start of a run has come to the end that it was to have, early or not."""
-    ends = [entry.content.get("status") for entry in journal.entries() if entry.kind in _COURSE]
-    return bool(ends) and ends[-1] == "FINISHED"
+    """Tell whether the last start of a run ended as FINISHED, early or not."""
+    return _end(journal) == "FINISHED"
 
 
 def has_ended(journal: Journal) -> bool:
-    """Whether the last start of a run has come to an end that is recorded."""
-    kinds = [entry.kind for entry in journal.entries() if entry.kind in _COURSE]
-    return bool(kinds) and kinds[-1] == "end"
+    """Tell whether the journal holds the end of the last start of a run."""
+    return _end(journal) is not None
 
 
 def was_stopped(journal: Journal) -> bool:
-    """Whether the last start of a run was stopped before its last epoch, for good."""
+    """Tell whether the last start of a run was stopped for good before its last epoch."""
     starts = [entry.seq for entry in journal.entries() if entry.kind == "run"]
     tags = [e.seq for e in journal.entries() if STOPPED_TAG in e.content.get("tags", {})]
     return bool(tags) and tags[-1] > starts[-1] and has_ended(journal)
+
+
+def _end(journal: Journal) -> str | None:
+    """Return the status that the last start of a run ended with; None if it has not ended."""
+    ends = [e.content.get("status") for e in journal.entries() if e.kind in ("run", "end")]
+    return ends[-1] if ends else None

@@ -1,35 +1,38 @@
-"""From the runs of a sweep to what came of them. What counts is in their journals, not in Ray Tune's memory."""
+"""The outcome of a sweep, gathered from the journals of its runs rather than Ray Tune's memory."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.model.cost import network_cost
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import Journal
 from pipeline.run.plan import Plan
-from pipeline.settings import Settings
 from tune.epochs import reports, was_stopped
 from tune.outcome import Status, SweepOutcome, TrialOutcome
 from tune.plan import Sweep
+from tune.report.command import shared_arguments
 from tune.spaces import Point
 from tune.trial import plan_trial, run_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """What Ray Tune says of a trial: its point, its number where points are drawn, and what it failed with."""
+    """A trial as Ray Tune knows it: its point, its number among drawn points, and its error."""
 
     point: Point
     number: str
     error: str
 
+    @property
+    def name(self) -> str:
+        """Name of the trial's run."""
+        return run_name(self.point, self.number)
+
 
 def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
-    """What came of the trials, as the journals of their runs have it."""
+    """Read the outcome of the trials from the journals of their runs."""
     begun = [one.point for one in tried]
-    # Ray Tune makes a grid's trials one after another, and may have been ended before the last.
+    # Ray Tune creates a grid's trials one by one, and may have ended before the last.
     missing = [point for point in sweep.points if sweep.is_grid and point not in begun]
     never = [Tried(point=point, number="", error="") for point in missing]
     trials = [_trial(sweep, one) for one in (*tried, *never)]
@@ -51,45 +54,29 @@ def _trial(sweep: Sweep, tried: Tried) -> TrialOutcome:
     try:
         plan = plan_trial(sweep.base, tried.point, tried.number)
     except ValueError as error:
-        # Settings of which each may be drawn, but not all together.
-        return _never_planned(tried, str(error))
+        # Each value may be drawn, but not all of them together.
+        return TrialOutcome(name=tried.name, point=tried.point, status="failed", error=str(error))
     journal, metric = Journal(plan.folder), sweep.measure.metric_name
-    epochs = reports(journal, metric)
-    last: Mapping[str, Any] = epochs[-1] if epochs else {}
+    last = reports(journal, metric)[-1:]
+    reached = {
+        key: report[key]
+        for report in last
+        for key in ("score", "best_epoch", "samples", "seconds", "samples_per_s")
+    }
+    if plan.resumes is not None:
+        reached["samples"] = plan.resumes.progress.samples
     cost = network_cost(plan.settings.model)
     chosen = best(plan.folder, metric)
     return TrialOutcome(
         name=plan.settings.ray.name,
         point=tried.point,
         status=_status(plan, journal, tried.error),
-        score=last.get("score", math.nan),
-        best_epoch=last.get("best_epoch", 0),
-        samples=last.get("samples", 0) if plan.resumes is None else plan.resumes.progress.samples,
-        seconds=last.get("seconds", 0.0),
-        samples_per_s=last.get("samples_per_s", math.nan),
         parameters=cost.parameters,
         macs=cost.macs,
         checkpoint=None if chosen is None else chosen[0],
         error=tried.error,
         history=_history(journal, metric),
-    )
-
-
-def _never_planned(tried: Tried, error: str) -> TrialOutcome:
-    return TrialOutcome(
-        name=run_name(tried.point, tried.number),
-        point=tried.point,
-        status="failed",
-        score=math.nan,
-        best_epoch=0,
-        samples=0,
-        seconds=0.0,
-        samples_per_s=math.nan,
-        parameters=0,
-        macs=math.nan,
-        checkpoint=None,
-        error=error,
-        history={},
+        **reached,
     )
 
 
@@ -102,22 +89,10 @@ def _status(plan: Plan, journal: Journal, error: str) -> Status:
 
 
 def _history(journal: Journal, metric: str) -> dict[str, list[tuple[int, float]]]:
-    """(training samples seen, value) after each epoch, by metric."""
+    """Return (training samples seen, value) after each epoch, by metric."""
     found = journal.history(["samples", metric, "train_loss", "val_loss"])
     samples = {epoch: int(seen) for epoch, seen in found.pop("samples")}
     return {
         name: [(samples[epoch], value) for epoch, value in values if epoch in samples]
         for name, values in found.items()
     }
-
-
-def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
-    """The settings that all trials share and that are not defaults, as a command line's words; secrets in URIs are `***`."""
-    defaults = Settings().flat()
-    words: list[str] = []
-    for key, value in base.shown().items():
-        # The run's own place and name are the sweep's; joints follow from the data.
-        if key in (*varied, "ray.name", "ray.storage", "model.joints") or value == defaults[key]:
-            continue
-        words += [f"--{key}", str(value).lower() if isinstance(value, bool) else str(value)]
-    return tuple(words)

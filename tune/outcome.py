@@ -1,12 +1,13 @@
-"""What came of a sweep's trials: plain data, from which the leaderboard and the report are made."""
+"""The outcome of a sweep's trials as plain data, for the leaderboard and the report."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-# finished: all its epochs; stopped: by the scheduler or the budget; failed: by an error, also
-# after it was tried again; unfinished: the sweep ended before it did.
+# finished: ran all its epochs; stopped: by the scheduler or the budget; failed: with an error,
+# also when it was retried; unfinished: the sweep ended before the trial did.
 Status = Literal["finished", "stopped", "failed", "unfinished"]
 
 
@@ -18,24 +19,25 @@ class TrialOutcome:
     point: Mapping[str, Any]
     """The replaced settings, by dotted key."""
     status: Status
-    score: float
-    """Best headline, a percentage; NaN if it was never evaluated."""
-    best_epoch: int
-    samples: int
-    """Training samples that it has seen."""
-    seconds: float
-    """Wall time, over all its starts."""
-    samples_per_s: float
-    """Training samples a second, median over its epochs; NaN if it has none."""
-    parameters: int
-    macs: float
+    score: float = math.nan
+    """Best value of the primary metric, a percentage; NaN if the trial was never evaluated."""
+    best_epoch: int = 0
+    """Epoch of the score, from 1; 0 without a score."""
+    samples: int = 0
+    """Training samples seen."""
+    seconds: float = 0.0
+    """Wall time, over all starts."""
+    samples_per_s: float = math.nan
+    """Training samples a second, median over the epochs; NaN without an epoch."""
+    parameters: int = 0
+    macs: float = math.nan
     """Multiply-accumulates of one forward pass of one image."""
-    checkpoint: Path | None
-    """Its best checkpoint."""
-    error: str
-    """Why it failed; empty otherwise."""
-    history: Mapping[str, Sequence[tuple[int, float]]]
-    """(training samples seen, value) after each epoch, by metric: the headline, train_loss and val_loss."""
+    checkpoint: Path | None = None
+    """The best checkpoint."""
+    error: str = ""
+    """Why the trial failed; empty otherwise."""
+    history: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    """(training samples seen, value) after each epoch, by metric: primary, train_loss, val_loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +46,13 @@ class SweepOutcome:
 
     name: str
     headline: str
-    """What trials are ranked by, as people read it: `PCKh@0.5`."""
+    """Title of the primary metric, by which trials are ranked: `PCKh@0.5`."""
     metric: str
-    """The same as MLflow's metric and the key in histories: `pckh_0.5`."""
+    """Its name in MLflow and in histories: `pckh_0.5`."""
     axes: Mapping[str, Sequence[Any]]
     """The settings that vary, by dotted key, and the values that trials took."""
     trials: Sequence[TrialOutcome]
     command: Sequence[str]
-    """The settings that all trials share and that are not defaults, as arguments: `--data.train`, `x-*.tar`, ..."""
+    """Settings shared by all trials that are not defaults, as arguments: `--data.train`, ..."""
     how: str = ""
-    """How points were chosen and trials stopped, in a sentence; empty: nothing is said of it."""
+    """How points were chosen and trials stopped, in a sentence; may be empty."""

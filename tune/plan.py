@@ -1,8 +1,8 @@
-"""What a sweep will run, planned and checked before any cluster resource is taken."""
+"""A sweep's plan, checked before any cluster resource is taken."""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ from pipeline.settings import Settings
 from tune.settings import Budget, EarlySettings, SearchSettings
 from tune.spaces import Point, Range, Space, trial_name
 
-# In the sweep's folder: what it is, so that another of its name is told from it.
+# File in the sweep's folder that tells the sweep from another of the same name.
 SWEEP_NAME = "sweep.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A planned sweep: base settings with nothing left open, the space, and how it is searched.
+    """A planned sweep: resolved base settings, the space, and how it is searched.
 
-    `base.ray.storage` is the sweep's own folder. `plans` are of every trial of
-    a grid; of drawn points they are of some that lie at the space's ends.
+    `base.ray.storage` is the sweep's own folder. `plans` has every trial of a
+    grid; for drawn points, trials at the ends of the space.
     """
 
     name: str
@@ -32,17 +32,17 @@ class Sweep:
     budget: Budget
     points: tuple[Point, ...]
     plans: tuple[Plan, ...]
-    register: str = ""
-    """Name under which the best trial's best checkpoint is registered at the end; empty: it is not."""
+    register: str
+    """Name under which the best trial's best checkpoint is registered; empty: not registered."""
 
     @property
     def folder(self) -> Path:
-        """Where the sweep keeps its report and runs."""
+        """Folder of the sweep's report and runs."""
         return Path(self.base.ray.storage)
 
     @property
     def measure(self) -> Measure:
-        """What trials are ranked by."""
+        """Measure of the primary metric."""
         return self.plans[0].measure
 
     @property
@@ -52,17 +52,17 @@ class Sweep:
 
     @property
     def trials(self) -> int:
-        """How many trials there are."""
+        """Number of trials."""
         return len(self.points) if self.is_grid else self.search.trials
 
     @property
     def epoch_samples(self) -> int:
-        """Training samples of an epoch: people that make no whole batch sit it out."""
+        """Training samples of an epoch; people beyond the last whole batch are dropped."""
         return max(samples_of(plan, 1) for plan in self.plans)
 
     @property
     def samples(self) -> int:
-        """Training samples that one trial has at most."""
+        """Most training samples of a trial."""
         return max(samples_of(plan, plan.settings.optim.epochs) for plan in self.plans)
 
     @property
@@ -79,18 +79,20 @@ class Sweep:
         return ", ".join(words)
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this sweep and no other, as plain data; how long it may take is not part of it."""
-        axes = {
-            key: asdict(values) if isinstance(values, Range) else list(values)
-            for key, values in self.space.axes.items()
-        }
+        """Return what tells the sweep from others as plain data.
+
+        The budget, retries and the number of trials at once are not part of it.
+        """
         search = asdict(self.search)
-        for free in ("at_once", "retries"):
-            del search[free]
-        # A run's name ends with the fingerprint of its settings and data.
+        for name in ("at_once", "retries"):
+            del search[name]
         return {
-            "settings": plan_fingerprint(self.base),
-            "axes": axes,
+            # A run's name ends with the fingerprint of its settings and data.
+            "settings": self.base.ray.name.rpartition("-")[2],
+            "axes": {
+                key: asdict(values) if isinstance(values, Range) else list(values)
+                for key, values in self.space.axes.items()
+            },
             "points": list(self.space.points),
             "search": search,
             "early": asdict(self.early),
@@ -98,14 +100,9 @@ class Sweep:
 
 
 def samples_of(plan: Plan, epochs: int) -> int:
-    """Training samples of so many epochs of a run."""
+    """Return the training samples of `epochs` epochs of a run."""
     batch = plan.settings.optim.batch_size
     return epochs * (plan.train.people // batch * batch)
-
-
-def plan_fingerprint(base: Settings) -> str:
-    """Eight digits that stand for everything that decides the outcome of a training with these settings."""
-    return base.ray.name.rpartition("-")[2]
 
 
 def plan_sweep(
@@ -115,18 +112,21 @@ def plan_sweep(
     early: EarlySettings,
     budget: Budget,
 ) -> Sweep:
-    """Plan a sweep. Raises ValueError for the first trial that can't be run, or if parts of it don't fit together."""
+    """Plan a sweep.
+
+    Raises ValueError for settings that do not fit together, and for the first
+    trial that cannot run.
+    """
     _check(space, search, early, budget, settings)
     points = space.grid() if search.method == "grid" else space.samples()
     names = [trial_name(point) for point in points]
     for name in names:
-        # As names show six digits of a number, and no more than 200 letters.
+        # Names show six digits of a number, and at most 200 letters.
         if names.count(name) > 1:
-            raise ValueError(f"--space {space.name}: two of its trials would be called {name}")
-    given_name = settings.ray.name
+            raise ValueError(f"--space {space.name}: two trials would have the name {name}")
     base = plan_training(settings.replaced({"ray.name": "", "tracking.register": ""})).settings
     sweep = Sweep(
-        name="",
+        name=settings.ray.name,
         base=base,
         space=space,
         search=search,
@@ -134,25 +134,17 @@ def plan_sweep(
         budget=budget,
         points=points,
         plans=(),
-    )
-    text = json.dumps(sweep.identity(), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    name = given_name or f"sweep-{space.name}-{digest}"
-    base = base.replaced({"ray.storage": str(Path(base.ray.storage) / name)})
-    plans = tuple(
-        plan_training(base.replaced(point | {"ray.name": trial_name(point)})) for point in points
-    )
-    return Sweep(
-        name=name,
-        base=base,
-        space=space,
-        search=search,
-        early=early,
-        budget=budget,
-        points=points,
-        plans=plans,
         register=settings.tracking.register,
     )
+    identity = json.dumps(sweep.identity(), sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    name = sweep.name or f"sweep-{space.name}-{digest}"
+    base = base.replaced({"ray.storage": str(Path(base.ray.storage) / name)})
+    plans = [
+        plan_training(base.replaced(point | {"ray.name": trial}))
+        for point, trial in zip(points, names, strict=True)
+    ]
+    return replace(sweep, name=name, base=base, plans=tuple(plans))
 
 
 def _check(
@@ -176,14 +168,16 @@ def _check(
         raise ValueError(
             f"budget.gpu_hours must be 0 without ray.gpus_per_worker, got {budget.gpu_hours:g}"
         )
-    fixed = {"ray.name", "ray.storage", "ray.address"}
     for key in space.keys:
-        if key in fixed or key.startswith("tracking."):
+        if key in ("ray.name", "ray.storage", "ray.address") or key.startswith("tracking."):
             raise ValueError(f"{key} can't vary within a sweep")
 
 
 def check_same(sweep: Sweep) -> None:
-    """Raise ValueError if the sweep's folder holds another sweep; else note there what this one is."""
+    """Record the sweep's identity in its folder.
+
+    Raises ValueError if the folder holds another sweep, or a damaged record.
+    """
     path, identity = sweep.folder / SWEEP_NAME, json.loads(json.dumps(sweep.identity()))
     if not path.exists():
         sweep.folder.mkdir(parents=True, exist_ok=True)
@@ -197,5 +191,5 @@ def check_same(sweep: Sweep) -> None:
     if different:
         raise ValueError(
             f"{sweep.folder} holds another sweep, which differs in {', '.join(different)}: give "
-            "another ray.name, or the same arguments as before to go on with it"
+            "another ray.name, or the same arguments as before to resume it"
         )

@@ -1,4 +1,4 @@
-"""A sweep's search, as Ray Tune's objects."""
+"""A sweep's search space and search, as Ray Tune's objects."""
 
 import random
 from typing import Any
@@ -15,25 +15,25 @@ from tune.trial import POINT
 
 
 def param_space(sweep: Sweep) -> dict[str, Any]:
-    """What Ray Tune varies: the whole point, from a list or drawn setting by setting."""
+    """Return Ray Tune's search space: the whole point, listed or drawn setting by setting."""
     if not sweep.is_grid:
         return {POINT: {key: domain(values) for key, values in sweep.space.axes.items()}}
     points = list(sweep.points)
     if sweep.early.rule != "none":
-        # In the order of a grid the first to come to a rung would be alike, and pass for good.
+        # In a grid's order the first trials at a rung would be alike, and all pass it.
         random.Random(sweep.search.seed).shuffle(points)
     return {POINT: ray.tune.grid_search(points)}
 
 
 def domain(values: Values) -> Any:
-    """The domain of Ray Tune's that an axis is drawn from."""
+    """Return Ray Tune's domain that the values of an axis are drawn from."""
     if not isinstance(values, Range):
         return ray.tune.choice(list(values))
     if values.is_whole:
         low, high, step = int(values.low), int(values.high), int(values.step) or 1
         if values.log:
             return ray.tune.lograndint(low, high + 1)
-        # Ray Tune leaves the upper end of whole numbers out, but of quantised ones in.
+        # Ray Tune excludes the upper end from randint, but includes it in qrandint.
         return ray.tune.randint(low, high + 1) if step == 1 else ray.tune.qrandint(low, high, step)
     if values.log:
         return ray.tune.loguniform(values.low, values.high)
@@ -43,17 +43,13 @@ def domain(values: Values) -> Any:
 
 
 def searcher(search: SearchSettings, at_once: int) -> SearchAlgorithm:
-    """What draws the points, or goes through them, with so many trials going on at once at most."""
+    """Return the algorithm that lists or draws the points, for at most `at_once` trials at once."""
     if search.method != "tpe":
         return BasicVariantGenerator(max_concurrent=at_once, random_state=search.seed)
-    metrics, modes = ["score"], ["max"]
+    metric: Any = "score"
+    mode: Any = "max"
     if search.against != "none":
-        metrics.append(search.against)
-        modes.append({"gmac": "min", "samples_per_s": "max"}[search.against])
-    one_aim = len(metrics) == 1
-    optuna = OptunaSearch(
-        metric=metrics[0] if one_aim else metrics,
-        mode=modes[0] if one_aim else modes,
-        seed=search.seed,
-    )
+        metric = ["score", search.against]
+        mode = ["max", "min" if search.against == "gmac" else "max"]
+    optuna = OptunaSearch(metric=metric, mode=mode, seed=search.seed)
     return SearchGenerator(ConcurrencyLimiter(optuna, max_concurrent=at_once))

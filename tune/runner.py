@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-# Read when Ray is imported. What Ray Tune knows of the experiment is at most so many
-# seconds old after a kill; what it has forgotten, trials tell it again.
+# Read when Ray is imported. After a kill, Ray Tune's state of the experiment is at most this many
+# seconds old; trials report again what it has lost.
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")
-# A trial that is ended early writes a checkpoint and closes its record first.
+# A trial that is ended early writes a checkpoint and closes its records first.
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "300")
-# What is to be said of trials is said here.
+# Progress is printed here instead.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
@@ -35,30 +35,29 @@ from tune.outcome import SweepOutcome
 from tune.plan import Sweep, check_same
 from tune.ray_search import param_space, searcher
 from tune.report.leaderboard import best as leader
-from tune.report.write import write_report
+from tune.report.page import write_report
 from tune.rules import rule
 from tune.spaces import Range
 from tune.trial import Trial, number_of, plan_trial, point_of, run_name
 
-# Ray Tune's own state of the sweep, in its folder.
+# Folder of Ray Tune's state, in the sweep's folder.
 _STATE = "tune"
-# A trial's own process only waits for its workers. Asking for no CPU at all is
-# refused, and for a share of one would leave too few for the workers.
+# A trial's own process only waits for its workers. Ray refuses a trial without resources, and a
+# fraction of a CPU would leave too few for the workers.
 _TRIAL_RESOURCES = {"node:__internal_head__": 0.001}
-# What MLflow still lacks of a trial that was killed is waited for so long.
+# How long to wait for pending uploads of a trial before reporting them.
 _PATIENCE_S = 60.0
-_GO_ON = ResumeConfig(
+_RESUME = ResumeConfig(
     unfinished=ResumeConfig.ResumeType.RESUME, errored=ResumeConfig.ResumeType.RESUME
 )
 
 
 def run_sweep(sweep: Sweep) -> SweepOutcome:
-    """Run every trial, or those that are left of a sweep that was begun before; then report.
+    """Run every trial, or those left of a sweep that was started before, and report.
 
-    A failed trial does not take the others along. Raises ValueError if the
-    cluster can't hold one trial, MLflow can't be reached though it has to be,
-    or the sweep's folder holds another one, and InterruptedRunError when it was
-    asked to stop.
+    Other trials continue if one fails. Raises ValueError if the cluster cannot
+    hold a trial, a required MLflow server does not answer, or the folder holds
+    another sweep. Raises InterruptedRunError if the sweep was asked to stop.
     """
     check_same(sweep)
     with record(_spec(sweep), sweep.folder, lambda: _start(sweep)) as recorder:
@@ -66,19 +65,19 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
             check_capacity(sweep.base.ray)
             recorder.begin()
             tried, interruption = _search(sweep)
-        for one in tried:
-            _settle(sweep, one)
+        for trial in tried:
+            _settle(sweep, trial)
         outcome = gather(sweep, tried)
         _report(recorder, outcome, sweep)
         if sweep.register and not interruption:
             _register(sweep, outcome)
         if interruption:
-            raise InterruptedRunError(f"was stopped by {interruption}; the same command goes on")
+            raise InterruptedRunError(f"was stopped by {interruption}; the same command resumes it")
     return outcome
 
 
 def trials_at_once(settings: RaySettings) -> int:
-    """How many trials the cluster as it is holds at once, at least one."""
+    """Return how many trials the cluster holds at once, at least one."""
     total = ray.cluster_resources()
     fits = [total.get("CPU", 0) / (settings.most_workers * settings.cpus_per_worker)]
     if settings.gpus_per_worker:
@@ -87,7 +86,7 @@ def trials_at_once(settings: RaySettings) -> int:
 
 
 class Narrator(ray.tune.Callback):
-    """Says when a trial ends, and about how long the others will take; knows which are going on."""
+    """A callback that prints how trials end and the time left, and knows which ones run."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep, self._pace = sweep, Pace(0)
@@ -97,34 +96,32 @@ class Narrator(ray.tune.Callback):
 
     @property
     def running(self) -> list[Path]:
-        """Folders of the runs of the trials that are going on."""
+        """Folders of the runs in progress."""
         return list(self._running.values())
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note that a trial has begun, or goes on."""
+        """Note a trial that starts or resumes."""
         self._running[trial.trial_id] = _folder(self._sweep, trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say what a trial has reached."""
-        result = trial.last_result
-        reached = (
-            f"{self._sweep.measure.headline} {result['score']:.2f} (epoch {result['best_epoch']})"
-        )
+        """Print the score of a trial."""
+        result, headline = trial.last_result, self._sweep.measure.headline
+        outcome = f"{headline} {result['score']:.2f} (epoch {result['best_epoch']})"
         epochs = point_of(trial.config).get("optim.epochs", self._sweep.base.optim.epochs)
-        is_whole = result["epoch"] >= epochs
-        early = "" if is_whole else f", stopped after {result['samples']:,} samples"
-        self._say(trial, reached + early)
+        if result["epoch"] < epochs:
+            outcome += f", stopped after {result['samples']:,} samples"
+        self._end(trial, outcome)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial has failed, why, and that it is tried again."""
+        """Print the error of a trial that is retried."""
         name = _folder(self._sweep, trial).name
-        say(f"trial {name} failed and is tried again: {_reason(trial)}")
+        say(f"trial {name} failed and is retried: {_error_of(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial has failed, and why."""
-        self._say(trial, f"FAILED: {_reason(trial)}")
+        """Print the error of a trial that failed."""
+        self._end(trial, f"FAILED: {_error_of(trial)}")
 
-    def _say(self, trial: Any, outcome: str) -> None:
+    def _end(self, trial: Any, outcome: str) -> None:
         self._running.pop(trial.trial_id, None)
         self._done += 1
         done, trials = self._done - self._before, self._sweep.trials - self._before
@@ -134,24 +131,24 @@ class Narrator(ray.tune.Callback):
 
 
 def _search(sweep: Sweep) -> tuple[list[Tried], str]:
-    """Let Ray Tune run the trials. Returns them, and the signal that has interrupted it, if one has."""
+    """Run the trials on Ray Tune. Return them, and the signal that interrupted it, if any."""
     at_once = sweep.search.at_once or trials_at_once(sweep.base.ray)
-    logger = Narrator(sweep)
-    ending = Ending(sweep.folder, lambda: logger.running)
+    narrator = Narrator(sweep)
+    ending = Ending(sweep.folder, lambda: narrator.running)
     gpus = sweep.base.ray.most_workers * sweep.base.ray.gpus_per_worker
     accountant = Accountant(sweep.budget, gpus, sweep.folder, ending.use_up)
     state = sweep.folder / _STATE
     is_begun = any(state.glob("experiment_state-*.json"))
-    say(f"{'going on with' if is_begun else 'beginning'} {sweep.trials} trials, {at_once} at once")
+    say(f"{'resuming' if is_begun else 'starting'} {sweep.trials} trials, {at_once} at once")
+    if accountant.used_up():
+        say(f"{accountant.used_up()}: no trial is started")
+        return [_tried(sweep, trial) for trial in ExperimentAnalysis(str(state)).trials], ""
+    # The narrator prints errors and ends of trials instead.
+    for talkative in ("ray.tune", "optuna"):
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     trainable = ray.tune.with_parameters(
         Trial, base=sweep.base.flat(), parent=sweep.name, is_grid=sweep.is_grid
     )
-    if accountant.used_up():
-        say(f"{accountant.used_up()}: no trial goes on")
-        return [_tried(sweep, trial) for trial in ExperimentAnalysis(str(state)).trials], ""
-    # What trials fail with, and how the search ends, is said here.
-    for talkative in ("ray.tune", "optuna"):
-        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     with ending_on_signals(ending):
         found = ray.tune.run(
             ray.tune.with_resources(trainable, _TRIAL_RESOURCES),
@@ -161,13 +158,16 @@ def _search(sweep: Sweep) -> tuple[list[Tried], str]:
             num_samples=1 if sweep.is_grid else sweep.trials,
             search_alg=searcher(sweep.search, at_once),
             scheduler=rule(
-                sweep.early, sweep.epoch_samples, sweep.samples, lambda trial: _told(sweep, trial)
+                sweep.early,
+                sweep.epoch_samples,
+                sweep.samples,
+                lambda trial: _reports(sweep, trial),
             ),
             max_failures=sweep.search.retries,
             raise_on_failed_trial=False,
-            callbacks=[logger, accountant],
+            callbacks=[narrator, accountant],
             resume=is_begun,
-            resume_config=_GO_ON if is_begun else None,
+            resume_config=_RESUME if is_begun else None,
             verbose=0,
         )
     return [_tried(sweep, trial) for trial in found.trials], ending.interruption
@@ -177,43 +177,42 @@ def _tried(sweep: Sweep, trial: Any) -> Tried:
     return Tried(
         point=point_of(trial.config),
         number=number_of(trial.trial_id, sweep.is_grid),
-        error=_reason(trial) if trial.status == "ERROR" else "",
+        error=_error_of(trial) if trial.status == "ERROR" else "",
     )
 
 
 def _folder(sweep: Sweep, trial: Any) -> Path:
-    """Folder of a trial's run."""
+    """Return the folder of a trial's run."""
     number = number_of(trial.trial_id, sweep.is_grid)
     return sweep.folder / run_name(point_of(trial.config), number)
 
 
-def _told(sweep: Sweep, trial: Any) -> list[dict[str, Any]]:
-    """What a trial has reported so far; nothing if it is yet to begin."""
+def _reports(sweep: Sweep, trial: Any) -> list[dict[str, Any]]:
+    """Return the reports of a trial so far; none if it is yet to start."""
     journal = Journal(_folder(sweep, trial))
     return reports(journal, sweep.measure.metric_name) if journal.path.exists() else []
 
 
-def _reason(trial: Any) -> str:
-    """What a trial failed with, without the way that it took through Ray."""
+def _error_of(trial: Any) -> str:
+    """Return the error that a trial failed with, without Ray's wrapping."""
     error = trial.pickled_error_file and trial.get_pickled_error()
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {cause}" if cause else f"see {trial.error_file}"
 
 
 def _settle(sweep: Sweep, tried: Tried) -> None:
-    """Close the record of a trial whose process was ended before it could: no run stays RUNNING."""
-    folder = sweep.folder / run_name(tried.point, tried.number)
-    journal = Journal(folder)
+    """Close the record of a trial whose process was killed, so that no run stays RUNNING."""
+    journal = Journal(sweep.folder / tried.name)
     if not journal.path.exists():
         return
     if not has_ended(journal):
         _conclude(sweep, tried, journal)
         journal.end("FAILED" if tried.error else "KILLED")
-    _deliver(folder, sweep.base.tracking.uri)
+    _deliver(journal.root, sweep.base.tracking.uri)
 
 
 def _conclude(sweep: Sweep, tried: Tried, journal: Journal) -> None:
-    """Enter what a trial has reached so far, if anything; what is damaged of it takes nothing else along."""
+    """Record what a trial has reached so far; a damaged run must not fail the sweep."""
     try:
         if best(journal.root, sweep.measure.metric_name) is not None:
             conclude(plan_trial(sweep.base, tried.point, tried.number), journal)
@@ -222,7 +221,7 @@ def _conclude(sweep: Sweep, tried: Tried, journal: Journal) -> None:
 
 
 def _register(sweep: Sweep, outcome: SweepOutcome) -> None:
-    """Have the best trial's best checkpoint be a version of the registered model."""
+    """Register the best trial's best checkpoint as a version of the model."""
     chosen = leader(outcome)
     if chosen is None or chosen.checkpoint is None:
         return
@@ -234,39 +233,28 @@ def _register(sweep: Sweep, outcome: SweepOutcome) -> None:
 
 
 def _deliver(folder: Path, uri: str) -> None:
-    """Deliver what MLflow lacks of a run that has ended, or say what that is."""
-    left = Uploader(folder, uri).close(_PATIENCE_S)
-    if left:
-        say(str(left))
+    """Upload the pending entries of a run that has ended, and name those that remain."""
+    pending = Uploader(folder, uri).close(_PATIENCE_S)
+    if pending:
+        say(str(pending))
 
 
 def _spec(sweep: Sweep) -> RunSpec:
-    settings, plan = sweep.base, sweep.plans[0]
-    varied = {
-        f"sweep.{key}": f"{values.low:g} to {values.high:g}"
-        if isinstance(values, Range)
-        else list(values)
-        for key, values in sweep.space.axes.items()
+    settings, plan, space = sweep.base, sweep.plans[0], sweep.space
+    varied: dict[str, Any] = {
+        key: f"{values.low:g} to {values.high:g}" if isinstance(values, Range) else list(values)
+        for key, values in space.axes.items()
     }
-    varied |= {
-        f"sweep.{key}": [point[key] for point in sweep.space.points]
-        for key in sweep.space.points[0]
-    }
-    fixed = {key: value for key, value in settings.flat().items() if key not in sweep.space.keys}
-    how = {
-        f"{part}.{key}": value
-        for part, chosen in (
-            ("search", sweep.search),
-            ("early", sweep.early),
-            ("budget", sweep.budget),
-        )
-        for key, value in asdict(chosen).items()
-    }
+    varied |= {key: [point[key] for point in space.points] for key in space.points[0]}
+    params = {key: value for key, value in settings.flat().items() if key not in space.keys}
+    params |= {f"sweep.{key}": values for key, values in varied.items()}
+    for part in ("search", "early", "budget"):
+        params |= {f"{part}.{key}": value for key, value in asdict(getattr(sweep, part)).items()}
     return RunSpec(
         uri=settings.tracking.uri,
         experiment=settings.tracking.experiment,
         name=sweep.name,
-        params=fixed | varied | how,
+        params=params,
         tags={"joint_set": plan.joint_set.name, "source": plan.train.source},
         artifacts=sweep.folder.parent.parent / "mlruns",
     )
@@ -278,7 +266,7 @@ def _start(sweep: Sweep) -> list[Path]:
 
 
 def _report(record: RunRecorder, outcome: SweepOutcome, sweep: Sweep) -> None:
-    """Keep the report beside the runs and in MLflow."""
+    """Write the report beside the runs, and record it for MLflow."""
     for path in write_report(outcome, sweep.folder):
         record.journal.file(path, "sweep")
     chosen = leader(outcome)

@@ -1,8 +1,8 @@
-"""Search spaces: which settings a sweep replaces, by dotted key, and by what.
+"""Search spaces: which settings a sweep replaces, by dotted key, and their values.
 
-A point holds the replaced settings of one trial. Axes are settings with values
-of their own, of which a grid is the product; listed points are settings that
-only fit together, each multiplied by the axes.
+A point holds the replaced settings of one trial. An axis is a setting with
+values of its own; a grid is the product of axes. Listed points are settings
+that only fit together; each is multiplied by the axes.
 """
 
 import re
@@ -21,14 +21,14 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Numbers from `low` to `high`, both included; whole ones if both ends are."""
+    """Numbers from `low` to `high`, both included; whole numbers if both ends are."""
 
     low: float
     high: float
     log: bool = False
-    """Drawn evenly by their logarithm."""
+    """Drawn uniformly on a logarithmic scale."""
     step: float = 0.0
-    """Distance between the numbers drawn; 0: none between fractions, 1 between whole numbers."""
+    """Distance between the numbers drawn; 0: continuous, or 1 between whole numbers."""
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -42,7 +42,7 @@ class Range:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is of whole numbers."""
+        """Whether it holds whole numbers only."""
         return all(isinstance(end, int) for end in (self.low, self.high))
 
 
@@ -51,7 +51,7 @@ Values = tuple[Any, ...] | Range
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """A search space; at least one of its parts says something."""
+    """A search space of axes, points, or both."""
 
     name: str
     axes: Mapping[str, Values] = field(default_factory=dict)
@@ -59,57 +59,49 @@ class Space:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The settings that vary."""
+        """Dotted keys of the settings that vary."""
         return (*self.points[0], *self.axes)
 
     def grid(self) -> tuple[Point, ...]:
-        """Every point, one a trial. Raises ValueError for an axis without an end of values."""
+        """Return every point, one for each trial. Raises ValueError if an axis is a range."""
+        axes: dict[str, tuple[Any, ...]] = {}
         for key, values in self.axes.items():
             if isinstance(values, Range):
                 raise ValueError(
                     f"--space {self.name}: {key} is a range, which a grid cannot exhaust; give its "
                     "values, or use --search.method random or tpe"
                 )
-        return self._product(dict(self.axes))
+            axes[key] = values
+        rows = product(self.points, *axes.values())
+        return tuple(point | dict(zip(axes, values, strict=True)) for point, *values in rows)
 
     def samples(self) -> tuple[Point, ...]:
-        """Points that between them have every value of every axis and both ends of every range."""
-        ends = {key: _ends(values) for key, values in self.axes.items()}
+        """Return points that together have every value of each axis and both ends of each range."""
+        ends = {
+            key: (values.low, values.high) if isinstance(values, Range) else values
+            for key, values in self.axes.items()
+        }
         widest = max(map(len, ends.values()), default=1)
         return tuple(
             {key: values[min(row, len(values) - 1)] for key, values in ends.items()}
             for row in range(widest)
         )
 
-    def _product(self, axes: dict[str, Any]) -> tuple[Point, ...]:
-        rows = product(self.points, *axes.values())
-        return tuple(point | dict(zip(axes, values, strict=True)) for point, *values in rows)
-
-
-def _ends(values: Values) -> tuple[Any, ...]:
-    return (values.low, values.high) if isinstance(values, Range) else values
-
 
 # Stacks as the paper compares them (Newell et al., section 4.3).
-_STACKS = (1, 2, 4, 8)
+_STACKS: dict[str, Values] = {"model.stacks": (1, 2, 4, 8)}
+_CAPACITY: dict[str, Values] = {"model.modules": (1, 2), "model.features": (64, 128, 256)}
 _SPACES = {
     space.name: space
     for space in (
-        Space(name="stacks", axes={"model.stacks": _STACKS}),
-        Space(name="stacks-modules", axes={"model.stacks": _STACKS, "model.modules": (1, 2, 4)}),
+        Space(name="stacks", axes=_STACKS),
+        Space(name="stacks-modules", axes=_STACKS | {"model.modules": (1, 2, 4)}),
         Space(
             name="stacks-learning-rate",
-            axes={"model.stacks": _STACKS, "optim.learning_rate": (1e-4, 2.5e-4, 1e-3)},
+            axes=_STACKS | {"optim.learning_rate": (1e-4, 2.5e-4, 1e-3)},
         ),
-        Space(
-            name="capacity",
-            axes={
-                "model.stacks": _STACKS,
-                "model.modules": (1, 2),
-                "model.features": (64, 128, 256),
-            },
-        ),
-        # The same depth and about the same parameters in fewer or more stacks (figure 9).
+        Space(name="capacity", axes=_STACKS | _CAPACITY),
+        # Equal depth and about equal parameters, in fewer or more stacks (figure 9).
         Space(
             name="ablation-stacks",
             points=tuple(
@@ -117,15 +109,15 @@ _SPACES = {
                 for stacks, modules in ((2, 4), (4, 2), (8, 1))
             ),
         ),
-        # Where intermediate supervision goes (figure 8).
+        # Placement of intermediate supervision (figure 8).
         Space(
             name="ablation-supervision",
             points=tuple(
                 settings_of([name]) for name in ("hg", "hg-int", "hg-stacked", "hg-stacked-int")
             ),
         ),
-        # Which start and scale keep mean squared error from all-zero heatmaps, and what
-        # cross-entropy, which has no scale, does instead.
+        # Shows which start and scale keep mean squared error away from all-zero heatmaps, and
+        # cross-entropy, which has no scale, beside it.
         Space(
             name="losses",
             points=tuple(
@@ -143,10 +135,11 @@ SPACE_NAMES = tuple(_SPACES)
 
 
 def space_of(named: str, given: Mapping[str, tuple[Any, ...]]) -> Space:
-    """The space of a name or of a TOML file. Raises ValueError naming what is wrong with it.
+    """Return the space of a name or of a TOML file.
 
-    `given` values, by dotted key, replace those of its axes or add axes. Values
-    of a setting that its listed points fix can't be given.
+    `given` values, by dotted key, replace those of its axes or add axes. Raises
+    ValueError if the name is unknown, the file is wrong, or `given` holds a
+    setting of the listed points.
     """
     space = _read(Path(named)) if named.endswith(".toml") else _SPACES.get(named)
     if space is None:
@@ -158,14 +151,15 @@ def space_of(named: str, given: Mapping[str, tuple[Any, ...]]) -> Space:
     for key, values in given.items():
         if key in space.points[0]:
             raise ValueError(
-                f"--space {space.name} sets {key} for each of its trials; no values of it can be given"
+                f"--space {space.name} sets {key} for each of its trials; no values of it can be "
+                "given"
             )
         _check_values(f"--space {space.name}", key, values)
     return Space(name=space.name, axes={**space.axes, **given}, points=space.points)
 
 
 def _read(path: Path) -> Space:
-    """The space in a TOML file: `[axes]` with lists or tables of low, high, log and step, and `[[points]]`."""
+    """Read a TOML file: `[axes]` of lists or tables (low, high, log, step), and `[[points]]`."""
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -178,29 +172,28 @@ def _read(path: Path) -> Space:
             )
     axes, points = content.get("axes", {}), content.get("points", [{}])
     if not axes and not any(points):
-        raise ValueError(f"{path}: says nothing; expected [axes] or [[points]]")
+        raise ValueError(f"{path}: is empty; expected [axes] or [[points]]")
     if not isinstance(axes, dict) or not isinstance(points, list):
         raise ValueError(f"{path}: expected a table [axes] and tables [[points]]")
-    points = [_flat(point) for point in points]
+    axes, points = _flat(axes), [_flat(point) for point in points]
     for number, point in enumerate(points, 1):
         if set(point) != set(points[0]):
             raise ValueError(
                 f"{path}: point {number} sets {sorted(point)}, expected what the first sets, "
                 f"{sorted(points[0])}"
             )
-    flat_axes = _flat(axes)
-    both = sorted(set(flat_axes) & set(points[0]))
+    both = sorted(set(axes) & set(points[0]))
     if both:
         raise ValueError(f"{path}: {both[0]} is set by [axes] and by [[points]]")
     return Space(
         name=path.stem,
-        axes={key: _values(path, key, value) for key, value in flat_axes.items()},
+        axes={key: _values(path, key, value) for key, value in axes.items()},
         points=tuple(points),
     )
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys, whether they are written with quotes or, as TOML takes it, as tables within tables."""
+    """Return dotted keys, whether they are quoted or, as TOML reads dots, tables in tables."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         if "." not in key and isinstance(value, dict):
@@ -223,9 +216,8 @@ def _values(path: Path, key: str, value: Any) -> Values:
         if name not in known:
             raise ValueError(f"{path}: {key} has no {name!r}; expected {', '.join(known)}")
         if type(got) not in known[name]:
-            raise ValueError(
-                f"{path}: {key}.{name} must be a {known[name][-1].__name__}, got {got!r}"
-            )
+            expected = known[name][-1].__name__
+            raise ValueError(f"{path}: {key}.{name} must be a {expected}, got {got!r}")
     missing = [name for name in ("low", "high") if name not in value]
     if missing:
         raise ValueError(f"{path}: {key} lacks {' and '.join(missing)}")
@@ -239,7 +231,7 @@ def _check_values(where: str, key: str, values: tuple[Any, ...]) -> None:
     if not values:
         raise ValueError(f"{where}: {key} must have at least one value")
     for number, value in enumerate(values):
-        # True equals 1 for Python.
+        # True equals 1 in Python.
         if any(value == other and type(value) is type(other) for other in values[:number]):
             raise ValueError(
                 f"{where}: {key} has {value!r} twice; trials of equal settings are one"
@@ -247,7 +239,7 @@ def _check_values(where: str, key: str, values: tuple[Any, ...]) -> None:
 
 
 def given_values(words: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    """Values by dotted key as the command line's `KEY=VALUE,VALUE` has them. Raises ValueError."""
+    """Parse the command line's `KEY=VALUE,VALUE` to values by dotted key. Raises ValueError."""
     found = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -258,8 +250,7 @@ def given_values(words: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
 
 
 def _scalar(text: str) -> Any:
-    """A value as TOML reads it; what it does not know is a word."""
-    # TOML wants a digit before an exponent's point, and people write 1e-3, which it has.
+    """Parse a value as TOML does, 1e-3 included; anything else is a word."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -267,12 +258,11 @@ def _scalar(text: str) -> Any:
 
 
 def trial_name(point: Mapping[str, Any]) -> str:
-    """A trial's name, made of what sets it apart: `stacks-2_learning_rate-0.001`."""
+    """Name a trial by its point, as a folder may be named: `stacks-2_learning_rate-0.001`."""
     text = "_".join(f"{key.partition('.')[2]}-{_text(value)}" for key, value in point.items())
-    # It becomes a folder's, which takes no other letters and no longer names.
     return re.sub(r"[^\w.-]", "-", text)[:200]
 
 
 def _text(value: Any) -> str:
-    # 1e+30 without its plus, which names can't have.
+    # Names cannot have the plus of 1e+30.
     return f"{value:g}".replace("e+", "e") if isinstance(value, float) else str(value).lower()

@@ -1,4 +1,7 @@
-"""Sweep over settings: `python -m tune.sweep --help`. Every trial is a training run with some settings replaced."""
+"""Sweep over settings: `python -m tune.sweep --help`.
+
+Every trial is a training run with some settings replaced.
+"""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -13,15 +16,16 @@ from tune.settings import Budget, EarlySettings, SearchSettings
 if TYPE_CHECKING:
     from tune.plan import Sweep
 
-# As a shell says of a program that SIGTERM has ended; jobs.train says the same.
+# Exit status of a program that SIGTERM has ended; jobs.train has the same.
 _STOPPED = 143
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Train runs that differ in some settings on Ray Tune, as children of one MLflow run, and report which is best.
+    """Train runs that differ in some settings on Ray Tune, and report which is best.
 
-    The same command goes on with a sweep that was killed or stopped.
+    The trials are children of one MLflow run. The same command resumes a sweep
+    that was killed or stopped.
     """
 
     settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
@@ -29,9 +33,13 @@ class Arguments:
     )
     preset: Presets = ()
     space: str = "stacks"
-    """Settings that vary, each over values of its own: stacks, stacks-modules, stacks-learning-rate, capacity (stacks, modules and features), ablation-stacks and ablation-supervision (the paper's: stacks at equal depth, and where supervision goes), losses (loss, target peak and start of the heads), or a TOML file."""
+    """Settings that vary, each with its values: stacks, stacks-modules, stacks-learning-rate,
+    capacity (stacks, modules and features), ablation-stacks and ablation-supervision (the paper's:
+    stacks at equal depth, and placement of supervision), losses (loss, target peak and start of
+    the heads), or a TOML file."""
     vary: tuple[str, ...] = ()
-    """Further settings, or other values for those of the space: model.features=64,128 optim.sigma_px=1,1.75."""
+    """Further settings, or other values for those of the space: model.features=64,128
+    optim.sigma_px=1,1.75."""
     stacks: tuple[int, ...] = ()
     """Values of model.stacks; empty: the space's."""
     modules: tuple[int, ...] = ()
@@ -42,7 +50,7 @@ class Arguments:
     early: EarlySettings = field(default_factory=EarlySettings)
     budget: Budget = field(default_factory=Budget)
     dry_run: bool = False
-    """Print the trials and what they cost; start nothing."""
+    """Print the trials and their cost; start nothing."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,7 +74,7 @@ def _plan(arguments: Arguments) -> "Sweep":
     }
     for key, values in given_values(arguments.vary).items():
         if given.get(key):
-            raise ValueError(f"--vary {key} and an option of its own both give its values")
+            raise ValueError(f"--vary {key} and its own option both give values")
         given[key] = values
     space = space_of(arguments.space, given)
     return plan_sweep(
@@ -78,7 +86,7 @@ def _run(sweep: "Sweep") -> None:
     from pipeline.tracking.client import ui_command
     from pipeline.tracking.recording import InterruptedRunError
     from tune.report.command import best_command
-    from tune.report.text import leaderboard_text
+    from tune.report.table import leaderboard_text
     from tune.runner import run_sweep
 
     try:
@@ -98,7 +106,7 @@ def _run(sweep: "Sweep") -> None:
 
 
 def describe(sweep: "Sweep") -> None:
-    """Say which trials there are, how they are searched, and what they cost at most."""
+    """Print the trials, how they are searched, and their maximum cost."""
     from pipeline.model.cost import network_cost
     from tune.plan import samples_of
 
@@ -122,7 +130,7 @@ def _axes(sweep: "Sweep") -> str:
     from tune.spaces import Range
 
     return ", ".join(
-        f"{key} {values.low:g} to {values.high:g}" + ", by its logarithm" * values.log
+        f"{key} {values.low:g} to {values.high:g}" + " (logarithmic)" * values.log
         if isinstance(values, Range)
         else f"{key} {', '.join(map(str, values))}"
         for key, values in sweep.space.axes.items()

@@ -1,4 +1,4 @@
-"""A trial: a training run, nested under the sweep's MLflow run, that tells Ray Tune of each of its epochs."""
+"""A trial: a training run under the sweep's MLflow run that reports each epoch to Ray Tune."""
 
 import threading
 import time
@@ -22,33 +22,32 @@ from pipeline.tracking.summary import conclude
 from tune.epochs import STOPPED_TAG, has_ended, reports
 from tune.spaces import Point, trial_name
 
-# Ray Tune varies one thing, the whole point: settings that only fit together stay together.
+# Ray Tune's only parameter is the whole point: settings that only fit together stay together.
 POINT = "point"
 _LOOK_S = 0.2
 
 
 class Trial(ray.tune.Trainable):
-    """Trains in a thread; a step of Ray Tune's lasts until the next epoch is in the run's journal.
+    """A training in a thread; each of Ray Tune's steps waits for an epoch in the run's journal.
 
-    Nothing is handed to Ray Tune to keep: a trial that is started again, on
-    whatever node, goes on from the run's own checkpoints. It reports all epochs
-    from the first again, so that a scheduler which has lost the last ones hears
-    of them too; those that it knows change nothing.
+    Ray Tune keeps no checkpoint. A restarted trial, on whatever node, resumes
+    from the run's own checkpoints. It reports all epochs from the first again,
+    for a scheduler that has lost the last ones. Repeated reports change nothing.
     """
 
     def setup(
         self, config: dict[str, Any], *, base: dict[str, Any], parent: str, is_grid: bool
     ) -> None:
-        """Start or go on. `base` are settings by dotted key, `parent` the sweep's name."""
+        """Start or resume. `base` are settings by dotted key, `parent` is the sweep's name."""
         point, number = point_of(config), number_of(self.trial_id, is_grid)
         self._plan = plan_trial(Settings.from_flat(base), point, number)
         self._folder = Path(self._plan.settings.ray.storage)
         self._journal = Journal(self._plan.folder)
         self._macs = network_cost(self._plan.settings.model).macs
-        self._told, self._last = 0, dict[str, Any]()
+        self._reported, self._last = 0, dict[str, Any]()
         self._training: Future[None] = Future()
         if not self._plan.is_complete or not has_ended(self._journal):
-            # Not a daemon: what it does at its end is to be done.
+            # Not a daemon: the process must wait for the end of the training.
             threading.Thread(
                 target=self._train, args=(parent,), name="training", daemon=False
             ).start()
@@ -56,37 +55,41 @@ class Trial(ray.tune.Trainable):
             self._training.set_result(None)
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next epoch; after the last one for the run's end. Raises what training fails with."""
+        """Wait for the next epoch, or after the last one for the run's end, and report it.
+
+        Raises the error that training fails with.
+        """
         while True:
             is_over = self._training.done()
             epochs = reports(self._journal, self._plan.measure.metric_name)
-            if self._told < len(epochs):
-                self._last = epochs[self._told] | {"gmac": self._macs / 1e9}
-                self._told += 1
+            if self._reported < len(epochs):
+                self._last = epochs[self._reported] | {"gmac": self._macs / 1e9}
+                self._reported += 1
                 return dict(self._last)
             is_stopping = why_stopping(self._folder) is not None
             if is_over and self._has_finished() and (self._is_whole() or not is_stopping):
                 return self._last | {"done": True}
             if is_stopping and not is_over:
                 Stop(self._plan.folder).ask()
-            # The sweep ends Ray Tune next, for which such a trial must not be done: it may go on another time.
+            # A trial that stops with the sweep must not be done: it may resume another time. So
+            # it waits here for the sweep to end Ray Tune.
             time.sleep(_LOOK_S)
 
     def cleanup(self) -> None:
-        """End the training in good order, if it is still going; its checkpoint and record are complete then."""
+        """Stop the training if it runs, and wait until its checkpoint and records are complete."""
         stop = Stop(self._plan.folder)
         while not self._training.done():
-            # The training forgets what was asked of the run before it began.
+            # Repeated, because a training that starts discards earlier requests.
             stop.ask()
             time.sleep(_LOOK_S)
         stop.forget()
 
     def _is_whole(self) -> bool:
-        """Whether it has told of its last epoch."""
+        """Tell whether the last epoch has been reported."""
         return bool(self._last) and self._last["epoch"] >= self._plan.settings.optim.epochs
 
     def _has_finished(self) -> bool:
-        """Whether the run has come to its end, rather than been interrupted. Raises what it failed with."""
+        """Tell whether the training finished rather than was interrupted. Raises its error."""
         try:
             self._training.result()
         except InterruptedRunError:
@@ -110,14 +113,14 @@ def _train_or_conclude(plan: Plan, record: RunRecorder) -> None:
         why = why_stopping(Path(plan.settings.ray.storage))
         if why == "":
             raise
-        # Ray Tune's scheduler has seen enough of it, or the budget is used up: what it has reached is its result.
+        # Stopped for good, by the scheduler or the budget: the best so far is the result.
         record.journal.tags({STOPPED_TAG: why or "by the rule for early stopping"})
         if best(plan.folder, plan.measure.metric_name) is not None:
             conclude(plan, record.journal)
 
 
 def why_stopping(folder: Path) -> str | None:
-    """Why the sweep in a folder is to stop: empty for an interruption, None if it is to go on."""
+    """Return why the sweep in a folder is to stop; empty if interrupted, None if it is not."""
     path = folder / STOP_NAME
     return path.read_text() if path.exists() else None
 
@@ -128,17 +131,20 @@ def plan_trial(base: Settings, point: Point, number: str = "") -> Plan:
 
 
 def run_name(point: Point, number: str) -> str:
-    """Name of a trial's run."""
+    """Name a trial's run."""
     return f"{trial_name(point)}_{number}" if number else trial_name(point)
 
 
 def number_of(trial_id: str, is_grid: bool) -> str:
-    """What sets apart trials of drawn points, which may come twice and must not share a run; empty for a grid's."""
+    """Return the number of a drawn trial; empty in a grid.
+
+    The same point may be drawn twice, and each trial needs a run of its own.
+    """
     return "" if is_grid else trial_id.rpartition("_")[2]
 
 
 def point_of(config: Mapping[str, Any]) -> Point:
-    """The point that Ray Tune has chosen, as settings take it: some values it draws as NumPy's."""
+    """Return the point that Ray Tune has chosen, with NumPy's numbers turned into Python's."""
     return {
         key: value.item() if hasattr(value, "item") else value
         for key, value in config[POINT].items()

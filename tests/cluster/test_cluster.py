@@ -364,11 +364,11 @@ def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_f
     said = capfd.readouterr()
     assert ended.value.code == 1
     assert "error: 1 of 3 trials failed" in said.err
-    assert "going on with 3 trials" in said.out
+    assert "resuming 3 trials" in said.out
     assert kinds(learns) == [*before, "register"], "a finished trial was run again"
     assert [kinds(run).count("run") for run in (learns, stays, fails)] == [1, 2, 2]
     assert re.search(r"resuming from epoch_00\d\d", said.out)
-    assert said.out.count("learning_rate-1e30 failed and is tried again: ") == 1
+    assert said.out.count("learning_rate-1e30 failed and is retried: ") == 1
     assert "best settings:\n  python -m jobs.train" in said.out
 
     table = pd.read_csv(place / "runs" / "three" / "trials.csv").set_index("trial")

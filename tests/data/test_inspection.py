@@ -311,9 +311,7 @@ def test_people_without_a_picture_or_a_joint_are_on_no_sheet():
 
 def test_names_from_outside_are_escaped():
     name = "<script>alert('x')</script>&\".jpg"
-    shown = Sheet(
-        name="random", title="people", captions=((name, name),), stored=b"1", training=b"2"
-    )
+    shown = Sheet(name=name, title="people", captions=((name, name),), stored=b"1", training=b"2")
     made = replace(
         card(samples(1)),
         source=name,
@@ -325,7 +323,8 @@ def test_names_from_outside_are_escaped():
     )
     page = card_page(made, [shown])
     assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;.jpg") == 13
+    assert page.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;&#34;.jpg") == 16
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'\">" in page
 
 
 def test_ten_of_a_list_are_printed_and_the_rest_counted():

@@ -16,7 +16,7 @@ from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, Scores, scores
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
-from tune.figures.values import trials_against
+from tune.figures.scatter import trials_against
 
 
 def png(figure: Figure) -> bytes:

@@ -1,4 +1,7 @@
-"""Sweeps: what varies, what is planned, what journals say of trials. No cluster; tests/cluster/test_cluster.py has one."""
+"""Sweeps without a cluster: spaces, plans, search, and the journals of trials.
+
+tests/cluster/test_cluster.py runs one on a cluster.
+"""
 
 import math
 import re
@@ -18,9 +21,10 @@ from pipeline.run.layout import STOP_NAME
 from pipeline.settings import Settings
 from tune.budget import Accountant, Ending, spent
 from tune.epochs import STOPPED_TAG, has_ended, last_of, reports, was_stopped
-from tune.gather import Tried, gather, shared_arguments
+from tune.gather import Tried, gather
 from tune.plan import Sweep, check_same, plan_sweep
 from tune.ray_search import domain, param_space, searcher
+from tune.report.command import shared_arguments
 from tune.rules import rule
 from tune.settings import Against, Budget, EarlySettings, SearchSettings
 from tune.spaces import Range, Space, given_values, space_of, trial_name
@@ -115,7 +119,7 @@ def test_a_file_gives_lists_ranges_and_points_with_or_without_quoted_keys(tmp_pa
     ("text", "said"),
     [
         ("[axis]\n", "unknown part 'axis'; expected [axes] and [[points]]; did you mean 'axes'?"),
-        ("[axes]\n", "says nothing; expected [axes] or [[points]]"),
+        ("[axes]\n", "is empty; expected [axes] or [[points]]"),
         ("[axes]\nmodel.stacks = 2\n", "model.stacks must be a list of values or a table with low"),
         ("[axes]\nmodel.stacks = []\n", "model.stacks must have at least one value"),
         ("[axes]\nmodel.stacks = [1, 1]\n", "model.stacks has 1 twice; trials of equal settings"),
@@ -241,7 +245,7 @@ def test_a_folder_of_another_sweep_is_refused_and_the_same_one_goes_on(tmp_path)
         ),
         (
             {"space": Space(name="x", axes={"optim.sigma_px": (1.0000001, 1.0000002)})},
-            "--space x: two of its trials would be called sigma_px-1",
+            "--space x: two trials would have the name sigma_px-1",
         ),
     ],
 )
@@ -343,7 +347,7 @@ def test_asha_knows_the_rungs_of_before_a_kill():
     asha = rule(early, 100, 800, lambda trial: before.get(trial.trial_id, []))
     for trial in (behind, good, ahead):
         asha.on_trial_add(None, trial)
-    # What was told before and comes again is passed over; what goes on is judged beside the good one's 8.
+    # A report from before that comes again is skipped; a new one is judged beside the good one's 8.
     [again], [new] = told(1), told(1, 7)[1:]
     assert asha.on_trial_result(None, behind, again) == "CONTINUE"
     assert asha.on_trial_result(None, behind, new) == "STOP"
@@ -480,7 +484,7 @@ def trial_of(sweep: Sweep, error: Exception | None = None) -> Trial:
     trial = Trial.__new__(Trial)
     trial._plan = sweep.plans[0]
     trial._folder, trial._journal = sweep.folder, Journal(trial._plan.folder)
-    trial._told, trial._last, trial._macs = 0, {}, 2e9
+    trial._reported, trial._last, trial._macs = 0, {}, 2e9
     trial._training = Future()
     trial._training.set_exception(error) if error else trial._training.set_result(None)
     return trial

@@ -1,4 +1,4 @@
-"""The report of a sweep: who is best at what cost, how to train with it, and a page for everybody."""
+"""The report of a sweep: ranks, costs, the best command, and the page."""
 
 import base64
 import hashlib
@@ -19,18 +19,14 @@ from pipeline.settings import Settings
 from pipeline.settings.cli import parse
 from tune.figures.curves import Course, learning_curves
 from tune.figures.parallel_coordinates import Setting, Track, parallel_coordinates
-from tune.figures.scatter import Dot, scores_against
-from tune.figures.values import trials_against
+from tune.figures.scatter import Dot, scores_against, trials_against
 from tune.outcome import SweepOutcome, TrialOutcome
-from tune.report.axis import axis_values
 from tune.report.command import best_command
 from tune.report.figures import pictures
-from tune.report.front import pareto_front
-from tune.report.leaderboard import best, leaderboard, ranked, ranks, summary
-from tune.report.page import report_page
-from tune.report.text import leaderboard_text
-from tune.report.values import last_line, short_keys, shortened, shown
-from tune.report.write import write_report
+from tune.report.leaderboard import best, leaderboard, pareto_front, ranked, ranks, summary
+from tune.report.page import report_page, write_report
+from tune.report.table import leaderboard_text
+from tune.report.values import axis_values, last_line, short_keys, shortened, shown
 
 NAN = math.nan
 # Elements that HTML never closes.
@@ -109,7 +105,7 @@ def names(outcome: SweepOutcome) -> list[str]:
 
 
 def many(count: int) -> SweepOutcome:
-    """Trials of every kind and status with four settings, some of them long and some of them words."""
+    """Trials of every status, with four settings, some of them long and some of them words."""
     kinds = ("finished", "stopped", "failed", "unfinished")
     return sweep(
         *(
@@ -197,7 +193,7 @@ def test_the_table_has_a_row_a_trial_with_all_that_is_known():
 def test_the_summary_counts_trials_by_status():
     outcome = sweep(trial("a", 1.0), trial("b", 2.0), failed("c"))
     assert summary(outcome) == (
-        "3 trials: 1 failed, 2 finished; 600 training samples, 3 min 0 s of wall time added up"
+        "3 trials: 1 failed, 2 finished; 600 training samples, 3 min 0 s of wall time in total"
     )
     assert summary(sweep()) == "0 trials"
 
@@ -226,7 +222,7 @@ def test_the_text_of_many_trials_fits_the_terminal_and_names_what_it_leaves_out(
     text = leaderboard_text(many(50))
     assert max(map(len, text.splitlines())) <= 120
     assert "a-trial-wi" in text
-    assert "in trials.csv besides: parameters, samples" in text
+    assert "also in trials.csv: parameters, samples" in text
     narrow = leaderboard_text(many(50), width=100)
     assert max(map(len, narrow.splitlines())) <= 100
 
@@ -529,7 +525,8 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return "".join(self.words)
+        """The words as a browser shows them: a line break is a space."""
+        return " ".join("".join(self.words).split())
 
 
 def page_of(outcome: SweepOutcome) -> Page:
@@ -593,7 +590,7 @@ def test_the_page_shows_no_secret():
     shown_pictures = pictures(outcome)
     text = report_page(outcome, shown_pictures, {p.name: b"" for p in shown_pictures})
     assert "hunter2" not in text
-    assert "Secrets stand as ***" in text
+    assert "Secrets are shown as ***" in text
     assert "hunter2" not in leaderboard(outcome).to_csv()
     assert "hunter2" not in leaderboard_text(outcome)
 
@@ -610,12 +607,12 @@ def test_the_page_gives_reasons_of_failures_and_the_end_of_a_long_error():
     ("outcome", "said"),
     [
         (sweep(), "There are no trials."),
-        (sweep(trial("a"), trial("b")), "No trial that did not fail has a score yet"),
+        (sweep(trial("a"), trial("b")), "There are none: every trial failed or has no score yet."),
         (sweep(failed("a", ""), failed("b")), "no reason is known"),
-        (stacks(0.0), "reached PCKh@0.5 0.00 % at epoch 2."),
+        (stacks(0.0), "reached PCKh@0.5 0.00% at epoch 2."),
         (
             sweep(trial("a", 10.0, status="stopped")),
-            "10.00 % at epoch 2; it is stopped, at 200 training samples.",
+            "10.00% at epoch 2; it is stopped, at 200 training samples.",
         ),
     ],
 )
@@ -696,6 +693,6 @@ def test_a_later_report_replaces_an_earlier_one(tmp_path):
 
 
 def test_the_report_knows_neither_ray_nor_mlflow():
-    code = "import json, sys, tune.report.write; print(json.dumps(sorted(sys.modules)))"
+    code = "import json, sys, tune.report.page; print(json.dumps(sorted(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert {"ray", "mlflow", "torch", "jobs"} & set(json.loads(told.stdout)) == set()

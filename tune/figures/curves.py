@@ -12,15 +12,15 @@ from matplotlib.ticker import EngFormatter
 
 from tune.figures.marks import COLORS, MARKERS, legend, number_logarithm
 
-# As many as people tell apart by color.
+# People tell no more curves apart by color.
 _MOST_CURVES = 8
-# Losses that fall by this ratio are seen at their end on a logarithmic axis only.
+# The end of losses that fall by this ratio is visible on a logarithmic axis only.
 _LOG_RATIO = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a trial learned: (training samples seen, value) by metric."""
+    """A trial's course: (training samples seen, value) by metric."""
 
     name: str
     status: str
@@ -28,10 +28,11 @@ class Course:
 
 
 def learning_curves(courses: Sequence[Course], metrics: Mapping[str, str]) -> Figure:
-    """A panel a metric, titled by `metrics`: each trial's values over the training samples that it has seen.
+    """Draw a panel for each metric, with each trial's values over the training samples seen.
 
-    The first few trials have colors and names, the others are gray. Where one
-    that is not finished ends, a mark says why. What is not finite is left out.
+    `metrics` maps metrics to titles. The first few trials have colors and
+    names, the others are gray. A mark shows why an unfinished trial ended.
+    Values that are not finite are left out.
     """
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -44,9 +45,7 @@ def learning_curves(courses: Sequence[Course], metrics: Mapping[str, str]) -> Fi
         values = [float(value) for line in panel.lines for value in line.get_ydata()]
         if not values:
             panel.text(0.5, 0.5, "no values", ha="center", transform=panel.transAxes)
-        elif (
-            metric.endswith("loss") and min(values) > 0 and max(values) >= _LOG_RATIO * min(values)
-        ):
+        elif metric.endswith("loss") and 0 < _LOG_RATIO * min(values) <= max(values):
             panel.set_yscale("log")
             number_logarithm(panel.yaxis, values)
     legend(figure, list(_course_handles(courses)), "outside lower center", 3)
@@ -60,13 +59,8 @@ def _draw_course(panel: Axes, place: int, course: Course, metric: str) -> None:
     color = _course_color(place)
     panel.plot(*zip(*points, strict=True), ".-", color=color, markersize=4, linewidth=1.2)
     if course.status != "finished":
-        panel.plot(
-            *points[-1],
-            marker=MARKERS[course.status],
-            color=_end_color(course.status, color),
-            linestyle="",
-            markersize=7,
-        )
+        marker, color = MARKERS[course.status], _end_color(course.status, color)
+        panel.plot(*points[-1], marker=marker, color=color, linestyle="", markersize=7)
 
 
 def _course_color(place: int) -> str:
@@ -78,9 +72,7 @@ def _end_color(status: str, color: str) -> str:
 
 
 def _course_handles(courses: Sequence[Course]) -> Iterator[Artist]:
-    drawn = [
-        (place, course) for place, course in enumerate(courses) if any(course.history.values())
-    ]
+    drawn = [(place, c) for place, c in enumerate(courses) if any(c.history.values())]
     for place, course in drawn:
         if place < _MOST_CURVES:
             yield Line2D([], [], color=_course_color(place), label=course.name)
@@ -89,10 +81,5 @@ def _course_handles(courses: Sequence[Course]) -> Iterator[Artist]:
         yield Line2D([], [], color="lightgray", label=f"{others} other{'s' * (others > 1)}")
     for status in ("stopped", "unfinished", "failed"):
         if any(course.status == status for _, course in drawn):
-            yield Line2D(
-                *([], []),
-                marker=MARKERS[status],
-                color=_end_color(status, "black"),
-                linestyle="",
-                label=f"ended here: {status}",
-            )
+            color, label = _end_color(status, "black"), f"ended here: {status}"
+            yield Line2D([], [], marker=MARKERS[status], color=color, linestyle="", label=label)

@@ -1,4 +1,4 @@
-"""What the pictures of a sweep have in common: marks of a trial's end, legends, logarithmic axes."""
+"""Parts that the figures of a sweep share: marks by status, legends, logarithmic axes."""
 
 import math
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ COLORS = {
     "unfinished": "tab:gray",
     "failed": "tab:red",
 }
-# From this ratio of the largest to the smallest on, as in figures of single settings.
+# Smallest ratio of the largest value to the smallest that needs a logarithmic axis.
 _LOG_RATIO = 20
 
 
 def spans_orders(values: Sequence[float]) -> bool:
-    """Whether values are better seen on a logarithmic axis, and can be."""
+    """Tell whether values need a logarithmic axis, and can have one."""
     return len(values) > 1 and min(values) > 0 and max(values) / min(values) >= _LOG_RATIO
 
 
 def number_logarithm(axis: Axis, values: Sequence[float]) -> None:
-    """Put plain numbers to a logarithmic axis, as many as there is room for."""
+    """Label a logarithmic axis with plain numbers, as many as fit."""
     decades = math.log10(max(values) / min(values))
     axis.set_major_locator(LogLocator(subs=(1,) if decades > 3 else (1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -41,5 +41,5 @@ def legend(figure: Figure, handles: Sequence[Artist], place: Place, columns: int
 
 
 def plain(text: str) -> str:
-    """A text of which no part is taken for a formula."""
+    """Escape a text so that matplotlib reads no part of it as a formula."""
     return text.replace("$", r"\$")

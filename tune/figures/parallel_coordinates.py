@@ -1,4 +1,4 @@
-"""All settings of a sweep's trials side by side, and the scores that they led to."""
+"""All settings of a sweep's trials side by side, with their scores."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from tune.figures.marks import plain, spans_orders
 
-# Axes of settings that take no more values than this say each of them.
+# Axes of settings with no more values than this have a tick for each.
 _MOST_TICKS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """An axis: of numbers, or of `words`, evenly spaced in this order."""
+    """An axis of numbers, or of `words`, evenly spaced in this order."""
 
     name: str
     words: Sequence[str] = ()
@@ -35,10 +35,10 @@ class Track:
 def parallel_coordinates(
     settings: Sequence[Setting], tracks: Sequence[Track], headline: str
 ) -> Figure:
-    """Each trial as a line through its values, one axis a setting, to its score; darker is better.
+    """Draw each trial as a line through its settings, an axis each, to its score.
 
-    Numbers of several orders lie on a logarithmic axis. Lines of trials without a
-    score are gray and end at the last setting.
+    Darker is better. Numbers that span orders of magnitude have a logarithmic
+    axis. Lines of trials without a score are gray and end at the last setting.
     """
     known = [track.score for track in tracks if math.isfinite(track.score)]
     scales = [
@@ -51,7 +51,7 @@ def parallel_coordinates(
     # Equal scores need a range too.
     norm = Normalize(min(known, default=0.0) - 0.01, max(known, default=0.0) + 0.01)
     colors = ScalarMappable(norm, "viridis_r")
-    # The best is drawn last, over the others.
+    # The best comes last, on top of the others.
     for track in sorted(tracks, key=lambda track: track.score if track.score in known else -1.0):
         _draw_track(axis, track, scales, colors, best=max(known, default=0.0))
     for number, scale in enumerate(scales):
@@ -79,14 +79,10 @@ def _draw_track(
 
 
 class _Scale:
-    """Where values lie on an axis from 0 to 1."""
+    """A mapping of values to positions on an axis from 0 to 1."""
 
     def __init__(
-        self,
-        values: Sequence[float | str],
-        words: Sequence[str] = (),
-        *,
-        is_score: bool = False,
+        self, values: Sequence[float | str], words: Sequence[str] = (), *, is_score: bool = False
     ) -> None:
         self._words = list(words)
         self._numbers = [value for value in values if not isinstance(value, str)]
@@ -95,7 +91,7 @@ class _Scale:
         self._ends = (0.0, len(words) - 1.0) if words else (min(moved), max(moved))
 
     def place(self, value: float | str) -> float:
-        """The place of a value; NaN's is NaN."""
+        """Return the position of a value; NaN for NaN."""
         first, last = self._ends
         moved = float(self._words.index(value)) if isinstance(value, str) else self._moved(value)
         if last == first:
@@ -103,7 +99,7 @@ class _Scale:
         return (moved - first) / (last - first)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and what stands there."""
+        """Return the positions and labels of the ticks."""
         if self._words:
             step = -(-len(self._words) // (2 * _MOST_TICKS))
             return [(self.place(word), word) for word in self._words[::step]]

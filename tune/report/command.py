@@ -1,26 +1,44 @@
-"""The best trial's settings as a command that trains with them."""
+"""The settings of a sweep as a command line: those that trials share, and the best trial's."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.settings import Settings
 from tune.outcome import SweepOutcome
 from tune.report.leaderboard import best
 
 
 def best_command(outcome: SweepOutcome) -> str | None:
-    """`python -m jobs.train ...` with what all trials share and the best one's own settings, quoted for a shell.
+    """Return the `python -m jobs.train ...` that trains with the best trial's settings.
 
-    None if no trial has a score. It holds whatever secrets its URIs do.
+    It is quoted for a shell, and holds the secrets that its URIs hold. None if
+    no trial has a score.
     """
     trial = best(outcome)
     if trial is None:
         return None
-    return shlex.join(["python", "-m", "jobs.train", *arguments_of(outcome.command, trial.point)])
+    return shlex.join(["python", "-m", "jobs.train", *_replaced(outcome.command, trial.point)])
 
 
-def arguments_of(command: Sequence[str], point: Mapping[str, Any]) -> list[str]:
-    """The words of a command line whose settings are replaced by those of a point."""
+def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
+    """Return, as words of a command line, the settings that neither vary nor are defaults.
+
+    Secrets in URIs become `***`.
+    """
+    defaults = Settings().flat()
+    # The sweep sets the run's storage and name; joints follow from the data.
+    skipped = {*varied, "ray.name", "ray.storage", "model.joints"}
+    return tuple(
+        word
+        for key, value in base.shown().items()
+        if key not in skipped and value != defaults[key]
+        for word in (f"--{key}", _word(value))
+    )
+
+
+def _replaced(command: Sequence[str], point: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command line, with the settings of a point in place of its own."""
     kept: list[str] = []
     is_replaced = False
     for word in command:
@@ -35,12 +53,12 @@ def _option(key: str, value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [f"--{key}", *map(_word, value)]
     word = _word(value)
-    # What begins with a dash would be taken for an option of its own.
+    # A separate word that begins with a dash would be parsed as an option.
     return [f"--{key}={word}"] if word.startswith("-") else [f"--{key}", word]
 
 
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    # All of its digits, also where NumPy drew it.
+    # NumPy's floats would lose digits in str().
     return repr(float(value)) if isinstance(value, float) else str(value)

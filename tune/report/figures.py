@@ -1,4 +1,4 @@
-"""The figures of a sweep's report, each with a sentence that says what it shows."""
+"""The figures of a sweep's report, each with a sentence that explains it."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,22 +8,19 @@ from matplotlib.figure import Figure
 
 from tune.figures.curves import Course, learning_curves
 from tune.figures.parallel_coordinates import Setting, Track, parallel_coordinates
-from tune.figures.scatter import Dot, scores_against
-from tune.figures.values import trials_against
+from tune.figures.scatter import Dot, scores_against, trials_against
 from tune.outcome import SweepOutcome, TrialOutcome
-from tune.report.axis import axis_values
-from tune.report.front import pareto_front
-from tune.report.leaderboard import competes, differing_keys, ranked, ranks
-from tune.report.values import distinct, is_number, short_keys, shortened
+from tune.report.leaderboard import competes, differing_keys, pareto_front, ranked, ranks
+from tune.report.values import axis_values, distinct, is_number, short_keys, shortened
 
-# Settings of which more cost more.
+# Settings that make a trial dearer as they grow.
 _COSTLY = ("model.stacks", "model.modules", "model.features", "optim.epochs")
 _NAME_LETTERS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure, the name of its file, and what it shows."""
+    """A figure with the name of its file, a title and an explanation."""
 
     name: str
     title: str
@@ -31,36 +28,34 @@ class Picture:
     figure: Figure
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Cost:
     name: str
     label: str
-    of: Callable[[TrialOutcome], float]
+    value_of: Callable[[TrialOutcome], float]
     more_is_better: bool = False
 
 
 def pictures(outcome: SweepOutcome) -> list[Picture]:
-    """The figures that the trials give reason for, in the order of the report.
+    """Draw the figures of a report, in its order.
 
-    What is the same for all trials with a score is not drawn against it.
+    Settings and costs that are the same for all trials with a score get none.
     """
     trials = ranked(outcome)
     scored = [trial for trial in trials if math.isfinite(trial.score)]
-    found: list[Picture] = []
-    for key in differing_keys(outcome):
-        found += _against_setting(outcome, key, scored)
-    for cost in _costs(scored):
-        found += _against_cost(outcome, cost, scored)
-    found += _coordinates(outcome, trials)
-    found += _curves(outcome, trials)
-    return found
+    return [
+        *(p for key in differing_keys(outcome) for p in _against_setting(outcome, key, scored)),
+        *(p for cost in _costs(scored) for p in _against_cost(outcome, cost, scored)),
+        *_coordinates(outcome, trials),
+        *_curves(outcome, trials),
+    ]
 
 
 def _against_setting(
     outcome: SweepOutcome, key: str, scored: Sequence[TrialOutcome]
 ) -> Iterator[Picture]:
     if key in _COSTLY and all(is_number(trial.point.get(key)) for trial in scored):
-        cost = _Cost(name=key, label=key, of=lambda trial: float(trial.point[key]))
+        cost = _Cost(key, key, lambda trial: float(trial.point[key]))
         yield from _against_cost(outcome, cost, scored)
         return
     competing = [trial for trial in scored if competes(trial)]
@@ -74,8 +69,8 @@ def _against_setting(
     yield Picture(
         name=f"against_{key}.png",
         title=f"{outcome.headline} against {key}",
-        sentence=f"The best {outcome.headline} of each trial against {key}; a line joins the best "
-        "of each value where there are few values. Failed trials are left out.",
+        sentence=f"The best {outcome.headline} of each trial against {key}. If there are few "
+        "values, a line joins the best of each. Failed trials are left out.",
         figure=trials_against(key, values, scores, outcome.headline),
     )
 
@@ -87,49 +82,40 @@ def _costs(scored: Sequence[TrialOutcome]) -> list[_Cost]:
         ("s", 1.0),
     )
     return [
-        _Cost(name="gmac", label="GMAC, one image forward", of=lambda trial: trial.macs / 1e9),
-        _Cost(
-            name="parameters",
-            label="parameters (millions)",
-            of=lambda trial: trial.parameters / 1e6,
-        ),
-        _Cost(name="seconds", label=f"wall time ({unit})", of=lambda trial: trial.seconds / unit_s),
-        _Cost(
-            name="samples_per_s",
-            label="measured training samples/s",
-            of=lambda trial: trial.samples_per_s,
-            more_is_better=True,
-        ),
+        _Cost("gmac", "GMAC, one image forward", lambda trial: trial.macs / 1e9),
+        _Cost("parameters", "parameters (millions)", lambda trial: trial.parameters / 1e6),
+        _Cost("seconds", f"wall time ({unit})", lambda trial: trial.seconds / unit_s),
+        _Cost("samples_per_s", "measured training samples/s", lambda t: t.samples_per_s, True),
     ]
 
 
 def _against_cost(
     outcome: SweepOutcome, cost: _Cost, scored: Sequence[TrialOutcome]
 ) -> Iterator[Picture]:
-    """Nothing where all trials that have a score and a cost cost the same."""
     marks = dict(zip((trial.name for trial in ranked(outcome)), _marks(outcome), strict=True))
-    drawn = [trial for trial in scored if math.isfinite(cost.of(trial))]
-    if len({cost.of(trial) for trial in drawn}) < 2:
+    drawn = [trial for trial in scored if math.isfinite(cost.value_of(trial))]
+    if len({cost.value_of(trial) for trial in drawn}) < 2:
         return
     dots = [
         Dot(
             mark=marks[trial.name],
             name=shortened(trial.name, _NAME_LETTERS),
             status=trial.status,
-            cost=cost.of(trial),
+            cost=cost.value_of(trial),
             score=trial.score,
         )
         for trial in drawn
     ]
     costs = [-dot.cost if cost.more_is_better else dot.cost for dot in dots]
-    # A score that was reached on the way to a failure is shown, but is none to recommend.
+    # The score of a failed trial is shown, but is not to be recommended.
     scores = [trial.score if competes(trial) else math.nan for trial in drawn]
     better = "a higher" if cost.more_is_better else "a lower"
     yield Picture(
         name=f"against_{cost.name}.png",
         title=f"{outcome.headline} against {cost.label}",
-        sentence=f"The best {outcome.headline} of each trial against {cost.label}; the Pareto front "
-        f"joins the trials, by their ranks, that no other beats at the same or {better} value.",
+        sentence=f"The best {outcome.headline} of each trial against {cost.label}. The Pareto "
+        "front joins the trials, marked with their ranks, that no other beats at the same or "
+        f"{better} value.",
         figure=scores_against(dots, pareto_front(costs, scores), cost.label, outcome.headline),
     )
 
@@ -155,8 +141,8 @@ def _coordinates(outcome: SweepOutcome, trials: Sequence[TrialOutcome]) -> Itera
     yield Picture(
         name="parallel_coordinates.png",
         title="All settings together",
-        sentence="Each line is a trial, from its settings to its score: darker is better, the best "
-        "is thick, and dashed gray lines are trials that failed or have no score.",
+        sentence="Each line is a trial, from its settings to its score. Darker is better, the "
+        "best is thick. Dashed gray lines are trials that failed or have no score.",
         figure=parallel_coordinates(settings, tracks, outcome.headline),
     )
 
@@ -180,7 +166,7 @@ def _curves(outcome: SweepOutcome, trials: Sequence[TrialOutcome]) -> Iterator[P
     yield Picture(
         name="learning_curves.png",
         title="Learning curves",
-        sentence="Accuracy and losses after each epoch over the training samples seen; curves of "
-        "trials that were stopped or failed end there with a mark. The best trials have colors.",
+        sentence="Accuracy and losses after each epoch over the training samples seen. Curves of "
+        "trials that were stopped or failed end with a mark. The best trials have colors.",
         figure=learning_curves(courses, metrics),
     )

@@ -1,7 +1,8 @@
-"""A sweep's trials in order, best first: as objects, as a table, and as text for a terminal."""
+"""A sweep's trials, best first: ranks, the Pareto front, and the table in trials.csv."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -12,22 +13,26 @@ from tune.report.values import distinct
 
 
 def ranked(outcome: SweepOutcome) -> list[TrialOutcome]:
-    """Trials, best first; of equal scores the cheaper network, then the name.
+    """Sort trials, best first: by score, then the cheaper network, then the name.
 
-    Those that failed come after all others, whatever they had reached: their
-    settings are none to recommend. Those without a score come last of each.
+    Failed trials come after all others, whatever they had reached, because
+    their settings are not to be recommended. Trials without a score come last
+    within each group.
     """
 
-    def place(trial: TrialOutcome) -> tuple[bool, bool, float, float, str]:
+    def order(trial: TrialOutcome) -> tuple[bool, bool, float, float, str]:
         scored = math.isfinite(trial.score)
         score = -trial.score if scored else 0.0
         return trial.status == "failed", not scored, score, trial.macs, trial.name
 
-    return sorted(outcome.trials, key=place)
+    return sorted(outcome.trials, key=order)
 
 
 def ranks(trials: Sequence[TrialOutcome]) -> list[int | None]:
-    """The rank of each trial of `ranked`: equal scores share one; none without a score or after a failure."""
+    """Return the rank of each trial of `ranked`; None if it failed or has no score.
+
+    Equal scores share a rank.
+    """
     found: list[int | None] = []
     for place, trial in enumerate(trials):
         if not competes(trial):
@@ -40,22 +45,40 @@ def ranks(trials: Sequence[TrialOutcome]) -> list[int | None]:
 
 
 def competes(trial: TrialOutcome) -> bool:
-    """Whether a trial can be the best: it has a score and did not fail."""
+    """Tell whether a trial can be the best: it has a score and did not fail."""
     return math.isfinite(trial.score) and trial.status != "failed"
 
 
 def best(outcome: SweepOutcome) -> TrialOutcome | None:
-    """The trial of rank 1, or None if no trial has a score."""
+    """Return the trial of rank 1, or None if no trial competes."""
     return next(filter(competes, ranked(outcome)), None)
 
 
+def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
+    """Return the indices of the trials that no other dominates, cheapest first.
+
+    A trial dominates another if it costs no more and scores no less, and is
+    better in one of the two. So twins both stay. Trials whose cost or score is
+    not finite are left out.
+    """
+    pairs = list(zip(costs, scores, strict=True))
+    known = [place for place, pair in enumerate(pairs) if all(map(math.isfinite, pair))]
+
+    def dominates(one: int, other: int) -> bool:
+        no_worse = costs[one] <= costs[other] and scores[one] >= scores[other]
+        return no_worse and pairs[one] != pairs[other]
+
+    front = [place for place in known if not any(dominates(other, place) for other in known)]
+    return sorted(front, key=lambda place: (costs[place], place))
+
+
 def varied_keys(outcome: SweepOutcome) -> list[str]:
-    """The settings that trials replace, by dotted key."""
+    """Return the dotted keys of the settings that trials replace."""
     return list(dict.fromkeys([*outcome.axes, *(key for t in outcome.trials for key in t.point)]))
 
 
 def differing_keys(outcome: SweepOutcome) -> list[str]:
-    """Those of which trials took more than one value."""
+    """Return those of which trials took more than one value."""
     return [
         key
         for key in varied_keys(outcome)
@@ -64,51 +87,44 @@ def differing_keys(outcome: SweepOutcome) -> list[str]:
 
 
 def leaderboard(outcome: SweepOutcome) -> pd.DataFrame:
-    """One row a trial, best first.
+    """Return one row a trial, best first.
 
     Columns: rank, trial, status, the replaced settings by dotted key, score,
     best_epoch, samples, seconds, samples_per_s, parameters, gmac, checkpoint and
-    error. What is not known is missing. Errors and values are without secrets.
+    error. Unknown values are missing. Errors and settings hold no secrets.
     """
     trials = ranked(outcome)
-    names = [
-        *("rank", "trial", "status", *varied_keys(outcome), "score", "best_epoch", "samples"),
-        *("seconds", "samples_per_s", "parameters", "gmac", "checkpoint", "error"),
-    ]
-    rows = [_row(outcome, trial, rank) for trial, rank in zip(trials, ranks(trials), strict=True)]
-    table = pd.DataFrame(rows, columns=names)
-    # Whole numbers, of which some may be missing.
-    return table.astype({"rank": "Int64", "best_epoch": "Int64"})
-
-
-def _row(outcome: SweepOutcome, trial: TrialOutcome, rank: int | None) -> dict[str, object]:
-    scored = math.isfinite(trial.score)
-    row: dict[str, object] = {"rank": rank, "trial": trial.name, "status": trial.status}
-    for key in varied_keys(outcome):
-        value = trial.point.get(key)
-        row[key] = redacted(value) if isinstance(value, str) else value
-    return row | {
-        "score": trial.score if scored else math.nan,
-        "best_epoch": trial.best_epoch if scored else None,
-        "samples": trial.samples,
-        "seconds": trial.seconds,
-        "samples_per_s": trial.samples_per_s,
-        "parameters": trial.parameters,
-        "gmac": trial.macs / 1e9,
-        "checkpoint": None if trial.checkpoint is None else str(trial.checkpoint),
-        "error": redacted(trial.error),
+    columns: dict[str, Sequence[Any]] = {
+        "rank": ranks(trials),
+        "trial": [trial.name for trial in trials],
+        "status": [trial.status for trial in trials],
     }
+    for key in varied_keys(outcome):
+        values = [trial.point.get(key) for trial in trials]
+        columns[key] = [redacted(value) if isinstance(value, str) else value for value in values]
+    columns["score"] = [trial.score for trial in trials]
+    columns["best_epoch"] = [trial.best_epoch or None for trial in trials]
+    for name in ("samples", "seconds", "samples_per_s", "parameters"):
+        columns[name] = [getattr(trial, name) for trial in trials]
+    columns["gmac"] = [trial.macs / 1e9 for trial in trials]
+    columns["checkpoint"] = [trial.checkpoint and str(trial.checkpoint) for trial in trials]
+    columns["error"] = [redacted(trial.error) for trial in trials]
+    # Whole numbers, of which some may be missing.
+    return pd.DataFrame(columns).astype({"rank": "Int64", "best_epoch": "Int64"})
 
 
 def summary(outcome: SweepOutcome) -> str:
-    """How many trials there are of each status, and what they cost together."""
+    """Count trials by status, and add up what they cost."""
     statuses = [trial.status for trial in outcome.trials]
+    trials = f"{len(statuses)} trial{'' if len(statuses) == 1 else 's'}"
+    if not statuses:
+        return trials
     counts = ", ".join(
         f"{statuses.count(status)} {status}" for status in distinct(sorted(statuses))
     )
     seconds = math.fsum(t.seconds for t in outcome.trials if math.isfinite(t.seconds))
     samples = sum(trial.samples for trial in outcome.trials)
-    trials = f"{len(statuses)} trial{'' if len(statuses) == 1 else 's'}"
-    if not statuses:
-        return trials
-    return f"{trials}: {counts}; {samples:,} training samples, {duration(seconds)} of wall time added up"
+    return (
+        f"{trials}: {counts}; {samples:,} training samples, {duration(seconds)} of wall time "
+        "in total"
+    )

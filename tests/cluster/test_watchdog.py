@@ -30,7 +30,7 @@ from pipeline.training.trainer import Task, Trainer
 PATIENCE_S, AMPLE_S = 3.0, 120.0
 
 
-def advance(rank: int, *, stage: int = 3, done: int = 5, start: str = "one") -> Heartbeat:
+def beat(rank: int, *, stage: int = 3, done: int = 5, start: str = "one") -> Heartbeat:
     what = f"step {done}"
     return Heartbeat(
         start=start,

@@ -128,7 +128,7 @@ def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, data
     machine.metrics({"system/cpu_utilization_percentage": 50.0}, 1)
     assert names_left(journal, uri) == {"run": 1, "metrics": 1, "system": 1}
     delivery = JournalSync(journal.root, uri)
-    delivery.send_artifact()
+    delivery.send()
     assert delivery.sent == {"run": 1, "metrics": 1, "system": 1}
     machine.metrics({"system/cpu_utilization_percentage": 60.0}, 2)
     deliver(journal.root, uri)
@@ -455,8 +455,8 @@ def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.run.lock import alive
-with alive(Path(sys.argv[1])):
+from pipeline.run.lock import driver_lock
+with driver_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

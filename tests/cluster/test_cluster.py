@@ -1,4 +1,4 @@
-"""The whole thread on a real Ray cluster: pack, train, resume, fail, sweep, submit. One cluster for all."""
+"""End to end on one real Ray cluster: pack, train, resume, fail, sweep, submit."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def listened() -> set[tuple[str, Any]]:
 
 @pytest.fixture(scope="module")
 def trained(packed: Path, place: Path, listened: set[tuple[str, Any]]) -> str:
-    """A run of two workers, trained with the command line, its weights averaged; returns its name."""
+    """Train two workers by the command line, with averaged weights; return the run's name."""
     from jobs.train import main
 
     with watched(os.getpid()) as seen:
@@ -266,7 +266,7 @@ def test_what_an_earlier_start_of_a_run_has_reserved_is_free_again(dashboard: st
         get_or_create_autoscaling_coordinator,
     )
 
-    from pipeline.cluster.reservation import take_over
+    from pipeline.cluster.ray_private import take_over
 
     coordinator = get_or_create_autoscaling_coordinator()
 
@@ -296,7 +296,7 @@ def test_a_failing_worker_fails_the_run_and_the_command(
     for path in packed.iterdir():
         content = path.read_bytes()
         if path.name == "train-000001.tar":
-            # Past what the command itself looks at. The picture follows the tar header of 512 bytes.
+            # Beyond what the command checks. The picture follows the tar header of 512 bytes.
             content = content[:512] + bytes(64) + content[576:]
         (broken / path.name).write_bytes(content)
     with pytest.raises(SystemExit) as stopped:
@@ -320,7 +320,8 @@ def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
     # Every weight is beyond all bounds after the first step.
     [said] = [line for line in told.splitlines() if line.startswith("error: ")]
     assert re.match(
-        r"error: training run wild failed: epoch 1, step 3 of \d+, learning rate 1e\+30: the loss of ",
+        r"error: training run wild failed: epoch 1, step 3 of \d+, learning rate 1e\+30: "
+        r"the loss of ",
         said,
     )
     assert "; that is bad step 2, optim.max_bad_steps allows 1; " in said
@@ -447,7 +448,7 @@ def test_a_submitted_job_trains_streams_and_fails_as_it_should(
 ):
     import ray
 
-    # Where several clusters run on a machine, as those of other tests, Ray tells a job of any of them.
+    # With several clusters on the machine, such as those of other tests, Ray may choose any.
     here = f"RAY_ADDRESS={ray.get_runtime_context().gcs_address}"
 
     def submit(*words: str) -> subprocess.CompletedProcess[str]:

@@ -245,8 +245,8 @@ def test_a_run_leaves_no_secret_of_its_uris_and_goes_on_without(
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "mlflow.db" for path in kept)
     assert [path for path in kept if secret.encode() in path.read_bytes()] == []
-    said = capfd.readouterr()
-    assert secret not in said.out + said.err
+    output = capfd.readouterr()
+    assert secret not in output.out + output.err
 
 
 def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
@@ -302,8 +302,8 @@ def test_a_failing_worker_fails_the_run_and_the_command(
     with pytest.raises(SystemExit) as stopped:
         main(arguments(broken, place, ray__name="broken"))
     assert stopped.value.code == 1
-    assert "train-000001.tar: synthetic-" in (told := capfd.readouterr().err)
-    assert ".jpg: checksum " in told
+    assert "train-000001.tar: synthetic-" in (errors := capfd.readouterr().err)
+    assert ".jpg: checksum " in errors
     assert run_named(place, "broken").info.status == "FAILED"
 
 
@@ -316,18 +316,18 @@ def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
     with pytest.raises(SystemExit) as stopped:
         main(arguments(packed, place, ray__workers=2, ray__name="wild", **changes))
     assert stopped.value.code == 1
-    out, told = capfd.readouterr()
+    out, errors = capfd.readouterr()
     # Every weight is beyond all bounds after the first step.
-    [said] = [line for line in told.splitlines() if line.startswith("error: ")]
+    [error] = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert re.match(
         r"error: training run wild failed: epoch 1, step 3 of \d+, learning rate 1e\+30: "
         r"the loss of ",
-        said,
+        error,
     )
-    assert "; that is bad step 2, optim.max_bad_steps allows 1; " in said
-    assert " its samples: rank 0: train-0000" in said
-    assert " | rank 1: train-0000" in said
-    assert "bad_steps.py" not in out + told, "a traceback"
+    assert "; that is bad step 2, optim.max_bad_steps allows 1; " in error
+    assert " its samples: rank 0: train-0000" in error
+    assert " | rank 1: train-0000" in error
+    assert "bad_steps.py" not in out + errors, "a traceback"
     # Once, although three failures are allowed.
     assert out.count("; step left out, 1 of 1 allowed; ") == 1
     assert run_named(place, "wild").info.status == "FAILED"
@@ -362,15 +362,15 @@ def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_f
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(words)
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert ended.value.code == 1
-    assert "error: 1 of 3 trials failed" in said.err
-    assert "going on with 3 trials" in said.out
+    assert "error: 1 of 3 trials failed" in output.err
+    assert "going on with 3 trials" in output.out
     assert kinds(learns) == [*before, "register"], "a finished trial was run again"
     assert [kinds(run).count("run") for run in (learns, stays, fails)] == [1, 2, 2]
-    assert re.search(r"resuming from epoch_00\d\d", said.out)
-    assert said.out.count("learning_rate-1e30 failed and is tried again: ") == 1
-    assert "best settings:\n  python -m jobs.train" in said.out
+    assert re.search(r"resuming from epoch_00\d\d", output.out)
+    assert output.out.count("learning_rate-1e30 failed and is tried again: ") == 1
+    assert "best settings:\n  python -m jobs.train" in output.out
 
     table = pd.read_csv(place / "runs" / "three" / "trials.csv").set_index("trial")
     assert table["status"].to_dict() == {

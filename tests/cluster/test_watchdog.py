@@ -49,15 +49,15 @@ def heard(*beats: Heartbeat, **ages: float) -> dict[int, tuple[Heartbeat, float]
 
 
 def test_the_rank_that_has_come_less_far_is_the_one_that_is_stuck():
-    said = stuck(heard(beat(0), beat(1, done=4), beat(2)), 3, silent_s=60)
-    assert said == {1: "rank 1 (host h, pid 71) is behind the others, still for 9 s since step 4"}
+    found = stuck(heard(beat(0), beat(1, done=4), beat(2)), 3, silent_s=60)
+    assert found == {1: "rank 1 (host h, pid 71) is behind the others, still for 9 s since step 4"}
     # An earlier stage is less far, however much was done in it.
     assert list(stuck(heard(beat(0, stage=2, done=9), beat(1)), 2, silent_s=60)) == [0]
 
 
 def test_a_rank_that_says_nothing_is_the_one_that_is_stuck_wherever_it_stood():
-    said = stuck(heard(beat(0, done=4), beat(1), rank_1=61.0), 2, silent_s=60)
-    assert said == {1: "rank 1 (host h, pid 71) has had no heartbeat for 61 s, since step 5"}
+    found = stuck(heard(beat(0, done=4), beat(1), rank_1=61.0), 2, silent_s=60)
+    assert found == {1: "rank 1 (host h, pid 71) has had no heartbeat for 61 s, since step 5"}
 
 
 def test_nobody_stands_out_where_all_have_come_as_far():
@@ -152,9 +152,9 @@ def train_all(_: int, folder: Path, task: Task, trouble: Callable[[], None]) -> 
     fork = torch.multiprocessing.get_context("fork")
     statuses = []
     for number, happens in enumerate((trouble, None)):
-        told = (folder / f"attempt-{number}", task, happens)
+        arguments = (folder / f"attempt-{number}", task, happens)
         ranks = [
-            fork.Process(target=train_rank, args=(rank, *told))
+            fork.Process(target=train_rank, args=(rank, *arguments))
             for rank in range(task.settings["ray.workers"])
         ]
         for rank in ranks:
@@ -188,8 +188,8 @@ def reports(folder: Path) -> dict[str, str]:
 
 def resumed_from(folder: Path) -> str:
     """The checkpoint that the second attempt resumed from."""
-    said = (folder / "attempt-1-0-1").read_text()
-    return said.partition("resuming from ")[2].partition(",")[0]
+    output = (folder / "attempt-1-0-1").read_text()
+    return output.partition("resuming from ")[2].partition(",")[0]
 
 
 def check_ended(folder: Path) -> None:

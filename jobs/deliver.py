@@ -53,7 +53,7 @@ def deliver(run: Path, uri: str) -> Backlog:
     except AwayError as error:
         reason = str(error)
     say(f"{run}: sent {counted(delivery.sent)} to {redacted(uri)}")
-    return delivery.left(reason)
+    return delivery.backlog(reason)
 
 
 def uri_of(run: Path, given: str) -> str:

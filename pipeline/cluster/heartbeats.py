@@ -1,4 +1,4 @@
-"""What the ranks of a run know of one another when nothing moves: a small file of each, on the disk that all see."""
+"""Heartbeats of a run's ranks: one small file each, on the disk that all of them see."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _FOLDER = "heartbeats"
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
-    """Where a rank stands, as it says itself: `stage` and `done` are its marker's, `still_s` is without progress since."""
+    """A rank's progress by its marker: `stage`, `done`, `what`, unchanged for `still_s` seconds."""
 
     start: str
     rank: int
@@ -28,13 +28,13 @@ class Heartbeat:
 
 
 def last_heard(folder: Path, rank: int) -> Heartbeat | None:
-    """What a rank has said last in the run's folder, unless it has ended in order."""
+    """Return a rank's last heartbeat in the run's folder; None if the rank ended normally."""
     found = _read(_path(folder, rank))
     return found and found[0]
 
 
 class Heartbeats:
-    """The files of one start of a run, by which its ranks tell it from others; those of other starts don't count."""
+    """The heartbeat files of one start of a run. Those of other starts are ignored."""
 
     def __init__(self, folder: Path, start: str) -> None:
         self._folder, self._start = folder, start
@@ -48,15 +48,15 @@ class Heartbeats:
         aside.rename(path)
 
     def read(self, rank: int, workers: int) -> dict[int, tuple[Heartbeat, float]]:
-        """Heartbeats of all ranks that are heard of, each with the seconds that it is older than `rank`'s.
+        """Return the heartbeats by rank, each with its age in seconds relative to `rank`'s.
 
-        Ages are between the files' times, so that hosts need not agree on the time.
+        Ages are differences of file times, so hosts need not agree on the time.
         """
         found = {}
         for other in range(workers):
-            heard = _read(_path(self._folder, other))
-            if heard and heard[0].start == self._start:
-                found[other] = heard
+            entry = _read(_path(self._folder, other))
+            if entry and entry[0].start == self._start:
+                found[other] = entry
         newest = found[rank][1] if rank in found else 0.0
         return {other: (beat, newest - time) for other, (beat, time) in found.items()}
 
@@ -64,14 +64,14 @@ class Heartbeats:
         """Remove a rank's heartbeat, and the folder with the last one."""
         path = _path(self._folder, rank)
         path.unlink(missing_ok=True)
-        # Others are still there, or have removed it.
+        # Other ranks still have files there, or have removed the folder.
         with suppress(OSError):
             path.parent.rmdir()
 
 
 def _read(path: Path) -> tuple[Heartbeat, float] | None:
-    """A heartbeat with its file's time; none if it can't be read, is cut off, or of another version's making."""
-    # Whoever asks is about a failure already, and then knows less of one rank.
+    """Read a heartbeat with its file's time; None if missing, cut off or of another version."""
+    # The callers report a failure: without the file they only know less about one rank.
     with suppress(OSError, ValueError, TypeError):
         return Heartbeat(**json.loads(path.read_text())), path.stat().st_mtime
     return None
@@ -84,29 +84,27 @@ def _path(folder: Path, rank: int) -> Path:
 def stuck(
     beats: Mapping[int, tuple[Heartbeat, float]], workers: int, silent_s: float
 ) -> dict[int, str]:
-    """The ranks that the others wait for, each with what is wrong with it; none where nobody stands out.
+    """Return the ranks that the others wait for, each with a sentence on it; empty if none differs.
 
-    A rank that says nothing for `silent_s` is stopped as a whole; where all
-    speak, those that have come less far than others are stuck.
+    A rank without a heartbeat for `silent_s` seconds is a stopped process. If all have heartbeats,
+    the ranks that are behind the others are stuck.
     """
     silent = {
-        rank: f"{beat} has said nothing for {age:.0f} s, since {beat.what}"
+        rank: f"{beat} has had no heartbeat for {age:.0f} s, since {beat.what}"
         for rank, (beat, age) in beats.items()
         if age > silent_s
     }
-    # Past the first stage all have been there, and who is missing has ended.
+    # All ranks have reached the first stage before any is in a later one: a rank that is missing
+    # then has ended.
     if not any(beat.stage for beat, _ in beats.values()):
-        silent |= {
-            rank: f"rank {rank} has not been heard of"
-            for rank in range(workers)
-            if rank not in beats
-        }
+        absent = set(range(workers)) - set(beats)
+        silent |= {rank: f"rank {rank} has had no heartbeat yet" for rank in sorted(absent)}
     if silent or not beats:
         return silent
-    places = {rank: (beat.stage, beat.done) for rank, (beat, _) in beats.items()}
-    lowest = min(places.values())
+    progress = {rank: (beat.stage, beat.done) for rank, (beat, _) in beats.items()}
+    lowest = min(progress.values())
     return {
-        rank: f"{beats[rank][0]} is behind the others, still for {beats[rank][0].still_s:.0f} s since {beats[rank][0].what}"
-        for rank, place in places.items()
-        if place == lowest != max(places.values())
+        rank: f"{beat} is behind the others, still for {beat.still_s:.0f} s since {beat.what}"
+        for rank, (beat, _) in beats.items()
+        if progress[rank] == lowest != max(progress.values())
     }

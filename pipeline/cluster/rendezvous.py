@@ -1,4 +1,4 @@
-"""How the ranks find each other: on one machine over loopback alone, else at the addresses by which Ray knows their nodes."""
+"""How the ranks find each other: over loopback on one machine, else at their nodes' addresses."""
 
 import os
 import socket
@@ -9,96 +9,73 @@ from uuid import uuid4
 import ray
 import torch.distributed as dist
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from pipeline.cluster.ray_private import LOOPBACK, TorchBackend
 from pipeline.run.system_metrics import interface_of
 
-_LOOPBACK = "127.0.0.1"
-# Rank 0's, between its opening and the ranks' meeting.
+# Rank 0's store, until the ranks have joined.
 _opened: list[TCPStore] = []
 
 
 def name_of_start() -> str:
-    """What the ranks of this start have in common, and share with no other start."""
+    """Return a name that the ranks of this start share, and no other start has."""
     if dist.is_initialized():
         return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     return uuid4().hex
 
 
-def torch_config(timeout_s: int) -> TorchConfig:
-    """What connects the ranks, which wait for one another up to `timeout_s` seconds.
+class RendezvousConfig(TorchConfig):
+    """Ray Train's configuration of the process group, with the rendezvous below."""
 
-    On a cluster that knows its machine as 127.0.0.1 alone nothing listens elsewhere.
+    @property
+    def backend_cls(self) -> type[TorchBackend]:
+        """The class that connects the ranks."""
+        return _Rendezvous
+
+
+class _Rendezvous(TorchBackend):
+    """Ray Train's backend, with control over the addresses that the ranks listen on.
+
+    A single rank gets no process group.
     """
-    is_alone = ray.util.get_node_ip_address() == _LOOPBACK
-    return (LoopbackConfig if is_alone else NetworkConfig)(timeout_s=timeout_s)
-
-
-class NetworkConfig(TorchConfig):
-    """As Ray Train's own, for ranks that may be on several machines."""
-
-    @property
-    def backend_cls(self) -> type[_TorchBackend]:
-        """Who connects them."""
-        return _NetworkBackend
-
-
-class _NetworkBackend(_TorchBackend):
-    """Ray Train's own, once every rank's Gloo knows where to listen; a rank that is alone meets nobody."""
-
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        if len(worker_group) == 1:
-            return
-        worker_group.execute(_listen_where_ray_does)
-        super().on_start(worker_group, backend_config)
-
-
-def _listen_where_ray_does() -> None:
-    # Gloo would listen where the host's name points to: on Debian and Ubuntu that is
-    # 127.0.1.1, which on another machine is that machine itself. NCCL passes over loopback.
-    interface = interface_of(ray.util.get_node_ip_address())
-    if interface:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-
-
-class LoopbackConfig(TorchConfig):
-    """As Ray Train's own, for ranks that are all on this machine."""
-
-    @property
-    def backend_cls(self) -> type[_TorchBackend]:
-        """Who connects them."""
-        return _LoopbackBackend
-
-
-class _LoopbackBackend(_TorchBackend):
-    """Ray Train's own but for the meeting of the ranks; one that is alone meets nobody."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         workers, timeout_s = len(worker_group), backend_config.timeout_s
         if workers == 1:
             return
+        # This is Ray Train's controller, on the driver's node.
+        if ray.util.get_node_ip_address() != LOOPBACK:
+            worker_group.execute(_listen_where_ray_does)
+            super().on_start(worker_group, backend_config)
+            return
         has_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-        backend = "nccl" if has_gpu else "gloo"
         port = worker_group.execute_single(0, _open_store, timeout_s)
+        common = "nccl" if has_gpu else "gloo", port, workers, timeout_s
         ray.get(
             [
-                worker_group.execute_single_async(
-                    rank, _join, backend, port, rank, workers, timeout_s
-                )
+                worker_group.execute_single_async(rank, _join, rank, *common)
                 for rank in range(workers)
             ]
         )
 
 
+def _listen_where_ray_does() -> None:
+    # Gloo would listen on the address of the host's name: on Debian and Ubuntu that is 127.0.1.1,
+    # which other machines can't reach. NCCL ignores loopback by itself.
+    interface = interface_of(ray.util.get_node_ip_address())
+    if interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+
+
 def _open_store(timeout_s: int) -> int:
     """Open the store in rank 0's process; return its port."""
-    listening = socket.create_server((_LOOPBACK, 0))
+    listening = socket.create_server((LOOPBACK, 0))
     port = int(listening.getsockname()[1])
-    # By itself it would listen on all interfaces.
+    # Without a socket that is bound already it would listen on all interfaces.
     _opened.append(
         TCPStore(
-            _LOOPBACK,
+            LOOPBACK,
             port,
             is_master=True,
             timeout=timedelta(seconds=timeout_s),
@@ -109,11 +86,12 @@ def _open_store(timeout_s: int) -> int:
     return port
 
 
-def _join(backend: str, port: int, rank: int, workers: int, timeout_s: int) -> None:
-    # As Ray Train's own does.
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = _LOOPBACK, str(port)
+def _join(rank: int, backend: str, port: int, workers: int, timeout_s: int) -> None:
+    # Ray Train's backend sets these too.
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = LOOPBACK, str(port)
     timeout = timedelta(seconds=timeout_s)
-    store = (
-        _opened.pop() if rank == 0 else TCPStore(_LOOPBACK, port, is_master=False, timeout=timeout)
-    )
+    if rank == 0:
+        store = _opened.pop()
+    else:
+        store = TCPStore(LOOPBACK, port, is_master=False, timeout=timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=workers, timeout=timeout)

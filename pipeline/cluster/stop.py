@@ -1,4 +1,4 @@
-"""SIGTERM to a run's driver: the workers are asked to write a checkpoint and stop."""
+"""SIGTERM to a run's driver: the workers write a checkpoint and stop."""
 
 import signal
 import threading
@@ -12,30 +12,30 @@ from pipeline.run.layout import STOP_NAME
 
 
 class Stop:
-    """Whether a run has been asked to stop; asks its workers through a file in its folder."""
+    """The request to stop a run: a file in its folder, which its workers look for."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / STOP_NAME
 
     @property
     def is_asked(self) -> bool:
-        """Whether anyone has asked."""
+        """Whether the run has been asked to stop."""
         return self._file.exists()
 
     def ask(self) -> None:
-        """Ask the workers; they stop after the step under way, or after the epoch's evaluation."""
+        """Ask the workers to stop after the current step, or after the epoch's evaluation."""
         self._file.touch()
 
     def forget(self) -> None:
-        """Take back what was asked, also of an earlier start of the run."""
+        """Withdraw the request, also that of an earlier start of the run."""
         self._file.unlink(missing_ok=True)
 
 
 @contextmanager
 def stopping(folder: Path) -> Iterator[Stop]:
-    """Have a first SIGTERM stop the run in `folder` in good order; a second one ends the process as it would have.
+    """Make the first SIGTERM stop the run in `folder`; a second one has its former effect.
 
-    Elsewhere than in the main thread signals can't be received; there only the file asks.
+    Only the main thread can receive signals. In other threads only the file stops the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = Stop(folder)
@@ -43,13 +43,13 @@ def stopping(folder: Path) -> Iterator[Stop]:
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
 
-    def asked(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, before)
-        say("SIGTERM: stopping after a checkpoint; a second SIGTERM ends at once")
+        say("SIGTERM: stopping after a checkpoint; a second SIGTERM ends the process at once")
         stop.ask()
 
     if is_main:
-        signal.signal(signal.SIGTERM, asked)
+        signal.signal(signal.SIGTERM, on_signal)
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""Notices that a rank makes no progress any more, says where it is stuck, and ends it, so that it is started again."""
+"""Detects that a rank hangs, reports where, and ends its process so that Ray restarts it."""
 
 import faulthandler
 import os
@@ -16,24 +16,24 @@ from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
 from pipeline.io.console import say
 from pipeline.training.probes import Mark, ProgressMarker
 
-# What a rank ends with that has hung: "temporary failure, try again".
+# Exit status of a rank that hung: "temporary failure, try again".
 STATUS = os.EX_TEMPFAIL
-# Reports of hangs, in a run's folder.
+# Folder of the reports, in a run's folder.
 HANGS = "hangs"
-# Looked at so many times within the time that a hang takes to be one, and at least every few seconds.
-_LOOKS, _LOOK_EVERY_S = 10, 10.0
-# A rank that only waits for another one ends later, so that the one that is stuck is the first.
+# Checks of the marker within the patience; the longest time between two.
+_CHECKS, _CHECK_EVERY_S = 10, 10.0
+# A rank that only waits for another is ended later, so that the stuck one is the first.
 _WAITING = 1.25
 _STANDARD_ERROR = 2
 
 
 class Watchdog:
-    """Watches the marker of one rank from a thread of its own while the context lasts.
+    """A thread that watches the progress marker of one rank while the context lasts.
 
-    Without progress for `patience_s` it says who is stuck, with the stacks of
-    all threads, and keeps that in the run's folder too. A tenth of that later, or of a quarter more if the rank only
-    waits for another, it ends the process. `start` must be the
-    same on all ranks of one start of the run, and another for the next.
+    Without progress for `patience_s` it names the stuck ranks and writes the stacks of all threads,
+    also to a file in the run's folder. It ends the process at about 1.1 x `patience_s`, or 1.35 x
+    if the rank only waits for another; 0 disables it. `start` is the same on all ranks of one start
+    of the run, and differs between starts.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Watchdog:
         self._watched = threading.current_thread()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        # The mark that the rank is known to be stuck at, and how long it may be.
+        # The mark that the rank is stuck at, and the seconds after which it is ended.
         self._noticed: tuple[Mark, float] | None = None
         self._is_mute = False
 
@@ -67,22 +67,22 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        every_s = min(_LOOK_EVERY_S, self._patience_s / _LOOKS)
+        every_s = min(_CHECK_EVERY_S, self._patience_s / _CHECKS)
         while True:
-            # Should this thread itself be held up, by the disk or by code that doesn't let go of
-            # Python's lock, this needs neither.
+            # This works even if the thread itself is blocked, by the disk or by code that holds
+            # Python's lock.
             faulthandler.dump_traceback_later(self._patience_s, exit=True, file=_STANDARD_ERROR)
             mark = self._marker.last
             still_s = time.monotonic() - mark.at
-            self._tell(mark, still_s)
+            self._publish(mark, still_s)
             if still_s >= self._patience_s:
                 self._judge(mark, still_s)
             if self._over.wait(every_s):
                 self._heartbeats.remove(self._rank)
                 return
 
-    def _tell(self, mark: Mark, still_s: float) -> None:
-        """Tell the other ranks; that it can't be told is said once, and does not keep this one from being watched."""
+    def _publish(self, mark: Mark, still_s: float) -> None:
+        """Write the heartbeat. An error is printed once, and does not stop the watchdog."""
         beat = Heartbeat(
             start=self._start,
             rank=self._rank,
@@ -97,13 +97,11 @@ class Watchdog:
             self._heartbeats.write(beat)
         except OSError as error:
             if not self._is_mute:
-                say(
-                    f"rank {self._rank}: no heartbeat, a hang could not be told from others: {error}"
-                )
+                say(f"rank {self._rank}: can't write its heartbeat for the other ranks: {error}")
             self._is_mute = True
 
     def _judge(self, mark: Mark, still_s: float) -> None:
-        """Speak at the first look at which a rank is stuck; at a later one end it."""
+        """Report at the first check at which the rank is stuck; end it at a later one."""
         if self._noticed is None or self._noticed[0] is not mark:
             beats = self._heartbeats.read(self._rank, self._workers)
             others = stuck(beats, self._workers, self._patience_s / 2)
@@ -111,23 +109,22 @@ class Watchdog:
             self._noticed = mark, self._patience_s * (_WAITING if is_waiting else 1.0)
             self._report(mark, still_s, others, is_waiting)
         elif still_s >= self._noticed[1]:
-            say(f"rank {self._rank}: ended with status {STATUS}, to be started again")
+            say(f"rank {self._rank}: exits with status {STATUS}, to be restarted")
             sys.stdout.flush()
             os._exit(STATUS)
 
     def _report(
         self, mark: Mark, still_s: float, others: Mapping[int, str], is_waiting: bool
     ) -> None:
-        """Say that this rank is stuck, and where; of one that only waits the stacks go to its file alone."""
-        who = (
-            f"rank {self._rank} of {self._workers} (host {socket.gethostname()}, pid {os.getpid()})"
-        )
-        lines = [f"HANG: {who} has made no progress for {still_s:.0f} s, since {mark.what}"]
+        """Report that this rank is stuck; if it only waits, its stacks go to the file alone."""
+        name = f"rank {self._rank} of {self._workers}"
+        name += f" (host {socket.gethostname()}, pid {os.getpid()})"
+        lines = [f"HANG: {name} has made no progress for {still_s:.0f} s, since {mark.what}"]
         lines += [f"  {sentence}" for rank, sentence in others.items() if rank != self._rank]
         if self._rank in others:
             lines.append("  the other ranks wait for this one")
         if is_waiting:
-            lines.append("  so this one only waits")
+            lines.append("  this rank only waits")
         stacks = self._stacks()
         path = self._folder / HANGS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-rank_{self._rank:05d}.txt"
         say("\n".join([*lines, f"  stacks: {path}"] if is_waiting else [*lines, *stacks]))
@@ -135,10 +132,10 @@ class Watchdog:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join([*lines, *stacks]) + "\n")
         except OSError as error:
-            say(f"rank {self._rank}: {path}: not written: {error}")
+            say(f"rank {self._rank}: can't write {path}: {error}")
 
     def _stacks(self) -> list[str]:
-        """Stacks of all threads but the watchdog's, that of the one that is watched first."""
+        """Return the stacks of all threads but this one, that of the watched thread first."""
         frames = sys._current_frames()
         threads = [thread for thread in threading.enumerate() if thread is not self._thread]
         threads.sort(key=lambda thread: thread is not self._watched)

@@ -1,4 +1,4 @@
-"""MLflow's client, and its errors as ours."""
+"""MLflow's client, and its errors as AwayError and RefusedError."""
 
 import fcntl
 import hashlib
@@ -17,14 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.io.redaction import redacted
 
-# What MLflow calls a request that is wrong in itself; all else may be its state at the moment.
+# MLflow's codes of requests that are wrong in themselves. Other errors may be temporary.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
-# HTTP's errors of the sender that may pass: no or other rights, timeouts, too many requests.
-_PASSING = (401, 403, 407, 408, 425, 429)
+# HTTP errors of the client that may be temporary: missing rights, timeouts, too many requests.
+_TEMPORARY = (401, 403, 407, 408, 425, 429)
 
 
 class AwayError(ValueError):
-    """MLflow did not answer, or could not do it now."""
+    """MLflow did not answer, or can't do it now."""
 
 
 class RefusedError(ValueError):
@@ -32,29 +32,29 @@ class RefusedError(ValueError):
 
 
 class DoubtfulError(RefusedError):
-    """MLflow answered as it does to a wrong request, but also when its database has no connection left."""
+    """A refusal that MLflow also gives when its database has no connection left."""
 
 
 def is_server(uri: str) -> bool:
-    """Whether a URI is a server's, rather than a database's."""
+    """Whether a URI belongs to a server, not to a database."""
     return uri.startswith(("http:", "https:"))
 
 
 def reach(uri: str, within_s: float) -> None:
-    """Raise AwayError unless a server at `uri` answers within so many seconds; a database is not asked."""
+    """Raise AwayError unless a server at `uri` answers within `within_s` s; skip databases."""
     if not is_server(uri):
         return
     answers: queue.SimpleQueue[ValueError | None] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
-            with errors(uri):
-                client_of(uri).search_experiments(max_results=1)
+            with mlflow_client(uri) as client:
+                client.search_experiments(max_results=1)
             answers.put(None)
         except ValueError as error:
             answers.put(error)
 
-    # Looking up a name, connecting and answering have time limits one after another, the first none.
+    # Name lookup, connection and answer have separate time limits, and the lookup has none.
     threading.Thread(target=ask, daemon=True).start()
     try:
         error = answers.get(timeout=within_s)
@@ -65,64 +65,62 @@ def reach(uri: str, within_s: float) -> None:
 
 
 def ui_command(uri: str) -> str:
-    """How a person opens the MLflow UI on what is recorded at `uri`; a password is theirs to fill in."""
+    """Return the command that opens the MLflow UI at `uri`, with `***` for passwords."""
     uri = redacted(uri)
     if is_server(uri):
         return f"open {uri}"
-    # With job execution, which none of this needs, the server starts seven more processes.
+    # With job execution, which is not needed here, the server starts seven more processes.
     return (
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
         f"--backend-store-uri {uri} --host 127.0.0.1 --port 5000 --workers 1"
     )
 
 
-def client_of(uri: str) -> MlflowClient:
-    """A client of the server or database at `uri`, which keeps to itself what it does."""
-    # Creating a database narrates every migration otherwise, and saving a model its steps.
+@contextmanager
+def mlflow_client(uri: str) -> Iterator[MlflowClient]:
+    """Yield a quiet client of the server or database at `uri`.
+
+    Errors of MLflow and its database are raised as AwayError or RefusedError.
+    """
+    # They log every migration of a new database, and every step of saving a model.
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    return MlflowClient(uri)
-
-
-@contextmanager
-def errors(uri: str) -> Iterator[None]:
-    """Raise what MLflow and its database raise as AwayError or RefusedError."""
     try:
-        yield
+        yield MlflowClient(uri)
     except MlflowException as error:
         kind = RefusedError if error.error_code in _REFUSALS else AwayError
-        raise (DoubtfulError if error.error_code == "BAD_REQUEST" else kind)(
-            message(uri, error)
-        ) from None  # whoever prints a chain of errors would print the URI that is in it
+        if error.error_code == "BAD_REQUEST":
+            kind = DoubtfulError
+        raise kind(message(uri, error)) from None  # a chain of errors would show the whole URI
     except SQLAlchemyError as error:
         raise AwayError(message(uri, error)) from None
 
 
 @contextmanager
-def artifact_errors(uri: str) -> Iterator[None]:
-    """As `errors`, for files, which a server may send anywhere: to stores whose libraries have errors of their own."""
+def artifact_client(uri: str) -> Iterator[MlflowClient]:
+    """Act as `mlflow_client`, also on errors of the libraries by which artifacts are sent."""
     try:
-        with errors(uri):
-            yield
+        with mlflow_client(uri) as client:
+            yield client
     except (AwayError, RefusedError):
         raise
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
-        is_refused = isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
+        is_refused = isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY
         kind = RefusedError if is_refused else AwayError
         raise kind(message(uri, f"{type(error).__name__}: {error}")) from None
 
 
 def message(uri: str, reason: object) -> str:
-    """What went wrong at a URI, without secrets."""
+    """Format an error message about a URI, without secrets."""
     return redacted(f"tracking.uri={uri!r}: MLflow: {reason}")
 
 
 @contextmanager
 def machine_lock(task: str) -> Iterator[None]:
-    """Hold other processes of this machine off the same task: MLflow lets two runs have one name.
+    """Keep other processes of this machine from the same task: in MLflow two runs may share a name.
 
-    The trials of a sweep, whose drivers share a machine, all look for its run.
+    All trials of a sweep look for the sweep's run, and their drivers share a machine.
     """
     digest = hashlib.sha256(task.encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"hourglass-{os.getuid()}-{digest}.lock"

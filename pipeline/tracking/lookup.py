@@ -1,4 +1,4 @@
-"""Finds the run or model that a person means: a folder, a name, a run or registered model of MLflow's."""
+"""Finds the run or model that a user names: a folder, a name, or one in MLflow."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +10,17 @@ from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, best, checkpoints
 from pipeline.run.metadata import METADATA_NAME, read_metadata
 from pipeline.run.plan import tracking_uri
 
-# How MLflow names what its registry has.
+# Prefix of URIs in MLflow's registry.
 REGISTERED = "models:/"
-# Seconds in which a server has to answer.
+# Seconds within which a server has to answer.
 _REACH_S = 8.0
 
 
 def find_local(run: str, storage: Path) -> Path | None:
-    """The checkpoint that `run` means, if it is of this machine.
+    """Return the local checkpoint that `run` names, or None.
 
-    A checkpoint's folder means itself; a run's folder, and the name of one in
-    `storage`, its best. Raises ValueError if that run has none.
+    `run` is a checkpoint's folder, a run's folder, or the name of a run in `storage`. A run means
+    its best checkpoint. Raises ValueError if it has none.
     """
     for folder in (Path(run), storage / run):
         if (folder / METADATA_NAME).exists():
@@ -31,7 +31,7 @@ def find_local(run: str, storage: Path) -> Path | None:
 
 
 def _best(folder: Path) -> Path:
-    """A run's best checkpoint by its headline."""
+    """Return a run's best checkpoint by its primary metric."""
     kept = checkpoints(folder)
     if not kept:
         raise ValueError(f"{folder}: holds no checkpoint, expected the folder of a run or of one")
@@ -44,11 +44,11 @@ def _best(folder: Path) -> Path:
 
 
 def find_checkpoint(model: str, storage: Path, uri: str, into: Path) -> Path:
-    """The checkpoint that a person means by `model`: see `find_local`; a version of a registered model; or a run of MLflow's.
+    """Return the checkpoint that `model` names: local, a registered model's, or an MLflow run's.
 
-    `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow, and
-    runs too where `uri` is given; what is found is downloaded to `into`. Raises
-    ValueError if there is none; AwayError or RefusedError.
+    `find_local` comes first. `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in
+    MLflow, and so are runs if `uri` is given; they are downloaded to `into`. Raises ValueError if
+    there is none, AwayError or RefusedError.
     """
     from pipeline.tracking.registry import download_model
 
@@ -62,47 +62,47 @@ def find_checkpoint(model: str, storage: Path, uri: str, into: Path) -> Path:
     if checkpoint is None:
         raise ValueError(
             f"MODEL={model!r}: no such folder, and none of this name in {storage}; expected a "
-            f"checkpoint, a run, or {REGISTERED}NAME@ALIAS; if MLflow has the run, give --tracking.uri"
+            f"checkpoint, a run, or {REGISTERED}NAME@ALIAS; if MLflow has the run, give "
+            "--tracking.uri"
         )
     return checkpoint
 
 
 def fetch(run: str, uri: str, into: Path) -> Path:
-    """Download what a run of MLflow's is compared by, and return the folder that it lies in.
+    """Download an MLflow run's files for a comparison; return their folder.
 
-    `run` is an id or a name. Raises ValueError if there is none, or several of
-    the name; AwayError or RefusedError.
+    `run` is an id or a name. Raises ValueError if no run or several match, AwayError or
+    RefusedError.
     """
     return _download(run, uri, into, lambda names: [METADATA_NAME, PEOPLE_NAME])
 
 
 def fetch_checkpoint(run: str, uri: str, into: Path) -> Path:
-    """As `fetch`, what prediction needs of the run's best checkpoint."""
+    """Act as `fetch`, with the files of the best checkpoint that prediction needs."""
     return _download(
         run, uri, into, lambda names: [name for name in names if name != OPTIMIZER_NAME]
     )
 
 
-def _download(run: str, uri: str, into: Path, chosen: Callable[[list[str]], list[str]]) -> Path:
-    from pipeline.tracking.runs import download, find_runs, list_files
+def _download(run: str, uri: str, into: Path, choose: Callable[[list[str]], list[str]]) -> Path:
+    from pipeline.tracking.artifacts import download, list_files
+    from pipeline.tracking.runs import find_runs
 
     _reach(uri)
-    found = find_runs(uri, run)
-    if len(found) != 1:
-        ids = ", ".join(sorted(one.run_id for one in found))
-        known = f"{len(found)} runs are called {run!r}: {ids}" if found else f"no run is {run!r}"
+    runs = find_runs(uri, run)
+    if len(runs) != 1:
+        ids = ", ".join(sorted(found.run_id for found in runs))
+        known = f"{len(runs)} runs are called {run!r}: {ids}" if runs else f"no run is {run!r}"
         raise ValueError(f"tracking.uri={uri!r}: {known}; expected the id or the name of one")
-    folder = into / found[0].run_id
+    folder = into / runs[0].run_id
     folder.mkdir()
-    fetched = [
-        download(found[0], f"{BEST_CHECKPOINT}/{name}", folder)
-        for name in chosen(list_files(found[0], BEST_CHECKPOINT))
-    ]
-    return fetched[0].parent
+    names = choose(list_files(runs[0], BEST_CHECKPOINT))
+    paths = [download(runs[0], f"{BEST_CHECKPOINT}/{name}", folder) for name in names]
+    return paths[0].parent
 
 
 def _reach(uri: str) -> None:
-    """Raise ValueError if a database that whoever asks would make is not there; AwayError if no server answers."""
+    """Raise ValueError if a database is missing, AwayError if a server does not answer."""
     from pipeline.tracking.client import reach
 
     scheme, _, path = uri.partition(":///")
@@ -112,7 +112,10 @@ def _reach(uri: str) -> None:
 
 
 def compared_run(name: str, checkpoint: Path) -> ComparedRun:
-    """Read a checkpoint to compare. Raises ValueError if it is damaged or lacks people.npz."""
+    """Read a checkpoint for a comparison.
+
+    Raises ValueError if a file of it is damaged, or its results per person are missing.
+    """
     metadata, people = read_metadata(checkpoint), checkpoint / PEOPLE_NAME
     check_file(checkpoint, PEOPLE_NAME)
     if not people.exists():

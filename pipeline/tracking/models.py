@@ -1,12 +1,12 @@
-"""Checkpoints as MLflow's logged models, each of which `mlflow.pyfunc.load_model` loads: kept, found again by name, removed."""
+"""Checkpoints as MLflow's logged models, which `mlflow.pyfunc.load_model` loads."""
 
-import ast
 import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import packages_distributions, version
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,11 @@ from pipeline.pose.joint_sets import JointSet
 from pipeline.run.checkpoint import OPTIMIZER_NAME
 from pipeline.run.metadata import read_metadata
 from pipeline.settings.packing import CropSettings
-from pipeline.tracking.client import artifact_errors, client_of, machine_lock
+from pipeline.tracking.client import artifact_client, machine_lock
 from pipeline.tracking.runs import Point, Run
 
 _LOADER = "pipeline.inference.pyfunc"
-# The checkpoint's folder beside a model's description; MLflow puts what is given as data below `data`.
+# The checkpoint's folder in a model. MLflow puts a model's data below `data`.
 CHECKPOINT = "checkpoint"
 DATA = f"data/{CHECKPOINT}"
 _ROOT = Path(__file__).parents[2]
@@ -36,21 +36,19 @@ _PACKAGE = "pipeline"
 
 
 with warnings.catch_warnings():
-    # Of MLflow's own types.
+    # MLflow warns of its own types.
     warnings.filterwarnings("ignore", ".*Any type hint")
     import mlflow.pyfunc
 
 
 def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) -> None:
-    """Keep a checkpoint as a logged model of the run, by its folder's name, with the metrics `points`.
+    """Keep a checkpoint as a logged model of the run, with its folder's name and metrics `points`.
 
-    It holds what prediction needs: weights, record, code, signature and an
-    example; not what training needs to go on. What MLflow has already is not
-    there twice afterwards. Raises AwayError or RefusedError.
+    The model has what prediction needs: weights, metadata, code, signature and an example. It lacks
+    the optimizer's state. Idempotent. Raises AwayError or RefusedError.
     """
     name = checkpoint.name
-    with artifact_errors(run.uri), machine_lock(f"{run.uri} {run.run_id} {name}"):
-        client = client_of(run.uri)
+    with artifact_client(run.uri) as client, machine_lock(f"{run.uri} {run.run_id} {name}"):
         model = find_model(client, run, name) or client.create_logged_model(
             run.experiment_id, name, run.run_id, model_type="checkpoint"
         )
@@ -60,9 +58,9 @@ def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) ->
                 client.log_model_artifacts(model.model_id, str(Path(place) / "model"))
             client.finalize_logged_model(model.model_id, "READY")
         outputs = client.get_run(run.run_id).outputs
-        if model.model_id not in [o.model_id for o in (outputs.model_outputs if outputs else [])]:
+        if not outputs or model.model_id not in {o.model_id for o in outputs.model_outputs}:
             client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step)])
-        # Rows of the run, which it has already, that are now the model's too.
+        # The run has these rows. Now they also belong to the model.
         metrics = [
             Metric(p.name, p.value, p.time_ms, p.step, model_id=model.model_id, run_id=run.run_id)
             for p in points
@@ -71,21 +69,22 @@ def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) ->
 
 
 def forget_model(run: Run, name: str) -> None:
-    """Remove a logged model of the run and its files, if there is one of that name. Raises AwayError or RefusedError."""
-    with artifact_errors(run.uri), machine_lock(f"{run.uri} {run.run_id} {name}"):
-        client = client_of(run.uri)
+    """Remove a logged model of the run and its files, if the run has one of that name.
+
+    Raises AwayError or RefusedError.
+    """
+    with artifact_client(run.uri) as client, machine_lock(f"{run.uri} {run.run_id} {name}"):
         model = find_model(client, run, name)
         if model is not None:
-            # MLflow only hides what it deletes: the files would stay until its `gc`. They go first,
-            # since they could not be found again without the model.
-            get_artifact_repository(
-                model.artifact_location, tracking_uri=run.uri
-            ).delete_artifacts()
+            # MLflow only hides a deleted model: its files would stay until `mlflow gc`. They go
+            # first, since they could not be found without the model.
+            store = get_artifact_repository(model.artifact_location, tracking_uri=run.uri)
+            store.delete_artifacts()
             client.delete_logged_model(model.model_id)
 
 
 def find_model(client: MlflowClient, run: Run, name: str) -> LoggedModel | None:
-    """The run's logged model of a name, unless it was removed."""
+    """Return the run's logged model of a name, unless it was removed."""
     condition = f"name = '{name}' AND source_run_id = '{run.run_id}'"
     found = client.search_logged_models([run.experiment_id], condition, max_results=1)
     return found[0] if found else None
@@ -120,57 +119,29 @@ def _signature(joint_set: JointSet) -> ModelSignature:
 
 
 def example() -> pd.DataFrame:
-    """A table for `ServedModel.predict` with one image, which its person fills."""
+    """Return a table for `ServedModel.predict` with one image, which its person fills."""
     image, people = render_scene(seed=0, index=0)
     crop = cut_crop(np.asarray(image), people[0], CropSettings(margin=1.0))
     return pd.DataFrame({IMAGE: [crop.jpeg]})
 
 
 def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
-    """Copy `module`, and all of the package that it imports, into a folder.
+    """Copy `module`, and the modules of the package that it needs, into a folder.
 
-    Returns the package's folder there, and the installed versions of the
-    outside libraries that it imports, as pip takes them.
+    Returns the package's folder there, and pip's requirements: the outside libraries that the
+    modules import, with the installed versions.
     """
-    files, outside = _needed(module)
-    for file in files:
-        copy = into / file.relative_to(_ROOT)
+    finder = ModuleFinder([str(_ROOT)])
+    finder.import_hook(module)
+    # The stubs of modulefinder lack the attribute.
+    for file in filter(None, (vars(found)["__file__"] for found in finder.modules.values())):
+        copy = into / Path(file).relative_to(_ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
+    # The finder sees the repository alone.
+    outside = {name.partition(".")[0] for name in finder.badmodules}
     known = packages_distributions()
-    names = sorted({known[name][0] for name in outside})
-    # A local version, such as torch's +cpu, is on no index.
-    return into / _PACKAGE, [f"{name}=={version(name).partition('+')[0]}" for name in names]
-
-
-def _needed(module: str) -> tuple[set[Path], set[str]]:
-    """Files of the package, and names of outside libraries, that `module` imports in the end."""
-    files, outside, todo = set[Path](), set[str](), [_PACKAGE, module]
-    while todo:
-        file = _file_of(todo.pop())
-        if file is None or file in files:
-            continue
-        files.add(file)
-        for name in _imported(file):
-            top = name.partition(".")[0]
-            if top == _PACKAGE:
-                todo += [name, name.rpartition(".")[0]]
-            elif top not in sys.stdlib_module_names:
-                outside.add(top)
-    return files, outside
-
-
-def _imported(file: Path) -> Iterator[str]:
-    """Modules that a file imports, and what it takes from them, which may be modules too."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module is not None, "the house has no relative imports"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _file_of(name: str) -> Path | None:
-    place = _ROOT / name.replace(".", "/")
-    found = (place / "__init__.py", place.with_suffix(".py"))
-    return next((file for file in found if file.is_file()), None)
+    names = {known[name][0] for name in outside - sys.stdlib_module_names - {_PACKAGE}}
+    # No index has local versions, such as torch's +cpu.
+    requirements = [f"{name}=={version(name).partition('+')[0]}" for name in sorted(names)]
+    return into / _PACKAGE, requirements

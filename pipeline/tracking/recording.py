@@ -1,4 +1,4 @@
-"""A run's record from its start to its end: the journal on disk, and its delivery to MLflow."""
+"""A run from its start to its end: its journal on disk, and the upload of that to MLflow."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,26 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.io.console import say
-from pipeline.model.cost import network_cost
 from pipeline.run.journal import End, Journal, RunSpec
 from pipeline.run.lock import driver_lock
 from pipeline.run.plan import Plan
-from pipeline.run.provenance import origin
-from pipeline.tracking.description import NOTE, describe_run
+from pipeline.tracking.description import run_spec
 
 if TYPE_CHECKING:
     from pipeline.tracking.uploader import Uploader
 
-# What MLflow still lacks at the end of a run is waited for so long, and then named.
+# Seconds to wait for pending uploads at the end of a run before reporting them.
 _PATIENCE_S = 60.0
 
 
 class InterruptedRunError(Exception):
-    """The run was asked to stop, and has kept a checkpoint; says so to people."""
+    """The run was asked to stop, and has kept a checkpoint. The message is for people."""
 
 
 class RunRecorder:
-    """A run's record while the run goes on: its journal in `folder`, and what delivers it to MLflow at `uri`."""
+    """A run's journal in `folder`, and the uploader that sends it to MLflow at `uri`."""
 
     def __init__(self, folder: Path, uri: str, preparing: Future[list[Path]]) -> None:
         self._folder, self._uri, self._preparing = folder, uri, preparing
@@ -34,9 +32,9 @@ class RunRecorder:
         self.journal = Journal(folder)
 
     def begin(self) -> None:
-        """Wait until MLflow has the start of the run; from then on nothing that happens to it reaches the run.
+        """Wait until MLflow has the start of the run. Later errors of MLflow do not affect the run.
 
-        Raises AwayError if tracking.required and it does not answer.
+        Raises AwayError if tracking.required and MLflow does not answer.
         """
         for picture in self._preparing.result():
             self.journal.file(picture, "")
@@ -45,22 +43,17 @@ class RunRecorder:
         self._uploader = Uploader(self._folder, self._uri)
 
     def end(self, end: End) -> None:
-        """Record how the run ended, and say what MLflow lacks of it."""
+        """Record how the run ended, and print what MLflow does not have of it."""
         self.journal.end(end)
-        if self._uploader is None:
-            return
-        left = self._uploader.close(_PATIENCE_S)
-        if left:
-            say(str(left))
+        backlog = self._uploader and self._uploader.close(_PATIENCE_S)
+        if backlog:
+            say(str(backlog))
 
 
 @contextmanager
 def record_run(plan: Plan, parent: str = "") -> Iterator[RunRecorder]:
-    """Record the start of the plan's run, which is delivered while the caller goes on, and how it ends.
-
-    `parent` is the name of the run that this one is nested under.
-    """
-    with record(_spec(plan, parent), plan.folder, lambda: _prepare(plan)) as recorder:
+    """Record the plan's run as `record` does, nested under the run named `parent`, if any."""
+    with record(run_spec(plan, parent), plan.folder, lambda: _prepare(plan)) as recorder:
         yield recorder
 
 
@@ -68,8 +61,8 @@ def record_run(plan: Plan, parent: str = "") -> Iterator[RunRecorder]:
 def record(spec: RunSpec, folder: Path, prepare: Callable[[], list[Path]]) -> Iterator[RunRecorder]:
     """Record the start of a run, and how it ends, in the journal in `folder`.
 
-    `prepare` delivers the start to MLflow while the caller goes on, and returns
-    pictures that the run begins with.
+    `prepare` runs on a thread beside the caller: it sends the start to MLflow, and returns pictures
+    that the run begins with.
     """
     with driver_lock(folder), ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
         Journal(folder).run(spec)
@@ -86,29 +79,7 @@ def record(spec: RunSpec, folder: Path, prepare: Callable[[], list[Path]]) -> It
 
 
 def _prepare(plan: Plan) -> list[Path]:
-    # MLflow's import is part of what takes long.
+    # The import of MLflow is part of what takes long.
     from pipeline.tracking.summary import prepare
 
     return [prepare(plan)]
-
-
-def _spec(plan: Plan, parent: str) -> RunSpec:
-    settings, cost = plan.settings, network_cost(plan.settings.model)
-    return RunSpec(
-        uri=settings.tracking.uri,
-        experiment=settings.tracking.experiment,
-        name=settings.ray.name,
-        params=settings.flat(),
-        tags={
-            "joint_set": plan.joint_set.name,
-            "source": plan.train.source,
-            "data.train.checksum": plan.train.checksum,
-            "data.val.checksum": plan.val.checksum,
-            "parameters": str(cost.parameters),
-            "gmacs": f"{cost.macs / 1e9:.3g}",
-            NOTE: describe_run(plan, cost),
-            **origin(),
-        },
-        artifacts=Path(settings.ray.storage).parent / "mlruns",
-        parent=parent,
-    )

@@ -1,4 +1,4 @@
-"""MLflow's model registry: a run's best checkpoint as a version of a name, and which version is the champion."""
+"""MLflow's model registry: best checkpoints as versions of a model, one of them the champion."""
 
 import re
 from pathlib import Path
@@ -12,29 +12,27 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from pipeline.tracking.client import (
     AwayError,
     RefusedError,
-    artifact_errors,
-    client_of,
-    errors,
+    artifact_client,
     is_server,
     message,
+    mlflow_client,
 )
 from pipeline.tracking.models import DATA, find_model
 from pipeline.tracking.runs import Run
 
 CHAMPION = "champion"
-# A version's tags: what it was measured by, how good it is, on which people, and the logged model that it is.
+# A version's tags: its metric, the value, the validation data, and its logged model.
 _METRIC, _VALUE, _CHECKSUM, _MODEL = "metric", "value", "data.val.checksum", "model_id"
 
 
 def register(run: Run, checkpoint: str, name: str, metric: str, value: float, checksum: str) -> str:
-    """Make the run's logged model of a checkpoint a version of the registered model `name`; return what came of it.
+    """Register the run's logged model of a checkpoint as a version of `name`; return a message.
 
-    It becomes the champion if there is none, or if that one has a lower value
-    of the same metric on the same validation people, whose `checksum` this is.
-    A version that there is already is taken again. Raises AwayError or RefusedError.
+    The version becomes the champion if there is none, or if the champion has a lower value of the
+    same metric on the validation data with the same `checksum`. Idempotent. Raises AwayError or
+    RefusedError.
     """
-    with errors(run.uri):
-        client = client_of(run.uri)
+    with mlflow_client(run.uri) as client:
         model = find_model(client, run, checkpoint)
         if model is None:
             raise AwayError(f"MLflow does not have the logged model {checkpoint} yet")
@@ -44,29 +42,28 @@ def register(run: Run, checkpoint: str, name: str, metric: str, value: float, ch
             name, _source(run.uri, model), run.run_id, tags=tags, model_id=model.model_id
         )
         champion = _champion(client, name)
-        said = f"registered {checkpoint} as {name} version {version.version}"
+        registered = f"registered {checkpoint} as {name} version {version.version}"
         if champion is not None and str(champion.version) != str(version.version):
+            kept = f"{registered}; champion stays version {champion.version}"
             if (champion.tags.get(_METRIC), champion.tags.get(_CHECKSUM)) != (metric, checksum):
-                return f"{said}; champion stays version {champion.version}, measured otherwise"
+                return f"{kept}, measured by another metric or on other data"
             if float(champion.tags[_VALUE]) >= value:
-                return f"{said}; champion stays version {champion.version} with {champion.tags[_VALUE]}"
+                return f"{kept} with {champion.tags[_VALUE]}"
         client.set_registered_model_alias(name, CHAMPION, str(version.version))
-        return f"{said}, the champion"
+        return f"{registered}, the champion"
 
 
 def download_model(uri: str, model: str, into: Path) -> Path:
-    """Copy a registered model's checkpoint into the folder `into`, or below; return the checkpoint's folder.
+    """Download a registered model's checkpoint to `into` or below; return its folder.
 
-    `model` is models:/NAME@ALIAS or models:/NAME/VERSION. Raises ValueError if
-    it is not so, or was not registered by this pipeline; AwayError, or
-    RefusedError if there is none.
+    `model` is models:/NAME@ALIAS or models:/NAME/VERSION. Raises ValueError if it is neither,
+    AwayError, or RefusedError if it does not exist or was not registered by this pipeline.
     """
     known = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model)
     if known is None:
         raise ValueError(f"MODEL={model!r}: expected models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, version = known.groups()
-    with artifact_errors(uri):
-        client = client_of(uri)
+    with artifact_client(uri) as client:
         found = (
             client.get_model_version_by_alias(name, alias)
             if alias
@@ -74,7 +71,7 @@ def download_model(uri: str, model: str, into: Path) -> Path:
         )
         stored = found.tags.get(_MODEL)
         if stored is None:
-            raise RefusedError(message(uri, f"{model} is not a model of this pipeline's"))
+            raise RefusedError(message(uri, f"{model} was not registered by this pipeline"))
         location = client.get_logged_model(stored).artifact_location
         store = get_artifact_repository(location, tracking_uri=uri)
         return Path(store.download_artifacts(DATA, str(into)))
@@ -89,15 +86,15 @@ def _create_name(client: MlflowClient, name: str) -> None:
 
 
 def _version(client: MlflowClient, name: str, model_id: str) -> ModelVersion | None:
-    """The version that is this model."""
+    """Return the version with this logged model."""
     versions = client.search_model_versions(f"name = '{name}'")
     return next((version for version in versions if version.tags.get(_MODEL) == model_id), None)
 
 
 def _source(uri: str, model: LoggedModel) -> str:
-    """Where the registry is to find the model's files."""
-    # Without a server MLflow would look for the model's id in another database, that of the environment;
-    # a server takes no locations.
+    """Return where the registry finds the model's files."""
+    # Without a server MLflow would look for the model's id in the environment's database. A server
+    # accepts no locations.
     return f"models:/{model.model_id}" if is_server(uri) else str(model.artifact_location)
 
 

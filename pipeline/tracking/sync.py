@@ -1,8 +1,8 @@
-"""From a run's journal to MLflow: in order, nothing lost, nothing twice, whenever MLflow is there.
+"""Sends a run's journal to MLflow: in order, without loss or duplicates, whenever MLflow answers.
 
-What is delivered is noted only after MLflow has confirmed it, so a process that
-dies in between sends it again. That changes nothing: runs are found by name,
-metrics are keyed by all that they consist of, tags and files replace themselves.
+The position is written after MLflow has confirmed an entry, so a process that dies in between sends
+the entry again. That changes nothing: runs are found by name, metrics are keyed by all their
+fields, tags and files replace themselves.
 """
 
 import time
@@ -16,6 +16,7 @@ from pipeline.io.console import say
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import SYSTEM_NAME, Entry, Journal
 from pipeline.settings import TrackingSettings
+from pipeline.tracking.artifacts import log_file, log_folder, log_image, log_text
 from pipeline.tracking.client import AwayError, DoubtfulError, RefusedError, reach
 from pipeline.tracking.models import forget_model, log_model
 from pipeline.tracking.registry import register
@@ -24,11 +25,7 @@ from pipeline.tracking.runs import (
     Run,
     end_run,
     find_or_create_run,
-    log_file,
-    log_folder,
-    log_image,
     log_points,
-    log_text,
     set_tags,
     start_run,
     state_of,
@@ -45,11 +42,9 @@ from pipeline.tracking.sync_state import (
 
 # A server that is away must be an error within ten seconds.
 _REACH_S = 8.0
-_POINTS_AT_ONCE = 1000
-# Entries of the machine, each of a few dozen metrics at most.
-_SYSTEM_AT_ONCE = 20
-# Seconds after which what MLflow may have refused by mistake is sent again.
-_ASK_AGAIN_S = (1.0, 3.0)
+_POINTS_PER_REQUEST = 1000
+# Seconds before each retry of what MLflow may have refused by mistake.
+_RETRIES_S = (1.0, 3.0)
 ARTIFACT_KINDS = ("file", "folder", "text", "model", "forget_model", "register")
 
 
@@ -58,48 +53,63 @@ class _GoneError(AwayError):
 
 
 def deliver(folder: Path, uri: str) -> None:
-    """Deliver all of the journal in `folder` that MLflow at `uri` lacks; raises as `JournalSync.deliver`."""
+    """Send MLflow at `uri` what it lacks of the journal in `folder`, as `JournalSync.deliver`."""
     JournalSync(folder, uri).deliver()
 
 
+def deliver_start(folder: Path, tracking: TrackingSettings) -> None:
+    """Send the start of the run in `folder`, if MLflow answers.
+
+    Raises AwayError if it does not and tracking.required is set.
+    """
+    try:
+        deliver(folder, tracking.uri)
+    except AwayError as error:
+        if tracking.required:
+            raise
+        say(f"{error}; tracking.required is off: training starts, and the upload is retried")
+
+
 class JournalSync:
-    """Delivers the journal in `folder` to MLflow at `uri`. Raises ValueError if a file is damaged."""
+    """The sync of the journals in `folder` with MLflow at `uri`.
+
+    `sent` counts the entries by kind that MLflow has accepted as a whole. Raises ValueError if a
+    file is damaged.
+    """
 
     def __init__(self, folder: Path, uri: str) -> None:
-        self._journal = Journal(folder)
-        self._system = Journal(folder, SYSTEM_NAME)
+        self._journal, self._system = Journal(folder), Journal(folder, SYSTEM_NAME)
         self._folder, self._uri = folder, uri
         self._position = read_position(folder, uri)
         self.sent: Counter[str] = Counter()
-        self._passed_over: set[int] = set()
+        self._refused: set[int] = set()
 
     def deliver(self) -> None:
-        """Deliver all, as `send`; a server that does not answer at all is an AwayError within ten seconds."""
+        """Act as `send`, but raise AwayError within ten seconds if a server does not answer."""
         reach(self._uri, _REACH_S)
         self.send()
 
     def send(self) -> None:
-        """Deliver all that is not delivered yet: artifacts last, since nothing should wait for them.
+        """Send all entries that MLflow lacks, artifacts last, since other entries must not wait.
 
-        What MLflow refuses is said, noted in undeliverable.jsonl and passed
-        over, all but the run itself. Raises AwayError where MLflow does not take
-        something now. `sent` counts the entries that it took whole.
+        A refused entry is printed, added to undeliverable.jsonl and skipped, except the start of
+        the run. Raises AwayError if MLflow does not accept an entry now.
         """
         try:
             self._send_all()
         except _GoneError:
-            # Another database than before, or the run was removed from it: the journal has it all.
+            # The database is another one, or the run was removed from it. Send everything again.
             self._position = SyncPosition(uri=redacted(self._uri))
             self._send_all()
 
-    def left(self, reason: str = "") -> Backlog:
-        """What MLflow lacks, and the reason if there is one to give."""
-        after, later = self._position.seq, self._position.later
-        waiting: Counter[str] = Counter(entry.kind for entry in self._journal.entries(after))
-        waiting.update(self._entry(seq).kind for seq in later)
-        if machine := self._system.entries(self._position.system):
-            waiting["system"] = len(machine)
-        refused = count_refusals(self._folder) if after else 0
+    def backlog(self, reason: str = "") -> Backlog:
+        """Return what MLflow lacks, with a reason if there is one."""
+        seq, later = self._position.seq, self._position.later
+        pending = [*self._journal.entries(seq), *map(self._entry, later)]
+        waiting = Counter[str](entry.kind for entry in pending)
+        if system := self._system.entries(self._position.system):
+            waiting["system"] = len(system)
+        refused = count_refusals(self._folder) if seq else 0
         return Backlog(folder=self._folder, waiting=waiting, refused=refused, reason=reason)
 
     def _send_all(self) -> None:
@@ -108,44 +118,46 @@ class JournalSync:
         while entries := self._journal.entries(self._position.seq):
             if entries[0].kind == "run":
                 self._start_run(entries[0])
-            elif entries[0].kind in ("metrics", *ARTIFACT_KINDS):
-                self._send_metrics(_together(entries))
+            elif batch := _batch(entries):
+                self._send_points(_points(batch))
+                later = [entry.seq for entry in batch if entry.kind in ARTIFACT_KINDS]
+                self._advance(batch, later=(*self._position.later, *later))
             else:
-                self._send_change(entries[0])
-        self._send_system()
+                self._send_entry(entries[0])
+                self._advance(entries[:1])
+        while batch := _batch(self._system.entries(self._position.system)):
+            self._send_points(_points(batch))
+            self.sent["system"] += len(batch)
+            self._write(replace(self._position, system=batch[-1].seq))
         self._send_artifacts()
 
     def _start_run(self, entry: Entry) -> None:
-        told = entry.content
-        where = (self._uri, told["experiment"])
-        place: dict[str, Any] = {"artifacts": Path(told["artifacts"]), "time_ms": entry.time_ms}
+        content = entry.content
+        place = self._uri, content["experiment"]
+        new: dict[str, Any] = {"artifacts": Path(content["artifacts"]), "time_ms": entry.time_ms}
         try:
-            parent = told["parent"] and find_or_create_run(*where, told["parent"], **place)
+            parent = content["parent"] and find_or_create_run(*place, content["parent"], **new)
             run = start_run(
-                *where,
-                told["name"],
-                params=told["params"],
-                tags=told["tags"],
+                *place,
+                content["name"],
+                params=content["params"],
+                tags=content["tags"],
                 parent=parent or None,
-                **place,
+                **new,
             )
         except RefusedError as error:
-            # Nothing can be recorded of a run that there is not: a person has to look.
+            # Without the run nothing of it can be recorded: a person has to decide.
             raise AwayError(str(error)) from error
         if self._position.run_id not in ("", run.run_id):
             raise _GoneError(f"run {self._position.run_id} has been replaced by {run.run_id}")
-        self._move([entry], experiment_id=run.experiment_id, run_id=run.run_id)
-
-    def _send_metrics(self, entries: Sequence[Entry]) -> None:
-        """Log the metrics among the entries, and leave the artifacts for later."""
-        points = _points([entry for entry in entries if entry.kind == "metrics"])
-        for start in range(0, len(points), _POINTS_AT_ONCE):
-            self._send_points(points[start : start + _POINTS_AT_ONCE])
-        later = tuple(entry.seq for entry in entries if entry.kind in ARTIFACT_KINDS)
-        self._move(entries, later=self._position.later + later)
+        self._advance([entry], experiment_id=run.experiment_id, run_id=run.run_id)
 
     def _send_points(self, points: Sequence[tuple[int, Point]]) -> None:
-        """Log points; those that MLflow refuses are found by halving."""
+        """Log points, each with its entry's number. Halving finds those that MLflow refuses."""
+        for start in range(0, len(points), _POINTS_PER_REQUEST):
+            self._send_request(points[start : start + _POINTS_PER_REQUEST])
+
+    def _send_request(self, points: Sequence[tuple[int, Point]]) -> None:
         run = self._run()
         if len(points) == 1:
             [(seq, point)] = points
@@ -154,78 +166,60 @@ class JournalSync:
         try:
             log_points(run, [point for _, point in points])
         except RefusedError:
-            self._send_points(points[: len(points) // 2])
-            self._send_points(points[len(points) // 2 :])
-
-    def _send_system(self) -> None:
-        """Log the metrics of the machine."""
-        while entries := self._system.entries(self._position.system)[:_SYSTEM_AT_ONCE]:
-            self._send_points(_points(entries))
-            self.sent["system"] += len(entries)
-            self._note(replace(self._position, system=entries[-1].seq))
-
-    def _send_change(self, entry: Entry) -> None:
-        run, told = self._run(), entry.content
-        actions: dict[str, Callable[[], None]] = {
-            "tags": lambda: set_tags(run, told["tags"]),
-            "end": lambda: end_run(run, told["status"], entry.time_ms),
-        }
-        self._try(entry.seq, told, actions[entry.kind])
-        self._move([entry])
+            self._send_request(points[: len(points) // 2])
+            self._send_request(points[len(points) // 2 :])
 
     def _send_artifacts(self) -> None:
         failed: AwayError | None = None
-        for seq in self._position.later:
+        for entry in map(self._entry, self._position.later):
             try:
-                self._send_artifact(self._entry(seq))
+                self._send_entry(entry)
             except _GoneError:
                 raise
             except AwayError as error:
-                # One that the store of artifacts does not take must not keep the others here.
+                # The store of artifacts may reject one file. The others must not wait for it.
                 reach(self._uri, _REACH_S)
                 failed = error
+                continue
+            self._count([entry])
+            later = tuple(seq for seq in self._position.later if seq != entry.seq)
+            self._write(replace(self._position, later=later))
         if failed is not None:
             raise failed
 
-    def _send_artifact(self, entry: Entry) -> None:
+    def _send_entry(self, entry: Entry) -> None:
+        """Send an entry that holds no metrics."""
         run, gone = self._run(), missing(self._journal, entry)
         if gone is not None:
-            self._pass_over(entry.seq, entry.content, f"{gone} does not exist any more")
+            self._refuse(entry.seq, entry.content, f"{gone} does not exist any more")
         else:
-            self._try(entry.seq, entry.content, lambda: send_artifact(run, self._journal, entry))
-        self._count([entry])
-        later = tuple(seq for seq in self._position.later if seq != entry.seq)
-        self._note(replace(self._position, later=later))
+            self._try(entry.seq, entry.content, lambda: send_entry(run, self._journal, entry))
 
     def _try(self, seq: int, content: Mapping[str, Any], action: Callable[[], None]) -> None:
-        """Send something; what MLflow refuses is noted, unless that is because of the run."""
-        for pause_s in (*_ASK_AGAIN_S, None):
+        """Run `action`; record its refusal, unless the state of the run is the cause."""
+        for pause_s in (*_RETRIES_S, None):
             try:
                 action()
                 return
             except RefusedError as error:
                 self._check_run()
                 if pause_s is None or not isinstance(error, DoubtfulError):
-                    self._pass_over(seq, content, str(error))
+                    self._refuse(seq, content, str(error))
                     return
             time.sleep(pause_s)
 
     def _check_run(self) -> None:
         run = self._run()
-        state = state_of(run)
+        state, place = state_of(run), f"MLflow at {redacted(self._uri)}"
         if state == "absent":
-            raise _GoneError(
-                f"MLflow at {redacted(self._uri)} does not know run {run.run_id} any more"
-            )
+            raise _GoneError(f"{place} does not know run {run.run_id} any more")
         if state == "deleted":
-            raise AwayError(
-                f"run {run.run_id} was deleted in MLflow at {redacted(self._uri)}: restore it"
-            )
+            raise AwayError(f"run {run.run_id} was deleted in {place}: restore it")
 
-    def _pass_over(self, seq: int, content: Mapping[str, Any], reason: str) -> None:
-        self._passed_over.add(seq)
+    def _refuse(self, seq: int, content: Mapping[str, Any], reason: str) -> None:
+        self._refused.add(seq)
         note_refusal(self._folder, seq, content, reason)
-        say(f"passed over line {seq} of {self._journal.path}: {reason}")
+        say(f"skipped line {seq} of {self._journal.path}: {reason}")
 
     def _run(self) -> Run:
         position = self._position
@@ -236,100 +230,87 @@ class JournalSync:
     def _entry(self, seq: int) -> Entry:
         return self._journal.entries(seq - 1)[0]
 
-    def _move(self, entries: Sequence[Entry], **changes: Any) -> None:
-        """Note that entries are delivered, all but the artifacts among them."""
+    def _advance(self, entries: Sequence[Entry], **changes: Any) -> None:
+        """Move the position past entries that MLflow has, or that `later` lists."""
         self._count([entry for entry in entries if entry.kind not in ARTIFACT_KINDS])
-        self._note(replace(self._position, seq=entries[-1].seq, **changes))
+        self._write(replace(self._position, seq=entries[-1].seq, **changes))
 
     def _count(self, entries: Sequence[Entry]) -> None:
-        self.sent.update(entry.kind for entry in entries if entry.seq not in self._passed_over)
+        self.sent.update(entry.kind for entry in entries if entry.seq not in self._refused)
 
-    def _note(self, position: SyncPosition) -> None:
+    def _write(self, position: SyncPosition) -> None:
         write_position(self._folder, position)
         self._position = position
 
 
-def _together(entries: Sequence[Entry]) -> list[Entry]:
-    """The metrics that the entries begin with and that fit in one request, with the artifacts between them."""
-    taken: list[Entry] = []
+def _batch(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the leading metrics that fit in one request, with the artifacts between them."""
+    batch: list[Entry] = []
     points = 0
     for entry in entries:
         points += len(entry.content["values"]) if entry.kind == "metrics" else 0
         is_other = entry.kind not in ("metrics", *ARTIFACT_KINDS)
-        if is_other or (taken and points > _POINTS_AT_ONCE):
+        if is_other or (batch and points > _POINTS_PER_REQUEST):
             break
-        taken.append(entry)
-    return taken
+        batch.append(entry)
+    return batch
 
 
 def _points(entries: Sequence[Entry]) -> list[tuple[int, Point]]:
-    """What entries of metrics hold, each with the number of its entry."""
+    """Return the points of the metrics among the entries, each with its entry's number."""
     return [
         (
             entry.seq,
             Point(name=name, value=value, step=entry.content["step"], time_ms=entry.time_ms),
         )
         for entry in entries
+        if entry.kind == "metrics"
         for name, value in entry.content["values"].items()
     ]
 
 
 def missing(journal: Journal, entry: Entry) -> Path | None:
-    """What a parcel consists of, if it does not exist any more."""
-    if "path" not in entry.content or entry.kind == "text" or _is_forgotten(journal, entry):
+    """Return the path of an artifact's entry if it does not exist and is still wanted."""
+    if entry.kind not in ("file", "folder", "model") or _is_forgotten(journal, entry):
         return None
     path = journal.path_of(entry)
     return None if path.exists() else path
 
 
-def send_artifact(run: Run, journal: Journal, entry: Entry) -> None:
-    """Send a parcel to MLflow. Raises AwayError or RefusedError."""
-    told = entry.content
-    actions: dict[str, Callable[[], None]] = {
-        "file": lambda: _send_file(run, journal, entry),
-        "folder": lambda: log_folder(run, journal.path_of(entry), told["at"]),
-        "text": lambda: log_text(run, told["text"], told["path"]),
-        "model": lambda: _send_model(run, journal, entry),
-        "forget_model": lambda: forget_model(run, told["name"]),
-        "register": lambda: _register(run, entry),
-    }
-    actions[entry.kind]()
-
-
-def _send_file(run: Run, journal: Journal, entry: Entry) -> None:
-    told, path = entry.content, journal.path_of(entry)
-    log_file(run, path, told["folder"])
-    if "step" in told:
-        log_image(run, path, told["folder"], told["step"], entry.time_ms)
-
-
-def _send_model(run: Run, journal: Journal, entry: Entry) -> None:
-    if _is_forgotten(journal, entry):
-        return
-    step = entry.content["step"]
-    points = [
-        Point(name=name, value=value, step=step, time_ms=time_ms)
-        for name, value, time_ms in journal.points_of(step)
-    ]
-    log_model(run, journal.path_of(entry), step, points)
+def send_entry(run: Run, journal: Journal, entry: Entry) -> None:
+    """Send tags, an end or an artifact to MLflow. Raises AwayError or RefusedError."""
+    content = entry.content
+    match entry.kind:
+        case "tags":
+            set_tags(run, content["tags"])
+        case "end":
+            end_run(run, content["status"], entry.time_ms)
+        case "file":
+            path, folder = journal.path_of(entry), content["folder"]
+            log_file(run, path, folder)
+            if "step" in content:
+                log_image(run, path, folder, content["step"], entry.time_ms)
+        case "folder":
+            log_folder(run, journal.path_of(entry), content["at"])
+        case "text":
+            log_text(run, content["text"], content["path"])
+        case "model":
+            if not _is_forgotten(journal, entry):
+                step = content["step"]
+                points = [
+                    Point(name=name, value=value, step=step, time_ms=time_ms)
+                    for name, value, time_ms in journal.points_of(step)
+                ]
+                log_model(run, journal.path_of(entry), step, points)
+        case "forget_model":
+            forget_model(run, content["name"])
+        case "register":
+            measured = content["metric"], content["value"], content["checksum"]
+            say(register(run, content["name"], content["as"], *measured))
+        case _:
+            raise AssertionError(f"entries of kind {entry.kind!r} are sent otherwise")
 
 
 def _is_forgotten(journal: Journal, entry: Entry) -> bool:
-    """Whether a model has been forgotten since it was entered; then its folder may be going."""
+    """Whether a model's entry has been followed by its removal. Its folder may be disappearing."""
     return entry.kind == "model" and entry.content["name"] not in journal.models()
-
-
-def _register(run: Run, entry: Entry) -> None:
-    told = entry.content
-    measured = told["metric"], told["value"], told["checksum"]
-    say(register(run, told["name"], told["as"], *measured))
-
-
-def deliver_start(folder: Path, tracking: TrackingSettings) -> None:
-    """Deliver the start of the run in `folder` to MLflow. Raises AwayError if it does not answer though it has to."""
-    try:
-        deliver(folder, tracking.uri)
-    except AwayError as error:
-        if tracking.required:
-            raise
-        say(f"{error}; tracking.required is off, so training starts, and MLflow gets it all later")

@@ -1,4 +1,4 @@
-"""The whole thread on a real Ray cluster: pack, train, resume, fail, sweep, submit. One cluster for all."""
+"""End to end on one real Ray cluster: pack, train, resume, fail, sweep, submit."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def listened() -> set[tuple[str, Any]]:
 
 @pytest.fixture(scope="module")
 def trained(packed: Path, place: Path, listened: set[tuple[str, Any]]) -> str:
-    """A run of two workers, trained with the command line, its weights averaged; returns its name."""
+    """Train two workers by the command line, with averaged weights; return the run's name."""
     from jobs.train import main
 
     with watched(os.getpid()) as seen:
@@ -245,8 +245,8 @@ def test_a_run_leaves_no_secret_of_its_uris_and_goes_on_without(
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "mlflow.db" for path in kept)
     assert [path for path in kept if secret.encode() in path.read_bytes()] == []
-    said = capfd.readouterr()
-    assert secret not in said.out + said.err
+    output = capfd.readouterr()
+    assert secret not in output.out + output.err
 
 
 def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
@@ -266,7 +266,7 @@ def test_what_an_earlier_start_of_a_run_has_reserved_is_free_again(dashboard: st
         get_or_create_autoscaling_coordinator,
     )
 
-    from pipeline.cluster.reservation import take_over
+    from pipeline.cluster.ray_private import take_over
 
     coordinator = get_or_create_autoscaling_coordinator()
 
@@ -296,14 +296,14 @@ def test_a_failing_worker_fails_the_run_and_the_command(
     for path in packed.iterdir():
         content = path.read_bytes()
         if path.name == "train-000001.tar":
-            # Past what the command itself looks at. The picture follows the tar header of 512 bytes.
+            # Beyond what the command checks. The picture follows the tar header of 512 bytes.
             content = content[:512] + bytes(64) + content[576:]
         (broken / path.name).write_bytes(content)
     with pytest.raises(SystemExit) as stopped:
         main(arguments(broken, place, ray__name="broken"))
     assert stopped.value.code == 1
-    assert "train-000001.tar: synthetic-" in (told := capfd.readouterr().err)
-    assert ".jpg: checksum " in told
+    assert "train-000001.tar: synthetic-" in (errors := capfd.readouterr().err)
+    assert ".jpg: checksum " in errors
     assert run_named(place, "broken").info.status == "FAILED"
 
 
@@ -316,17 +316,18 @@ def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
     with pytest.raises(SystemExit) as stopped:
         main(arguments(packed, place, ray__workers=2, ray__name="wild", **changes))
     assert stopped.value.code == 1
-    out, told = capfd.readouterr()
+    out, errors = capfd.readouterr()
     # Every weight is beyond all bounds after the first step.
-    [said] = [line for line in told.splitlines() if line.startswith("error: ")]
+    [error] = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert re.match(
-        r"error: training run wild failed: epoch 1, step 3 of \d+, learning rate 1e\+30: the loss of ",
-        said,
+        r"error: training run wild failed: epoch 1, step 3 of \d+, learning rate 1e\+30: "
+        r"the loss of ",
+        error,
     )
-    assert "; this is bad step 2, optim.max_bad_steps allows 1; " in said
-    assert " its samples: rank 0: train-0000" in said
-    assert " | rank 1: train-0000" in said
-    assert "bad_steps.py" not in out + told, "a traceback"
+    assert "; this is bad step 2, optim.max_bad_steps allows 1; " in error
+    assert " its samples: rank 0: train-0000" in error
+    assert " | rank 1: train-0000" in error
+    assert "bad_steps.py" not in out + errors, "a traceback"
     # Once, although three failures are allowed.
     assert out.count("; step skipped, 1 of 1 allowed; ") == 1
     assert run_named(place, "wild").info.status == "FAILED"
@@ -361,15 +362,15 @@ def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_f
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(words)
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     assert ended.value.code == 1
-    assert "error: 1 of 3 trials failed" in said.err
-    assert "resuming 3 trials" in said.out
+    assert "error: 1 of 3 trials failed" in output.err
+    assert "resuming 3 trials" in output.out
     assert kinds(learns) == [*before, "register"], "a finished trial was run again"
     assert [kinds(run).count("run") for run in (learns, stays, fails)] == [1, 2, 2]
-    assert re.search(r"resuming from epoch_00\d\d", said.out)
-    assert said.out.count("learning_rate-1e30 failed and is retried: ") == 1
-    assert "best settings:\n  python -m jobs.train" in said.out
+    assert re.search(r"resuming from epoch_00\d\d", output.out)
+    assert output.out.count("learning_rate-1e30 failed and is retried: ") == 1
+    assert "best settings:\n  python -m jobs.train" in output.out
 
     table = pd.read_csv(place / "runs" / "three" / "trials.csv").set_index("trial")
     assert table["status"].to_dict() == {
@@ -447,7 +448,7 @@ def test_a_submitted_job_trains_streams_and_fails_as_it_should(
 ):
     import ray
 
-    # Where several clusters run on a machine, as those of other tests, Ray tells a job of any of them.
+    # With several clusters on the machine, such as those of other tests, Ray may choose any.
     here = f"RAY_ADDRESS={ray.get_runtime_context().gcs_address}"
 
     def submit(*words: str) -> subprocess.CompletedProcess[str]:

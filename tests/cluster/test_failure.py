@@ -1,4 +1,4 @@
-"""What people are told of a failed training: the error that it began with."""
+"""What a failed training reports: the error that caused it."""
 
 import pytest
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError

@@ -1,4 +1,7 @@
-"""Training over hosts that have addresses of their own, one of which is cut off and comes back: network namespaces of this machine."""
+"""Training over hosts with their own addresses, one of which is cut off and comes back.
+
+The hosts are network namespaces of this machine.
+"""
 
 import os
 import secrets
@@ -31,7 +34,7 @@ PATIENCE_S = 120.0
 
 @pytest.fixture
 def environment(tmp_path) -> dict[str, str]:
-    """What all programs on the hosts are given, with nothing of this process's own cluster."""
+    """The environment of all programs on the hosts, without this process's own cluster."""
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(32))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -40,7 +43,7 @@ def environment(tmp_path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A host that says nothing is given up after a few seconds, as jobs/cluster/README.md has it.
+        # A silent host is given up after a few seconds, as in jobs/cluster/README.md.
         "RAY_health_check_period_ms": "500",
         "RAY_health_check_timeout_ms": "2000",
         "RAY_health_check_failure_threshold": "3",

@@ -1,4 +1,4 @@
-"""Training over several nodes, one of which is lost: raylets of this machine, each with resources of its own."""
+"""Training over several nodes, one of which is lost: raylets on this machine."""
 
 import os
 import re

@@ -10,8 +10,8 @@ from pipeline.run.system_metrics import interface_of
 
 @pytest.fixture
 def node(monkeypatch):
-    """Return a function that gives this node the address by which Ray knows it, with no interface named."""
-    # Also what a test sets itself is undone.
+    """Return a function that sets this node's address in Ray; no interface is named."""
+    # Undoes also what a test sets.
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
     return lambda address: monkeypatch.setattr(
@@ -21,7 +21,7 @@ def node(monkeypatch):
 
 def test_an_interface_is_found_by_its_address():
     assert interface_of("127.0.0.1") == "lo"
-    # Nobody's: set aside for documentation.
+    # Reserved for documentation.
     assert interface_of("192.0.2.1") == ""
 
 
@@ -44,13 +44,13 @@ def test_an_address_that_only_others_know_leaves_the_choice_to_gloo(node):
     assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
-@pytest.mark.parametrize("config", [rendezvous.LoopbackConfig, rendezvous.NetworkConfig])
-def test_a_rank_that_is_alone_meets_nobody(config):
-    class Alone:
+def test_a_single_rank_gets_no_process_group():
+    class Single:
         """A group of one, which is asked to do nothing."""
 
         def __len__(self) -> int:
             return 1
 
-    config().backend_cls().on_start(Alone(), config())
+    config = rendezvous.RendezvousConfig()
+    config.backend_cls().on_start(Single(), config)
     assert rendezvous.name_of_start() != rendezvous.name_of_start()

@@ -1,4 +1,4 @@
-"""Ranks that make no progress are noticed, named with their stacks, ended, and go on when they are started again."""
+"""Ranks that hang are detected, named with their stacks and ended; the run resumes."""
 
 import ctypes
 import json
@@ -30,7 +30,7 @@ from pipeline.training.trainer import Task, Trainer
 PATIENCE_S, AMPLE_S = 3.0, 120.0
 
 
-def advance(rank: int, *, stage: int = 3, done: int = 5, start: str = "one") -> Heartbeat:
+def beat(rank: int, *, stage: int = 3, done: int = 5, start: str = "one") -> Heartbeat:
     what = f"step {done}"
     return Heartbeat(
         start=start,
@@ -49,15 +49,15 @@ def heard(*beats: Heartbeat, **ages: float) -> dict[int, tuple[Heartbeat, float]
 
 
 def test_the_rank_that_has_come_less_far_is_the_one_that_is_stuck():
-    said = stuck(heard(beat(0), beat(1, done=4), beat(2)), 3, silent_s=60)
-    assert said == {1: "rank 1 (host h, pid 71) is behind the others, still for 9 s since step 4"}
+    found = stuck(heard(beat(0), beat(1, done=4), beat(2)), 3, silent_s=60)
+    assert found == {1: "rank 1 (host h, pid 71) is behind the others, still for 9 s since step 4"}
     # An earlier stage is less far, however much was done in it.
     assert list(stuck(heard(beat(0, stage=2, done=9), beat(1)), 2, silent_s=60)) == [0]
 
 
 def test_a_rank_that_says_nothing_is_the_one_that_is_stuck_wherever_it_stood():
-    said = stuck(heard(beat(0, done=4), beat(1), rank_1=61.0), 2, silent_s=60)
-    assert said == {1: "rank 1 (host h, pid 71) has said nothing for 61 s, since step 5"}
+    found = stuck(heard(beat(0, done=4), beat(1), rank_1=61.0), 2, silent_s=60)
+    assert found == {1: "rank 1 (host h, pid 71) has had no heartbeat for 61 s, since step 5"}
 
 
 def test_nobody_stands_out_where_all_have_come_as_far():
@@ -66,7 +66,7 @@ def test_nobody_stands_out_where_all_have_come_as_far():
 
 
 def test_a_rank_that_never_spoke_is_stuck_at_the_start_and_has_ended_later():
-    assert stuck(heard(beat(0, stage=0)), 2, silent_s=60) == {1: "rank 1 has not been heard of"}
+    assert stuck(heard(beat(0, stage=0)), 2, silent_s=60) == {1: "rank 1 has had no heartbeat yet"}
     assert stuck(heard(beat(0, stage=1)), 2, silent_s=60) == {}
 
 
@@ -88,7 +88,7 @@ def test_heartbeats_of_another_start_do_not_count(tmp_path):
 
 
 def stuck_read() -> None:
-    """Have the fourth sample that is loaded never come."""
+    """Make the fourth sample's load hang."""
     patch, calls = pytest.MonkeyPatch(), []
     original = SampleLoader.load
 
@@ -102,7 +102,7 @@ def stuck_read() -> None:
 
 
 def in_wish(trouble: Callable[[], object]) -> None:
-    """Have the third step end in trouble."""
+    """Make the third step end in trouble."""
     patch, calls = pytest.MonkeyPatch(), []
 
     def request(_: Checkpointer) -> Request:
@@ -119,7 +119,7 @@ def stopped() -> None:
 
 
 def holding_the_lock() -> None:
-    # Through PyDLL Python's lock is kept, as a faulty extension would.
+    # PyDLL keeps Python's lock, as a faulty extension would.
     in_wish(lambda: ctypes.PyDLL(None).sleep(1000))
 
 
@@ -146,15 +146,15 @@ def train_rank(rank: int, attempt: Path, task: Task, trouble: Callable[[], None]
 
 
 def train_all(_: int, folder: Path, task: Task, trouble: Callable[[], None]) -> None:
-    """Be a fresh process, load what all need, and start all ranks: in trouble, then again without."""
+    """Load what all ranks need, and start them twice: with the trouble, then without."""
     import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
 
     fork = torch.multiprocessing.get_context("fork")
     statuses = []
     for number, happens in enumerate((trouble, None)):
-        told = (folder / f"attempt-{number}", task, happens)
+        arguments = (folder / f"attempt-{number}", task, happens)
         ranks = [
-            fork.Process(target=train_rank, args=(rank, *told))
+            fork.Process(target=train_rank, args=(rank, *arguments))
             for rank in range(task.settings["ray.workers"])
         ]
         for rank in ranks:
@@ -187,9 +187,9 @@ def reports(folder: Path) -> dict[str, str]:
 
 
 def resumed_from(folder: Path) -> str:
-    """Where the second attempt said that it goes on."""
-    said = (folder / "attempt-1-0-1").read_text()
-    return said.partition("resuming from ")[2].partition(",")[0]
+    """The checkpoint that the second attempt resumed from."""
+    output = (folder / "attempt-1-0-1").read_text()
+    return output.partition("resuming from ")[2].partition(",")[0]
 
 
 def check_ended(folder: Path) -> None:
@@ -217,8 +217,8 @@ def test_a_rank_that_is_stopped_is_named_by_the_one_that_waits_for_it(tmp_path):
     assert statuses == [[STATUS, -signal.SIGKILL], [0, 0]]
     report = reports(tmp_path)["rank_00000"]
     assert "rank 1 (host " in report
-    assert "has said nothing for" in report
-    assert "so this one only waits" in report
+    assert "has had no heartbeat for" in report
+    assert "  this rank only waits" in report
     assert resumed_from(tmp_path) == "epoch_0000+00002"
     check_ended(tmp_path)
 

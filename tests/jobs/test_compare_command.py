@@ -17,7 +17,8 @@ from pipeline.pose.joint_sets import LSP, MPII, JointSet
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
 from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
-from pipeline.tracking.runs import Run, log_folder, start_run
+from pipeline.tracking.artifacts import log_folder
+from pipeline.tracking.runs import Run, start_run
 
 PEOPLE = 50
 

@@ -173,7 +173,8 @@ def test_a_mean_that_was_subtracted_is_not_in_the_file(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "dropped" not in said
     assert (
-        "input of the original: RGB from 0 to 1 minus the mean colour of the training images" in said
+        "input of the original: RGB from 0 to 1 minus the mean colour of the training images"
+        in said
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run's record says of the run itself: its description, and where it comes from."""
+"""A run's description and provenance."""
 
 import shlex
 import subprocess
@@ -29,7 +29,7 @@ def test_a_note_says_what_a_run_is_and_how_to_repeat_it(tmp_path, monkeypatch):
     assert paragraphs[:2] == [
         "**Best: PCKh@0.5 12.50**",
         "Stacked hourglass: 1 x 1 (stacks x modules) of 8 features, 16 joints, input of 64 px; "
-        "12,345 parameters, 1.23 GMAC an image.",
+        "12,345 parameters, 1.23 GMAC per image.",
     ]
     assert paragraphs[2].startswith("Data: made, joint set mpii; 6 people to train on (`")
     assert paragraphs[3:5] == [
@@ -37,9 +37,9 @@ def test_a_note_says_what_a_run_is_and_how_to_repeat_it(tmp_path, monkeypatch):
         "Workers: 1, each with 1 CPUs.",
     ]
     assert paragraphs[5] == (
-        f"    python -m jobs.train --data.train '{folder}/train/*.tar' --data.val '{folder}/val/*.tar' "
-        "--model.stacks 1 --model.features 8 --model.input-px 64 --optim.epochs 2 "
-        f"--ray.storage {tmp_path}/runs --ray.name mine "
+        f"    python -m jobs.train --data.train '{folder}/train/*.tar' "
+        f"--data.val '{folder}/val/*.tar' --model.stacks 1 --model.features 8 "
+        f"--model.input-px 64 --optim.epochs 2 --ray.storage {tmp_path}/runs --ray.name mine "
         f"--tracking.uri sqlite:///{tmp_path}/mlflow.db\n"
     )
 
@@ -75,11 +75,11 @@ def checkout(tmp_path) -> Path:
 
 
 def test_a_checkout_is_named_by_its_commit_and_whether_it_has_changed(checkout):
-    said = subprocess.run(
+    head = subprocess.run(
         ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True
     )
     clean = origin(checkout)
-    assert clean["mlflow.source.git.commit"] == said.stdout.strip()
+    assert clean["mlflow.source.git.commit"] == head.stdout.strip()
     assert clean["mlflow.source.git.dirty"] == "false"
     (checkout / "code.py").write_text("2\n")
     assert origin(checkout) == clean | {"mlflow.source.git.dirty": "true"}

@@ -1,4 +1,4 @@
-"""Checkpoints as models in a real store: the best kept, the others' bytes gone, the best registered and loadable without Ray."""
+"""Checkpoints as models in a real store: the best are kept, registered and load without Ray."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def uri(database) -> str:
 
 @pytest.fixture
 def begin(uri, tmp_path, request):
-    """A function that begins the journal of a run in an experiment of the test's own."""
+    """A function that starts the journal of a run in the test's own experiment."""
 
     def begun(name: str = "run") -> Journal:
         journal = Journal(tmp_path / name)
@@ -53,7 +53,7 @@ def begin(uri, tmp_path, request):
 
 
 def epoch(journal: Journal, number: int, headline: float, models: int = 1) -> Path:
-    """What training leaves after an epoch: a checkpoint, and its entries in the journal."""
+    """Write what training writes after an epoch: a checkpoint and its journal entries."""
     folder = journal.root / f"epoch_{number:04d}"
     checkpoint(folder, {METRIC: headline})
     journal.metrics({METRIC: headline, "val_loss": 1.0}, number)
@@ -112,7 +112,7 @@ def test_delivering_everything_again_changes_nothing(begin, uri, database, reque
     (journal.root / "delivered.json").unlink()
     deliver(journal.root, uri)
     assert stored() == before
-    assert not JournalSync(journal.root, uri).left()
+    assert not JournalSync(journal.root, uri).backlog()
 
 
 def test_the_best_are_kept_and_the_bytes_of_the_others_are_gone(begin, uri, request, tmp_path):
@@ -174,7 +174,7 @@ def test_a_registered_model_outlives_better_ones(begin, uri, request, tmp_path):
 
 
 def registered(begin, uri: str, run: str, name: str, value: float, checksum: str = "people") -> str:
-    """Train, as it were, a run whose best is registered; return what is said of that."""
+    """Register the best checkpoint of a pretended run; return the message."""
     journal = begin(run)
     epoch(journal, 1, value)
     deliver(journal.root, uri)
@@ -186,22 +186,23 @@ def registered(begin, uri: str, run: str, name: str, value: float, checksum: str
 
 def test_the_champion_gives_way_to_a_better_one_on_the_same_people_alone(begin, uri, tmp_path):
     name, client = f"champion-{tmp_path.name}", MlflowClient(uri)
-    said = [
+    messages = [
         registered(begin, uri, "first", name, 20.0),
         registered(begin, uri, "worse", name, 20.0),
         registered(begin, uri, "better", name, 20.5),
         registered(begin, uri, "elsewhere", name, 99.0, "other people"),
     ]
-    assert said == [
+    assert messages == [
         f"registered epoch_0001 as {name} version 1, the champion",
         f"registered epoch_0001 as {name} version 2; champion stays version 1 with 20.0",
         f"registered epoch_0001 as {name} version 3, the champion",
-        f"registered epoch_0001 as {name} version 4; champion stays version 3, measured otherwise",
+        f"registered epoch_0001 as {name} version 4; champion stays version 3, "
+        "measured by another metric or on other data",
     ]
     champion = client.get_model_version_by_alias(name, "champion")
     assert str(champion.version) == "3"
-    told = {"metric": METRIC, "value": "20.5", "data.val.checksum": "people"}
-    assert told.items() <= champion.tags.items()
+    tags = {"metric": METRIC, "value": "20.5", "data.val.checksum": "people"}
+    assert tags.items() <= champion.tags.items()
 
 
 PREDICT = """
@@ -219,13 +220,15 @@ import pandas as pd
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
 image = open(sys.argv[3], "rb").read()
-table = pd.DataFrame({"image": [image, image], "center_x": [sys.argv[4], None], "center_y": [sys.argv[5], None],
-                      "scale": [sys.argv[6], None]}).astype({c: float for c in ("center_x", "center_y", "scale")})
+places = zip(("center_x", "center_y", "scale"), sys.argv[4:])
+frame = {name: [float(word), None] for name, word in places}
+table = pd.DataFrame({"image": [image, image], **frame}).astype(dict.fromkeys(frame, float))
 found = model.predict(table)
 import pipeline
 example = model.predict(model.input_example)
-print(json.dumps({"rows": found.to_numpy().tolist(), "columns": list(found.columns), "from": pipeline.__file__,
-                  "example": example.shape, "ray": "ray" in sys.modules}))
+print(json.dumps({"rows": found.to_numpy().tolist(), "columns": list(found.columns),
+                  "from": pipeline.__file__, "example": example.shape,
+                  "ray": "ray" in sys.modules}))
 """
 
 
@@ -247,21 +250,21 @@ def test_the_champion_predicts_where_there_is_no_ray(begin, uri, request, tmp_pa
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
     predictor = Predictor(tmp_path / "run" / "epoch_0001", torch.device("cpu"), exact=True)
     image = predictor.read(crop.jpeg)
     frames = [Frame(center=place[:2], scale=place[2]), Frame.of_whole(image)]
     views = [predictor.view(image, frame) for frame in frames]
-    for row, pose in zip(told["rows"], predictor.predict(views), strict=True):
+    for row, pose in zip(found["rows"], predictor.predict(views), strict=True):
         triples = [row[k : k + 3] for k in range(0, len(row), 3)]
         assert [triple[:2] for triple in triples] == [
             pytest.approx(joint, abs=1e-3) for joint in pose.joints.tolist()
         ]
-    assert told["columns"][0] == "right_ankle_x"
-    assert told["example"] == [1, 48]
-    assert not told["ray"]
+    assert found["columns"][0] == "right_ankle_x"
+    assert found["example"] == [1, 48]
+    assert not found["ray"]
     # The code came with the model, not from here.
-    assert Path(told["from"]).is_relative_to(tmp_path / "artifacts")
+    assert Path(found["from"]).is_relative_to(tmp_path / "artifacts")
 
 
 def test_nothing_is_pickled_in_a_model(begin, uri, tmp_path):

@@ -1,4 +1,4 @@
-"""MLflow on a real database: runs are found again, and what is logged is there."""
+"""MLflow on a real database: runs are found again, with all that was logged."""
 
 import re
 import socket
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.tracking.artifacts import log_file, log_folder, log_text
 from pipeline.tracking.client import ui_command
-from pipeline.tracking.runs import Run, end_run, log_file, log_folder, log_text, start_run
+from pipeline.tracking.runs import Run, end_run, start_run
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,11 @@ def database(tmp_path_factory) -> str:
 
 @pytest.fixture
 def start(database, tmp_path, request):
-    """A function that starts a run in an experiment of the test's own."""
+    """A function that starts a run in the test's own experiment."""
 
     def started(name: str = "run", parent: Run | None = None, **changes) -> Run:
-        told = {"params": {}, "tags": {}, "artifacts": tmp_path / "artifacts"} | changes
-        return start_run(database, request.node.name, name, parent=parent, **told)
+        given = {"params": {}, "tags": {}, "artifacts": tmp_path / "artifacts"} | changes
+        return start_run(database, request.node.name, name, parent=parent, **given)
 
     return started
 
@@ -100,10 +101,10 @@ def test_a_run_ends_as_it_is_said_to(start, status):
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port of this machine at which nobody listens."""
+    """A port of this machine that refuses connections."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        # Bound but not listening: connections are refused, and nobody else gets it.
+        # Bound, so that no other process gets it, but not listening.
         yield taken.getsockname()[1]
 
 

@@ -1,4 +1,4 @@
-"""JournalSync on a real database: all that the journal holds arrives, in order and once."""
+"""JournalSync on a real database: every entry of the journal arrives, in order and once."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from PIL import Image
 import jobs.deliver
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.lock import end_abandoned
-from pipeline.tracking import sync as delivery
+from pipeline.tracking import sync
 from pipeline.tracking.client import AwayError, DoubtfulError
 from pipeline.tracking.runs import Run, find_or_create_run, state_of
 from pipeline.tracking.sync import JournalSync, deliver
@@ -35,19 +35,19 @@ def uri(database) -> str:
 
 @pytest.fixture
 def begin(uri, tmp_path, request):
-    """A function that begins the journal of a run in an experiment of the test's own."""
+    """A function that starts the journal of a run in the test's own experiment."""
 
     def begun(name: str = "run", **changes) -> Journal:
         journal = Journal(tmp_path / name)
-        told = {"params": {}, "tags": {}, "experiment": request.node.name, "uri": uri} | changes
-        journal.run(RunSpec(name=name, artifacts=tmp_path / "artifacts", **told))
+        spec = {"params": {}, "tags": {}, "experiment": request.node.name, "uri": uri} | changes
+        journal.run(RunSpec(name=name, artifacts=tmp_path / "artifacts", **spec))
         return journal
 
     return begun
 
 
 def recorded(uri: str, experiment: str, name: str = "run"):
-    """What MLflow has of the only run of a name."""
+    """Return the only run of a name from MLflow."""
     client = MlflowClient(uri)
     place = client.get_experiment_by_name(experiment).experiment_id
     [run] = [run for run in client.search_runs([place]) if run.info.run_name == name]
@@ -55,7 +55,7 @@ def recorded(uri: str, experiment: str, name: str = "run"):
 
 
 def rows(database: Path, run) -> list[tuple]:
-    """The rows of the database's table of metrics, in the order in which they came to it."""
+    """Return the run's rows of the metrics table, in the order of their insertion."""
     with sqlite3.connect(database) as connection:
         return connection.execute(
             "select key, step, value, timestamp from metrics where run_uuid = ? order by rowid",
@@ -63,8 +63,8 @@ def rows(database: Path, run) -> list[tuple]:
         ).fetchall()
 
 
-def names_left(journal: Journal, uri: str) -> dict[str, int]:
-    return dict(JournalSync(journal.root, uri).left().waiting)
+def waiting(journal: Journal, uri: str) -> dict[str, int]:
+    return dict(JournalSync(journal.root, uri).backlog().waiting)
 
 
 def test_all_that_a_journal_holds_arrives(begin, uri, database, request, tmp_path):
@@ -101,7 +101,7 @@ def test_all_that_a_journal_holds_arrives(begin, uri, database, request, tmp_pat
         "best_checkpoint/deep/weights": b"12",
         "scores.txt": b"per joint\n",
     }
-    assert not JournalSync(journal.root, uri).left()
+    assert not JournalSync(journal.root, uri).backlog()
 
 
 def test_what_is_delivered_is_not_sent_again(begin, uri):
@@ -116,7 +116,7 @@ def test_what_is_delivered_is_not_sent_again(begin, uri):
     third = JournalSync(journal.root, uri)
     third.send()
     assert third.sent == {}
-    # One that does not know of the other's work repeats it, which changes nothing.
+    # One with an older position sends again, which changes nothing.
     second.send()
     assert second.sent == {"run": 1, "metrics": 2}
 
@@ -126,10 +126,10 @@ def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, data
     machine = Journal(journal.root, "system.jsonl")
     journal.metrics({"loss": 3.0}, 1)
     machine.metrics({"system/cpu_utilization_percentage": 50.0}, 1)
-    assert names_left(journal, uri) == {"run": 1, "metrics": 1, "system": 1}
-    delivery = JournalSync(journal.root, uri)
-    delivery.send_artifact()
-    assert delivery.sent == {"run": 1, "metrics": 1, "system": 1}
+    assert waiting(journal, uri) == {"run": 1, "metrics": 1, "system": 1}
+    started = JournalSync(journal.root, uri)
+    started.send()
+    assert started.sent == {"run": 1, "metrics": 1, "system": 1}
     machine.metrics({"system/cpu_utilization_percentage": 60.0}, 2)
     deliver(journal.root, uri)
     stored = rows(database, recorded(uri, request.node.name))
@@ -141,7 +141,7 @@ def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, data
     (journal.root / "delivered.json").unlink()
     deliver(journal.root, uri)
     assert rows(database, recorded(uri, request.node.name)) == stored
-    assert not JournalSync(journal.root, uri).left()
+    assert not JournalSync(journal.root, uri).backlog()
 
 
 @pytest.mark.parametrize("dies_after", [1, 2, 3])
@@ -158,13 +158,13 @@ def test_a_process_that_dies_before_it_notes_what_mlflow_has_sends_nothing_twice
             raise KeyboardInterrupt
         write_position(folder, position)
 
-    write_position = delivery.write_position
-    monkeypatch.setattr(delivery, "write_position", note)
+    write_position = sync.write_position
+    monkeypatch.setattr(sync, "write_position", note)
     with pytest.raises(KeyboardInterrupt):
         deliver(journal.root, uri)
     monkeypatch.undo()
-    left = JournalSync(journal.root, uri).left().waiting
-    assert sum(left.values()) == 3 - (dies_after - 1)
+    pending = JournalSync(journal.root, uri).backlog().waiting
+    assert sum(pending.values()) == 3 - (dies_after - 1)
 
     deliver(journal.root, uri)
     run = recorded(uri, request.node.name)
@@ -201,8 +201,8 @@ def test_many_entries_go_in_few_requests_in_order(begin, uri, database, request,
         sizes.append(len(points))
         logged(run, points)
 
-    logged = delivery.log_points
-    monkeypatch.setattr(delivery, "log_points", log_points)
+    logged = sync.log_points
+    monkeypatch.setattr(sync, "log_points", log_points)
     deliver(journal.root, uri)
     assert sizes == [800, 800, 400]
     stored = rows(database, recorded(uri, request.node.name))
@@ -218,11 +218,11 @@ def test_what_mlflow_refuses_is_named_and_holds_nothing_up(begin, uri, request, 
     journal.metrics({"fine": 1.0, "not\nfine": 2.0, "good": 3.0}, 1)
     journal.file(journal.root / "absent.png", "overlays")
     journal.metrics({"fine": 0.5}, 2)
-    told = JournalSync(journal.root, uri)
-    told.send()
+    started = JournalSync(journal.root, uri)
+    started.send()
     run = recorded(uri, request.node.name)
     assert run.data.metrics == {"fine": 0.5, "good": 3.0}
-    assert told.sent == {"run": 1, "metrics": 1}
+    assert started.sent == {"run": 1, "metrics": 1}
     refused = [
         json.loads(line) for line in (journal.root / "undeliverable.jsonl").read_text().splitlines()
     ]
@@ -235,9 +235,9 @@ def test_what_mlflow_refuses_is_named_and_holds_nothing_up(begin, uri, request, 
     ]
     assert "Invalid value" in refused[0]["reason"]
     assert refused[1]["reason"] == f"{journal.root}/absent.png does not exist any more"
-    left = JournalSync(journal.root, uri).left()
-    assert str(left) == f"MLflow refused 2, listed in {journal.root}/undeliverable.jsonl"
-    assert f"passed over line 3 of {journal.path}: " in capsys.readouterr().out
+    backlog = JournalSync(journal.root, uri).backlog()
+    assert str(backlog) == f"MLflow refused 2, listed in {journal.root}/undeliverable.jsonl"
+    assert f"skipped line 3 of {journal.path}: " in capsys.readouterr().out
 
 
 def test_a_picture_of_a_step_is_also_laid_where_the_image_grid_looks(begin, uri, request, tmp_path):
@@ -247,13 +247,13 @@ def test_a_picture_of_a_step_is_also_laid_where_the_image_grid_looks(begin, uri,
     cut.write_bytes(whole.read_bytes()[:40])
     journal.file(whole, "overlays", 2)
     journal.file(cut, "overlays", 3)
-    told = JournalSync(journal.root, uri)
-    told.send()
+    started = JournalSync(journal.root, uri)
+    started.send()
     (journal.root / "delivered.json").unlink()
     deliver(journal.root, uri)
 
     run = recorded(uri, request.node.name)
-    assert told.sent == {"run": 1, "file": 1}
+    assert started.sent == {"run": 1, "file": 1}
     assert run.data.tags["mlflow.loggedImages"] == "True"
     kept = tmp_path / "artifacts" / run.info.run_id / "artifacts"
     assert sorted(path.name for path in (kept / "overlays").iterdir()) == ["cut.png", "whole.png"]
@@ -268,19 +268,19 @@ def test_a_picture_of_a_step_is_also_laid_where_the_image_grid_looks(begin, uri,
 def test_what_may_have_been_refused_by_mistake_is_sent_again(begin, uri, request, monkeypatch):
     journal = begin()
     journal.metrics({"loss": 1.0}, 1)
-    monkeypatch.setattr(delivery, "_ASK_AGAIN_S", (0.0, 0.0))
+    monkeypatch.setattr(sync, "_RETRIES_S", (0.0, 0.0))
     answers = iter(["QueuePool limit", "QueuePool limit", ""])
 
     def log_points(run, points):
-        if said := next(answers):
-            raise DoubtfulError(said)
+        if reason := next(answers):
+            raise DoubtfulError(reason)
         logged(run, points)
 
-    logged = delivery.log_points
-    monkeypatch.setattr(delivery, "log_points", log_points)
+    logged = sync.log_points
+    monkeypatch.setattr(sync, "log_points", log_points)
     deliver(journal.root, uri)
     assert recorded(uri, request.node.name).data.metrics == {"loss": 1.0}
-    assert not JournalSync(journal.root, uri).left()
+    assert not JournalSync(journal.root, uri).backlog()
 
 
 def test_a_file_that_is_not_taken_keeps_nothing_else_here(begin, uri, request, monkeypatch):
@@ -297,15 +297,15 @@ def test_a_file_that_is_not_taken_keeps_nothing_else_here(begin, uri, request, m
             raise AwayError("the store is full")
         taken.append(path.name)
 
-    monkeypatch.setattr(delivery, "log_file", log_file)
+    monkeypatch.setattr(sync, "log_file", log_file)
     with pytest.raises(AwayError, match="the store is full"):
         deliver(journal.root, uri)
     assert recorded(uri, request.node.name).data.metrics == {"loss": 2.0}
     assert taken == ["a", "c"]
-    assert names_left(journal, uri) == {"file": 1}
+    assert waiting(journal, uri) == {"file": 1}
     deliver(journal.root, uri)
     assert taken == ["a", "c", "b"]
-    assert names_left(journal, uri) == {}
+    assert waiting(journal, uri) == {}
 
 
 def test_a_trial_finds_or_makes_the_run_of_its_sweep(begin, uri, request):
@@ -355,7 +355,7 @@ def test_a_run_that_was_deleted_waits_until_it_is_restored(begin, uri, request):
         AwayError, match=f"^run {run_id} was deleted in MLflow at {uri}: restore it"
     ):
         deliver(journal.root, uri)
-    assert names_left(journal, uri) == {"metrics": 1}
+    assert waiting(journal, uri) == {"metrics": 1}
     MlflowClient(uri).restore_run(run_id)
     deliver(journal.root, uri)
     assert recorded(uri, request.node.name).data.metrics == {"loss": 1.0, "pckh": 2.0}
@@ -386,7 +386,7 @@ def test_an_experiment_that_was_deleted_is_an_error_that_loses_nothing(begin, ur
     client.delete_experiment(client.create_experiment(request.node.name))
     with pytest.raises(AwayError, match="deleted"):
         deliver(journal.root, uri)
-    assert names_left(journal, uri) == {"run": 1}
+    assert waiting(journal, uri) == {"run": 1}
 
 
 def test_a_damaged_note_of_what_is_delivered_is_named(begin, uri):
@@ -422,15 +422,15 @@ def test_the_command_names_what_remains(begin, uri, capsys, monkeypatch):
     journal, whole = begin("one"), begin("other")
     journal.metrics({"loss": 3.0}, 1)
     journal.end("FINISHED")
-    monkeypatch.setattr(delivery, "log_points", log_points)
+    monkeypatch.setattr(sync, "log_points", log_points)
     with pytest.raises(SystemExit) as end:
         jobs.deliver.main([str(journal.root), str(whole.root)])
     assert end.value.code == 1
     assert capsys.readouterr().err == (
         f"error: MLflow lacks 2 entries (1 metrics, 1 end) of {journal.root} (no answer); "
-        f"to deliver it: python -m jobs.deliver {journal.root}\n"
+        f"to send them: python -m jobs.deliver {journal.root}\n"
     )
-    assert names_left(whole, uri) == {}
+    assert waiting(whole, uri) == {}
 
 
 def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
@@ -447,16 +447,16 @@ def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
     assert jobs.deliver.uri_of(journal.root, "") == "http://me:secret@host:5000"
     jobs.deliver.main([str(journal.root), "--tracking-uri", uri])
-    assert names_left(journal, uri) == {}
+    assert waiting(journal, uri) == {}
 
 
-# Runs that nobody has ended
+# Runs without an end
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.run.lock import alive
-with alive(Path(sys.argv[1])):
+from pipeline.run.lock import driver_lock
+with driver_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -464,7 +464,7 @@ with alive(Path(sys.argv[1])):
 
 @pytest.fixture
 def driver(tmp_path):
-    """A process that holds the run in tmp_path / "run", as its driver does."""
+    """A process that holds the lock of the run in tmp_path / "run", as its driver does."""
     words = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -474,7 +474,7 @@ def driver(tmp_path):
 
 
 def quiet(journal: Journal, seconds: float) -> None:
-    """Make a journal look as if nothing had been added to it for so long."""
+    """Make a journal look unchanged for `seconds`."""
     then = time.time() - seconds
     os.utime(journal.path, (then, then))
 
@@ -493,7 +493,7 @@ def test_a_run_whose_driver_was_killed_is_ended_by_the_command(begin, uri, reque
         f"{journal.root}: its driver ended without recording it; the run is marked as KILLED",
         f"{journal.root}: sent 1 entry (1 end) to {uri}",
     ]
-    # It has its end, and goes on having one.
+    # A second call is a no-op.
     assert not end_abandoned(journal)
 
 

@@ -1,4 +1,4 @@
-"""JournalSync beside a run, to a real MLflow server that is killed, started again, and stopped in the middle of an answer."""
+"""Uploader to a real MLflow server that is killed, restarted, and stopped during an answer."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ class Server:
         os.killpg(self._process.pid, number)
 
     def points(self, name: str) -> list[tuple]:
-        """(metric, step, value, time) of the run called `name`, in the order in which they came."""
+        """(metric, step, value, time) of the run called `name`, in the order of insertion."""
         with sqlite3.connect(self._folder / "mlflow.db") as connection:
             return connection.execute(
                 "select m.key, m.step, m.value, m.timestamp from metrics m join runs r "
@@ -83,7 +83,7 @@ class Server:
 
 
 def until(is_so: Callable[[], bool], limit_s: float = 60) -> None:
-    """Wait for something; a limit that is far beyond what it takes keeps a failure from hanging."""
+    """Wait for a condition; the generous limit only keeps a failure from hanging."""
     end = time.monotonic() + limit_s
     while not is_so():
         assert time.monotonic() < end, "it has not come about"
@@ -100,18 +100,18 @@ def server(tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """Look at the journal more often than a run needs, and give a server that hangs up sooner."""
-    monkeypatch.setattr(module, "_LOOK_S", 0.05)
+    """Check the journal often, and time out early."""
+    monkeypatch.setattr(module, "_CHECK_S", 0.05)
     monkeypatch.setattr(module, "_LONGEST_S", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
 
 
 @pytest.fixture
-def said(monkeypatch) -> list[str]:
-    """What couriers say."""
-    lines: list[str] = []
-    monkeypatch.setattr(module, "say", lines.append)
-    return lines
+def lines(monkeypatch) -> list[str]:
+    """The lines that uploaders print."""
+    printed: list[str] = []
+    monkeypatch.setattr(module, "say", printed.append)
+    return printed
 
 
 def begin(folder: Path, uri: str) -> Journal:
@@ -132,7 +132,7 @@ def add(journal: Journal, *steps: int) -> None:
 
 
 def expected(journal: Journal) -> list[tuple]:
-    """The points that a journal holds, as the server is to have them."""
+    """The points in a journal, as the server should have them."""
     return [
         (name, entry.content["step"], value, entry.time_ms)
         for entry in journal.entries()
@@ -142,18 +142,18 @@ def expected(journal: Journal) -> list[tuple]:
 
 
 def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_order(
-    server, tmp_path, said
+    server, tmp_path, lines
 ):
     journal = begin(tmp_path / "killed", server.uri)
     uploader = Uploader(journal.root, server.uri)
     add(journal, 1, 2)
-    until(lambda: not JournalSync(journal.root, server.uri).left())
+    until(lambda: not JournalSync(journal.root, server.uri).backlog())
     assert server.points("killed") == expected(journal)
     server.kill()
     add(journal, 3, 4)
-    until(lambda: len(said) == 1)
-    assert said[0].startswith(
-        f"MLflow at {server.uri} does not answer: 4 entries wait on disk, and training goes on ("
+    until(lambda: len(lines) == 1)
+    assert lines[0].startswith(
+        f"MLflow at {server.uri} does not answer: 4 entries wait on disk, and training continues ("
     )
     assert len(server.points("killed")) == 4
     add(journal, 5)
@@ -162,7 +162,7 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_or
     add(journal, 6)
     journal.end("FINISHED")
     assert not uploader.close(60)
-    assert said[1:] == [f"MLflow at {server.uri} is back, and has all that waited"]
+    assert lines[1:] == [f"MLflow at {server.uri} is back, and has all that waited"]
     assert [row[:2] for row in server.points("killed")] == [
         (name, step) for step in range(1, 7) for name in ("loss", "pckh")
     ]
@@ -171,32 +171,32 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_or
     assert pictures == {f"killed-{step}.png": f"picture {step}".encode() for step in range(1, 7)}
 
 
-def test_a_server_that_hangs_keeps_nobody_and_gets_the_rest_by_the_command(
-    server, tmp_path, said, capsys
+def test_a_server_that_hangs_blocks_no_run_and_gets_the_rest_by_the_command(
+    server, tmp_path, lines, capsys
 ):
     journal = begin(tmp_path / "hangs", server.uri)
     uploader = Uploader(journal.root, server.uri)
     add(journal, 1)
-    until(lambda: not JournalSync(journal.root, server.uri).left())
+    until(lambda: not JournalSync(journal.root, server.uri).backlog())
     server.signal(signal.SIGSTOP)
     try:
         add(journal, 2)
-        until(lambda: len(said) == 1)
+        until(lambda: len(lines) == 1)
         add(journal, 3)
         journal.end("FINISHED")
-        left = uploader.close(0.5)
-        assert left.waiting == {"metrics": 2, "file": 2, "end": 1}
-        assert f"to deliver it: python -m jobs.deliver {journal.root}" in str(left)
+        backlog = uploader.close(0.5)
+        assert backlog.waiting == {"metrics": 2, "file": 2, "end": 1}
+        assert f"to send them: python -m jobs.deliver {journal.root}" in str(backlog)
     finally:
         server.signal(signal.SIGCONT)
     jobs.deliver.main([str(journal.root)])
-    # What the server took from requests that had been given up is the same again.
+    # What the server took from requests that timed out is sent again, and stored once.
     assert f"{journal.root}: sent " in capsys.readouterr().out
     assert server.points("hangs") == expected(journal)
-    assert not JournalSync(journal.root, server.uri).left()
+    assert not JournalSync(journal.root, server.uri).backlog()
 
 
-def test_nobody_is_asked_where_nothing_is_to_be_delivered(tmp_path):
+def test_no_request_is_made_where_the_journal_is_empty(tmp_path):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -222,7 +222,7 @@ def silent() -> Iterator[str]:
 
 @pytest.fixture
 def refusing() -> Iterator[str]:
-    """The URI of a port at which nobody listens, and that nobody else gets."""
+    """The URI of a port that is reserved and refuses connections."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -235,7 +235,7 @@ def test_a_server_that_is_away_is_an_error_before_anything_starts(
     request, tmp_path, monkeypatch, kind, reason
 ):
     uri = request.getfixturevalue(kind)
-    # Whatever the limit of one request is, that of the whole holds.
+    # The limit holds whatever that of a single request is.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     monkeypatch.setattr("pipeline.tracking.sync._REACH_S", 0.5)
     journal = begin(tmp_path / "run", uri)
@@ -244,36 +244,38 @@ def test_a_server_that_is_away_is_an_error_before_anything_starts(
     assert not (journal.root / "delivered.json").exists()
 
 
-def test_a_run_ends_though_its_server_was_never_there(tmp_path, said, refusing):
+def test_a_run_ends_though_its_server_was_never_there(tmp_path, lines, refusing):
     journal = begin(tmp_path / "run", refusing)
     uploader = Uploader(journal.root, refusing)
-    until(lambda: len(said) == 1)
+    until(lambda: len(lines) == 1)
     journal.end("FINISHED")
-    left = uploader.close(10)
-    assert left.waiting == {"run": 1, "end": 1}
-    assert str(left).startswith(f"MLflow lacks 2 entries (1 run, 1 end) of {journal.root} (track")
-    assert len(said) == 1
+    backlog = uploader.close(10)
+    assert backlog.waiting == {"run": 1, "end": 1}
+    assert str(backlog).startswith(
+        f"MLflow lacks 2 entries (1 run, 1 end) of {journal.root} (track"
+    )
+    assert len(lines) == 1
 
 
 def test_a_run_ends_though_a_request_never_does(tmp_path, monkeypatch, silent):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     journal = begin(tmp_path / "run", silent)
-    left = Uploader(journal.root, silent).close(0.5)
-    assert left.waiting == {"run": 1}
-    assert left.reason == "it has not taken all within 0.5 s"
+    backlog = Uploader(journal.root, silent).close(0.5)
+    assert backlog.waiting == {"run": 1}
+    assert backlog.reason == "the upload takes longer than 0.5 s"
 
 
-def test_a_slip_in_delivery_is_told_and_spares_the_run(tmp_path, said, refusing):
+def test_a_bug_in_the_upload_is_printed_and_spares_the_run(tmp_path, lines, refusing):
     journal = begin(tmp_path / "run", refusing)
     (journal.root / "delivered.json").write_text("{")
     uploader = Uploader(journal.root, refusing)
-    until(lambda: len(said) == 1)
-    assert said[0].startswith("delivery to MLflow has stopped:\nTraceback")
+    until(lambda: len(lines) == 1)
+    assert lines[0].startswith("the upload to MLflow has stopped:\nTraceback")
     with pytest.raises(ValueError, match=r"delivered\.json is damaged"):
         uploader.close(10)
 
 
-def test_models_come_to_a_server_and_leave_it_with_their_bytes(server, tmp_path, said, capsys):
+def test_models_reach_a_server_and_are_removed_with_their_files(server, tmp_path, lines, capsys):
     journal = begin(tmp_path / "models", server.uri)
     for number, headline in ((1, 10.0), (2, 20.0)):
         checkpoint(journal.root / f"epoch_{number:04d}", {"pckh_0.5": headline})
@@ -284,5 +286,5 @@ def test_models_come_to_a_server_and_leave_it_with_their_bytes(server, tmp_path,
     journal.register("epoch_0002", "served", "pckh_0.5", 20.0, "people")
     deliver(journal.root, server.uri)
     assert "registered epoch_0002 as served version 1, the champion" in capsys.readouterr().out
-    assert not JournalSync(journal.root, server.uri).left()
+    assert not JournalSync(journal.root, server.uri).backlog()
     assert server.points("models") == expected(journal)

@@ -1,4 +1,4 @@
-"""Comparing the runs of a sweep as people do it: in the MLflow UI, on a real server, with a real browser."""
+"""Comparing a sweep's runs in the MLflow UI, on a real server, with a real browser."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ NAMES = [f"stacks-{stacks}" for stacks in STACKS]
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """A sweep's runs on a server: where it is, and by name what they have measured last."""
+    """A sweep's runs on a server: its URI, and each run's last metrics by name."""
 
     uri: str
     metrics: dict[str, dict[str, float]]
@@ -49,14 +49,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def swept(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
-    """Train networks of 1, 2 and 4 stacks, recorded as a sweep's trials are; no cluster is needed for that."""
+    """Train networks of 1, 2 and 4 stacks, recorded as a sweep's trials; no cluster is needed."""
     folder = tmp_path_factory.mktemp("walk")
     pack_samples(folder / "train", [samples(8)])
     pack_samples(folder / "val", [samples(3, first=20)], split="val")
     with mlflow_server(folder / "mlflow") as port:
         uri = f"http://127.0.0.1:{port}"
-        told = {"params": {"sweep.model.stacks": list(STACKS)}, "tags": {}, "artifacts": folder}
-        parent = start_run(uri, "hourglass", "stacks", **told)
+        params = {"sweep.model.stacks": list(STACKS)}
+        parent = start_run(uri, "hourglass", "stacks", params=params, tags={}, artifacts=folder)
         metrics = {f"stacks-{stacks}": train_trial(folder, uri, stacks) for stacks in STACKS}
         end_run(parent, "FINISHED")
         yield Swept(uri=uri, metrics=metrics)
@@ -145,8 +145,8 @@ def test_a_comparison_names_what_the_runs_differ_in_joint_by_joint(page, swept):
     differing = sorted(name for name in joints if len(set(values[name])) > 1)
     assert differing, "networks that find every joint equally often"
     for name in differing:
-        told, *shown = walk.metric_row(page, name)
-        assert told == name
+        label, *shown = walk.metric_row(page, name)
+        assert label == name
         # Four digits of each.
         assert [float(value) for value in shown] == pytest.approx(values[name], rel=1e-3)
     expect(page.get_by_role("link", name="learning_rate", exact=True)).to_have_count(0)

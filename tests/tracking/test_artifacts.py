@@ -1,4 +1,4 @@
-"""Pictures as the MLflow UI's image grid finds them."""
+"""Images in the layout of the MLflow UI's image grid."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipeline.tracking.images import lay_out
+from pipeline.tracking.artifacts import lay_out
 
 
 def names(folder) -> list[str]:
@@ -33,14 +33,14 @@ def test_a_picture_has_the_names_that_mlflow_would_give_it(picture, folder, tmp_
     with Image.open(picture) as opened:
         client.log_image(run, opened, key="overlays", step=3, timestamp=1700, synchronous=True)
     lay_out(picture, "overlays", 3, 1700, folder)
-    theirs = tmp_path / "theirs" / run / "artifacts" / "images"
-    told = [re.sub(r"\+[0-9a-f-]{36}", "+ID", name) for name in names(theirs)]
+    logged = tmp_path / "theirs" / run / "artifacts" / "images"
+    theirs = [re.sub(r"\+[0-9a-f-]{36}", "+ID", name) for name in names(logged)]
     ours = [re.sub(r"\+[0-9a-f-]{36}", "+ID", name) for name in names(folder)]
-    assert told == [
+    assert theirs == [
         "overlays+step+3+timestamp+1700+ID+compressed.webp",
         "overlays+step+3+timestamp+1700+ID.png",
     ]
-    assert ours == [told[0], told[1].replace(".png", ".webp")]
+    assert ours == [theirs[0], theirs[1].replace(".png", ".webp")]
     assert client.get_run(run).data.tags["mlflow.loggedImages"] == "True"
     sizes = []
     for name in names(folder):

@@ -1,0 +1,150 @@
+"""The private parts of Ray that the pipeline needs: a test fails by the name of a missing one."""
+
+import inspect
+import logging
+import mmap
+import os
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import ray._raylet
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+from pipeline.cluster import ray_private, start
+from pipeline.cluster.ray_private import LeanTrainer
+
+ROOT = Path(__file__).resolve().parents[2]
+COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator"
+WORKERS = "ray.train.v2._internal.execution.worker_group:ExecutionGroup"
+NAMES = [
+    # bound_to_loopback
+    "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
+    "ray._private.services:get_node_ip_address",
+    # rendezvous.py, and what it calls of the workers
+    "ray.train.torch.config:_TorchBackend.on_start",
+    *(f"{WORKERS}.{name}" for name in ("execute", "execute_single", "execute_single_async")),
+    f"{WORKERS}.get_resources_per_worker",
+    # LeanTrainer
+    "ray.train.torch:TorchTrainer._create_default_callbacks",
+    "ray.train.v2._internal.callbacks.datasets:DatasetsCallback",
+    "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
+    # take_over
+    f"{COORDINATOR}:_AutoscalingCoordinatorActor.cancel_request",
+    "ray.train.v2._internal.execution.context:TrainRunContext",
+    # TRACEBACKS
+    "ray.train.v2._internal.util:construct_user_exception_with_traceback",
+]
+# Environment variables that the pipeline sets, each with the constant that holds its name in Ray.
+TRAIN = "ray.train.v2._internal.constants"
+VARIABLES = {
+    "RAY_DEDUP_LOGS": "ray._private.ray_constants:RAY_DEDUP_LOGS",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "ray._private.ray_constants:ENABLE_RAY_CLUSTERS_ENV_VAR",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": f"{TRAIN}:ENABLE_PREEMPTION_WATCHER_ENV_VAR",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": f"{TRAIN}:ENABLE_PRINT_PATCH_ENV_VAR",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": f"{TRAIN}:HEALTH_CHECK_INTERVAL_S_ENV_VAR",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{TRAIN}:WORKER_GROUP_START_TIMEOUT_S_ENV_VAR",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{TRAIN}:WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR",
+    "RAY_USAGE_STATS_ENABLED": ("ray._common.usage.usage_constants:USAGE_STATS_ENABLED_ENV_VAR"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ray_still_has(name):
+    pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize(("variable", "constant"), VARIABLES.items())
+def test_ray_still_reads_the_environment_variable(variable, constant):
+    found = pkgutil.resolve_name(constant)
+    assert variable in (found, constant.partition(":")[2])
+    # The controller and the workers get those of Ray Train only if it passes them on.
+    assert not variable.startswith("RAY_TRAIN_") or variable in ENV_VARS_TO_PROPAGATE
+
+
+def test_every_environment_variable_of_ray_that_the_pipeline_sets_is_tested():
+    sources = "".join(path.read_text() for path in (ROOT / "pipeline" / "cluster").glob("*.py"))
+    # RAY_ADDRESS is public.
+    assert set(re.findall(r'"(RAY_\w+)"', sources)) - {"RAY_ADDRESS"} == set(VARIABLES)
+
+
+@pytest.mark.parametrize("name", ray_private.NO_METRICS)
+def test_ray_still_knows_the_system_setting(name):
+    with (
+        Path(ray._raylet.__file__).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library,
+    ):
+        assert library.find(name.encode()) >= 0
+
+
+def test_ray_still_takes_loopback_where_it_knows_of_no_clusters(monkeypatch):
+    # Undoes also what the context sets.
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("ray._private.worker._global_node", None)
+    with ray_private.bound_to_loopback():
+        assert ray.util.get_node_ip_address() == ray_private.LOOPBACK
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert ray._private.ray_constants.ENABLE_RAY_CLUSTER
+
+
+def test_ray_train_still_logs_stacks_by_the_logger_that_is_turned_off(monkeypatch):
+    records = []
+    monkeypatch.setattr(logging.getLogger(ray_private.TRACEBACKS), "handle", records.append)
+    pkgutil.resolve_name(NAMES[-1])(ValueError("no such file"))
+    assert [record.levelname for record in records] == ["ERROR"]
+
+
+def test_ray_train_still_requests_resources_by_the_name_that_is_cancelled():
+    created = inspect.getsource(
+        pkgutil.resolve_name(f"{COORDINATOR}:get_or_create_autoscaling_coordinator")
+    )
+    for kind in ("name", "namespace"):
+        assert f'{kind}="{ray_private._COORDINATOR}"' in created
+    policy = "ray.train.v2._internal.execution.scaling_policy:ScalingPolicy"
+    assert 'f"train-{train_run_context.run_id}"' in inspect.getsource(pkgutil.resolve_name(policy))
+    assert TorchTrainer(print).train_run_context.run_id
+
+
+# Helper actors of Ray Train
+
+
+def omitted(*, is_shared: bool) -> set[str]:
+    def names(trainer: TorchTrainer) -> set[str]:
+        return {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+
+    return names(TorchTrainer(print)) - names(LeanTrainer(print, is_shared=is_shared))
+
+
+def test_no_actor_distributes_datasets_and_on_its_own_cluster_a_run_frees_nothing_for_others():
+    assert omitted(is_shared=True) == {"DatasetsCallback"}
+    assert omitted(is_shared=False) == {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What Ray would have been started with; nothing is."""
+    given = {}
+    monkeypatch.setattr(start.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(start.ray, "init", lambda **settings: given.update(settings))
+    monkeypatch.setattr(start.ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "")
+    return given
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_runs_that_share_a_cluster_can_free_what_others_held(started, is_shared):
+    with start.cluster("local", is_shared=is_shared):
+        assert start.is_for_one_run() is not is_shared
+        # What frees it asks the dashboard.
+        assert started["include_dashboard"] is is_shared
+    assert not start.is_for_one_run()
+
+
+def test_a_cluster_that_is_joined_is_shared(started):
+    with start.cluster("192.0.2.1:6379"):
+        assert not start.is_for_one_run()

@@ -21,6 +21,8 @@ BEST_CHECKPOINT = "best_checkpoint"
 CHECKPOINT_THREAD = "checkpoint"
 # Prefix of folders with unfinished checkpoints.
 _ASIDE = ".writing-"
+# This many failed checkpoints in a row end the run.
+_FAILURES = 3
 
 
 def checkpoint_name(progress: Progress) -> str:
@@ -116,8 +118,7 @@ class CheckpointManager:
 
     The `keep` newest checkpoints stay, except those within a completed epoch, and the best by
     `metric`: as many as `models`, which become models in the journal, but at least one. If a
-    checkpoint can't be written, as on a full disk, earlier ones are unharmed, and `add` and `close`
-    return the error.
+    checkpoint can't be written, as on a full disk, earlier ones are unharmed.
     """
 
     def __init__(self, folder: Path, keep: int, metric: str, models: int = 0) -> None:
@@ -125,6 +126,7 @@ class CheckpointManager:
         self._journal = Journal(folder)
         self._waiting: list[EpochEntry | Mapping[str, str]] = []
         self._thread: Thread | None = None
+        self._failures = 0
         self._failure: StorageError | None = None
         self._error: Exception | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,12 +140,18 @@ class CheckpointManager:
         *,
         epoch: EpochEntry | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> StorageError | None:
+    ) -> None:
         """Start to write a checkpoint, to enter `tags` and `epoch` in the journal afterwards.
 
-        Waits for the previous one, and returns the error if that could not be written.
+        Waits for the previous one, and logs its failure. Raises StorageError at the third failure
+        in a row.
         """
         failure = self.close()
+        self._failures = self._failures + 1 if failure else 0
+        if failure is not None:
+            if self._failures >= _FAILURES:
+                raise failure
+            say(f"{failure}; training continues, and retries at the next checkpoint")
         if tags:
             self._waiting.append(tags)
         if epoch is not None:
@@ -159,7 +167,6 @@ class CheckpointManager:
             target=self._write, args=(name, snapshot), name=CHECKPOINT_THREAD, daemon=False
         )
         self._thread.start()
-        return failure
 
     def close(self) -> StorageError | None:
         """Wait for the last checkpoint; return the error if it could not be written.

@@ -69,18 +69,13 @@ class Journal:
 
     def run(self, spec: RunSpec) -> None:
         """Record that the run starts or resumes. Passwords in URLs are redacted."""
-        self._append(
-            "run",
-            {
-                "uri": redacted(spec.uri),
-                "experiment": spec.experiment,
-                "name": spec.name,
-                "params": {key: redacted(str(value)) for key, value in spec.params.items()},
-                "tags": {key: redacted(value) for key, value in spec.tags.items()},
-                "artifacts": str(spec.artifacts),
-                "parent": spec.parent,
-            },
-        )
+        shown = {
+            "uri": redacted(spec.uri),
+            "params": {key: redacted(str(value)) for key, value in spec.params.items()},
+            "tags": {key: redacted(value) for key, value in spec.tags.items()},
+            "artifacts": str(spec.artifacts),
+        }
+        self._append("run", vars(spec) | shown)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record metrics at a step, unless the same names are recorded at it already.
@@ -93,10 +88,8 @@ class Journal:
                 raise ValueError(f"metric {name!r} at step {step} must be finite, got {value}")
         self._read_on()
         if (step, frozenset(values)) not in self._known:
-            self._append(
-                "metrics",
-                {"step": step, "values": {name: float(value) for name, value in values.items()}},
-            )
+            content = {name: float(value) for name, value in values.items()}
+            self._append("metrics", {"step": step, "values": content})
 
     def file(self, path: Path, folder: str, step: int | None = None) -> None:
         """Record a file for `folder` of the run's artifacts. It must stay until it is uploaded.

@@ -53,11 +53,8 @@ class Plateau:
         if self.best is None or accuracy > self.best:
             return Plateau(best=accuracy, has_dropped=self.has_dropped)
         waited = self.epochs_since + 1
-        return Plateau(
-            best=self.best,
-            epochs_since=waited,
-            has_dropped=self.has_dropped or waited >= patience,
-        )
+        has_dropped = self.has_dropped or waited >= patience
+        return Plateau(best=self.best, epochs_since=waited, has_dropped=has_dropped)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import (
     CheckpointManager,
     EpochEntry,
-    StorageError,
     checkpoint_name,
     newest_sound,
 )
@@ -19,8 +18,6 @@ from pipeline.training.distributed import Request, broadcast_text
 from pipeline.training.trainer import Trainer
 
 _LOOK_EVERY_S = 0.5
-# This many failed checkpoints in a row end the run.
-_FAILURES = 3
 
 
 class Checkpointer:
@@ -45,7 +42,6 @@ class Checkpointer:
         self._preemption_check_s = preemption_check_s
         self._saved_at = self._asked_at = self._looked_at = clock()
         self._tags: dict[str, str] = {}
-        self._failures = 0
 
     def resume(self) -> dict[str, float]:
         """Resume from the newest sound checkpoint, if there is one.
@@ -93,7 +89,7 @@ class Checkpointer:
         self._save(self._trainer.state.progress, {})
 
     def save_trained(self, metrics: dict[str, float]) -> None:
-        """Save a checkpoint between an epoch's steps and its evaluation. Every rank must call it."""
+        """Save a checkpoint after an epoch's steps. Every rank must call it."""
         epochs, steps = self._trainer.state.progress.epochs, self._trainer.steps_per_epoch
         self._save(Progress(epochs=epochs - 1, epoch_steps=steps), metrics)
 
@@ -135,14 +131,4 @@ class Checkpointer:
         if self._is_first:
             tags, self._tags = self._tags, {}
             name = checkpoint_name(position)
-            self._check(self._manager.add(name, snapshot, epoch=epoch, tags=tags))
-
-    def _check(self, failure: StorageError | None) -> None:
-        """Log a failed checkpoint. Raises it if it is one of several in a row."""
-        if failure is None:
-            self._failures = 0
-            return
-        self._failures += 1
-        if self._failures >= _FAILURES:
-            raise failure
-        say(f"{failure}; training continues, and retries at the next checkpoint")
+            self._manager.add(name, snapshot, epoch=epoch, tags=tags)

@@ -51,8 +51,8 @@ def write(folder: Path, accuracies: Mapping[str, float | None], keep: int = 2) -
     """Write checkpoints one after another; return the names of those that are left."""
     manager = CheckpointManager(folder, keep, METRIC)
     for name, accuracy in accuracies.items():
-        assert manager.add(name, snapshot_of(accuracy)) is None
-    assert manager.close() is None
+        manager.add(name, snapshot_of(accuracy))
+        assert manager.close() is None
     return [path.name for path in checkpoints(folder)]
 
 

@@ -80,7 +80,7 @@ def test_of_equally_good_ones_the_earliest_is_the_best(tmp_path):
     assert found[0].name == "epoch_0002"
 
 
-def test_checkpoints_within_an_epoch_go_when_it_is_complete(tmp_path):
+def test_checkpoints_within_an_epoch_are_removed_when_it_is_complete(tmp_path):
     within = {"epoch_0001": 50.0, "epoch_0001+00010": None, "epoch_0001+00020": None}
     assert write(tmp_path, within) == ["epoch_0001", "epoch_0001+00010", "epoch_0001+00020"]
     assert write(tmp_path, {"epoch_0002": 40.0}) == ["epoch_0001", "epoch_0002"]
@@ -95,7 +95,7 @@ def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path):
     assert names_in(tmp_path) == ["epoch_0001"]
 
 
-def test_what_was_never_finished_is_no_checkpoint_and_is_cleaned_away(tmp_path):
+def test_an_unfinished_checkpoint_does_not_count_and_is_removed(tmp_path):
     left = tmp_path / ".writing-abc"
     left.mkdir()
     (left / "checkpoint.json").write_text("{}")
@@ -114,12 +114,12 @@ def test_damaged_checkpoints_are_named_and_the_newest_sound_one_is_found(tmp_pat
     damage(tmp_path / "epoch_0003")
     metadata = tmp_path / "epoch_0002" / "checkpoint.json"
     metadata.write_text(metadata.read_text().replace("2.0", "99.0"))
-    said: list[str] = []
-    found = newest_sound(tmp_path, said.append)
+    printed: list[str] = []
+    found = newest_sound(tmp_path, printed.append)
     assert found is not None
     assert found[0].name == "epoch_0001"
     assert found[1].metrics == {METRIC: 1.0}
-    [truncated, tampered] = said
+    [truncated, tampered] = printed
     assert truncated == (
         f"checkpoint epoch_0003 can't be used: {tmp_path}/epoch_0003/weights.safetensors: checksum "
         "mismatch: the file was modified after it was written"
@@ -129,7 +129,7 @@ def test_damaged_checkpoints_are_named_and_the_newest_sound_one_is_found(tmp_pat
     )
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_trained_anew(tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
     assert newest_sound(tmp_path, lambda _: None) is None
     write(tmp_path, {"epoch_0001": 1.0, "epoch_0002": 2.0})
     for path in checkpoints(tmp_path):
@@ -189,7 +189,7 @@ def disk(tmp_path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Take all the room that is left."""
+    """Fill the disk."""
     with (disk / "ballast").open("wb", buffering=0) as file:
         try:
             while True:
@@ -217,7 +217,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_those_before_it(disk):
     assert found[0].name == "epoch_0001"
 
 
-def test_a_journal_without_room_keeps_what_it_has_and_takes_the_rest_later(disk):
+def test_a_journal_on_a_full_disk_keeps_its_entries_and_takes_more_later(disk):
     journal = Journal(disk)
     many = {f"metric {number}": float(number) for number in range(1000)}
     journal.metrics({"first": 1.0}, 1)
@@ -257,7 +257,7 @@ def trainer_of(folder: Path, epochs: int) -> Trainer:
 
 
 class After(LoopHooks):
-    """Does something to the run's disk after an epoch, when its checkpoint has been seen to."""
+    """Acts on the run's disk after an epoch, when its checkpoint's thread has ended."""
 
     def __init__(self, acts: Mapping[int, Callable[[], None]]) -> None:
         self.acts = acts
@@ -278,7 +278,7 @@ def recorded(folder: Path) -> tuple[list[int], list[str]]:
     )
 
 
-def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room(
+def test_training_continues_without_a_checkpoint_and_catches_up_when_there_is_room(
     disk, tmp_path, capsys
 ):
     trainer = trainer_of(tmp_path, 4)
@@ -292,12 +292,12 @@ def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room
 
     with Checkpointer(trainer, run) as checkpointer:
         train(trainer, checkpointer, After({1: lambda: fill(disk), 2: look_and_free}))
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     # Of the second epoch neither the checkpoint of its steps nor that of its evaluation.
-    assert said.count("MiB free there") == 2
+    assert printed.count("MiB free there") == 2
     for name in ("epoch_0001+00002", "epoch_0002"):
-        assert f"{run / name}: not written, with 0.0 MiB free there: " in said
-    assert said.count("training continues, and retries at the next checkpoint") == 2
+        assert f"{run / name}: not written, with 0.0 MiB free there: " in printed
+    assert printed.count("training continues, and retries at the next checkpoint") == 2
     assert usable == ["epoch_0001"]
     pictures = [f"overlay_{epoch:04d}.png" for epoch in (1, 2, 3, 4)]
     assert recorded(run) == ([1, 2, 3, 4], pictures)
@@ -308,7 +308,7 @@ def test_training_goes_on_without_a_checkpoint_and_catches_up_when_there_is_room
     assert check_sound(run / "epoch_0004").progress.epochs == 4
 
 
-def test_entries_that_the_disk_refuses_wait_and_come_once(disk, tmp_path, capsys, monkeypatch):
+def test_entries_that_fail_wait_and_are_entered_once(disk, tmp_path, capsys, monkeypatch):
     trainer = trainer_of(tmp_path, 3)
     run = disk / "run"
     original, calls = CheckpointManager._enter_epoch, []
@@ -322,14 +322,16 @@ def test_entries_that_the_disk_refuses_wait_and_come_once(disk, tmp_path, capsys
     monkeypatch.setattr(CheckpointManager, "_enter_epoch", full_the_second_time)
     with Checkpointer(trainer, run) as checkpointer:
         train(trainer, checkpointer, After({2: lambda: free(disk)}))
-    said = capsys.readouterr().out
-    assert f"{run}/epoch_0002: written, but not entered in the journal, with 0.0 MiB free" in said
+    printed = capsys.readouterr().out
+    assert (
+        f"{run}/epoch_0002: written, but not entered in the journal, with 0.0 MiB free" in printed
+    )
     # Tried again with the checkpoint of the next epoch's steps.
     assert calls == [1, 2, 2, 3]
     assert recorded(run) == ([1, 2, 3], [f"overlay_{epoch:04d}.png" for epoch in (1, 2, 3)])
 
 
-def test_three_checkpoints_in_a_row_without_room_end_the_run_which_goes_on_later(disk, tmp_path):
+def test_three_failed_checkpoints_in_a_row_end_the_run_which_resumes_later(disk, tmp_path):
     run = disk / "run"
     trainer = trainer_of(tmp_path, 9)
     with (

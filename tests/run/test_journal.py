@@ -13,7 +13,7 @@ from pipeline.run.journal import Journal, RunSpec
 
 
 def spec(**changes) -> RunSpec:
-    told = {
+    fields = {
         "uri": "http://host:5000",
         "experiment": "poses",
         "name": "run",
@@ -21,7 +21,7 @@ def spec(**changes) -> RunSpec:
         "tags": {"source": "made"},
         "artifacts": Path("/runs/mlruns"),
     }
-    return RunSpec(**told | changes)
+    return RunSpec(**fields | changes)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -155,7 +155,7 @@ def test_a_torn_last_line_is_ignored_and_cut_off_by_the_next_entry(tmp_path, kep
     ]
 
 
-def test_a_journal_whose_only_line_is_torn_begins_anew(tmp_path):
+def test_a_journal_whose_only_line_is_torn_starts_over(tmp_path):
     (tmp_path / "journal.jsonl").write_text('{"seq": 1, "time')
     journal = Journal(tmp_path)
     assert list(journal.entries()) == []
@@ -164,7 +164,7 @@ def test_a_journal_whose_only_line_is_torn_begins_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("middle", "said"),
+    ("middle", "message"),
     [
         ('{"seq": 2, "time', "line 2 is damaged: Unterminated string"),
         ("[2]", "line 2 is damaged: "),
@@ -172,15 +172,15 @@ def test_a_journal_whose_only_line_is_torn_begins_anew(tmp_path):
         ('{"seq": 3, "time_ms": 1, "kind": "end"}', "line 2 must have seq 2, got 3"),
     ],
 )
-def test_damage_elsewhere_is_named_by_its_line(tmp_path, middle, said):
+def test_damage_elsewhere_is_named_by_its_line(tmp_path, middle, message):
     Journal(tmp_path).end("FAILED")
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write(f'{middle}\n{{"seq": 3, "time_ms": 1, "kind": "end", "status": "FAILED"}}\n')
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}/journal.jsonl: {said}')}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}/journal.jsonl: {message}')}"):
         Journal(tmp_path).entries()
 
 
-def test_times_never_go_back_though_the_clock_does(tmp_path, monkeypatch):
+def test_times_are_in_order_though_the_clock_is_set_back(tmp_path, monkeypatch):
     times = iter([5_000_000_000, 2_000_000_000, 6_000_000_000])
     monkeypatch.setattr(module.time, "time_ns", lambda: next(times))
     for step in (1, 2, 3):

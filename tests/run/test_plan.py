@@ -23,7 +23,7 @@ from pipeline.training.step import build_optimizer
 
 @pytest.fixture(autouse=True)
 def working_folder(tmp_path, monkeypatch) -> Path:
-    """An empty working folder, and no environment that would decide anything."""
+    """An empty working folder, without environment variables that matter."""
     for name in ("MLFLOW_TRACKING_URI", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "work"
@@ -32,8 +32,8 @@ def working_folder(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def refused(settings: Settings, said: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+def refused(settings: Settings, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         plan_training(settings)
 
 
@@ -41,7 +41,7 @@ def files_in(*folders: Path) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*"))
 
 
-# What is resolved
+# Resolved settings
 
 
 def test_everything_left_open_is_resolved(tmp_path, working_folder):
@@ -83,7 +83,7 @@ def test_the_data_decide_how_many_joints_there_are(tmp_path, joint_set, joints):
     assert plan.settings.ray.name.startswith(f"{joint_set.name}-s1m1-")
 
 
-def test_a_name_is_made_of_what_decides_the_outcome(tmp_path):
+def test_a_name_depends_on_what_decides_the_outcome(tmp_path):
     here, there = packed(tmp_path), packed(tmp_path, "elsewhere")
     plain = plan_training(settings_of(here)).settings.ray.name
     assert plan_training(settings_of(there)).settings.ray.name == plain
@@ -138,14 +138,14 @@ def test_planning_writes_nothing(tmp_path, working_folder):
     assert files_in(tmp_path) == before
 
 
-# What is refused
+# Refused settings
 
 
 def test_no_shards_are_refused(tmp_path, working_folder):
     settings = settings_of(packed(tmp_path))
     pattern = str(tmp_path / "packed" / "train" / "nothing-*.tar")
-    said = f"no shards match data.train={pattern!r} (looked from {working_folder})"
-    refused(settings.replaced({"data.train": pattern}), said)
+    message = f"no shards match data.train={pattern!r} (looked from {working_folder})"
+    refused(settings.replaced({"data.train": pattern}), message)
     refused(
         settings.replaced({"data.val": ""}),
         "data.val is required: a glob of shards, such as 'out/train-*.tar'",
@@ -155,23 +155,23 @@ def test_no_shards_are_refused(tmp_path, working_folder):
 def test_storage_that_can_not_be_written_is_refused(tmp_path, working_folder):
     settings = settings_of(packed(tmp_path), **{"ray.name": "horses"})
 
-    def said_of(storage: Path) -> str:
+    def message_of(storage: Path) -> str:
         with pytest.raises(ValueError, match=r"^ray\.storage=.* can't be written: ") as refusal:
             plan_training(settings.replaced({"ray.storage": str(storage)}))
         assert str(refusal.value).startswith(f"ray.storage={str(storage)!r} can't be written: ")
         return str(refusal.value)
 
     (tmp_path / "file").touch()
-    assert "Not a directory" in said_of(tmp_path / "file")
-    assert "Not a directory" in said_of(tmp_path / "file" / "below")
+    assert "Not a directory" in message_of(tmp_path / "file")
+    assert "Not a directory" in message_of(tmp_path / "file" / "below")
 
 
 def test_a_file_in_the_place_of_a_runs_folder_is_refused(tmp_path, working_folder):
     settings = settings_of(packed(tmp_path), **{"ray.name": "horses"})
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "horses").touch()
-    said = f"^ray.name='{tmp_path}/runs/horses' can't be written: .*Not a directory"
-    with pytest.raises(ValueError, match=said):
+    message = f"^ray.name='{tmp_path}/runs/horses' can't be written: .*Not a directory"
+    with pytest.raises(ValueError, match=message):
         plan_training(settings.replaced({"ray.storage": str(tmp_path / "runs")}))
 
 
@@ -184,8 +184,8 @@ def test_storage_on_a_disk_that_can_only_be_read_is_refused(tmp_path, working_fo
         pytest.skip(f"no disk can be mounted: {mounted.stderr.strip()}")
     try:
         settings = settings_of(packed(tmp_path)).replaced({"ray.storage": str(place)})
-        said = f"^ray.storage='{place}' can't be written: .*Read-only file system"
-        with pytest.raises(ValueError, match=said):
+        message = f"^ray.storage='{place}' can't be written: .*Read-only file system"
+        with pytest.raises(ValueError, match=message):
             plan_training(settings)
     finally:
         subprocess.run(["umount", str(place)], check=True)
@@ -193,18 +193,20 @@ def test_storage_on_a_disk_that_can_only_be_read_is_refused(tmp_path, working_fo
 
 def test_fewer_shards_than_workers_are_refused(tmp_path):
     settings = settings_of(packed(tmp_path), **{"ray.workers": 3})
-    said = (
+    message = (
         f"data.train={settings.data.train!r} has 2 shards, expected at least ray.workers=3; "
         "pack with a smaller --people-per-shard"
     )
-    refused(settings, said)
+    refused(settings, message)
     assert plan_training(settings.replaced({"ray.workers": 2})).settings.ray.workers == 2
 
 
 def test_fewer_people_than_a_batch_are_refused(tmp_path):
     settings = settings_of(packed(tmp_path), **{"optim.batch_size": 7})
-    said = f"data.train={settings.data.train!r} has 6 people, expected at least optim.batch_size=7"
-    refused(settings, said)
+    message = (
+        f"data.train={settings.data.train!r} has 6 people, expected at least optim.batch_size=7"
+    )
+    refused(settings, message)
     assert plan_training(settings.replaced({"optim.batch_size": 6})).train.people == 6
 
 
@@ -228,7 +230,7 @@ def test_validation_data_whose_joint_set_only_shares_the_name_are_refused(tmp_pa
     )
 
 
-def test_a_joint_set_of_ones_own_is_part_of_what_names_a_run(tmp_path):
+def test_a_custom_joint_set_is_part_of_a_runs_name(tmp_path):
     names = set()
     for number, pairs in enumerate((MPII.flip_pairs, MPII.flip_pairs[1:])):
         own = replace(MPII, name="own", flip_pairs=pairs)
@@ -240,26 +242,26 @@ def test_a_joint_set_of_ones_own_is_part_of_what_names_a_run(tmp_path):
 
 def test_a_number_of_joints_that_the_data_contradict_is_refused(tmp_path):
     settings = settings_of(packed(tmp_path), **{"model.joints": 14})
-    said = "model.joints must be 16 for the joint set mpii of data.train, got 14"
-    refused(settings, said)
+    message = "model.joints must be 16 for the joint set mpii of data.train, got 14"
+    refused(settings, message)
     assert plan_training(settings.replaced({"model.joints": 16})).settings.model.joints == 16
 
 
 def test_an_unknown_measure_is_refused_with_the_known_ones(tmp_path):
     settings = settings_of(packed(tmp_path), **{"evaluation.measure": "oks"})
-    said = "evaluation.measure: joint set mpii has pckh, pck_torso, not 'oks'"
-    refused(settings, said)
+    message = "evaluation.measure: joint set mpii has pckh, pck_torso, not 'oks'"
+    refused(settings, message)
     chosen = settings.replaced({"evaluation.measure": "pck_torso"})
     assert plan_training(chosen).measure.key == "pck_torso"
 
 
 def test_people_without_heads_have_no_pckh(tmp_path):
     settings = settings_of(packed(tmp_path, head_size=None))
-    said = (
+    message = (
         f"data.val={settings.data.val!r}: none of 2 people has a head size, so PCKh is undefined; "
         "pack again with --head-boxes, or set evaluation.measure to pck_torso"
     )
-    refused(settings, said)
+    refused(settings, message)
     chosen = settings.replaced({"evaluation.measure": "pck_torso"})
     assert plan_training(chosen).measure.key == "pck_torso"
 
@@ -287,7 +289,7 @@ def test_a_database_file_that_may_only_be_read_is_refused(tmp_path, monkeypatch)
     database.write_bytes(b"")
     settings = settings_of(packed(tmp_path), **{"tracking.uri": f"sqlite:///{database}"})
     plan_training(settings)
-    # Whoever is root may write it nevertheless.
+    # Root may write any file.
     monkeypatch.setattr("pipeline.run.plan.os.access", lambda path, mode: path != database)
     refused(settings, f"tracking.uri: {database} can't be written")
 
@@ -323,10 +325,10 @@ def test_a_storage_of_a_network_is_refused(tmp_path):
 
 def test_a_tracking_uri_without_a_scheme_is_refused(tmp_path):
     settings = settings_of(packed(tmp_path), **{"tracking.uri": "mlflow.db"})
-    said = (
+    message = (
         "tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got 'mlflow.db'"
     )
-    refused(settings, said)
+    refused(settings, message)
 
 
 def test_a_warm_up_that_no_epoch_would_outlast_is_refused(tmp_path):
@@ -341,7 +343,7 @@ def test_a_warm_up_that_no_epoch_would_outlast_is_refused(tmp_path):
     )
 
 
-# What a run goes on from
+# Resumed runs
 
 
 def checkpointed(plan: Plan, epochs: int, **changes) -> Path:
@@ -359,7 +361,7 @@ def checkpointed(plan: Plan, epochs: int, **changes) -> Path:
     return folder
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path):
+def test_a_run_resumes_from_its_newest_checkpoint(tmp_path):
     settings = settings_of(packed(tmp_path), **{"optim.epochs": 10, "ray.name": "mine"})
     plan = plan_training(settings)
     checkpointed(plan, 9)
@@ -368,7 +370,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path):
     assert not plan_training(settings).is_complete
 
 
-def test_a_run_that_has_had_its_epochs_is_complete(tmp_path):
+def test_a_run_with_all_its_epochs_is_complete(tmp_path):
     settings = settings_of(packed(tmp_path), **{"optim.epochs": 10, "ray.name": "mine"})
     checkpointed(plan_training(settings), 10)
     plan = plan_training(settings)
@@ -377,7 +379,7 @@ def test_a_run_that_has_had_its_epochs_is_complete(tmp_path):
     assert not replace(plan, resumes=None).is_complete
 
 
-def test_horses_without_head_sizes_are_told_of_their_column(tmp_path):
+def test_a_table_without_head_sizes_is_refused_with_its_column(tmp_path):
     own = replace(MPII, name="horse", measures=MPII.measures[:1])
     folder = packed(tmp_path, joint_set=own, head_size=None)
     index = folder / "val" / "index.json"

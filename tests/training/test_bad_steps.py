@@ -53,12 +53,12 @@ def trainer_of(folder: Path, **changes: Any) -> Trainer:
 
 
 def spoil(batch: Batch, value: float = NAN) -> Batch:
-    """A batch whose pictures are not finite, and so neither what BatchNorm sees of them."""
+    """A batch whose images, and so BatchNorm's statistics of them, are not finite."""
     return replace(batch, gains=torch.full_like(batch.gains, value))
 
 
 def spoil_samples(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
-    """Have every batch that holds one of the training samples `bad` be spoilt."""
+    """Spoil every batch that holds one of the training samples `bad`."""
     original = SampleLoader.batch
 
     def batch(loader: SampleLoader, positions: Any, *more: Any) -> Batch:
@@ -69,7 +69,7 @@ def spoil_samples(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
 
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
-    """Everything that a step moves."""
+    """Everything that a step changes."""
     state = trainer.state
     average = state.network_of("ema").state_dict()
     optimizer = state._optimizer.state_dict()["state"]
@@ -94,7 +94,7 @@ def first_batch(trainer: Trainer) -> Batch:
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
-def test_a_step_whose_loss_is_not_finite_leaves_all_as_it_was(tmp_path, parts, clip_norm):
+def test_a_step_whose_loss_is_not_finite_changes_nothing(tmp_path, parts, clip_norm):
     changes = {"optim.accumulate": parts, "optim.clip_norm": clip_norm}
     trainer = trainer_of(tmp_path, **changes)
     good = first_batch(trainer)
@@ -189,7 +189,7 @@ def test_samples_are_named_by_shard_and_key(tmp_path):
     )
 
 
-def test_a_bad_step_is_said_with_its_samples_and_counted(tmp_path, monkeypatch):
+def test_a_bad_step_is_reported_with_its_samples_and_counted(tmp_path, monkeypatch):
     spoil_samples(monkeypatch, 5)
     trainer = trainer_of(tmp_path)
     reports = list(trainer.train_epoch(1e9))
@@ -230,7 +230,7 @@ def test_an_epoch_without_one_good_step_stops_the_run(tmp_path, monkeypatch):
         list(trainer.train_epoch(1e9))
 
 
-def test_samples_of_a_stream_are_said_by_number(tmp_path, monkeypatch):
+def test_samples_of_a_stream_are_named_by_number(tmp_path, monkeypatch):
     original = SampleLoader.batch
     monkeypatch.setattr(SampleLoader, "batch", lambda *given: spoil(original(*given)))
     streamed = {"data.reading": "streaming", "data.epoch_samples": 8}
@@ -267,14 +267,14 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
 
 
 def train_both(_: int, folder: Path, task: Task) -> None:
-    """Be a fresh process, load for both ranks what they need, and split into them."""
+    """Import in a fresh process what both ranks need, and fork them."""
     import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
 
     torch.multiprocessing.start_processes(train_rank, (folder, task), nprocs=2, start_method="fork")
     os._exit(0)
 
 
-def test_two_ranks_leave_a_step_out_together_whichever_has_the_bad_sample(tmp_path):
+def test_two_ranks_skip_a_step_together_whichever_has_the_bad_sample(tmp_path):
     task = task_of(tmp_path, **{"optim.batch_size": 4, "optim.max_bad_steps": 1})
     torch.multiprocessing.spawn(train_both, (tmp_path, task), nprocs=1)
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))

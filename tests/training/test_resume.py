@@ -33,9 +33,9 @@ from pipeline.training.distributed import Request
 from pipeline.training.loop import LoopHooks, train
 from pipeline.training.trainer import Task, Trainer
 
-# What depends on the clock and the process, and so differs between runs that are the same.
+# Metrics that differ between identical runs.
 TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
-# Where a rank is killed: after so many steps, or within the so many-th call of a function.
+# A kill: "steps" or a function, the rank, and after how many steps or at which call.
 Kill = tuple[str, int, int]
 WRITING, ENTERING = (
     "pipeline.run.checkpoint_manager.write_checkpoint",
@@ -44,7 +44,7 @@ WRITING, ENTERING = (
 
 
 class Killing(Checkpointer):
-    """Ends its process after so many steps of it."""
+    """Kills its process after a number of steps."""
 
     def __init__(self, trainer: Trainer, folder: Path, steps: int) -> None:
         super().__init__(trainer, folder)
@@ -58,7 +58,7 @@ class Killing(Checkpointer):
 
 
 def killed_at(name: str, count: int) -> None:
-    """Have the `count`-th call of a function be this process's last; of a file it writes half."""
+    """Kill this process at the `count`-th call of a function, with half a file written."""
     patch, calls = pytest.MonkeyPatch(), []
     original = resolve_name(name)
 
@@ -74,7 +74,7 @@ def killed_at(name: str, count: int) -> None:
 
 
 def spoil(bad: int) -> None:
-    """Have every batch with the training sample at `bad` be of pictures that are not finite."""
+    """Make the images of every batch with the training sample at `bad` not finite."""
     original = SampleLoader.batch
 
     def batch(loader: SampleLoader, positions: Any, *varied: Any) -> Batch:
@@ -111,20 +111,20 @@ def train_all(_: int, folder: Path, task: Task, kills: list[Kill], bad: int | No
 
     workers = task.settings["ray.workers"]
     for number, kill in enumerate([*kills, None]):
-        told = (folder / f"meeting-{number}", task, kill, bad)
-        # Those that are left of two miss the one that was killed, and may be heard first.
+        arguments = (folder / f"meeting-{number}", task, kill, bad)
+        # The rank that survives fails too, and its error may come first.
         expected = (ProcessExitedException, ProcessRaisedException)[:workers]
         with pytest.raises(expected) if kill else nullcontext():
             torch.multiprocessing.start_processes(
-                train_rank, told, nprocs=workers, start_method="fork"
+                train_rank, arguments, nprocs=workers, start_method="fork"
             )
     (folder / "attempts").write_text(str(number + 1))
-    # Taking torch down again would take as long as all of the above.
+    # A regular exit of torch would take as long as all of the above.
     os._exit(0)
 
 
 def run(folder: Path, task: Task, kills: list[Kill], bad: int | None = None) -> Path:
-    """Train to the end through all kills, and over the sample at `bad`; return the run's folder."""
+    """Train to the end through all kills; return the run's folder. The sample at `bad` is bad."""
     run_folder = folder / "run"
     folder.mkdir()
     torch.multiprocessing.spawn(
@@ -135,7 +135,7 @@ def run(folder: Path, task: Task, kills: list[Kill], bad: int | None = None) -> 
 
 
 def left_by(folder: Path) -> dict[str, bytes]:
-    """All weights of the last checkpoint, and what its evaluation found."""
+    """Weights and evaluation of the last checkpoint."""
     assert [path.name for path in checkpoints(folder)][-1] == f"epoch_{EPOCHS:04d}"
     last = checkpoints(folder)[-1]
     files = [*last.glob("*.safetensors"), last / EVALUATION_NAME, last / PEOPLE_NAME]
@@ -143,7 +143,7 @@ def left_by(folder: Path) -> dict[str, bytes]:
 
 
 def recorded(folder: Path) -> list[tuple[int, dict[str, float]]]:
-    """Every epoch's metrics in the order of the journal, without what depends on the clock."""
+    """Every epoch's metrics in the order of the journal, without those that may differ."""
     return [
         (
             entry.content["step"],
@@ -156,13 +156,13 @@ def recorded(folder: Path) -> list[tuple[int, dict[str, float]]]:
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
 def straight(request, tmp_path_factory) -> tuple[Task, Path]:
-    """A run that nothing happens to."""
+    """A run without any kill."""
     folder = tmp_path_factory.mktemp("straight")
     task = eventful_task(folder, request.param)
     return task, run(folder / "never killed", task, [])
 
 
-def test_a_run_that_was_killed_again_and_again_ends_where_it_would_have(straight, tmp_path):
+def test_a_run_that_was_killed_repeatedly_ends_bit_identical(straight, tmp_path):
     task, expected = straight
     last = task.settings["ray.workers"] - 1
     kills: list[Kill] = [
@@ -176,19 +176,19 @@ def test_a_run_that_was_killed_again_and_again_ends_where_it_would_have(straight
     assert left_by(folder) == left_by(expected)
     assert recorded(folder) == recorded(expected)
     assert [step for step, _ in recorded(folder)] == [1, 2, 3]
-    # Nothing that was half written is left.
+    # No unfinished checkpoint is left.
     assert not list(folder.glob(".writing-*"))
     assert kept(folder) == kept(expected)
 
 
-def test_bad_steps_are_left_out_and_counted_as_often_however_a_run_is_killed(tmp_path):
+def test_bad_steps_are_skipped_and_counted_once_however_a_run_is_killed(tmp_path):
     task, bad = eventful_task(tmp_path, 2), 7
     expected = run(tmp_path / "never killed", task, [], bad)
     kills: list[Kill] = [("steps", 1, 3), (WRITING, 0, 4), ("steps", 0, 4)]
     folder = run(tmp_path / "killed", task, kills, bad)
     assert left_by(folder) == left_by(expected)
     assert recorded(folder) == recorded(expected)
-    # Of eleven samples one sits each epoch out, and it is another every time.
+    # Each epoch drops one of eleven samples, a different one each time.
     orders = [epoch_order(np.array([0, 4, 5, 11]), 0, epoch, 2048) for epoch in range(EPOCHS)]
     seen = [int(bad in order[:10].tolist()) for order in orders]
     assert [metrics["bad_steps"] for _, metrics in recorded(folder)] == seen
@@ -198,7 +198,7 @@ def test_bad_steps_are_left_out_and_counted_as_often_however_a_run_is_killed(tmp
 
 
 class Stopping(LoopHooks):
-    """Asks its run to stop while epoch 1 is evaluated and reported."""
+    """Requests a stop when epoch 1 is reported."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -207,7 +207,7 @@ class Stopping(LoopHooks):
         (self._folder / STOP_NAME).touch()
 
 
-def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path):
+def test_a_run_that_is_asked_to_stop_saves_a_checkpoint_and_resumes(tmp_path):
     task = replace(eventful_task(tmp_path, 1), folder=str(tmp_path / "run"))
 
     def trainer() -> Trainer:
@@ -215,7 +215,7 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path):
 
     times = itertools.count()
     stopped = trainer()
-    # A second passes with every look at the clock, so that the file is looked for after every step.
+    # The clock advances a second per call, so that the stop file is checked after every step.
     checkpointer = Checkpointer(stopped, Path(task.folder), clock=lambda: float(next(times)))
     with checkpointer:
         train(stopped, checkpointer, Stopping(Path(task.folder)))
@@ -231,7 +231,7 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on(tmp_path):
     assert left_by(tmp_path / "run") == left_by(tmp_path / "straight")
 
 
-def test_a_run_goes_on_from_the_newest_checkpoint_that_is_sound(tmp_path, capsys):
+def test_a_run_resumes_from_the_newest_sound_checkpoint(tmp_path, capsys):
     task = replace(eventful_task(tmp_path, 1), folder=str(tmp_path / "run"))
     first = Trainer(task, 0, 1, torch.device("cpu"))
     with Checkpointer(first, Path(task.folder)) as checkpointer:
@@ -244,7 +244,7 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_sound(tmp_path, capsys
     second = Trainer(task, 0, 1, torch.device("cpu"))
     with Checkpointer(second, Path(task.folder)) as checkpointer:
         train(second, checkpointer, LoopHooks())
-    said = capsys.readouterr().out
-    assert f"checkpoint epoch_0003 can't be used: {path}: checksum mismatch" in said
-    assert "resuming from epoch_0002, after 20 samples, with 1 workers" in said
+    printed = capsys.readouterr().out
+    assert f"checkpoint epoch_0003 can't be used: {path}: checksum mismatch" in printed
+    assert "resuming from epoch_0002, after 20 samples, with 1 workers" in printed
     assert left_by(Path(task.folder)) == expected

@@ -104,7 +104,7 @@ def test_pixels_become_floats_up_to_one_with_their_colours_varied():
     images[1, 3, 5] = (100, 200, 255)
     batch = batch_of([[(0, 0)]] * 2, images=images, gains=[[0.6, 1.0, 1.4], [1.0, 1.4, 0.6]])
     shown = network_input(batch, CPU)
-    # Row 3, column 5; red, green, blue. What is brighter than white is white.
+    # Row 3, column 5; red, green, blue. Values above white are clipped to white.
     assert shown[0, :, 3, 5].tolist() == pytest.approx([60 / 255, 200 / 255, 1.0])
     assert shown[1, :, 3, 5].tolist() == pytest.approx([100 / 255, 1.0, 153 / 255])
     assert shown.sum() == pytest.approx(float(shown[:, :, 3, 5].sum()))
@@ -367,7 +367,7 @@ def test_long_gradients_are_shortened_and_short_ones_left():
     network = build_network(TINY, 0, CPU).eval()
     optimizer = build_optimizer(network, settings)
     step = train_step(network, optimizer, batch_of(PEOPLE), settings, CPU, torch.float32)
-    # What is told is the norm that they had.
+    # The norm returned is the one before clipping.
     assert step.norm == pytest.approx(whole, rel=1e-4)
     shortened, _ = stepped({"clip_norm": whole / 4})
     assert length(shortened) == pytest.approx(whole / 4, rel=1e-4)
@@ -521,7 +521,7 @@ for way in (lambda module: module, lambda module: compiled(module, torch.device(
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on CPU")
 def test_a_compiled_residual_has_the_gradients_of_one_that_is_not(tmp_path):
-    # In a process of its own: torch can't compile what the hook that checks shapes has changed.
+    # In a separate process: torch can't compile code that the hook for shape checks has changed.
     (tmp_path / "train.py").write_text(_COMPILE)
     done = subprocess.run(
         [sys.executable, tmp_path / "train.py"],
@@ -539,7 +539,7 @@ def test_a_compiled_residual_has_the_gradients_of_one_that_is_not(tmp_path):
 
 
 class Compiled(torch._dynamo.OptimizedModule):
-    """What torch.compile returns, counting the calls."""
+    """A stand-in for a compiled network, which counts its calls."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""A worker's share of training on real shards: alone, restored, and as two ranks together."""
+"""A trainer on real shards: alone, restored, and as two ranks together."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):
         alone(replace(task, joint_set=unpaired)).state.restore(tmp_path)
 
 
-def test_a_report_says_how_fast_and_how_well_it_goes(shards):
+def test_a_report_has_loss_speed_and_learning_rate(shards):
     trainer = alone(task_of(*shards))
     reports = list(trainer.train_epoch(every_s=0.0))
     assert all(report.loss > 0 and report.samples_per_s > 0 for report in reports)
@@ -184,7 +184,7 @@ def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
         ),
     ],
 )
-def test_training_that_was_interrupted_ends_where_it_would_have(
+def test_training_that_was_interrupted_ends_bit_identical(
     shards, tmp_path, threads, optimizer, changes
 ):
     task = task_of(
@@ -224,7 +224,7 @@ def left_by(trainer: Trainer, folder: Path) -> dict[str, bytes]:
     return found
 
 
-def test_an_average_that_is_asked_for_late_starts_from_the_weights(shards, tmp_path):
+def test_an_average_that_is_turned_on_late_starts_from_the_weights(shards, tmp_path):
     task = task_of(*shards)
     first = alone(task)
     train(first, 1)
@@ -258,7 +258,7 @@ def seen_by(trainer: Trainer, steps: int) -> list[int]:
         for _ in range(steps):
             next(reports)
         reports.close()
-    # The look-ahead has loaded what no step took.
+    # Prefetching has loaded more than the steps used.
     return seen[: steps * trainer.settings.optim.batch_size]
 
 
@@ -306,7 +306,7 @@ def damage(path: Path, key: str) -> None:
     path.write_bytes(data)
 
 
-def test_bad_samples_are_passed_over_and_counted_once_each(tmp_path):
+def test_bad_samples_are_skipped_and_counted_once_each(tmp_path):
     [path] = pack_samples(tmp_path / "train", [samples(6)], members=True)
     [val] = pack_samples(tmp_path / "val", [samples(5, first=20)], split="val", members=True)
     damage(path, "photo-003_00")
@@ -322,7 +322,7 @@ def test_bad_samples_are_passed_over_and_counted_once_each(tmp_path):
         train(alone(task_of([path], [val])), 1)
 
 
-def test_a_checkpoint_says_what_was_trained(shards, tmp_path):
+def test_a_checkpoint_describes_what_was_trained(shards, tmp_path):
     task = task_of(*shards)
     trainer = alone(task)
     train(trainer, 1)
@@ -373,7 +373,7 @@ def test_pictures_show_as_many_people_as_they_should(shards):
 
 
 def train_rank(rank: int, folder: Path, task: Task) -> None:
-    """Train an epoch and evaluate as one of two ranks; leave what came of it in `folder`."""
+    """Train an epoch and evaluate as one of two ranks; write the results to `folder`."""
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
@@ -424,17 +424,17 @@ def uneven(task: Task) -> Task:
 
 
 def train_both(_: int, folder: Path, task: Task) -> None:
-    """Be a fresh process, load for both ranks what they need, and split into them."""
+    """Import in a fresh process what both ranks need, and fork them."""
     import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
 
     torch.multiprocessing.start_processes(train_rank, (folder, task), nprocs=2, start_method="fork")
-    # Taking torch down again would take as long as all of the above.
+    # A regular exit of torch would take as long as all of the above.
     os._exit(0)
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
-    """What two ranks leave after an epoch of nine people in five shards, validated on seven."""
+    """The results of two ranks after an epoch of nine people in five shards, validated on seven."""
     folder = tmp_path_factory.mktemp("ranks")
     people = samples(9)
     shards = [people[:3], people[3:4], people[4:6], people[6:7], people[7:]]
@@ -472,7 +472,7 @@ def test_two_ranks_evaluate_exactly_what_one_does(two_ranks):
         theirs = evaluation(folder, f"before-{rank}")
         assert_same(theirs, result)
         assert theirs.loss_sum == pytest.approx(result.loss_sum)
-        # Heads that start at zero say nothing yet.
+        # Heads that start at zero give flat heatmaps.
         assert theirs.flat == result.flat == 7
 
 
@@ -485,7 +485,7 @@ def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
         assert_same(evaluation(folder, f"after-{rank}"), result)
 
 
-def test_two_ranks_say_of_each_person_what_one_does(two_ranks):
+def test_two_ranks_have_the_results_per_person_of_one(two_ranks):
     folder, task = two_ranks
     trainer = alone(task)
     trainer.state.network_of("ema").load_state_dict(ranks_of(folder)[0]["average"])
@@ -544,14 +544,14 @@ def test_ranks_with_unequal_shares_add_up_to_the_gradient_of_the_whole_batch(two
 def test_two_ranks_see_every_sample_of_unequal_shards_once_up_to_the_remainder(two_ranks):
     folder, _ = two_ranks
     first, second = (rank["seen"] for rank in ranks_of(folder))
-    # Nine people in batches of four: two steps each, and one person sits the epoch out.
+    # Nine people in batches of four: two steps each, and one person is dropped.
     assert len(first) == len(second) == 4
     assert len(set(first + second)) == 8
     order = epoch_order(np.array([0, 3, 4, 6, 7, 9]), seed=0, epoch=0, window=2048)
     assert set(first + second) == set(order[:8].tolist())
 
 
-def test_two_ranks_say_one_loss_and_count_all_samples(two_ranks):
+def test_two_ranks_report_one_loss_and_count_all_samples(two_ranks):
     folder, _ = two_ranks
     first, second = ranks_of(folder)
     assert first["loss"] == second["loss"]

@@ -155,33 +155,26 @@ def trainer(
     plan: Plan, task: Task, loop: Callable[[dict[str, Any]], None] = train_worker
 ) -> LeanTrainer:
     """Return Ray's trainer; the plan's workers run `loop` on the fields of `task`."""
-    settings = plan.settings
-    resources = {"CPU": settings.ray.cpus_per_worker}
-    if settings.ray.gpus_per_worker:
-        resources["GPU"] = settings.ray.gpus_per_worker
+    ray, timeout_s = plan.settings.ray, math.ceil(_watchdog_s(plan.settings.ray))
+    gpus = {"GPU": ray.gpus_per_worker} if ray.gpus_per_worker else {}
+    most = ray.most_workers
     return LeanTrainer(
         loop,
         train_loop_config=asdict(task),
         is_shared=not is_for_one_run(),
-        torch_config=RendezvousConfig(
-            timeout_s=max(_COLLECTIVE_TIMEOUT_S, math.ceil(_watchdog_s(settings.ray)))
-        ),
+        torch_config=RendezvousConfig(timeout_s=max(_COLLECTIVE_TIMEOUT_S, timeout_s)),
         scaling_config=ScalingConfig(
-            num_workers=(
-                (settings.ray.fewest_workers, settings.ray.most_workers)
-                if settings.ray.is_elastic
-                else settings.ray.most_workers
-            ),
+            num_workers=(ray.fewest_workers, most) if ray.is_elastic else most,
             elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
-            use_gpu=settings.ray.gpus_per_worker > 0,
-            resources_per_worker=resources,
+            use_gpu=bool(gpus),
+            resources_per_worker={"CPU": ray.cpus_per_worker} | gpus,
         ),
         run_config=RunConfig(
-            name=settings.ray.name,
-            storage_path=settings.ray.storage,
+            name=ray.name,
+            storage_path=ray.storage,
             callbacks=[FailureReporter(plan.folder)],
             failure_config=FailureConfig(
-                max_failures=settings.ray.max_failures, controller_failure_limit=_START_TRIES
+                max_failures=ray.max_failures, controller_failure_limit=_START_TRIES
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": KEEP_MEMORY},

@@ -1,6 +1,5 @@
 """Finds the run or model that a user names: a folder, a name, or one in MLflow."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.evaluation.comparison import ComparedRun
@@ -58,7 +57,7 @@ def find_checkpoint(model: str, storage: Path, uri: str, into: Path) -> Path:
         return download_model(uri, model, into)
     checkpoint = find_local(model, storage)
     if checkpoint is None and uri:
-        checkpoint = fetch_checkpoint(model, tracking_uri(uri), into)
+        checkpoint = fetch(model, tracking_uri(uri), into, to_predict=True)
     if checkpoint is None:
         raise ValueError(
             f"MODEL={model!r}: no such folder, and none of this name in {storage}; expected a "
@@ -68,23 +67,12 @@ def find_checkpoint(model: str, storage: Path, uri: str, into: Path) -> Path:
     return checkpoint
 
 
-def fetch(run: str, uri: str, into: Path) -> Path:
-    """Download an MLflow run's files for a comparison; return their folder.
+def fetch(run: str, uri: str, into: Path, *, to_predict: bool = False) -> Path:
+    """Download files of an MLflow run's best checkpoint; return their folder.
 
-    `run` is an id or a name. Raises ValueError if no run or several match, AwayError or
-    RefusedError.
+    The files are those of a comparison, or those that prediction needs. `run` is an id or a name.
+    Raises ValueError if no run or several match, AwayError or RefusedError.
     """
-    return _download(run, uri, into, lambda names: [METADATA_NAME, PEOPLE_NAME])
-
-
-def fetch_checkpoint(run: str, uri: str, into: Path) -> Path:
-    """Act as `fetch`, with the files of the best checkpoint that prediction needs."""
-    return _download(
-        run, uri, into, lambda names: [name for name in names if name != OPTIMIZER_NAME]
-    )
-
-
-def _download(run: str, uri: str, into: Path, choose: Callable[[list[str]], list[str]]) -> Path:
     from pipeline.tracking.artifacts import download, list_files
     from pipeline.tracking.runs import find_runs
 
@@ -96,8 +84,9 @@ def _download(run: str, uri: str, into: Path, choose: Callable[[list[str]], list
         raise ValueError(f"tracking.uri={uri!r}: {known}; expected the id or the name of one")
     folder = into / runs[0].run_id
     folder.mkdir()
-    names = choose(list_files(runs[0], BEST_CHECKPOINT))
-    paths = [download(runs[0], f"{BEST_CHECKPOINT}/{name}", folder) for name in names]
+    kept = list_files(runs[0], BEST_CHECKPOINT)
+    needed = set(kept) - {OPTIMIZER_NAME} if to_predict else {METADATA_NAME, PEOPLE_NAME}
+    paths = [download(runs[0], f"{BEST_CHECKPOINT}/{name}", folder) for name in sorted(needed)]
     return paths[0].parent
 
 

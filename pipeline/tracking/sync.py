@@ -154,20 +154,18 @@ class JournalSync:
 
     def _send_points(self, points: Sequence[tuple[int, Point]]) -> None:
         """Log points, each with its entry's number. Halving finds those that MLflow refuses."""
-        for start in range(0, len(points), _POINTS_PER_REQUEST):
-            self._send_request(points[start : start + _POINTS_PER_REQUEST])
-
-    def _send_request(self, points: Sequence[tuple[int, Point]]) -> None:
         run = self._run()
         if len(points) == 1:
             [(seq, point)] = points
             self._try(seq, asdict(point), lambda: log_points(run, [point]))
             return
         try:
-            log_points(run, [point for _, point in points])
+            for start in range(0, len(points), _POINTS_PER_REQUEST):
+                request = points[start : start + _POINTS_PER_REQUEST]
+                log_points(run, [point for _, point in request])
         except RefusedError:
-            self._send_request(points[: len(points) // 2])
-            self._send_request(points[len(points) // 2 :])
+            self._send_points(points[: len(points) // 2])
+            self._send_points(points[len(points) // 2 :])
 
     def _send_artifacts(self) -> None:
         failed: AwayError | None = None

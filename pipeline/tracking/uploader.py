@@ -1,4 +1,4 @@
-"""Sends a run's journal to MLflow on a thread, while the run goes on in its process."""
+"""Sends a run's journal to MLflow on a thread beside the run."""
 
 import threading
 import traceback

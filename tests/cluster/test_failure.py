@@ -1,4 +1,4 @@
-"""What a failed training reports: the error that caused it."""
+"""The error that a failed training reports is the one that caused it."""
 
 import pytest
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError

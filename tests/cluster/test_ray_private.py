@@ -125,7 +125,7 @@ def test_no_actor_distributes_datasets_and_on_its_own_cluster_a_run_frees_nothin
 
 @pytest.fixture
 def started(monkeypatch):
-    """What Ray would have been started with; nothing is."""
+    """The arguments of ray.init, which is replaced."""
     given = {}
     monkeypatch.setattr(start.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(start.ray, "init", lambda **settings: given.update(settings))
@@ -140,7 +140,7 @@ def started(monkeypatch):
 def test_runs_that_share_a_cluster_can_free_what_others_held(started, is_shared):
     with start.cluster("local", is_shared=is_shared):
         assert start.is_for_one_run() is not is_shared
-        # What frees it asks the dashboard.
+        # The actor that frees it needs the dashboard.
         assert started["include_dashboard"] is is_shared
     assert not start.is_for_one_run()
 

@@ -54,3 +54,22 @@ def test_a_single_rank_gets_no_process_group():
     config = rendezvous.RendezvousConfig()
     config.backend_cls().on_start(Single(), config)
     assert rendezvous.name_of_start() != rendezvous.name_of_start()
+
+
+def test_ranks_that_may_be_on_several_nodes_meet_as_in_ray_train(node, monkeypatch):
+    calls = []
+
+    class Pair:
+        """A group of two, which notes what it is asked to do."""
+
+        def __len__(self) -> int:
+            return 2
+
+        def execute(self, function) -> None:
+            calls.append(function)
+
+    monkeypatch.setattr(rendezvous.TorchBackend, "on_start", lambda *_: calls.append("Ray Train"))
+    node("192.0.2.1")
+    config = rendezvous.RendezvousConfig()
+    config.backend_cls().on_start(Pair(), config)
+    assert calls == [rendezvous._listen_where_ray_does, "Ray Train"]

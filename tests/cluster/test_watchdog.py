@@ -60,7 +60,7 @@ def test_a_rank_that_says_nothing_is_the_one_that_is_stuck_wherever_it_stood():
     assert found == {1: "rank 1 (host h, pid 71) has had no heartbeat for 61 s, since step 5"}
 
 
-def test_nobody_stands_out_where_all_have_come_as_far():
+def test_no_rank_is_stuck_where_all_have_come_as_far():
     assert stuck(heard(beat(0), beat(1)), 2, silent_s=60) == {}
     assert stuck(heard(beat(0)), 1, silent_s=60) == {}
 

@@ -507,7 +507,7 @@ def test_a_run_is_not_ended_while_workers_may_still_add_to_its_journal(begin, dr
     assert end_abandoned(journal)
 
 
-def test_a_run_of_which_nobody_can_know_is_not_ended(begin):
+def test_a_run_without_a_lock_file_is_not_ended(begin):
     journal = begin()
     quiet(journal, 1000)
     assert not end_abandoned(journal)

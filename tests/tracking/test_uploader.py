@@ -190,7 +190,7 @@ def test_a_server_that_hangs_blocks_no_run_and_gets_the_rest_by_the_command(
     finally:
         server.signal(signal.SIGCONT)
     jobs.deliver.main([str(journal.root)])
-    # What the server took from requests that timed out is sent again, and stored once.
+    # The server may have handled requests that timed out. They are repeated, and stored once.
     assert f"{journal.root}: sent " in capsys.readouterr().out
     assert server.points("hangs") == expected(journal)
     assert not JournalSync(journal.root, server.uri).backlog()

@@ -1,12 +1,12 @@
-"""A checkpoint at work on a part of the pictures: reads them on threads ahead of the network."""
+"""Prediction for a part of the pictures, which threads read ahead of the network."""
 
 import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,15 +22,15 @@ from pipeline.run.checkpoint import Weights
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Pictures whose crops lie ready for the network, for every thread.
+# Pictures per thread that are read ahead of the network.
 _AHEAD = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How people are found; where `boxes` is None, each picture is taken to hold one person who fills it.
+    """Settings of an estimator. Without `boxes` each picture counts as filled by one person.
 
-    Relative paths of pictures begin at `root`.
+    Paths of pictures are relative to `root`.
     """
 
     root: Path
@@ -42,36 +42,8 @@ class Options:
     is_cuda: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A picture as the network sees it: everything of its estimate but the joints."""
-
-    estimate: Estimate
-    places: list[Place]
-    views: list[View]
-
-    @classmethod
-    def of(
-        cls, image: ImageRGBA, source: MediaFile, frame: int | None, estimator: "Estimator"
-    ) -> Self:
-        height, width = image.shape[:2]
-        boxes = estimator.options.boxes
-        places = (
-            [Place(frame=Frame.of_whole(image))] if boxes is None else boxes.of(source.path, frame)
-        )
-        return cls(
-            estimate=Estimate(
-                file=str(source.path),
-                size=source.size,
-                modified_ns=source.modified_ns,
-                width=width,
-                height=height,
-                people=[],
-                frame=frame,
-            ),
-            places=places,
-            views=[estimator.predictor.view(image, place.frame) for place in places],
-        )
+# A picture: its estimate, still without people, and each person's place and view.
+_Picture = tuple[Estimate, list[tuple[Place, View]]]
 
 
 class Estimator:
@@ -85,18 +57,32 @@ class Estimator:
         self._video: tuple[MediaFile, Video] | None = None
 
     def estimate(self, part: Part) -> Found:
-        """Find everyone in a part. What can't be read is a failure of its own, and the rest is done."""
+        """Find everyone in a part. A picture that can't be read becomes a failure."""
         found = Found()
-        seen = self._frames(part, found) if part.frames else self._photographs(part, found)
-        waiting: deque[_Seen] = deque()
-        for pose in self.predictor.predict(_views(seen, waiting, found), self.options.heatmaps):
-            while not waiting[0].views:
-                waiting.popleft()
-            _keep(pose, waiting[0], found)
-            waiting[0].views.pop(0)
+        pictures = self._frames(part, found) if part.frames else self._photographs(part, found)
+        # Poses come in the order of the views.
+        waiting: deque[tuple[Estimate, Place, View]] = deque()
+        views = _views(pictures, waiting, found)
+        for pose in self.predictor.predict(views, self.options.heatmaps):
+            _add(pose, *waiting.popleft(), found)
         return found
 
-    def _photographs(self, part: Part, found: Found) -> Iterator[_Seen]:
+    def _picture(self, image: ImageRGBA, source: MediaFile, frame: int | None) -> _Picture:
+        estimate = Estimate(
+            file=str(source.path),
+            size=source.size,
+            modified_ns=source.modified_ns,
+            width=image.shape[1],
+            height=image.shape[0],
+            people=[],
+            frame=frame,
+        )
+        boxes = self.options.boxes
+        whole = [Place(frame=Frame.of_whole(image))]
+        places = whole if boxes is None else boxes.of(source.path, frame)
+        return estimate, [(place, self.predictor.view(image, place.frame)) for place in places]
+
+    def _photographs(self, part: Part, found: Found) -> Iterator[_Picture]:
         with ThreadPoolExecutor(self.options.threads) as threads:
             ahead = _AHEAD * self.options.threads
             for result in _in_order(threads, self._photograph, part.sources, ahead):
@@ -105,33 +91,31 @@ class Estimator:
                 else:
                     yield result
 
-    def _photograph(self, source: MediaFile) -> _Seen | Failure:
-        # Each thread has one of them; what it decodes is valid until its next.
+    def _photograph(self, source: MediaFile) -> _Picture | Failure:
+        # One per thread, as an image is valid until its decoder's next.
         decoder = self._decoders.popleft()
         try:
             image = read_photograph((self.options.root / source.path).read_bytes(), decoder)
-            return _Seen.of(image, source, None, self)
+            return self._picture(image, source, None)
         except (OSError, ValueError) as error:
             return Failure(file=str(source.path), why=_reason(error))
         finally:
             self._decoders.append(decoder)
 
-    def _frames(self, part: Part, found: Found) -> Iterator[_Seen]:
+    def _frames(self, part: Part, found: Found) -> Iterator[_Picture]:
         (source,), (start, stop) = part.sources, part.frames or (0, 0)
         try:
             video = self._video_at(source, start)
-            last = start - 1
             for number, image in video.frames(start, stop):
-                last = number
-                yield _Seen.of(image, source, number, self)
-            if last + 1 < stop:
-                why = f"ends after {last + 1} frames, its header says more"
+                yield self._picture(image, source, number)
+            if video.position < stop:
+                why = f"ends after {video.position} frames, fewer than its header states"
                 found.failures.append(Failure(file=str(source.path), why=why))
         except (OSError, ValueError) as error:
             found.failures.append(Failure(file=str(source.path), why=_reason(error)))
 
     def _video_at(self, source: MediaFile, start: int) -> Video:
-        """The video, opened where it can be read on from `start`."""
+        """Return the video at or before frame `start`, opened again if it is past it."""
         if self._video is None or self._video[0] != source or self._video[1].position > start:
             if self._video is not None:
                 self._video[1].close()
@@ -139,23 +123,22 @@ class Estimator:
         return self._video[1]
 
 
-def _views(seen: Iterable[_Seen], waiting: deque[_Seen], found: Found) -> Iterator[View]:
-    """Pass on every person's view, and note whose pose comes when."""
-    for picture in seen:
-        found.estimates.append(picture.estimate)
-        if picture.views:
-            waiting.append(replace(picture, views=list(picture.views)))
-            yield from picture.views
+def _views(
+    pictures: Iterable[_Picture], waiting: deque[tuple[Estimate, Place, View]], found: Found
+) -> Iterator[View]:
+    """Yield every person's view, and append the person to `waiting`."""
+    for estimate, people in pictures:
+        found.estimates.append(estimate)
+        for place, view in people:
+            waiting.append((estimate, place, view))
+            yield view
 
 
-def _keep(pose: Pose, picture: _Seen, found: Found) -> None:
-    """Add a pose to its picture's people."""
-    people = picture.estimate.people
-    place = picture.places[len(people)]
-    joints = np.column_stack([pose.joints, pose.confidence])
-    people.append(
+def _add(pose: Pose, estimate: Estimate, place: Place, view: View, found: Found) -> None:
+    """Add a pose to the people of its picture."""
+    estimate.people.append(
         FoundPerson(
-            joints=joints.tolist(),
+            joints=np.column_stack([pose.joints, pose.confidence]).tolist(),
             center=list(place.frame.center),
             scale=place.frame.scale,
             box=None if place.box is None else list(place.box),
@@ -163,14 +146,14 @@ def _keep(pose: Pose, picture: _Seen, found: Found) -> None:
         )
     )
     if pose.heatmaps is not None:
-        name = file_name(picture.estimate.file, picture.estimate.frame, len(people))
-        found.files[f"heatmaps/{name}.npz"] = _heatmap_file(pose.heatmaps, picture.views[0])
+        name = file_name(estimate.file, estimate.frame, len(estimate.people))
+        found.files[f"heatmaps/{name}.npz"] = _heatmap_file(pose.heatmaps, view)
 
 
 def file_name(file: str, frame: int | None = None, person: int | None = None) -> str:
-    """The beginning of a name that no other picture or person of the inputs has; `person` counts from 1."""
+    """Return a prefix of file names, unique for the picture, frame and person (from 1)."""
     path = Path(file)
-    # Folders stay apart, and none leads out of the folder that the file will lie in.
+    # Keeps folders apart, and stays within the folder of the results.
     name = "/".join(part for part in path.parts if part not in (path.anchor, "..", "."))
     if frame is not None:
         name += f"/{frame:06d}"
@@ -178,7 +161,7 @@ def file_name(file: str, frame: int | None = None, person: int | None = None) ->
 
 
 def _heatmap_file(heatmaps: np.ndarray, view: View) -> bytes:
-    """Heatmaps (joint, height, width) in half precision, and the matrix from their pixels to the picture's."""
+    """Return an .npz of half-precision heatmaps and the matrix to the picture's pixels."""
     data = io.BytesIO()
     np.savez_compressed(data, heatmaps=heatmaps.astype(np.float16), to_picture=view.to_photograph)
     return data.getvalue()
@@ -194,7 +177,7 @@ def _in_order(
     items: Iterable[Item],
     ahead: int,
 ) -> Iterator[Result]:
-    """Yield what `work` makes of each item, in order, at most `ahead` of them before they are asked for."""
+    """Yield the results of `work` in order, computing at most `ahead` of them in advance."""
     pending: deque[Future[Result]] = deque()
     for item in items:
         pending.append(threads.submit(work, item))

@@ -1,4 +1,4 @@
-"""Where people are in pictures, as a file says it: COCO's annotations or detections, or a CSV table."""
+"""Places of people in pictures, from COCO annotations, COCO detections or a CSV table."""
 
 import csv
 import re
@@ -12,13 +12,13 @@ from pipeline.data.formats.annotations import entry, read_json
 from pipeline.inference.predictor import Frame
 from pipeline.inference.pyfunc import BOX, FRAME
 
-# COCO's number of the category person, which detections give without its name.
+# COCO's id of the category person; detections don't have its name.
 _PERSON = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one person is: a frame, with the box and the detector's score that it is from, if any."""
+    """A person's frame, with the box that it is computed from and the detector's score, if any."""
 
     frame: Frame
     box: tuple[float, float, float, float] | None = None
@@ -27,9 +27,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes:
-    """The places of people by the picture's name in the file, or its number in COCO, and frame number in a video.
+    """Places of people in the file `path`, by the picture's name or COCO number and the frame.
 
-    `left_out` counts entries that are no single person, by reason.
+    `ids` has COCO's numbers of pictures by name. `left_out` counts entries that are not a single
+    person, by reason.
     """
 
     path: Path
@@ -38,9 +39,10 @@ class Boxes:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def matched(self, pictures: Iterable[Path]) -> "MatchedBoxes":
-        """Find each picture's name in the file: a path that ends with it, or a number at the end of the file's name.
+        """Match pictures to names in the file.
 
-        Raises ValueError if a name means several pictures.
+        A picture's path ends with its name in the file, or the file's name with its number.
+        Raises ValueError if several pictures match one name.
         """
         names = {name for name, _ in self.places}
         by_last: dict[str, list[str]] = defaultdict(list)
@@ -50,52 +52,51 @@ class Boxes:
         found: dict[Path, str | int] = {}
         taken: dict[str | int, Path] = {}
         for picture in pictures:
-            meant = self._name_of(picture, by_last, names)
-            if meant is None:
+            matching = _matching_name(picture, by_last, names)
+            if matching is None:
                 continue
-            if meant in taken:
+            if matching in taken:
                 raise ValueError(
-                    f"{self.path}: {meant!r} may be {taken[meant]} or {picture}; give paths that tell them apart"
+                    f"{self.path}: {matching!r} may be {taken[matching]} or {picture}; "
+                    "give paths that tell them apart"
                 )
-            found[picture], taken[meant] = meant, picture
+            found[picture], taken[matching] = matching, picture
         return MatchedBoxes(boxes=self, names=found, unknown=len(names - set(taken)))
 
-    def _name_of(
-        self, picture: Path, by_last: Mapping[str, list[str]], names: set[str | int]
-    ) -> str | int | None:
-        parts = picture.absolute().parts
-        ends = [
-            name
-            for name in by_last.get(picture.name, [])
-            if parts[-len(PurePath(name).parts) :] == PurePath(name).parts
-        ]
-        if ends:
-            return max(ends, key=lambda name: len(PurePath(name).parts))
-        number = image_number(picture)
-        return number if number in names else None
+
+def _matching_name(
+    picture: Path, by_last: Mapping[str, list[str]], names: set[str | int]
+) -> str | int | None:
+    parts = picture.absolute().parts
+    candidates = [(PurePath(name).parts, name) for name in by_last.get(picture.name, [])]
+    ends = [(len(ending), name) for ending, name in candidates if parts[-len(ending) :] == ending]
+    if ends:
+        return max(ends)[1]
+    number = image_number(picture)
+    return number if number in names else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedBoxes:
-    """Places of people by path; `unknown` counts pictures of the file that are not among the inputs."""
+    """Boxes with pictures' names in the file; `unknown` counts names without a picture."""
 
     boxes: Boxes
     names: Mapping[Path, str | int]
     unknown: int
 
     def of(self, picture: Path, frame: int | None) -> list[Place]:
-        """The people of a picture; none if the file does not know it."""
+        """Return the people in a picture; none if it is not in the file."""
         name = self.names.get(picture)
         return [] if name is None else self.boxes.places.get((name, frame), [])
 
     def image_id(self, picture: Path) -> int | None:
-        """The picture's number, if the file gives it one."""
+        """Return the picture's number in the file, if it has one."""
         name = self.names.get(picture)
         return name if isinstance(name, int) else self.boxes.ids.get(str(name))
 
 
 def image_number(picture: Path) -> int | None:
-    """The number at the end of a picture's name, as COCO's pictures have it: 397133 of 000000397133.jpg."""
+    """Return the number at the end of a name, as in COCO: 397133 of 000000397133.jpg."""
     digits = re.search(r"\d+$", picture.stem)
     return int(digits[0]) if digits else None
 
@@ -104,54 +105,51 @@ def read_boxes(path: Path) -> Boxes:
     """Read a .json or .csv file of boxes. Raises ValueError naming file, entry and field."""
     if path.suffix == ".csv":
         return _read_csv(path)
-    if path.suffixes[-1:] in ([".json"], [".gz"]):
-        content = read_json(path)
-        return (
-            _detections(path, content) if isinstance(content, list) else _annotations(path, content)
-        )
-    raise ValueError(f"{path}: expected a .json or .csv file")
-
-
-def _annotations(path: Path, content: Any) -> Boxes:
-    """COCO's annotation file: images, annotations and, if it says so, categories."""
+    if path.suffixes[-1:] not in ([".json"], [".gz"]):
+        raise ValueError(f"{path}: expected a .json or .csv file")
+    content = read_json(path)
+    if isinstance(content, list):
+        return _read_records(path, "", content, None, _PERSON)
     names: dict[Any, str] = {}
     for number, image in enumerate(entry(content, "images", str(path))):
         where = f"{path}: images[{number}]"
         names[entry(image, "id", where)] = str(entry(image, "file_name", where))
     person = _category(content.get("categories"), path)
+    records = entry(content, "annotations", str(path))
+    return _read_records(path, "annotations", records, names, person)
+
+
+def _read_records(
+    path: Path,
+    label: str,
+    records: Iterable[Any],
+    names: Mapping[Any, str] | None,
+    person: Any,
+) -> Boxes:
+    """Read COCO annotations, or without `names` of the images COCO detections."""
     places: dict[tuple[str | int, int | None], list[Place]] = defaultdict(list)
     left_out: dict[str, int] = defaultdict(int)
-    for number, record in enumerate(entry(content, "annotations", str(path))):
-        where = f"{path}: annotations[{number}]"
-        image_id = entry(record, "image_id", where)
-        if image_id not in names:
-            raise ValueError(f"{where}: image_id {image_id!r} is not among the images")
-        if reason := _reason_to_leave_out(record, person):
-            left_out[reason] += 1
+    for number, record in enumerate(records):
+        where = f"{path}: {label}[{number}]"
+        name = entry(record, "image_id", where)
+        if names is not None:
+            if name not in names:
+                raise ValueError(f"{where}: image_id {name!r} is not among the images")
+            name = names[name]
+        elif isinstance(name, bool) or not isinstance(name, int | str):
+            raise ValueError(f"{where}: image_id must be a number or a name, got {name!r:.80}")
+        if record.get("iscrowd"):
+            left_out["crowd"] += 1
+        elif person is not None and record.get("category_id", person) != person:
+            left_out["of another category"] += 1
         else:
-            places[names[image_id], None].append(_place_of(record, where))
-    ids = {name: number for number, name in names.items() if isinstance(number, int)}
+            places[name, None].append(_place_of_record(record, where))
+    ids = {name: number for number, name in (names or {}).items() if isinstance(number, int)}
     return Boxes(path=path, places=places, ids=ids, left_out=left_out)
 
 
-def _detections(path: Path, content: list[Any]) -> Boxes:
-    """COCO's results of a detector: a list, each with image_id, bbox and score."""
-    places: dict[tuple[str | int, int | None], list[Place]] = defaultdict(list)
-    left_out: dict[str, int] = defaultdict(int)
-    for number, record in enumerate(content):
-        where = f"{path}: [{number}]"
-        image_id = entry(record, "image_id", where)
-        if isinstance(image_id, bool) or not isinstance(image_id, int | str):
-            raise ValueError(f"{where}: image_id must be a number or a name, got {image_id!r:.80}")
-        if reason := _reason_to_leave_out(record, _PERSON):
-            left_out[reason] += 1
-        else:
-            places[image_id, None].append(_place_of(record, where))
-    return Boxes(path=path, places=places, left_out=left_out)
-
-
 def _category(categories: Any, path: Path) -> Any:
-    """The id of the category that people have; None where the file has no categories."""
+    """Return the id of the category of people; None if the file has no categories."""
     if not categories:
         return None
     known = {
@@ -165,37 +163,28 @@ def _category(categories: Any, path: Path) -> Any:
     raise ValueError(f"{path}: none of the categories is 'person': {', '.join(map(str, known))}")
 
 
-def _reason_to_leave_out(record: Mapping[str, Any], person: Any) -> str:
-    if record.get("iscrowd"):
-        return "crowd"
-    if person is not None and record.get("category_id", person) != person:
-        return "of another category"
-    return ""
+def _place_of_record(record: Mapping[str, Any], where: str) -> Place:
+    box, score = entry(record, "bbox", where), record.get("score")
+    if not isinstance(box, list) or len(box) != len(BOX):
+        raise ValueError(f"{where}: bbox must be [x, y, width, height], got {box!r:.80}")
+    numbers = [_number(value, f"{where}: bbox") for value in box]
+    return _place(numbers, None if score is None else _number(score, f"{where}: score"), where)
 
 
-def _place_of(record: Mapping[str, Any], where: str) -> Place:
-    numbers = entry(record, "bbox", where)
-    if not isinstance(numbers, list) or len(numbers) != len(BOX):
-        raise ValueError(f"{where}: bbox must be [x, y, width, height], got {numbers!r:.80}")
-    score = record.get("score")
-    return _boxed(
-        [_number(value, f"{where}: bbox") for value in numbers],
-        None if score is None else _number(score, f"{where}: score"),
-        where,
-    )
-
-
-def _boxed(numbers: list[float], score: float | None, where: str) -> Place:
-    left, top, width, height = numbers
+def _place(numbers: list[float], score: float | None, where: str) -> Place:
+    """Return the place of a box, or with three numbers of a frame."""
     try:
-        frame = Frame.of_box(left, top, width, height)
+        if len(numbers) == len(FRAME):
+            x, y, scale = numbers
+            return Place(frame=Frame(center=(x, y), scale=scale), score=score)
+        left, top, width, height = box = numbers[0], numbers[1], numbers[2], numbers[3]
+        return Place(frame=Frame.of_box(left, top, width, height), box=box, score=score)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Place(frame=frame, box=(left, top, width, height), score=score)
 
 
 def _read_csv(path: Path) -> Boxes:
-    """A row a person: image, then x, y, width, height or center_x, center_y, scale; a video's have frame; score if known."""
+    """Read a table with a row per person: image, box or frame, and optionally frame and score."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -208,7 +197,8 @@ def _read_csv(path: Path) -> Boxes:
     kinds = [kind for kind in (BOX, FRAME) if set(kind) <= set(columns)]
     if "image" not in columns or len(kinds) != 1:
         raise ValueError(
-            f"{path}: columns must be image and either {', '.join(BOX)} or {', '.join(FRAME)}, got {columns}"
+            f"{path}: columns must be image and either {', '.join(BOX)} or {', '.join(FRAME)}, "
+            f"got {columns}"
         )
     places: dict[tuple[str | int, int | None], list[Place]] = defaultdict(list)
     for line, row in enumerate(rows, start=2):
@@ -218,23 +208,12 @@ def _read_csv(path: Path) -> Boxes:
             raise ValueError(f"{where}: image is empty")
         if frame is not None and not (frame.is_integer() and frame >= 0):
             raise ValueError(
-                f"{where}: frame must be a whole number from 0 on, got {row['frame']!r}"
+                f"{where}: frame must be a whole number of at least 0, got {row['frame']!r}"
             )
-        key = (name, None if frame is None else int(frame))
-        places[key].append(_place_of_row(row, kinds[0], where))
+        numbers = [_number(row[column], f"{where}: {column}") for column in kinds[0]]
+        place = _place(numbers, _optional(row, "score", where), where)
+        places[name, None if frame is None else int(frame)].append(place)
     return Boxes(path=path, places=places)
-
-
-def _place_of_row(row: Mapping[str, Any], kind: tuple[str, ...], where: str) -> Place:
-    numbers = [_number(row[name], f"{where}: {name}") for name in kind]
-    score = _optional(row, "score", where)
-    if kind == BOX:
-        return _boxed(numbers, score, where)
-    try:
-        frame = Frame(center=(numbers[0], numbers[1]), scale=numbers[2])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return Place(frame=frame, score=score)
 
 
 def _optional(row: Mapping[str, Any], name: str, where: str) -> float | None:

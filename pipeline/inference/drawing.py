@@ -1,4 +1,4 @@
-"""Pictures with the people that were found: skeletons, joints' names and confidences."""
+"""Overlays of predictions on pictures: skeletons, joints' names and confidences."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, product
@@ -19,14 +19,14 @@ from pipeline.pose.shapes import UInt8
 Picture = UInt8[np.ndarray, "height width 3"]
 Enlarged = UInt8[np.ndarray, "enlarged_height enlarged_width 3"]
 
-# As in the figures of a run: left limbs orange, right blue; red, green, blue.
+# RGB, as in a run's figures: orange left limbs, blue right ones.
 _LEFT, _RIGHT, _MIDDLE = (255, 127, 14), (31, 155, 255), (123, 211, 79)
-# Names are legible from about so many pixels a person on.
+# Pixels of a person from which names are legible, and of the longest side of a picture.
 _PERSON_PX, _MOST_PX = 700, 2000
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-# Height of letters beside a person of _PERSON_PX, as OpenCV counts it.
+# OpenCV's font scale beside a person of _PERSON_PX.
 _LETTERS = 0.38
-# Fixed point of OpenCV's drawing: an eighth of a pixel.
+# Fractional bits of OpenCV's coordinates: an eighth of a pixel.
 _SHIFT = 3
 _VIDEO_RATE = 25.0
 
@@ -34,19 +34,19 @@ _VIDEO_RATE = 25.0
 def draw_people(
     image: Picture, people: Sequence[FoundPerson], joint_set: JointSet, factor: float
 ) -> Enlarged:
-    """Draw people over a picture (RGB) that is enlarged by `factor`."""
+    """Draw people on an RGB picture enlarged by `factor`."""
     height, width = image.shape[:2]
     size = round(width * factor), round(height * factor)
     drawn = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     for person in people:
-        # A pixel's area is scaled, not its centre.
+        # Areas of pixels are scaled, not their centres.
         points = (np.array(person.joints)[:, :2] + 0.5) * factor - 0.5
         _draw_person(drawn, points, person, joint_set, 200 * person.scale * factor)
     return drawn
 
 
 def enlargement(longer_px: int, people: Sequence[FoundPerson]) -> float:
-    """By how much a picture is enlarged so that the names of joints fit beside its smallest person."""
+    """Return the factor at which the joints' names fit beside the smallest person."""
     if not people:
         return 1.0
     smallest = min(200 * person.scale for person in people)
@@ -56,7 +56,7 @@ def enlargement(longer_px: int, people: Sequence[FoundPerson]) -> float:
 def draw_photographs(
     estimates: Sequence[Estimate], joint_set: JointSet, folder: Path
 ) -> Iterator[None]:
-    """Write a PNG for each photograph that has none yet, yielding after each. Raises OSError; ValueError if one has changed."""
+    """Write a missing PNG of each photograph, yielding after each. Raises OSError, ValueError."""
     decoder = CropDecoder()
     for estimate in estimates:
         path = folder / f"{file_name(estimate.file)}.png"
@@ -71,14 +71,14 @@ def draw_photographs(
 
 
 def draw_videos(estimates: Sequence[Estimate], joint_set: JointSet, folder: Path) -> Iterator[None]:
-    """Write an MP4 for each video that has none yet, yielding after each frame. Raises OSError or ValueError."""
+    """Write a missing MP4 for each video, yielding per frame. Raises OSError or ValueError."""
     for file, group in groupby(estimates, key=lambda estimate: estimate.file):
         frames, path = list(group), folder / f"{file_name(file)}.mp4"
         if path.exists():
             yield from (None for _ in frames)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        # OpenCV knows a video's format by its name.
+        # The suffix stays, as OpenCV chooses the format by it.
         aside = path.with_name(f"part-{path.name}")
         yield from _draw_video(Video(Path(file)), frames, joint_set, aside)
         aside.replace(path)
@@ -90,12 +90,12 @@ def _draw_video(
     width, height = frames[0].width, frames[0].height
     everyone = [person for frame in frames for person in frame.people]
     factor = enlargement(max(width, height), everyone)
-    # Even sides, which the codec wants.
+    # The codec requires even sides.
     size = round(width * factor) // 2 * 2, round(height * factor) // 2 * 2
     rate = video.frames_per_s() or _VIDEO_RATE
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
     if not writer.isOpened():
-        raise OSError(f"{path}: no MP4 can be written")
+        raise OSError(f"{path}: can't be written as MP4")
     people = {frame.frame: frame.people for frame in frames}
     for number, image in video.frames(0, (frames[-1].frame or 0) + 1):
         drawn = draw_people(_rgb(image), people.get(number, []), joint_set, factor)
@@ -135,7 +135,7 @@ def _label(
     frame_px: float,
     taken: list[tuple[int, int]],
 ) -> None:
-    """Write beside a joint, dark around light, below what the person's other joints have `taken`."""
+    """Write a joint's label, light with a dark outline, below labels at places already `taken`."""
     size = _LETTERS * max(1.0, frame_px / _PERSON_PX)
     (width, height), _ = cv2.getTextSize(text, _FONT, size, 1)
     x, y = round(float(point[0])) + thick + 4, round(float(point[1])) + height // 2
@@ -143,7 +143,7 @@ def _label(
         y += 1
     taken.append((x, y))
     weight = max(1, round(size))
-    # Letters of another thickness would stand elsewhere.
+    # The outline is the text shifted, as thicker letters would have other places.
     for across, down in product((-weight, 0, weight), repeat=2):
         place = x + across, y + down
         cv2.putText(drawn, text, place, _FONT, size, (0, 0, 0), weight, cv2.LINE_AA)

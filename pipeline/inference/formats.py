@@ -1,4 +1,4 @@
-"""Estimates as files that other programs read: JSON, CSV, COCO's results, MPII's structures for MATLAB."""
+"""Output formats of a prediction: JSON, CSV, COCO results, MPII structures for MATLAB."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ Format = Literal["json", "csv", "coco", "mat"]
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that was found, of `joint_set`, by the model that `model` describes; `notes` say how to read it."""
+    """Results of the model that `model` describes; `notes` explain how to read them."""
 
     joint_set: JointSet
     model: Mapping[str, Any]
@@ -31,27 +31,21 @@ class Results:
 
 
 def written(kind: Format, results: Results) -> tuple[str, bytes]:
-    """The file's name and content for a format."""
+    """Return the file's name and content in a format."""
     name, write = _FORMATS[kind]
     return name, write(results)
 
 
 def _json(results: Results) -> bytes:
-    """Everything; joints by name, each (x, y, confidence)."""
+    """Write all results; joints by name, each (x, y, confidence)."""
     pictures = []
     for estimate in results.estimates:
-        people = [
-            {
-                key: value
-                for key, value in asdict(person).items()
-                if key != "joints" and value is not None
-            }
-            | {
-                "confidence": person.confidence,
-                "joints": dict(zip(results.joint_set.joints, person.joints, strict=True)),
-            }
-            for person in estimate.people
-        ]
+        people = []
+        for person in estimate.people:
+            joints = dict(zip(results.joint_set.joints, person.joints, strict=True))
+            given = {key: value for key, value in asdict(person).items() if value is not None}
+            given.pop("joints")
+            people.append(given | {"confidence": person.confidence, "joints": joints})
         frame = {} if estimate.frame is None else {"frame": estimate.frame}
         size = {"width": estimate.width, "height": estimate.height}
         pictures.append({"file": estimate.file, **frame, **size, "people": people})
@@ -66,7 +60,7 @@ def _json(results: Results) -> bytes:
 
 
 def _csv(results: Results) -> bytes:
-    """A row a person; a picture without people has none."""
+    """Write a row per person."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(
@@ -83,7 +77,7 @@ def _csv(results: Results) -> bytes:
 
 
 def _coco(results: Results) -> bytes:
-    """COCO's keypoint results: (x, y, confidence) a joint, and the box's score times the joints' mean confidence."""
+    """Write COCO keypoint results; a score is the box's times the joints' mean confidence."""
     ids = image_ids(results.estimates, results.boxes)
     content = [
         {
@@ -100,7 +94,7 @@ def _coco(results: Results) -> bytes:
 def image_ids(
     estimates: Sequence[Estimate], boxes: MatchedBoxes | None
 ) -> dict[tuple[str, int | None], int]:
-    """A number for each picture: that of the boxes' file; else that in its name, if all have one of their own; else its place, from 1."""
+    """Return a number per picture: the boxes' or the one in its name, if unique; else its place."""
     keys = [(estimate.file, estimate.frame) for estimate in estimates]
     for number_of in (boxes.image_id if boxes else lambda _: None, image_number):
         numbers = [number_of(Path(file)) for file, _ in keys]
@@ -110,7 +104,7 @@ def image_ids(
 
 
 def _mat(results: Results) -> bytes:
-    """Pixels from 1 on, as MPII's files have them: `preds` (person, joint, 2), and `annolist` as in MPII's release."""
+    """Write `preds` (person, joint, 2) and `annolist` as in MPII's release; pixels count from 1."""
     import scipy.io
 
     preds = [[joint[:2] for joint in person.joints] for _, person in people_of(results.estimates)]
@@ -157,12 +151,12 @@ def _points(joints: Sequence[Sequence[float]]) -> np.ndarray:
 
 
 def _from_1(point: Sequence[float]) -> list[float]:
-    """A pixel as MATLAB counts it."""
+    """Convert a pixel to MATLAB's coordinates."""
     return [value + 1 for value in point]
 
 
 def _structs(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """MATLAB's array of structs with equal fields; without rows an empty array."""
+    """Return rows as MATLAB's array of structs with equal fields."""
     if not rows:
         return np.empty((0, 0))
     array = np.empty(len(rows), dtype=[(name, object) for name in rows[0]])

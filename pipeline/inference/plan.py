@@ -1,4 +1,4 @@
-"""The plan of a prediction: settled and checked before the first picture is looked at."""
+"""The plan of a prediction, which is checked before the first picture is read."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from pipeline.run.metadata import CheckpointMetadata, read_checksums, read_metad
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionPlan:
-    """A checkpoint, and the pictures that it is to find people in.
+    """A checkpoint and the pictures to find people in.
 
-    `frames` has the number of every video's; `failures` the videos that can't
-    be opened; `others` counts files of folders that are no pictures. `job` is
-    what all that is found has in common.
+    `frames` has the number of each video's frames, `failures` the videos that can't be opened.
+    `others` counts files in folders that are neither photograph nor video. `job` describes the
+    prediction in the folder of its results.
     """
 
     checkpoint: Path
@@ -42,10 +42,7 @@ def plan_prediction(
     heatmaps: bool,
     exact: bool,
 ) -> PredictionPlan:
-    """Find pictures and boxes for the model in the folder `checkpoint`.
-
-    Raises ValueError naming what is missing or cannot be read.
-    """
+    """Find pictures and boxes. Raises ValueError naming what is missing or can't be read."""
     listed = find_sources(inputs)
     matched = _matched(boxes, listed.files) if boxes else None
     metadata, name = read_metadata(checkpoint), weights_name(checkpoint, weights)
@@ -77,7 +74,7 @@ def _matched(path: Path, sources: Sequence[MediaFile]) -> MatchedBoxes:
 
 
 def _frames(sources: Sequence[MediaFile]) -> tuple[dict[Path, int], list[Failure]]:
-    """The number of every video's frames, and the videos that can't be opened."""
+    """Count every video's frames; also return the videos that can't be opened."""
     frames, failures = dict[Path, int](), []
     for source in sources:
         if source.is_video:

@@ -1,4 +1,4 @@
-"""Prediction: from photographs and where people are in them to joints, as a checkpoint is evaluated. Knows neither Ray nor MLflow."""
+"""Prediction of joints in photographs, computed as in evaluation."""
 
 import io
 import math
@@ -28,15 +28,15 @@ from pipeline.pose.geometry import (
 from pipeline.pose.shapes import Float, UInt8
 from pipeline.run.checkpoint import Weights, load_network
 
-# A photograph of more takes over 320 MB to decode, and is rather an attack or a slip.
+# More would take over 320 MB to decode, and is probably an attack or a mistake.
 _MOST_PIXELS = 80_000_000
-# Tag of EXIF.
+# EXIF tag.
 _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What the network sees of a photograph: the square of side 200 * scale pixels around `center`.
+    """A person's square in a photograph, of side 200 * scale pixels around `center`.
 
     Raises ValueError if a number is not finite, or the scale not positive.
     """
@@ -47,12 +47,13 @@ class Frame:
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (*self.center, self.scale))) or self.scale <= 0:
             raise ValueError(
-                f"a frame needs a finite center and a scale above 0, got {self.center} and {self.scale}"
+                "a frame needs a finite center and a scale above 0, "
+                f"got {self.center} and {self.scale}"
             )
 
     @classmethod
     def of_box(cls, x: float, y: float, width: float, height: float) -> Self:
-        """The frame of a person's box (left, top, width, height), a quarter wider than its longer side."""
+        """Frame a person's box (left, top, width, height), a quarter wider than its longer side."""
         if not (width > 0 and height > 0):
             raise ValueError(f"a box must have width and height above 0, got {width} and {height}")
         center, scale = frame_box((x, y, width, height))
@@ -60,14 +61,14 @@ class Frame:
 
     @classmethod
     def of_whole(cls, image: ImageRGBA) -> Self:
-        """The frame of a photograph that one person fills."""
+        """Frame a photograph that one person fills."""
         height, width = image.shape[:2]
         return cls.of_box(0, 0, width, height)
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One person as the network sees it, and the matrix that takes heatmap pixels to the photograph's."""
+    """A person as network input, and the matrix from heatmap pixels to the photograph's."""
 
     image: UInt8[np.ndarray, "input_px input_px 3"]
     to_photograph: Matrix
@@ -75,11 +76,10 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """One person's joints in the photograph's pixels, the first one's centre at 0, in the order of the joint set.
+    """A person's joints in the photograph's pixels, the first one's centre at 0.
 
-    `confidence` is each heatmap's height at its joint, as a share of the
-    training target's; with optim.loss=cross-entropy its highest pixel's probability.
-    `heatmaps`, where they were asked for, are in these units too.
+    `confidence` is each heatmap's maximum as a share of the training target's peak, with
+    optim.loss=cross-entropy as a probability. `heatmaps`, if requested, have the same unit.
     """
 
     joints: Float[np.ndarray, "joint 2"]
@@ -88,10 +88,10 @@ class Pose:
 
 
 class Predictor:
-    """A checkpoint's network at work, with the flip test and decoding of its settings. Raises ValueError as `load_network`.
+    """A checkpoint's network with the flip test and decoding of its settings.
 
-    A CPU that multiplies bf16 predicts in it, unless `exact`: so evaluation
-    does. docs/benchmarks.md has the effect on joints.
+    A CPU that multiplies bf16 predicts in bf16 (docs/benchmarks.md has the effect on joints);
+    with `exact` in fp32, as evaluation does. Raises ValueError as `load_network`.
     """
 
     def __init__(
@@ -109,15 +109,15 @@ class Predictor:
         self.joint_set = metadata.joint_set
 
     def read(self, photograph: bytes) -> ImageRGBA:
-        """Decode a photograph as `read_photograph`; valid until the next."""
+        """Decode a photograph as `read_photograph`; valid until the next call."""
         return read_photograph(photograph, self._decoder)
 
     def view(self, image: ImageRGBA, frame: Frame) -> View:
-        """What the network is to see of a photograph."""
+        """Crop a photograph to the network's input."""
         return crop_view(image, frame, self._settings.model.input_px)
 
     def predict(self, views: Iterable[View], with_heatmaps: bool = False) -> Iterator[Pose]:
-        """Yield the pose of each view, in order, computed evaluation.batch_size at a time."""
+        """Yield the pose of each view in order, computed in batches of evaluation.batch_size."""
         left = iter(views)
         while batch := list(islice(left, self._settings.evaluation.batch_size)):
             yield from self._poses(batch, with_heatmaps)
@@ -146,7 +146,7 @@ class Predictor:
 
 
 def crop_view(image: ImageRGBA, frame: Frame, input_px: int) -> View:
-    """What a network with inputs of side `input_px` is to see of a photograph."""
+    """Crop a photograph to a network input of side `input_px`."""
     matrix = input_from_original(frame.center, frame.scale, input_px)
     seen = np.empty((input_px, input_px, 3), np.uint8)
     warp(image, matrix, np.empty((input_px, input_px, 4), np.uint8), seen)
@@ -154,10 +154,10 @@ def crop_view(image: ImageRGBA, frame: Frame, input_px: int) -> View:
 
 
 def read_photograph(data: bytes, decoder: CropDecoder) -> ImageRGBA:
-    """Decode a JPEG, PNG or other image, turned upright as EXIF says it is held, which is how it is shown.
+    """Decode a JPEG, PNG or other image, and turn it upright by its EXIF orientation.
 
-    Valid until the decoder's next. Raises ValueError if it is none, is
-    damaged, or has more than 80 million pixels.
+    The result is valid until the decoder's next. Raises ValueError if the data are not an image,
+    are damaged, or have more than 80 million pixels.
     """
     orientation = _orientation(data)
     return _upright(decoder.decode(data), orientation)
@@ -166,24 +166,24 @@ def read_photograph(data: bytes, decoder: CropDecoder) -> ImageRGBA:
 def _upright(
     image: ImageRGBA, orientation: int
 ) -> UInt8[np.ndarray, "upright_height upright_width 4"]:
-    """Turn and mirror an image that is stored in one of the eight orientations of EXIF 2.3 (tag 0x0112)."""
+    """Turn and mirror an image from one of the eight orientations of EXIF 2.3."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
-    # By now rows are rows and columns are columns; what begins at the other end is reversed.
+    # Rows and columns are in place by now, and may still be reversed.
     down = -1 if orientation in (3, 4, 7, 8) else 1
     right = -1 if orientation in (2, 3, 6, 7) else 1
     return np.ascontiguousarray(image[::down, ::right])
 
 
 def _orientation(data: bytes) -> int:
-    """EXIF's orientation of an image that has not too many pixels. Raises ValueError if it has, or is no image."""
+    """Return the EXIF orientation. Raises ValueError for too many pixels, or none."""
     try:
         with warnings.catch_warnings():
-            # The number of pixels is judged by our own limit.
+            # _MOST_PIXELS is the limit here.
             warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
             with PillowImage.open(io.BytesIO(data)) as image:
                 width, height = image.size
-                # A PNG's may stand at its end, so that all of it is decoded for it.
+                # A PNG may have it at the end, so that reading it decodes the whole image.
                 is_small = width * height <= _MOST_PIXELS
                 orientation = image.getexif().get(_ORIENTATION, 1) if is_small else 1
     except PillowImage.DecompressionBombError as error:

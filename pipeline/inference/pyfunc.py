@@ -1,4 +1,4 @@
-"""Prediction for whoever holds a table of images: what `mlflow.pyfunc.load_model` returns for a checkpoint. Knows neither Ray nor MLflow."""
+"""Prediction for tables of images: the pyfunc model that MLflow loads from a checkpoint."""
 
 import base64
 import binascii
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -16,42 +17,33 @@ from pipeline.pose.joint_sets import JointSet
 IMAGE = "image"
 BOX = ("x", "y", "width", "height")
 FRAME = ("center_x", "center_y", "scale")
-# Photographs take a tenth of it; whoever serves sets a bound to whole requests.
+# Photographs take a tenth of it. The server limits whole requests.
 _MOST_BYTES = 60 * 2**20
 
 
 def columns_of(joint_set: JointSet) -> list[str]:
-    """Columns of a table of predictions: x, y and confidence of every joint."""
+    """Return the columns of a table of predictions: x, y and confidence of every joint."""
     return [f"{joint}_{what}" for joint in joint_set.joints for what in ("x", "y", "confidence")]
 
 
 class ServedModel:
-    """Predicts the joints of a table's people."""
+    """Predictor of the joints of a table's people."""
 
     def __init__(self, folder: Path) -> None:
-        # Exactly, so that each row computes alike on every CPU that serves it.
+        # Exact, so that results do not depend on the CPU that serves them.
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._predictor = Predictor(folder, device, exact=True)
 
     def predict(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return x, y (pixels of the image, the first one's centre at 0) and confidence of every joint, a row a person.
+        """Return x, y (pixels of the image, the first one's centre at 0) and confidence of joints.
 
-        `image` holds an image file's bytes, or these in base64. A person is
-        given by a box `x`, `y`, `width`, `height` in pixels, or by `center_x`,
-        `center_y` and `scale`, a frame of side 200 * scale; without either it
-        fills the image. Raises ValueError naming the row that can't be read.
+        There is one row per person. `image` has an image file's bytes, or these in base64. A
+        person is in a box `x`, `y`, `width`, `height` in pixels, or in a frame `center_x`,
+        `center_y` and `scale` of side 200 * scale; without either it fills the image. Raises
+        ValueError naming the row that can't be read.
         """
         poses = self._predictor.predict(self._views(table))
-        rows = [
-            [
-                number
-                for (x, y), confidence in zip(
-                    pose.joints.tolist(), pose.confidence.tolist(), strict=True
-                )
-                for number in (x, y, confidence)
-            ]
-            for pose in poses
-        ]
+        rows = [np.column_stack([pose.joints, pose.confidence]).ravel().tolist() for pose in poses]
         return pd.DataFrame(rows, columns=columns_of(self._predictor.joint_set), index=table.index)
 
     def _views(self, table: pd.DataFrame) -> Iterator[View]:
@@ -80,7 +72,7 @@ def _bytes_of(value: Any) -> bytes:
 
 
 def _frame_of(row: Mapping[Any, Any]) -> Frame | None:
-    """Where a row says that the person is, None if it doesn't. Raises ValueError if it says so in part or twice."""
+    """Return a row's frame, if it has one. Raises ValueError for parts of one, or for two."""
     box, frame = _given(row, BOX), _given(row, FRAME)
     if box and frame:
         raise ValueError(f"either {', '.join(BOX)} or {', '.join(FRAME)}, got both")
@@ -102,5 +94,5 @@ def _given(row: Mapping[Any, Any], names: tuple[str, ...]) -> list[float]:
 
 
 def _load_pyfunc(path: str) -> ServedModel:
-    """What MLflow calls to load a model; `path` is the checkpoint's folder."""
+    """Load the checkpoint in the folder `path`; MLflow calls this."""
     return ServedModel(Path(path))

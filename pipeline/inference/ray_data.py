@@ -1,4 +1,4 @@
-"""Prediction over a cluster with Ray Data: workers that each hold the network take one part after another."""
+"""Prediction on a cluster with Ray Data: workers with the network, which take part after part."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ _PART, _FOUND, _FILES = "part", "found", "files"
 
 
 class _Worker:
-    """One of the workers. It unpacks the checkpoint, which needs no disk that all nodes see."""
+    """An actor with the network. It receives the checkpoint's files, so nodes share no disk."""
 
     def __init__(self, checkpoint: Mapping[str, bytes], options: Options) -> None:
         import torch
@@ -35,24 +35,21 @@ class _Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         [part] = batch[_PART]
         found = self._estimator.estimate(Part.from_json(json.loads(part)))
-        names = list(found.files)
-        return {
-            _FOUND: np.array([json.dumps(found.to_json() | {"names": names})], object),
-            _FILES: [list(found.files.values())],
-        }
+        text = json.dumps(found.to_json() | {"names": list(found.files)})
+        return {_FOUND: np.array([text], object), _FILES: [list(found.files.values())]}
 
 
 def estimate_on_cluster(
     parts: Sequence[Part], checkpoint: Path, options: Options, settings: RaySettings
 ) -> Iterator[Found]:
-    """Yield what comes of each part, as it is done, in any order.
+    """Yield each part's results as soon as it is done, in any order.
 
-    The pictures lie where every node sees them. As many workers as the settings
-    have, or as there are parts, stay until the end.
+    Every node must see the pictures. The pool has as many workers as the settings, at most one
+    per part, and keeps them until the end.
     """
     needed = [checkpoint / METADATA_NAME, *checkpoint.glob("*.safetensors")]
     files = {path.name: path.read_bytes() for path in needed}
-    # What is to be said of the work is said by who asks for it.
+    # The caller reports progress.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{_PART: json.dumps(part.to_json())} for part in parts]
@@ -67,7 +64,6 @@ def estimate_on_cluster(
     )
     for row in found.iter_rows():
         content = json.loads(row[_FOUND])
-        names = content.pop("names")
         result = Found.from_json(content)
-        result.files.update(zip(names, row[_FILES], strict=True))
+        result.files.update(zip(content["names"], row[_FILES], strict=True))
         yield result

@@ -1,4 +1,4 @@
-"""What was found in each photograph or frame, as plain data that goes between processes and onto disk."""
+"""Results per photograph or frame, as data that passes between processes and onto disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,10 +10,10 @@ from pipeline.inference.sources import MediaFile
 
 @dataclass(frozen=True, kw_only=True)
 class FoundPerson:
-    """One person: joints as (x, y, confidence) in the order of the joint set, and where they were looked for.
+    """One person's joints (x, y, confidence) in the order of the joint set, and their frame.
 
-    Pixels of the upright image, the first one's centre at 0. `box` is
-    (left, top, width, height), where one was given, `score` a detector's.
+    Coordinates are pixels of the upright image, the first one's centre at 0. `box` is (left, top,
+    width, height) if one was given, `score` a detector's.
     """
 
     joints: list[list[float]]
@@ -30,7 +30,7 @@ class FoundPerson:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The people of one photograph, or of the frame of that number of a video."""
+    """The people in one photograph, or in one frame of a video."""
 
     file: str
     size: int
@@ -42,14 +42,13 @@ class Estimate:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """What `asdict` gave."""
-        people = [FoundPerson(**person) for person in content["people"]]
-        return cls(**{**content, "people": people})
+        """Rebuild an estimate from the data of `asdict`."""
+        return cls(**{**content, "people": [FoundPerson(**one) for one in content["people"]]})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A file that could not be read, and why."""
+    """A file that could not be read, and the reason."""
 
     file: str
     why: str
@@ -57,38 +56,38 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A piece of the work: photographs, or the frames of one video from `frames[0]` up to `frames[1]`."""
+    """A part of the work: photographs, or frames `frames[0]` up to `frames[1]` of one video."""
 
     sources: tuple[MediaFile, ...]
     frames: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data for `from_json`."""
         sources = [{**asdict(source), "path": str(source.path)} for source in self.sources]
         return {"sources": sources, "frames": self.frames}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """What `to_json` gave."""
+        """Rebuild a part from the data of `to_json`."""
         sources = tuple(MediaFile(**{**s, "path": Path(s["path"])}) for s in content["sources"])
         frames = content["frames"]
-        return cls(sources=sources, frames=(frames[0], frames[1]) if frames else None)
+        return cls(sources=sources, frames=frames and (frames[0], frames[1]))
 
     def pictures(self) -> int:
-        """How many photographs or frames it has."""
+        """Return the number of photographs or frames."""
         return self.frames[1] - self.frames[0] if self.frames else len(self.sources)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What came of a part: estimates, failures, and files beside them by name."""
+    """The results of a part: estimates, failures, and contents of further files by name."""
 
     estimates: list[Estimate] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the files, as plain data."""
+        """Return all but the files as plain data for `from_json`."""
         return {
             "estimates": [asdict(estimate) for estimate in self.estimates],
             "failures": [asdict(failure) for failure in self.failures],
@@ -96,7 +95,7 @@ class Found:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """What `to_json` gave."""
+        """Rebuild results from the data of `to_json`."""
         return cls(
             estimates=[Estimate.from_json(estimate) for estimate in content["estimates"]],
             failures=[Failure(**failure) for failure in content["failures"]],
@@ -104,5 +103,5 @@ class Found:
 
 
 def people_of(estimates: Sequence[Estimate]) -> Iterator[tuple[Estimate, FoundPerson]]:
-    """Every person with the picture that they are in."""
+    """Yield every person with the estimate that contains them."""
     return ((estimate, person) for estimate in estimates for person in estimate.people)

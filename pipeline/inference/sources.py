@@ -1,4 +1,4 @@
-"""What a person means by the inputs of a prediction: photographs and videos, by path, folder or glob."""
+"""Inputs of a prediction: photographs and videos, by path, folder or glob."""
 
 import glob
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 @dataclass(frozen=True, kw_only=True)
 class MediaFile:
-    """A file to find people in, as it was when it was listed; a photograph unless `is_video`."""
+    """A photograph or video to find people in, as it was when it was listed."""
 
     path: Path
     size: int
@@ -19,23 +19,23 @@ class MediaFile:
 
     @property
     def is_video(self) -> bool:
-        """Whether its frames are looked at, one by one."""
+        """Whether it is a video, by its suffix."""
         return self.path.suffix.lower() in VIDEOS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """All files that inputs mean, each once; `others` counts those of folders that are neither photograph nor video."""
+    """The inputs' files, each once; `others` counts those of other kinds in folders and globs."""
 
     files: tuple[MediaFile, ...]
     others: int
 
 
 def find_sources(inputs: Sequence[str], setting: str = "INPUT") -> Sources:
-    """List the files that `inputs` mean, in the order given, those of a folder or glob by name.
+    """List the files of `inputs` in the order given, those of a folder or glob by name.
 
-    A folder means all that lies in it and below, but for hidden files. Raises
-    ValueError naming an input of the `setting` that means nothing, or a file of another kind.
+    Folders are searched recursively, without hidden files. Raises ValueError naming an input of
+    the `setting` without a file, or a file of another kind.
     """
     if not inputs:
         raise ValueError(f"no {setting} is given, expected {_kinds()}, a folder or a glob")
@@ -49,7 +49,7 @@ def find_sources(inputs: Sequence[str], setting: str = "INPUT") -> Sources:
 
 
 def _meant(word: str, setting: str) -> tuple[list[Path], int]:
-    """The files that one input means, and how many of its folders' are of another kind."""
+    """Return the files of one input, and the number of files of other kinds."""
     path = Path(word)
     if path.is_dir():
         return _in_folder(path, setting)

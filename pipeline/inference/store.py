@@ -1,4 +1,4 @@
-"""The folder of a prediction: what was found, part by part, so that a second start does only what is missing."""
+"""The folder of a prediction: results part by part, so that a restart resumes."""
 
 import json
 from collections import defaultdict
@@ -11,7 +11,7 @@ from pipeline.inference.results import Estimate, Found, Part
 from pipeline.inference.sources import MediaFile
 from pipeline.io.atomic import atomic_write
 
-# What a start that was killed has to do again, at most, for each worker.
+# Pictures in a part, which a worker that is killed repeats.
 _PHOTOGRAPHS, _FRAMES = 64, 256
 _JOB, _PARTS = "job.json", "parts"
 
@@ -20,14 +20,14 @@ Key = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Store:
-    """The folder `OUT`. Everything appears in it whole."""
+    """The folder of `--out`. Files are written atomically."""
 
     folder: Path
 
     def open(self, job: Mapping[str, Any]) -> None:
-        """Begin or go on with `job`: what all that lies here has in common.
+        """Start or resume `job`, which describes all results in the folder.
 
-        Raises ValueError naming what differs from what the folder was begun with, or if it can't be written.
+        Raises ValueError naming what differs from the folder's job, or if it can't be written.
         """
         path = self.folder / _JOB
         try:
@@ -40,24 +40,24 @@ class Store:
         for key, value in job.items():
             if known.get(key) != value:
                 raise ValueError(
-                    f"--out {self.folder}: was begun with {key} {known.get(key)!r:.120}, now it is {value!r:.120}; "
-                    "give another folder, or remove this one"
+                    f"--out {self.folder}: has results for {key} {known.get(key)!r:.120}, expected "
+                    f"{value!r:.120}; give another folder, or remove this one"
                 )
 
     def keep(self, found: Found) -> None:
-        """Keep what came of a part; its files first."""
+        """Write a part's results, their further files first."""
         for name, data in found.files.items():
             _write(self.folder / name, data)
         number = max((int(path.stem) for path in self._parts()), default=0) + 1
         _write(self.folder / _PARTS / f"{number:06d}.json", json.dumps(found.to_json()).encode())
 
     def write(self, name: str, data: bytes) -> Path:
-        """Write a file of results, in place of one of an earlier start; return where it lies."""
+        """Write or replace a file of results; return its path."""
         _write(self.folder / name, data)
         return self.folder / name
 
     def estimates(self, sources: Sequence[MediaFile]) -> list[Estimate]:
-        """What is known of the sources as they are now, in their order, frames in theirs."""
+        """Return the results of sources that are unchanged, in order of sources and frames."""
         known: dict[Key, dict[int | None, Estimate]] = defaultdict(dict)
         for path in sorted(self._parts()):
             for estimate in Found.from_json(_read(path)).estimates:
@@ -71,7 +71,7 @@ class Store:
         ]
 
     def missing(self, sources: Sequence[MediaFile], frames: Mapping[Path, int]) -> list[Part]:
-        """The parts that are still to be done; `frames` says how many each video has."""
+        """Return the parts without results; `frames` has the number of each video's frames."""
         done: dict[str, set[int | None]] = defaultdict(set)
         for estimate in self.estimates(sources):
             done[estimate.file].add(estimate.frame)
@@ -91,7 +91,7 @@ class Store:
 
 
 def spans(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Runs of consecutive numbers, from and up to, none longer than a part's frames."""
+    """Return runs (start, stop) of consecutive numbers, none longer than a part."""
     found: list[tuple[int, int]] = []
     for number in numbers:
         if found and found[-1][1] == number and number - found[-1][0] < _FRAMES:

@@ -1,4 +1,4 @@
-"""Frames of a video, read one after another."""
+"""Frames of videos, read in order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,7 @@ from pipeline.data.shards.crop import ImageRGBA
 class Video:
     """A video file, upright as players show it. Raises ValueError if it can't be opened.
 
-    A place in it is reached by passing over the frames before: most formats
-    reach another only by guessing from times.
+    It is read forward only: most formats find a frame only approximately, by time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,21 +20,21 @@ class Video:
             raise ValueError("not a readable video")
         self._next = 0
 
-    def frames_said(self) -> int:
-        """How many frames its header says it has; 0 where it doesn't say."""
+    def frames_by_header(self) -> int:
+        """Return the header's number of frames; 0 if it has none."""
         return max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames_per_s(self) -> float:
-        """Its mean rate; 0 where it doesn't say."""
+        """Return the header's mean frame rate; 0 if it has none."""
         return max(0.0, float(self._capture.get(cv2.CAP_PROP_FPS)))
 
     @property
     def position(self) -> int:
-        """The frame that comes next, counted from 0."""
+        """The number of the next frame, from 0."""
         return self._next
 
     def frames(self, start: int, stop: int) -> Iterator[tuple[int, ImageRGBA]]:
-        """Yield frames from `start`, which must not lie behind, up to `stop`, or to the video's end, with their numbers."""
+        """Yield numbered frames from `start`, at or after `position`, up to `stop` or the end."""
         assert start >= self._next, "a video is read forward"
         while self._next < stop and self._capture.grab():
             number, self._next = self._next, self._next + 1
@@ -52,9 +51,9 @@ class Video:
 
 
 def count_frames(path: Path) -> int:
-    """How many frames a video has, by its header or, where that doesn't say, by reading it. Raises ValueError."""
+    """Count frames, by the header if it has their number, else by reading. Raises ValueError."""
     video = Video(path)
     try:
-        return video.frames_said() or sum(1 for _ in video.frames(0, 2**62))
+        return video.frames_by_header() or sum(1 for _ in video.frames(0, 2**62))
     finally:
         video.close()

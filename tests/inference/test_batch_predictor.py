@@ -1,4 +1,4 @@
-"""Prediction's inputs, boxes, parts and files."""
+"""Inputs, boxes, parts and output files of a prediction."""
 
 import io
 import json
@@ -88,7 +88,7 @@ def test_coco_s_annotations_place_the_people_of_each_picture(tmp_path):
     [place] = matched.of(one, None)
     assert place.frame == Frame(center=(49.5, 99.5), scale=1.0)
     assert (place.box, place.score) == ((10, 20, 80, 160), None)
-    # The longer name that fits is the picture's.
+    # The longest matching name counts.
     assert [place.score for place in matched.of(two, None)] == [0.5]
     assert matched.of(other, None) == []
     assert [matched.image_id(path) for path in (one, two, other)] == [7, 8, None]
@@ -145,7 +145,7 @@ def test_a_table_gives_boxes_or_frames_of_pictures_and_videos(tmp_path):
         (
             "b.csv",
             "image,frame,x,y,width,height\na,1.5,1,2,3,4\n",
-            "line 2: frame must be a whole number from 0 on, got '1.5'",
+            "line 2: frame must be a whole number of at least 0, got '1.5'",
         ),
         ("b.json", "{", "not readable as JSON"),
         ("b.json", "{}", "images"),
@@ -158,7 +158,8 @@ def test_a_table_gives_boxes_or_frames_of_pictures_and_videos(tmp_path):
         ),
         (
             "b.json",
-            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}',
+            '{"images": [], "annotations": [], '
+            '"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}',
             "none of the categories is 'person': cat, dog",
         ),
     ],
@@ -232,9 +233,7 @@ def test_only_what_is_missing_or_has_changed_is_to_be_done(tmp_path):
 def test_a_folder_that_was_begun_otherwise_is_refused(tmp_path):
     Store(tmp_path).open({"weights": "raw"})
     Store(tmp_path).open({"weights": "raw"})
-    with pytest.raises(
-        ValueError, match="was begun with weights 'raw', now it is 'ema'; give another"
-    ):
+    with pytest.raises(ValueError, match="has results for weights 'raw', expected 'ema'; give"):
         Store(tmp_path).open({"weights": "ema"})
 
 
@@ -318,7 +317,7 @@ def test_the_frames_of_a_video_are_pictures_and_a_short_one_is_said(tmp_path):
     rest = estimator.estimate(Part(sources=(source(path.name),), frames=(3, 9)))
     assert [e.frame for e in rest.estimates] == [3, 4]
     assert rest.estimates[0].people[0].center == whole.estimates[3].people[0].center
-    assert [f.why for f in rest.failures] == ["ends after 5 frames, its header says more"]
+    assert [f.why for f in rest.failures] == ["ends after 5 frames, fewer than its header states"]
 
 
 # Files

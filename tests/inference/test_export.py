@@ -1,4 +1,4 @@
-"""Exported networks: the same joints elsewhere, a file that says what it is, and refusals that say why."""
+"""Exported networks: the same joints elsewhere, a described file, and refusals with reasons."""
 
 import json
 import zipfile
@@ -49,7 +49,7 @@ def people(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, people) -> Path:
-    """Folder of the runs `mse` and `cross-entropy`: small networks that have learned eight people by heart."""
+    """Folder of the runs `mse` and `cross-entropy`: small networks that overfit eight people."""
     folder = tmp_path_factory.mktemp("runs")
     for loss in ("mse", "cross-entropy"):
         fitted(folder / loss / "epoch_0003", people, loss)
@@ -94,7 +94,7 @@ def export(runs: Path, out: Path, *options: str, run: str = "mse") -> None:
 
 
 def fails(capsys, *arguments: str) -> tuple[int, str]:
-    """Exit status of a command that must fail, and what it says."""
+    """Return exit status and error of a command that must fail."""
     with pytest.raises(SystemExit) as end:
         jobs.export.main(list(arguments))
     return int(end.value.code), capsys.readouterr().err
@@ -106,7 +106,7 @@ def run_onnx(path: Path, images: np.ndarray) -> list[np.ndarray]:
 
 
 def as_predicted(checkpoint: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Joints in input pixels and confidence as evaluation finds them, flip test and all."""
+    """Return joints in input pixels and confidences as evaluation computes them."""
     from_heatmap = np.linalg.inv(heatmap_from_input())
     views = [View(image=image, to_photograph=from_heatmap) for image in images]
     poses = list(Predictor(checkpoint, CPU, exact=True).predict(views))
@@ -118,7 +118,7 @@ def as_predicted(checkpoint: Path, images: np.ndarray) -> tuple[np.ndarray, np.n
 
 @pytest.fixture(scope="module")
 def joints_onnx(tmp_path_factory, runs) -> Path:
-    """The network of the run `mse` with all that a graph can hold."""
+    """The network of the run `mse`, exported with decoding and flip test."""
     path = tmp_path_factory.mktemp("onnx") / "joints.onnx"
     export(runs, path, "--decode", "--flip-test")
     return path
@@ -174,7 +174,7 @@ def test_joints_are_in_input_pixels_and_confidence_is_a_share_of_the_peak(runs):
     assert confidence[0].tolist() == [0.5] * 16
 
 
-# What the file says
+# Metadata
 
 
 def test_an_onnx_file_says_all_that_its_user_needs(joints_onnx):
@@ -222,7 +222,7 @@ def test_no_place_of_this_machine_is_in_a_file(tmp_path, joints_onnx, runs):
 
 
 def runner_beside(graph: Graph, shift_px: float, heights: float = 0.0):
-    """The graph itself as an exported file whose joints have moved to the right."""
+    """Return the graph as an exported file whose joints are shifted to the right."""
 
     def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.no_grad():
@@ -256,7 +256,7 @@ def test_joints_further_apart_are_an_error(graph):
 
 def test_joints_that_move_while_confidence_stays_are_explained(graph):
     made, metadata = graph
-    with pytest.raises(ExportError, match="two pixels as high as each other"):
+    with pytest.raises(ExportError, match="have two equal maxima"):
         compare(made, metadata, runner_beside(made, 4.0), rendered(64).images[:1])
 
 
@@ -285,7 +285,7 @@ def test_what_can_t_be_exported_fails_saying_why(tmp_path, runs, capsys, monkeyp
     forward = Residual.forward
 
     def looking(self: Residual, x: torch.Tensor) -> torch.Tensor:
-        # A graph can't decide by what it has computed.
+        # A graph can't branch on computed values.
         return forward(self, x) if bool(x.sum() > 0) else x
 
     monkeypatch.setattr(Residual, "forward", looking)
@@ -293,7 +293,7 @@ def test_what_can_t_be_exported_fails_saying_why(tmp_path, runs, capsys, monkeyp
     arguments = ("mse", "--to", to, "--out", str(out), "--ray.storage", str(runs))
     status, said = fails(capsys, *arguments)
     assert status == 1
-    # torch itself prints the graph as far as it came.
+    # torch prints the incomplete graph.
     *_, told = said.splitlines()
     assert told.startswith("error: not exported: torch.export: ")
     assert "data-dependent" in told

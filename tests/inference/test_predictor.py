@@ -1,4 +1,4 @@
-"""Prediction from images: the same joints as evaluation, and clear refusals."""
+"""Prediction from images: the same joints as in evaluation, and refusals."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def in_crop(crop: Crop, center: tuple[float, float], scale: float) -> Frame:
-    """A frame of the original image as a frame of the stored crop, which here has the original's resolution."""
+    """Convert a frame of the original to one of the stored crop, which has its resolution."""
     assert (crop.factor_x, crop.factor_y) == (1, 1)
     x, y = transform(np.array(center), crop.from_original)
     return Frame(center=(float(x), float(y)), scale=scale)
@@ -118,7 +118,7 @@ def test_a_table_gives_a_row_of_joints_for_each_of_its_people(tmp_path):
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that says it has this size, and has no pixels."""
+    """Return a PNG whose header has this size, without pixels."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", b""), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -1,4 +1,4 @@
-"""A registered model behind `mlflow models serve`, asked over HTTP; and found again by those who predict with it."""
+"""A registered model behind `mlflow models serve`, and as the model of `jobs.predict`."""
 
 import base64
 import json
@@ -51,7 +51,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def server(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of the model's server, which runs until the end."""
+    """URL of the model's server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,7 +61,7 @@ def server(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words],
-            # It looks for its web server's command on the path.
+            # MLflow finds its web server's command on the path.
             env=os.environ
             | {
                 "MLFLOW_TRACKING_URI": uri,
@@ -81,7 +81,7 @@ def server(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.3)
         yield url
     finally:
-        # The web server is a child's child, which its own group holds.
+        # The web server is a grandchild in the process group.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
         process.wait()
@@ -96,7 +96,7 @@ def is_alive(url: str) -> bool:
 
 
 def ask(url: str, body: bytes, kind: str = "application/json") -> tuple[int, Any]:
-    """Status and content of the answer to a request."""
+    """Return status and content of the response."""
     request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": kind})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:

@@ -130,7 +130,7 @@ def test_a_checkpoint_means_itself_and_a_run_beside_itself_is_equal(runs, capsys
     run("runs/two", "runs/two/epoch_0001")
     told = capsys.readouterr().out
     equal = "do not differ significantly: +0.00 points, 95% interval +0.00 to +0.00"
-    assert f"PCKh@0.5: runs/two/epoch_0001 and runs/two are {equal}" in told
+    assert f"PCKh@0.5: runs/two/epoch_0001 and runs/two {equal}" in told
 
 
 def test_runs_that_share_some_people_say_so(runs, capsys):

@@ -149,4 +149,4 @@ def test_a_folder_of_another_model_is_refused(place, capsys):
     checkpoint(place / "other", **{"model.features": 16})
     status, error = refused(capsys, "other", "in/0.jpg")
     assert status == 2
-    assert "--out out/predictions: was begun with sha256 " in error
+    assert "--out out/predictions: has results for sha256 " in error

@@ -1,4 +1,4 @@
-"""An exported file beside the network that it was made of, on the same people."""
+"""Comparison of an exported file with its network on the same people."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from pipeline.model.decoding import predicted_heatmaps
 from pipeline.pose.shapes import Float, UInt8
 from pipeline.run.metadata import CheckpointMetadata
 
-# Further apart a joint is another one.
+# A joint may differ by at most this distance.
 MOST_PX = 0.05
-# Images in a batch after the first, which is of one.
+# Images per batch; a first batch has one.
 _SEVERAL = 5
-# As a share of the highest confidence: what rounding does to heatmaps.
+# Effect of rounding on heatmaps, as a share of the highest confidence.
 _ROUNDING = 1e-4
 
 Images = UInt8[np.ndarray, "batch input_px input_px 3"]
@@ -27,7 +27,7 @@ Joints = tuple[Float[Tensor, "batch joint 2"], Float[Tensor, "batch joint"]]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The largest differences: `joint_px` of a joint in input pixels, `confidence` of that in one."""
+    """Largest differences, of a joint in input pixels and of a confidence."""
 
     joint_px: float
     confidence: float
@@ -36,10 +36,10 @@ class Difference:
 def compare(
     graph: Graph, metadata: CheckpointMetadata, runner: Runner, images: Images
 ) -> Difference:
-    """Run an exported file and the network it was made of on images, one alone and several at a time.
+    """Run an exported file and its network on images, one alone and several at a time.
 
-    Raises ExportError if either says what is no number, or if joints are
-    further apart than `MOST_PX`, saying why where that is known.
+    Raises ExportError if outputs are not finite, or joints are further apart than `MOST_PX`, with
+    the reason if it is known.
     """
     pairs = [
         (_expected(graph, metadata, batch), _found(graph, runner, batch))
@@ -57,27 +57,23 @@ def compare(
         joint_px=float(apart.max()), confidence=float((heights[0] - heights[1]).abs().max())
     )
     if not difference.joint_px <= MOST_PX:
-        raise ExportError(_said(graph, difference, float(heights.abs().max()), apart))
-    return difference
-
-
-def _said(graph: Graph, difference: Difference, highest: float, apart: Tensor) -> str:
-    count = int((apart > MOST_PX).sum())
-    said = (
-        f"{count} of {apart.numel()} joints are more than {MOST_PX} px from the network's, "
-        f"the furthest {difference.joint_px:.3g} px"
-    )
-    if difference.confidence <= _ROUNDING * highest:
-        said += (
-            "; confidences agree, so these heatmaps have two pixels as high as each other: the "
-            "network can't tell these joints, check on other people"
+        count = int((apart > MOST_PX).sum())
+        message = (
+            f"{count} of {apart.numel()} joints are more than {MOST_PX} px from the network's, "
+            f"the furthest {difference.joint_px:.3g} px"
         )
-    return said
+        if difference.confidence <= _ROUNDING * float(heights.abs().max()):
+            message += (
+                "; confidences agree, so these heatmaps have two equal maxima: the network does "
+                "not locate these joints, check on other people"
+            )
+        raise ExportError(message)
+    return difference
 
 
 def _batches(images: Images) -> Iterator[Images]:
     yield images[:1]
-    # A single photograph makes a batch of several too.
+    # A single photograph is repeated to make a batch of several.
     enough = images if len(images) > 1 else np.repeat(images, 2, axis=0)
     for start in range(0, len(enough), _SEVERAL):
         yield enough[start : start + _SEVERAL]
@@ -85,16 +81,12 @@ def _batches(images: Images) -> Iterator[Images]:
 
 @torch.inference_mode()
 def _expected(graph: Graph, metadata: CheckpointMetadata, images: Images) -> Joints:
-    """What evaluation would find, by the way that evaluation takes."""
+    """Compute joints as evaluation does."""
     pixels = torch.from_numpy(images)
     floats = scaled(pixels, torch.ones(len(images), 3), torch.device("cpu"))
     mirror = metadata.joint_set.mirror if graph.chosen.flip_test else None
-    predicted = graph.network(floats)
-    return graph.joints(
-        predicted_heatmaps(graph.network, floats, predicted, metadata.settings.optim.loss, mirror)[
-            -1
-        ]
-    )
+    predicted, loss = graph.network(floats), metadata.settings.optim.loss
+    return graph.joints(predicted_heatmaps(graph.network, floats, predicted, loss, mirror)[-1])
 
 
 def _found(graph: Graph, runner: Runner, images: Images) -> Joints:

@@ -1,4 +1,4 @@
-"""What an exported file says of itself, for whoever has nothing else."""
+"""Metadata in an exported file, for users who have only the file."""
 
 import json
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ _PRODUCT = "hourglass-ray"
 def describe(
     metadata: CheckpointMetadata, checkpoint: Path, weights: str, chosen: GraphSettings
 ) -> dict[str, Any]:
-    """All of it as plain data for JSON. `weights` says which of the checkpoint's."""
+    """Return the metadata as plain data for JSON; `weights` are "raw" or "ema"."""
     settings, joint_set = metadata.settings, metadata.joint_set
     measure = joint_set.measure(settings.evaluation.measure)
-    # With a moving average both were scored, each under its own name too.
+    # With a moving average both weights were evaluated, under "raw/" and "ema/" too.
     own = f"{weights}/{measure.metric_name}"
     score = metadata.metrics.get(own, metadata.metrics.get(measure.metric_name))
     return {
@@ -49,21 +49,22 @@ def describe(
 
 def _outputs(loss: Loss) -> Mapping[str, str]:
     return {
-        HEATMAPS: f"float32 (batch, joint, heatmap_px, heatmap_px), of the last stack; {LOSSES[loss].height}",
+        HEATMAPS: "float32 (batch, joint, heatmap_px, heatmap_px), of the last stack; "
+        f"{LOSSES[loss].height}",
         JOINTS: "float32 (batch, joint, 2), x and y in input pixels, the first one's centre at 0",
         CONFIDENCE: f"float32 (batch, joint); {LOSSES[loss].confidence}",
     }
 
 
 def _own_version() -> dict[str, str]:
-    # A job's copy of the code need not be installed.
+    # A submitted job's code is not installed.
     with suppress(PackageNotFoundError):
         return {_PRODUCT: version(_PRODUCT)}
     return {}
 
 
 def as_strings(description: Mapping[str, Any]) -> dict[str, str]:
-    """The same as strings, as ONNX keeps them: text as it is, all else as JSON."""
+    """Convert values to ONNX's strings: text stays, other values become JSON."""
     return {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in description.items()

@@ -1,4 +1,4 @@
-"""The network as it is deployed: from the bytes of images to heatmaps or joints, in one graph."""
+"""The graph to export: from image bytes to heatmaps or joints."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ HEATMAPS, JOINTS, CONFIDENCE = "heatmaps", "joints", "confidence"
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSettings:
-    """What a graph does besides the network.
+    """Settings of a graph besides the network.
 
-    With `decode` it answers joints by the method `decoding`, else heatmaps. With
-    `flip_test` it averages the heatmaps with those of the mirrored images.
+    With `decode` it outputs joints by the method `decoding`, else heatmaps. With `flip_test` it
+    averages the heatmaps with those of the mirrored images.
     """
 
     decode: bool = False
@@ -36,12 +36,11 @@ class GraphSettings:
 
 
 class Graph(nn.Module):
-    """What is exported. It takes RGB images of 0-255 and scales them itself.
+    """The exported module, which takes RGB images of 0-255.
 
-    It answers the last stack's heatmaps (batch, joint, height, width) as
-    `to_heatmaps` returns them, or with `decode` joints (x, y) in input pixels, the
-    first one's centre at 0, and the confidence in each: the heatmap's height
-    there as a share of a certain joint's (`HeatmapLoss.certain`).
+    It outputs the last stack's heatmaps (batch, joint, height, width) as `to_heatmaps` returns
+    them. With `decode` it outputs joints (x, y) in input pixels, the first one's centre at 0, and
+    confidences: the heatmap's maximum as a share of `HeatmapLoss.certain`.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Graph(nn.Module):
     def joints(
         self, heatmaps: Float[Tensor, "batch joint height width"]
     ) -> tuple[Float[Tensor, "batch joint 2"], Float[Tensor, "batch joint"]]:
-        """Joints in input pixels and the confidence in each, by the graph's decoding."""
+        """Decode joints in input pixels, and their confidences."""
         joints, heights = decode(heatmaps, self.chosen.decoding, self._optim.sigma_px)
         certain = LOSSES[self._optim.loss].certain(self._optim.target_peak)
         (scale, _, offset), *_ = heatmap_from_input().tolist()

@@ -1,4 +1,4 @@
-"""People to check an exported file on: of photographs, of packed shards, or rendered ones."""
+"""People to check an exported file on: photographed, packed, or rendered."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
 
-# As many as are looked at: a check is no evaluation.
+# Number of people; a check is not an evaluation.
 MOST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class People:
-    """Network inputs, and in words whose they are."""
+    """Network inputs, and a description of their source."""
 
     images: UInt8[np.ndarray, "person input_px input_px 3"]
     source: str
 
 
 def of_photographs(places: Sequence[str], input_px: int) -> People:
-    """The first people of image files, folders of them or globs; each photograph counts as filled by one.
+    """Return the first photographs of files, folders or globs, each filled by one person.
 
-    Raises ValueError naming a place without images, or a file that is none.
+    Raises ValueError naming a place without images, or a file that is not an image.
     """
     sources = find_sources(places, "--photographs").files
     files = [source.path for source in sources if not source.is_video][:MOST]
@@ -56,12 +56,12 @@ def of_shards(setting: str, pattern: str, joint_set: JointSet, input_px: int) ->
 
 
 def is_here(pattern: str) -> bool:
-    """Whether comma-separated globs of shards, each of them, match files of this machine."""
+    """Return whether all comma-separated globs of shards match local files."""
     return all(glob(part.strip()) for part in pattern.split(","))
 
 
 def rendered(input_px: int) -> People:
-    """People that are drawn, where there are no photographs."""
+    """Return rendered people, for use without photographs."""
     seen = [crop_view(image, frame, input_px).image for image, frame in _drawn()]
     return People(images=np.stack(seen), source=f"{len(seen)} rendered people, no photographs")
 

@@ -1,4 +1,4 @@
-"""Files that a graph is exported to, and running them as whoever gets them would."""
+"""Exported files: written from a graph, and run as a user of the file would run them."""
 
 import importlib.util
 import json
@@ -18,21 +18,21 @@ from pipeline.inference.export.graph import INPUT, Graph
 from pipeline.pose.shapes import UInt8
 
 Format = Literal["onnx", "torch-export"]
-# An exported file at work: images to the graph's outputs, in order.
+# Runs an exported file: images to the graph's outputs, in order.
 Runner = Callable[[UInt8[np.ndarray, "batch input_px input_px 3"]], tuple[np.ndarray, ...]]
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
-# Where a .pt2 keeps what it says of itself.
+# A .pt2's file of metadata.
 DESCRIPTION_NAME = "description.json"
 _ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 class ExportError(Exception):
-    """What can't be exported, and why."""
+    """The reason why a network can't be exported."""
 
 
 def check_installed(to: Format) -> None:
-    """Raise ValueError if libraries are missing that the format needs."""
+    """Raise ValueError if libraries for the format are missing."""
     missing = [name for name in _ONNX_NEEDS if importlib.util.find_spec(name) is None]
     if to == "onnx" and missing:
         raise ValueError(
@@ -44,7 +44,7 @@ def check_installed(to: Format) -> None:
 def write(
     graph: Graph, to: Format, path: Path, input_px: int, description: Mapping[str, Any]
 ) -> None:
-    """Write the graph with any number of images a batch. Raises ExportError saying what can't be exported; OSError."""
+    """Write the graph, for batches of any size. Raises ExportError with the reason, or OSError."""
     program = _program(graph, input_px)
     if to == "onnx":
         _write_onnx(program, graph, path, description)
@@ -55,22 +55,22 @@ def write(
 
 
 def load(to: Format, path: Path) -> Runner:
-    """Load what was written, on the CPU, with as many threads as torch has."""
+    """Load an exported file on the CPU, with as many threads as torch has."""
     return _onnx_runner(path) if to == "onnx" else _program_runner(path)
 
 
 def _program(graph: Graph, input_px: int) -> ExportedProgram:
     for parameter in graph.parameters():
-        # As files hold them: torch.export.save stores other layouts twice, and warns.
+        # torch.export.save stores other layouts twice, and warns.
         parameter.data = parameter.data.contiguous()
-    # Two: torch takes a batch of one for one that is always of one.
+    # Two: torch would fix the size of a batch of one.
     images = torch.zeros(2, input_px, input_px, 3, dtype=torch.uint8)
     with _refusals_explained("torch.export"), torch.no_grad():
         program = torch.export.export(
             graph.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
     for node in program.graph.nodes:
-        # It names the files that this machine has the code in.
+        # It has the paths of this machine's code.
         node.meta.pop("stack_trace", None)
     return program
 
@@ -81,18 +81,18 @@ def _write_onnx(
     import onnx
 
     with _refusals_explained("torch.onnx"):
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
             input_names=[INPUT],
             output_names=list(graph.chosen.outputs),
         )
-    assert made is not None
-    model = made.model_proto
+    assert exported is not None
+    model = exported.model_proto
     _check_complete(model, graph)
     for node in model.graph.node:
-        # Of use to those who debug the exporter.
+        # They serve only to debug the exporter.
         node.ClearField("metadata_props")
     onnx.helper.set_model_props(model, as_strings(description))
     onnx.checker.check_model(model, full_check=True)
@@ -100,7 +100,7 @@ def _write_onnx(
 
 
 def _check_complete(model: Any, graph: Graph) -> None:
-    """Raise ExportError if the model lacks an output or a free batch, or has operators that are not ONNX's own."""
+    """Raise ExportError for missing outputs, a fixed batch, or operators that are not ONNX's."""
     foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain})
     if foreign:
         raise ExportError(f"ONNX has no operators {', '.join(foreign)}")
@@ -114,13 +114,13 @@ def _check_complete(model: Any, graph: Graph) -> None:
 
 @contextmanager
 def _refusals_explained(by: str) -> Iterator[None]:
-    """Raise an exporter's refusals, which are of many kinds, as ExportError, and silence its chatter."""
+    """Raise an exporter's errors, of any type, as ExportError, and silence its warnings."""
     log = logging.getLogger("torch.onnx")
     before = log.level
-    log.setLevel(logging.ERROR)  # that torchvision, which we don't use, is not installed
+    log.setLevel(logging.ERROR)  # it warns that torchvision is not installed
     try:
         with warnings.catch_warnings():
-            # Of torch itself, by its own use of its tree specifications.
+            # torch's use of its own deprecated API.
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
             yield
     except Exception as error:
@@ -130,11 +130,11 @@ def _refusals_explained(by: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The sentence that started it: exporters wrap it in reports of their own."""
+    """Return the message of the original error, which exporters wrap in reports."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = str(error).strip()
-    return f"{type(error).__name__}: {said.splitlines()[0]}" if said else type(error).__name__
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def _onnx_runner(path: Path) -> Runner:

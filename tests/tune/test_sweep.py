@@ -116,7 +116,7 @@ def test_a_file_gives_lists_ranges_and_points_with_or_without_quoted_keys(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[axis]\n", "unknown part 'axis'; expected [axes] and [[points]]; did you mean 'axes'?"),
         ("[axes]\n", "is empty; expected [axes] or [[points]]"),
@@ -136,8 +136,8 @@ def test_a_file_gives_lists_ranges_and_points_with_or_without_quoted_keys(tmp_pa
         ("[axes\n", "Expected ']'"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(tmp_path, text, said):
-    with pytest.raises(ValueError, match=rf"mine\.toml.*{re.escape(said)}"):
+def test_what_is_wrong_with_a_file_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=rf"mine\.toml.*{re.escape(message)}"):
         space_of(toml(tmp_path, text), {})
 
 
@@ -214,7 +214,7 @@ def test_a_sweep_has_the_same_name_whenever_it_is_planned_and_another_one_otherw
     assert len({sweep.name for sweep in others} | {name}) == 5
 
 
-def test_a_folder_of_another_sweep_is_refused_and_the_same_one_goes_on(tmp_path):
+def test_a_folder_of_another_sweep_is_refused_and_the_same_one_resumes(tmp_path):
     sweep = planned(tmp_path, ray__name="named")
     check_same(sweep)
     check_same(planned(tmp_path, ray__name="named", budget=Budget(hours=1)))
@@ -224,7 +224,7 @@ def test_a_folder_of_another_sweep_is_refused_and_the_same_one_goes_on(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"space": Space(name="list", points=({"model.stacks": 1},)), "search": DRAWN},
@@ -249,12 +249,12 @@ def test_a_folder_of_another_sweep_is_refused_and_the_same_one_goes_on(tmp_path)
         ),
     ],
 )
-def test_a_sweep_that_cannot_run_is_refused_with_the_reason(tmp_path, changes, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_a_sweep_that_cannot_run_is_refused_with_the_reason(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         planned(tmp_path, **changes)
 
 
-def test_people_who_make_no_whole_batch_are_no_samples(tmp_path):
+def test_people_beyond_the_last_whole_batch_are_no_samples(tmp_path):
     # Four people in batches of 3.
     space = Space(name="mine", axes={"optim.batch_size": (3,), "optim.epochs": (2, 5)})
     sweep = planned(tmp_path, space)
@@ -262,7 +262,7 @@ def test_people_who_make_no_whole_batch_are_no_samples(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: SearchSettings(method="tpe"), "search.trials must be at least 1 with"),
         (lambda: SearchSettings(trials=3), "else 0, got 3"),
@@ -271,12 +271,12 @@ def test_people_who_make_no_whole_batch_are_no_samples(tmp_path):
         (lambda: Budget(samples=-1), "budget.samples must be at least 0, got -1"),
     ],
 )
-def test_settings_of_the_search_are_checked(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_of_the_search_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_two_aims_and_early_stopping_exclude_each_other(tmp_path):
+def test_two_objectives_and_early_stopping_exclude_each_other(tmp_path):
     both = SearchSettings(method="tpe", trials=3, against="gmac")
     space = Space(name="mine", axes={"model.stacks": (1, 2)})
     with pytest.raises(ValueError, match=r"early\.rule must be none with search.against=gmac"):
@@ -335,50 +335,50 @@ class OfTune:
     trial_id: str
 
 
-def told(*scores: float) -> list[dict[str, float]]:
+def scored(*scores: float) -> list[dict[str, float]]:
     """Reports of a trial after every hundred samples."""
     return [{"samples": 100 * n, "score": score} for n, score in enumerate(scores, start=1)]
 
 
 def test_asha_knows_the_rungs_of_before_a_kill():
     good, behind, ahead = map(OfTune, ("good", "behind", "ahead"))
-    before = {"good": told(5, 8), "behind": told(1)}
+    before = {"good": scored(5, 8), "behind": scored(1)}
     early = EarlySettings(rule="asha", grace_samples=200, reduction=2)
     asha = rule(early, 100, 800, lambda trial: before.get(trial.trial_id, []))
     for trial in (behind, good, ahead):
         asha.on_trial_add(None, trial)
     # A report from before that comes again is skipped; a new one is judged beside the good one's 8.
-    [again], [new] = told(1), told(1, 7)[1:]
+    [again], [new] = scored(1), scored(1, 7)[1:]
     assert asha.on_trial_result(None, behind, again) == "CONTINUE"
     assert asha.on_trial_result(None, behind, new) == "STOP"
-    assert asha.on_trial_result(None, ahead, told(9, 9)[1]) == "CONTINUE"
+    assert asha.on_trial_result(None, ahead, scored(9, 9)[1]) == "CONTINUE"
     # A trial that has failed is added again.
     asha.on_trial_add(None, ahead)
-    assert asha.on_trial_result(None, ahead, told(9, 9)[1]) == "CONTINUE"
+    assert asha.on_trial_result(None, ahead, scored(9, 9)[1]) == "CONTINUE"
 
 
 def test_the_median_is_of_the_trials_of_before_a_kill_too():
     trials = {name: OfTune(name) for name in ("a", "b", "c", "behind")}
-    before = {"a": told(4, 4), "b": told(5, 5), "c": told(6, 6), "behind": told(1)}
+    before = {"a": scored(4, 4), "b": scored(5, 5), "c": scored(6, 6), "behind": scored(1)}
     early = EarlySettings(rule="median", grace_samples=100)
     median = rule(early, 100, 800, lambda trial: before[trial.trial_id])
     for trial in trials.values():
         median.on_trial_add(None, trial)
-    assert median.on_trial_result(None, trials["behind"], told(1)[0]) == "CONTINUE"
-    assert median.on_trial_result(None, trials["behind"], told(1, 4)[1]) == "STOP"
+    assert median.on_trial_result(None, trials["behind"], scored(1)[0]) == "CONTINUE"
+    assert median.on_trial_result(None, trials["behind"], scored(1, 4)[1]) == "STOP"
 
 
-def test_two_aims_are_both_told_to_the_search():
-    def told(against: Against) -> ConcurrencyLimiter:
+def test_the_search_has_both_objectives():
+    def search_for(against: Against) -> ConcurrencyLimiter:
         return searcher(SearchSettings(method="tpe", trials=4, against=against), 3).searcher
 
-    fastest = told("samples_per_s")
+    fastest = search_for("samples_per_s")
     assert fastest.max_concurrent == 3
     assert isinstance(fastest.searcher, OptunaSearch)
     assert fastest.metric == ["score", "samples_per_s"]
     assert fastest.mode == ["max", "max"]
-    assert told("gmac").mode == ["max", "min"]
-    assert (told("none").metric, told("none").mode) == ("score", "max")
+    assert search_for("gmac").mode == ["max", "min"]
+    assert (search_for("none").metric, search_for("none").mode) == ("score", "max")
 
 
 # Journals
@@ -401,13 +401,13 @@ def journal_of(folder: Path, scores: list[float], *, end: str = "", tags: bool =
     return journal
 
 
-def test_ray_tune_hears_of_each_epoch_with_the_best_score_so_far(tmp_path):
-    told = reports(journal_of(tmp_path / "run", [10.0, 30.0, 20.0]), "pckh_0.5")
-    assert [one["score"] for one in told] == [10.0, 30.0, 30.0]
-    assert [one["current"] for one in told] == [10.0, 30.0, 20.0]
-    assert [one["best_epoch"] for one in told] == [1, 2, 2]
-    assert [one["samples"] for one in told] == [4, 8, 12]
-    assert [one["samples_per_s"] for one in told] == [10.0, 15.0, 20.0]
+def test_each_epoch_is_reported_with_the_best_score_so_far(tmp_path):
+    found = reports(journal_of(tmp_path / "run", [10.0, 30.0, 20.0]), "pckh_0.5")
+    assert [one["score"] for one in found] == [10.0, 30.0, 30.0]
+    assert [one["current"] for one in found] == [10.0, 30.0, 20.0]
+    assert [one["best_epoch"] for one in found] == [1, 2, 2]
+    assert [one["samples"] for one in found] == [4, 8, 12]
+    assert [one["samples_per_s"] for one in found] == [10.0, 15.0, 20.0]
 
 
 def test_time_between_a_kill_and_the_next_start_does_not_count(tmp_path, monkeypatch):
@@ -425,7 +425,7 @@ def test_time_between_a_kill_and_the_next_start_does_not_count(tmp_path, monkeyp
     assert last_of(journal) == (8, 12.0)
 
 
-def test_how_a_run_stands_is_told_by_its_last_start(tmp_path):
+def test_the_last_start_of_a_run_decides_whether_it_has_ended(tmp_path):
     journal = journal_of(tmp_path / "run", [1.0], end="FINISHED", tags=True)
     assert has_ended(journal)
     assert was_stopped(journal)
@@ -496,7 +496,7 @@ def trial_of(sweep: Sweep, error: Exception | None = None) -> Trial:
         ([1.0, 2.0, 3.0], False, "done"),
         ([1.0, 2.0, 3.0], True, "done"),
         ([1.0], False, "done"),  # stopped by the rule, whose decision is not known any more
-        ([1.0], True, "waits"),  # its budget may grow, and then it goes on
+        ([1.0], True, "waits"),  # it resumes if its budget grows
     ],
 )
 def test_a_trial_is_done_unless_it_was_stopped_with_the_sweep(
@@ -511,12 +511,12 @@ def test_a_trial_is_done_unless_it_was_stopped_with_the_sweep(
     if is_stopping:
         (sweep.folder / STOP_NAME).write_text("budget.samples=4 is used up")
     trial = trial_of(sweep)
-    told = [trial.step() for _ in scores]
-    assert [one["current"] for one in told] == scores
-    assert [one["gmac"] for one in told] == [2.0] * len(scores)
-    assert not any("done" in one for one in told)
+    found = [trial.step() for _ in scores]
+    assert [one["current"] for one in found] == scores
+    assert [one["gmac"] for one in found] == [2.0] * len(scores)
+    assert not any("done" in one for one in found)
     if ends == "done":
-        assert trial.step() == told[-1] | {"done": True}
+        assert trial.step() == found[-1] | {"done": True}
     else:
         with pytest.raises(AsleepError):
             trial.step()
@@ -562,7 +562,7 @@ def test_a_point_that_cannot_be_planned_fails_alone(tmp_path):
         sweep,
         [
             Tried(point={"optim.batch_size": 2}, number="00000", error=""),
-            Tried(point={"optim.batch_size": 8}, number="00001", error="ValueError: told"),
+            Tried(point={"optim.batch_size": 8}, number="00001", error="ValueError: late"),
         ],
     ).trials
     assert (good.status, bad.status) == ("unfinished", "failed")

@@ -31,6 +31,10 @@ from tune.report.values import axis_values, last_line, short_keys, shortened, sh
 NAN = math.nan
 # Elements that HTML never closes.
 VOID = {"meta", "img", "br"}
+KNOWN_ATTRIBUTES = {
+    *("alt", "charset", "class", "content", "data-of", "data-value", "hidden", "href"),
+    *("http-equiv", "id", "lang", "name", "src", "type", "width"),
+}
 
 
 def history(*scores: float, samples: int = 100) -> dict[str, list[tuple[int, float]]]:
@@ -132,7 +136,7 @@ def many(count: int) -> SweepOutcome:
 # Pareto front
 
 
-def test_the_front_holds_whom_nobody_beats_at_the_same_or_a_lower_cost():
+def test_the_front_holds_trials_that_no_other_beats_at_the_same_or_a_lower_cost():
     #         cheapest  dominated  better  same cost, worse  dearer, worse  best
     costs = [1.0, 2.0, 2.5, 2.5, 3.0, 4.0]
     scores = [10.0, 9.0, 20.0, 15.0, 19.0, 21.0]
@@ -494,6 +498,7 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.addresses: list[str] = []
+        self.attributes: set[str] = set()
         self.scripts = 0
         self.rows: list[list[str]] = []
         self.ids: list[str] = []
@@ -504,6 +509,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
+        self.attributes |= given.keys()
         self.addresses += [given[name] for name in ("src", "href") if name in given]
         self.ids += [given["id"]] if "id" in given else []
         self.scripts += tag == "script"
@@ -563,11 +569,11 @@ def test_the_page_lets_nothing_run_but_its_own_script():
     ) in text
 
 
-def test_what_trials_say_is_shown_and_never_run():
+def test_hostile_text_is_shown_and_never_run():
     nasty = "<script>alert(1)</script>\"'&<b>"
     outcome = sweep(
-        failed(f"name{nasty}", f"RuntimeError: {nasty}", point={"x.y": nasty}),
-        trial("good", 50.0, point={"x.y": "plain"}),
+        failed(f"name{nasty}", f"RuntimeError: {nasty}", point={f"key{nasty}": nasty}),
+        trial(f"good{nasty}", 50.0, point={f"key{nasty}": "plain"}),
         name=f"sweep{nasty}",
         headline=f"PCK{nasty}",
         how=f"how{nasty}",
@@ -576,7 +582,8 @@ def test_what_trials_say_is_shown_and_never_run():
     page = page_of(outcome)
     # The page's own.
     assert page.scripts == 1
-    for word in ("sweep", "PCK", "how", "name", "RuntimeError: "):
+    assert page.attributes <= KNOWN_ATTRIBUTES
+    for word in ("sweep", "PCK", "how", "key", "name", "good", "/runs/good", "RuntimeError: "):
         assert f"{word}{nasty}" in page.text
 
 
@@ -604,7 +611,7 @@ def test_the_page_gives_reasons_of_failures_and_the_end_of_a_long_error():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("outcome", "sentence"),
     [
         (sweep(), "There are no trials."),
         (sweep(trial("a"), trial("b")), "There are none: every trial failed or has no score yet."),
@@ -616,8 +623,8 @@ def test_the_page_gives_reasons_of_failures_and_the_end_of_a_long_error():
         ),
     ],
 )
-def test_the_page_says_what_there_is_to_say(outcome, said):
-    assert said in page_of(outcome).text
+def test_the_page_explains_what_is_missing_or_ended_early(outcome, sentence):
+    assert sentence in page_of(outcome).text
 
 
 # On disk
@@ -642,7 +649,7 @@ def test_the_report_is_written_whole_and_in_order(tmp_path):
     assert table["trial"].tolist() == ["stacks-2", "stacks-1"]
     assert table["gmac"].tolist() == [4.0, 2.0]
     Page(paths[-1].read_text())
-    # Nothing is left beside what was said.
+    # No other files are left.
     assert sorted(p for p in (tmp_path / "report").rglob("*") if p.is_file()) == sorted(paths)
 
 
@@ -694,5 +701,5 @@ def test_a_later_report_replaces_an_earlier_one(tmp_path):
 
 def test_the_report_knows_neither_ray_nor_mlflow():
     code = "import json, sys, tune.report.page; print(json.dumps(sorted(sys.modules)))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert {"ray", "mlflow", "torch", "jobs"} & set(json.loads(told.stdout)) == set()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert {"ray", "mlflow", "torch", "jobs"} & set(json.loads(ended.stdout)) == set()

@@ -9,18 +9,14 @@ from factories import pack_samples, samples
 
 from jobs.benchmark.overhead.overhead import check_alike
 from jobs.benchmark.rounds.data import pack_rendered
-from jobs.benchmark.rounds.group import GroupTrainer
+from jobs.benchmark.rounds.group import GroupTrainer, buckets
 from jobs.benchmark.rounds.processes import RoundFiles, run_rounds
 from jobs.benchmark.scaling.model import (
     GPUS,
     LINKS,
     WORK,
     Assumptions,
-    Link,
     Work,
-    all_reduce_s,
-    buckets,
-    image_s,
     predict,
     table,
     two_digits,
@@ -35,8 +31,6 @@ from pipeline.training.trainer import Task
 
 CPU = torch.device("cpu")
 MIB = 2**20
-# A byte takes a nanosecond, a hop a million times as long.
-LINK = Link(name="slow", bytes_per_s=1e9, hop_s=1e-3)
 # Five steps that don't count, then one apart, one together, one apart, one together.
 WITHOUT_RAY = {
     "ends": [1.0, 2.0, 3.0, 4.0, 5.0, 5.5, 6.25, 6.75, 7.5],
@@ -54,13 +48,6 @@ def test_gradients_are_cut_as_ddp_cuts_them():
     assert buckets(10_000_000) == [MIB, 25 * MIB, 40_000_000 - 26 * MIB]
 
 
-def test_an_all_reduce_takes_its_hops_and_its_bytes():
-    # Two buckets; up and down a tree of 8 are six hops; each link carries 14/8 of all bytes.
-    latency, transfer = all_reduce_s(8, [3_000_000, 5_000_000], LINK)
-    assert latency == pytest.approx(0.012)
-    assert transfer == pytest.approx(0.014)
-
-
 # A GPU that moves 1 GB/s and computes 1 TFLOP/s, in a node whose cores load 500 samples/s.
 SLOW = Assumptions(
     copy_bytes_per_s=2e9,
@@ -74,42 +61,42 @@ SLOW = Assumptions(
     lock_s=1e-3,
 )
 # Convolutions move bytes for 2 ms or compute for 3 ms an image; the rest moves bytes for 1 ms.
-WORKLOAD, COST = Work(convolution_bytes=2e6, other_bytes=1e6, kernels=300), 3e9
+WORKLOAD = Work(convolution_bytes=2e6, other_bytes=1e6, kernels=300)
 
 
 def test_an_image_takes_its_bytes_or_the_operations_of_its_convolutions():
-    assert image_s(WORKLOAD, COST, SLOW) == pytest.approx(0.004)
-    assert image_s(WORKLOAD, 1e9, SLOW) == pytest.approx(0.003)
+    assert SLOW.image_s(WORKLOAD, 3e9) == pytest.approx(0.004)
+    assert SLOW.image_s(WORKLOAD, 1e9) == pytest.approx(0.003)
 
 
-def predicted(**changes) -> dict:
-    """A step on two GPUs, whose million bytes of gradients take 2 hops and 1 ms of bytes."""
-    cost = Cost(parameters=250_000, macs=500_000_000)
-    return predict(WORKLOAD, cost, 2, LINK, replace(SLOW, **changes))
+def predicted(parameters: int = 1_000_000, **changes) -> dict:
+    """A step on eight GPUs, whose links carry 14/8 of 4 MB of gradients at 1.25 GB/s: 5.6 ms."""
+    cost = Cost(parameters=parameters, macs=500_000_000)
+    return predict(WORKLOAD, cost, 8, "10 Gbit/s", replace(SLOW, **changes))
 
 
 def test_a_step_is_the_gpu_and_the_exposed_all_reduce():
-    row = predicted()
+    row = predicted(batch_per_gpu=20)
     times = [row[f"{name}_ms"] for name in ("gpu", "launch", "all_reduce", "loading", "step")]
-    # 10 images of 4 ms; 300 launches of 0.1 ms; 10 samples of two cores.
-    assert times == [40.0, 30.0, 3.0, 20.0, 43.0]
-    # 20 images in 43 ms, or in 40 where all is hidden.
-    assert (row["images_per_s"], row["images_per_s_at_best"]) == (470.0, 500.0)
+    # 20 images of 4 ms; 300 launches of 0.1 ms; 20 samples of two cores.
+    assert times == [80.0, 30.0, 5.6, 40.0, 86.0]
+    # 160 images in 85.6 ms, or in 80 where all is hidden.
+    assert (row["images_per_s"], row["images_per_s_at_best"]) == (1900.0, 2000.0)
     assert (row["efficiency"], row["efficiency_at_best"]) == (0.93, 1.0)
-    assert (row["gpus"], row["link"], row["limit"]) == (2, "slow", "gpu")
-    # 3 ms are a tenth of a step from 27 ms of computing on: 6.75 images.
-    assert row["batch_per_gpu_enough"] == 6.8
+    assert (row["gpus"], row["link"], row["limit"]) == (8, "10 Gbit/s", "gpu")
+    # 5.6 ms are a tenth of a step from 50.4 ms of computing on: 12.6 images.
+    assert row["batch_per_gpu_enough"] == 13.0
 
 
 @pytest.mark.parametrize(
     ("changes", "step_ms", "limit"),
     [
-        ({"launch_s": 2e-4}, 63.0, "launches"),
+        ({"launch_s": 2e-4}, 66.0, "launches"),
         # A single core, or Python's lock.
         ({"cpus_per_gpu": 1, "loader_samples_per_s": 125.0}, 80.0, "input"),
         ({"lock_s": 9e-3}, 90.0, "input"),
-        # Four images: 16 ms, of which 3 of 19 are exposed.
-        ({"batch_per_gpu": 4, "launch_s": 0.0}, 19.0, "latency"),
+        # 5.6 ms are more than a tenth of 45.6.
+        ({}, 46.0, "link"),
     ],
 )
 def test_the_first_limit_is_named(changes, step_ms, limit):
@@ -118,11 +105,10 @@ def test_the_first_limit_is_named(changes, step_ms, limit):
 
 
 def test_a_backward_pass_hides_no_more_than_it_lasts():
-    # Half a second of bytes: bandwidth; two thirds of the 40 ms are hidden at best.
-    cost = Cost(parameters=125_000_000, macs=500_000_000)
-    row = predict(WORKLOAD, cost, 2, replace(LINK, hop_s=0.0), SLOW)
-    assert (row["step_ms"], row["limit"]) == (540.0, "bandwidth")
-    assert row["images_per_s_at_best"] == two_digits(20 / (0.54 - 0.04 * 2 / 3))
+    # 560 ms of bytes beside 40 ms of computing, two thirds of which can hide some.
+    row = predicted(parameters=100_000_000)
+    assert row["step_ms"] == 600.0
+    assert row["images_per_s_at_best"] == two_digits(80 / (0.6 - 0.04 * 2 / 3))
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +268,7 @@ def test_the_report_says_what_was_measured_and_what_is_assumed(rows):
     assert "PREDICTED, NOT MEASURED" in text
     assert "an H100 copies 3 TB/s, of which training reaches 85%" in text
     [line] = [line for line in lines if line[:4] == ["8", "stacks,", "64", "GPUs"]]
-    assert line[4:7] == ["9,800-12,000", "(23-27%)", "bandwidth"]
+    assert line[4:7] == ["9,900-12,000", "(23-27%)", "link"]
     assert "8 stacks on 64 GPUs: 970 over 10 Gbit/s, 390 over 25 Gbit/s" in text
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Bool, UInt8
 
-from jobs.benchmark.loader.photographs import cut_people
+from jobs.benchmark.loader.photographs import cut_people, with_photographs
 from jobs.benchmark.loader.stages import INPUT_PX
 from jobs.benchmark.timing import Run, measure, speed
 from pipeline.data.augmentation import Augmentation, draw_augmentations
 from pipeline.data.loader import SampleLoader
-from pipeline.data.shards.crop import Image, read_image
+from pipeline.data.shards.crop import Image
 from pipeline.data.shards.sample import Sample
 from pipeline.pose.geometry import Matrix, crop_from_original, transform
 from pipeline.pose.joint_sets import MPII
@@ -94,13 +94,9 @@ def inside(matrix: Matrix, width: int, height: int, input_px: int) -> Mask:
 
 def _references(loader: SampleLoader, folder: Path, samples: Sequence[Sample]) -> list[Reference]:
     found: dict[int, Reference] = {}
-    name, photograph = "", np.empty((0, 0, 3), np.uint8)
-    for number in sorted(range(len(samples)), key=lambda number: samples[number].person.image):
-        sample, [how] = samples[number], draw_augmentations(DataSettings(), 0, np.array([number]))
-        if sample.person.image != name:
-            name = sample.person.image
-            photograph = read_image(folder / name)
-        matrix = loader.input_from_original(sample, how)
+    for number, photograph in with_photographs(folder, [sample.person for sample in samples]):
+        [how] = draw_augmentations(DataSettings(), 0, np.array([number]))
+        matrix = loader.input_from_original(samples[number], how)
         height, width = photograph.shape[:2]
         found[number] = Reference(
             how=how,

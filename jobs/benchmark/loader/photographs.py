@@ -1,6 +1,6 @@
 """Data of the loader's benchmark: photographs, people framed in them, and shards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,17 +107,23 @@ def frame_people(names: Sequence[str], size: Size, count: int) -> list[Person]:
     return people
 
 
+def with_photographs(folder: Path, people: Sequence[Person]) -> Iterator[tuple[int, Image]]:
+    """Yield each person's position and photograph, in the order of the photographs."""
+    name, image = "", np.empty((0, 0, 3), np.uint8)
+    for number in sorted(range(len(people)), key=lambda number: people[number].image):
+        if people[number].image != name:
+            name = people[number].image
+            image = read_image(folder / name)
+        yield number, image
+
+
 def cut_people(folder: Path, people: Sequence[Person], crop: CropSettings) -> list[Sample]:
     """Cut the people's crops, in their order."""
-    made: dict[int, Sample] = {}
-    by_image = sorted(range(len(people)), key=lambda number: people[number].image)
-    name, image = "", np.empty((0, 0, 3), np.uint8)
-    for number in by_image:
-        person = people[number]
-        if person.image != name:
-            name, image = person.image, read_image(folder / person.image)
-        made[number] = Sample(person=person, crop=cut_crop(image, person, crop))
-    return [made[number] for number in range(len(people))]
+    found = {
+        number: Sample(person=people[number], crop=cut_crop(image, people[number], crop))
+        for number, image in with_photographs(folder, people)
+    }
+    return [found[number] for number in range(len(people))]
 
 
 def pack_people(out: Path, workloads: Sequence[Sequence[Sample]]) -> list[str]:

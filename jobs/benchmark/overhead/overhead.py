@@ -163,10 +163,10 @@ def _overhead(result: Mapping[str, Any]) -> str:
     rows = [["steady state", "median", "min", "max"]]
     for key, unit in (("samples_per_s", "samples/s"), ("cpu_ms", "CPU ms a sample")):
         for name, held in found[key].items():
-            figures = (held[of] for of in ("median", "min", "max"))
-            rows.append([f"{name}, {unit}", *(f"{value:,.2f}" for value in figures)])
-    totals = (result["overhead_percent"], found["min"], found["max"])
-    rows.append(["overhead, %", *(f"{value:.2f}" for value in totals)])
+            cells = [f"{held[figure]:,.2f}" for figure in ("median", "min", "max")]
+            rows.append([f"{name}, {unit}", *cells])
+    figures = (result["overhead_percent"], found["min"], found["max"])
+    rows.append(["overhead, %", *(f"{value:.2f}" for value in figures)])
     rows.append(["overhead in CPU time, %", f"{found['cpu_overhead_percent']:.2f}"])
     cores = found["cores_beside"]["ray"]["median"]
     return aligned(rows) + (

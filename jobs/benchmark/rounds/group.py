@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from jobs.benchmark.rounds.processes import RoundFiles
 from jobs.benchmark.rounds.trainer import RoundTrainer
-from jobs.benchmark.scaling.model import buckets
+from jobs.benchmark.scaling.model import GRADIENT_BYTES
 from jobs.benchmark.step.variants import synchronize
 from pipeline.cluster.launch import task_of
 from pipeline.run.plan import plan_training
@@ -24,6 +24,8 @@ from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.loop import LoopHooks, train
 from pipeline.training.trainer import Task
 
+# DDP's defaults: a small first bucket, so that the exchange begins early, then larger ones.
+_FIRST_BUCKET_BYTES, _BUCKET_BYTES = 2**20, 25 * 2**20
 # Ray's default for the processes of its workers (worker_niceness in its ray_config_def.h).
 _NICENESS = 15
 # Bytes of all-reduces, from those that latency decides to those that bandwidth decides.
@@ -56,6 +58,15 @@ class GroupTrainer(RoundTrainer):
         by_bytes = {size: _all_reduce_s([size], self.device) for size in SIZES}
         buckets_s = _all_reduce_s(buckets(parameters), self.device)
         return {"exchange": {"buckets_s": buckets_s, "by_bytes_s": by_bytes}}
+
+
+def buckets(parameters: int) -> list[int]:
+    """Return the bytes of the buckets in which DDP exchanges gradients."""
+    left = parameters * GRADIENT_BYTES
+    found = [min(left, _FIRST_BUCKET_BYTES)]
+    while left := left - found[-1]:
+        found.append(min(left, _BUCKET_BYTES))
+    return found
 
 
 def _all_reduce_s(sizes: Sequence[int], device: torch.device) -> float:

@@ -3,23 +3,26 @@
 Nothing here has been measured on a cluster. Predictions have two significant digits.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.model.cost import Cost, network_cost
 from pipeline.settings import ModelSettings
 
-# DDP's defaults: a small first bucket, so that the exchange begins early, then larger ones.
-_FIRST_BUCKET_BYTES, _BUCKET_BYTES = 2**20, 25 * 2**20
-# Weights and gradients are fp32, whatever the network computes in.
-_GRADIENT_BYTES = 4
 # The backward pass takes twice the operations of the forward pass.
 BACKWARD_SHARE = 2 / 3
 # Share of a step from which on the all-reduce is named as the limit.
 _NOTICED = 0.1
+# Weights and gradients are fp32, whatever the network computes in.
+GRADIENT_BYTES = 4
 GPUS = (8, 64, 512)
+# Nominal bytes a second each way between GPUs; NVLink's are those of an H100.
+LINKS = {
+    "10 Gbit/s": 10e9 / 8,
+    "25 Gbit/s": 25e9 / 8,
+    "100 Gbit/s": 100e9 / 8,
+    "NVLink": 450e9,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +41,6 @@ WORK = {
     2: Work(convolution_bytes=379e6, other_bytes=815e6, kernels=1981),
     8: Work(convolution_bytes=1180e6, other_bytes=2615e6, kernels=7189),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Link:
-    """A link between GPUs: bytes a second each way, and seconds of a hop."""
-
-    name: str
-    bytes_per_s: float
-    hop_s: float
-
-
-# Nominal rates; NVLink's is that of an H100. Hops are those of a tree (protocol Simple) in the
-# cost model by which NCCL chooses its algorithm (src/graph/tuning.cc of NCCL 2.2x).
-LINKS = (
-    Link(name="10 Gbit/s", bytes_per_s=10e9 / 8, hop_s=14e-6),
-    Link(name="25 Gbit/s", bytes_per_s=25e9 / 8, hop_s=14e-6),
-    Link(name="100 Gbit/s", bytes_per_s=100e9 / 8, hop_s=14e-6),
-    Link(name="NVLink", bytes_per_s=450e9, hop_s=4e-6),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,56 +63,34 @@ class Assumptions:
     loader_samples_per_s: float = 1880.0
     lock_s: float = 0.155e-3
 
-
-def image_s(work: Work, training_flops: float, assumed: Assumptions) -> float:
-    """Return a GPU's seconds for an image; convolutions move bytes while they compute."""
-    bytes_per_s = assumed.of_copy * assumed.copy_bytes_per_s
-    operations_s = training_flops / (assumed.of_matmul * assumed.matmul_flops_per_s)
-    return max(work.convolution_bytes / bytes_per_s, operations_s) + work.other_bytes / bytes_per_s
-
-
-def buckets(parameters: int) -> list[int]:
-    """Return the bytes of the buckets in which DDP exchanges gradients."""
-    left = parameters * _GRADIENT_BYTES
-    found = [min(left, _FIRST_BUCKET_BYTES)]
-    while left := left - found[-1]:
-        found.append(min(left, _BUCKET_BYTES))
-    return found
+    def image_s(self, work: Work, training_flops: float) -> float:
+        """Return a GPU's seconds for an image; convolutions move bytes while they compute."""
+        bytes_per_s = self.of_copy * self.copy_bytes_per_s
+        computing = training_flops / (self.of_matmul * self.matmul_flops_per_s)
+        return max(work.convolution_bytes / bytes_per_s, computing) + work.other_bytes / bytes_per_s
 
 
-def all_reduce_s(workers: int, sizes: Sequence[int], link: Link) -> tuple[float, float]:
-    """Return the seconds of all-reduces of `sizes` bytes: for latency and for bandwidth.
-
-    Each link carries 2(n-1)/n of the bytes, as in a ring. NCCL uses a tree where
-    a ring has too many hops, 2 log n up and down, whose lower bandwidth is ignored.
-    """
-    hops = 2 * math.ceil(math.log2(workers))
-    carried = 2 * (workers - 1) / workers * sum(sizes)
-    return len(sizes) * hops * link.hop_s, carried / link.bytes_per_s
-
-
-def predict(work: Work, cost: Cost, gpus: int, link: Link, assumed: Assumptions) -> dict[str, Any]:
+def predict(work: Work, cost: Cost, gpus: int, link: str, assumed: Assumptions) -> dict[str, Any]:
     """Predict a step: images/s, efficiency against GPUs that never wait, times, and the limit.
 
-    `efficiency` hides nothing of the all-reduce, `efficiency_at_best` all that a
-    backward pass can hide. From `batch_per_gpu_enough` images a GPU on, the
-    all-reduce takes at most a tenth of a step, though nothing is hidden.
+    The all-reduce takes 2(n-1)/n of the gradients' bytes over each link, as in a
+    ring. `efficiency` hides nothing of it, `efficiency_at_best` all that a
+    backward pass can hide. From `batch_per_gpu_enough` images a GPU on, it takes
+    at most a tenth of a step, though nothing is hidden.
     """
-    batch = assumed.batch_per_gpu
-    an_image = image_s(work, cost.training_flops, assumed)
+    batch, image_s = assumed.batch_per_gpu, assumed.image_s(work, cost.training_flops)
     launching = work.kernels * assumed.launch_s
-    computing = max(batch * an_image, launching)
-    core_s = 1 / (assumed.cpus_per_gpu * assumed.loader_samples_per_s)
-    loading = batch * max(core_s, assumed.lock_s)
-    latency, transfer = all_reduce_s(gpus, buckets(cost.parameters), link)
-    exchange = latency + transfer
+    computing = max(batch * image_s, launching)
+    cores = assumed.cpus_per_gpu * assumed.loader_samples_per_s
+    loading = batch * max(1 / cores, assumed.lock_s)
+    exchange = 2 * (gpus - 1) / gpus * GRADIENT_BYTES * cost.parameters / LINKS[link]
     hidden = min(exchange, BACKWARD_SHARE * computing)
     # Batches are loaded while the GPU computes.
     step, best = (max(computing + exposed, loading) for exposed in (exchange, exchange - hidden))
     if step == loading:
         limit = "input"
     elif exchange > _NOTICED * step:
-        limit = "latency" if latency > transfer else "bandwidth"
+        limit = "link"
     else:
         limit = "launches" if computing == launching else "gpu"
     figures = {
@@ -137,14 +99,14 @@ def predict(work: Work, cost: Cost, gpus: int, link: Link, assumed: Assumptions)
         "efficiency": computing / step,
         "efficiency_at_best": computing / best,
         "step_ms": 1000 * step,
-        "gpu_ms": 1000 * batch * an_image,
+        "gpu_ms": 1000 * batch * image_s,
         "launch_ms": 1000 * launching,
         "all_reduce_ms": 1000 * exchange,
         "loading_ms": 1000 * loading,
-        "batch_per_gpu_enough": max(1.0, (1 / _NOTICED - 1) * exchange / an_image),
+        "batch_per_gpu_enough": max(1.0, (1 / _NOTICED - 1) * exchange / image_s),
     }
     rounded = {name: two_digits(value) for name, value in figures.items()}
-    return {"gpus": gpus, "link": link.name, "limit": limit} | rounded
+    return {"gpus": gpus, "link": link, "limit": limit} | rounded
 
 
 def two_digits(value: float) -> float:

@@ -9,9 +9,8 @@ from jobs.benchmark.scaling.summary import PARTS
 
 # Settings that move a limit.
 _REMEDIES = {
-    "bandwidth": "more images for the same gradients: optim.batch_size; where memory ends,\n"
+    "link": "more images for the same gradients: optim.batch_size; where memory ends,\n"
     "  optim.accumulate or optim.checkpointing",
-    "latency": "fewer exchanges an image: optim.batch_size",
     "input": "data.threads and ray.cpus_per_worker",
     "launches": "more images a launch: optim.batch_size; or optim.compile",
     "gpu": "the GPUs move bytes all the time: optim.compile, or more ray.workers",
@@ -83,21 +82,18 @@ def _assumed(result: Mapping[str, Any]) -> str:
         f"- {assumed['batch_per_gpu']} images a GPU and step; {assumed['cpus_per_gpu']} cores a "
         f"GPU load {assumed['loader_samples_per_s']:,.0f} samples/s each, and a sample holds",
         f"  Python's lock for {1e3 * assumed['lock_s']:g} ms",
-        "- fp32 gradients, local BatchNorm, equally fast GPUs, no time for Ray; links carry",
-    ]
-    lines += [
-        f"  {link.name}: {link.bytes_per_s / 1e9:g} GB/s, and take {1e6 * link.hop_s:g} us a hop"
-        for link in LINKS
+        "- fp32 gradients; links at their nominal rates, without latency; local BatchNorm, equally",
+        "  fast GPUs, no time for Ray",
     ]
     return "\n".join(lines)
 
 
 def _predicted(result: Mapping[str, Any]) -> str:
-    rows = [["predicted images/s", *(link.name for link in LINKS)]]
+    rows = [["predicted images/s", *LINKS]]
     found = {(row["stacks"], row["gpus"], row["link"]): row for row in result["predicted"]}
     for stacks in dict.fromkeys(row["stacks"] for row in result["predicted"]):
         for gpus in GPUS:
-            cells = [_cell(found[stacks, gpus, link.name]) for link in LINKS]
+            cells = [_cell(found[stacks, gpus, link]) for link in LINKS]
             rows.append([f"{stacks} stack{'s' * (stacks > 1)}, {gpus} GPUs", *cells])
     return aligned(rows) + (
         "\nfrom none of the all-reduce hidden to all that a backward pass can hide; in brackets\n"

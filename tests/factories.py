@@ -104,7 +104,7 @@ def pack_samples(
 
 
 def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes) -> Settings:
-    """Write a tiny checkpoint with random heads, which find joints somewhere; return its settings."""
+    """Write a tiny checkpoint whose random heads find joints somewhere; return its settings."""
     settings = Settings.from_flat(
         {
             "model.stacks": 2,

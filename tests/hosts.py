@@ -78,7 +78,7 @@ def why_not() -> str:
 
 @contextmanager
 def hosts(folder: Path, count: int) -> Iterator[list[Host]]:
-    """Make `count` connected hosts, from 10.77.0.1. At the end kill their processes and remove them."""
+    """Make `count` connected hosts, from 10.77.0.1. At the end remove them and their processes."""
     made: list[Host] = []
     try:
         for number in range(1, count + 1):

@@ -127,7 +127,7 @@ def close_assistant(page: Page) -> None:
 
 
 def _scroll_to(page: Page, wanted: Locator) -> None:
-    """Scroll under the pointer until `wanted` appears: long lists only render their visible part."""
+    """Scroll under the pointer until `wanted` appears: long lists render only what is visible."""
     for _ in range(_SCROLLS):
         with suppress(NotInTimeError):
             wanted.wait_for(timeout=_LOOK_MS)

@@ -14,7 +14,8 @@ class WebServer(ThreadingHTTPServer):
     """Server of `files`.
 
     `served` has the bytes sent per request, without requests of a size. The next connections break
-    after `breaks` bytes, and the next answers have `statuses`. After `stalls_after` bytes it stalls.
+    after `breaks` bytes, and the next answers have `statuses`. After `stalls_after` bytes the
+    server stalls.
     """
 
     def __init__(self) -> None:

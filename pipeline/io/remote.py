@@ -51,8 +51,8 @@ def _matches(name: str, pattern: str) -> Iterable[str]:
         # Question marks and brackets belong to the query.
         if "*" in name:
             raise ValueError(
-                f"{redacted(pattern)}: {scheme} can't list a folder, so '*' finds nothing; name the "
-                "shards with braces, as in train-{000000..000009}.tar"
+                f"{redacted(pattern)}: {scheme} can't list a folder, so '*' finds nothing; name "
+                "the shards with braces, as in train-{000000..000009}.tar"
             )
         return [name]
     return _persist(name, lambda: transport.find(name)) if has_wildcard(name) else [name]

@@ -155,7 +155,7 @@ class JointSet:
         raise ValueError(f"evaluation.measure: joint set {self.name} has {known}, not {key!r}")
 
     def difference(self, other: Self) -> str:
-        """Return both names, or of equal names the differing fields, for an error; empty if equal."""
+        """Return both names, or the fields that differ, for an error message; empty if equal."""
         if self.name != other.name:
             return f"{self.name} and {other.name}"
         differing = [

@@ -109,8 +109,9 @@ def compared_run(name: str, checkpoint: Path) -> ComparedRun:
     check_file(checkpoint, PEOPLE_NAME)
     if not people.exists():
         raise ValueError(
-            f"{checkpoint}: no {PEOPLE_NAME}, as it was written without an evaluation; to create it: "
-            f"python -m jobs.evaluate --checkpoint {checkpoint} --data.val SHARDS --people {people}"
+            f"{checkpoint}: no {PEOPLE_NAME}, as it was written without an evaluation; to "
+            f"create it: python -m jobs.evaluate --checkpoint {checkpoint} --data.val SHARDS "
+            f"--people {people}"
         )
     return ComparedRun(
         name=name,

@@ -133,12 +133,12 @@ def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
     """
     finder = ModuleFinder([str(_ROOT)])
     finder.import_hook(module)
-    # The stubs of modulefinder lack the attribute.
-    for file in filter(None, (vars(found)["__file__"] for found in finder.modules.values())):
+    # The types of the standard library's stubs lack `__file__`, which is None for built-in modules.
+    for file in filter(None, [vars(found)["__file__"] for found in finder.modules.values()]):
         copy = into / Path(file).relative_to(_ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-    # The finder sees the repository alone.
+    # Modules outside the repository are not on the finder's path.
     outside = {name.partition(".")[0] for name in finder.badmodules}
     known = packages_distributions()
     names = {known[name][0] for name in outside - sys.stdlib_module_names - {_PACKAGE}}

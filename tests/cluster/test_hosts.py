@@ -22,7 +22,7 @@ from pipeline.run.checkpoint_manager import checkpoints
 from pipeline.run.journal import Journal
 
 # A cluster over three hosts starts, loses one and has it back.
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = (sys.executable, "-m", "ray.scripts.scripts")

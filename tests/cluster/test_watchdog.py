@@ -25,6 +25,8 @@ from pipeline.training.loop import LoopHooks, train
 from pipeline.training.probes import ProgressMarker
 from pipeline.training.trainer import Task, Trainer
 
+pytestmark = pytest.mark.slow
+
 # More than ten times what a step of the tiny network takes when the machine has much else to do,
 # and what no attempt without trouble comes near to.
 PATIENCE_S, AMPLE_S = 3.0, 120.0

@@ -224,6 +224,7 @@ def test_more_workers_than_streamed_shards_are_refused(pack):
         plan_training(settings)
 
 
+@pytest.mark.slow
 def test_a_trainer_trains_from_a_stream_and_resumes_within_an_epoch(pack, tmp_path):
     settings = streaming(pack)
     paths = sorted(Path(settings["data.train"]).parent.glob("*.tar.gz"))

@@ -688,6 +688,7 @@ def test_head_boxes_are_not_for_a_table(settings):
         plan_packing(replace(settings, head_boxes=Path("heads.mat")))
 
 
+@pytest.mark.slow
 def test_joints_of_ones_own_are_trained_saved_restored_and_measured(
     settings, tmp_path, capsys, monkeypatch
 ):

@@ -33,6 +33,8 @@ from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.step import build_optimizer, train_step
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 STEPS = 60
 

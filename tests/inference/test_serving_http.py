@@ -27,6 +27,8 @@ from pipeline.run.checkpoint_manager import enter_models
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.tracking.sync import deliver
 
+pytestmark = pytest.mark.slow
+
 METRIC = "pckh_0.5"
 PATIENCE_S = 120.0
 

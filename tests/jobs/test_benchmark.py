@@ -176,6 +176,7 @@ def test_a_fresh_process_keeps_its_memory_and_leaves_ours_alone():
         in_fresh_process(int, "two")
 
 
+@pytest.mark.slow
 def test_memory_is_said_for_a_dataset_and_for_one_four_times_as_large(workloads, tmp_path):
     shards = [workload.shard for workload in workloads]
     found = measure_memory(shards, 4, (1, 2, 3), tmp_path / "larger")

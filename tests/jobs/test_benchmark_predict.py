@@ -13,6 +13,7 @@ from jobs.benchmark.timing import Timing
 VARIANTS = ("fp32 contiguous", "fp32 channels_last", "bf16 channels_last", "ONNX Runtime fp32")
 
 
+@pytest.mark.slow
 def test_every_variant_finds_the_same_heatmaps():
     network, images = Network(stacks=1, features=8, input_px=64), noise(2, 64)
     assert variants() == VARIANTS
@@ -40,6 +41,7 @@ def test_the_ratio_is_the_median_of_the_rounds_own():
     }
 
 
+@pytest.mark.slow
 def test_the_command_tells_and_writes_what_it_measured(tmp_path, capsys):
     path = tmp_path / "predict.json"
     options = ("--stacks", "1", "--batch", "1", "4", "--features", "8", "--input-px", "64")

@@ -117,6 +117,7 @@ def rows() -> list[dict]:
     return table(Assumptions())
 
 
+@pytest.mark.slow
 def test_every_network_is_predicted_on_every_link_in_two_digits(rows):
     assert [row["stacks"] for row in rows[:: len(LINKS) * len(GPUS)]] == list(WORK) == [1, 2, 8]
     assert len(rows) == 36

@@ -45,6 +45,7 @@ _ABSENT = {
 }
 
 
+@pytest.mark.slow
 def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(_BARE.format(absent=_ABSENT))
     options = ("--stacks", "1", "--batch", "2", "--input-px", "64", "--rounds", "1")
@@ -208,6 +209,7 @@ def test_variants_are_compared_at_losses_of_the_first_and_may_come_out_worse():
     assert over_first(goals, "plain", "ours", "seconds") == 0.0
 
 
+@pytest.mark.slow
 def test_both_variants_learn_the_same_batches_from_the_same_weights():
     variants = curve_variants(StepBenchmark(batches=(2,), input_px=64), "fp32")
     assert [variant.method for variant in variants] == ["fp32 contiguous", "fp32 channels_last"]

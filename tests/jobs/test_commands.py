@@ -195,6 +195,7 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [
@@ -255,6 +256,7 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
     assert said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [
@@ -333,12 +335,14 @@ def test_a_dry_run_says_what_training_costs_and_creates_nothing(tmp_path, capsys
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_the_people_that_fill_no_batch(tmp_path, capsys):
     run(jobs.train.main, *packed(tmp_path), "--optim.batch-size", 4, "--dry-run")
     dropped = "2 people are dropped each epoch (incomplete batch)"
     assert f"epoch: 1 steps of 4; {dropped}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_folder):
     scaled = ("--optim.rate-scaling", "linear", "--optim.batch-size", 24)
     run(jobs.train.main, "--model.stacks", 8, *scaled, "--dry-run")
@@ -349,6 +353,7 @@ def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_fold
     assert not list(working_folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_what_checkpointing_leaves(capsys, working_folder):
     said = []
     for checkpointing in (False, True):
@@ -413,6 +418,7 @@ def test_help_says_what_each_preset_is():
         assert f"{name}: {preset.summary}" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "trials"),
     [
@@ -466,6 +472,7 @@ def test_losses_are_compared_with_either_start_of_the_heads(tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_a_listed_space_is_multiplied_by_other_settings_alone(tmp_path, capsys):
     space = (*packed(tmp_path), "--space", "ablation-stacks", "--dry-run")
     run(tune.sweep.main, *space, "--learning-rates", 1e-3, 1e-4)
@@ -717,6 +724,7 @@ def test_either_weights_can_be_measured(tmp_path, capsys, checkpoint):
     assert found["raw"]["loss"] != found["ema"]["loss"] == found["auto"]["loss"]
 
 
+@pytest.mark.slow
 def test_people_without_heads_are_drawn_by_a_measure_that_they_have(tmp_path, capsys, checkpoint):
     _, _, *validation = packed(tmp_path, head_size=None)
     options = ("--threads", 1, "--figures", tmp_path / "figures")

@@ -184,6 +184,7 @@ def database(tmp_path_factory) -> str:
     return uri
 
 
+@pytest.mark.slow
 def test_runs_of_mlflow_are_compared_by_name_and_id(database, runs, capsys):
     found = start_run(database, "first", "two", params={}, tags={}, artifacts=Path())
     # Here there is a `one` too, which comes first; `two` by its id is of MLflow.

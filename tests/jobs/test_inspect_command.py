@@ -36,6 +36,7 @@ def inspect(*arguments: object) -> None:
     jobs.inspect.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_writes_card_page_and_pictures(tmp_path, capsys):
     broken = sample(3)
     broken = replace(broken, crop=replace(broken.crop, jpeg=b"nothing"))
@@ -104,6 +105,7 @@ def said_of_damage(capsys, *arguments: object) -> tuple[str, str]:
     return said.out, said.err
 
 
+@pytest.mark.slow
 def test_other_bytes_than_were_packed_are_listed_and_all_the_rest_is_written(tmp_path, capsys):
     train = [*samples(3), sample(3, head_size=0.0), sample(4)]
     [shard] = pack_samples(tmp_path / "train", [train], members=True)
@@ -130,6 +132,7 @@ def test_other_bytes_than_were_packed_are_listed_and_all_the_rest_is_written(tmp
     assert f"<li><b>{problem}</b></li>" in page
 
 
+@pytest.mark.slow
 def test_every_sample_beyond_the_end_of_a_shard_cut_short_is_listed(tmp_path, capsys):
     first, second = pack_samples(
         tmp_path / "packed", [samples(4), samples(1, first=4)], members=True

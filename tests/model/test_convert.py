@@ -65,6 +65,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "shape"), NETWORKS)
 def test_every_stack_predicts_the_same(tmp_path, make, shape):
     torch.manual_seed(0)
@@ -153,6 +154,7 @@ def test_files_of_old_torch_count_no_batches(tmp_path):
 # Report and files
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_found_and_what_was_not(tmp_path, capsys):
     out = converted(tmp_path, prefixed(trained(PoseNet()), "model.module."))
     assert capsys.readouterr().out.splitlines() == [

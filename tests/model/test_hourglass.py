@@ -39,6 +39,7 @@ def test_the_network_costs_what_the_authors_does(stacks, modules, parameters, gm
     assert cost.macs / 1e9 == pytest.approx(gmacs, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stacks", "parameters"), [(1, 3_586_960), (2, 6_730_912), (8, 25_594_624)]
 )
@@ -112,6 +113,7 @@ def test_a_forgetful_network_keeps_inputs_and_the_largest_part():
     assert more - forgotten < 2 * 1.1 * stack
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_batch_and_halves_in_half_precision():
     settings = tiny()
     parameters = network_cost(settings).parameters

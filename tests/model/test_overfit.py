@@ -49,6 +49,7 @@ def recipe(**changes) -> OptimSettings:
     return OptimSettings(**{"optimizer": "adamw", "learning_rate": 1e-2, "sigma_px": 1.0} | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "stacks"), [("mse", 1), ("mse", 8), ("cross-entropy", 1), ("cross-entropy", 2)]
 )
@@ -56,5 +57,6 @@ def test_eight_pictures_are_learned_by_heart(people, loss, stacks):
     assert pckh_by_heart(people, stacks, recipe(loss=loss)) > 85
 
 
+@pytest.mark.slow
 def test_from_random_heads_squared_error_stays_with_all_zero_heatmaps(people):
     assert pckh_by_heart(people, 1, recipe(zero_heads=False)) < 50

@@ -25,6 +25,8 @@ from pipeline.tracking.runs import find_or_create_run
 from pipeline.tracking.sync import JournalSync, deliver
 from pipeline.tracking.sync_state import REFUSED_NAME
 
+pytestmark = pytest.mark.slow
+
 METRIC = "pckh_0.5"
 
 

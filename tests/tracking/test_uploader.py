@@ -22,6 +22,8 @@ from pipeline.tracking.client import AwayError
 from pipeline.tracking.sync import JournalSync, deliver
 from pipeline.tracking.uploader import Uploader
 
+pytestmark = pytest.mark.slow
+
 
 class Server:
     """A `mlflow server` on a SQLite file, whose processes are signalled together."""

@@ -22,7 +22,7 @@ from pipeline.training.loop import LoopHooks, train
 from pipeline.training.trainer import Trainer
 
 # All of it waits for a server and a browser, on a machine that may be busy.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STACKS, HEADLINE, EPOCHS = (1, 2, 4), "pckh_0.5", 2
 NAMES = [f"stacks-{stacks}" for stacks in STACKS]

@@ -33,6 +33,8 @@ from pipeline.training.distributed import Request
 from pipeline.training.loop import LoopHooks, train
 from pipeline.training.trainer import Task, Trainer
 
+pytestmark = pytest.mark.slow
+
 # Metrics that differ between identical runs.
 TIMED = ("samples_per_s", "input_wait_percent", "memory_mib")
 # A kill: "steps" or a function, the rank, and after how many steps or at which call.

@@ -26,9 +26,9 @@ check: install
 test: check
 	$(PYTEST)
 
-# No cluster, no server, no browser.
+# Without clusters, servers, browsers, compilers and long trainings.
 test-fast: install
-	$(PYTEST) -m "not cluster and not slow"
+	$(PYTEST) -m "not cluster and not hosts and not slow"
 
 # A broken link, a missing anchor or a name that is not in the sources is an error.
 docs: install

@@ -195,7 +195,6 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [
@@ -256,7 +255,6 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
     assert said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [

@@ -242,9 +242,9 @@ def watched(trainer: Trainer) -> Iterator[list[int]]:
     seen: list[int] = []
     original = trainer._train.batch
 
-    def spied(positions, augmentations):
+    def spied(positions, *arguments):
         seen.extend(positions.tolist())
-        return original(positions, augmentations)
+        return original(positions, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer._train, "batch", spied)

@@ -164,18 +164,23 @@ def stream_training(
     A batch always has its full length, which the other workers rely on: it repeats good samples in
     place of bad ones.
     """
-    return stream_given(loader, ((positions, None) for positions in batches), settings, epoch)
+
+    def load(positions: Positions) -> Batch:
+        drawn = draw_augmentations(settings, epoch, positions)
+        return _filled(loader.batch(positions, drawn), len(positions))
+
+    return _look_ahead(load, batches, settings.threads)
 
 
 def stream_given(
     loader: SampleLoader,
-    batches: Iterable[tuple[Positions, list[Sample] | None]],
+    batches: Iterable[tuple[Positions, list[Sample]]],
     settings: DataSettings,
     epoch: int,
 ) -> Iterator[Batch]:
     """Yield augmented batches of numbered samples, like `stream_training`."""
 
-    def load(numbered: tuple[Positions, list[Sample] | None]) -> Batch:
+    def load(numbered: tuple[Positions, list[Sample]]) -> Batch:
         numbers, samples = numbered
         drawn = draw_augmentations(settings, epoch, numbers)
         return _filled(loader.batch(numbers, drawn, samples), len(numbers))

@@ -1,10 +1,15 @@
-"""Counts of samples and metrics that a soak lost or counted twice."""
+"""Audit of a soak: samples and metrics that were lost or counted twice, run by run."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.chaos.evidence import Taking
+from jobs.chaos.training import BATCH, EPOCHS, EXPERIMENT, Training
+from pipeline.io.console import say
+from pipeline.run.checkpoint_manager import newest_sound
+from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
+from pipeline.tracking.runs import Point, recorded
 
 # A metric's name, its epoch (from 1) and its value.
 Row = tuple[str, int, float]
@@ -56,6 +61,35 @@ class Account:
             lost=self.lost + other.lost,
             doubled=self.doubled + other.doubled,
         )
+
+
+def audit(training: Training, takings: Iterable[Taking], people: int, uri: str) -> Counter[str]:
+    """Compare the ranks' traces, the journals and MLflow with what each run must have done.
+
+    Returns the figures of all runs by name.
+    """
+    totals, takings = Counter[str](), list(takings)
+    for run in training.runs:
+        of_run = [taking for taking in takings if taking.rank.run == run]
+        expected = _expected(training, run, people)
+        steps, repeated = count_steps(of_run)
+        samples = samples_account(of_run, expected)
+        stored = recorded(uri, EXPERIMENT, run)
+        metrics = metrics_account(
+            _journal_rows(training, run, JOURNAL_NAME),
+            [_rows(points, of_system=False) for points in stored],
+            expected,
+        ) + system_account(
+            _journal_rows(training, run, SYSTEM_NAME),
+            [_rows(points, of_system=True) for points in stored],
+        )
+        say(
+            f"{run}: {expected.epochs} epochs and {expected.epoch_steps} steps; "
+            f"samples: {samples}; metrics: {metrics}"
+        )
+        totals.update(runs=1, epochs=expected.epochs, steps=steps, steps_repeated=repeated)
+        totals.update(samples.figures("samples") | metrics.figures("metrics"))
+    return totals
 
 
 def samples_account(takings: Iterable[Taking], expected: Expected) -> Account:
@@ -129,3 +163,36 @@ def _extra(rows: Iterable[Row]) -> int:
     """Count the rows beyond the first for a metric and epoch."""
     counts = Counter((name, epoch) for name, epoch, _ in rows)
     return counts.total() - len(counts)
+
+
+def _rows(points: Iterable[Point], *, of_system: bool) -> list[Row]:
+    """Return what MLflow has of a run: its system metrics, or the others."""
+    return [
+        (point.name, point.step, point.value)
+        for point in points
+        if point.name.startswith("system/") == of_system
+    ]
+
+
+def _journal_rows(training: Training, run: str, journal: str) -> list[Row]:
+    return [
+        (name, entry.content["step"], value)
+        for entry in Journal(training.folder_of(run), journal).entries()
+        if entry.kind == "metrics"
+        for name, value in entry.content["values"].items()
+    ]
+
+
+def _expected(training: Training, run: str, people: int) -> Expected:
+    """Return what a run must have trained on, by its newest checkpoint."""
+    found = newest_sound(training.folder_of(run), say)
+    if found is None:
+        return Expected(people=people, batch=BATCH, epochs=0, is_complete=False)
+    progress = found[1].progress
+    return Expected(
+        people=people,
+        batch=BATCH,
+        epochs=progress.epochs,
+        epoch_steps=progress.epoch_steps,
+        is_complete=progress.epochs == EPOCHS,
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.chaos.audit import audit
+from jobs.chaos.books import audit
 from jobs.chaos.evidence import Evidence
 from jobs.chaos.faults import draws
 from jobs.chaos.nodes import Nodes

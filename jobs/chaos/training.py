@@ -3,19 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from jobs.chaos.books import Expected
 from jobs.chaos.programs import Program
 from jobs.pack import pack_here
-from pipeline.io.console import say
-from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 EXPERIMENT = "chaos"
 # Status of a run that SIGTERM stopped in order, and of a process that it ended.
 STOPPED, TERMINATED = 143, -15
 # Two workers take two and three of the five samples of a step.
-_BATCH = 5
-_EPOCHS = 8
+BATCH = 5
+EPOCHS = 8
 _SETTINGS: dict[str, Any] = {
     "model.stacks": 1,
     "model.features": 8,
@@ -23,8 +20,8 @@ _SETTINGS: dict[str, Any] = {
     "model.input_px": 64,
     "optim.optimizer": "adamw",
     "optim.learning_rate": 0.01,
-    "optim.batch_size": _BATCH,
-    "optim.epochs": _EPOCHS,
+    "optim.batch_size": BATCH,
+    "optim.epochs": EPOCHS,
     "optim.target_peak": 10.0,
     "ray.workers": "1:2",
     "ray.checkpoint_steps": 25,
@@ -109,17 +106,3 @@ class Training:
         for program in [*self._deliveries, self._program]:
             if program is not None and program.status() is None:
                 program.kill()
-
-    def expected(self, run: str, people: int) -> Expected:
-        """Return what a run must have trained on, by its newest checkpoint."""
-        found = newest_sound(self.folder_of(run), say)
-        if found is None:
-            return Expected(people=people, batch=_BATCH, epochs=0, is_complete=False)
-        progress = found[1].progress
-        return Expected(
-            people=people,
-            batch=_BATCH,
-            epochs=progress.epochs,
-            epoch_steps=progress.epoch_steps,
-            is_complete=progress.epochs == _EPOCHS,
-        )

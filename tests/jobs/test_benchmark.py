@@ -15,10 +15,10 @@ from factories import person, photograph
 from jobs.benchmark.loader.crops import curve, inside, psnr
 from jobs.benchmark.loader.data_path import LoaderBenchmark, measure_variants, prepare
 from jobs.benchmark.loader.memory import measure_memory
-from jobs.benchmark.loader.parallel import BatchDataset, measure_parallel
 from jobs.benchmark.loader.photographs import cut_people, find_photographs
 from jobs.benchmark.loader.plain import PlainDataset, paste_gaussians
 from jobs.benchmark.loader.report import loader_report, summary
+from jobs.benchmark.loader.variants import BatchDataset, measure_parallel
 from jobs.benchmark.timing import (
     Timing,
     by_cpu_time,

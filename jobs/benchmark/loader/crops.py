@@ -12,7 +12,7 @@ import simplejpeg
 from jaxtyping import Bool, UInt8
 
 from jobs.benchmark.loader.photographs import cut_people, with_photographs
-from jobs.benchmark.loader.stages import INPUT_PX
+from jobs.benchmark.loader.variants import INPUT_PX
 from jobs.benchmark.timing import Run, measure, speed
 from pipeline.data.augmentation import Augmentation, draw_augmentations
 from pipeline.data.loader import SampleLoader

@@ -11,7 +11,6 @@ import cv2
 
 from jobs.benchmark.loader.crops import CROPS, curve
 from jobs.benchmark.loader.memory import EPOCHS, measure_memory
-from jobs.benchmark.loader.parallel import measure_parallel
 from jobs.benchmark.loader.photographs import (
     SIZES,
     Size,
@@ -24,7 +23,7 @@ from jobs.benchmark.loader.photographs import (
 )
 from jobs.benchmark.loader.plain import PlainDataset, count_samples, plain_loader
 from jobs.benchmark.loader.report import LEAN_PLAIN, OURS, PLAIN, summary
-from jobs.benchmark.loader.stages import INPUT_PX, DataPath
+from jobs.benchmark.loader.variants import INPUT_PX, DataPath, measure_parallel
 from jobs.benchmark.report import machine
 from jobs.benchmark.timing import (
     Run,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from jobs.benchmark.loader.stages import INPUT_PX
+from jobs.benchmark.loader.variants import INPUT_PX
 from jobs.benchmark.timing import in_fresh_process
 from jobs.processes import memory_mib
 from pipeline.data.loader import SampleLoader, stream_training

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,24 @@ from ray.tune import ExperimentAnalysis, ResumeConfig
 
 from pipeline.cluster.start import check_capacity, cluster
 from pipeline.io.console import Pace, duration, say
-from pipeline.run.checkpoint_manager import best
-from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
+from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.settings import RaySettings
-from pipeline.tracking.recording import InterruptedRunError, RunRecorder, record
-from pipeline.tracking.summary import conclude
-from pipeline.tracking.sync import deliver_start
-from pipeline.tracking.uploader import Uploader
+from pipeline.tracking.recording import InterruptedRunError
 from tune.budget import Accountant, Ending, ending_on_signals
-from tune.epochs import has_ended, has_finished, reports
+from tune.epochs import has_finished, reports
 from tune.gather import Tried, gather
 from tune.outcome import SweepOutcome
 from tune.plan import Sweep, check_same
 from tune.ray_search import param_space, searcher
-from tune.report.leaderboard import best as leader
-from tune.report.page import write_report
+from tune.recording import record_report, record_sweep, register_best, settle
 from tune.rules import rule
-from tune.spaces import Range
-from tune.trial import Trial, number_of, plan_trial, point_of, run_name
+from tune.trial import Trial, number_of, point_of, run_name
 
 # Folder of Ray Tune's state, in the sweep's folder.
 _STATE = "tune"
 # A trial's own process only waits for its workers. Ray refuses a trial without resources, and a
 # fraction of a CPU would leave too few for the workers.
 _TRIAL_RESOURCES = {"node:__internal_head__": 0.001}
-# How long to wait for pending uploads of a trial before reporting them.
-_PATIENCE_S = 60.0
 _RESUME = ResumeConfig(
     unfinished=ResumeConfig.ResumeType.RESUME, errored=ResumeConfig.ResumeType.RESUME
 )
@@ -60,17 +51,17 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
     another sweep. Raises InterruptedRunError if the sweep was asked to stop.
     """
     check_same(sweep)
-    with record(_spec(sweep), sweep.folder, lambda: _start(sweep)) as recorder:
+    with record_sweep(sweep) as recorder:
         with cluster(sweep.base.ray.address, is_shared=True):
             check_capacity(sweep.base.ray)
             recorder.begin()
             tried, interruption = _search(sweep)
         for trial in tried:
-            _settle(sweep, trial)
+            settle(sweep, trial)
         outcome = gather(sweep, tried)
-        _report(recorder, outcome, sweep)
+        record_report(recorder, outcome, sweep)
         if sweep.register and not interruption:
-            _register(sweep, outcome)
+            register_best(sweep, outcome)
         if interruption:
             raise InterruptedRunError(f"was stopped by {interruption}; the same command resumes it")
     return outcome
@@ -115,11 +106,11 @@ class Narrator(ray.tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print the error of a trial that is retried."""
         name = _folder(self._sweep, trial).name
-        say(f"trial {name} failed and is retried: {_error_of(trial)}")
+        say(f"trial {name} failed and is retried: {error_of(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print the error of a trial that failed."""
-        self._end(trial, f"FAILED: {_error_of(trial)}")
+        self._end(trial, f"FAILED: {error_of(trial)}")
 
     def _end(self, trial: Any, outcome: str) -> None:
         self._running.pop(trial.trial_id, None)
@@ -177,7 +168,7 @@ def _tried(sweep: Sweep, trial: Any) -> Tried:
     return Tried(
         point=point_of(trial.config),
         number=number_of(trial.trial_id, sweep.is_grid),
-        error=_error_of(trial) if trial.status == "ERROR" else "",
+        error=error_of(trial) if trial.status == "ERROR" else "",
     )
 
 
@@ -193,85 +184,11 @@ def _reports(sweep: Sweep, trial: Any) -> list[dict[str, Any]]:
     return reports(journal, sweep.measure.metric_name) if journal.path.exists() else []
 
 
-def _error_of(trial: Any) -> str:
+def error_of(trial: Any) -> str:
     """Return the error that a trial failed with, without Ray's wrapping."""
-    error = trial.pickled_error_file and trial.get_pickled_error()
+    path = Path(trial.pickled_error_file or "")
+    # Ray Tune's own method looks in the storage, where the file comes after the callbacks.
+    stored = path.read_bytes() if path.is_file() else None
+    error = trial.get_pickled_error() if stored is None else ray.cloudpickle.loads(stored)
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {cause}" if cause else f"see {trial.error_file}"
-
-
-def _settle(sweep: Sweep, tried: Tried) -> None:
-    """Close the record of a trial whose process was killed, so that no run stays RUNNING."""
-    journal = Journal(sweep.folder / tried.name)
-    if not journal.path.exists():
-        return
-    if not has_ended(journal):
-        _conclude(sweep, tried, journal)
-        journal.end("FAILED" if tried.error else "KILLED")
-    _deliver(journal.root, sweep.base.tracking.uri)
-
-
-def _conclude(sweep: Sweep, tried: Tried, journal: Journal) -> None:
-    """Record what a trial has reached so far; a damaged run must not fail the sweep."""
-    try:
-        if best(journal.root, sweep.measure.metric_name) is not None:
-            conclude(plan_trial(sweep.base, tried.point, tried.number), journal)
-    except (ValueError, OSError) as error:
-        say(f"{journal.root}: its figures are not drawn: {error}")
-
-
-def _register(sweep: Sweep, outcome: SweepOutcome) -> None:
-    """Register the best trial's best checkpoint as a version of the model."""
-    chosen = leader(outcome)
-    if chosen is None or chosen.checkpoint is None:
-        return
-    checkpoint, val = chosen.checkpoint, sweep.plans[0].val
-    Journal(checkpoint.parent).register(
-        checkpoint.name, sweep.register, sweep.measure.metric_name, chosen.score, val.checksum
-    )
-    _deliver(checkpoint.parent, sweep.base.tracking.uri)
-
-
-def _deliver(folder: Path, uri: str) -> None:
-    """Upload the pending entries of a run that has ended, and name those that remain."""
-    pending = Uploader(folder, uri).close(_PATIENCE_S)
-    if pending:
-        say(str(pending))
-
-
-def _spec(sweep: Sweep) -> RunSpec:
-    settings, plan, space = sweep.base, sweep.plans[0], sweep.space
-    varied: dict[str, Any] = {
-        key: f"{values.low:g} to {values.high:g}" if isinstance(values, Range) else list(values)
-        for key, values in space.axes.items()
-    }
-    varied |= {key: [point[key] for point in space.points] for key in space.points[0]}
-    params = {key: value for key, value in settings.flat().items() if key not in space.keys}
-    params |= {f"sweep.{key}": values for key, values in varied.items()}
-    for part in ("search", "early", "budget"):
-        params |= {f"{part}.{key}": value for key, value in asdict(getattr(sweep, part)).items()}
-    return RunSpec(
-        uri=settings.tracking.uri,
-        experiment=settings.tracking.experiment,
-        name=sweep.name,
-        params=params,
-        tags={"joint_set": plan.joint_set.name, "source": plan.train.source},
-        artifacts=sweep.folder.parent.parent / "mlruns",
-    )
-
-
-def _start(sweep: Sweep) -> list[Path]:
-    deliver_start(sweep.folder, sweep.base.tracking)
-    return []
-
-
-def _report(record: RunRecorder, outcome: SweepOutcome, sweep: Sweep) -> None:
-    """Write the report beside the runs, and record it for MLflow."""
-    for path in write_report(outcome, sweep.folder):
-        record.journal.file(path, "sweep")
-    chosen = leader(outcome)
-    samples = sum(trial.samples for trial in outcome.trials)
-    metrics = {"trials": float(len(outcome.trials)), "sweep_samples": float(samples)}
-    if chosen is not None:
-        metrics[f"best_{sweep.measure.metric_name}"] = chosen.score
-    record.journal.metrics(metrics, samples)

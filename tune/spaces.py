@@ -40,6 +40,9 @@ class Range:
         if self.step < 0:
             raise ValueError(f"step must be at least 0, got {self.step}")
 
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
     @property
     def is_whole(self) -> bool:
         """Whether it holds whole numbers only."""

@@ -130,7 +130,7 @@ def _axes(sweep: "Sweep") -> str:
     from tune.spaces import Range
 
     return ", ".join(
-        f"{key} {values.low:g} to {values.high:g}" + " (logarithmic)" * values.log
+        f"{key} {values}" + " (logarithmic)" * values.log
         if isinstance(values, Range)
         else f"{key} {', '.join(map(str, values))}"
         for key, values in sweep.space.axes.items()

@@ -8,9 +8,11 @@ import re
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray.cloudpickle
 from factories import pack_samples, samples
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import ConcurrencyLimiter
@@ -26,6 +28,7 @@ from tune.plan import Sweep, check_same, plan_sweep
 from tune.ray_search import domain, param_space, searcher
 from tune.report.command import shared_arguments
 from tune.rules import rule
+from tune.runner import error_of
 from tune.settings import Against, Budget, EarlySettings, SearchSettings
 from tune.spaces import Range, Space, given_values, space_of, trial_name
 from tune.trial import POINT, Trial, number_of, point_of, run_name
@@ -526,6 +529,18 @@ def test_a_trial_fails_with_what_its_training_fails_with(tmp_path):
     trial = trial_of(planned(tmp_path), ValueError("no such shard"))
     with pytest.raises(ValueError, match="no such shard"):
         trial.step()
+
+
+def test_the_error_of_a_trial_is_read_before_ray_tune_has_stored_it(tmp_path):
+    path = tmp_path / "error.pkl"
+    path.write_bytes(ray.cloudpickle.dumps(ValueError("no")))
+    files = {"pickled_error_file": str(path), "error_file": "error.txt"}
+    trial = SimpleNamespace(**files, get_pickled_error=lambda: None)
+    assert error_of(trial) == "ValueError: no"
+    path.unlink()
+    assert error_of(trial) == "see error.txt"
+    trial.get_pickled_error = lambda: RuntimeError("stored")
+    assert error_of(trial) == "RuntimeError: stored"
 
 
 # What came of it

@@ -1,0 +1,110 @@
+"""A sweep's record: its MLflow run, its report, and the ends of trials that were killed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.io.console import say
+from pipeline.run.checkpoint_manager import best
+from pipeline.run.journal import Journal, RunSpec
+from pipeline.tracking.recording import RunRecorder, record
+from pipeline.tracking.summary import conclude
+from pipeline.tracking.sync import deliver_start
+from pipeline.tracking.uploader import Uploader
+from tune.epochs import has_ended
+from tune.gather import Tried
+from tune.outcome import SweepOutcome
+from tune.plan import Sweep
+from tune.report.leaderboard import best as leader
+from tune.report.page import write_report
+from tune.spaces import Range
+from tune.trial import plan_trial
+
+# How long to wait for pending uploads of a trial before reporting them.
+_PATIENCE_S = 60.0
+
+
+@contextmanager
+def record_sweep(sweep: Sweep) -> Iterator[RunRecorder]:
+    """Record the start and the end of the sweep's run; its start is uploaded meanwhile."""
+
+    def prepare() -> list[Path]:
+        deliver_start(sweep.folder, sweep.base.tracking)
+        return []
+
+    with record(_spec(sweep), sweep.folder, prepare) as recorder:
+        yield recorder
+
+
+def _spec(sweep: Sweep) -> RunSpec:
+    settings, plan, space = sweep.base, sweep.plans[0], sweep.space
+    varied: dict[str, Any] = {
+        key: str(values) if isinstance(values, Range) else list(values)
+        for key, values in space.axes.items()
+    }
+    varied |= {key: [point[key] for point in space.points] for key in space.points[0]}
+    params = {key: value for key, value in settings.flat().items() if key not in space.keys}
+    params |= {f"sweep.{key}": values for key, values in varied.items()}
+    for part in ("search", "early", "budget"):
+        params |= {f"{part}.{key}": value for key, value in asdict(getattr(sweep, part)).items()}
+    return RunSpec(
+        uri=settings.tracking.uri,
+        experiment=settings.tracking.experiment,
+        name=sweep.name,
+        params=params,
+        tags={"joint_set": plan.joint_set.name, "source": plan.train.source},
+        artifacts=sweep.folder.parent.parent / "mlruns",
+    )
+
+
+def record_report(recorder: RunRecorder, outcome: SweepOutcome, sweep: Sweep) -> None:
+    """Write the report beside the runs, and record it for MLflow."""
+    for path in write_report(outcome, sweep.folder):
+        recorder.journal.file(path, "sweep")
+    chosen = leader(outcome)
+    samples = sum(trial.samples for trial in outcome.trials)
+    metrics = {"trials": float(len(outcome.trials)), "sweep_samples": float(samples)}
+    if chosen is not None:
+        metrics[f"best_{sweep.measure.metric_name}"] = chosen.score
+    recorder.journal.metrics(metrics, samples)
+
+
+def settle(sweep: Sweep, tried: Tried) -> None:
+    """Close the record of a trial whose process was killed, so that no run stays RUNNING."""
+    journal = Journal(sweep.folder / tried.name)
+    if not journal.path.exists():
+        return
+    if not has_ended(journal):
+        _conclude(sweep, tried, journal)
+        journal.end("FAILED" if tried.error else "KILLED")
+    _deliver(journal.root, sweep.base.tracking.uri)
+
+
+def _conclude(sweep: Sweep, tried: Tried, journal: Journal) -> None:
+    """Record what a trial has reached so far; a damaged run must not fail the sweep."""
+    try:
+        if best(journal.root, sweep.measure.metric_name) is not None:
+            conclude(plan_trial(sweep.base, tried.point, tried.number), journal)
+    except (ValueError, OSError) as error:
+        say(f"{journal.root}: its figures are not drawn: {error}")
+
+
+def register_best(sweep: Sweep, outcome: SweepOutcome) -> None:
+    """Register the best trial's best checkpoint as a version of the model."""
+    chosen = leader(outcome)
+    if chosen is None or chosen.checkpoint is None:
+        return
+    checkpoint, val = chosen.checkpoint, sweep.plans[0].val
+    Journal(checkpoint.parent).register(
+        checkpoint.name, sweep.register, sweep.measure.metric_name, chosen.score, val.checksum
+    )
+    _deliver(checkpoint.parent, sweep.base.tracking.uri)
+
+
+def _deliver(folder: Path, uri: str) -> None:
+    """Upload the pending entries of a run that has ended, and name those that remain."""
+    pending = Uploader(folder, uri).close(_PATIENCE_S)
+    if pending:
+        say(str(pending))

@@ -1,4 +1,4 @@
-"""What the reports of all benchmarks share: the machine, and tables."""
+"""Parts of the reports that all benchmarks share: the machine, and tables."""
 
 import importlib.metadata
 import os

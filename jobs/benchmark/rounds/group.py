@@ -70,7 +70,7 @@ def buckets(parameters: int) -> list[int]:
 
 
 def _all_reduce_s(sizes: Sequence[int], device: torch.device) -> float:
-    """Return the median seconds of all-reduces of so many bytes, all queued at once."""
+    """Return the median seconds of all-reduces of that many bytes, queued at once."""
     pieces = [torch.zeros(size // 4, device=device) for size in sizes]
     seconds = []
     for _ in range(1 + _REPEATS):

@@ -11,6 +11,8 @@ from typing import Any
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")
 # A trial that is ended early writes a checkpoint and closes its records first.
 os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "300")
+# Similar lines of several trials would be taken for repetitions.
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 # Progress is printed here instead.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 

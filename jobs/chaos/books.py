@@ -21,7 +21,7 @@ _ALWAYS = frozenset({"epoch", "samples", "train_loss", "val_loss", "learning_rat
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a run must have trained on: `people` in batches of `batch` over all workers.
+    """The samples a run must have trained on: `people` in batches of `batch` over all workers.
 
     `epochs` are complete, with their metrics. The last checkpoint holds
     `epoch_steps` steps of the next one.

@@ -307,10 +307,12 @@ def test_it_is_said_what_was_checked_and_what_is_not_in_the_graph(tmp_path, runs
     said = capsys.readouterr().out
     assert "in the graph: normalisation\n" in said
     assert "not in the graph: heatmaps of stacks before the last, flip test, decoding\n" in said
-    assert f"checked against the network on 8 people of data.val={people[0]}, one and " in said
+    assert (
+        f"checked against the network on 8 people of data.val={people[0]}, one at a time " in said
+    )
     assert "largest difference: " in said
     export(runs, tmp_path / "b.pt2")
-    assert "on 16 rendered people, no photographs, one and " in capsys.readouterr().out
+    assert "on 16 rendered people, no photographs, one at a time " in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_checked_on_the_people_it_was_validated_on(tmp_path, runs, people, capsys):
@@ -320,7 +322,7 @@ def test_a_checkpoint_is_checked_on_the_people_it_was_validated_on(tmp_path, run
     folder.mkdir()
     write_checkpoint(folder, take_snapshot(network, replace(metadata, settings=settings)))
     jobs.export.main([str(folder), "--to", "torch-export", "--out", str(tmp_path / "n.pt2")])
-    assert f"on 8 people of data.val={people[0]}, one and " in capsys.readouterr().out
+    assert f"on 8 people of data.val={people[0]}, one at a time " in capsys.readouterr().out
 
 
 def test_real_photographs_agree(tmp_path, runs, lspet_dir, capsys):

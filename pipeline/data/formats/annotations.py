@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
 
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Person, Visibility
+from pipeline.pose.shapes import Float, Int64
 
 Point = tuple[float, float]
 

@@ -92,6 +92,14 @@ def test_readme_opens_with_the_two_commands_that_set_everything_up():
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+def test_the_site_has_no_broken_link_and_names_nothing_that_is_gone(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/architecture.html").exists()
+
+
 def test_readme_fits_on_few_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 

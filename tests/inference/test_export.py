@@ -338,7 +338,7 @@ def test_real_photographs_agree(tmp_path, runs, lspet_dir, capsys):
         (("mse", "--to", "torch-export", "--out", "no/n.pt2"), "there is no folder no"),
         (
             ("mse", "--to", "onnx", "--photographs", "."),
-            "--photographs='.': none of its 0 files is an image (.bmp, ",
+            "--photographs='.': none of the 0 files is an image (.bmp, ",
         ),
         (
             ("mse", "--to", "onnx", "--photographs", ".", "--data.val", "x"),

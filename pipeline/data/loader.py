@@ -29,6 +29,7 @@ from pipeline.settings import DataSettings
 
 # The source of one batch.
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 # Batches loading or ready, beside one for each thread: enough to bridge a slow one.
 _AHEAD = 2
 _HEATMAP_FROM_INPUT = heatmap_from_input()
@@ -169,7 +170,7 @@ def stream_training(
         drawn = draw_augmentations(settings, epoch, positions)
         return _filled(loader.batch(positions, drawn), len(positions))
 
-    return _look_ahead(load, batches, settings.threads)
+    return look_ahead(load, batches, settings.threads)
 
 
 def stream_given(
@@ -185,14 +186,14 @@ def stream_given(
         drawn = draw_augmentations(settings, epoch, numbers)
         return _filled(loader.batch(numbers, drawn, samples), len(numbers))
 
-    return _look_ahead(load, batches, settings.threads)
+    return look_ahead(load, batches, settings.threads)
 
 
 def stream_validation(
     loader: SampleLoader, batches: Iterable[Positions], threads: int
 ) -> Iterator[Batch]:
     """Yield unaugmented batches in order, shorter where a sample is bad."""
-    return (batch for batch in _look_ahead(loader.batch, batches, threads) if len(batch))
+    return (batch for batch in look_ahead(loader.batch, batches, threads) if len(batch))
 
 
 def _filled(batch: Batch, length: int) -> Batch:
@@ -204,15 +205,16 @@ def _filled(batch: Batch, length: int) -> Batch:
     return batch.rows(np.resize(np.arange(len(batch)), length))
 
 
-def _look_ahead(
-    load: Callable[[Item], Batch], items: Iterable[Item], threads: int
-) -> Iterator[Batch]:
+def look_ahead(
+    load: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int = _AHEAD
+) -> Iterator[Result]:
+    """Yield the results of `load` in order, computed in `threads` and at most `ahead` more."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        waiting: deque[Future[Batch]] = deque()
+        waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(load, item))
-                if len(waiting) > threads + _AHEAD:
+                if len(waiting) > threads + ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

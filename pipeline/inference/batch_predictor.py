@@ -2,15 +2,14 @@
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
+from pipeline.data.loader import look_ahead
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.inference.boxes import MatchedBoxes, Place
 from pipeline.inference.predictor import Frame, Pose, Predictor, View, read_photograph
@@ -18,9 +17,6 @@ from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Pa
 from pipeline.inference.sources import MediaFile
 from pipeline.inference.video import Video
 from pipeline.run.checkpoint import Weights
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # Pictures per thread that are read ahead of the network.
 _AHEAD = 16
@@ -83,13 +79,12 @@ class Estimator:
         return estimate, [(place, self.predictor.view(image, place.frame)) for place in places]
 
     def _photographs(self, part: Part, found: Found) -> Iterator[_Picture]:
-        with ThreadPoolExecutor(self.options.threads) as threads:
-            ahead = _AHEAD * self.options.threads
-            for result in _in_order(threads, self._photograph, part.sources, ahead):
-                if isinstance(result, Failure):
-                    found.failures.append(result)
-                else:
-                    yield result
+        threads = self.options.threads
+        for result in look_ahead(self._photograph, part.sources, threads, _AHEAD * threads):
+            if isinstance(result, Failure):
+                found.failures.append(result)
+            else:
+                yield result
 
     def _photograph(self, source: MediaFile) -> _Picture | Failure:
         # One per thread, as an image is valid until its decoder's next.
@@ -169,19 +164,3 @@ def _heatmap_file(heatmaps: np.ndarray, view: View) -> bytes:
 
 def _reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _in_order(
-    threads: ThreadPoolExecutor,
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
-    ahead: int,
-) -> Iterator[Result]:
-    """Yield the results of `work` in order, computing at most `ahead` of them in advance."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(threads.submit(work, item))
-        if len(pending) > ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

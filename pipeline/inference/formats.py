@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.inference.boxes import MatchedBoxes, image_number
 from pipeline.inference.pyfunc import BOX, columns_of
-from pipeline.inference.results import Estimate, Failure, people_of
+from pipeline.inference.results import Estimate, Failure, FoundPerson, people_of
 from pipeline.pose.joint_sets import JointSet
 
 Format = Literal["json", "csv", "coco", "mat"]
@@ -68,11 +68,10 @@ def _csv(results: Results) -> bytes:
     )
     for estimate in results.estimates:
         for number, person in enumerate(estimate.people, start=1):
-            frame = "" if estimate.frame is None else estimate.frame
-            score = "" if person.score is None else person.score
-            box: Sequence[float | str] = person.box or [""] * len(BOX)
+            box = person.box or [None] * len(BOX)
             joints = [value for joint in person.joints for value in joint]
-            table.writerow([estimate.file, frame, number, *box, score, person.confidence, *joints])
+            row = [estimate.file, estimate.frame, number, *box, person.score, person.confidence]
+            table.writerow([*row, *joints])
     return text.getvalue().encode()
 
 
@@ -107,52 +106,41 @@ def _mat(results: Results) -> bytes:
     """Write `preds` (person, joint, 2) and `annolist` as in MPII's release; pixels count from 1."""
     import scipy.io
 
+    joints = results.joint_set.joints
     preds = [[joint[:2] for joint in person.joints] for _, person in people_of(results.estimates)]
-    annolist = _structs(
-        [
-            {
-                "image": {"name": estimate.file},
-                "frame": np.nan if estimate.frame is None else estimate.frame,
-                "annorect": _structs(
-                    [
-                        {
-                            "scale": person.scale,
-                            "objpos": dict(zip("xy", _from_1(person.center), strict=True)),
-                            "score": np.nan if person.score is None else person.score,
-                            "annopoints": {"point": _points(person.joints)},
-                        }
-                        for person in estimate.people
-                    ]
-                ),
-            }
-            for estimate in results.estimates
-        ]
-    )
-    data = io.BytesIO()
-    joints = len(results.joint_set.joints)
-    scipy.io.savemat(
-        data,
+    annolist = [
         {
-            "preds": np.array(preds, np.float64).reshape(-1, joints, 2) + 1,
-            "annolist": annolist,
-            "joint_names": np.array(results.joint_set.joints, dtype=object),
-        },
-    )
+            "image": {"name": estimate.file},
+            "frame": np.nan if estimate.frame is None else estimate.frame,
+            "annorect": _structs([_annorect(person) for person in estimate.people]),
+        }
+        for estimate in results.estimates
+    ]
+    content = {
+        "preds": np.array(preds, np.float64).reshape(-1, len(joints), 2) + 1,
+        "annolist": _structs(annolist),
+        "joint_names": np.array(joints, dtype=object),
+    }
+    data = io.BytesIO()
+    scipy.io.savemat(data, content)
     return data.getvalue()
 
 
-def _points(joints: Sequence[Sequence[float]]) -> np.ndarray:
-    return _structs(
-        [
-            {**dict(zip("xy", _from_1(joint[:2]), strict=True)), "id": number, "score": joint[2]}
-            for number, joint in enumerate(joints)
-        ]
-    )
+def _annorect(person: FoundPerson) -> dict[str, Any]:
+    points = [
+        {**_xy(joint), "id": number, "score": joint[2]}
+        for number, joint in enumerate(person.joints)
+    ]
+    return {
+        "scale": person.scale,
+        "objpos": _xy(person.center),
+        "score": np.nan if person.score is None else person.score,
+        "annopoints": {"point": _structs(points)},
+    }
 
 
-def _from_1(point: Sequence[float]) -> list[float]:
-    """Convert a pixel to MATLAB's coordinates."""
-    return [value + 1 for value in point]
+def _xy(point: Sequence[float]) -> dict[str, float]:
+    return {"x": point[0] + 1, "y": point[1] + 1}
 
 
 def _structs(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:

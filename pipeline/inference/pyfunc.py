@@ -82,12 +82,8 @@ def _frame_of(row: Mapping[Any, Any]) -> Frame | None:
 
 
 def _given(row: Mapping[Any, Any], names: tuple[str, ...]) -> list[float]:
-    values = {name: row.get(name) for name in names}
-    found = {
-        name: float(value)
-        for name, value in values.items()
-        if value is not None and not math.isnan(value)
-    }
+    values = [(name, row.get(name)) for name in names]
+    found = {n: float(v) for n, v in values if v is not None and not math.isnan(v)}
     if found and len(found) < len(names):
         raise ValueError(f"{', '.join(names)} go together, got {', '.join(found)} alone")
     return list(found.values())

@@ -1,12 +1,13 @@
 """Inputs of a prediction: photographs and videos, by path, folder or glob."""
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 PHOTOGRAPHS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+_KINDS = f"an image ({', '.join(PHOTOGRAPHS)}) or a video ({', '.join(VIDEOS)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,61 +39,40 @@ def find_sources(inputs: Sequence[str], setting: str = "INPUT") -> Sources:
     the `setting` without a file, or a file of another kind.
     """
     if not inputs:
-        raise ValueError(f"no {setting} is given, expected {_kinds()}, a folder or a glob")
+        raise ValueError(f"no {setting} is given, expected {_KINDS}, a folder or a glob")
     found: dict[Path, None] = {}
     others = 0
     for word in inputs:
-        files, passed_over = _meant(word, setting)
-        found |= dict.fromkeys(files)
-        others += passed_over
-    return Sources(files=tuple(_source(path) for path in found), others=others)
+        files = _files(word, setting)
+        usable = [path for path in files if path.suffix.lower() in PHOTOGRAPHS + VIDEOS]
+        if not usable and files == [Path(word)]:
+            raise ValueError(f"{setting}={word!r}: expected {_KINDS}")
+        if not usable:
+            raise ValueError(f"{setting}={word!r}: none of the {len(files)} files is {_KINDS}")
+        found |= dict.fromkeys(usable)
+        others += len(files) - len(usable)
+    return Sources(files=tuple(_media_file(path) for path in found), others=others)
 
 
-def _meant(word: str, setting: str) -> tuple[list[Path], int]:
-    """Return the files of one input, and the number of files of other kinds."""
+def _files(word: str, setting: str) -> list[Path]:
+    """Return the files of one input, of any kind."""
     path = Path(word)
     if path.is_dir():
-        return _in_folder(path, setting)
+        return [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and not any(p.startswith(".") for p in file.relative_to(path).parts)
+        ]
     if path.exists():
-        return [_known(path, setting)], 0
+        return [path]
     if not glob.has_magic(word):
         raise ValueError(f"{setting}={word!r}: no such file or folder")
     matches = [Path(match) for match in sorted(glob.glob(word, recursive=True))]
     if not matches:
         raise ValueError(f"{setting}={word!r}: no file matches")
-    files = _usable(match for match in matches if match.is_file())
-    if not files:
-        raise ValueError(f"{setting}={word!r}: none of the {len(matches)} files is {_kinds()}")
-    return files, len(matches) - len(files)
+    return [match for match in matches if match.is_file()]
 
 
-def _in_folder(folder: Path, setting: str) -> tuple[list[Path], int]:
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    usable = _usable(files)
-    if not usable:
-        raise ValueError(f"{setting}={str(folder)!r}: none of its {len(files)} files is {_kinds()}")
-    return usable, len(files) - len(usable)
-
-
-def _usable(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if path.suffix.lower() in PHOTOGRAPHS + VIDEOS]
-
-
-def _known(path: Path, setting: str) -> Path:
-    if path.suffix.lower() not in PHOTOGRAPHS + VIDEOS:
-        raise ValueError(f"{setting}={str(path)!r}: expected {_kinds()}")
-    return path
-
-
-def _kinds() -> str:
-    return f"an image ({', '.join(PHOTOGRAPHS)}) or a video ({', '.join(VIDEOS)})"
-
-
-def _source(path: Path) -> MediaFile:
+def _media_file(path: Path) -> MediaFile:
     known = path.stat()
     return MediaFile(path=path, size=known.st_size, modified_ns=known.st_mtime_ns)

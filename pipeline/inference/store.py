@@ -15,8 +15,6 @@ from pipeline.io.atomic import atomic_write
 _PHOTOGRAPHS, _FRAMES = 64, 256
 _JOB, _PARTS = "job.json", "parts"
 
-Key = tuple[str, int, int]
-
 
 @dataclass(frozen=True)
 class Store:
@@ -58,17 +56,16 @@ class Store:
 
     def estimates(self, sources: Sequence[MediaFile]) -> list[Estimate]:
         """Return the results of sources that are unchanged, in order of sources and frames."""
-        known: dict[Key, dict[int | None, Estimate]] = defaultdict(dict)
+        known: dict[tuple[str, int, int], dict[int | None, Estimate]] = defaultdict(dict)
         for path in sorted(self._parts()):
             for estimate in Found.from_json(_read(path)).estimates:
                 key = estimate.file, estimate.size, estimate.modified_ns
                 known[key][estimate.frame] = estimate
-        return [
-            frames[frame]
-            for source in sources
-            for frames in [known.get(_key(source), {})]
-            for frame in sorted(frames, key=lambda number: number or 0)
-        ]
+        found = []
+        for source in sources:
+            frames = known.get((str(source.path), source.size, source.modified_ns), {})
+            found += [frames[frame] for frame in sorted(frames, key=lambda number: number or 0)]
+        return found
 
     def missing(self, sources: Sequence[MediaFile], frames: Mapping[Path, int]) -> list[Part]:
         """Return the parts without results; `frames` has the number of each video's frames."""
@@ -99,10 +96,6 @@ def spans(numbers: Sequence[int]) -> list[tuple[int, int]]:
         else:
             found.append((number, number + 1))
     return found
-
-
-def _key(source: MediaFile) -> Key:
-    return str(source.path), source.size, source.modified_ns
 
 
 def _read(path: Path) -> Any:

@@ -18,7 +18,8 @@ class Video:
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             raise ValueError("not a readable video")
-        self._next = 0
+        # The number of the next frame, from 0.
+        self.position = 0
 
     def frames_by_header(self) -> int:
         """Return the header's number of frames; 0 if it has none."""
@@ -28,16 +29,11 @@ class Video:
         """Return the header's mean frame rate; 0 if it has none."""
         return max(0.0, float(self._capture.get(cv2.CAP_PROP_FPS)))
 
-    @property
-    def position(self) -> int:
-        """The number of the next frame, from 0."""
-        return self._next
-
     def frames(self, start: int, stop: int) -> Iterator[tuple[int, ImageRGBA]]:
         """Yield numbered frames from `start`, at or after `position`, up to `stop` or the end."""
-        assert start >= self._next, "a video is read forward"
-        while self._next < stop and self._capture.grab():
-            number, self._next = self._next, self._next + 1
+        assert start >= self.position, "a video is read forward"
+        while self.position < stop and self._capture.grab():
+            number, self.position = self.position, self.position + 1
             if number < start:
                 continue
             is_decoded, frame = self._capture.retrieve()

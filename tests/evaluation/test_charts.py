@@ -1,4 +1,4 @@
-"""Figures hold the numbers that they were given, and can be drawn."""
+"""Charts hold the numbers given, and can be drawn."""
 
 import io
 
@@ -218,7 +218,7 @@ def test_bars_are_as_long_as_the_joints_are_accurate():
     assert is_picture(figure)
 
 
-def test_bars_of_joints_that_nobody_has_are_drawn_too():
+def test_bars_of_joints_without_annotations_are_drawn_too():
     counts = JointCounts(
         correct=made_counts().correct * ([1] * 15 + [0]), annotated=np.array([20] * 15 + [0])
     )

@@ -268,7 +268,7 @@ def test_a_truth_has_a_checksum_of_all_that_is_annotated():
     assert 0 <= plain < 2**32
 
 
-def test_scores_leave_out_a_measure_that_nobody_has(pack):
+def test_scores_leave_out_a_measure_without_annotations(pack):
     loader = loader_of(pack, samples(2, head_size=None))
     result = evaluate([off_by(loader, [0.0, 0.0])], loader)
     assert list(result.scores(MPII)) == ["pck_torso"]
@@ -343,7 +343,7 @@ def test_a_constant_pose_is_the_mean_within_the_frames():
     assert pose[2:] == pytest.approx(np.zeros((14, 2)))
 
 
-def test_a_joint_that_nobody_shows_stays_in_the_middle():
+def test_a_joint_without_annotations_stays_in_the_middle():
     pose = constant_pose([sample(0, visibility=_GONE + (Visibility.VISIBLE,) * 15)], 16)
     assert pose[0].tolist() == [0.0, 0.0]
 

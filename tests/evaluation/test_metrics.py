@@ -1,4 +1,4 @@
-"""PCKh, counted by hand and against the numbers that others published."""
+"""PCKh, counted by hand and compared with published figures."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ AT_HALF = 50
 def errors_at(
     distances: list[float], *, size: float = 10.0, annotated: list[bool] | None = None
 ) -> np.ndarray:
-    """Normalised errors of one person whose joints are off to the right by `distances`."""
+    """Return normalised errors of one person whose joints are off to the right by `distances`."""
     truth = np.zeros((1, len(distances), 2))
     predicted = truth.copy()
     predicted[0, :, 0] = distances

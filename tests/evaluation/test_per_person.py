@@ -80,7 +80,7 @@ def test_a_mean_error_is_over_the_joints_that_count_in_the_mean():
     assert np.isnan(means[2])
 
 
-def test_cases_survive_their_file(tmp_path):
+def test_results_survive_their_file(tmp_path):
     errors = np.linspace(0, 1, 32).reshape(2, 16)
     errors[1, 5] = np.nan
     results = results_of(("bär_00", "a_01"), errors)
@@ -103,7 +103,7 @@ def test_cases_survive_their_file(tmp_path):
     }
 
 
-def test_cases_of_nobody_survive_their_file_too(tmp_path):
+def test_results_of_no_people_survive_their_file_too(tmp_path):
     path = tmp_path / "people.npz"
     path.write_bytes(PersonResults.nobody(MPII).to_bytes())
     assert read_results(path).keys == ()

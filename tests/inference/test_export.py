@@ -262,7 +262,7 @@ def test_joints_that_move_while_confidence_stays_are_explained(graph):
         compare(made, metadata, runner_beside(made, 4.0), rendered(64).images[:1])
 
 
-def test_what_is_no_number_is_an_error_whoever_says_it(graph):
+def test_a_value_that_is_not_finite_is_an_error_on_either_side(graph):
     made, metadata = graph
     with pytest.raises(ExportError, match=r"^the exported file has heatmaps that are not finite$"):
         compare(made, metadata, runner_beside(made, 0.0, float("nan")), rendered(64).images[:2])
@@ -342,7 +342,7 @@ def test_real_photographs_agree(tmp_path, runs, lspet_dir, capsys):
         (("mse", "--to", "torch-export", "--out", "no/n.pt2"), "no/n.pt2: no folder no"),
         (
             ("mse", "--to", "onnx", "--photographs", "."),
-            "--photographs='.': none of its 0 files is an image (.bmp, ",
+            "--photographs='.': none of the 0 files is an image (.bmp, ",
         ),
         (
             ("mse", "--to", "onnx", "--photographs", ".", "--data.val", "x"),

@@ -53,7 +53,7 @@ def test_it_is_taken_where_the_processor_multiplies_bf16(monkeypatch, multiplies
     assert isinstance(fastest(network, CPU), Bf16Network) is multiplies
 
 
-def test_whoever_asks_for_exact_joints_has_fp32(tmp_path: Path, monkeypatch):
+def test_exact_joints_are_computed_in_fp32(tmp_path: Path, monkeypatch):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     checkpoint(tmp_path / "c")

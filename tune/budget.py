@@ -45,10 +45,6 @@ class Ending:
         """Ask the trials to stop with the results that they have; return at once."""
         self._begin(reason, reason)
 
-    def join(self, limit_s: float) -> None:
-        """Wait until Ray Tune has been asked to end, `limit_s` seconds at most."""
-        self._waiting.join(limit_s)
-
     def over(self) -> None:
         """Withdraw the request to stop."""
         self._file.unlink(missing_ok=True)

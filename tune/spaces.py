@@ -134,7 +134,6 @@ _SPACES = {
         ),
     )
 }
-SPACE_NAMES = tuple(_SPACES)
 
 
 def space_of(named: str, given: Mapping[str, tuple[Any, ...]]) -> Space:
@@ -147,8 +146,8 @@ def space_of(named: str, given: Mapping[str, tuple[Any, ...]]) -> Space:
     space = _read(Path(named)) if named.endswith(".toml") else _SPACES.get(named)
     if space is None:
         raise ValueError(
-            f"--space must be one of {', '.join(SPACE_NAMES)}, or a TOML file, got {named!r}"
-            f"{did_you_mean(named, SPACE_NAMES)}"
+            f"--space must be one of {', '.join(_SPACES)}, or a TOML file, got {named!r}"
+            f"{did_you_mean(named, _SPACES)}"
         )
     given = {key: values for key, values in given.items() if values}
     for key, values in given.items():

@@ -469,10 +469,10 @@ def test_a_sweep_ends_only_when_its_runs_have_closed_their_records(tmp_path, mon
     ending.use_up("budget.samples=4 is used up")
     ending.interrupt("SIGTERM")
     assert (tmp_path / STOP_NAME).read_text() == "budget.samples=4 is used up"
-    ending.join(0.3)
+    ending._waiting.join(0.3)
     assert killed == []
     run.end("FINISHED")
-    ending.join(10)
+    ending._waiting.join(10)
     assert len(killed) == 1
     ending.over()
     assert not (tmp_path / STOP_NAME).exists()

@@ -277,14 +277,6 @@ def test_the_best_command_is_read_back_as_equal_settings():
     assert parsed(best_command(outcome)) == Settings.from_flat(shared | point)
 
 
-def test_a_point_replaces_what_the_trials_share():
-    outcome = sweep(
-        trial("a", 50.0, point={"optim.batch_size": 8}),
-        command=["--optim.batch_size", "16", "--optim.epochs", "3", "--optim.batch_size=32"],
-    )
-    assert best_command(outcome) == ("python -m jobs.train --optim.epochs 3 --optim.batch_size 8")
-
-
 def test_a_value_that_begins_with_a_dash_is_no_option():
     outcome = sweep(trial("a", 50.0, point={"tracking.experiment": "-v"}), command=[])
     assert best_command(outcome) == "python -m jobs.train --tracking.experiment=-v"

@@ -1,7 +1,7 @@
 """The settings of a sweep as a command line: those that trials share, and the best trial's."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.settings import Settings
@@ -18,7 +18,8 @@ def best_command(outcome: SweepOutcome) -> str | None:
     trial = best(outcome)
     if trial is None:
         return None
-    return shlex.join(["python", "-m", "jobs.train", *_replaced(outcome.command, trial.point)])
+    options = [word for key, value in trial.point.items() for word in _option(key, value)]
+    return shlex.join(["python", "-m", "jobs.train", *outcome.command, *options])
 
 
 def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
@@ -35,18 +36,6 @@ def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
         if key not in skipped and value != defaults[key]
         for word in (f"--{key}", _word(value))
     )
-
-
-def _replaced(command: Sequence[str], point: Mapping[str, Any]) -> list[str]:
-    """Return the words of a command line, with the settings of a point in place of its own."""
-    kept: list[str] = []
-    is_replaced = False
-    for word in command:
-        if word.startswith("--"):
-            is_replaced = word[2:].partition("=")[0] in point
-        if not is_replaced:
-            kept.append(word)
-    return kept + [word for key, value in point.items() for word in _option(key, value)]
 
 
 def _option(key: str, value: Any) -> list[str]:

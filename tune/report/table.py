@@ -19,7 +19,7 @@ from tune.report.values import (
     shown,
 )
 
-TRIAL = "trial"
+_TRIAL = "trial"
 _VALUE_LETTERS = 16
 _NAME_LETTERS = 20
 _GAP = "  "
@@ -53,7 +53,7 @@ def columns_of(outcome: SweepOutcome) -> list[Column]:
     return [
         _numbers("rank", ranks(trials), whole),
         _numbers(outcome.headline, [trial.score for trial in trials], two_digits),
-        _texts(TRIAL, [trial.name for trial in trials]),
+        _texts(_TRIAL, [trial.name for trial in trials]),
         _texts("status", [trial.status for trial in trials]),
         *_settings(outcome, trials),
         _numbers("best epoch", [trial.best_epoch or None for trial in trials], whole),
@@ -125,19 +125,19 @@ def _same_for_all(outcome: SweepOutcome) -> str:
 def _fitting(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
     """Return the columns that fit, with trials' names shortened, and the titles of the others."""
     kept = [
-        column if column.title == TRIAL else column.shortened(_VALUE_LETTERS) for column in columns
+        column if column.title == _TRIAL else column.shortened(_VALUE_LETTERS) for column in columns
     ]
     dropped: list[str] = []
     while (room := _room(kept, width)) < _NAME_LETTERS and len(dropped) < len(_EXPENDABLE):
         dropped.append(_EXPENDABLE[len(dropped)])
         kept = [column for column in kept if column.title != dropped[-1]]
     letters = max(room, _NAME_LETTERS)
-    return [c.shortened(letters) if c.title == TRIAL else c for c in kept], dropped
+    return [c.shortened(letters) if c.title == _TRIAL else c for c in kept], dropped
 
 
 def _room(columns: Sequence[Column], width: int) -> int:
     """Return the letters that the other columns leave for names; a short name's are enough."""
-    names = next(column for column in columns if column.title == TRIAL)
+    names = next(column for column in columns if column.title == _TRIAL)
     room = width - sum(len(_GAP) + column.width for column in columns if column is not names)
     return max(room, _NAME_LETTERS) if room >= names.width else room
 

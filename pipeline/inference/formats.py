@@ -68,7 +68,7 @@ def _csv(results: Results) -> bytes:
     )
     for estimate in results.estimates:
         for number, person in enumerate(estimate.people, start=1):
-            box = person.box or [None] * len(BOX)
+            box: Sequence[float | None] = person.box or [None] * len(BOX)
             joints = [value for joint in person.joints for value in joint]
             row = [estimate.file, estimate.frame, number, *box, person.score, person.confidence]
             table.writerow([*row, *joints])

@@ -111,6 +111,9 @@ class Settings:
             del decisive[key]
         # With a higher limit of bad steps the same run should resume.
         del decisive["optim.max_bad_steps"]
+        # A run that was begun before there was this setting keeps its name.
+        if not self.model.stem_features:
+            del decisive["model.stem_features"]
         # The same arithmetic, done in another way.
         for key in ("optim.checkpointing", "optim.compile"):
             del decisive[key]

@@ -236,6 +236,19 @@ def test_the_fingerprint_names_what_decides_the_outcome():
         assert Settings().replaced(decisive).fingerprint("data") != plain
 
 
+def test_a_run_from_before_stems_had_a_width_keeps_its_name(monkeypatch):
+    decisive = []
+
+    def dumps(content, **_):
+        decisive.append(content)
+        return ""
+
+    monkeypatch.setattr("pipeline.settings.tree.json.dumps", dumps)
+    Settings().fingerprint("data")
+    assert "model.features" in decisive[0]
+    assert "model.stem_features" not in decisive[0]
+
+
 def test_where_a_run_is_stored_and_how_it_is_executed_does_not_change_its_fingerprint():
     elsewhere = Settings().replaced(
         {

@@ -524,6 +524,7 @@ def test_a_source_can_be_planned_by_its_name(tmp_path, source, write, joint_set)
 # The real files
 
 
+@pytest.mark.slow
 def test_the_authors_validation_people_are_pytorch_poses(mpii_dir):
     annotations = read_mpii_h5(mpii_dir / "valid.h5")
     whole = read_mpii_json(

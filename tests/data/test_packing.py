@@ -694,6 +694,7 @@ def test_rendered_people_are_packed_and_called_synthetic(tmp_path):
 # The real files
 
 
+@pytest.mark.slow
 def test_the_photographs_of_mpii_are_packed_with_the_heads_of_their_validation_people(
     tmp_path, mpii_dir
 ):

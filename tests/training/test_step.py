@@ -519,6 +519,7 @@ for way in (lambda module: module, lambda module: compiled(module, torch.device(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on CPU")
 def test_a_compiled_residual_has_the_gradients_of_one_that_is_not(tmp_path):
     # In a separate process: torch can't compile code that the hook for shape checks has changed.

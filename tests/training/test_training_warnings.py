@@ -76,6 +76,7 @@ def test_a_network_that_learns_by_cross_entropy_has_flat_heatmaps_for_nobody(peo
     assert flat_after(people, 60, loss="cross-entropy") == 0
 
 
+@pytest.mark.slow
 def test_a_network_that_learns_by_squared_error_has_flat_heatmaps_for_hardly_anyone(people):
     # How soon heights rise from zero depends on rounding, and so on the processor: at step 60 they
     # are up for 20 people on one, for 29 on another. That they rise does not: after 300 steps, at

@@ -12,11 +12,14 @@ import cv2
 import numpy as np
 import torch
 
+from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.index import Index
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes
+from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.data.shards.writer import ShardName, write_shard
+from pipeline.data.synthetic.scene import render_scene
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII, JointSet
 from pipeline.pose.person import Person, Split, Visibility
@@ -159,3 +162,13 @@ def film(path: Path, frames: int) -> Path:
         writer.write(np.full((48, 64, 3), 20 * number, np.uint8))
     writer.release()
     return path
+
+
+def rendered_people(folder: Path, count: int) -> SampleLoader:
+    """Pack rendered people, and return their loader: pictures of 64 pixels, heatmaps of 16."""
+    made = []
+    for index in range(count):
+        image, (person, *_) = render_scene(0, index)
+        made.append(Sample(person=person, crop=cut_crop(image, person, CropSettings(person_px=64))))
+    paths = pack_samples(folder, [made])
+    return SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)

@@ -58,8 +58,6 @@ HOMES = {
 }
 # A figure may be passed on anywhere; drawing one has its homes.
 ANYWHERE = ("matplotlib.figure.Figure",)
-# What must run where there is little more than torch: a training step, and settings without any.
-STANDARD_LIBRARY_ONLY = ("pipeline.settings",)
 
 
 @cache

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from factories import pack_samples, samples
+from trainers import task_of
 
 from jobs.benchmark.overhead.first_step import STAGES, breakdown, first_step, start_once
 from jobs.benchmark.overhead.overhead import (
@@ -26,9 +27,7 @@ from jobs.benchmark.rounds.processes import RoundFiles, stopped, wait_until
 from jobs.benchmark.rounds.trainer import RoundTrainer, conditions
 from jobs.processes import descendants
 from pipeline.data.shards.index import find_shards
-from pipeline.pose.joint_sets import MPII
 from pipeline.training.probes import note_startup, startup_times
-from pipeline.training.trainer import Task
 
 CPU = torch.device("cpu")
 # A start in which every stage takes twice as long as the one before.
@@ -79,14 +78,7 @@ def test_variants_under_other_conditions_are_not_compared():
 def test_a_trainer_waits_for_its_round_and_measures_every_step(tmp_path):
     [train] = pack_samples(tmp_path / "train", [samples(7)])
     [val] = pack_samples(tmp_path / "val", [samples(1, first=9)], split="val")
-    settings = {
-        "model.stacks": 1,
-        "model.features": 8,
-        "model.joints": 16,
-        "model.input_px": 64,
-        "optim.batch_size": 2,
-    }
-    task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
+    task = task_of([train], [val])
     files = RoundFiles(tmp_path)
     trainer = RoundTrainer(files, task, 0, 1, CPU)
     files.go(0).touch()

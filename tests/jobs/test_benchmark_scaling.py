@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from factories import pack_samples, samples
+from trainers import task_of
 
 from jobs.benchmark.overhead.overhead import check_alike
 from jobs.benchmark.rounds.data import pack_rendered
@@ -26,8 +27,6 @@ from jobs.benchmark.scaling.scaling import ScalingBenchmark, default_workers, mo
 from jobs.benchmark.scaling.summary import fit_ring, overlap, parts_of, summary
 from jobs.benchmark.timing import environment
 from pipeline.model.cost import Cost
-from pipeline.pose.joint_sets import MPII
-from pipeline.training.trainer import Task
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -205,14 +204,7 @@ def test_variants_that_did_not_train_alike_are_an_error():
 def test_every_other_step_keeps_its_gradients(tmp_path):
     [train] = pack_samples(tmp_path / "train", [samples(8)])
     [val] = pack_samples(tmp_path / "val", [samples(1, first=9)], split="val")
-    settings = {
-        "model.stacks": 1,
-        "model.features": 8,
-        "model.joints": 16,
-        "model.input_px": 64,
-        "optim.batch_size": 2,
-    }
-    task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
+    task = task_of([train], [val])
     files = RoundFiles(tmp_path)
     trainer = GroupTrainer(files, task, 0, 1, CPU)
     entered = []

@@ -3,18 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from factories import pack_samples
+from factories import rendered_people
 
 from pipeline.data.loader import SampleLoader
-from pipeline.data.shards.crop import cut_crop
-from pipeline.data.shards.reader import ShardReader
-from pipeline.data.shards.sample import Sample
-from pipeline.data.synthetic.scene import render_scene
 from pipeline.evaluation.evaluate import Evaluator, evaluate
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings, Settings
-from pipeline.settings.packing import CropSettings
 from pipeline.training.step import build_optimizer, train_step
 
 CPU = torch.device("cpu")
@@ -24,12 +19,7 @@ STEPS = 120
 @pytest.fixture(scope="module")
 def people(tmp_path_factory) -> SampleLoader:
     """Eight rendered people as pictures of 64 pixels, heatmaps of 16."""
-    made = []
-    for index in range(8):
-        image, (person, *_) = render_scene(0, index)
-        made.append(Sample(person=person, crop=cut_crop(image, person, CropSettings(person_px=64))))
-    paths = pack_samples(tmp_path_factory.mktemp("people"), [made])
-    return SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)
+    return rendered_people(tmp_path_factory.mktemp("people"), 8)
 
 
 def pckh_by_heart(people: SampleLoader, stacks: int, optim: OptimSettings) -> float:

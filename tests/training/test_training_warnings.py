@@ -3,20 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from factories import pack_samples
+from factories import rendered_people
 
 from pipeline.data.loader import SampleLoader
-from pipeline.data.shards.crop import cut_crop
-from pipeline.data.shards.reader import ShardReader
-from pipeline.data.shards.sample import Sample
-from pipeline.data.synthetic.scene import render_scene
 from pipeline.evaluation.evaluate import Evaluator, evaluate
 from pipeline.model.build import build_network
 from pipeline.model.loss import is_flat
-from pipeline.pose.joint_sets import MPII
 from pipeline.run.metadata import Plateau
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings, Settings
-from pipeline.settings.packing import CropSettings
 from pipeline.training.console_logger import TrainingWarnings
 from pipeline.training.schedule import learning_rate
 from pipeline.training.step import build_optimizer, set_learning_rate, train_step
@@ -41,12 +35,7 @@ def test_with_cross_entropy_heatmaps_below_twice_the_uniform_distribution_are_fl
 @pytest.fixture(scope="module")
 def people(tmp_path_factory) -> SampleLoader:
     """32 rendered people as pictures of 64 pixels, heatmaps of 16."""
-    made = []
-    for index in range(32):
-        image, (person, *_) = render_scene(0, index)
-        made.append(Sample(person=person, crop=cut_crop(image, person, CropSettings(person_px=64))))
-    paths = pack_samples(tmp_path_factory.mktemp("people"), [made])
-    return SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)
+    return rendered_people(tmp_path_factory.mktemp("people"), 32)
 
 
 def flat_after(people: SampleLoader, steps: int, **changes) -> int:

@@ -23,7 +23,7 @@ from pipeline.run.system_metrics import Monitor
 from pipeline.settings import Settings
 from pipeline.training.bad_steps import BadStepsError
 from pipeline.training.checkpointing import Checkpointer
-from pipeline.training.distributed import broadcast_text
+from pipeline.training.distributed import broadcast
 from pipeline.training.loop import LoopHooks, train
 from pipeline.training.probes import TRACE_FOLDER, ProgressMarker, StepTrace, no_trace, note_startup
 from pipeline.training.trainer import Task, Trainer
@@ -93,6 +93,6 @@ def _trace(
     if not folder:
         yield no_trace
         return
-    group = broadcast_text(f"{time.time_ns()}-{os.getpid()}", workers, device)
+    group = broadcast(f"{time.time_ns()}-{os.getpid()}", workers, device)
     with StepTrace(Path(folder), run, group, rank, workers) as trace:
         yield trace.stepped

@@ -14,7 +14,7 @@ from pipeline.run.checkpoint_manager import (
 )
 from pipeline.run.layout import STOP_NAME
 from pipeline.run.metadata import Progress
-from pipeline.training.distributed import Request, broadcast_text
+from pipeline.training.distributed import Request, broadcast
 from pipeline.training.trainer import Trainer
 
 _LOOK_EVERY_S = 0.5
@@ -51,7 +51,7 @@ class Checkpointer:
         """
         trainer = self._trainer
         found = newest_sound(self._folder, say) if self._is_first else None
-        name = broadcast_text(found[0].name if found else "", trainer.workers, trainer.device)
+        name = broadcast(found[0].name if found else "", trainer.workers, trainer.device)
         if not name:
             return {}
         trainer.marker.begin(f"the beginning of reading {name}")

@@ -1,19 +1,18 @@
-"""Collectives of a run's ranks: gradients, statistics, totals of an evaluation, requests."""
+"""Collectives of a run's ranks: gradients, statistics, results of an evaluation, requests."""
 
 import warnings
 from collections.abc import Sequence
 from enum import IntFlag
+from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.metrics import JointCounts
-from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.shapes import Float
+
+Value = TypeVar("Value")
 
 
 def parallel(network: nn.Module, device: torch.device, *, sync_batchnorm: bool) -> nn.Module:
@@ -43,7 +42,7 @@ def all_reduce_sum(value: Tensor, workers: int) -> float:
     return float(value)
 
 
-def broadcast_text(value: str, workers: int, device: torch.device, source: int = 0) -> str:
+def broadcast(value: Value, workers: int, device: torch.device, source: int = 0) -> Value:
     """Return the value of rank `source` on every rank. Every rank must call it."""
     box = [value]
     if workers > 1:
@@ -51,9 +50,9 @@ def broadcast_text(value: str, workers: int, device: torch.device, source: int =
     return box[0]
 
 
-def gather_texts(value: str, workers: int, device: torch.device) -> list[str]:
+def gather(value: Value, workers: int, device: torch.device) -> list[Value]:
     """Return every rank's value, in order of ranks. Every rank must call it."""
-    return [broadcast_text(value, workers, device, rank) for rank in range(workers)]
+    return [broadcast(value, workers, device, rank) for rank in range(workers)]
 
 
 def gather_rows(row: Float[Tensor, " value"], workers: int) -> Float[Tensor, "rank value"]:
@@ -71,62 +70,6 @@ def all_reduce_mean(tensors: Sequence[Tensor], workers: int) -> None:
         for tensor in tensors:
             dist.all_reduce(tensor)
             tensor /= workers
-
-
-def total_evaluation(part: Evaluation, device: torch.device, workers: int) -> Evaluation:
-    """Sum every rank's evaluation, for every rank. Every rank must call it."""
-    if workers == 1:
-        return part
-    # Counts stay whole numbers below 2**53, which float64 adds exactly.
-    arrays = [array for c in part.counts.values() for array in (c.correct, c.annotated)]
-    packed = np.concatenate([a.ravel() for a in arrays] + [[part.loss_sum, part.people, part.flat]])
-    together = torch.from_numpy(packed.astype(np.float64)).to(device)
-    dist.all_reduce(together)
-    *sums, rest = np.split(together.cpu().numpy(), np.cumsum([a.size for a in arrays]))
-    totals = iter(
-        total.reshape(array.shape).astype(np.int64)
-        for total, array in zip(sums, arrays, strict=True)
-    )
-    loss_sum, people, flat = rest.tolist()
-    return Evaluation(
-        counts={
-            key: JointCounts(correct=next(totals), annotated=next(totals)) for key in part.counts
-        },
-        loss_sum=loss_sum,
-        people=int(people),
-        flat=int(flat),
-    )
-
-
-def all_results(
-    part: PersonResults, keys: Sequence[str], device: torch.device, workers: int
-) -> PersonResults:
-    """Merge every rank's results per person, sorted by key, for every rank.
-
-    `keys` are those of all samples by position. A position is on one rank at most. Every rank must
-    call it.
-    """
-    if workers == 1:
-        return part.by_key()
-    columns = [part.joints[..., 0], part.joints[..., 1], *part.errors.values()]
-    heads = np.stack([np.ones(len(part), np.uint32), part.truths.astype(np.uint32)], axis=1)
-    # As integers: adding zeros to them keeps the bits of any float, including NaN.
-    bits = np.concatenate([c.view(np.int32) for c in (heads, np.concatenate(columns, 1))], 1)
-    together = torch.zeros(len(keys), bits.shape[1], dtype=torch.int32)
-    together[torch.from_numpy(part.positions)] = torch.from_numpy(bits)
-    together = together.to(device)
-    dist.all_reduce(together)
-    found = together.cpu().numpy()
-    positions = np.flatnonzero(found[:, 0])
-    rows = np.ascontiguousarray(found[positions, 2:]).view(np.float32)
-    x, y, *errors = np.split(rows, len(columns), axis=1)
-    return PersonResults(
-        keys=tuple(keys[position] for position in positions.tolist()),
-        positions=positions,
-        truths=found[positions, 1].view(np.uint32).astype(np.int64),
-        joints=np.stack([x, y], axis=-1),
-        errors=dict(zip(part.errors, errors, strict=True)),
-    ).by_key()
 
 
 class Request(IntFlag):

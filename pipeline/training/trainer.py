@@ -6,6 +6,8 @@ If torch.distributed is initialised, the workers train together (DDP).
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -35,14 +37,7 @@ from pipeline.pose.shapes import Positions
 from pipeline.run.checkpoint import Weights
 from pipeline.settings import Settings
 from pipeline.training.bad_steps import BadStepsError, describe_bad_step, sample_names
-from pipeline.training.distributed import (
-    Request,
-    RequestSync,
-    all_reduce_sum,
-    all_results,
-    gather_texts,
-    total_evaluation,
-)
+from pipeline.training.distributed import Request, RequestSync, all_reduce_sum, gather
 from pipeline.training.probes import ProgressMarker, no_trace
 from pipeline.training.state import TrainState
 
@@ -112,8 +107,7 @@ class Trainer:
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
-        val = ShardReader(task.val, shard_cache(settings.data))
-        self._val, self._val_keys = self._loader(val), val.keys
+        self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
         self.state = TrainState(settings, self.joint_set, rank, workers, device)
         self._requests = RequestSync(workers if dist.is_initialized() else 1)
 
@@ -190,7 +184,7 @@ class Trainer:
             f"learning rate {rate:g}: {wrong}"
         )
         names = sample_names(batch.positions, self._shards)
-        samples = gather_texts(names, self.workers, self.device)
+        samples = gather(names, self.workers, self.device)
         return describe_bad_step(where, done.bad_steps, self.settings.optim.max_bad_steps, samples)
 
     def _checkpoint_by_steps(self) -> Request:
@@ -203,14 +197,13 @@ class Trainer:
 
         "auto" evaluates the weights of the primary metric: the moving average if there is one.
         """
-        part, _ = self._evaluate(weights)
-        return total_evaluation(part, self.device, self.workers)
+        return reduce(add, gather(self._evaluate(weights)[0], self.workers, self.device))
 
     def evaluate_people(self) -> tuple[Evaluation, PersonResults]:
         """Evaluate as `evaluate`, and return the results of each person too, on every rank."""
-        part, results = self._evaluate("auto")
-        evaluation = total_evaluation(part, self.device, self.workers)
-        return evaluation, all_results(results, self._val_keys, self.device, self.workers)
+        parts = gather(self._evaluate("auto"), self.workers, self.device)
+        results = PersonResults.together([results for _, results in parts])
+        return reduce(add, (evaluation for evaluation, _ in parts)), results.by_key()
 
     def _evaluate(self, weights: Weights) -> tuple[Evaluation, PersonResults]:
         """Evaluate this rank's part of the validation data."""

@@ -64,11 +64,6 @@ class ShardReader:
         shard, row = self._at(position)
         return self._names[shard], self._members[shard].keys[row]
 
-    @property
-    def keys(self) -> list[str]:
-        """The samples' keys, in order."""
-        return [key for members in self._members for key in members.keys]
-
     def _at(self, position: int) -> tuple[int, int]:
         """Number of a sample's shard, and its row there."""
         position = range(len(self))[position]

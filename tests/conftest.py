@@ -37,6 +37,7 @@ def _starts_clusters(file: str) -> bool:
     return "pytest.mark.cluster" in (_TESTS.parent / file).read_text()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     """Replace xdist's schedulers, whose groups pytest 9.2 does not know."""
     return Scheduling(config, log)

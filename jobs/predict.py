@@ -51,9 +51,11 @@ class Arguments:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("out/predictions")
     """Folder for the results; in a submitted job below ~/hourglass-ray."""
     boxes: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """People's boxes: COCO annotations or detections (.json), or a table (.csv) of image and either
-    x, y, width, height or center_x, center_y, scale, with frame for videos. None: each picture
-    holds one person who fills it."""
+    """People's boxes: COCO annotations or detections (.json), or a table (.csv, .parquet) of image
+    and either x, y, width, height or center_x, center_y, scale, with frame for videos. None: each
+    picture holds one person who fills it."""
+    boxes_category: Annotated[str, tyro.conf.arg(metavar="ID|NAME")] = ""
+    """Category of a .json file's entries to find joints of; empty: person, or the only one."""
     formats: tuple[Literal["json", "csv", "coco", "mat"], ...] = ("json",)
     """Files to write: predictions.json, predictions.csv, coco_results.json, predictions.mat (as
     in MPII)."""
@@ -109,6 +111,7 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
         arguments.inputs,
         arguments.boxes,
         arguments.weights,
+        category=arguments.boxes_category,
         heatmaps=arguments.heatmaps,
         exact=arguments.exact,
     )
@@ -164,9 +167,15 @@ def _describe(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> N
     say(inputs + f"; {done:,} of them were done before" * bool(done))
     if plan.boxes is None:
         say("no --boxes: assuming one person a picture, who fills it")
-    elif plan.boxes.unknown:
-        say(f"{plan.boxes.unknown:,} pictures of {arguments.boxes} are not among the inputs")
-    for reason, count in (plan.boxes.boxes.left_out if plan.boxes else {}).items():
+        return
+    if plan.boxes.unknown:
+        say(
+            f"{plan.boxes.unknown:,} pictures of {arguments.boxes} are not among the inputs: "
+            f"{plan.boxes.examples()}"
+        )
+    if plan.boxes.boxes.category:
+        say(f"{arguments.boxes}: {plan.boxes.boxes.category}")
+    for reason, count in plan.boxes.boxes.left_out.items():
         say(f"{count:,} entries of {arguments.boxes} are ignored: {reason}")
 
 

@@ -172,3 +172,12 @@ def rendered_people(folder: Path, count: int) -> SampleLoader:
         made.append(Sample(person=person, crop=cut_crop(image, person, CropSettings(person_px=64))))
     paths = pack_samples(folder, [made])
     return SampleLoader(ShardReader([str(path) for path in paths]), MPII, 64)
+
+
+def touched(folder: Path, *names: str) -> list[Path]:
+    """Create empty files; return their paths."""
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.data.loader import look_ahead
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
-from pipeline.inference.boxes import MatchedBoxes, Place
+from pipeline.inference.boxes.matching import MatchedBoxes, Place
 from pipeline.inference.predictor import Frame, Pose, Predictor, View, read_photograph
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.inference.sources import MediaFile

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.inference.boxes import MatchedBoxes, image_number
+from pipeline.inference.boxes.matching import MatchedBoxes, image_number
 from pipeline.inference.pyfunc import BOX, columns_of
 from pipeline.inference.results import Estimate, Failure, FoundPerson, people_of
 from pipeline.pose.joint_sets import JointSet

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.inference.boxes import MatchedBoxes, read_boxes
+from pipeline.inference.boxes.files import read_boxes
+from pipeline.inference.boxes.matching import MatchedBoxes
 from pipeline.inference.results import Failure
 from pipeline.inference.sources import MediaFile, find_sources
 from pipeline.inference.video import count_frames
@@ -39,12 +40,18 @@ def plan_prediction(
     boxes: Path | None,
     weights: Weights,
     *,
+    category: str,
     heatmaps: bool,
     exact: bool,
 ) -> PredictionPlan:
-    """Find pictures and boxes. Raises ValueError naming what is missing or can't be read."""
+    """Find pictures, and the boxes of `category`.
+
+    Raises ValueError naming what is missing or can't be read.
+    """
     listed = find_sources(inputs)
-    matched = _matched(boxes, listed.files) if boxes else None
+    if category and not boxes:
+        raise ValueError(f"--boxes-category {category} needs a file of --boxes")
+    matched = _matched(boxes, category, listed.files) if boxes else None
     metadata, name = read_metadata(checkpoint), weights_name(checkpoint, weights)
     check_file(checkpoint, name)
     frames, failures = _frames(listed.files)
@@ -60,16 +67,20 @@ def plan_prediction(
             "weights": find_weights(checkpoint, weights),
             "sha256": read_checksums(checkpoint).get(name, ""),
             "boxes": hashlib.sha256(boxes.read_bytes()).hexdigest() if boxes else None,
+            "boxes_category": category or None,
             "heatmaps": heatmaps,
             "exact": exact,
         },
     )
 
 
-def _matched(path: Path, sources: Sequence[MediaFile]) -> MatchedBoxes:
-    matched = read_boxes(path).matched(source.path for source in sources)
+def _matched(path: Path, category: str, sources: Sequence[MediaFile]) -> MatchedBoxes:
+    matched = read_boxes(path, category).matched(source.path for source in sources)
     if not matched.names:
-        raise ValueError(f"{path}: none of its pictures is among the {len(sources)} inputs")
+        raise ValueError(
+            f"{path}: none of its pictures is among the {len(sources)} inputs, such as "
+            f"{sources[0].path.name}; it has {matched.examples()}"
+        )
     return matched
 
 

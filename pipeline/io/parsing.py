@@ -1,16 +1,33 @@
 """Strict reading of JSON and TOML: errors name the field, the value and what was expected."""
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+# Of an image or a category: 1, "1" and 1.0 are one and the same.
+Identifier = int | str
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of an error on an unknown word: the closest known one, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form: file systems and archives mix both forms."""
+    return unicodedata.normalize("NFC", name)
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that differs in case and Unicode form alone, else the closest one."""
+    folded = {composed(other).casefold(): other for other in known}
+    wanted = composed(name).casefold()
+    close = [wanted] if wanted in folded else difflib.get_close_matches(wanted, folded, n=1)
+    return folded[close[0]] if close else None
 
 
 def fields_of(
@@ -48,3 +65,18 @@ def number_of(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{where} must be a number, got {value!r:.80}")
     return float(value)
+
+
+def identifier_of(value: Any, where: str) -> Identifier:
+    """Return an id, whole numbers as int even if written as text or with a point.
+
+    Raises ValueError unless it is a whole number or a text that is not empty.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.strip():
+        word = value.strip()
+        return int(float(word)) if re.fullmatch(r"\d{1,15}(\.0*)?", word) else word
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{where} must be a number or a name, got {value!r:.80}")
+    return value

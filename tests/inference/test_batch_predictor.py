@@ -9,14 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
-from factories import checkpoint, film, photograph
+from factories import checkpoint, film, photograph, touched
 
 from pipeline.data.formats.mpii import read_mpii_predictions
 from pipeline.inference.batch_predictor import Estimator, Options, file_name
-from pipeline.inference.boxes import read_boxes
+from pipeline.inference.boxes.files import read_boxes
 from pipeline.inference.drawing import draw_people, enlargement
 from pipeline.inference.formats import Results, image_ids, written
-from pipeline.inference.predictor import Frame
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.inference.sources import MediaFile, find_sources
 from pipeline.inference.store import Store, spans
@@ -24,14 +23,6 @@ from pipeline.inference.video import Video, count_frames
 from pipeline.pose.joint_sets import MPII
 
 # Inputs
-
-
-def touched(folder: Path, *names: str) -> list[Path]:
-    paths = [folder / name for name in names]
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return paths
 
 
 def test_inputs_are_files_folders_and_globs_each_file_once(tmp_path):
@@ -59,116 +50,6 @@ def test_an_input_that_means_nothing_is_refused(tmp_path, word, said):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=f"^{re.escape(said.format(tmp_path))}"):
         find_sources([str(tmp_path / word)])
-
-
-# Boxes
-
-
-def coco_file(folder: Path, **changes) -> Path:
-    content = {
-        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "sub/a.jpg"}],
-        "categories": [{"id": 3, "name": "person"}, {"id": 4, "name": "dog"}],
-        "annotations": [
-            {"image_id": 7, "category_id": 3, "bbox": [10, 20, 80, 160]},
-            {"image_id": 8, "category_id": 3, "bbox": [0, 0, 40, 10], "score": 0.5},
-            {"image_id": 7, "category_id": 4, "bbox": [0, 0, 5, 5]},
-            {"image_id": 7, "category_id": 3, "bbox": [0, 0, 5, 5], "iscrowd": 1},
-        ],
-    } | changes
-    path = folder / "boxes.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
-def test_coco_s_annotations_place_the_people_of_each_picture(tmp_path):
-    one, two, other = touched(tmp_path, "x/a.jpg", "sub/a.jpg", "x/b.jpg")
-    boxes = read_boxes(coco_file(tmp_path))
-    assert dict(boxes.left_out) == {"of another category": 1, "crowd": 1}
-    matched = boxes.matched([one, two, other])
-    [place] = matched.of(one, None)
-    assert place.frame == Frame(center=(49.5, 99.5), scale=1.0)
-    assert (place.box, place.score) == ((10, 20, 80, 160), None)
-    # The longest matching name counts.
-    assert [place.score for place in matched.of(two, None)] == [0.5]
-    assert matched.of(other, None) == []
-    assert [matched.image_id(path) for path in (one, two, other)] == [7, 8, None]
-    assert matched.unknown == 0
-    assert boxes.matched([other]).unknown == 2
-
-
-def test_a_name_that_two_pictures_have_is_refused(tmp_path):
-    pictures = touched(tmp_path, "x/a.jpg", "y/a.jpg")
-    with pytest.raises(ValueError, match=r"'a\.jpg' may be .*x/a\.jpg or .*y/a\.jpg; give paths"):
-        read_boxes(coco_file(tmp_path)).matched(pictures)
-
-
-def test_detections_go_by_the_number_in_the_picture_s_name(tmp_path):
-    path = tmp_path / "detections.json"
-    row = {"image_id": 397133, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.25}
-    path.write_text(json.dumps([row, row | {"category_id": 18}]))
-    [picture] = touched(tmp_path, "COCO_val2014_000000397133.jpg")
-    matched = read_boxes(path).matched([picture])
-    assert [(p.box, p.score) for p in matched.of(picture, None)] == [((1, 2, 3, 4), 0.25)]
-    assert matched.image_id(picture) == 397133
-
-
-def test_a_table_gives_boxes_or_frames_of_pictures_and_videos(tmp_path):
-    picture, film = touched(tmp_path, "a.jpg", "film.mp4")
-    boxes = tmp_path / "boxes.csv"
-    boxes.write_text(
-        "image,frame,x,y,width,height,score\na.jpg,,10,20,80,160,0.5\nfilm.mp4,3,0,0,10,10,\n"
-    )
-    matched = read_boxes(boxes).matched([picture, film])
-    [place] = matched.of(picture, None)
-    assert (place.frame, place.score) == (Frame(center=(49.5, 99.5), scale=1.0), 0.5)
-    assert [p.box for p in matched.of(film, 3)] == [(0, 0, 10, 10)]
-    assert matched.of(film, 2) == []
-    frames = tmp_path / "frames.csv"
-    frames.write_text("image,center_x,center_y,scale\na.jpg,5,6,0.5\n")
-    [place] = read_boxes(frames).matched([picture]).of(picture, None)
-    assert (place.frame, place.box) == (Frame(center=(5, 6), scale=0.5), None)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("b.txt", "", "expected a .json or .csv file"),
-        ("b.csv", "image,x\n", "columns must be image and either x, y, width, height or center_x"),
-        ("b.csv", "image,x,y,width,height\na,1,2,x,4\n", "line 2: width must be a number, got 'x'"),
-        ("b.csv", "image,x,y,width,height\na,1,2,0,4\n", "line 2: a box must have width and"),
-        (
-            "b.csv",
-            "image,center_x,center_y,scale\na,1,2,-1\n",
-            "line 2: a frame needs a finite center and a scale above 0",
-        ),
-        ("b.csv", "image,x,y,width,height\n,1,2,3,4\n", "line 2: image is empty"),
-        (
-            "b.csv",
-            "image,frame,x,y,width,height\na,1.5,1,2,3,4\n",
-            "line 2: frame must be a whole number of at least 0, got '1.5'",
-        ),
-        ("b.json", "{", "not readable as JSON"),
-        ("b.json", "{}", "images"),
-        ("b.json", '[{"image_id": 1, "bbox": [1, 2]}]', "[0]: bbox must be [x, y, width, height]"),
-        ("b.json", '[{"image_id": [], "bbox": []}]', "[0]: image_id must be a number or a name"),
-        (
-            "b.json",
-            '{"images": [], "annotations": [{"image_id": 3}]}',
-            "annotations[0]: image_id 3 is not among the images",
-        ),
-        (
-            "b.json",
-            '{"images": [], "annotations": [], '
-            '"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}',
-            "none of the categories is 'person': cat, dog",
-        ),
-    ],
-)
-def test_boxes_that_can_t_be_read_are_refused(tmp_path, name, content, said):
-    path = tmp_path / name
-    path.write_text(content)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{re.escape(said)}"):
-        read_boxes(path)
 
 
 # Videos

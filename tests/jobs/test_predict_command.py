@@ -114,7 +114,8 @@ def test_people_come_from_boxes(place, capsys):
         "image,x,y,width,height\n0.jpg,0,0,90,90\n0.jpg,9,9,90,90\n9.jpg,0,0,9,9\n"
     )
     run("pose", "in/0.jpg", "in/1.jpg", "--boxes", "boxes.csv")
-    assert "1 pictures of boxes.csv are not among the inputs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 pictures of boxes.csv are not among the inputs: '9.jpg'" in said
     assert [len(image["people"]) for image in content()["images"]] == [2, 0]
 
 
@@ -141,7 +142,10 @@ def test_boxes_of_other_pictures_are_refused(place, capsys):
     Path("b.csv").write_text("image,x,y,width,height\nother.jpg,0,0,9,9\n")
     status, error = refused(capsys, "pose", "in", "--boxes", "b.csv")
     assert status == 2
-    assert "b.csv: none of its pictures is among the 4 inputs" in error
+    assert (
+        "b.csv: none of its pictures is among the 4 inputs, such as 0.jpg; it has 'other.jpg'"
+        in (error)
+    )
 
 
 def test_a_folder_of_another_model_is_refused(place, capsys):

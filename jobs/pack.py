@@ -63,6 +63,8 @@ def pack(settings: PackSettings, address: str = "") -> "Index":
     if finished is None:
         say("already packed")
         return Index.read(settings.out)
+    for note in plan.notes:
+        say(note)
     say(f"{sum(len(job.people) for job in plan.jobs):,} people in {len(plan.jobs)} shards")
     missing = [job for job in plan.jobs if str(job.name) not in finished]
     if finished:
@@ -120,6 +122,8 @@ def _conclude(index: "Index") -> None:
     for reason, count in index.skipped.items():
         if count:
             say(f"skipped, {reason}: {count:,}")
+    for conversion, count in index.converted.items():
+        say(f"images of {conversion}: {count:,}")
     for reason, keys in index.left_out.items():
         shown = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
         say(f"left out, {reason}: {len(keys):,} ({shown})")

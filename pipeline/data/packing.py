@@ -5,20 +5,22 @@ A finished shard leaves its record in the plan's state folder until all are done
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 from pipeline.data.packing_plan import (
     STATE_NAME,
-    LeftOut,
     PackPlan,
     ShardJob,
     check_left_out,
     file_sums,
 )
-from pipeline.data.shards.crop import Image, cut_crop, read_image
+from pipeline.data.photographs.match import LeftOut
+from pipeline.data.photographs.pixels import open_photograph, rgb
+from pipeline.data.shards.crop import Image, cut_crop
 from pipeline.data.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes, members_from
 from pipeline.data.shards.sample import Sample
@@ -31,10 +33,14 @@ from pipeline.settings.packing import PackSettings
 
 @dataclass(frozen=True, kw_only=True)
 class ShardDone:
-    """A written shard (None if it would be empty) and the people left out, by reason."""
+    """A written shard (None if it would be empty) and the people left out, by reason.
+
+    `converted` counts images whose values were scaled to 8 bits, by what they had.
+    """
 
     entry: ShardEntry | None
     left_out: LeftOut
+    converted: dict[str, int] = field(default_factory=dict)
 
 
 def open_plan(plan: PackPlan) -> dict[str, ShardDone] | None:
@@ -62,14 +68,17 @@ def open_plan(plan: PackPlan) -> dict[str, ShardDone] | None:
 def pack_shard(settings: PackSettings, job: ShardJob) -> ShardDone:
     """Write one shard and record that it is done. Raises OSError like `write_shard`."""
     left_out: LeftOut = {}
-    entry = write_shard(settings.out, job.name, _samples(job, settings, left_out))
+    converted: Counter[str] = Counter()
+    entry = write_shard(settings.out, job.name, _samples(job, settings, left_out, converted))
     shard, state = settings.out / entry.name, settings.out / STATE_NAME
     if entry.people:
         with atomic_write(state / f"{job.name}.npz") as aside:
             aside.write_bytes(members_bytes({entry.name: Members.scan(shard)}))
     else:
         shard.unlink()
-    done = ShardDone(entry=entry if entry.people else None, left_out=left_out)
+    done = ShardDone(
+        entry=entry if entry.people else None, left_out=left_out, converted=dict(converted)
+    )
     with atomic_write(state / f"{job.name}.json") as aside:
         aside.write_text(json.dumps(asdict(done)))
     return done
@@ -81,7 +90,9 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
     In that case the shards stay, and packing again with a greater share resumes from them.
     """
     left_out = {reason: list(keys) for reason, keys in plan.left_out.items()}
+    converted: Counter[str] = Counter()
     for shard in done:
+        converted.update(shard.converted)
         for reason, keys in shard.left_out.items():
             left_out.setdefault(reason, []).extend(keys)
     settings = plan.settings
@@ -98,6 +109,7 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
         members=_write_members(plan, entries),
         skipped=plan.skipped,
         left_out=left_out,
+        converted=dict(converted),
     )
     index.write(settings.out)
     for path in plan.state.iterdir():
@@ -118,7 +130,9 @@ def _finished(plan: PackPlan, job: ShardJob) -> ShardDone | None:
         is_whole = path.exists() and path.stat().st_size == entry.bytes
         if not is_whole or not (plan.state / f"{job.name}.npz").exists():
             return None
-    return ShardDone(entry=entry, left_out=content["left_out"])
+    return ShardDone(
+        entry=entry, left_out=content["left_out"], converted=content.get("converted", {})
+    )
 
 
 def _write_members(plan: PackPlan, entries: Sequence[ShardEntry]) -> str:
@@ -133,10 +147,12 @@ def _write_members(plan: PackPlan, entries: Sequence[ShardEntry]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _samples(job: ShardJob, settings: PackSettings, left_out: LeftOut) -> Iterator[Sample]:
+def _samples(
+    job: ShardJob, settings: PackSettings, left_out: LeftOut, converted: Counter[str]
+) -> Iterator[Sample]:
     """Yield the samples that can be cut; add the keys of the others to `left_out`."""
     # People of an image follow one another, so one image is enough to keep.
-    load = lru_cache(maxsize=1)(partial(_load, settings))
+    load = lru_cache(maxsize=1)(partial(_load, settings, converted))
     for person in job.people:
         sample = _sample(person, load, settings)
         if isinstance(sample, Sample):
@@ -152,8 +168,6 @@ def _sample(person: Person, load: Callable[[str], Image], settings: PackSettings
     except ValueError:
         return "unreadable image"
     size = image.shape[1], image.shape[0]
-    if person.image_size not in (None, size):
-        return "image of another size"
     try:
         crop = cut_crop(image, person, settings.crop)
     except ValueError:
@@ -161,8 +175,12 @@ def _sample(person: Person, load: Callable[[str], Image], settings: PackSettings
     return Sample(person=replace(person, image_size=size), crop=crop)
 
 
-def _load(settings: PackSettings, name: str) -> Image:
+def _load(settings: PackSettings, converted: Counter[str], name: str) -> Image:
+    """Read or render an image, upright; count it in `converted` if its values were scaled."""
     if settings.images is not None:
-        return read_image(settings.images / name)
+        photograph = open_photograph(settings.images / name, settings.max_pixels)
+        if photograph.conversion:
+            converted[photograph.conversion] += 1
+        return rgb(photograph)
     number = int(Path(name).stem.rpartition("-")[2])
     return render_scene(settings.seed, number)[0]

@@ -3,17 +3,17 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.registry import SOURCES, read_annotations
+from pipeline.data.photographs.header import Header
+from pipeline.data.photographs.match import LeftOut, Matched, match_people
 from pipeline.data.shards.writer import ShardName
 from pipeline.data.synthetic.scene import scene_people
 from pipeline.pose.joint_sets import SYNTHETIC, JointSet
@@ -23,8 +23,6 @@ from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings
 STATE_NAME = ".packing"
 # Images probed before packing, to see whether the annotations are theirs.
 _PROBED_IMAGES = 64
-# Keys of people, by the reason to leave them out.
-LeftOut = dict[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,10 @@ class ShardJob:
 
 @dataclass(frozen=True, kw_only=True)
 class PackPlan:
-    """All shards of a dataset. `people` counts all, `left_out` has those without an image."""
+    """All shards of a dataset.
+
+    `people` counts all, `left_out` has those without a usable image. `notes` are lines to print.
+    """
 
     settings: PackSettings
     joint_set: JointSet
@@ -47,6 +48,7 @@ class PackPlan:
     skipped: dict[str, int]
     left_out: LeftOut
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def state(self) -> Path:
@@ -57,15 +59,15 @@ class PackPlan:
 def plan_packing(settings: PackSettings) -> PackPlan:
     """Read annotations, split by image and lay out shards; nothing is written.
 
-    Missing images are found here. Raises ValueError naming the part that does not fit, or if more
-    than the allowed share of people have no image.
+    Images that are missing or can't be opened are found here. Raises ValueError naming the part
+    that does not fit, or if more than the allowed share of people have no image.
     """
     annotations = _read(settings)
-    people, missing = _with_images(annotations.people, settings)
-    left_out: LeftOut = {"missing image": missing} if missing else {}
-    check_left_out(left_out, len(annotations.people), settings)
-    if settings.images is not None:
-        check_fit(people, settings.images)
+    matched = _match(annotations, settings)
+    check_left_out(matched.left_out, len(annotations.people), settings, matched.notes)
+    check_fit(matched, settings.images)
+    people, left_out = _of_right_size(matched)
+    check_left_out(left_out, len(annotations.people), settings, matched.notes)
     people = _split(people, settings)
     _check_people(people)
     return PackPlan(
@@ -77,19 +79,23 @@ def plan_packing(settings: PackSettings) -> PackPlan:
         skipped=dict(annotations.skipped),
         left_out=left_out,
         fingerprint=_fingerprint(settings),
+        notes=tuple(matched.notes),
     )
 
 
-def check_fit(people: list[Person], images: Path) -> None:
+def check_fit(matched: Matched, images: Path | None) -> None:
     """Raise ValueError if annotations and images plainly don't belong together.
 
     Some images are probed: most people must have most of their joints inside the image, which must
     have the size that the annotations state.
     """
-    by_image = {person.image: person for person in people}
+    by_image = {
+        person.image: person for person in matched.people if person.image in matched.headers
+    }
     names = sorted(by_image)
-    places = np.unique(np.linspace(0, len(names) - 1, _PROBED_IMAGES).astype(int))
-    problems = [_misfit(by_image[names[place]], images / names[place]) for place in places]
+    places = {round(place) for place in np.linspace(0, len(names) - 1, _PROBED_IMAGES)}
+    probed = [names[place] for place in sorted(places)] if names else []
+    problems = [_misfit(by_image[name], matched.headers[name], images) for name in probed]
     unfit = [problem for problem in problems if problem]
     if 2 * len(unfit) > len(problems):
         raise ValueError(
@@ -98,8 +104,10 @@ def check_fit(people: list[Person], images: Path) -> None:
         )
 
 
-def check_left_out(left_out: LeftOut, people: int, settings: PackSettings) -> None:
-    """Raise ValueError with reasons and keys if too many of `people` are left out."""
+def check_left_out(
+    left_out: LeftOut, people: int, settings: PackSettings, notes: Sequence[str] = ()
+) -> None:
+    """Raise ValueError with reasons, keys and notes if too many of `people` are left out."""
     count = sum(map(len, left_out.values()))
     if count <= settings.max_left_out * people:
         return
@@ -110,6 +118,7 @@ def check_left_out(left_out: LeftOut, people: int, settings: PackSettings) -> No
     raise ValueError(
         f"{count:,} of {people:,} people can't be packed ({count / people:.2%}), allowed by "
         f"--max-left-out are {settings.max_left_out:.2%}: {reasons}"
+        + "".join(f"; {note}" for note in notes)
     )
 
 
@@ -128,36 +137,43 @@ def _read(settings: PackSettings) -> Annotations:
     return read_annotations(settings.source, settings.files)
 
 
-def _with_images(people: list[Person], settings: PackSettings) -> tuple[list[Person], list[str]]:
-    """Separate people whose image exists from the keys of those whose image does not."""
-    folder = settings.images
-    if folder is None:
-        return people, []
-    if not folder.is_dir():
-        raise ValueError(f"--images {folder}: no such folder")
-    exists = {name: (folder / name).is_file() for name in {person.image for person in people}}
-    if not any(exists.values()):
-        raise ValueError(
-            f"--images {folder} holds none of the {len(exists):,} images of "
-            f"{settings.annotations}, such as {people[0].image}"
-        )
-    found = [person for person in people if exists[person.image]]
-    return found, [person.key for person in people if not exists[person.image]]
+def _match(annotations: Annotations, settings: PackSettings) -> Matched:
+    if settings.images is None:
+        return Matched(people=annotations.people, headers={}, left_out={}, notes=[])
+    held = SOURCES[settings.source].held
+    return match_people(annotations.people, annotations.joint_set, settings, held)
 
 
-def _misfit(person: Person, path: Path) -> str | None:
-    try:
-        with PillowImage.open(path) as image:
-            size = image.size
-    except (UnidentifiedImageError, OSError):
-        return None  # an unreadable image is counted when it is packed
-    if person.image_size is not None and person.image_size != size:
-        return f"{path} has {size} pixels, expected {person.image_size}"
+def _of_right_size(matched: Matched) -> tuple[list[Person], LeftOut]:
+    """Leave out the people whose annotations state another size than their image has."""
+    people, left_out = [], dict(matched.left_out)
+    for person in matched.people:
+        header = matched.headers.get(person.image)
+        if header and person.image_size not in (None, header.upright_size):
+            left_out.setdefault("image of another size", []).append(person.key)
+        else:
+            people.append(person)
+    return people, left_out
+
+
+def _misfit(person: Person, header: Header, images: Path | None) -> str | None:
+    path, size = f"{images}/{person.image}", header.upright_size
+    is_turned = header.orientation != 1
+    if person.image_size not in (None, size):
+        held = f" held upright by its EXIF orientation {header.orientation}" if is_turned else ""
+        return f"{path} has {size} pixels{held}, expected {person.image_size}"
     annotated = np.array(person.visibility) != Visibility.MISSING
     joints = np.array(person.joints)[annotated]
     inside = ((joints > -1) & (joints < size)).all(axis=1)
     if len(joints) and inside.mean() < 0.5:
-        return f"{path} of {size} pixels, joints up to {joints.max(axis=0).round().tolist()}"
+        other = (
+            f"; if they are of the image as stored or held upright by its EXIF orientation "
+            f"{header.orientation}, give --exif stored or --exif upright"
+        )
+        return (
+            f"{path} of {size} pixels, joints up to {joints.max(axis=0).round().tolist()}"
+            + other * is_turned
+        )
     return None
 
 
@@ -238,4 +254,5 @@ def _conventions(settings: PackSettings, annotations: Annotations) -> dict[str, 
     return chosen | {
         "index_base": annotations.index_base if source.index_base is None else source.index_base,
         "center_adjusted": source.center_adjusted,
+        "exif": settings.exif,
     }

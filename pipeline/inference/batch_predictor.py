@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from pipeline.data.loader import look_ahead
+from pipeline.data.photographs.pixels import read_photograph
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.inference.boxes.matching import MatchedBoxes, Place
-from pipeline.inference.predictor import Frame, Pose, Predictor, View, read_photograph
+from pipeline.inference.predictor import Frame, Pose, Predictor, View
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.inference.sources import MediaFile
 from pipeline.inference.video import Video
@@ -90,8 +91,8 @@ class Estimator:
         # One per thread, as an image is valid until its decoder's next.
         decoder = self._decoders.popleft()
         try:
-            image = read_photograph((self.options.root / source.path).read_bytes(), decoder)
-            return self._picture(image, source, None)
+            data = (self.options.root / source.path).read_bytes()
+            return self._picture(read_photograph(data, decoder).image, source, None)
         except (OSError, ValueError) as error:
             return Failure(file=str(source.path), why=_reason(error))
         finally:

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipeline.data.photographs.pixels import read_photograph
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.inference.batch_predictor import file_name
-from pipeline.inference.predictor import read_photograph
 from pipeline.inference.results import Estimate, FoundPerson
 from pipeline.inference.video import Video
 from pipeline.io.atomic import atomic_write
@@ -61,7 +61,7 @@ def draw_photographs(
     for estimate in estimates:
         path = folder / f"{file_name(estimate.file)}.png"
         if not path.exists():
-            image = read_photograph(Path(estimate.file).read_bytes(), decoder)
+            image = read_photograph(Path(estimate.file).read_bytes(), decoder).image
             factor = enlargement(max(estimate.width, estimate.height), estimate.people)
             drawn = draw_people(_rgb(image), estimate.people, joint_set, factor)
             path.parent.mkdir(parents=True, exist_ok=True)

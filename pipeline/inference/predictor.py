@@ -1,8 +1,6 @@
 """Prediction of joints in photographs, computed as in evaluation."""
 
-import io
 import math
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,9 +9,9 @@ from typing import Self
 
 import numpy as np
 import torch
-from PIL import Image as PillowImage
 
 from pipeline.data.batch import scaled
+from pipeline.data.photographs.pixels import read_photograph
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA, warp
 from pipeline.model.build import fastest
 from pipeline.model.decoding import decode, predicted_heatmaps
@@ -27,11 +25,6 @@ from pipeline.pose.geometry import (
 )
 from pipeline.pose.shapes import Float, UInt8
 from pipeline.run.checkpoint import Weights, load_network
-
-# More would take over 320 MB to decode, and is probably an attack or a mistake.
-_MOST_PIXELS = 80_000_000
-# EXIF tag.
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +103,7 @@ class Predictor:
 
     def read(self, photograph: bytes) -> ImageRGBA:
         """Decode a photograph as `read_photograph`; valid until the next call."""
-        return read_photograph(photograph, self._decoder)
+        return read_photograph(photograph, self._decoder).image
 
     def view(self, image: ImageRGBA, frame: Frame) -> View:
         """Crop a photograph to the network's input."""
@@ -151,47 +144,3 @@ def crop_view(image: ImageRGBA, frame: Frame, input_px: int) -> View:
     seen = np.empty((input_px, input_px, 3), np.uint8)
     warp(image, matrix, np.empty((input_px, input_px, 4), np.uint8), seen)
     return View(image=seen, to_photograph=np.linalg.inv(heatmap_from_input() @ matrix))
-
-
-def read_photograph(data: bytes, decoder: CropDecoder) -> ImageRGBA:
-    """Decode a JPEG, PNG or other image, and turn it upright by its EXIF orientation.
-
-    The result is valid until the decoder's next. Raises ValueError if the data are not an image,
-    are damaged, or have more than 80 million pixels.
-    """
-    orientation = _orientation(data)
-    return _upright(decoder.decode(data), orientation)
-
-
-def _upright(
-    image: ImageRGBA, orientation: int
-) -> UInt8[np.ndarray, "upright_height upright_width 4"]:
-    """Turn and mirror an image from one of the eight orientations of EXIF 2.3."""
-    if orientation in (5, 6, 7, 8):
-        image = image.transpose(1, 0, 2)
-    # Rows and columns are in place by now, and may still be reversed.
-    down = -1 if orientation in (3, 4, 7, 8) else 1
-    right = -1 if orientation in (2, 3, 6, 7) else 1
-    return np.ascontiguousarray(image[::down, ::right])
-
-
-def _orientation(data: bytes) -> int:
-    """Return the EXIF orientation. Raises ValueError for too many pixels, or none."""
-    try:
-        with warnings.catch_warnings():
-            # _MOST_PIXELS is the limit here.
-            warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
-            with PillowImage.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                # A PNG may have it at the end, so that reading it decodes the whole image.
-                is_small = width * height <= _MOST_PIXELS
-                orientation = image.getexif().get(_ORIENTATION, 1) if is_small else 1
-    except PillowImage.DecompressionBombError as error:
-        raise ValueError(f"an image of too many pixels: {error}") from None
-    except (OSError, SyntaxError, ValueError):
-        raise ValueError(f"not a readable image ({len(data):,} bytes)") from None
-    if not is_small:
-        raise ValueError(
-            f"an image of {width} x {height} pixels, expected at most {_MOST_PIXELS:,} in all"
-        )
-    return orientation

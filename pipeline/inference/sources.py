@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PHOTOGRAPHS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+from pipeline.data.photographs.header import SUFFIXES as PHOTOGRAPHS
+
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 _KINDS = f"an image ({', '.join(PHOTOGRAPHS)}) or a video ({', '.join(VIDEOS)})"
 

@@ -23,7 +23,8 @@ class Person:
     the square of side 200 * `scale` around `center`. `joints` are (x, y); they may lie outside the
     image, and are undefined where `visibility` is MISSING. `head_size` is 0.6 times the diagonal of
     the head box (MPII). `box` is (x, y, width, height), `image_size` (width, height) in the
-    annotations. `split` is the source's own. A value is None where the source has none.
+    annotations. `split` is the source's own. `name` stands for the image in keys where its path
+    would give the name of another. A value is None where the source has none.
     """
 
     image: str
@@ -36,9 +37,15 @@ class Person:
     box: tuple[float, float, float, float] | None = None
     image_size: tuple[int, int] | None = None
     split: Split | None = None
+    name: str = ""
 
     @property
     def key(self) -> str:
-        """Name within a dataset: the image's path without its suffix, and the person's index."""
-        stem, _, _ = self.image.rpartition(".")
-        return f"{(stem or self.image).replace('/', '-').replace('.', '-')}_{self.person:02d}"
+        """Name within a dataset: that of the image, and the person's index."""
+        return f"{self.name or image_name(self.image)}_{self.person:02d}"
+
+
+def image_name(image: str) -> str:
+    """Return an image's name in keys: its path without suffix, slashes and dots."""
+    stem, _, _ = image.rpartition(".")
+    return (stem or image).replace("/", "-").replace(".", "-")

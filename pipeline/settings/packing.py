@@ -18,6 +18,8 @@ SourceName = Literal[
     "table",
     "synthetic",
 ]
+# More would take over 320 MB to decode, and is probably an attack or a mistake.
+MAX_PIXELS = 80_000_000
 SYNTHETIC_NAME: SourceName = "synthetic"
 TABLE_NAME: SourceName = "table"
 
@@ -93,10 +95,22 @@ class PackSettings:
     """Scenes that synthetic renders, with one or two people each."""
     seed: int = 0
     """Seed of the split, of the order and of synthetic scenes."""
+    exif: Literal["auto", "upright", "stored"] = "auto"
+    """How joints see photographs with an EXIF orientation. upright: as viewers show them; stored:
+    as their pixels are stored; auto: as the sizes in the annotations tell, else as the source's
+    authors did, else upright. Shards hold all photographs upright."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of a photograph. People of larger ones are left out."""
     crop: CropSettings = field(default_factory=CropSettings)
 
     def __post_init__(self) -> None:
-        for name, least in (("val_images", 1), ("people_per_shard", 1), ("scenes", 2), ("seed", 0)):
+        for name, least in (
+            ("val_images", 1),
+            ("people_per_shard", 1),
+            ("scenes", 2),
+            ("seed", 0),
+            ("max_pixels", 1),
+        ):
             value = getattr(self, name)
             require(value >= least, name, f"at least {least}", value)
         share = self.max_left_out

@@ -1,15 +1,13 @@
 """The stored crop: pixels land where its matrix says, and nothing is enlarged."""
 
-import io
 import re
 
 import cv2
 import numpy as np
 import pytest
 from factories import person, photograph
-from PIL import Image
 
-from pipeline.data.shards.crop import cut_crop, decode_image, read_image
+from pipeline.data.shards.crop import cut_crop, decode_image
 from pipeline.pose.geometry import transform
 from pipeline.settings.packing import CropSettings
 
@@ -85,51 +83,3 @@ def test_colours_stay_in_order():
     image[:] = (200, 100, 30)
     crop = cut_crop(image, person(), CropSettings())
     assert np.abs(decode_image(crop.jpeg)[40, 40].astype(int) - (200, 100, 30)).max() <= 3
-
-
-def test_the_exif_orientation_is_ignored_as_the_annotators_did(tmp_path):
-    pixels = np.zeros((40, 60, 3), np.uint8)
-    pixels[:, :30] = 255
-    path = tmp_path / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise for display
-    Image.fromarray(pixels).save(path, exif=exif, quality=95)
-    image = read_image(path)
-    assert image.shape == (40, 60, 3)
-    assert image[:, :25].min() > 240
-    assert image[:, 35:].max() < 15
-
-
-def test_a_cmyk_photograph_is_read_in_its_colours(tmp_path):
-    path = tmp_path / "print.jpg"
-    Image.new("RGB", (32, 24), (200, 100, 30)).convert("CMYK").save(path, quality=95)
-    image = read_image(path)
-    assert image.shape == (24, 32, 3)
-    assert np.abs(image[12, 16].astype(int) - (200, 100, 30)).max() <= 6
-
-
-def test_a_grey_photograph_is_read_as_rgb(tmp_path):
-    path = tmp_path / "grey.jpg"
-    Image.new("L", (32, 24), 90).save(path)
-    image = read_image(path)
-    assert image.shape == (24, 32, 3)
-    assert (image[12, 16] == 90).all()
-
-
-def test_bytes_that_are_no_image_are_refused(tmp_path):
-    path = tmp_path / "page.jpg"
-    path.write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"page\.jpg: not a readable image \(16 bytes\)$"):
-        read_image(path)
-    path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"page\.jpg: not a readable image \(0 bytes\)$"):
-        read_image(path)
-
-
-def test_a_photograph_that_ends_within_its_header_is_refused(tmp_path):
-    file = io.BytesIO()
-    Image.fromarray(photograph()).save(file, "jpeg")
-    path = tmp_path / "cut.jpg"
-    path.write_bytes(file.getvalue()[:300])
-    with pytest.raises(ValueError, match=r"cut\.jpg: not a readable image \(300 bytes\)$"):
-        read_image(path)

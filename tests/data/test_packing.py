@@ -18,10 +18,11 @@ import pytest
 import scipy.io
 from factories import photograph
 from PIL import Image as PillowImage
+from PIL import ImageOps
 from webdataset import TarWriter
 
 from pipeline.data.packing import ShardDone, close_plan, open_plan, pack_shard
-from pipeline.data.packing_plan import check_fit, plan_packing
+from pipeline.data.packing_plan import plan_packing
 from pipeline.data.shards.index import Index
 from pipeline.data.shards.reader import ShardReader
 from pipeline.io.console import clear_errors
@@ -164,9 +165,14 @@ def test_an_unreadable_image_is_counted_and_the_others_are_packed(tmp_path):
     assert sum(entry.people for entry in index.shards) == 7
 
 
+def cut_off() -> bytes:
+    """Return a JPEG whose header is whole and whose pixels are not."""
+    return cv2.imencode(".jpg", photograph())[1].tobytes()[:1500]
+
+
 def test_packing_again_with_a_greater_share_resumes_from_the_finished_shards(tmp_path):
     settings = made_dataset(tmp_path)
-    (tmp_path / "images" / "photo-005.jpg").write_bytes(b"")
+    (tmp_path / "images" / "photo-005.jpg").write_bytes(cut_off())
     said = (
         "1 of 8 people can't be packed (12.50%), allowed by --max-left-out are 0.00%: "
         "unreadable image: 1 (photo-005_00)"
@@ -186,7 +192,7 @@ def test_packing_again_with_a_greater_share_resumes_from_the_finished_shards(tmp
 
 def test_a_shard_without_people_is_not_written(tmp_path):
     settings = made_dataset(tmp_path, split="train", people_per_shard=1, max_left_out=0.2)
-    (tmp_path / "images" / "photo-005.jpg").write_bytes(b"")
+    (tmp_path / "images" / "photo-005.jpg").write_bytes(cut_off())
     index = pack_all(settings)
     assert len(index.shards) == 7
     assert sorted(path.name for path in settings.out.glob("*.tar")) == sorted(
@@ -262,12 +268,171 @@ def test_annotations_with_joints_outside_do_not_fit(tmp_path):
     assert len(plan_packing(settings_of(tmp_path)).jobs) == 2
 
 
-def test_an_unreadable_image_says_nothing_of_the_fit(tmp_path):
+def test_unreadable_images_are_named_with_their_fault_before_a_shard_is_written(tmp_path):
     settings = made_dataset(tmp_path, 3)
-    for image in names(3):
-        (tmp_path / "images" / image).write_bytes(b"no photograph")
-    people = [person for job in plan_packing(settings).jobs for person in job.people]
-    check_fit(people, settings.images)
+    (tmp_path / "images" / "photo-001.jpg").write_bytes(b"no photograph")
+    said = (
+        "1 of 3 people can't be packed (33.33%), allowed by --max-left-out are 0.00%: unreadable "
+        "image: 1 (photo-001_00); photo-001.jpg: not a readable image (13 bytes)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        plan_packing(settings)
+    assert not settings.out.exists()
+
+
+def test_an_image_above_the_bound_is_named_with_its_size(tmp_path):
+    settings = made_dataset(tmp_path, 4, max_left_out=0.25)
+    larger = cv2.resize(photograph(), (400, 320))
+    cv2.imwrite(str(tmp_path / "images" / "photo-001.jpg"), larger)
+    assert plan_packing(settings).left_out == {}
+    plan = plan_packing(replace(settings, max_pixels=127_999))
+    reason = "image of more than 127,999 pixels (--max-pixels)"
+    assert plan.left_out == {reason: ["photo-001_00"]}
+    assert plan.notes == (
+        "photo-001.jpg: an image of 400 x 320 pixels, expected at most 127,999 in all",
+    )
+
+
+# Orientation
+
+
+def save_turned(tmp_path: Path, image: str, orientation: int) -> None:
+    """Store a photograph of 200x160 pixels with an EXIF orientation."""
+    exif = PillowImage.Exif()
+    exif[0x0112] = orientation
+    made = PillowImage.fromarray(photograph())
+    made.save(tmp_path / "images" / image, quality=95, exif=exif)
+
+
+def shown_upright(path: Path) -> np.ndarray:
+    with PillowImage.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image)).astype(int)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("stated", ["upright", "stored"])
+def test_packed_people_are_where_prediction_would_find_them(tmp_path, orientation, stated):
+    write_photographs(tmp_path, names(4))
+    upright = (160, 200) if orientation > 4 else (200, 160)
+    size = upright if stated == "upright" else (200, 160)
+    for image in names(4):
+        save_turned(tmp_path, image, orientation)
+    content = coco_content(dict.fromkeys(names(4), size))
+    # A half turn changes no size, so that only the setting tells.
+    exif = "auto" if orientation > 4 else stated
+    write_annotations(tmp_path, content)
+    settings = settings_of(tmp_path, source="coco", exif=exif, crop=CropSettings(jpeg_quality=100))
+    pack_all(settings)
+    nose = (80.0, 60.0)
+    if stated == "stored":
+        nose = {
+            2: (119, 60),
+            3: (119, 99),
+            4: (80, 99),
+            5: (60, 80),
+            6: (99, 80),
+            7: (99, 119),
+        }.get(orientation, (60, 119))
+    shown = shown_upright(tmp_path / "images" / names(4)[0])
+    for sample in ShardReader([str(path) for path in sorted(settings.out.glob("*.tar"))]):
+        person = sample.person
+        assert person.joints[0] == nose
+        assert person.image_size == upright
+        crop = sample.crop
+        if person.image == names(4)[0]:
+            height, width = sample.picture().shape[:2]
+            seen = shown[crop.top : crop.top + height, crop.left : crop.left + width]
+            assert np.abs(sample.picture() - seen).mean() < 3
+
+
+def test_the_pack_says_how_photographs_with_an_orientation_are_read(tmp_path):
+    write_photographs(tmp_path, names(4))
+    for image, orientation in zip(names(4), (1, 6, 3, 8), strict=True):
+        save_turned(tmp_path, image, orientation)
+    sizes = dict(zip(names(4), [(200, 160), (160, 200), (200, 160), (200, 160)], strict=True))
+    write_annotations(tmp_path, coco_content(sizes))
+    plan = plan_packing(settings_of(tmp_path, source="coco"))
+    assert plan.notes == (
+        "3 images have an EXIF orientation; their joints are read as of images held "
+        "2 upright and 1 stored (--exif auto)",
+    )
+
+
+def test_a_size_that_fits_no_way_of_holding_names_the_orientation(tmp_path):
+    write_photographs(tmp_path, names(4))
+    for image in names(4):
+        save_turned(tmp_path, image, 6)
+    write_annotations(tmp_path, coco_content(dict.fromkeys(names(4), (200, 160))))
+    said = r"has \(160, 200\) pixels held upright by its EXIF orientation 6, expected \(200, 160\)$"
+    with pytest.raises(ValueError, match=said):
+        plan_packing(settings_of(tmp_path, source="coco", exif="upright"))
+
+
+def test_mpii_is_read_as_stored_where_nothing_tells(tmp_path):
+    settings = made_dataset(tmp_path, 4)
+    save_turned(tmp_path, names(4)[1], 3)
+    joints = {
+        person.image: person.joints[0]
+        for job in plan_packing(settings).jobs
+        for person in job.people
+    }
+    assert joints[names(4)[0]] == (85.0, 60.0)
+    # Right and left ankle don't change places, since a half turn mirrors nothing.
+    assert joints[names(4)[1]] == (199 - 85.0, 159 - 60.0)
+
+
+# Depth, names and keys
+
+
+def test_values_of_12_bits_are_scaled_and_counted(tmp_path):
+    write_photographs(tmp_path, names(3))
+    grey = np.full((160, 200), 2056, np.uint16)
+    grey[:4] = 4095
+    folder = tmp_path / "images"
+    (folder / "photo-001.jpg").write_bytes(cv2.imencode(".png", grey)[1].tobytes())
+    write_annotations(tmp_path, [hrnet_record(image) for image in names(3)])
+    settings = settings_of(tmp_path, split="train")
+    index = pack_all(settings)
+    assert index.converted == {"12 bits a channel scaled to 8": 1}
+    assert Index.read(settings.out) == index
+    samples = ShardReader([str(path) for path in sorted(settings.out.glob("*.tar"))])
+    picture = next(s.picture() for s in samples if s.person.image == "photo-001.jpg")
+    assert np.median(picture) == 128
+
+
+def test_images_whose_paths_make_one_key_get_keys_of_their_own(tmp_path):
+    images = ["a.jpg", "a.png", "b-c.jpg", "b/c.jpg", "d.jpg"]
+    (tmp_path / "images" / "b").mkdir(parents=True)
+    write_photographs(tmp_path, images)
+    write_annotations(tmp_path, [hrnet_record(image) for image in images])
+    settings = settings_of(tmp_path)
+    pack_all(settings)
+    keys = {person.image: person.key for person in packed_people(settings)}
+    assert set(keys) == set(images)
+    assert len(set(keys.values())) == 5
+    assert keys["d.jpg"] == "d_00"
+    # The first eight digits of the path's SHA-256.
+    assert keys["a.jpg"] == f"a-{hashlib.sha256(b'a.jpg').hexdigest()[:8]}_00"
+
+
+def test_one_image_spelled_in_two_ways_is_one_image(tmp_path):
+    (tmp_path / "images" / "day").mkdir(parents=True)
+    write_photographs(tmp_path, ["day/a.jpg", "day/b.jpg", "day/c.jpg"])
+    spelled = [r"day\a.jpg", "day/a.jpg", "./day/b.jpg", "day/c.jpg"]
+    write_annotations(tmp_path, [hrnet_record(image) for image in spelled])
+    people = [p for job in plan_packing(settings_of(tmp_path)).jobs for p in job.people]
+    found = sorted((person.image, person.person) for person in people)
+    assert found == [("day/a.jpg", 0), ("day/a.jpg", 1), ("day/b.jpg", 0), ("day/c.jpg", 0)]
+    assert len({person.split for person in people if person.image == "day/a.jpg"}) == 1
+
+
+def test_a_missing_image_comes_with_the_nearest_that_exists(tmp_path):
+    settings = made_dataset(tmp_path, max_left_out=0.2)
+    folder = tmp_path / "images"
+    (folder / "photo-003.jpg").rename(folder / "PHOTO-003.JPG")
+    plan = plan_packing(settings)
+    assert plan.left_out == {"missing image": ["photo-003_00"]}
+    assert plan.notes == ("photo-003.jpg: no such image; did you mean PHOTO-003.JPG?",)
 
 
 # Splits and shards
@@ -582,6 +747,7 @@ def test_the_index_says_what_was_packed_and_how(tmp_path):
         "seed": 0,
         "index_base": 1,
         "center_adjusted": False,
+        "exif": "auto",
     }
     assert index.crop == {"person_px": 64, "margin": 2.0, "jpeg_quality": 90}
     assert (index.skipped, index.left_out) == ({}, {})

@@ -667,6 +667,7 @@ def test_the_index_holds_joint_set_sums_and_base(settings):
         "seed": 0,
         "index_base": 0,
         "center_adjusted": False,
+        "exif": "auto",
     }
     assert index.source == "table"
     assert {name: counts["people"] for name, counts in index.splits().items()} == {

@@ -40,9 +40,9 @@ def test_inputs_are_files_folders_and_globs_each_file_once(tmp_path):
     [
         ("none.jpg", "INPUT='{0}/none.jpg': no such file or folder"),
         ("*.jpeg", "INPUT='{0}/*.jpeg': no file matches"),
-        ("*.txt", "INPUT='{0}/*.txt': none of the 1 files is an image (.bmp, "),
-        ("empty", "INPUT='{0}/empty': none of the 0 files is an image (.bmp, "),
-        ("notes.txt", "INPUT='{0}/notes.txt': expected an image (.bmp, "),
+        ("*.txt", "INPUT='{0}/*.txt': none of the 1 files is an image (.apng, "),
+        ("empty", "INPUT='{0}/empty': none of the 0 files is an image (.apng, "),
+        ("notes.txt", "INPUT='{0}/notes.txt': expected an image (.apng, "),
     ],
 )
 def test_an_input_that_means_nothing_is_refused(tmp_path, word, said):

@@ -1,7 +1,6 @@
 """Prediction from images: the same joints as in evaluation, and refusals."""
 
 import base64
-import io
 import struct
 import zlib
 
@@ -11,13 +10,11 @@ import pandas as pd
 import pytest
 import torch
 from factories import checkpoint, photograph, samples
-from PIL import Image as PillowImage
-from PIL import ImageOps
 
 from pipeline.data.loader import SampleLoader
-from pipeline.data.shards.crop import Crop, CropDecoder
+from pipeline.data.shards.crop import Crop
 from pipeline.evaluation.evaluate import Evaluator
-from pipeline.inference.predictor import Frame, Predictor, read_photograph
+from pipeline.inference.predictor import Frame, Predictor
 from pipeline.inference.pyfunc import ServedModel, columns_of
 from pipeline.model.build import build_network
 from pipeline.pose.geometry import transform
@@ -145,7 +142,10 @@ JPEG = cv2.imencode(".jpg", photograph())[1].tobytes()
             {"image": png_of(10_000, 8_001)},
             "an image of 10000 x 8001 pixels, expected at most 80,000,000 in all",
         ),
-        ({"image": png_of(100_000, 100_000)}, "an image of too many pixels: .*"),
+        (
+            {"image": png_of(100_000, 100_000)},
+            "an image of 100000 x 100000 pixels, expected at most 80,000,000 in all",
+        ),
         ({"image": "no base64!"}, "image is neither bytes nor base64: .*"),
         ({"image": 3}, "image must be bytes or base64, got int"),
         ({"x": 1.0, "y": 1.0}, "x, y, width, height go together, got x, y alone"),
@@ -194,19 +194,6 @@ def test_a_grey_or_transparent_image_is_read_like_any_other(tmp_path):
     alone = cv2.imencode(".png", grey)[1].tobytes()
     assert (predictor.read(told) == predictor.read(alone)).all()
     assert predictor.read(alone).shape == (160, 200, 4)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photograph_is_held_upright_as_exif_says(orientation):
-    pixels = np.zeros((16, 24, 3), np.uint8)
-    pixels[:8, :8] = 255, 0, 0
-    pixels[8:, 16:] = 0, 255, 0
-    exif = PillowImage.Exif()
-    exif[0x0112] = orientation
-    data = io.BytesIO()
-    PillowImage.fromarray(pixels).save(data, "PNG", exif=exif)
-    upright = np.asarray(ImageOps.exif_transpose(PillowImage.open(data)))
-    assert (read_photograph(data.getvalue(), CropDecoder())[:, :, :3] == upright).all()
 
 
 def test_heatmaps_come_with_the_pose_where_they_are_asked_for(tmp_path):

@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.data.shards.crop import Image, cut_crop, read_image
+from pipeline.data.photographs.pixels import open_photograph, rgb
+from pipeline.data.shards.crop import Image, cut_crop
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes
 from pipeline.data.shards.sample import Sample
 from pipeline.data.shards.writer import ShardName, write_shard
@@ -61,7 +62,7 @@ def find_photographs(folder: Path, sizes: Sequence[Size], most: int) -> dict[Siz
     for path in paths:
         if all(len(names) == most for names in found.values()):
             break
-        height, width = read_image(path).shape[:2]
+        height, width = open_photograph(path).image.shape[:2]
         names = found.get((width, height))
         if names is not None and len(names) < most:
             names.append(path.name)
@@ -113,7 +114,7 @@ def with_photographs(folder: Path, people: Sequence[Person]) -> Iterator[tuple[i
     for number in sorted(range(len(people)), key=lambda number: people[number].image):
         if people[number].image != name:
             name = people[number].image
-            image = read_image(folder / name)
+            image = rgb(open_photograph(folder / name))
         yield number, image
 
 

@@ -11,6 +11,7 @@ from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json
 from pipeline.data.formats.mpii_mat import read_mpii_mat
 from pipeline.data.formats.pose_h5 import read_flic, read_mpii_h5
 from pipeline.data.formats.table import read_table
+from pipeline.data.photographs.orientation import Held
 from pipeline.pose.joint_file import read_joint_file
 from pipeline.settings.packing import AnnotationFiles
 
@@ -22,13 +23,15 @@ class AnnotationFormat:
     `read` takes the annotation file and, if the format has a second one, that of AnnotationFiles'
     field `second`. `index_base` is the number of the first pixel in the file (people always come
     out 0-based), None where the files state it themselves. `center_adjusted` says whether the
-    file's centre and scale already carry the authors' adjustment.
+    file's centre and scale already carry the authors' adjustment. `held` says how its joints see
+    photographs with an EXIF orientation, where no size in it tells.
     """
 
     read: Callable[..., Annotations]
     index_base: int | None
     center_adjusted: bool = False
     second: Literal["head_boxes", "joint_set"] | None = None
+    held: Held = "stored"
 
 
 SOURCES = {
@@ -38,12 +41,13 @@ SOURCES = {
     "mpii-h5": AnnotationFormat(read=read_mpii_h5, index_base=1, center_adjusted=True),
     "lsp": AnnotationFormat(read=read_lsp, index_base=0),
     "lspet": AnnotationFormat(read=read_lspet, index_base=0),
-    "coco": AnnotationFormat(read=read_coco, index_base=0),
+    "coco": AnnotationFormat(read=read_coco, index_base=0, held="upright"),
     "flic": AnnotationFormat(read=read_flic, index_base=1, center_adjusted=True),
     "table": AnnotationFormat(
         read=lambda table, joint_set: read_table(table, read_joint_file(joint_set)),
         index_base=None,
         second="joint_set",
+        held="upright",
     ),
 }
 

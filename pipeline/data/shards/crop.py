@@ -1,7 +1,6 @@
 """The crop that a shard stores: one person with a margin, as far as the photograph has pixels."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -42,19 +41,8 @@ class Crop:
         return original_from_crop(self.left, self.top, self.factor_x, self.factor_y)
 
 
-def read_image(path: Path) -> Image:
-    """Read a photograph as RGB, ignoring EXIF orientation as the annotators did.
-
-    Raises ValueError naming the file if it is not an image.
-    """
-    try:
-        return decode_image(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
 def decode_image(data: bytes) -> Image:
-    """Decode an image as RGB. Raises ValueError if it is not one."""
+    """Decode a stored image as RGB. Raises ValueError if it is not one."""
     buffer = np.frombuffer(data, np.uint8)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(buffer, flags) if len(buffer) else None

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,7 +39,8 @@ class Index:
 
     `source` and `conventions` say how the annotations were read, `plan` names the packing job,
     `left_out` lists people by reason. `members` is the sha256 of members.npz, empty for datasets
-    that were packed before there was one.
+    that were packed before there was one. `converted` counts images whose values were scaled to 8
+    bits, by what they had.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Index:
     skipped: dict[str, int]
     left_out: dict[str, list[str]]
     members: str = ""
+    converted: dict[str, int] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write index.json atomically."""

@@ -7,9 +7,10 @@ from glob import glob
 import numpy as np
 
 from pipeline.data.loader import shard_loader
+from pipeline.data.photographs.pixels import read_photograph
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.inference.predictor import Frame, crop_view, read_photograph
+from pipeline.inference.predictor import Frame, crop_view
 from pipeline.inference.sources import find_sources
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JointSet
@@ -40,7 +41,7 @@ def of_photographs(places: Sequence[str], input_px: int) -> People:
     seen = []
     for file in files:
         try:
-            image = read_photograph(file.read_bytes(), decoder)
+            image = read_photograph(file.read_bytes(), decoder).image
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
         seen.append(crop_view(image, Frame.of_whole(image), input_px).image)

@@ -1,0 +1,133 @@
+"""The photographs that annotations name, found below a folder."""
+
+import difflib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+# A path of Windows or POSIX that starts at a root, or a URL.
+_ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]|[A-Za-z][A-Za-z0-9+.-]*://")
+
+# Missing names for which the nearest file is sought.
+_MOST_COMPARED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Photographs by the names in the annotations: their paths below the folder.
+
+    `missing` has each name without a file; with the first ones goes the nearest file that no other
+    name means, if one is near.
+    """
+
+    paths: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str | None] = field(default_factory=dict)
+
+
+def find_photographs(folder: Path, names: Iterable[str]) -> Found:
+    """Find the files that annotations name, written with slashes or backslashes.
+
+    Of an absolute path or URL the end counts. Names are equal whatever their Unicode form, NFC or
+    NFD. Raises ValueError naming a file outside the folder, or two absolute paths that would be
+    one file.
+    """
+    listing = _Listing(folder)
+    paths, missing = {}, []
+    for name in names:
+        path = listing.path_of(name)
+        if path is None:
+            missing.append(name)
+        else:
+            paths[name] = path
+    _check_absolute(folder, paths)
+    unused = listing.others(set(paths.values())) if missing else []
+    nearest = {name: _nearest(name, unused) for name in missing[:_MOST_COMPARED]}
+    return Found(paths=paths, missing=dict.fromkeys(missing) | nearest)
+
+
+class _Listing:
+    """The files below a folder, listed only if a name is not simply there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path_of(self, name: str) -> str | None:
+        """Return the path below the folder, None if there is no such file."""
+        for candidate in _candidates(name):
+            if ".." in candidate.parts:
+                raise ValueError(
+                    f"image {name!r} lies outside --images {self._folder}, expected a path below it"
+                )
+            if (self._folder / candidate).is_file():
+                return str(candidate)
+        for candidate in _candidates(name):
+            if found := self._by_form.get(_composed(str(candidate))):
+                return found
+        return None
+
+    def others(self, used: set[str]) -> list[str]:
+        """List the files except those used."""
+        return [path for path in self._all if path not in used]
+
+    @cached_property
+    def _all(self) -> list[str]:
+        files = (path for path in self._folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self._folder).as_posix() for path in files)
+
+    @cached_property
+    def _by_form(self) -> dict[str, str]:
+        return {_composed(path): path for path in self._all}
+
+
+def _candidates(name: str) -> Iterator[PurePosixPath]:
+    """Yield the paths that a name may mean, the likeliest first."""
+    if not _ABSOLUTE.match(name):
+        yield PurePosixPath(name)
+        if "\\" in name:
+            yield PurePosixPath(name.replace("\\", "/"))
+        return
+    parts = [part for part in re.split(r"[\\/]+", name) if part]
+    for start in range(1, len(parts)) if len(parts) > 1 else [0]:
+        yield PurePosixPath(*parts[start:])
+
+
+def _check_absolute(folder: Path, paths: dict[str, str]) -> None:
+    """Raise ValueError if an absolute path and another name are one file."""
+    names = defaultdict(list)
+    for name, path in paths.items():
+        names[path].append(name)
+    for path, same in names.items():
+        if len(same) > 1 and any(map(_ABSOLUTE.match, same)):
+            raise ValueError(
+                f"--images {folder}: {same[0]!r} and {same[1]!r} would both be {path}; expected "
+                "paths below the folder that tell them apart"
+            )
+
+
+def _nearest(name: str, unused: list[str]) -> str | None:
+    """Return the unused file whose name is closest, if any is close."""
+    wanted = _folded(name.replace("\\", "/"))
+    for closeness in (lambda path: path, lambda path: PurePosixPath(path).name):
+        same = [path for path in unused if _folded(closeness(path)) == _folded(closeness(wanted))]
+        if same:
+            return same[0]
+    # Another number would be another photograph.
+    by_folded = {_folded(path): path for path in unused if _digits(path) == _digits(name)}
+    close = difflib.get_close_matches(wanted, list(by_folded), n=1)
+    return by_folded[close[0]] if close else None
+
+
+def _digits(text: str) -> str:
+    return "".join(re.findall(r"\d", text))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _folded(text: str) -> str:
+    return _composed(text).casefold()

@@ -1,0 +1,158 @@
+"""A photograph's header: its kind, size and EXIF orientation, read before its pixels."""
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import IO, cast
+
+import cv2
+from PIL import Image as PillowImage
+
+# Pillow's names of the kinds that are read, with their suffixes. Others that it knows run programs
+# (EPS), are documents, or hold no photographs.
+_KINDS = {
+    "AVIF": ".avif",
+    "BMP": ".bmp",
+    "DIB": ".dib",
+    "GIF": ".gif",
+    "HEIF": ".heic .heif .hif",
+    "JPEG": ".jpeg .jpg .jpe .jfif",
+    "JPEG2000": ".jp2 .j2k .jpf .jpx",
+    "MPO": ".mpo",
+    "PNG": ".png .apng",
+    "PPM": ".pbm .pgm .ppm .pnm",
+    "QOI": ".qoi",
+    "SUN": ".ras",
+    "TGA": ".tga",
+    "TIFF": ".tif .tiff",
+    "WEBP": ".webp",
+}
+SUFFIXES = tuple(sorted(suffix for kind in _KINDS.values() for suffix in kind.split()))
+# EXIF tag.
+_ORIENTATION = 0x0112
+QUARTER_TURNS = (5, 6, 7, 8)
+# Raised for damage by the parsers of Pillow and OpenCV, besides ValueError.
+_DAMAGE = (OSError, SyntaxError, EOFError, LookupError, TypeError, struct.error, cv2.error)
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+# Brands of HEVC pictures in HEIF files (ISO/IEC 23008-12); AVIF has brands of its own.
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+# `opened` bounds the pixels itself, by a setting. Pillow's own bound is one for all.
+PillowImage.MAX_IMAGE_PIXELS = None
+
+
+class TooManyPixelsError(ValueError):
+    """A photograph above the bound, which may be an attack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """A photograph's size as stored, and its EXIF orientation: 1 for none, up to 8."""
+
+    width: int
+    height: int
+    orientation: int = 1
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height as stored."""
+        return self.width, self.height
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the photograph held upright, as viewers show it."""
+        size = self.width, self.height
+        return size[::-1] if self.orientation in QUARTER_TURNS else size
+
+
+@contextmanager
+def opened(file: io.BufferedIOBase, max_pixels: int) -> Iterator[tuple[PillowImage.Image, Header]]:
+    """Open a photograph; its pixels are not decoded yet.
+
+    Raises TooManyPixelsError, or ValueError if it is of no known kind or damaged.
+    """
+    _register_heic()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damage that it ignores, and raises for the rest.
+            warnings.simplefilter("ignore")
+            with PillowImage.open(cast(IO[bytes], file), formats=list(_known_kinds())) as image:
+                header = _header(image, file, max_pixels)
+                yield image, header
+    except _DAMAGE as error:
+        raise ValueError(_unreadable(file, size)) from error
+
+
+def read_header(file: io.BufferedIOBase, max_pixels: int) -> Header:
+    """Read a photograph's header. Raises ValueError like `opened`."""
+    with opened(file, max_pixels) as (_, header):
+        return header
+
+
+def _header(image: PillowImage.Image, file: io.BufferedIOBase, max_pixels: int) -> Header:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooManyPixelsError(
+            f"an image of {width} x {height} pixels, expected at most {max_pixels:,} in all"
+        )
+    orientation = _orientation(image, file)
+    if image.format == "TIFF" and orientation in QUARTER_TURNS:
+        # Pillow gives the size that it will have upright.
+        width, height = height, width
+    return Header(width=width, height=height, orientation=orientation)
+
+
+def _orientation(image: PillowImage.Image, file: io.BufferedIOBase) -> int:
+    # Pillow would decode all pixels of a PNG to find what comes after them.
+    exif = _png_exif(file) if image.format == "PNG" else image.getexif()
+    orientation = exif.get(_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _png_exif(file: io.BufferedIOBase) -> PillowImage.Exif:
+    """Read a PNG's eXIf chunk, which may come after its pixels; empty where there is none."""
+    exif, position = PillowImage.Exif(), file.tell()
+    try:
+        file.seek(len(_PNG_START))
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            if name == b"eXIf":
+                exif.load(file.read(length))
+                break
+            file.seek(length + 4, io.SEEK_CUR)
+    finally:
+        file.seek(position)
+    return exif
+
+
+def _unreadable(file: io.BufferedIOBase, size: int) -> str:
+    file.seek(0)
+    start = file.read(64)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+        if find_spec("pillow_heif") is None:
+            return "a HEIC image, which needs the extra heic: pip install 'hourglass-ray[heic]'"
+        return f"not a readable HEIC image ({size:,} bytes)"
+    return f"not a readable image ({size:,} bytes)"
+
+
+@cache
+def _register_heic() -> None:
+    if find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+@cache
+def _known_kinds() -> tuple[str, ...]:
+    """List the kinds that this installation reads."""
+    _register_heic()
+    PillowImage.init()
+    return tuple(kind for kind in _KINDS if kind in PillowImage.OPEN)

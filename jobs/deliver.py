@@ -10,7 +10,6 @@ import tyro
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, Journal
-from pipeline.run.lock import end_abandoned
 from pipeline.settings.cli import clear_errors, fail, parse
 from pipeline.tracking.sync_state import Backlog, counted
 
@@ -43,9 +42,10 @@ def deliver(run: Path, uri: str) -> Backlog:
     Raises ValueError if a file of the folder is damaged.
     """
     from pipeline.tracking.client import AwayError
+    from pipeline.tracking.recording import end_abandoned
     from pipeline.tracking.sync import JournalSync
 
-    if end_abandoned(Journal(run)):
+    if end_abandoned(run):
         say(f"{run}: its driver ended without recording it; the run is marked as KILLED")
     delivery, reason = JournalSync(run, uri), ""
     try:

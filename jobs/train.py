@@ -144,6 +144,7 @@ def train_plan(plan: "Plan") -> "Outcome":
     """
     from pipeline.cluster.launch import TrainingFailedError, train
     from pipeline.cluster.start import cluster
+    from pipeline.run.ownership import SupersededError
     from pipeline.tracking.recording import InterruptedRunError, record_run
 
     settings = plan.settings
@@ -156,6 +157,8 @@ def train_plan(plan: "Plan") -> "Outcome":
             # Closing the record afterwards reports what MLflow lacks.
             conclude(plan, outcome)
             return outcome
+    except SupersededError as error:
+        fail(str(error))
     except TrainingFailedError as error:
         fail(f"training run {settings.ray.name} failed: {error}")
     except InterruptedRunError as stopped:

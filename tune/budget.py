@@ -15,6 +15,7 @@ import ray.tune
 from pipeline.io.console import say
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.layout import STOP_NAME
+from pipeline.run.ownership import Writer
 from tune.epochs import has_ended, last_of
 from tune.settings import Budget
 
@@ -26,11 +27,14 @@ _LOOK_S = 0.5
 class Ending:
     """A graceful end of the sweep in `folder`, once: trials write a checkpoint, then Ray Tune ends.
 
-    `running` returns the folders of the runs in progress.
+    `running` returns the folders of the runs in progress. Once another start than `writer`'s owns
+    the sweep, SupersededError is raised in place of an end.
     """
 
-    def __init__(self, folder: Path, running: Callable[[], list[Path]]) -> None:
-        self._file, self._running = folder / STOP_NAME, running
+    def __init__(
+        self, folder: Path, running: Callable[[], list[Path]], writer: Writer | None = None
+    ) -> None:
+        self._file, self._running, self._writer = folder / STOP_NAME, running, writer
         self._begun = threading.Lock()
         self._waiting = threading.Thread(target=self._wait, name="ending", daemon=True)
         self.interruption = ""
@@ -51,6 +55,8 @@ class Ending:
 
     def _begin(self, reason: str, cause: str) -> None:
         if self._begun.acquire(blocking=False):
+            if self._writer is not None:
+                self._writer.check()
             self._file.write_text(reason)
             say(f"{cause}: the trials write a checkpoint and stop")
             self._waiting.start()

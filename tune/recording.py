@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import Journal, RunSpec
+from pipeline.run.ownership import Writer, own
 from pipeline.tracking.recording import RunRecorder, record
 from pipeline.tracking.summary import conclude
 from pipeline.tracking.sync import deliver_start
@@ -16,7 +17,7 @@ from pipeline.tracking.uploader import Uploader
 from tune.epochs import has_ended
 from tune.gather import Tried
 from tune.outcome import SweepOutcome
-from tune.plan import Sweep
+from tune.plan import Sweep, check_same
 from tune.report.leaderboard import best as leader
 from tune.report.page import write_report
 from tune.spaces import Range
@@ -30,12 +31,16 @@ _PATIENCE_S = 60.0
 def record_sweep(sweep: Sweep) -> Iterator[RunRecorder]:
     """Record the start and the end of the sweep's run; its start is uploaded meanwhile."""
 
-    def prepare() -> list[Path]:
-        deliver_start(sweep.folder, sweep.base.tracking)
-        return []
+    folder, take_over = sweep.folder, sweep.base.ray.take_over
+    with own(folder, f"sweep {sweep.name}", take_over=take_over) as writer:
+        check_same(sweep)
 
-    with record(_spec(sweep), sweep.folder, prepare) as recorder:
-        yield recorder
+        def prepare() -> list[Path]:
+            deliver_start(folder, sweep.base.tracking, writer)
+            return []
+
+        with record(_spec(sweep), folder, writer, prepare) as recorder:
+            yield recorder
 
 
 def _spec(sweep: Sweep) -> RunSpec:
@@ -45,7 +50,7 @@ def _spec(sweep: Sweep) -> RunSpec:
         for key, values in space.axes.items()
     }
     varied |= {key: [point[key] for point in space.points] for key in space.points[0]}
-    params = {key: value for key, value in settings.flat().items() if key not in space.keys}
+    params = {key: value for key, value in settings.shown().items() if key not in space.keys}
     params |= {f"sweep.{key}": values for key, values in varied.items()}
     for part in ("search", "early", "budget"):
         params |= {f"{part}.{key}": value for key, value in asdict(getattr(sweep, part)).items()}
@@ -61,6 +66,7 @@ def _spec(sweep: Sweep) -> RunSpec:
 
 def record_report(recorder: RunRecorder, outcome: SweepOutcome, sweep: Sweep) -> None:
     """Write the report beside the runs, and record it for MLflow."""
+    recorder.journal.check()
     for path in write_report(outcome, sweep.folder):
         recorder.journal.file(path, "sweep")
     chosen = leader(outcome)
@@ -73,13 +79,15 @@ def record_report(recorder: RunRecorder, outcome: SweepOutcome, sweep: Sweep) ->
 
 def settle(sweep: Sweep, tried: Tried) -> None:
     """Close the record of a trial whose process was killed, so that no run stays RUNNING."""
-    journal = Journal(sweep.folder / tried.name)
-    if not journal.path.exists():
+    folder = sweep.folder / tried.name
+    if not Journal(folder).path.exists():
         return
-    if not has_ended(journal):
-        _conclude(sweep, tried, journal)
-        journal.end("FAILED" if tried.error else "KILLED")
-    _deliver(journal.root, sweep.base.tracking.uri)
+    with own(folder, f"trial {tried.name}", take_over=True) as writer:
+        journal = Journal(folder, writer=writer)
+        if not has_ended(journal):
+            _conclude(sweep, tried, journal)
+            journal.end("FAILED" if tried.error else "KILLED")
+        _deliver(folder, sweep.base.tracking.uri, writer)
 
 
 def _conclude(sweep: Sweep, tried: Tried, journal: Journal) -> None:
@@ -97,14 +105,16 @@ def register_best(sweep: Sweep, outcome: SweepOutcome) -> None:
     if chosen is None or chosen.checkpoint is None:
         return
     checkpoint, val = chosen.checkpoint, sweep.plans[0].val
-    Journal(checkpoint.parent).register(
-        checkpoint.name, sweep.register, sweep.measure.metric_name, chosen.score, val.checksum
-    )
-    _deliver(checkpoint.parent, sweep.base.tracking.uri)
+    folder = checkpoint.parent
+    with own(folder, f"trial {folder.name}", take_over=True) as writer:
+        Journal(folder, writer=writer).register(
+            checkpoint.name, sweep.register, sweep.measure.metric_name, chosen.score, val.checksum
+        )
+        _deliver(folder, sweep.base.tracking.uri, writer)
 
 
-def _deliver(folder: Path, uri: str) -> None:
+def _deliver(folder: Path, uri: str, writer: Writer) -> None:
     """Upload the pending entries of a run that has ended, and name those that remain."""
-    pending = Uploader(folder, uri).close(_PATIENCE_S)
+    pending = Uploader(folder, uri, writer).close(_PATIENCE_S)
     if pending:
         say(str(pending))

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from ray.tune import ExperimentAnalysis, ResumeConfig
 from pipeline.cluster.start import check_capacity, cluster
 from pipeline.io.console import Pace, duration, say
 from pipeline.run.journal import JOURNAL_NAME, Journal
+from pipeline.run.ownership import Writer
 from pipeline.settings import RaySettings
 from pipeline.tracking.recording import InterruptedRunError
 from tune.budget import Accountant, Ending, ending_on_signals
 from tune.epochs import has_finished, reports
 from tune.gather import Tried, gather
 from tune.outcome import SweepOutcome
-from tune.plan import Sweep, check_same
+from tune.plan import Sweep
 from tune.ray_search import param_space, searcher
 from tune.recording import record_report, record_sweep, register_best, settle
 from tune.rules import rule
@@ -52,12 +54,11 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
     hold a trial, a required MLflow server does not answer, or the folder holds
     another sweep. Raises InterruptedRunError if the sweep was asked to stop.
     """
-    check_same(sweep)
     with record_sweep(sweep) as recorder:
         with cluster(sweep.base.ray.address, is_shared=True):
             check_capacity(sweep.base.ray)
             recorder.begin()
-            tried, interruption = _search(sweep)
+            tried, interruption = _search(sweep, recorder.writer)
         for trial in tried:
             settle(sweep, trial)
         outcome = gather(sweep, tried)
@@ -123,11 +124,11 @@ class Narrator(ray.tune.Callback):
         say(f"trial {self._done}/{self._sweep.trials} {name}: {outcome}  left {left}")
 
 
-def _search(sweep: Sweep) -> tuple[list[Tried], str]:
+def _search(sweep: Sweep, writer: Writer) -> tuple[list[Tried], str]:
     """Run the trials on Ray Tune. Return them, and the signal that interrupted it, if any."""
     at_once = sweep.search.at_once or trials_at_once(sweep.base.ray)
     narrator = Narrator(sweep)
-    ending = Ending(sweep.folder, lambda: narrator.running)
+    ending = Ending(sweep.folder, lambda: narrator.running, writer)
     gpus = sweep.base.ray.most_workers * sweep.base.ray.gpus_per_worker
     accountant = Accountant(sweep.budget, gpus, sweep.folder, ending.use_up)
     state = sweep.folder / _STATE
@@ -140,7 +141,11 @@ def _search(sweep: Sweep) -> tuple[list[Tried], str]:
     for talkative in ("ray.tune", "optuna"):
         logging.getLogger(talkative).setLevel(logging.CRITICAL)
     trainable = ray.tune.with_parameters(
-        Trial, base=sweep.base.flat(), parent=sweep.name, is_grid=sweep.is_grid
+        Trial,
+        base=sweep.base.flat(),
+        parent=sweep.name,
+        is_grid=sweep.is_grid,
+        owner=asdict(writer.owner),
     )
     with ending_on_signals(ending):
         found = ray.tune.run(

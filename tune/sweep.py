@@ -83,6 +83,7 @@ def _plan(arguments: Arguments) -> "Sweep":
 
 
 def _run(sweep: "Sweep") -> None:
+    from pipeline.run.ownership import SupersededError
     from pipeline.tracking.client import ui_command
     from pipeline.tracking.recording import InterruptedRunError
     from tune.report.command import best_command
@@ -91,6 +92,8 @@ def _run(sweep: "Sweep") -> None:
 
     try:
         outcome = run_sweep(sweep)
+    except SupersededError as error:
+        fail(str(error))
     except InterruptedRunError as stopped:
         fail(f"sweep {sweep.name} {stopped}", _STOPPED)
     say(f"\n{leaderboard_text(outcome)}\n")

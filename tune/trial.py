@@ -15,6 +15,7 @@ from pipeline.model.cost import network_cost
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import Journal
 from pipeline.run.layout import STOP_NAME
+from pipeline.run.ownership import Owner, Writer
 from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
 from pipeline.tracking.recording import InterruptedRunError, RunRecorder, record_run
@@ -36,12 +37,23 @@ class Trial(ray.tune.Trainable):
     """
 
     def setup(
-        self, config: dict[str, Any], *, base: dict[str, Any], parent: str, is_grid: bool
+        self,
+        config: dict[str, Any],
+        *,
+        base: dict[str, Any],
+        parent: str,
+        is_grid: bool,
+        owner: dict[str, Any],
     ) -> None:
-        """Start or resume. `base` are settings by dotted key, `parent` is the sweep's name."""
+        """Start or resume.
+
+        `base` are settings by dotted key, `parent` is the sweep's name, and `owner` has the fields
+        of its `Owner`. Raises SupersededError if another start owns the sweep.
+        """
         point, number = point_of(config), number_of(self.trial_id, is_grid)
         self._plan = plan_trial(Settings.from_flat(base), point, number)
         self._folder = Path(self._plan.settings.ray.storage)
+        Writer(self._folder, Owner(**owner)).check()
         self._journal = Journal(self._plan.folder)
         self._macs = network_cost(self._plan.settings.model).macs
         self._reported, self._last = 0, dict[str, Any]()
@@ -98,7 +110,8 @@ class Trial(ray.tune.Trainable):
 
     def _train(self, parent: str) -> None:
         try:
-            with record_run(self._plan, parent=parent) as record:
+            # The sweep has one owner. So the trial's former process was lost, or soon ends.
+            with record_run(self._plan, parent=parent, take_over=True) as record:
                 _train_or_conclude(self._plan, record)
         except BaseException as error:
             self._training.set_exception(error)

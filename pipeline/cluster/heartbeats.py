@@ -1,10 +1,16 @@
-"""Heartbeats of a run's ranks: one small file each, on the disk that all of them see."""
+"""Heartbeats of a run's ranks: one small file each, on the disk that all of them see.
+
+Each generation of workers has a folder of its own, so that successors share no file.
+"""
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pipeline.run.ownership import newest_claim
 
 # Folder of the heartbeats, in a run's folder.
 _FOLDER = "heartbeats"
@@ -14,7 +20,6 @@ _FOLDER = "heartbeats"
 class Heartbeat:
     """A rank's progress by its marker: `stage`, `done`, `what`, unchanged for `still_s` seconds."""
 
-    start: str
     rank: int
     host: str
     pid: int
@@ -29,18 +34,30 @@ class Heartbeat:
 
 def last_heard(folder: Path, rank: int) -> Heartbeat | None:
     """Return a rank's last heartbeat in the run's folder; None if the rank ended normally."""
-    found = _read(_path(folder, rank))
+    newest = max((folder / _FOLDER).glob("*"), default=folder)
+    found = _read(_path(newest, rank))
     return found and found[0]
 
 
-class Heartbeats:
-    """The heartbeat files of one start of a run. Those of other starts are ignored."""
+def remove_heartbeats(folder: Path, before: int) -> None:
+    """Remove the heartbeats of earlier generations from the run's folder."""
+    for old in (folder / _FOLDER).glob("*"):
+        if old.name < _name(before):
+            shutil.rmtree(old, ignore_errors=True)
 
-    def __init__(self, folder: Path, start: str) -> None:
-        self._folder, self._start = folder, start
+
+class Heartbeats:
+    """The heartbeat files of one generation of a run's workers."""
+
+    def __init__(self, folder: Path, generation: int) -> None:
+        self._folder = folder / _FOLDER / _name(generation)
+        self._run, self._generation = folder, generation
 
     def write(self, beat: Heartbeat) -> None:
-        """Replace a rank's heartbeat. Raises OSError."""
+        """Replace a rank's heartbeat, unless the run has newer workers. Raises OSError."""
+        newest = newest_claim(self._run)
+        if newest is not None and newest.generation > self._generation:
+            return
         path = _path(self._folder, beat.rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".writing")
@@ -55,18 +72,19 @@ class Heartbeats:
         found = {}
         for other in range(workers):
             entry = _read(_path(self._folder, other))
-            if entry and entry[0].start == self._start:
+            if entry:
                 found[other] = entry
         newest = found[rank][1] if rank in found else 0.0
         return {other: (beat, newest - time) for other, (beat, time) in found.items()}
 
     def remove(self, rank: int) -> None:
-        """Remove a rank's heartbeat, and the folder with the last one."""
+        """Remove a rank's heartbeat, and the folders with the last one."""
         path = _path(self._folder, rank)
         path.unlink(missing_ok=True)
         # Other ranks still have files there, or have removed the folder.
         with suppress(OSError):
             path.parent.rmdir()
+            path.parent.parent.rmdir()
 
 
 def _read(path: Path) -> tuple[Heartbeat, float] | None:
@@ -77,8 +95,12 @@ def _read(path: Path) -> tuple[Heartbeat, float] | None:
     return None
 
 
+def _name(generation: int) -> str:
+    return f"{generation:08d}"
+
+
 def _path(folder: Path, rank: int) -> Path:
-    return folder / _FOLDER / f"rank_{rank:05d}.json"
+    return folder / f"rank_{rank:05d}.json"
 
 
 def stuck(

@@ -28,6 +28,7 @@ from pipeline.cluster.worker import train_worker
 from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import StorageError, newest_sound
 from pipeline.run.metadata import Progress
+from pipeline.run.ownership import Owner, SupersededError
 from pipeline.run.plan import Plan
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
@@ -48,7 +49,7 @@ _START_TRIES = 20
 # Seconds between an elastic run's checks for more workers.
 _RESIZE_EVERY_S = 15.0
 # Errors that every retry would meet again.
-_PERMANENT = (ValueError, ArithmeticError, StorageError)
+_PERMANENT = (ValueError, ArithmeticError, StorageError, SupersededError)
 
 
 class FailureReporter(UserCallback):
@@ -63,6 +64,8 @@ class FailureReporter(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Print the failures; raise a permanent error as ControllerError, which is not retried."""
         for rank, error in worker_exceptions.items():
+            if isinstance(error, SupersededError):
+                continue  # the driver notices too
             beat = last_heard(self._folder, rank)
             name = f"{beat}, last heartbeat after {beat.what}," if beat else f"rank {rank}"
             # Traces and advice follow the first line.
@@ -77,13 +80,14 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
 
     `label` begins every line that the workers print. Raises ValueError if the cluster is too small
     or MLflow is required and does not answer, TrainingFailedError with the reason when training
-    fails, and InterruptedRunError when the run was asked to stop.
+    fails, InterruptedRunError when the run was asked to stop, and SupersededError when another
+    start has taken it over.
     """
     check_capacity(plan.settings.ray)
     recording.begin()
     note_startup("cluster")
     with stopping(plan.folder) as stop:
-        _fit(plan, label)
+        _fit(plan, recording, label)
         progress = _progress(plan)
         if stop.is_asked and progress.epochs < plan.settings.optim.epochs:
             raise InterruptedRunError(
@@ -93,7 +97,7 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     return conclude(plan, recording.journal)
 
 
-def _fit(plan: Plan, label: str) -> None:
+def _fit(plan: Plan, recording: RunRecorder, label: str) -> None:
     """Run the workers to the end. A new checkpoint resets the count of failures."""
     watchdog_s = _watchdog_s(plan.settings.ray)
     if watchdog_s:
@@ -101,12 +105,14 @@ def _fit(plan: Plan, label: str) -> None:
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{watchdog_s:g}"
     while True:
         before = _progress(plan)
-        attempt = trainer(plan, task_of(plan, label))
+        attempt = trainer(plan, task_of(plan, label, recording.writer.owner))
+        recording.journal.check()
         take_over(plan.folder, attempt.train_run_context.run_id)
         try:
             attempt.fit()
             return
         except TrainingFailedError as error:
+            recording.journal.check()
             is_stuck = _progress(plan).steps <= before.steps
             is_permanent = isinstance(getattr(error, "controller_failure", None), _PERMANENT)
             if is_stuck or is_permanent or plan.settings.ray.max_failures == 0:
@@ -139,7 +145,7 @@ def _progress(plan: Plan) -> Progress:
     return Progress() if found is None else found[1].progress
 
 
-def task_of(plan: Plan, label: str = "") -> Task:
+def task_of(plan: Plan, label: str = "", owner: Owner | None = None) -> Task:
     """Return what the plan's workers need; `label` begins every line that they print."""
     return Task(
         settings=plan.settings.flat(),
@@ -148,6 +154,7 @@ def task_of(plan: Plan, label: str = "") -> Task:
         val=plan.val.paths,
         folder=str(plan.folder),
         label=label,
+        owner={} if owner is None else asdict(owner),
     )
 
 

@@ -4,7 +4,6 @@ import os
 import socket
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import ray
 import torch.distributed as dist
@@ -16,13 +15,6 @@ from pipeline.run.system_metrics import interface_of
 
 # Rank 0's store, until the ranks have joined.
 _opened: list[TCPStore] = []
-
-
-def name_of_start() -> str:
-    """Return a name that the ranks of this start share, and no other start has."""
-    if dist.is_initialized():
-        return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    return uuid4().hex
 
 
 class RendezvousConfig(TorchConfig):

@@ -32,22 +32,21 @@ class Watchdog:
 
     Without progress for `patience_s` it names the stuck ranks and writes the stacks of all threads,
     also to a file in the run's folder. It ends the process at about 1.1 x `patience_s`, or 1.35 x
-    if the rank only waits for another; 0 disables it. `start` is the same on all ranks of one start
-    of the run, and differs between starts.
+    if the rank only waits for another; 0 disables it. `generation` is that of the run's workers.
     """
 
     def __init__(
         self,
         marker: ProgressMarker,
         folder: Path,
-        start: str,
+        generation: int,
         rank: int,
         workers: int,
         patience_s: float,
     ) -> None:
-        self._marker, self._folder, self._start = marker, folder, start
+        self._marker, self._folder = marker, folder
         self._rank, self._workers, self._patience_s = rank, workers, patience_s
-        self._heartbeats = Heartbeats(folder, start)
+        self._heartbeats = Heartbeats(folder, generation)
         self._watched = threading.current_thread()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -84,7 +83,6 @@ class Watchdog:
     def _publish(self, mark: Mark, still_s: float) -> None:
         """Write the heartbeat. An error is printed once, and does not stop the watchdog."""
         beat = Heartbeat(
-            start=self._start,
             rank=self._rank,
             host=socket.gethostname(),
             pid=os.getpid(),

@@ -12,12 +12,13 @@ import ray.train
 import ray.train.torch
 import torch
 
+from pipeline.cluster.heartbeats import remove_heartbeats
 from pipeline.cluster.ray_private import TRACEBACKS
-from pipeline.cluster.rendezvous import name_of_start
 from pipeline.cluster.watchdog import Watchdog
 from pipeline.data.shards.sample import BadSampleError
 from pipeline.pose.shapes import Positions
 from pipeline.run.checkpoint_manager import StorageError
+from pipeline.run.ownership import Owner, SupersededError, Writer
 from pipeline.run.provenance import equipment
 from pipeline.run.system_metrics import Monitor
 from pipeline.settings import Settings
@@ -60,19 +61,24 @@ def train_worker(fields: dict[str, Any]) -> None:
     patience_s = 60 * Settings.from_flat(task.settings).ray.hang_minutes
     device = ray.train.torch.get_device()
     try:
+        # Of the ranks, the first writes. The others share its generation.
+        writer = Writer.of_worker(folder, Owner(**task.owner)) if rank == 0 else None
+        generation = int(broadcast(str(writer.check()) if writer else "", workers, device))
+        if writer is not None:
+            remove_heartbeats(folder, before=generation)
         with (
-            Watchdog(marker, folder, name_of_start(), rank, workers, patience_s),
+            Watchdog(marker, folder, generation, rank, workers, patience_s),
             _trace(folder.name, rank, workers, device) as stepped,
-            Monitor(folder) if rank == 0 else nullcontext(),
+            Monitor(folder, writer) if rank == 0 else nullcontext(),
         ):
             trainer = Trainer(task, rank, workers, device, marker, stepped)
             note_startup("trainer")
             with Checkpointer(
-                trainer, folder, preemption_check_s=host.preemption_check_s
+                trainer, folder, writer=writer, preemption_check_s=host.preemption_check_s
             ) as checkpointer:
                 checkpointer.tag(equipment(device, workers))
                 train(trainer, checkpointer, host, task.label)
-    except (BadStepsError, BadSampleError, StorageError):
+    except (BadStepsError, BadSampleError, StorageError, SupersededError):
         # Their messages are complete; a stack would only hide them.
         logging.getLogger(TRACEBACKS).disabled = True
         raise

@@ -14,6 +14,7 @@ from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
 from pipeline.run.journal import Journal, sync_folder
 from pipeline.run.layout import OVERLAYS, overlay_path
 from pipeline.run.metadata import METADATA_NAME, CheckpointMetadata, Progress, read_metadata
+from pipeline.run.ownership import Writer
 
 # Folder of a run's artifacts in MLflow that has its best checkpoint.
 BEST_CHECKPOINT = "best_checkpoint"
@@ -118,20 +119,36 @@ class CheckpointManager:
 
     The `keep` newest checkpoints stay, except those within a completed epoch, and the best by
     `metric`: as many as `models`, which become models in the journal, but at least one. If a
-    checkpoint can't be written, as on a full disk, earlier ones are unharmed.
+    checkpoint can't be written, as on a full disk, earlier ones are unharmed. Once another start of
+    the run owns its folder, methods raise SupersededError in place of changing it; without a
+    `writer`, nothing is checked.
     """
 
-    def __init__(self, folder: Path, keep: int, metric: str, models: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        metric: str,
+        models: int = 0,
+        *,
+        writer: Writer | None = None,
+    ) -> None:
         self._folder, self._keep, self._metric, self._models = folder, keep, metric, models
-        self._journal = Journal(folder)
+        self._journal = Journal(folder, writer=writer)
         self._waiting: list[EpochEntry | Mapping[str, str]] = []
         self._thread: Thread | None = None
         self._failures = 0
         self._failure: StorageError | None = None
         self._error: Exception | None = None
         folder.mkdir(parents=True, exist_ok=True)
+        self.check()
         for unfinished in folder.glob(f"{_ASIDE}*"):
-            shutil.rmtree(unfinished)
+            # Its writer may still be at work, cut off from the cluster but not from the disk.
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def check(self) -> None:
+        """Raise SupersededError if another start of the run owns its folder."""
+        self._journal.check()
 
     def add(
         self,
@@ -158,6 +175,7 @@ class CheckpointManager:
             self._waiting.append(epoch)
             # Before the checkpoint, so that a run which resumes from it has the picture.
             path = overlay_path(self._folder, epoch.epoch)
+            self.check()
             try:
                 _write_picture(path, epoch.picture)
             except OSError as error:
@@ -222,6 +240,7 @@ class CheckpointManager:
             return
         path = overlay_path(self._folder, entry.epoch)
         if entry.picture and not path.exists():
+            self.check()
             _write_picture(path, entry.picture)
         if path.exists() and not self._journal.has_file(path):
             self._journal.file(path, OVERLAYS, entry.epoch)
@@ -243,6 +262,7 @@ class CheckpointManager:
         kept = newest[-self._keep :] + [path for path, _ in chosen]
         for path in found:
             if path not in kept:
+                self.check()
                 # Metadata first: a half-removed checkpoint must not count as one.
                 (path / METADATA_NAME).unlink()
                 shutil.rmtree(path)
@@ -252,6 +272,7 @@ class CheckpointManager:
         # mkdtemp made it private, unlike everything else in the folder.
         for path in (aside, *aside.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)
+        self.check()
         if final.exists():
             old = final.rename(Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._folder)) / final.name)
             aside.rename(final)

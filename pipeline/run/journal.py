@@ -1,6 +1,8 @@
 """A run's journal: everything recorded of the run, on disk first. MLflow shows a copy.
 
-One line of JSON per entry, numbered from 1. Lines are only appended.
+One line of JSON per entry, numbered from 1. Lines are only appended. Each has the generation of its
+writer, unless that is 0: a line of an older generation than one before it does not count, as its
+writer had been stopped between its last look at the claims and the write.
 """
 
 import json
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.io.redaction import redacted
+from pipeline.run.ownership import Writer
 
 JOURNAL_NAME = "journal.jsonl"
 # The journal of system metrics beside it, which another process writes.
@@ -56,16 +59,25 @@ class Journal:
     Any number of processes may read it while one appends. An instance is not thread-safe. An entry
     is on disk when the method that adds it returns. A torn last line, left by a killed process,
     is ignored. Every method raises ValueError naming file and line if the journal is damaged in
-    any other way, and OSError if it can't be read or written.
+    any other way, and OSError if it can't be read or written. With a `writer`, those that append
+    raise SupersededError once another start owns the folder.
     """
 
-    def __init__(self, folder: Path, name: str = JOURNAL_NAME) -> None:
+    def __init__(
+        self, folder: Path, name: str = JOURNAL_NAME, *, writer: Writer | None = None
+    ) -> None:
         self.root = folder.absolute()
         self.path = self.root / name
+        self._writer = writer
+        self._generation = 0  # the highest of the lines read so far
         self._entries: list[Entry] = []
         self._end = 0  # bytes of complete lines read so far
         self._is_torn = False
         self._known: set[tuple[int, frozenset[str]]] = set()
+
+    def check(self) -> int:
+        """Return the generation to write with. Raises SupersededError as `Writer.check`."""
+        return self._generation if self._writer is None else self._writer.check()
 
     def run(self, spec: RunSpec) -> None:
         """Record that the run starts or resumes. Passwords in URLs are redacted."""
@@ -193,6 +205,7 @@ class Journal:
     def _append(self, kind: Kind, content: dict[str, Any]) -> None:
         self._read_on()
         is_new = not self._end
+        generation = self.check()
         # Clocks are set back and differ between machines, but times must be in order.
         last_ms = self._entries[-1].time_ms if self._entries else 0
         head = {
@@ -200,10 +213,13 @@ class Journal:
             "time_ms": max(time.time_ns() // 1_000_000, last_ms),
             "kind": kind,
         }
+        if generation:
+            head["generation"] = generation
         line = json.dumps(head | content, allow_nan=False).encode() + b"\n"
         self.root.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             if self._is_torn:
+                self.check()
                 file.truncate(self._end)
             file.write(line)
             file.flush()
@@ -222,21 +238,37 @@ class Journal:
         complete, newline, torn = added.rpartition(b"\n")
         self._is_torn = bool(torn)
         for line in complete.split(b"\n") if newline else ():
-            entry = self._entry(line, len(self._entries) + 1)
-            self._entries.append(entry)
+            self._read(line)
             self._end += len(line) + 1
-            if entry.kind == "metrics":
-                self._known.add((entry.content["step"], frozenset(entry.content["values"])))
 
-    def _entry(self, line: bytes, number: int) -> Entry:
+    def _read(self, line: bytes) -> None:
+        """Add a line's entry, unless its writer had been superseded."""
+        number = len(self._entries) + 1
         try:
             content = json.loads(line)
             seq, time_ms, kind = (content.pop(name) for name in ("seq", "time_ms", "kind"))
+            generation = int(content.pop("generation", 0))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{self.path}: line {number} is damaged: {error}") from error
+        if generation < self._generation:
+            return
+        if generation > self._generation and seq == number - 1:
+            # Both were written at once, the former by a writer that had just been superseded.
+            former = self._entries.pop()
+            self._known.discard(_key(former))
+            number = seq
         if seq != number:
             raise ValueError(f"{self.path}: line {number} must have seq {number}, got {seq!r:.80}")
-        return Entry(seq=seq, time_ms=time_ms, kind=kind, content=content)
+        self._generation = generation
+        entry = Entry(seq=seq, time_ms=time_ms, kind=kind, content=content)
+        self._entries.append(entry)
+        if kind == "metrics":
+            self._known.add(_key(entry))
+
+
+def _key(entry: Entry) -> tuple[int, frozenset[str]]:
+    """Return the step and the names of an entry of metrics."""
+    return entry.content.get("step", 0), frozenset(entry.content.get("values", ()))
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ import psutil
 
 from pipeline.io.console import say
 from pipeline.run.journal import SYSTEM_NAME, Journal
+from pipeline.run.ownership import SupersededError, Writer
 
 # Seconds between samples, and samples per journal entry.
 _EVERY_S, _SAMPLES = 5.0, 6
@@ -23,11 +24,12 @@ except ModuleNotFoundError:
 class Monitor:
     """A thread that adds half-minute means of the load to the system journal in `folder`.
 
-    `folder` must exist. Errors are logged and do not affect the run.
+    `folder` must exist. Errors are logged and do not affect the run. It ends when another start of
+    the run owns the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._journal = folder, Journal(folder, SYSTEM_NAME)
+    def __init__(self, folder: Path, writer: Writer | None = None) -> None:
+        self._folder, self._journal = folder, Journal(folder, SYSTEM_NAME, writer=writer)
         self._gpus = _gpus()
         self._samples: list[Mapping[str, float]] = []
         psutil.cpu_percent()  # from now on, not since the machine booted
@@ -82,6 +84,8 @@ class Monitor:
                     if is_over:
                         break
                 self._enter()
+        except SupersededError:
+            return
         except Exception as error:
             # Such as an error of a GPU's driver: it must not end the run.
             say(f"system metrics are no longer recorded: {type(error).__name__}: {error}")

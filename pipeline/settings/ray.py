@@ -38,6 +38,9 @@ class RaySettings:
     folder, or ~/hourglass-ray/runs in a submitted job."""
     name: str = ""
     """Name of the run. The same name resumes it; empty: made from settings and data."""
+    take_over: bool = False
+    """Take a run or sweep over from another process that is alive. That process ends, and writes
+    nothing more."""
     max_failures: int = 3
     """Restarts from the last checkpoint after failures in a row without progress; 0: none."""
     hang_minutes: float = 10.0

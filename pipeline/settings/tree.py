@@ -18,6 +18,8 @@ from pipeline.settings.ray import RaySettings
 from pipeline.settings.tracking import TrackingSettings
 
 Scalar = str | int | float | bool
+# Settings of one start of a run, not of the run: they are not recorded.
+_OF_A_START = ("ray.take_over",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +71,14 @@ class Settings:
         }
 
     def shown(self) -> dict[str, Scalar]:
-        """Return `flat()` with the secrets in URIs replaced by `***`."""
+        """Return what is recorded: `flat()` with the secrets in URIs replaced by `***`.
+
+        What concerns one start alone is left out: `ray.take_over`.
+        """
         return {
             key: redacted(value) if isinstance(value, str) else value
             for key, value in self.flat().items()
+            if key not in _OF_A_START
         }
 
     def replaced(self, changes: Mapping[str, Any]) -> Self:

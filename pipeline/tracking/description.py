@@ -21,7 +21,7 @@ def run_spec(plan: Plan, parent: str = "") -> RunSpec:
         uri=settings.tracking.uri,
         experiment=settings.tracking.experiment,
         name=settings.ray.name,
-        params=settings.flat(),
+        params=settings.shown(),
         tags={
             "joint_set": plan.joint_set.name,
             "source": plan.train.source,

@@ -1,4 +1,4 @@
-"""A run from its start to its end: its journal on disk, and the upload of that to MLflow."""
+"""A run from its start to its end: its owner, its journal on disk, and the upload to MLflow."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.io.console import say
 from pipeline.run.journal import End, Journal, RunSpec
-from pipeline.run.lock import driver_lock
+from pipeline.run.ownership import HeldError, Writer, newest_claim, own
 from pipeline.run.plan import Plan
 from pipeline.tracking.description import run_spec
 
@@ -24,12 +24,18 @@ class InterruptedRunError(Exception):
 
 
 class RunRecorder:
-    """A run's journal in `folder`, and the uploader that sends it to MLflow at `uri`."""
+    """A run's journal in `folder`, and the uploader that sends it to MLflow at `uri`.
 
-    def __init__(self, folder: Path, uri: str, preparing: Future[list[Path]]) -> None:
+    Both act as `writer`, and raise SupersededError once another start owns the run.
+    """
+
+    def __init__(
+        self, folder: Path, uri: str, preparing: Future[list[Path]], writer: Writer
+    ) -> None:
         self._folder, self._uri, self._preparing = folder, uri, preparing
         self._uploader: Uploader | None = None
-        self.journal = Journal(folder)
+        self.writer = writer
+        self.journal = Journal(folder, writer=writer)
 
     def begin(self) -> None:
         """Wait until MLflow has the start of the run. Later errors of MLflow do not affect the run.
@@ -40,7 +46,7 @@ class RunRecorder:
             self.journal.file(picture, "")
         from pipeline.tracking.uploader import Uploader
 
-        self._uploader = Uploader(self._folder, self._uri)
+        self._uploader = Uploader(self._folder, self._uri, self.writer)
 
     def end(self, end: End) -> None:
         """Record how the run ended, and print what MLflow does not have of it."""
@@ -51,22 +57,28 @@ class RunRecorder:
 
 
 @contextmanager
-def record_run(plan: Plan, parent: str = "") -> Iterator[RunRecorder]:
+def record_run(plan: Plan, parent: str = "", *, take_over: bool = False) -> Iterator[RunRecorder]:
     """Record the plan's run as `record` does, nested under the run named `parent`, if any."""
-    with record(run_spec(plan, parent), plan.folder, lambda: _prepare(plan)) as recorder:
-        yield recorder
+    ray = plan.settings.ray
+    with own(plan.folder, f"run {ray.name}", take_over=take_over or ray.take_over) as writer:
+        spec = run_spec(plan, parent)
+        with record(spec, plan.folder, writer, lambda: _prepare(plan, writer)) as recorder:
+            yield recorder
 
 
 @contextmanager
-def record(spec: RunSpec, folder: Path, prepare: Callable[[], list[Path]]) -> Iterator[RunRecorder]:
-    """Record the start of a run, and how it ends, in the journal in `folder`.
+def record(
+    spec: RunSpec, folder: Path, writer: Writer, prepare: Callable[[], list[Path]]
+) -> Iterator[RunRecorder]:
+    """Record the start of a run, and how it ends, in the journal in `folder`, as its owner.
 
     `prepare` runs on a thread beside the caller: it sends the start to MLflow, and returns pictures
-    that the run begins with.
+    that the run begins with. Once another start owns the run, nothing more is recorded, and
+    SupersededError is raised.
     """
-    with driver_lock(folder), ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
-        Journal(folder).run(spec)
-        recorder = RunRecorder(folder, spec.uri, beside.submit(prepare))
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
+        Journal(folder, writer=writer).run(spec)
+        recorder = RunRecorder(folder, spec.uri, beside.submit(prepare), writer)
         end: End = "FAILED"
         try:
             yield recorder
@@ -78,8 +90,32 @@ def record(spec: RunSpec, folder: Path, prepare: Callable[[], list[Path]]) -> It
             recorder.end(end)
 
 
-def _prepare(plan: Plan) -> list[Path]:
+def _prepare(plan: Plan, writer: Writer) -> list[Path]:
     # The import of MLflow is part of what takes long.
     from pipeline.tracking.summary import prepare
 
-    return [prepare(plan)]
+    return [prepare(plan, writer)]
+
+
+def end_abandoned(folder: Path) -> bool:
+    """Record the end of a run whose driver died; return whether it did.
+
+    Raises OSError, and ValueError if the journal is damaged.
+    """
+    if _has_end(Journal(folder)) or newest_claim(folder) is None:
+        return False
+    try:
+        with own(folder, f"run {folder.name}") as writer:
+            journal = Journal(folder, writer=writer)
+            if _has_end(journal):
+                return False
+            journal.end("KILLED")
+    except HeldError:
+        return False
+    return True
+
+
+def _has_end(journal: Journal) -> bool:
+    """Whether the last start of a run has ended, or there was none."""
+    kinds = [entry.kind for entry in journal.entries() if entry.kind in ("run", "end")]
+    return kinds[-1:] != ["run"]

@@ -1,6 +1,8 @@
 """The first and last artifacts of a run: a picture of its samples, figures of its result."""
 
+import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from pipeline.run.checkpoint import load_network
 from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, best
 from pipeline.run.journal import Journal
 from pipeline.run.layout import FIGURES, overlay_path
+from pipeline.run.ownership import Writer
 from pipeline.run.plan import Plan
 from pipeline.tracking.description import NOTE, describe_run
 from pipeline.tracking.sync import deliver_start
@@ -29,13 +32,13 @@ from pipeline.tracking.sync import deliver_start
 _SHOWN = 12
 
 
-def prepare(plan: Plan) -> Path:
+def prepare(plan: Plan, writer: Writer) -> Path:
     """Send the start of the run to MLflow; return a picture of augmented training samples.
 
     The picture shows at a glance if joints are misplaced. Raises AwayError if tracking.required and
     MLflow does not answer, and ValueError if a sample can't be drawn.
     """
-    deliver_start(plan.folder, plan.settings.tracking)
+    deliver_start(plan.folder, plan.settings.tracking, writer)
     data = plan.settings.data
     shards = training_shards(plan.train.paths[:1], data, rank=0, workers=1)
     samples: Samples = (
@@ -45,7 +48,7 @@ def prepare(plan: Plan) -> Path:
     )
     loader = SampleLoader(samples, plan.joint_set, plan.settings.model.input_px, data.bad_samples)
     figure = draw_augmented(loader, data, spaced(len(samples), _SHOWN))
-    return _save(plan, figure, "samples.png")
+    return _save(plan, figure, "samples.png", writer.check)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
         **_close_ups(plan, folder),
     }
     for name, figure in figures.items():
-        journal.file(_save(plan, figure, name), "")
+        journal.file(_save(plan, figure, name, journal.check), "")
     journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
     journal.folder(folder, BEST_CHECKPOINT)
     journal.metrics({f"best_{metric}": best_scores.headline, "best_epoch": epoch}, epoch)
@@ -104,9 +107,11 @@ def _close_ups(plan: Plan, checkpoint: Path) -> dict[str, Figure]:
     return draw_close_ups(evaluator, read_results(checkpoint / PEOPLE_NAME), plan.measure)
 
 
-def _save(plan: Plan, figure: Figure, name: str) -> Path:
-    """Save a figure in the run's folder; return its path."""
-    path = plan.folder / FIGURES / name
+def _save(plan: Plan, figure: Figure, name: str, check: Callable[[], object]) -> Path:
+    """Save a figure in the run's folder after a last `check` of the owner; return its path."""
+    path, drawn = plan.folder / FIGURES / name, io.BytesIO()
+    figure.savefig(drawn, dpi=100)
+    check()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    path.write_bytes(drawn.getvalue())
     return path

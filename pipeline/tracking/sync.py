@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import SYSTEM_NAME, Entry, Journal
+from pipeline.run.ownership import Writer
 from pipeline.settings import TrackingSettings
 from pipeline.tracking.artifacts import log_file, log_folder, log_image, log_text
 from pipeline.tracking.client import AwayError, DoubtfulError, RefusedError, reach
@@ -52,18 +53,18 @@ class _GoneError(AwayError):
     """MLflow no longer knows the run."""
 
 
-def deliver(folder: Path, uri: str) -> None:
+def deliver(folder: Path, uri: str, writer: Writer | None = None) -> None:
     """Send MLflow at `uri` what it lacks of the journal in `folder`, as `JournalSync.deliver`."""
-    JournalSync(folder, uri).deliver()
+    JournalSync(folder, uri, writer).deliver()
 
 
-def deliver_start(folder: Path, tracking: TrackingSettings) -> None:
+def deliver_start(folder: Path, tracking: TrackingSettings, writer: Writer | None = None) -> None:
     """Send the start of the run in `folder`, if MLflow answers.
 
     Raises AwayError if it does not and tracking.required is set.
     """
     try:
-        deliver(folder, tracking.uri)
+        deliver(folder, tracking.uri, writer)
     except AwayError as error:
         if tracking.required:
             raise
@@ -74,11 +75,13 @@ class JournalSync:
     """The sync of the journals in `folder` with MLflow at `uri`.
 
     `sent` counts the entries by kind that MLflow has accepted as a whole. Raises ValueError if a
-    file is damaged.
+    file is damaged, and in place of a request SupersededError once another start than `writer`'s
+    owns the run.
     """
 
-    def __init__(self, folder: Path, uri: str) -> None:
-        self._journal, self._system = Journal(folder), Journal(folder, SYSTEM_NAME)
+    def __init__(self, folder: Path, uri: str, writer: Writer | None = None) -> None:
+        self._journal = Journal(folder, writer=writer)
+        self._system = Journal(folder, SYSTEM_NAME)
         self._folder, self._uri = folder, uri
         self._position = read_position(folder, uri)
         self.sent: Counter[str] = Counter()
@@ -133,6 +136,7 @@ class JournalSync:
 
     def _start_run(self, entry: Entry) -> None:
         content = entry.content
+        self._journal.check()
         place = self._uri, content["experiment"]
         new: dict[str, Any] = {"artifacts": Path(content["artifacts"]), "time_ms": entry.time_ms}
         try:
@@ -162,6 +166,7 @@ class JournalSync:
         try:
             for start in range(0, len(points), _POINTS_PER_REQUEST):
                 request = points[start : start + _POINTS_PER_REQUEST]
+                self._journal.check()
                 log_points(run, [point for _, point in request])
         except RefusedError:
             self._send_points(points[: len(points) // 2])
@@ -196,6 +201,7 @@ class JournalSync:
     def _try(self, seq: int, content: Mapping[str, Any], action: Callable[[], None]) -> None:
         """Run `action`; record its refusal, unless the state of the run is the cause."""
         for pause_s in (*_RETRIES_S, None):
+            self._journal.check()
             try:
                 action()
                 return
@@ -237,6 +243,7 @@ class JournalSync:
         self.sent.update(entry.kind for entry in entries if entry.seq not in self._refused)
 
     def _write(self, position: SyncPosition) -> None:
+        self._journal.check()
         write_position(self._folder, position)
         self._position = position
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME
+from pipeline.run.ownership import SupersededError, Writer
 from pipeline.tracking.client import AwayError
 from pipeline.tracking.sync import JournalSync
 from pipeline.tracking.sync_state import Backlog
@@ -21,11 +22,12 @@ class Uploader:
     """A thread that sends new entries of the journal in `folder` to MLflow at `uri`.
 
     Failures of MLflow do not reach the caller: entries wait on disk. The thread prints when MLflow
-    is away, and when it is back.
+    is away, and when it is back. It ends once another start than `writer`'s owns the run.
     """
 
-    def __init__(self, folder: Path, uri: str) -> None:
+    def __init__(self, folder: Path, uri: str, writer: Writer | None = None) -> None:
         self._folder, self._uri, self._shown = folder, uri, redacted(uri)
+        self._writer = writer
         self._closing = threading.Event()
         self._failures, self._reason = 0, ""
         # A daemon, so that a server that hangs can't keep the process from ending.
@@ -46,13 +48,15 @@ class Uploader:
     def _work(self) -> None:
         try:
             self._send_until_closed()
+        except SupersededError as error:
+            self._reason = str(error)
         except Exception as error:
             # A bug in the upload must not end the run. jobs.deliver can send the rest later.
             self._reason = f"{type(error).__name__}: {error}"
             say(f"the upload to MLflow has stopped:\n{traceback.format_exc()}")
 
     def _send_until_closed(self) -> None:
-        sync = JournalSync(self._folder, self._uri)
+        sync = JournalSync(self._folder, self._uri, self._writer)
         pause_s, sent = _CHECK_S, -1
         is_last = False
         while not is_last:

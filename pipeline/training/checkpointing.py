@@ -14,6 +14,7 @@ from pipeline.run.checkpoint_manager import (
 )
 from pipeline.run.layout import STOP_NAME
 from pipeline.run.metadata import Progress
+from pipeline.run.ownership import Writer
 from pipeline.training.distributed import Request, broadcast
 from pipeline.training.trainer import Trainer
 
@@ -21,9 +22,10 @@ _LOOK_EVERY_S = 0.5
 
 
 class Checkpointer:
-    """Resumes a trainer and saves its checkpoints. One on each rank; rank 0 writes.
+    """Resumes a trainer and saves its checkpoints. One on each rank; rank 0 writes, as `writer`.
 
-    `preemption_check_s` is the interval of the cluster's preemption checks; 0 disables them.
+    Methods raise SupersededError once another start owns the run. `preemption_check_s` is the
+    interval of the cluster's preemption checks; 0 disables them.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Checkpointer:
         trainer: Trainer,
         folder: Path,
         *,
+        writer: Writer | None = None,
         preemption_check_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -38,7 +41,8 @@ class Checkpointer:
         self._is_first = trainer.rank == 0
         if self._is_first:
             keep, models = trainer.settings.ray.keep_checkpoints, trainer.settings.tracking.models
-            self._manager = CheckpointManager(folder, keep, trainer.measure.metric_name, models)
+            metric = trainer.measure.metric_name
+            self._manager = CheckpointManager(folder, keep, metric, models, writer=writer)
         self._preemption_check_s = preemption_check_s
         self._saved_at = self._asked_at = self._looked_at = clock()
         self._tags: dict[str, str] = {}
@@ -73,6 +77,7 @@ class Checkpointer:
         if not self._is_first or now - self._looked_at < _LOOK_EVERY_S:
             return Request.NONE
         self._looked_at, request = now, Request.NONE
+        self._manager.check()
         if (self._folder / STOP_NAME).exists():
             request |= Request.STOP
         minutes = self._trainer.settings.ray.checkpoint_minutes

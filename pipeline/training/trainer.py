@@ -5,7 +5,7 @@ If torch.distributed is initialised, the workers train together (DDP).
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any
@@ -48,7 +48,7 @@ class Task:
 
     `settings` are by dotted key, with `model.joints` resolved. `joint_set` is `JointSet.to_json()`.
     `train` and `val` are absolute paths of shards, and `folder` is the run's. `label` begins every
-    printed line, to tell the trials of a sweep apart.
+    printed line, to tell the trials of a sweep apart. `owner` has the fields of the run's `Owner`.
     """
 
     settings: dict[str, Any]
@@ -57,6 +57,7 @@ class Task:
     val: tuple[str, ...]
     folder: str = ""
     label: str = ""
+    owner: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -333,6 +334,53 @@ def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
     assert run_named(place, "wild").info.status == "FAILED"
 
 
+@pytest.mark.timeout(900)
+def test_a_second_driver_is_refused_or_takes_over_and_leaves_nothing_of_the_first(
+    packed: Path, place: Path, tmp_path: Path
+):
+    import ray
+
+    run, address = place / "runs" / "twin", ray.get_runtime_context().gcs_address
+    words = [sys.executable, "-m", "jobs.train"]
+    words += arguments(packed, place, ray__name="twin", optim__epochs=500, ray__address=address)
+
+    def driven(*more: object) -> subprocess.CompletedProcess[str]:
+        command = [*words, *map(str, more)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, cwd=ROOT, stderr=pipe, stdout=pipe, text=True) as first:
+        try:
+            wait_until(lambda: "metrics" in kinds(run), 300)
+            refused = driven()
+            assert refused.returncode == 2
+            assert f"error: run twin is held by process {first.pid} on host " in refused.stderr
+            assert "Ray" not in refused.stdout + refused.stderr
+            first.send_signal(signal.SIGSTOP)
+            epochs = int(sorted(run.glob("epoch_*"))[-1].name[6:10]) + 3
+            second = driven("--optim.epochs", epochs, "--ray.take-over", "true")
+            assert second.returncode == 0, second.stdout + second.stderr
+            database = place / "mlflow.db"
+            kept = {path: path.read_bytes() for path in files_of(run, database)}
+            first.send_signal(signal.SIGCONT)
+            _, error = first.communicate(timeout=120)
+        finally:
+            first.kill()
+    assert first.returncode == 1
+    assert error.splitlines()[-1].startswith("error: twin was taken over by process ")
+    assert kept == {path: path.read_bytes() for path in files_of(run, database)}
+    recorded = run_named(place, "twin")
+    assert recorded.info.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{database}")
+    steps = [m.step for m in client.get_metric_history(recorded.info.run_id, "pckh_0.5")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert kinds(run).count("end") == 1
+
+
+def files_of(run: Path, *others: Path) -> list[Path]:
+    return [path for path in (*run.rglob("*"), *others) if path.is_file()]
+
+
 @pytest.mark.timeout(1800)  # six trainings, on a machine that may be busy
 def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_failed(
     packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -357,6 +405,10 @@ def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_f
     driver = subprocess.Popen([sys.executable, "-m", "tune.sweep", *words], cwd=ROOT)
     try:
         wait_until(lambda: "metrics" in kinds(stays), 900)
+        twin = [sys.executable, "-m", "tune.sweep", *words]
+        refused = subprocess.run(twin, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert f"error: sweep three is held by process {driver.pid} on " in refused.stderr
     finally:
         driver.kill()
         driver.wait()

@@ -16,7 +16,13 @@ import torch.distributed as dist
 import torch.multiprocessing
 from trainers import eventful_task, kept
 
-from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
+from pipeline.cluster.heartbeats import (
+    Heartbeat,
+    Heartbeats,
+    last_heard,
+    remove_heartbeats,
+    stuck,
+)
 from pipeline.cluster.watchdog import STATUS, Watchdog
 from pipeline.data.loader import SampleLoader
 from pipeline.training.checkpointing import Checkpointer
@@ -32,10 +38,9 @@ pytestmark = pytest.mark.slow
 PATIENCE_S, AMPLE_S = 3.0, 120.0
 
 
-def beat(rank: int, *, stage: int = 3, done: int = 5, start: str = "one") -> Heartbeat:
+def beat(rank: int, *, stage: int = 3, done: int = 5) -> Heartbeat:
     what = f"step {done}"
     return Heartbeat(
-        start=start,
         rank=rank,
         host="h",
         pid=70 + rank,
@@ -72,18 +77,24 @@ def test_a_rank_that_never_spoke_is_stuck_at_the_start_and_has_ended_later():
     assert stuck(heard(beat(0, stage=1)), 2, silent_s=60) == {}
 
 
-def test_heartbeats_of_another_start_do_not_count(tmp_path):
-    Heartbeats(tmp_path, "one").write(beat(0))
-    Heartbeats(tmp_path, "one").write(beat(1))
-    second = Heartbeats(tmp_path, "two")
-    second.write(beat(1, start="two"))
+def test_heartbeats_of_another_generation_do_not_count(tmp_path):
+    first, second = Heartbeats(tmp_path, 2), Heartbeats(tmp_path, 10)
+    first.write(beat(0))
+    first.write(beat(1))
+    second.write(beat(1, done=7))
     assert list(second.read(1, 2)) == [1]
-    # Nor does one that a crash has cut off.
-    (tmp_path / "heartbeats" / "rank_00000.json").write_text('{"start": "two"')
+    assert last_heard(tmp_path, 0) is None
+    assert last_heard(tmp_path, 1) == beat(1, done=7)
+    remove_heartbeats(tmp_path, before=10)
+    # A rank that is cut off from the cluster writes on, and reaches no successor's file.
+    first.write(beat(1, done=9))
+    assert last_heard(tmp_path, 1) == beat(1, done=7)
+    # Nor does one count that a crash has cut off.
+    path = tmp_path / "heartbeats" / "00000010" / "rank_00001.json"
+    path.with_name("rank_00000.json").write_text('{"rank": 0')
     assert list(second.read(1, 2)) == [1]
     # Ages are those of the files, whatever the time is on the host that reads.
-    path = tmp_path / "heartbeats" / "rank_00001.json"
-    second.write(beat(0, start="two"))
+    second.write(beat(0))
     os.utime(path, (1000.0, 1000.0))
     os.utime(path.with_name("rank_00000.json"), (1030.0, 1030.0))
     assert [age for _, age in second.read(0, 2).values()] == [0.0, 30.0]
@@ -141,7 +152,7 @@ def train_rank(rank: int, attempt: Path, task: Task, trouble: Callable[[], None]
     # From here on, since on a busy machine the network's making takes as long as a hang here.
     marker.begin("the network's making")
     with (
-        Watchdog(marker, folder, attempt.name, rank, workers, patience_s),
+        Watchdog(marker, folder, int(attempt.name[-1]), rank, workers, patience_s),
         Checkpointer(trainer, folder) as checkpointer,
     ):
         train(trainer, checkpointer, LoopHooks())

@@ -22,6 +22,7 @@ from pipeline.run.checkpoint_manager import (
 )
 from pipeline.run.journal import Journal
 from pipeline.run.metadata import CheckpointMetadata, Progress
+from pipeline.run.ownership import SupersededError, Writer, own
 from pipeline.settings import Settings
 from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.loop import LoopHooks, train
@@ -356,3 +357,53 @@ def test_a_last_checkpoint_without_room_is_an_error_of_the_run(disk, tmp_path):
     with pytest.raises(StorageError, match=r"run/epoch_0001: not written"), checkpointer:
         train(trainer, checkpointer, LoopHooks())
     assert newest_sound(disk / "run", pytest.fail) is None
+
+
+# A run that another start has taken over
+
+
+def superseded(folder: Path, begin: Callable[[CheckpointManager], None]) -> list[str]:
+    """Let a manager `begin` something, and another start take over; return what changed then."""
+    with own(folder, "run mine") as driver:
+        worker = Writer.of_worker(folder, driver.owner)
+        manager = CheckpointManager(folder, 1, METRIC, 1, writer=worker)
+        manager.add("epoch_0001", snapshot_of(10.0))
+        manager.add("epoch_0002", snapshot_of(20.0))
+        assert manager.close() is None
+        Writer.of_worker(folder, driver.owner)
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        with pytest.raises(SupersededError, match="has newer workers"):
+            begin(manager)
+        after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    return [str(path.relative_to(folder)) for path in after if after[path] != before.get(path)]
+
+
+def test_a_superseded_writer_adds_no_checkpoint_picture_or_entry(tmp_path):
+    def add(manager: CheckpointManager) -> None:
+        manager.add("epoch_0003", snapshot_of(30.0))
+        manager.close()
+
+    def add_with_picture(manager: CheckpointManager) -> None:
+        entry = EpochEntry(epoch=3, metrics={METRIC: 30.0}, picture=b"png")
+        manager.add("epoch_0003", snapshot_of(30.0), epoch=entry)
+
+    def enter(manager: CheckpointManager) -> None:
+        manager.enter(EpochEntry(epoch=2, metrics={METRIC: 20.0}))
+
+    for number, begin in enumerate((add, add_with_picture, enter)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert superseded(folder, begin) == []
+        assert [path.name for path in checkpoints(folder)] == ["epoch_0002"]
+
+
+def test_a_superseded_writer_removes_nothing(tmp_path):
+    written = {f"epoch_000{number}": float(number) for number in (1, 2, 3)}
+    assert write(tmp_path, written, keep=3) == list(written)
+    with own(tmp_path, "run mine") as driver:
+        writer = Writer.of_worker(tmp_path, driver.owner)
+        manager = CheckpointManager(tmp_path, 1, METRIC, writer=writer)
+        Writer.of_worker(tmp_path, driver.owner)
+        with pytest.raises(SupersededError, match="has newer workers"):
+            manager._remove_superseded()
+    assert [path.name for path in checkpoints(tmp_path)] == list(written)

@@ -1,12 +1,10 @@
 """JournalSync on a real database: every entry of the journal arrives, in order and once."""
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,10 @@ from PIL import Image
 
 import jobs.deliver
 from pipeline.run.journal import Journal, RunSpec
-from pipeline.run.lock import end_abandoned
+from pipeline.run.ownership import Owner, SupersededError, Writer, newest_claim, own
 from pipeline.tracking import sync
 from pipeline.tracking.client import AwayError, DoubtfulError
+from pipeline.tracking.recording import end_abandoned
 from pipeline.tracking.runs import Run, find_or_create_run, state_of
 from pipeline.tracking.sync import JournalSync, deliver
 
@@ -455,8 +454,8 @@ def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.run.lock import driver_lock
-with driver_lock(Path(sys.argv[1])):
+from pipeline.run.ownership import own
+with own(Path(sys.argv[1]), "run"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -464,7 +463,7 @@ with driver_lock(Path(sys.argv[1])):
 
 @pytest.fixture
 def driver(tmp_path):
-    """A process that holds the lock of the run in tmp_path / "run", as its driver does."""
+    """A process that owns the run in tmp_path / "run", as its driver does."""
     words = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -473,15 +472,8 @@ def driver(tmp_path):
         process.kill()
 
 
-def quiet(journal: Journal, seconds: float) -> None:
-    """Make a journal look unchanged for `seconds`."""
-    then = time.time() - seconds
-    os.utime(journal.path, (then, then))
-
-
 def test_a_run_whose_driver_was_killed_is_ended_by_the_command(begin, uri, request, driver, capsys):
     journal = begin()
-    quiet(journal, 100)
     jobs.deliver.main([str(journal.root)])
     assert recorded(uri, request.node.name).info.status == "RUNNING"
     driver.kill()
@@ -494,20 +486,44 @@ def test_a_run_whose_driver_was_killed_is_ended_by_the_command(begin, uri, reque
         f"{journal.root}: sent 1 entry (1 end) to {uri}",
     ]
     # A second call is a no-op.
-    assert not end_abandoned(journal)
+    assert not end_abandoned(journal.root)
 
 
-def test_a_run_is_not_ended_while_workers_may_still_add_to_its_journal(begin, driver):
+def test_the_workers_of_an_abandoned_run_that_was_ended_write_no_more(begin, driver):
     journal = begin()
+    claim = newest_claim(journal.root)
+    worker = Writer.of_worker(journal.root, claim.owner)
+    Journal(journal.root, writer=worker).metrics({"val_loss": 1.0}, 1)
     driver.kill()
     driver.wait()
-    quiet(journal, 50)
-    assert not end_abandoned(journal)
-    quiet(journal, 70)
-    assert end_abandoned(journal)
+    assert end_abandoned(journal.root)
+    with pytest.raises(SupersededError, match="run was ended by its driver"):
+        Journal(journal.root, writer=worker).metrics({"val_loss": 0.5}, 2)
+    assert [entry.kind for entry in journal.entries()] == ["run", "metrics", "end"]
 
 
-def test_a_run_without_a_lock_file_is_not_ended(begin):
-    journal = begin()
-    quiet(journal, 1000)
-    assert not end_abandoned(journal)
+def test_a_run_without_an_owner_is_not_ended(begin):
+    assert not end_abandoned(begin().root)
+
+
+def test_nothing_is_sent_for_a_run_that_another_start_has_taken_over(begin, uri, request):
+    root = begin().root
+    former = Writer(root, Owner.of_this_process())
+    journal = Journal(root, writer=former)
+    journal.metrics({"val_loss": 1.0}, 1)
+    sync = JournalSync(root, uri, former)
+    sync.send()
+    journal.metrics({"val_loss": 0.5}, 2)
+    with own(root, "run"):
+        position = (root / "delivered.json").read_bytes()
+        with pytest.raises(SupersededError, match="run was taken over by process"):
+            sync.send()
+        with pytest.raises(SupersededError):
+            JournalSync(root, uri, former).send()
+        assert (root / "delivered.json").read_bytes() == position
+    assert (
+        MlflowClient(uri)
+        .get_metric_history(recorded(uri, request.node.name).info.run_id, "val_loss")[-1]
+        .value
+        == 1.0
+    )

@@ -80,6 +80,8 @@ def _report(path: Path, state: "StateDict", conversion: "Conversion", joints: "J
     model = conversion.model
     parameters = sum(parameter.numel() for parameter in conversion.network.parameters())
     say(f"{path.name}: {describe(conversion.layout, model)}")
+    if state.place:
+        say(f"tensors: under {'.'.join(state.place)}")
     if state.prefix:
         say(f"keys: prefix {state.prefix} removed")
     say(f"joints: assumed to be in the order of {joints.name}; the file has no names")

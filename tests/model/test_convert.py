@@ -124,8 +124,16 @@ def test_a_stem_as_the_authors_is_the_default(tmp_path):
         ),
         (lambda: Hg(), lambda network: prefixed(network, "module.")),
         (lambda: PoseNet(), lambda network: prefixed(network, "module.")),
+        (lambda: Hg(), lambda network: {"epoch": 3, "model": prefixed(network, "net._orig_mod.")}),
+        (
+            lambda: Hg(),
+            lambda network: {
+                "train": {"network": network.state_dict(), "epoch": 3},
+                "optimizer": {"state": {0: {"step": torch.zeros(1)}}, "param_groups": []},
+            },
+        ),
     ],
-    ids=["pytorch-pose's checkpoint", "Princeton's checkpoint", "hg", "posenet"],
+    ids=["pytorch-pose's checkpoint", "Princeton's checkpoint", "hg", "posenet", "model", "nested"],
 )
 def test_checkpoints_are_unwrapped(tmp_path, make, wrap):
     theirs = trained(make())
@@ -141,6 +149,13 @@ def test_safetensors_are_read_too(tmp_path):
     ours, _ = load_network(tmp_path / "new" / "converted", CPU)
     with torch.no_grad():
         torch.testing.assert_close(ours(images()).stacks, theirs(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_safetensors_are_read_by_content(tmp_path, capsys):
+    path = tmp_path / "theirs.pth"
+    save_file(trained(Hg(stacks=1)).state_dict(), path)
+    jobs.convert.main(["--weights", str(path), "--out", str(tmp_path / "converted")])
+    assert "carried over: " in capsys.readouterr().out
 
 
 def test_files_of_old_torch_count_no_batches(tmp_path):
@@ -316,7 +331,10 @@ def test_a_long_list_of_keys_is_cut(tmp_path, capsys):
 def test_other_joints_are_refused(tmp_path, capsys):
     weights = Hg(stacks=1).state_dict()
     said = said_on_refusal(tmp_path, capsys, weights, "--joint-set", "lsp")
-    assert said == "predicts 16 joints, expected 14, as many as lsp has\n"
+    assert said == (
+        "predicts 16 joints, expected 14, as many as lsp has; with --joint-set mpii or synthetic "
+        "they fit\n"
+    )
 
 
 # Files that are refused
@@ -325,10 +343,39 @@ def test_other_joints_are_refused(tmp_path, capsys):
 def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
     said = said_on_refusal(tmp_path, capsys, nn.Linear(2, 2).state_dict())
     assert said == (
-        "unknown layout: expected a key conv1.weight (pytorch-pose's hg) or pre.0.conv.weight "
-        "(Princeton's PoseNet), got weight, bias\n"
+        "not a stacked hourglass of a known layout, nothing was converted: the keys are "
+        "weight (2, 2), bias (2,)\n"
+        "  expected for pytorch-pose's hg: missing conv1.weight, hg.0.*, score.0.weight\n"
+        "  expected for Princeton's PoseNet: missing pre.0.conv.weight, hgs.0.*, "
+        "outs.0.conv.weight\n"
     )
-    weights = {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(1000, 2048)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            ("conv1.weight", "stage2.0.branches.0.0.conv1.weight", "final_layer.weight"),
+            "looks like HRNet: it has keys stage2.0.*, final_layer.*",
+        ),
+        (("conv1.weight", "layer1.0.conv1.weight", "fc.weight"), "looks like a ResNet: "),
+        (("deconv_layers.0.weight", "final_layer.weight"), "looks like SimpleBaseline"),
+        (("backbone.conv1.weight", "keypoint_head.x.weight"), "looks like a network of MMPose"),
+        (("stem_conv.weight", "stacks.0.head.weight"), "this repository's network, which needs"),
+        (("conv1.weight", "block.weight"), "for pytorch-pose's hg: found conv1.weight, missing hg"),
+        (
+            ("outs.0.conv.weight", "x.weight"),
+            "PoseNet: found outs.0.conv.weight, missing pre.0.con",
+        ),
+    ],
+)
+def test_a_refusal_names_the_network_that_the_keys_suggest(tmp_path, capsys, keys, said):
+    weights = {key: torch.zeros(2, 3, 1, 1) for key in keys}
+    assert said in said_on_refusal(tmp_path, capsys, weights)
+
+
+def test_an_hourglass_without_heads_is_refused_by_the_missing_key(tmp_path, capsys):
+    weights = {"conv1.weight": torch.zeros(64, 3, 7, 7), "hg.0.hg.0.0.0.bias": torch.zeros(3)}
     assert said_on_refusal(tmp_path, capsys, weights) == (
         "score.0.weight is absent or not a convolution, expected shape (joints, features, 1, 1)\n"
     )
@@ -360,8 +407,18 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"weights": [1.0]}, "expected tensors by name, or under 'state_dict'; 'weights' is "),
-        ({"state_dict": {}}, "expected tensors by name, got dict"),
+        ({"weights": [1.0]}, "expected tensors by name, got a dict of 'weights' of type list"),
+        ({"state_dict": {}}, "expected tensors by name, got a dict of 'state_dict' of type dict"),
+        ({}, "expected tensors by name, got an empty dict"),
+        ({"epoch": 3, "w": torch.zeros(1)}, "expected tensors by name, got a dict of 'epoch' of"),
+        (
+            {"state": {0: {"step": torch.zeros(1)}}, "param_groups": []},
+            "expected tensors by name, got an optimizer's state; give the network's state_dict",
+        ),
+        (
+            {"net_g": {"w": torch.zeros(1)}, "net_d": {"w": torch.zeros(1)}},
+            "expected tensors by name, got several dicts of them: 'net_g', 'net_d'; save the",
+        ),
         (torch.zeros(3), "expected tensors by name, got Tensor"),
     ],
 )
@@ -370,7 +427,13 @@ def test_what_is_no_state_dict_is_refused(tmp_path, capsys, content, said):
 
 
 @pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"no weights at all", b"PK\x03\x04 cut off", b"<!DOCTYPE html>"),
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    ],
+)
 def test_a_damaged_file_is_refused_by_name(tmp_path, capsys, name, content):
     path = tmp_path / name
     path.write_bytes(content)

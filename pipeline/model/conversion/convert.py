@@ -10,8 +10,9 @@ from pipeline.model.build import build_network
 from pipeline.model.conversion.layout import Layout, Tensors
 from pipeline.model.conversion.princeton import PRINCETON
 from pipeline.model.conversion.pytorch_pose import PYTORCH_POSE
+from pipeline.model.conversion.recognition import layout_of
 from pipeline.model.network import PoseNetwork
-from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.joint_sets import JOINT_SETS, JointSet
 from pipeline.settings import ModelSettings
 
 LAYOUTS = (PYTORCH_POSE, PRINCETON)
@@ -43,12 +44,15 @@ def convert(tensors: Tensors, joint_set: JointSet) -> Conversion:
     convolution, BatchNorm, ReLU in stem and head, as ours has; tensors are copied unchanged.
     Raises ValueError that lists all keys without a counterpart.
     """
-    layout = _layout(tensors)
+    layout = layout_of(tensors, LAYOUTS)
     model = layout.model(tensors)
     joints = len(joint_set.joints)
     if model.joints != joints:
+        fitting = [name for name, one in JOINT_SETS.items() if len(one.joints) == model.joints]
+        others = f"; with --joint-set {' or '.join(fitting)} they fit" if fitting else ""
         raise ValueError(
             f"predicts {model.joints} joints, expected {joints}, as many as {joint_set.name} has"
+            f"{others}"
         )
     expected = build_network(model, 0, torch.device("meta")).state_dict()
     modules = layout.modules(model)
@@ -84,14 +88,6 @@ def describe(layout: Layout, model: ModelSettings) -> str:
         f"{layout.name}: {model.stacks} stacks, {model.modules} modules, order {model.order}, "
         f"{model.features} features{stem}, {model.joints} joints"
     )
-
-
-def _layout(tensors: Tensors) -> Layout:
-    for layout in LAYOUTS:
-        if f"{layout.stem_conv}.weight" in tensors:
-            return layout
-    known = " or ".join(f"{layout.stem_conv}.weight ({layout.name})" for layout in LAYOUTS)
-    raise ValueError(f"unknown layout: expected a key {known}, got {', '.join(list(tensors)[:4])}")
 
 
 def _source_key(modules: Mapping[str, str], ours: str) -> str:

@@ -37,6 +37,12 @@ class Layout:
     spare_skips: bool = False
     input_range: str
 
+    def signs(self) -> tuple[str, str, str]:
+        """Return how keys of the stem, the first hourglass and the first head begin."""
+        hourglass, _, _ = self.hourglass.partition("{stack}")
+        head = self.stack["head"].format(stack=0)
+        return f"{self.stem_conv}.weight", f"{hourglass}0.", f"{head}.weight"
+
     def modules(self, model: ModelSettings) -> dict[str, str]:
         """Map each of our modules with tensors, and every residual's skip, to its source name."""
         found = {"stem_conv": self.stem_conv, "stem_norm": self.stem_norm}

@@ -64,6 +64,7 @@ def estimate_on_cluster(
     )
     for row in found.iter_rows():
         content = json.loads(row[_FOUND])
-        result = Found.from_json(content)
-        result.files.update(zip(content["names"], row[_FILES], strict=True))
+        names = content.pop("names")
+        result = Found.from_json(content, "a worker's results")
+        result.files.update(zip(names, row[_FILES], strict=True))
         yield result

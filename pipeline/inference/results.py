@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from pipeline.inference.sources import MediaFile
+from pipeline.io.parsing import fields_of, items_of, number_of, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,20 @@ class FoundPerson:
     scale: float
     box: list[float] | None = None
     score: float | None = None
+
+    @classmethod
+    def from_json(cls, content: Any, where: str) -> Self:
+        """Rebuild a person from the data of `asdict`. Raises ValueError naming a wrong field."""
+        required, optional = ("joints", "center", "scale"), ("box", "score")
+        fields = fields_of(content, where, required=required, optional=optional)
+        box, score = fields.get("box"), fields.get("score")
+        return cls(
+            joints=list(items_of(fields["joints"], f"{where}.joints", partial(_numbers, count=3))),
+            center=_numbers(fields["center"], f"{where}.center", count=2),
+            scale=number_of(fields["scale"], f"{where}.scale"),
+            box=None if box is None else _numbers(box, f"{where}.box", count=4),
+            score=None if score is None else number_of(score, f"{where}.score"),
+        )
 
     @property
     def confidence(self) -> float:
@@ -41,9 +57,18 @@ class Estimate:
     frame: int | None = None
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Rebuild an estimate from the data of `asdict`."""
-        return cls(**{**content, "people": [FoundPerson(**one) for one in content["people"]]})
+    def from_json(cls, content: Any, where: str) -> Self:
+        """Rebuild an estimate from the data of `asdict`. Raises ValueError naming a wrong field."""
+        whole = ("size", "modified_ns", "width", "height")
+        required = ("file", *whole, "people")
+        fields = fields_of(content, where, required=required, optional=("frame",))
+        frame = fields.get("frame")
+        return cls(
+            file=text_of(fields["file"], f"{where}.file"),
+            people=list(items_of(fields["people"], f"{where}.people", FoundPerson.from_json)),
+            frame=None if frame is None else _whole(frame, f"{where}.frame"),
+            **{name: _whole(fields[name], f"{where}.{name}") for name in whole},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +77,12 @@ class Failure:
 
     file: str
     why: str
+
+    @classmethod
+    def from_json(cls, content: Any, where: str) -> Self:
+        """Rebuild a failure from the data of `asdict`. Raises ValueError naming a wrong field."""
+        fields = fields_of(content, where, required=("file", "why"))
+        return cls(**{name: text_of(value, f"{where}.{name}") for name, value in fields.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +125,29 @@ class Found:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Rebuild results from the data of `to_json`."""
+    def from_json(cls, content: Any, where: str) -> Self:
+        """Rebuild results from the data of `to_json`. Raises ValueError naming a wrong field."""
+        fields = fields_of(content, where, required=("estimates", "failures"))
+        estimates, failures = fields["estimates"], fields["failures"]
         return cls(
-            estimates=[Estimate.from_json(estimate) for estimate in content["estimates"]],
-            failures=[Failure(**failure) for failure in content["failures"]],
+            estimates=list(items_of(estimates, f"{where}: estimates", Estimate.from_json)),
+            failures=list(items_of(failures, f"{where}: failures", Failure.from_json)),
         )
 
 
 def people_of(estimates: Sequence[Estimate]) -> Iterator[tuple[Estimate, FoundPerson]]:
     """Yield every person with the estimate that contains them."""
     return ((estimate, person) for estimate in estimates for person in estimate.people)
+
+
+def _numbers(value: Any, where: str, *, count: int) -> list[float]:
+    found = items_of(value, where, number_of)
+    if len(found) != count:
+        raise ValueError(f"{where} must have {count} numbers, got {value!r:.80}")
+    return list(found)
+
+
+def _whole(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{where} must be a whole number, got {value!r:.80}")
+    return value

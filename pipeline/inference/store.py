@@ -35,6 +35,8 @@ class Store:
         except OSError as error:
             raise ValueError(f"--out {self.folder}: can't be written: {error.strerror}") from None
         known = _read(path)
+        if not isinstance(known, dict):
+            raise ValueError(f"{path}: must be an object, got {known!r:.80}; remove this folder")
         for key, value in job.items():
             if known.get(key) != value:
                 raise ValueError(
@@ -58,7 +60,7 @@ class Store:
         """Return the results of sources that are unchanged, in order of sources and frames."""
         known: dict[tuple[str, int, int], dict[int | None, Estimate]] = defaultdict(dict)
         for path in sorted(self._parts()):
-            for estimate in Found.from_json(_read(path)).estimates:
+            for estimate in _found(path).estimates:
                 key = estimate.file, estimate.size, estimate.modified_ns
                 known[key][estimate.frame] = estimate
         found = []
@@ -84,7 +86,8 @@ class Store:
         return parts
 
     def _parts(self) -> list[Path]:
-        return list((self.folder / _PARTS).glob("[0-9]*.json"))
+        found = (self.folder / _PARTS).glob("*.json")
+        return [path for path in found if path.stem.isdecimal()]
 
 
 def spans(numbers: Sequence[int]) -> list[tuple[int, int]]:
@@ -96,6 +99,13 @@ def spans(numbers: Sequence[int]) -> list[tuple[int, int]]:
         else:
             found.append((number, number + 1))
     return found
+
+
+def _found(path: Path) -> Found:
+    try:
+        return Found.from_json(_read(path), str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; without this file its pictures are predicted again") from None
 
 
 def _read(path: Path) -> Any:

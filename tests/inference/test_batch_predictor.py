@@ -122,7 +122,51 @@ def test_a_part_and_what_came_of_it_are_plain_data():
     part = Part(sources=(source("a.mp4"),), frames=(3, 9))
     assert Part.from_json(json.loads(json.dumps(part.to_json()))) == part
     found = Found(estimates=[estimate("a", frame=3)], failures=[Failure(file="b", why="c")])
-    assert Found.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert Found.from_json(json.loads(json.dumps(found.to_json())), "found") == found
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("estimates",), None, "estimates must be a list, got None"),
+        (("estimates", 0), 3, "estimates[0] must be a table of fields, got 3"),
+        (("estimates", 0, "size"), "3", "estimates[0].size must be a whole number, got '3'"),
+        (("estimates", 0, "frame"), 0.5, "estimates[0].frame must be a whole number, got 0.5"),
+        (("estimates", 0, "people", 0, "scale"), None, "people[0].scale must be a number, got"),
+        (("estimates", 0, "people", 0, "joints", 1), [1, 2], "joints[1] must have 3 numbers, got"),
+        (("estimates", 0, "people", 0, "box"), [1], "people[0].box must have 4 numbers, got [1]"),
+        (("estimates", 0, "people", 0, "colour"), 1, "people[0]: unknown field 'colour'"),
+        (("failures", 0), {"file": "b"}, "failures[0]: field 'why' is absent"),
+    ],
+)
+def test_a_part_s_file_that_was_changed_is_refused_by_field(tmp_path, place, value, said):
+    content = Found(estimates=[estimate("a")], failures=[Failure(file="b", why="c")]).to_json()
+    *above, last = place
+    changed = content
+    for key in above:
+        changed = changed[key]
+    changed[last] = value
+    store = Store(tmp_path)
+    store.open({})
+    (tmp_path / "parts" / "000001.json").write_text(json.dumps(content))
+    expected = f"000001.json: .*{re.escape(said)}.*; without this file its pictures are predicted"
+    with pytest.raises(ValueError, match=expected):
+        store.estimates([source("a")])
+
+
+def test_other_files_beside_the_parts_are_left_alone(tmp_path):
+    store = Store(tmp_path)
+    store.open({})
+    (tmp_path / "parts" / "1-copy.json").write_text("{")
+    store.keep(Found(estimates=[estimate("a")]))
+    assert [found.file for found in store.estimates([source("a")])] == ["a"]
+
+
+def test_a_job_file_that_was_changed_is_refused(tmp_path):
+    Store(tmp_path).open({})
+    (tmp_path / "job.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"job\.json: must be an object, got \[\]"):
+        Store(tmp_path).open({})
 
 
 def test_names_of_files_stay_within_their_folder():

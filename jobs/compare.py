@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jobs.options import OutFile, Storage, write_json
+from jobs.options import OutFile, Storage, TrackingUri, write_json
 from pipeline.io.console import say
 from pipeline.settings.cli import clear_errors, parse
 
@@ -27,11 +27,11 @@ class Arguments:
     """Compare runs with the first: settings, accuracy of each joint, and significance."""
 
     runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN ...")]]
-    """Two runs or more, each a run's folder or name, for its best checkpoint, a checkpoint's
-    folder, or with --tracking.uri the name or id of an MLflow run."""
+    """Two runs or more, each a checkpoint's folder; a run's folder or name, for its best
+    checkpoint; models:/NAME@ALIAS or models:/NAME/VERSION; or with --tracking.uri the name or id
+    of an MLflow run."""
     storage: Storage = ""
-    uri: Annotated[str, tyro.conf.arg(name="tracking.uri", metavar="URI")] = ""
-    """MLflow tracking URI for runs that are not in a folder here."""
+    uri: TrackingUri = ""
     json: OutFile = None
     """File for settings, scores and differences."""
     csv: OutFile = None
@@ -64,18 +64,11 @@ def compare_runs(arguments: Arguments) -> None:
 
 
 def _find(run: str, arguments: Arguments, into: Path) -> "ComparedRun":
-    from pipeline.run.plan import storage_folder, tracking_uri
-    from pipeline.tracking.lookup import compared_run, fetch, find_local
+    from pipeline.run.plan import storage_folder
+    from pipeline.tracking.lookup import COMPARED, compared_run, find_checkpoint
 
-    storage = storage_folder(arguments.storage)
-    checkpoint = find_local(run, storage)
-    if checkpoint is None and arguments.uri:
-        checkpoint = fetch(run, tracking_uri(arguments.uri), into)
-    if checkpoint is None:
-        raise ValueError(
-            f"RUN={run!r}: no such folder, and none of this name in {storage}; "
-            "if MLflow has the run, give --tracking.uri"
-        )
+    storage, uri = storage_folder(arguments.storage), arguments.uri
+    checkpoint = find_checkpoint(run, storage, uri, into, argument="RUN", files=COMPARED)
     return compared_run(run, checkpoint)
 
 

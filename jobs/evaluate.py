@@ -1,12 +1,23 @@
 """Measure a checkpoint on validation shards: `python -m jobs.evaluate --help`."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from jobs.options import Device, OutFile, Threads, Weights, torch_device, write_json
+from jobs.options import (
+    Device,
+    Model,
+    OutFile,
+    Storage,
+    Threads,
+    TrackingUri,
+    Weights,
+    torch_device,
+    write_json,
+)
 from pipeline.io.console import Pace, bar, duration, say
 from pipeline.io.redaction import redacted
 from pipeline.settings import Decoding
@@ -27,8 +38,9 @@ _Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 class Arguments:
     """Evaluate a checkpoint: table by joint, figures and JSON. Needs no cluster."""
 
-    checkpoint: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Checkpoint folder, such as runs/NAME/epoch_0010."""
+    model: Model = ""
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
+    """MODEL as an option."""
     weights: Weights = "auto"
     val: Annotated[str, tyro.conf.arg(name="data.val")]
     """Validation shards: a glob or comma-separated globs."""
@@ -50,27 +62,39 @@ class Arguments:
     """File for the scores of every measure."""
     people: OutFile = None
     """File for the results of each person, such as CHECKPOINT/people.npz, for jobs.compare."""
+    storage: Storage = ""
+    uri: TrackingUri = ""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
-    with clear_errors():
-        evaluate_checkpoint(arguments)
+    with clear_errors(), tempfile.TemporaryDirectory() as folder:
+        evaluate_checkpoint(arguments, Path(folder))
 
 
-def evaluate_checkpoint(arguments: Arguments) -> None:
-    """Measure, print, and write the files. Raises ValueError."""
+def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
+    """Measure, print, and write the files.
 
+    `place` is a folder for a downloaded checkpoint. Raises ValueError.
+    """
     from pipeline.data.loader import shard_loader
     from pipeline.evaluation.evaluate import Evaluator
     from pipeline.evaluation.metrics import stack_table, table
     from pipeline.run.checkpoint import find_weights, load_network
+    from pipeline.run.plan import storage_folder
+    from pipeline.tracking.lookup import find_checkpoint
 
     device = torch_device(arguments.device, arguments.threads)
     _check_people_file(arguments.people)
-    network, metadata = load_network(arguments.checkpoint, device, arguments.weights)
-    weights = find_weights(arguments.checkpoint, arguments.weights)
+    model = _model(arguments)
+    storage = storage_folder(arguments.storage)
+    checkpoint = find_checkpoint(model, storage, arguments.uri, place)
+    network, metadata = load_network(checkpoint, device, arguments.weights)
+    weights = find_weights(checkpoint, arguments.weights)
+    is_local = not checkpoint.is_relative_to(place)
+    measured = str(checkpoint) if is_local else f"{model} (epoch {metadata.progress.epochs})"
+    say(f"checkpoint: {measured}")
     if weights == "ema":
         say("weights: their moving average (ema)")
     fitting = metadata.joint_set, metadata.settings.model.input_px
@@ -89,12 +113,24 @@ def evaluate_checkpoint(arguments: Arguments) -> None:
     by_stack = [stack.scores(joint_set) for stack in stacks] if arguments.every_stack else []
     for key in by_stack[-1] if by_stack else ():
         say(f"\n{stack_table([scores[key] for scores in by_stack])}")
-    _write(results, by_stack, evaluation, weights, settings, arguments)
+    described = {"checkpoint": measured, "weights": weights}
+    _write(described, results, by_stack, evaluation, settings, arguments)
     if arguments.people is not None:
         arguments.people.write_bytes(people.to_bytes())
         say(f"written: {arguments.people}")
     if arguments.figures is not None:
         _draw(evaluator, evaluation, people, arguments.figures)
+
+
+def _model(arguments: Arguments) -> str:
+    """Return what was given by either way. Raises ValueError if nothing was, or both."""
+    given = [word for word in (arguments.model, arguments.checkpoint) if word]
+    if len(given) != 1:
+        raise ValueError(
+            "MODEL must be given once: a checkpoint's folder, a run's folder or name, or "
+            f"models:/NAME@ALIAS, got {given or 'none'}"
+        )
+    return given[0]
 
 
 def _check_people_file(people: Path | None) -> None:
@@ -155,16 +191,14 @@ def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluat
 
 
 def _write(
+    described: dict[str, str],
     results: dict[str, dict[str, "Scores"]],
     by_stack: list[dict[str, "Scores"]],
     evaluation: "Evaluation",
-    weights: str,
     settings: "Settings",
     arguments: Arguments,
 ) -> None:
-    content: dict[str, Any] = {
-        "checkpoint": str(arguments.checkpoint),
-        "weights": weights,
+    content: dict[str, Any] = described | {
         "data.val": redacted(arguments.val),
         "people": evaluation.people,
         "flip_test": settings.evaluation.flip_test,

@@ -1,5 +1,8 @@
 """Finds the run or model that a user names: a folder, a name, or one in MLflow."""
 
+import shlex
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.evaluation.comparison import ComparedRun
@@ -13,6 +16,8 @@ from pipeline.run.plan import tracking_uri
 REGISTERED = "models:/"
 # Seconds within which a server has to answer.
 _REACH_S = 8.0
+# Files of a checkpoint that a comparison reads.
+COMPARED = (METADATA_NAME, PEOPLE_NAME)
 
 
 def find_local(run: str, storage: Path) -> Path | None:
@@ -42,36 +47,46 @@ def _best(folder: Path) -> Path:
     return found[0]
 
 
-def find_checkpoint(model: str, storage: Path, uri: str, into: Path) -> Path:
+def find_checkpoint(
+    model: str,
+    storage: Path,
+    uri: str,
+    into: Path,
+    *,
+    argument: str = "MODEL",
+    files: Collection[str] = (),
+) -> Path:
     """Return the checkpoint that `model` names: local, a registered model's, or an MLflow run's.
 
     `find_local` comes first. `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in
-    MLflow, and so are runs if `uri` is given; they are downloaded to `into`. Raises ValueError if
-    there is none, AwayError or RefusedError.
+    MLflow, and so are runs if `uri` is given, and downloaded to `into`: `files`, or if there are
+    none all but the optimizer's. Raises ValueError naming the `argument` if there is no checkpoint,
+    AwayError or RefusedError.
     """
     from pipeline.tracking.registry import download_model
 
     if model.startswith(REGISTERED):
         uri = tracking_uri(uri)
         _reach(uri)
-        return download_model(uri, model, into)
+        # Two models have equal names of folders.
+        return download_model(uri, model, Path(tempfile.mkdtemp(dir=into)))
     checkpoint = find_local(model, storage)
     if checkpoint is None and uri:
-        checkpoint = fetch(model, tracking_uri(uri), into, to_predict=True)
+        checkpoint = _fetch(model, tracking_uri(uri), into, files)
     if checkpoint is None:
         raise ValueError(
-            f"MODEL={model!r}: no such folder, and none of this name in {storage}; expected a "
+            f"{argument}={model!r}: no such folder, and none of this name in {storage}; expected a "
             f"checkpoint, a run, or {REGISTERED}NAME@ALIAS; if MLflow has the run, give "
             "--tracking.uri"
         )
     return checkpoint
 
 
-def fetch(run: str, uri: str, into: Path, *, to_predict: bool = False) -> Path:
-    """Download files of an MLflow run's best checkpoint; return their folder.
+def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:
+    """Download `files` of an MLflow run's best checkpoint; return their folder.
 
-    The files are those of a comparison, or those that prediction needs. `run` is an id or a name.
-    Raises ValueError if no run or several match, AwayError or RefusedError.
+    `run` is an id or a name. Raises ValueError if no run or several match, AwayError or
+    RefusedError.
     """
     from pipeline.tracking.artifacts import download, list_files
     from pipeline.tracking.runs import find_runs
@@ -85,7 +100,7 @@ def fetch(run: str, uri: str, into: Path, *, to_predict: bool = False) -> Path:
     folder = into / runs[0].run_id
     folder.mkdir()
     kept = list_files(runs[0], BEST_CHECKPOINT)
-    needed = set(kept) - {OPTIMIZER_NAME} if to_predict else {METADATA_NAME, PEOPLE_NAME}
+    needed = files or set(kept) - {OPTIMIZER_NAME}
     paths = [download(runs[0], f"{BEST_CHECKPOINT}/{name}", folder) for name in sorted(needed)]
     return paths[0].parent
 
@@ -110,8 +125,8 @@ def compared_run(name: str, checkpoint: Path) -> ComparedRun:
     if not people.exists():
         raise ValueError(
             f"{checkpoint}: no {PEOPLE_NAME}, as it was written without an evaluation; to "
-            f"create it: python -m jobs.evaluate --checkpoint {checkpoint} --data.val SHARDS "
-            f"--people {people}"
+            f"create it: python -m jobs.evaluate {shlex.quote(str(checkpoint))} --data.val SHARDS "
+            f"--people {shlex.quote(str(people))}"
         )
     return ComparedRun(
         name=name,

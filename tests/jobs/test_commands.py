@@ -58,7 +58,7 @@ OPTIONS = {
     "jobs.evaluate": (
         *("checkpoint", "weights", "data.val", "data.train", "evaluation.flip_test"),
         *("evaluation.decoding", "every_stack"),
-        *("device", "threads", "figures", "json", "people"),
+        *("device", "threads", "figures", "json", "people", "ray.storage", "tracking.uri"),
     ),
     "jobs.compare": ("ray.storage", "tracking.uri", "json", "csv"),
     "jobs.convert": ("weights", "out", "joint_set"),
@@ -71,6 +71,7 @@ OPTIONS = {
         *(
             "out",
             "boxes",
+            "boxes_category",
             "formats",
             "overlays",
             "heatmaps",
@@ -267,8 +268,10 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
         (
             "jobs.evaluate",
             "--checkpoint c --data.val v",
-            "error: c: not a checkpoint folder (no checkpoint.json)",
+            "error: MODEL='c': no such folder, and none of this name in",
         ),
+        ("jobs.evaluate", "--data.val v", "error: MODEL must be given once: a checkpoint's folder"),
+        ("jobs.evaluate", "c --checkpoint d --data.val v", "error: MODEL must be given once"),
         ("jobs.compare", "a b", "error: RUN='a': no such folder, and none of this name in"),
         ("jobs.compare", "a b --tracking.uri sqlite:///m.db", "error: tracking.uri='sqlite:////"),
         ("jobs.convert", "--weights w.pth --out o", "error: w.pth: no such file"),
@@ -603,7 +606,7 @@ def checkpoint(tmp_path) -> Path:
     return saved(tmp_path)
 
 
-def saved(tmp_path: Path, **changes) -> Path:
+def saved(tmp_path: Path, metrics: dict[str, float] | None = None, **changes) -> Path:
     settings = Settings.from_flat(
         {
             "model.stacks": 1,
@@ -616,7 +619,7 @@ def saved(tmp_path: Path, **changes) -> Path:
     )
     network = build_network(settings.model, 0, CPU)
     metadata = CheckpointMetadata(
-        settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics={}
+        settings=settings, joint_set=MPII, progress=Progress(epochs=2), metrics=metrics or {}
     )
     folder = tmp_path / "epoch_0002"
     folder.mkdir()
@@ -693,6 +696,22 @@ def test_people_are_written_beside_a_checkpoint_that_lacks_them(tmp_path, capsys
     weights = checkpoint / "weights.safetensors"
     said = said_on_failure(capsys, jobs.evaluate.main, *arguments, "--people", weights)
     assert said == f"error: --people {weights}: belongs to the checkpoint there; give another file"
+
+
+@pytest.mark.parametrize("model", ["pose", "runs/pose", "runs/pose/epoch_0002"])
+def test_a_run_is_measured_by_its_best_checkpoint(tmp_path, capsys, working_folder, model):
+    (working_folder / "runs" / "pose").mkdir(parents=True)
+    for epoch, value in (("epoch_0001", 30.0), ("epoch_0002", 50.0), ("epoch_0003", 40.0)):
+        folder = tmp_path / "made" / epoch
+        folder.mkdir(parents=True)
+        made = saved(folder, metrics={"pckh_0.5": value})
+        made.rename(working_folder / "runs" / "pose" / epoch)
+    _, _, *validation = packed(tmp_path)
+    run(jobs.evaluate.main, model, *validation, "--threads", 1, "--json", tmp_path / "s.json")
+    said = capsys.readouterr().out
+    [found] = re.findall("^checkpoint: (.+)$", said, re.M)
+    assert Path(found).resolve() == working_folder / "runs" / "pose" / "epoch_0002"
+    assert json.loads((tmp_path / "s.json").read_text())["checkpoint"] == found
 
 
 @pytest.mark.parametrize("decoding", ["argmax", "dark"])

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,7 +75,7 @@ def inspect_shards(arguments: Arguments) -> None:
     for sheet in sheets:
         for name, picture in sheet.files.items():
             (arguments.out / name).write_bytes(picture)
-    (arguments.out / "card.json").write_text(json.dumps(card.as_dict(), indent=1) + "\n")
+    (arguments.out / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
     (arguments.out / "index.html").write_text(card_page(card, sheets), encoding="utf-8")
     say(f"\nwritten: {arguments.out}/index.html, card.json, {2 * len(sheets)} pictures")
     if columns.damaged:

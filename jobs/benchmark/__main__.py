@@ -6,8 +6,9 @@ no more than torch, NumPy and OpenCV.
 
 import json
 import os
+import time
 from argparse import ArgumentParser, BooleanOptionalAction
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from pipeline.io.console import clear_errors, duration, say
 
 # The result as JSON, and its tables.
-Measured = tuple[Mapping[str, Any], str]
+Measured = tuple[dict[str, Any], str]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,8 +29,10 @@ def main(argv: list[str] | None = None) -> None:
         for name, value in arguments.items()
         if value is not None
     }
+    begin = time.monotonic()
     with clear_errors():
         result, report = run(options)
+        result |= {"seconds": time.monotonic() - begin}
         say(f"measured in {duration(result['seconds'])}\n\n{report}")
         if path is not None:
             path.write_text(json.dumps(result, indent=1) + "\n")

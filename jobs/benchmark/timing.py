@@ -1,13 +1,16 @@
-"""Fair timing: variants alternate, round by round, so that a busy machine slows all of them."""
+"""Fair timing on a machine: variants alternate, so that other programs slow all of them."""
 
+import importlib.metadata
 import multiprocessing
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -15,6 +18,7 @@ import torch
 
 from jobs.processes import cpu_seconds
 from pipeline.io.console import bar, duration, say
+from pipeline.settings.check import require
 from pipeline.settings.ray import KEEP_MEMORY
 
 T = TypeVar("T")
@@ -32,7 +36,6 @@ class Timing:
 
     @property
     def per_s(self) -> float:
-        """Samples a second."""
         return self.samples / self.wall_s
 
 
@@ -42,15 +45,11 @@ Timings = Sequence[Timing]
 def check_counts(counts: Mapping[str, int]) -> None:
     """Raise ValueError if the value of an option is below 1."""
     for option, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{option} must be at least 1, got {value}")
+        require(value >= 1, option, "at least 1", value)
 
 
 def measure(title: str, variants: Mapping[str, Run], rounds: int) -> dict[str, list[Timing]]:
-    """Time every variant once in each of `rounds`, after a warm-up round.
-
-    CPU time includes that of child processes.
-    """
+    """Time every variant and its child processes once in each round, after a warm-up round."""
     for run in variants.values():
         run()
     timings: dict[str, list[Timing]] = {name: [] for name in variants}
@@ -64,10 +63,7 @@ def measure(title: str, variants: Mapping[str, Run], rounds: int) -> dict[str, l
 
 
 def order(variants: Mapping[str, Any], number: int) -> list[str]:
-    """Return the order of the variants in a round, reversed in every other one.
-
-    A drift of the machine's speed then favours none of them.
-    """
+    """Return the order of variants in a round, reversed in every other one against drift."""
     return list(variants)[:: -1 if number % 2 else 1]
 
 
@@ -103,14 +99,9 @@ def pooled(*several: Timings) -> list[Timing]:
 
 def speed(timings: Timings, name: str = "samples_per_s") -> dict[str, Any]:
     """Return the median speed as `name`, its range, each round's, and CPU ms a sample."""
-    per_s = [timing.per_s for timing in timings]
-    return {
-        name: statistics.median(per_s),
-        "min": min(per_s),
-        "max": max(per_s),
-        "rounds": per_s,
-        "cpu_ms": statistics.median(1000 * timing.cpu_s / timing.samples for timing in timings),
-    }
+    per_s = spread([timing.per_s for timing in timings])
+    cpu_ms = statistics.median(1000 * timing.cpu_s / timing.samples for timing in timings)
+    return {name: per_s.pop("median")} | per_s | {"cpu_ms": cpu_ms}
 
 
 def ratio(above: Timings, below: Timings) -> float:
@@ -143,10 +134,7 @@ def on_one_core() -> Iterator[None]:
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
-    """Run a function in a new process with the allocator settings of a training worker.
-
-    Raises what the function raises.
-    """
+    """Run a function in a new process with the allocator settings of a training worker."""
     with (
         environment(KEEP_MEMORY),
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
@@ -165,3 +153,30 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
         for name in changes:
             os.environ.pop(name)
         os.environ.update({name: before[name] for name in changes if name in before})
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Describe this machine, its load, and the versions of Python and of packages."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return {
+        "device": cpu,
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+    } | {name: importlib.metadata.version(name) for name in packages}
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """Format the machine: device, cores, load and the version of torch."""
+    return (
+        f"{machine['device']}, {machine['threads']} threads on {machine['cores']} cores, "
+        f"load {machine['load_average']:.1f}, torch {machine['torch']}"
+    )

@@ -5,10 +5,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from jobs.benchmark.report import aligned
-from jobs.chaos.evidence import TakenStep
+from jobs.chaos.evidence import Taking
 from jobs.chaos.faults import Fault, Kind
-from pipeline.io.console import duration
+from pipeline.io.console import aligned, duration
 
 # Most seconds between two steps of undisturbed training, an evaluation included.
 _USUAL_S = 5.0
@@ -21,25 +20,19 @@ _MUST_BE_0 = ("samples_lost", "samples_doubled", "metrics_lost", "metrics_double
 
 def result_of(faults: Sequence[Fault], totals: Mapping[str, int]) -> dict[str, Any]:
     """Return the figures of a soak by name, times in seconds."""
-    by_kind = {kind.value: [fault for fault in faults if fault.kind is kind] for kind in Kind}
-    return {
-        "injected": len(faults),
-        "survived": sum(fault.is_survived for fault in faults),
-        **{name: totals[name] for name in _TOTALS},
-        "faults": {kind: _summary(of_kind) for kind, of_kind in by_kind.items()},
-    }
+    by_kind = {}
+    for kind in Kind:
+        of_kind = [fault for fault in faults if fault.kind is kind]
+        lost = [round(fault.lost_s, 2) for fault in of_kind if fault.lost_s is not None]
+        by_kind[kind.value] = _counts(of_kind) | {"lost_s": lost}
+    return _counts(faults) | {name: totals[name] for name in _TOTALS} | {"faults": by_kind}
 
 
-def _summary(faults: Sequence[Fault]) -> dict[str, Any]:
-    lost = [fault.lost_s for fault in faults if fault.lost_s is not None]
-    return {
-        "injected": len(faults),
-        "survived": sum(fault.is_survived for fault in faults),
-        "lost_s": [round(seconds, 2) for seconds in lost],
-    }
+def _counts(faults: Sequence[Fault]) -> dict[str, Any]:
+    return {"injected": len(faults), "survived": sum(fault.is_survived for fault in faults)}
 
 
-def stalled_s(steps: Sequence[TakenStep]) -> float:
+def stalled_s(steps: Sequence[Taking]) -> float:
     """Sum the gaps between steps that are longer than in undisturbed training."""
     gaps = [after.time - before.time for before, after in pairwise(steps)]
     return sum(gap for gap in gaps if gap > _USUAL_S)
@@ -69,21 +62,15 @@ def report(result: Mapping[str, Any]) -> str:
     ):
         whole = name.partition("_")[0]
         books.append([head, f"{result[name]:,}", f"{result[whole]:,}"])
+    exits = ", ".join(f"{how} ({count} times)" for how, count in sorted(result["exits"].items()))
+    times = result["delivered_s"]
     return (
         f"{aligned(rows)}\n\n{aligned(books)}\n\n"
         f"{duration(result['seconds'])}, seed {result['seed']}, {result['runs']} runs of "
         f"{result['epochs']} epochs in all; no new step for {duration(result['stalled_s'])}\n"
         "seconds lost: until the first step beyond those before the fault; load average "
         f"{result['load'][0]:.1f} at the start, {result['load'][1]:.1f} at the end\n"
-        f"drivers ended: {_counted(result['exits'])}\n"
-        f"seconds from MLflow's return until it was complete: {_times(result['delivered_s'])}; "
-        f"{result['delivered_by_command']} runs had ended before and needed jobs.deliver"
+        f"drivers ended: {exits}\nseconds from MLflow's return until it was complete: "
+        + (f"median {median(times):.1f}, most {max(times):.1f}" if times else "no outage")
+        + f"; {result['delivered_by_command']} runs had ended before and needed jobs.deliver"
     )
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{how} ({count} times)" for how, count in sorted(counts.items()))
-
-
-def _times(times: Sequence[float]) -> str:
-    return f"median {median(times):.1f}, most {max(times):.1f}" if times else "no outage"

@@ -1,5 +1,6 @@
 """Figures of people on images: skeletons, heatmaps, and samples as the network sees them."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -131,6 +132,13 @@ def pose_of(sample: Sample, predicted: np.ndarray) -> DrawnPose:
         annotated=np.array(person.visibility) != Visibility.MISSING,
         title=sample.key,
     )
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
 
 
 def spaced(samples: int, count: int) -> np.ndarray:

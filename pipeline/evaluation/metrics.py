@@ -27,7 +27,6 @@ class JointCounts:
 
     @classmethod
     def zero(cls, joints: int) -> Self:
-        """Return counts of no people."""
         shape = len(THRESHOLDS), joints
         return cls(correct=np.zeros(shape, np.int64), annotated=np.zeros(joints, np.int64))
 

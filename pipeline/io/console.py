@@ -1,8 +1,8 @@
-"""Output of the commands without secrets: progress lines, and the message that ends a program."""
+"""Output of the commands without secrets: progress lines, tables, and the message of an end."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -54,6 +54,18 @@ def bar(done: int, total: int, width: int = 24) -> str:
     """Draw a progress bar as text."""
     filled = width * done // max(total, 1)
     return "[" + "#" * filled + "." * (width - filled) + f"] {done:,}/{total:,}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows in columns, the first flush left, the others right; short rows end early."""
+    widths = [max(len(row[k]) for row in rows if k < len(row)) for k in range(max(map(len, rows)))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if k else cell.ljust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
+        for row in rows
+    )
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 Knows neither Ray nor MLflow.
 """
 
-import io
 import json
 from collections.abc import Collection, Mapping
 
+from pipeline.data.pictures import png
 from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
 from pipeline.evaluation.per_person import PEOPLE_NAME, PersonResults
 from pipeline.training.checkpointing import Checkpointer
@@ -65,25 +65,19 @@ def train(trainer: Trainer, checkpointer: Checkpointer, host: LoopHooks, label: 
         state.judge(metrics[trainer.measure.metric_name])
         logger.passed_over()
         logger.evaluated(metrics)
-        checkpointer.save_evaluated(metrics, extras(trainer, evaluation, results), picture(trainer))
+        checkpointer.save_evaluated(metrics, *evaluation_files(trainer, evaluation, results))
         host.report(metrics)
 
 
-def extras(trainer: Trainer, evaluation: Evaluation, results: PersonResults) -> dict[str, bytes]:
-    """Return an evaluation's files for its checkpoint by name; on other ranks than 0 none."""
+def evaluation_files(
+    trainer: Trainer, evaluation: Evaluation, results: PersonResults
+) -> tuple[dict[str, bytes], bytes]:
+    """Return an evaluation's files by name, and predictions as a PNG; empty on ranks but 0."""
     if trainer.rank != 0:
-        return {}
-    return {
+        return {}, b""
+    files = {
         EVALUATION_NAME: json.dumps(evaluation.to_json()).encode(),
         PEOPLE_NAME: results.to_bytes(),
     }
-
-
-def picture(trainer: Trainer) -> bytes:
-    """Draw predictions on some validation people as a PNG; on other ranks than 0 nothing."""
-    if trainer.rank != 0:
-        return b""
-    drawn = io.BytesIO()
     title = f"{trainer.joint_set.name} validation, epoch {trainer.state.progress.epochs}"
-    trainer.draw_overlays(title).savefig(drawn, dpi=100)
-    return drawn.getvalue()
+    return files, png(trainer.draw_overlays(title))

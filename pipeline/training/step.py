@@ -92,7 +92,7 @@ def train_step(
     for start in range(0, len(batch), size):
         part, is_last = batch.rows(slice(start, start + size)), start + size >= len(batch)
         # Ranks exchange gradients once a step.
-        with nullcontext() if is_last else _alone(network):
+        with nullcontext() if is_last else without_exchange(network):
             # No weight is used twice, so autocast need not cache casts.
             reduced = dtype is not torch.float32
             with torch.autocast(device.type, dtype, enabled=reduced, cache_enabled=False):
@@ -136,11 +136,11 @@ def _clipped(optimizer: torch.optim.Optimizer, longest: float) -> float:
     return float(norm)
 
 
-def _alone(network: nn.Module) -> AbstractContextManager[None]:
-    """Suspend the exchange of a DDP network's gradients."""
+def without_exchange(network: nn.Module) -> AbstractContextManager[None]:
+    """Suspend the exchange of a DDP network's gradients; any other network has none."""
     # A compiled network hides the type of the one that it wraps, but has its attributes.
-    alone: AbstractContextManager[None] = getattr(network, "no_sync", nullcontext)()
-    return alone
+    suspended: AbstractContextManager[None] = getattr(network, "no_sync", nullcontext)()
+    return suspended
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -62,8 +62,7 @@ def test_people_images_and_heads_are_counted_by_split():
     ]
     made = card(people, ["train", "train", "train", "val"])
     assert (made.people, made.images, made.head_sizes, made.shards) == (4, 3, 3, 1)
-    counts = {split: (of.people, of.images) for split, of in made.splits.items()}
-    assert counts == {"train": (3, 2), "val": (1, 1)}
+    assert made.splits == {"train": {"people": 3, "images": 2}, "val": {"people": 1, "images": 1}}
 
 
 def test_joints_are_counted_by_state_and_outside_only_where_annotated():
@@ -75,10 +74,11 @@ def test_joints_are_counted_by_state_and_outside_only_where_annotated():
     ]
     counted = card(people).joints
     ankle, knee, hip = (counted[name] for name in MPII.joints[:3])
-    assert (ankle.missing, ankle.occluded, ankle.visible, ankle.outside) == (0, 1, 1, 1)
-    assert (knee.missing, knee.occluded, knee.visible, knee.outside) == (1, 0, 1, 0)
+    assert list(ankle) == ["missing", "occluded", "visible", "outside"]
+    assert tuple(ankle.values()) == (0, 1, 1, 1)
+    assert tuple(knee.values()) == (1, 0, 1, 0)
     # The last pixel's area ends at 299.5.
-    assert (hip.missing, hip.occluded, hip.visible, hip.outside) == (0, 0, 2, 1)
+    assert tuple(hip.values()) == (0, 0, 2, 1)
 
 
 def test_spreads_are_percentiles_over_people():
@@ -111,8 +111,8 @@ def test_a_sample_with_another_number_of_joints_is_damaged():
         "photo-002_00: 16 joints, 15 states, expected 16",
     )
     assert (made.people, made.images, made.head_sizes) == (2, 2, 2)
-    assert {split: of.people for split, of in made.splits.items()} == {"train": 1, "val": 1}
-    assert made.joints["right_ankle"].visible == 2
+    assert {split: of["people"] for split, of in made.splits.items()} == {"train": 1, "val": 1}
+    assert made.joints["right_ankle"]["visible"] == 2
 
 
 def test_rows_carry_their_positions_past_damaged_samples():
@@ -311,7 +311,8 @@ def test_people_without_a_picture_or_a_joint_are_on_no_sheet():
 
 def test_names_from_outside_are_escaped():
     name = "<script>alert('x')</script>&\".jpg"
-    shown = Sheet(name=name, title="people", captions=((name, name),), stored=b"1", training=b"2")
+    files = {f"{name}-{kind}.png": kind.encode() for kind in ("stored", "training")}
+    shown = Sheet(name=name, title="people", captions=((name, name),), files=files)
     made = replace(
         card(samples(1)),
         source=name,

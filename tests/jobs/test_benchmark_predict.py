@@ -7,15 +7,17 @@ import pytest
 
 import jobs.benchmark.__main__
 from jobs.benchmark.predict.prediction import PredictBenchmark, over_plain
-from jobs.benchmark.predict.variants import Network, default, noise, prepare, variants
+from jobs.benchmark.predict.variants import default, noise, prepare, variants
 from jobs.benchmark.timing import Timing
+from pipeline.settings import ModelSettings
 
 VARIANTS = ("fp32 contiguous", "fp32 channels_last", "bf16 channels_last", "ONNX Runtime fp32")
 
 
 @pytest.mark.slow
 def test_every_variant_finds_the_same_heatmaps():
-    network, images = Network(stacks=1, features=8, input_px=64), noise(2, 64)
+    network = ModelSettings(stacks=1, features=8, input_px=64, joints=16)
+    images = noise(2, 64)
     assert variants() == VARIANTS
     plain, *others = (prepare(variant, network)(images) for variant in VARIANTS)
     assert plain.shape == (2, 16, 16, 16)

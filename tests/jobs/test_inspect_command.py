@@ -209,14 +209,14 @@ def test_sheets_show_the_people_they_name_past_damaged_samples(pack):
     figure = draw_truth(
         SampleLoader(packed, MPII, 64), np.array([3]), "suspicious records: stored crops"
     )
-    assert suspicious.stored == png(figure)
+    assert suspicious.files["suspicious-stored.png"] == png(figure)
     figure = draw_augmented(
         SampleLoader(packed, MPII, 64),
         DataSettings(),
         np.array([3]),
         "suspicious records: as training sees them",
     )
-    assert suspicious.training == png(figure)
+    assert suspicious.files["suspicious-training.png"] == png(figure)
 
 
 def png(figure: Figure) -> bytes:

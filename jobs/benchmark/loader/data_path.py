@@ -1,6 +1,5 @@
 """The benchmark of the data path, from photographs to a JSON result."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,12 +23,12 @@ from jobs.benchmark.loader.photographs import (
 from jobs.benchmark.loader.plain import PlainDataset, count_samples, plain_loader
 from jobs.benchmark.loader.report import LEAN_PLAIN, OURS, PLAIN, summary
 from jobs.benchmark.loader.variants import INPUT_PX, DataPath, measure_parallel
-from jobs.benchmark.report import machine
 from jobs.benchmark.timing import (
     Run,
     Timings,
     by_cpu_time,
     check_counts,
+    machine,
     measure,
     on_one_core,
     speed,
@@ -64,7 +63,6 @@ class LoaderBenchmark:
 
 def measure_loader(settings: LoaderBenchmark, folder: Path) -> dict[str, Any]:
     """Measure everything, with `folder` for files. Raises ValueError about the photographs."""
-    begin = time.monotonic()
     say("1/5 photographs, people and shards")
     workloads = prepare(settings, folder)
     result: dict[str, Any] = {
@@ -98,7 +96,6 @@ def measure_loader(settings: LoaderBenchmark, folder: Path) -> dict[str, Any]:
         settings.epochs,
         folder / "four-times",
     )
-    result["seconds"] = time.monotonic() - begin
     return result
 
 

@@ -46,7 +46,6 @@ class Workload:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The photographs' names in `folder`."""
         return tuple(sorted({person.image for person in self.people}))
 
 

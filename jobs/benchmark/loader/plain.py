@@ -1,8 +1,7 @@
 """A plain loader to compare with, as code for human pose commonly loads a sample.
 
-Read and decode the whole photograph, one warp to the network's input, colour
-and normalise in float32 NumPy, a Gaussian pasted into each joint's heatmap,
-and torch's DataLoader around it.
+Read and decode the whole photograph, one warp to the network's input, colour and normalise in
+float32 NumPy, a Gaussian pasted into each joint's heatmap, and torch's DataLoader around it.
 """
 
 from collections.abc import Sequence
@@ -30,10 +29,9 @@ _DATA, _MODEL = DataSettings(), ModelSettings()
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
     """Float images 0-1 (3, input_px, input_px) and heatmaps, augmented as our stream does.
 
-    With the default settings of training, for MPII's joints, all of which must be
-    annotated. With `on_whole` the whole photograph's colours are put in order and
-    it is mirrored before the warp, as in HRNet and pytorch-pose; otherwise where
-    that costs least. The result is the same.
+    With the default settings of training, for MPII's joints, all of which must be annotated. With
+    `on_whole` the whole photograph's colours are put in order and it is mirrored before the warp,
+    as in HRNet and pytorch-pose; otherwise where that costs least. The result is the same.
     """
 
     def __init__(self, folder: Path, people: Sequence[Person], *, on_whole: bool = False) -> None:
@@ -83,10 +81,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
 def paste_gaussians(
     joints: Float[np.ndarray, "joint 2"], size: int, sigma_px: float
 ) -> Float32[np.ndarray, "joint size size"]:
-    """Paste a Gaussian of three sigmas around each joint, rounded to a pixel.
-
-    The map of a joint outside it stays zero.
-    """
+    """Paste a Gaussian of three sigmas around each joint on the map, rounded to a pixel."""
     maps = np.zeros((len(joints), size, size), np.float32)
     radius = int(np.ceil(3 * sigma_px))
     grid = np.arange(-radius, radius + 1, dtype=np.float32)

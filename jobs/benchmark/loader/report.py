@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.benchmark.report import aligned
 from jobs.benchmark.timing import Timing, Timings, pooled, ratio, speed
+from pipeline.io.console import aligned
 
 # Stages of our data path and all of it, each alone over the same people.
 OURS = ("stream", "sample_function", "decode_only", "reading_only", "network_input", "heatmaps")
@@ -42,8 +42,12 @@ def _of_size(timings: Mapping[str, Timings]) -> dict[str, Any]:
 
 def loader_report(result: Mapping[str, Any]) -> str:
     """Format all that was measured as tables."""
-    parts = (_head, _variants, _end_to_end, _crops, _memory, _primary)
-    return "\n\n".join(part(result) for part in parts)
+    primary = (
+        f"of_decode {result['of_decode']:.3f}   over_plain {result['over_plain']:.1f}   "
+        f"pipe_overhead {result['pipe_overhead']:.3f}"
+    )
+    parts = (_head, _variants, _end_to_end, _crops, _memory)
+    return "\n\n".join([*(part(result) for part in parts), primary])
 
 
 def _head(result: Mapping[str, Any]) -> str:
@@ -113,10 +117,3 @@ def _memory(result: Mapping[str, Any]) -> str:
         figures = (*after.values(), memory["growth_mib"][people])
         rows.append([f"{people:,} people", *(f"{value:.1f}" for value in figures)])
     return aligned(rows)
-
-
-def _primary(result: Mapping[str, Any]) -> str:
-    return (
-        f"of_decode {result['of_decode']:.3f}   over_plain {result['over_plain']:.1f}   "
-        f"pipe_overhead {result['pipe_overhead']:.3f}"
-    )

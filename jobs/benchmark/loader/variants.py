@@ -9,12 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from jobs.benchmark.loader.photographs import Workload
-from jobs.benchmark.loader.plain import (
-    PlainDataset,
-    count_samples,
-    plain_loader,
-    worker_options,
-)
+from jobs.benchmark.loader.plain import PlainDataset, count_samples, plain_loader, worker_options
 from jobs.benchmark.timing import Run, Timing, measure
 from pipeline.data.augmentation import draw_augmentations
 from pipeline.data.batch import Batch, network_input

@@ -1,7 +1,6 @@
 """Ray Train's overhead: the same steps with and without it, and the time to the first step."""
 
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -9,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs.benchmark.overhead.first_step import STAGES, measure_first_step
-from jobs.benchmark.report import aligned, machine
 from jobs.benchmark.rounds.data import pack_rendered, settings_for
 from jobs.benchmark.rounds.group import train_without_ray
 from jobs.benchmark.rounds.processes import Target, VariantProcess, run_rounds
 from jobs.benchmark.rounds.trainer import train_with_ray
-from jobs.benchmark.timing import check_counts, environment, spread
-from pipeline.io.console import say
+from jobs.benchmark.timing import check_counts, environment, machine, spread
+from pipeline.io.console import aligned, say
 from pipeline.settings.ray import KEEP_MEMORY
 
 # The first steps of a round fill caches and queues.
@@ -41,7 +39,6 @@ def measure_ray(settings: RayBenchmark, folder: Path) -> dict[str, Any]:
 
     Raises RuntimeError if training fails, or if the variants do not train alike.
     """
-    begin = time.monotonic()
     say("1/3 render and pack people")
     data = folder / "data"
     pack_rendered(data, settings.steps * settings.batch_size)
@@ -56,7 +53,6 @@ def measure_ray(settings: RayBenchmark, folder: Path) -> dict[str, Any]:
         "first_step": start,
         "machine": machine("torch", "ray"),
         "settings": asdict(settings),
-        "seconds": time.monotonic() - begin,
     }
 
 
@@ -147,15 +143,16 @@ def check_alike(measured: Mapping[str, Mapping[str, Any]]) -> None:
 
 def ray_report(result: Mapping[str, Any]) -> str:
     """Format all that was measured as tables."""
-    return "\n\n".join(part(result) for part in (_head, _overhead, _first_step, _primary))
-
-
-def _head(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
-    return (
+    head = (
         f"{machine['cores']} cores, load {machine['load_average']:.1f}, Ray {machine['ray']}, "
         f"torch {machine['torch']}"
     )
+    primary = (
+        f"overhead_percent {result['overhead_percent']:.2f}   "
+        f"first_step_s {result['first_step_s']:.2f}"
+    )
+    return "\n\n".join((head, _overhead(result), _first_step(result), primary))
 
 
 def _overhead(result: Mapping[str, Any]) -> str:
@@ -186,11 +183,4 @@ def _first_step(result: Mapping[str, Any]) -> str:
     rows.append(["all", *(f"{value:.2f}" for value in whole)])
     return aligned(rows) + (
         f"\nmedians of {len(found['rounds'])} starts, of {found['min']:.2f} to {found['max']:.2f} s"
-    )
-
-
-def _primary(result: Mapping[str, Any]) -> str:
-    return (
-        f"overhead_percent {result['overhead_percent']:.2f}   "
-        f"first_step_s {result['first_step_s']:.2f}"
     )

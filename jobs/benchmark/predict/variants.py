@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -21,7 +20,7 @@ from pipeline.model.loss import to_heatmaps
 from pipeline.model.network import PoseNetwork
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.shapes import UInt8
-from pipeline.settings import ModelSettings, Settings
+from pipeline.settings import ModelSettings, OptimSettings, Settings
 
 CPU = torch.device("cpu")
 Variant = Literal[
@@ -37,29 +36,6 @@ Images = UInt8[np.ndarray, "batch input_px input_px 3"]
 Predict = Callable[[Images], np.ndarray]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """The paper's network or a smaller one, with 16 joints."""
-
-    stacks: int
-    features: int
-    input_px: int
-
-    @property
-    def settings(self) -> Settings:
-        """Settings with this network."""
-        model = ModelSettings(
-            stacks=self.stacks, features=self.features, input_px=self.input_px, joints=16
-        )
-        return Settings(model=model)
-
-    def build(self) -> PoseNetwork:
-        """Build it with random heads: all-zero heatmaps would hide differences."""
-        network = build_network(self.settings.model, 0, CPU, zero_heads=False)
-        network.eval()
-        return network
-
-
 def variants() -> tuple[Variant, ...]:
     """Return the variants, the plain one first; ONNX Runtime where it is installed."""
     found: tuple[Variant, ...] = (PLAIN, "fp32 channels_last", "bf16 channels_last")
@@ -68,29 +44,36 @@ def variants() -> tuple[Variant, ...]:
 
 def default() -> Variant:
     """Return the variant that prediction uses on this machine."""
-    network = fastest(Network(stacks=1, features=4, input_px=64).build(), CPU)
+    network = fastest(build(ModelSettings(stacks=1, features=4, input_px=64, joints=1)), CPU)
     return "bf16 channels_last" if isinstance(network, Bf16Network) else "fp32 channels_last"
 
 
-def prepare(variant: Variant, network: Network) -> Predict:
+def build(network: ModelSettings) -> PoseNetwork:
+    """Build a network with random heads: all-zero heatmaps would hide differences."""
+    built = build_network(network, 0, CPU, zero_heads=False)
+    built.eval()
+    return built
+
+
+def prepare(variant: Variant, network: ModelSettings) -> Predict:
     """Build the network, and return a function that predicts as the variant does."""
     if variant == _ONNX:
         return _onnx(network)
-    built: nn.Module = network.build()
+    built: nn.Module = build(network)
     if variant == PLAIN:
-        built = Contiguous(network.build())
+        built = Contiguous(build(network))
     elif variant == "bf16 channels_last":
-        built = Bf16Network(network.build())
+        built = Bf16Network(build(network))
 
     @torch.inference_mode()
     def predict(images: Images) -> np.ndarray:
         floats = scaled(torch.from_numpy(images), torch.ones(len(images), 3), CPU)
-        return to_heatmaps(built(floats).stacks[-1], network.settings.optim.loss).numpy()
+        return to_heatmaps(built(floats).stacks[-1], OptimSettings().loss).numpy()
 
     return predict
 
 
-def _onnx(network: Network) -> Predict:
+def _onnx(network: ModelSettings) -> Predict:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         # In a fresh process, so that exporting does not count as prediction's memory.
@@ -99,12 +82,12 @@ def _onnx(network: Network) -> Predict:
     return lambda images: run(images)[0]
 
 
-def _write_onnx(network: Network, path: Path) -> None:
-    graph = Graph(network.build(), network.settings, MPII, GraphSettings())
+def _write_onnx(network: ModelSettings, path: Path) -> None:
+    graph = Graph(build(network), Settings(model=network), MPII, GraphSettings())
     write(graph, "onnx", path, network.input_px, {})
 
 
-def predict_batches(variant: Variant, network: Network, batch: int) -> Run:
+def predict_batches(variant: Variant, network: ModelSettings, batch: int) -> Run:
     """Return a function that predicts batches of noise and returns the number of images."""
     predict, pixels = prepare(variant, network), noise(batch, network.input_px)
     times = max(1, _IMAGES // batch)

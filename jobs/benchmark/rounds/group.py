@@ -4,8 +4,8 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.loop import LoopHooks, train
+from pipeline.training.step import without_exchange
 from pipeline.training.trainer import Task
 
 # DDP's defaults: a small first bucket, so that the exchange begins early, then larger ones.
@@ -46,9 +47,7 @@ class GroupTrainer(RoundTrainer):
     """
 
     def around(self, step: int) -> AbstractContextManager[None]:
-        no_sync: Callable[[], AbstractContextManager[None]]
-        no_sync = getattr(self.state.parallel, "no_sync", nullcontext)
-        return no_sync() if is_local(step) else nullcontext()
+        return without_exchange(self.state.parallel) if is_local(step) else nullcontext()
 
     def measure_more(self) -> dict[str, Any]:
         """Return the seconds of all-reduces; nothing where there is one rank."""
@@ -121,14 +120,14 @@ def _train_rank(task: Task, rank: int, workers: int, folder: Path, on_gpu: bool)
     device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
     with ExitStack() as ending:
         if workers > 1:
-            ending.enter_context(_process_group(device, rank, workers, folder / "rendezvous"))
+            _join_group(device, rank, workers, folder / "rendezvous")
+            ending.callback(dist.destroy_process_group)
         trainer = GroupTrainer(RoundFiles(folder), task, rank, workers, device)
         checkpointer = ending.enter_context(Checkpointer(trainer, folder / "run"))
         train(trainer, checkpointer, LoopHooks(), task.label)
 
 
-@contextmanager
-def _process_group(device: torch.device, rank: int, workers: int, file: Path) -> Iterator[None]:
+def _join_group(device: torch.device, rank: int, workers: int, file: Path) -> None:
     """Connect the ranks through a file and over loopback, as a cluster of this machine does."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
@@ -140,7 +139,3 @@ def _process_group(device: torch.device, rank: int, workers: int, file: Path) ->
         rank=rank,
         world_size=workers,
     )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

@@ -40,10 +40,7 @@ class RoundFiles:
 
 
 class VariantProcess:
-    """A process that trains an epoch a round, until all epochs are done or the block ends.
-
-    `inherits` is added to the environment that it inherits.
-    """
+    """A process that trains an epoch a round, until all epochs are done or the block ends."""
 
     def __init__(
         self,

@@ -30,10 +30,7 @@ _DECISIVE = ("OMP_NUM_THREADS", *KEEP_MEMORY)
 
 
 class RoundTrainer(Trainer):
-    """A trainer that waits for its round before each epoch, and measures clock, CPU and waits.
-
-    Of several ranks the first follows the files of the rounds, and the others wait for it.
-    """
+    """A trainer that waits for its round before each epoch, and measures clock, CPU and waits."""
 
     def __init__(
         self, files: RoundFiles, task: Task, rank: int, workers: int, device: torch.device
@@ -106,7 +103,6 @@ def train_with_ray(settings: dict[str, Any], folder: Path) -> None:
 
 
 def _train_worker(fields: dict[str, Any], folder: Path) -> None:
-    """Train as one of Ray Train's workers."""
     quieten_ray_train()
     task, host, context = Task(**fields), RayHost(), ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()

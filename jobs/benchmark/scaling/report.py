@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.benchmark.report import aligned
 from jobs.benchmark.scaling.model import GPUS, LINKS
 from jobs.benchmark.scaling.summary import PARTS
+from pipeline.io.console import aligned
 
 # Settings that move a limit.
 _REMEDIES = {
@@ -19,16 +19,15 @@ _REMEDIES = {
 
 def scaling_report(result: Mapping[str, Any]) -> str:
     """Format all that was measured and predicted as tables."""
-    parts = (_head, _measured, _exchange, _assumed, _predicted, _enough, _limits)
-    return "\n\n".join(part(result) for part in parts)
-
-
-def _head(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
-    return (
+    head = (
         f"{machine['cores']} cores, {machine['gpus']} GPUs, load {machine['load_average']:.1f} "
         f"before, Ray {machine['ray']}, torch {machine['torch']}"
     )
+    limits = {row["limit"] for row in result["predicted"]}
+    remedies = (f"{name}: {remedy}" for name, remedy in _REMEDIES.items() if name in limits)
+    parts = (_measured, _exchange, _assumed, _predicted, _enough)
+    return "\n\n".join([head, *(part(result) for part in parts), "\n".join(remedies)])
 
 
 def _measured(result: Mapping[str, Any]) -> str:
@@ -118,8 +117,3 @@ def _enough(result: Mapping[str, Any]) -> str:
         "predicted images a GPU for an all-reduce of at most a tenth of a step, nothing hidden,\n"
         f"8 stacks on 64 GPUs: {figures}"
     )
-
-
-def _limits(result: Mapping[str, Any]) -> str:
-    limits = {row["limit"] for row in result["predicted"]}
-    return "\n".join(f"{name}: {remedy}" for name, remedy in _REMEDIES.items() if name in limits)

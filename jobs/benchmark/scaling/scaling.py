@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -11,16 +10,16 @@ from typing import Any
 
 import torch
 
-from jobs.benchmark.report import machine
 from jobs.benchmark.rounds.data import PEOPLE_PER_SHARD, pack_rendered, settings_for
 from jobs.benchmark.rounds.group import train_without_ray
 from jobs.benchmark.rounds.processes import VariantProcess, run_rounds
 from jobs.benchmark.rounds.trainer import train_with_ray
 from jobs.benchmark.scaling.model import Assumptions, table
 from jobs.benchmark.scaling.summary import WITH_RAY, WITHOUT_RAY, summary, variant_name
-from jobs.benchmark.timing import check_counts, environment
+from jobs.benchmark.timing import check_counts, environment, machine
 from pipeline.io.console import say
 from pipeline.settings import Settings
+from pipeline.settings.check import require
 from pipeline.settings.ray import KEEP_MEMORY
 
 # The paper's single hourglass, for its size of gradients. On CPU small images keep steps short.
@@ -42,8 +41,7 @@ class ScalingBenchmark:
         check_counts({"--rounds": self.rounds})
         most = most_workers()
         for count in self.workers:
-            if not 1 <= count <= most:
-                raise ValueError(f"--workers must be from 1 to this machine's {most}, got {count}")
+            require(1 <= count <= most, "--workers", f"from 1 to this machine's {most}", count)
 
 
 def most_workers() -> int:
@@ -59,7 +57,7 @@ def default_workers(most: int = 0) -> tuple[int, ...]:
 
 def measure_scaling(settings: ScalingBenchmark, folder: Path) -> dict[str, Any]:
     """Measure, with `folder` for files, and predict. Raises RuntimeError if training fails."""
-    begin, assumed = time.monotonic(), Assumptions()
+    assumed = Assumptions()
     described = machine("torch", "ray") | {"gpus": torch.cuda.device_count()}
     say("1/2 render and pack people")
     counts = sorted({1, *settings.workers})
@@ -73,7 +71,6 @@ def measure_scaling(settings: ScalingBenchmark, folder: Path) -> dict[str, Any]:
         "assumptions": asdict(assumed),
         "machine": described,
         "settings": asdict(settings),
-        "seconds": time.monotonic() - begin,
     }
 
 

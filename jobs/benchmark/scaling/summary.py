@@ -24,9 +24,8 @@ def variant_name(workers: int, how: str) -> str:
 def summary(rounds: Sequence[Round], counts: Sequence[int], batch: int) -> dict[str, Any]:
     """Return by number of workers the speed under Ray Train, efficiency, and parts of a step.
 
-    Each worker trains on `batch` images a step. All figures are medians over
-    rounds; `rounds` has the rounds' own. Raises RuntimeError if variants that
-    are compared did not train alike.
+    Each worker trains on `batch` images a step. All figures are medians over rounds; `rounds` has
+    the rounds' own. Raises RuntimeError if variants that are compared did not train alike.
     """
     by_count = {workers: _of_workers(rounds, workers, batch) for workers in counts}
     for workers, found in by_count.items():
@@ -64,17 +63,10 @@ def _of_workers(rounds: Sequence[Round], workers: int, batch: int) -> dict[str, 
         check_alike({"plain": one, "ray": other})
     parts = [parts_of(*both, workers) for both in zip(plain, with_ray, strict=True)]
     return {
-        "samples_per_s": [workers * batch / mean_step_s(measured) for measured in with_ray],
+        "samples_per_s": [workers * batch / mean_gain(found["ends"]) for found in with_ray],
         "split": {name: [p[name] / sum(p.values()) for p in parts] for name in PARTS},
         "ms": {name: [1000 * p[name] for p in parts] for name in PARTS},
     }
-
-
-def mean_step_s(
-    measured: Mapping[str, Any], steps: Callable[[int], bool] = lambda step: True
-) -> float:
-    """Return the mean seconds of a round's `steps` in steady state."""
-    return _mean_gain(measured["ends"], steps)
 
 
 def parts_of(
@@ -93,13 +85,14 @@ def parts_of(
     def is_computed(step: int) -> bool:
         return workers == 1 or is_local(step)
 
-    step, waits = mean_step_s(plain, is_exchanged), _mean_gain(plain["waited_s"], is_exchanged)
-    compute = mean_step_s(plain, is_computed) - _mean_gain(plain["waited_s"], is_computed)
+    ends, waited_s = plain["ends"], plain["waited_s"]
+    step, waits = mean_gain(ends, is_exchanged), mean_gain(waited_s, is_exchanged)
+    compute = mean_gain(ends, is_computed) - mean_gain(waited_s, is_computed)
     return {
         "compute": compute,
         "all_reduce": step - waits - compute,
         "input": waits,
-        "ray": mean_step_s(with_ray) - step,
+        "ray": mean_gain(with_ray["ends"]) - step,
     }
 
 
@@ -148,8 +141,8 @@ def _column(rounds: Sequence[Round], workers: int, how: str) -> list[Mapping[str
     return [of_round[variant_name(workers, how)] for of_round in rounds]
 
 
-def _mean_gain(values: Sequence[float], steps: Callable[[int], bool]) -> float:
-    """Return by how much a clock that is read after every step advances in some steps."""
+def mean_gain(values: Sequence[float], steps: Callable[[int], bool] = lambda step: True) -> float:
+    """Return the mean advance in `steps` in steady state of a clock read after every step."""
     return statistics.mean(
         values[step] - values[step - 1] for step in range(WARM_STEPS, len(values)) if steps(step)
     )

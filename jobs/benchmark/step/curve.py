@@ -31,10 +31,9 @@ def learning_curves(
 ) -> dict[str, Any]:
     """Train one network on the same batches as each of the variants, from each seed.
 
-    The variants alternate step by step, so that their seconds, which count
-    training alone, compare. Each is compared with the first at several of the
-    first one's losses: `over_first` has medians of how many times fewer steps
-    and seconds it took, 0 where it never reached the loss.
+    The variants alternate step by step, so that their seconds, which count training alone, compare.
+    Each is compared with the first at several of the first one's losses: `over_first` has medians
+    of how many times fewer steps and seconds it took, 0 where it never reached the loss.
     """
     first, pictures = variants[0], rendered_people(PEOPLE, variants[0].input_px)
     for variant in variants:
@@ -70,15 +69,12 @@ def over_first(goals: Sequence[dict[str, Any]], first: str, other: str, unit: st
 class Pupil:
     """A network in training: its loss, and its seconds of training, after each step."""
 
-    runner: Runner | None = None
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    def learn(self, batch: Batch, device: torch.device) -> None:
-        """Take a step."""
-        assert self.runner is not None
+    def learn(self, runner: Runner, batch: Batch, device: torch.device) -> None:
         began = time.perf_counter()
-        loss = self.runner.train(batch)
+        loss = runner.train(batch)
         synchronize(device)
         taken = time.perf_counter() - began
         self.losses.append(float(loss))
@@ -128,21 +124,23 @@ def rendered_people(number: int, input_px: int) -> Batch:
 def _run(
     variants: Sequence[Variant], device: torch.device, pictures: Batch, steps: int, seed: int
 ) -> dict[str, Any]:
-    pupils = {variant.method: Pupil(runner=_runner(variant, device, seed)) for variant in variants}
+    # A peak of 10: at the paper's peak of 1 all-zero heatmaps may last longer than this training.
+    changes: dict[str, Any] = {"learning_rate": 1e-3, "target_peak": 10.0, "seed": seed}
+    runners = {
+        variant.method: Runner(
+            variant, device, replace(variant.optim, optimizer="adamw", **changes)
+        )
+        for variant in variants
+    }
+    pupils = {name: Pupil() for name in runners}
     random = np.random.default_rng(seed)
     for step in range(steps):
         batch = pictures.rows(random.permutation(PEOPLE)[: variants[0].batch])
         for name in order(pupils, step):
-            pupils[name].learn(batch, device)
+            pupils[name].learn(runners[name], batch, device)
     return {
         "seed": seed,
         "loss": {name: pupil.losses for name, pupil in pupils.items()},
         "seconds": {name: pupil.seconds for name, pupil in pupils.items()},
         "goals": goals_of(pupils),
     }
-
-
-def _runner(variant: Variant, device: torch.device, seed: int) -> Runner:
-    # A peak of 10: at the paper's peak of 1 all-zero heatmaps may last longer than this training.
-    changes: dict[str, Any] = {"learning_rate": 1e-3, "target_peak": 10.0, "seed": seed}
-    return Runner(variant, device, replace(variant.optim, optimizer="adamw", **changes))

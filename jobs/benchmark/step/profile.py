@@ -1,6 +1,5 @@
 """Where the time of a training step goes."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -41,26 +40,24 @@ def time_shares(runner: Runner, device: torch.device) -> dict[str, float]:
     """
     runner.network = _Marked(runner.network)
     runner.train()
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as taken:
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu) as taken:
         runner.train()
     spent = dict.fromkeys(KINDS, 0.0)
-    on_gpu = device.type == "cuda"
     for event in taken.events() or ():
         # A kernel is an event too, beside the operator that launched it.
-        if event.device_type.name != "CPU":
-            continue
-        spent[kind_of(event)] += (
-            event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        )
+        if event.device_type.name == "CPU":
+            time = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            spent[kind_of(event)] += time
     return {kind: time / sum(spent.values()) for kind, time in spent.items()}
 
 
 def kind_of(event: Any) -> str:
     """Return the kind of work of a profiler's event, by its name and those of its callers."""
-    above = list(_with_ancestors(event))
+    above = []
+    while event is not None:
+        above.append(event.name.lower())
+        event = event.cpu_parent
     if any(name.startswith(_OPTIMIZER) for name in above):
         return "optimizer"
     if not any(name == _NETWORK or name.startswith(_BACKWARD) for name in above):
@@ -70,9 +67,3 @@ def kind_of(event: Any) -> str:
         if any(part in name for name in above for part in parts):
             return kind
     return "other"
-
-
-def _with_ancestors(event: Any) -> Iterator[str]:
-    while event is not None:
-        yield event.name.lower()
-        event = event.cpu_parent

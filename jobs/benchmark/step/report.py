@@ -4,21 +4,19 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.benchmark.report import aligned, machine_line
 from jobs.benchmark.step.profile import KINDS
+from jobs.benchmark.timing import machine_line
+from pipeline.io.console import aligned
 
 
 def step_report(result: Mapping[str, Any]) -> str:
     """Format all that was measured as tables."""
-    parts = (_head, _speed, _shares, _memory, _curves, _primary)
-    return "\n\n".join(part(result) for part in parts)
-
-
-def _head(result: Mapping[str, Any]) -> str:
     peaks = ", ".join(
         f"{name} {per_s / 1e9:,.0f}" for name, per_s in result["matmul_flops_per_s"].items()
     )
-    return f"{machine_line(result['machine'])}\nmatrix products, GFLOP/s: {peaks}"
+    head = f"{machine_line(result['machine'])}\nmatrix products, GFLOP/s: {peaks}"
+    parts = (_speed, _shares, _memory, _curves, _primary)
+    return "\n\n".join([head, *(part(result) for part in parts)])
 
 
 def _speed(result: Mapping[str, Any]) -> str:
@@ -59,17 +57,14 @@ def _curves(result: Mapping[str, Any]) -> str:
     names = list(runs[0]["loss"])
     rows = [[curves["task"], *names]]
     for end in range(every, len(runs[0]["loss"][names[0]]) + 1, every):
-        means = [statistics.mean(_mean_loss(run, n, end, every) for run in runs) for n in names]
+        taken = slice(end - every, end)
+        means = [statistics.fmean(x for run in runs for x in run["loss"][n][taken]) for n in names]
         rows.append([f"loss, steps {end - every + 1}-{end}", *(f"{loss:.4f}" for loss in means)])
     for run in runs:
         for goal in run["goals"]:
             reached = [_reached(goal["reached"][name]) for name in names]
             rows.append([f"seed {run['seed']}, to loss {goal['loss']:.4f}", *reached])
     return aligned(rows)
-
-
-def _mean_loss(run: Mapping[str, Any], name: str, end: int, steps: int) -> float:
-    return statistics.mean(run["loss"][name][end - steps : end])
 
 
 def _reached(at: Mapping[str, float] | None) -> str:

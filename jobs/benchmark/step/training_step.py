@@ -1,7 +1,6 @@
 """The benchmark of the training step, from settings to a JSON result."""
 
 import statistics
-import time
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
@@ -9,7 +8,6 @@ from typing import Any
 
 import torch
 
-from jobs.benchmark.report import machine
 from jobs.benchmark.step.curve import PEOPLE, SMOOTHING, learning_curves
 from jobs.benchmark.step.profile import time_shares
 from jobs.benchmark.step.variants import Pass, Precision, Runner, Variant, synchronize
@@ -18,22 +16,19 @@ from jobs.benchmark.timing import (
     Timings,
     check_counts,
     in_fresh_process,
+    machine,
     measure,
     ratio,
     speed,
 )
 from jobs.processes import memory_mib
 from pipeline.io.console import say
-from pipeline.model.build import training_dtype
+from pipeline.model.build import DTYPES, training_dtype
 from pipeline.model.cost import network_cost
 from pipeline.settings import OptimSettings
+from pipeline.settings.check import require
 
 _PASSES: tuple[Pass, ...] = ("forward", "training")
-_DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 # After this many steps the allocator has stopped growing.
 _MEMORY_STEPS = 5
 
@@ -65,22 +60,18 @@ class StepBenchmark:
                 "--memory-stacks": min(self.memory_stacks, default=1),
             }
         )
-        if self.curve_steps and self.curve_steps < SMOOTHING:
-            raise ValueError(
-                f"--curve-steps must be 0 or at least {SMOOTHING}, got {self.curve_steps}"
-            )
-        if self.curve_steps and self.batches[0] > PEOPLE:
-            raise ValueError(
-                f"the first --batch must be at most {PEOPLE}, the number of people of the "
-                f"learning curves, got {self.batches[0]}"
-            )
+        steps, batch = self.curve_steps, self.batches[0]
+        fits = steps == 0 or steps >= SMOOTHING
+        require(fits, "--curve-steps", f"0 or at least {SMOOTHING}", steps)
+        most = f"at most {PEOPLE}, the number of people of the learning curves"
+        require(steps == 0 or batch <= PEOPLE, "the first --batch", most, batch)
 
 
 def measure_step(settings: StepBenchmark) -> dict[str, Any]:
     """Measure everything. Raises ValueError if the device or network cannot be had."""
-    begin, device = time.monotonic(), found_device(settings.device)
+    device = found_device(settings.device)
     dtype = training_dtype(OptimSettings(), device)
-    [auto] = [name for name, its_dtype in _DTYPES.items() if its_dtype is dtype]
+    auto: Precision = "bf16" if dtype is torch.bfloat16 else "fp32"
     variants = variants_of(settings, auto)
     on = {"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     described = machine("torch") | on
@@ -125,16 +116,15 @@ def measure_step(settings: StepBenchmark) -> dict[str, Any]:
             range(settings.curve_seeds),
         )
         result["to_same_loss_over_plain_fp32"] = result["curves"]["over_first"]
-    result["seconds"] = time.monotonic() - begin
     return result
 
 
 def found_device(name: str) -> torch.device:
     """Return the device of that name; auto: a GPU where there is one. Raises ValueError."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device must be cpu or auto where torch finds no GPU, got 'cuda'")
+    has_gpu = torch.cuda.is_available()
+    require(has_gpu or name != "cuda", "--device", "cpu or auto where torch finds no GPU", name)
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if has_gpu else "cpu"
     return torch.device(name)
 
 
@@ -193,7 +183,7 @@ def matmul_run(precision: Precision, device: torch.device) -> Run:
     """Return a function that multiplies large square matrices and returns its operations."""
     # Large enough to reach the peak, small enough for a fraction of a second.
     side, times = (8192, 10) if device.type == "cuda" else (4096, 1)
-    a, b = (torch.randn(side, side, device=device).to(_DTYPES[precision]) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
 
     def run() -> int:
         for _ in range(times):
@@ -244,9 +234,7 @@ def _row(variant: Variant, what: Pass, timings: Timings, peak: float) -> dict[st
     flops_per_s = flops * found["images_per_s"]
     return asdict(variant) | {
         "pass": what,
-        "images_per_s": found["images_per_s"],
-        "min": found["min"],
-        "max": found["max"],
+        **{key: found[key] for key in ("images_per_s", "min", "max")},
         "ms": statistics.median(1000 * variant.batch / timing.per_s for timing in timings),
         "flops_per_s": flops_per_s,
         "of_matmul_peak": flops_per_s / peak,

@@ -1,7 +1,6 @@
 """Variants of the training step: precision, layout and compilation, forward or trained."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -46,12 +45,10 @@ class Variant:
 
     @property
     def model(self) -> ModelSettings:
-        """The paper's network."""
         return ModelSettings(stacks=self.stacks, joints=JOINTS, input_px=self.input_px)
 
     @property
     def optim(self) -> OptimSettings:
-        """The paper's optimizer."""
         return OptimSettings(
             precision=self.precision, checkpointing=self.checkpointing, compile=self.compile
         )
@@ -98,13 +95,14 @@ class Runner:
 
     def run_of(self, what: Pass, steps: int) -> Run:
         """Return a function that takes `steps` steps and returns the number of images."""
-        return partial(self._steps, what, steps)
 
-    def _steps(self, what: Pass, steps: int) -> int:
-        for _ in range(steps):
-            self.train() if what == "training" else self.forward()
-        synchronize(self._device)
-        return steps * self.variant.batch
+        def run() -> int:
+            for _ in range(steps):
+                self.train() if what == "training" else self.forward()
+            synchronize(self._device)
+            return steps * self.variant.batch
+
+        return run
 
     def train(self, batch: Batch | None = None) -> Tensor:
         """Take a training step, by default on noise, and return its loss."""

@@ -1,8 +1,7 @@
 """A dataset's card: counts, spreads and findings."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -22,24 +21,6 @@ PERCENTILES = (1, 5, 50, 95, 99)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitCounts:
-    """People and images of one split."""
-
-    people: int
-    images: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointStates:
-    """People by the state of one joint. `outside` counts those annotated beyond the image."""
-
-    missing: int
-    occluded: int
-    visible: int
-    outside: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Anomaly:
     """A person whose record looks wrong, and why."""
 
@@ -52,7 +33,9 @@ class Anomaly:
 class Card:
     """A dataset's card. `spreads` holds percentiles, empty where no one has the value.
 
-    `leaks` names images that are in both splits. All other counts leave the `damaged_samples` out.
+    `splits` counts people and images, `joints` people by the joint's state, of whom `outside` are
+    annotated beyond the image. `leaks` names images that are in both splits. All other counts leave
+    the `damaged_samples` out.
     """
 
     source: str
@@ -61,18 +44,14 @@ class Card:
     people: int
     images: int
     head_sizes: int
-    splits: dict[str, SplitCounts]
-    joints: dict[str, JointStates]
+    splits: dict[str, dict[str, int]]
+    joints: dict[str, dict[str, int]]
     spreads: dict[str, dict[str, float]]
     damaged_samples: tuple[str, ...]
     leaks: tuple[str, ...]
     identical_crops: tuple[tuple[str, ...], ...]
     coinciding_people: tuple[Coinciding, ...]
     anomalies: dict[str, tuple[Anomaly, ...]]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the card as plain data for JSON."""
-        return asdict(self)
 
 
 def card_of(
@@ -103,19 +82,17 @@ def card_of(
     )
 
 
-def _split_counts(columns: Columns) -> dict[str, SplitCounts]:
+def _split_counts(columns: Columns) -> dict[str, dict[str, int]]:
     people = Counter(columns.splits)
     images = Counter(split for split, _ in set(zip(columns.splits, columns.images, strict=True)))
-    return {
-        split: SplitCounts(people=people[split], images=images[split]) for split in sorted(people)
-    }
+    return {split: {"people": people[split], "images": images[split]} for split in sorted(people)}
 
 
-def _joint_states(columns: Columns, joint_set: JointSet) -> dict[str, JointStates]:
+def _joint_states(columns: Columns, joint_set: JointSet) -> dict[str, dict[str, int]]:
     counts = {s.name.lower(): (columns.states == s).sum(axis=0).tolist() for s in Visibility}
     counts["outside"] = columns.outside.sum(axis=0).tolist()
     return {
-        name: JointStates(**{state: of_joints[joint] for state, of_joints in counts.items()})
+        name: {state: of_joints[joint] for state, of_joints in counts.items()}
         for joint, name in enumerate(joint_set.joints)
     }
 

@@ -39,7 +39,6 @@ class Columns:
 
     @property
     def annotated(self) -> Bool[np.ndarray, "person joint"]:
-        """Joints that are not missing."""
         return self.states != Visibility.MISSING
 
     @property
@@ -85,22 +84,19 @@ def _row(sample: Sample, position: int, split: Split, joint_set: JointSet) -> _R
     if not joints == states == wanted:
         found = f"{joints} joints" if joints == states else f"{joints} joints, {states} states"
         raise BadSampleError(f"{sample.where}: {found}, expected {wanted}")
+    fault = ""
+    try:
+        sample.picture()
+    except BadSampleError as error:
+        fault = str(error).removeprefix(f"{sample.where}: ")
     return _Row(
         position=position,
         split=split,
         person=sample.person,
         digest=hashlib.sha256(sample.crop.jpeg).hexdigest(),
         density=(sample.crop.factor_x * sample.crop.factor_y) ** 0.5,
-        fault=_fault(sample),
+        fault=fault,
     )
-
-
-def _fault(sample: Sample) -> str:
-    try:
-        sample.picture()
-    except BadSampleError as error:
-        return str(error).removeprefix(f"{sample.where}: ")
-    return ""
 
 
 def _columns(rows: Sequence[_Row], damaged: Sequence[str], joint_set: JointSet) -> Columns:

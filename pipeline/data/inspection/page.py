@@ -1,13 +1,14 @@
 """A dataset's card for people to read: as text, and as one HTML file that works offline."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.data.inspection.card import PERCENTILES, Card
 from pipeline.data.inspection.sheets import Sheet
+from pipeline.io.console import aligned
 
 # Findings of one kind that the text and the page list.
 _PRINTED = 10
@@ -20,14 +21,15 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+# The first row is the head.
+Table = Sequence[Sequence[str]]
 
 
 def card_text(card: Card) -> str:
     """Format the card as text, with the first ten entries of long lists."""
     lines = [_counts(card)]
     for table in _tables(card):
-        lines += ["", *_aligned(table)]
+        lines += ["", aligned(table)]
     lines.append("")
     for title, entries in _findings(card).items():
         lines.append(f"{title}: {len(entries):,}")
@@ -62,21 +64,19 @@ def _counts(card: Card) -> str:
 
 
 def _tables(card: Card) -> list[Table]:
-    splits = [(name, f"{of.people:,}", f"{of.images:,}") for name, of in card.splits.items()]
-    states = ("missing", "occluded", "visible", "outside")
-    joints = [
-        (name, *(f"{getattr(counts, state):,}" for state in states))
-        for name, counts in card.joints.items()
-    ]
+    def counted(counts: Mapping[str, Mapping[str, int]]) -> Iterator[list[str]]:
+        for name, row in counts.items():
+            yield [name, *(f"{count:,}" for count in row.values())]
+
     spreads = [
-        (name, *(f"{value:.4g}" for value in values.values()))
+        [name, *(f"{value:.4g}" for value in values.values())]
         for name, values in card.spreads.items()
         if values
     ]
     return [
-        (("split", "people", "images"), splits),
-        (("joint", "missing", "occluded", "visible", "outside the image"), joints),
-        (("percentile", *(f"{share}%" for share in PERCENTILES)), spreads),
+        [("split", "people", "images"), *counted(card.splits)],
+        [("joint", "missing", "occluded", "visible", "outside the image"), *counted(card.joints)],
+        [("percentile", *(f"{share}%" for share in PERCENTILES)), *spreads],
     ]
 
 
@@ -94,11 +94,3 @@ def _findings(card: Card) -> dict[str, list[tuple[str, str]]]:
     for kind, entries in card.anomalies.items():
         found[kind] = [(f"{entry.split}/{entry.key}", entry.reason) for entry in entries]
     return found
-
-
-def _aligned(table: Table) -> Iterator[str]:
-    head, rows = table
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for first, *rest in (head, *rows):
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        yield "  ".join([first.ljust(widths[0]), *cells])

@@ -1,17 +1,15 @@
 """Contact sheets: people worth a look, drawn as stored and as training sees them."""
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
-from matplotlib.figure import Figure
 
 from pipeline.data.inspection.anomalies import Flags
 from pipeline.data.inspection.columns import Columns
 from pipeline.data.loader import SampleLoader
-from pipeline.data.pictures import draw_augmented, draw_truth
+from pipeline.data.pictures import draw_augmented, draw_truth, png
 from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
 
@@ -30,7 +28,7 @@ Chosen = Int64[np.ndarray, " _chosen"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """Pictures of some people: PNG files of the stored crops and of training's inputs.
+    """Pictures of some people: PNG files of the stored crops and of training's inputs, by name.
 
     `captions` has each person's name and facts.
     """
@@ -38,13 +36,7 @@ class Sheet:
     name: str
     title: str
     captions: tuple[tuple[str, str], ...]
-    stored: bytes
-    training: bytes
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """The pictures by file name."""
-        return {f"{self.name}-stored.png": self.stored, f"{self.name}-training.png": self.training}
+    files: dict[str, bytes]
 
 
 def choose(columns: Columns, found: Mapping[str, Flags], seed: int) -> dict[str, Chosen]:
@@ -87,15 +79,10 @@ def draw_sheets(
         title = _TITLES[name]
         captions = zip(columns.names(rows.tolist()), _notes(rows, columns, found), strict=True)
         people = columns.positions[rows]
-        stored = _png(draw_truth(loader, people, f"{title}: stored crops"))
-        seen = _png(draw_augmented(loader, settings, people, f"{title}: as training sees them"))
-        yield Sheet(name=name, title=title, captions=tuple(captions), stored=stored, training=seen)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+        stored = draw_truth(loader, people, f"{title}: stored crops")
+        seen = draw_augmented(loader, settings, people, f"{title}: as training sees them")
+        files = {f"{name}-stored.png": png(stored), f"{name}-training.png": png(seen)}
+        yield Sheet(name=name, title=title, captions=tuple(captions), files=files)
 
 
 def _notes(rows: Chosen, columns: Columns, found: Mapping[str, Flags]) -> Iterator[str]:

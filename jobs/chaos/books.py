@@ -3,12 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.chaos.evidence import Taking
 from jobs.chaos.training import BATCH, EPOCHS, EXPERIMENT, Training
 from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
+from pipeline.run.metadata import Progress
 from pipeline.tracking.runs import Point, recorded
 
 # A metric's name, its epoch (from 1) and its value.
@@ -52,37 +54,24 @@ class Account:
         return f"{self.lost} lost and {self.doubled} doubled of {self.expected:,}"
 
     def figures(self, name: str) -> dict[str, int]:
-        """Return the three numbers of an account by name."""
         return {name: self.expected, f"{name}_lost": self.lost, f"{name}_doubled": self.doubled}
 
     def __add__(self, other: "Account") -> "Account":
-        return Account(
-            expected=self.expected + other.expected,
-            lost=self.lost + other.lost,
-            doubled=self.doubled + other.doubled,
-        )
+        return Account(**Counter(vars(self)) + Counter(vars(other)))
 
 
 def audit(training: Training, takings: Iterable[Taking], people: int, uri: str) -> Counter[str]:
-    """Compare the ranks' traces, the journals and MLflow with what each run must have done.
-
-    Returns the figures of all runs by name.
-    """
+    """Compare traces, journals and MLflow with what each run must have done; return all figures."""
     totals, takings = Counter[str](), list(takings)
     for run in training.runs:
         of_run = [taking for taking in takings if taking.rank.run == run]
-        expected = _expected(training, run, people)
+        expected, folder = _expected(training, run, people), training.folder_of(run)
         steps, repeated = count_steps(of_run)
         samples = samples_account(of_run, expected)
         stored = recorded(uri, EXPERIMENT, run)
-        metrics = metrics_account(
-            _journal_rows(training, run, JOURNAL_NAME),
-            [_rows(points, of_system=False) for points in stored],
-            expected,
-        ) + system_account(
-            _journal_rows(training, run, SYSTEM_NAME),
-            [_rows(points, of_system=True) for points in stored],
-        )
+        of_training, of_system = ([_rows(p, of_system=k) for p in stored] for k in (False, True))
+        metrics = metrics_account(_journal_rows(folder, JOURNAL_NAME), of_training, expected)
+        metrics += system_account(_journal_rows(folder, SYSTEM_NAME), of_system)
         say(
             f"{run}: {expected.epochs} epochs and {expected.epoch_steps} steps; "
             f"samples: {samples}; metrics: {metrics}"
@@ -118,7 +107,7 @@ def samples_account(takings: Iterable[Taking], expected: Expected) -> Account:
 
 
 def count_steps(takings: Iterable[Taking]) -> tuple[int, int]:
-    """Return the number of steps of a run, and how often one was repeated."""
+    """Return the number of steps of a run, and the number of repetitions."""
     groups = _groups(takings)
     return len(groups), sum(len(times) - 1 for times in groups.values())
 
@@ -174,10 +163,10 @@ def _rows(points: Iterable[Point], *, of_system: bool) -> list[Row]:
     ]
 
 
-def _journal_rows(training: Training, run: str, journal: str) -> list[Row]:
+def _journal_rows(folder: Path, journal: str) -> list[Row]:
     return [
         (name, entry.content["step"], value)
-        for entry in Journal(training.folder_of(run), journal).entries()
+        for entry in Journal(folder, journal).entries()
         if entry.kind == "metrics"
         for name, value in entry.content["values"].items()
     ]
@@ -186,9 +175,7 @@ def _journal_rows(training: Training, run: str, journal: str) -> list[Row]:
 def _expected(training: Training, run: str, people: int) -> Expected:
     """Return what a run must have trained on, by its newest checkpoint."""
     found = newest_sound(training.folder_of(run), say)
-    if found is None:
-        return Expected(people=people, batch=BATCH, epochs=0, is_complete=False)
-    progress = found[1].progress
+    progress = found[1].progress if found else Progress()
     return Expected(
         people=people,
         batch=BATCH,

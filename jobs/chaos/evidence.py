@@ -36,17 +36,7 @@ class Taking:
 
     @property
     def position(self) -> Position:
-        """The step's place in the soak's training."""
         return (self.rank.run, self.epoch, self.step)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TakenStep:
-    """A step that all ranks of a group have taken: when the last did, and when the group began."""
-
-    position: Position
-    time: float
-    begun: float
 
 
 class Evidence:
@@ -70,8 +60,8 @@ class Evidence:
         same = [rank for rank in self._rank_of.values() if rank.group == last.group]
         return sorted(same, key=lambda rank: rank.rank)
 
-    def read_on(self) -> list[TakenStep]:
-        """Read new lines, and return the steps that they complete, the earliest first."""
+    def read_on(self) -> list[Taking]:
+        """Read new lines; return the last part of each step that they complete, earliest first."""
         paths = sorted(self._folder.glob("*.jsonl"))
         added = [taking for path in paths for taking in self._new(path)]
         self.takings += added
@@ -94,10 +84,10 @@ class Evidence:
         self._read[path] = self._read.get(path, 0) + len(complete) + len(newline)
         yield from map(json.loads, complete.splitlines())
 
-    def _completed(self, added: list[Taking]) -> Iterator[TakenStep]:
+    def _completed(self, added: list[Taking]) -> Iterator[Taking]:
         for taking in added:
             key = (taking.rank.group, taking.position)
             self._parts[key] += 1
             if self._parts[key] == taking.rank.workers:
                 self.furthest = max(self.furthest, taking.position)
-                yield TakenStep(position=taking.position, time=taking.time, begun=taking.rank.begun)
+                yield taking

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from jobs.chaos.evidence import Position, TakenStep
+from jobs.chaos.evidence import Position, Taking
 
 
 class Kind(StrEnum):
@@ -90,10 +90,10 @@ class Fault:
         """Seconds until the first step beyond `before`; None if there was none."""
         return None if self.recovered is None else self.recovered - self.time
 
-    def notice(self, steps: Sequence[TakenStep]) -> None:
+    def notice(self, steps: Sequence[Taking]) -> None:
         """Look for the first step, in order of time, that shows that training got further."""
         for step in steps:
-            is_other = not self.is_fatal or step.begun > self.time
+            is_other = not self.is_fatal or step.rank.begun > self.time
             is_further = step.time > self.time and step.position > self.before
             if self.recovered is None and is_other and is_further:
                 self.recovered = step.time

@@ -16,10 +16,7 @@ _ADDRESS = "127.0.0.2"
 
 
 class Nodes:
-    """A head without CPUs, where drivers connect, and nodes of one CPU.
-
-    Only the main thread can add and remove nodes.
-    """
+    """A head without CPUs, where drivers connect, and nodes of one CPU. Main thread only."""
 
     def __init__(self, folder: Path, count: int) -> None:
         # Ray's files and the address of its last cluster, which other programs here may join.
@@ -44,7 +41,6 @@ class Nodes:
 
     @property
     def address(self) -> str:
-        """Address at which drivers join the cluster."""
         return str(self._cluster.address)
 
     def add(self) -> None:
@@ -64,7 +60,6 @@ class Nodes:
         return children([_raylet(node) for node in self._nodes])
 
     def close(self) -> None:
-        """Kill the cluster's processes."""
         raylets = [_raylet(node) for node in self._cluster.list_all_nodes()]
         send([*raylets, *children(raylets)], signal.SIGKILL)
         self._cluster.shutdown()

@@ -35,7 +35,6 @@ class Program:
 
     @property
     def process(self) -> int:
-        """Its process number."""
         return self._process.pid
 
     def status(self) -> int | None:
@@ -85,7 +84,6 @@ class Server:
         )
 
     def answers(self) -> bool:
-        """Whether it answers now."""
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
                 return True

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.chaos.evidence import Evidence, TakenStep
+from jobs.chaos.evidence import Evidence, Taking
 from jobs.chaos.faults import Draw, Fault, Kind
 from jobs.chaos.nodes import Nodes
 from jobs.chaos.programs import Program, Server
@@ -63,7 +63,7 @@ class Soak:
         """Seconds from each return of the server until it had all entries that had waited."""
         self.delivered_by_command = 0
         """Number of runs that ended before that and needed `jobs.deliver`."""
-        self.steps: list[TakenStep] = []
+        self.steps: list[Taking] = []
         """Steps that took training further, in order."""
         self._scheduled: list[tuple[float, Callable[[], None]]] = []
         self._outage: Outage | None = None
@@ -145,12 +145,9 @@ class Soak:
         if not self.faults:
             return bool(self.steps) and time.time() - self.steps[0].time >= self._next.wait_s
         last = self.faults[-1]
-        if self._next.is_hasty:
-            since: float | None = last.time
-        elif time.time() - last.time > _GIVE_UP_S:
+        if not self._next.is_hasty and time.time() - last.time > _GIVE_UP_S:
             return True
-        else:
-            since = last.recovered
+        since = last.time if self._next.is_hasty else last.recovered
         return since is not None and time.time() - since >= self._next.wait_s
 
     def _inject(self, draw: Draw) -> None:

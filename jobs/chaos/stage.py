@@ -3,11 +3,11 @@
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from jobs.chaos.books import audit
@@ -85,7 +85,7 @@ def _staged(folder: Path, seed: int) -> Iterator[tuple[Training, Nodes, Server]]
         server.start()
         nodes = Nodes(folder, NODES)
         # Ray's handler ends only its nodes.
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         server.wait()
         training = Training(folder, folder / "data", nodes.address, server.uri, seed)
         try:
@@ -99,7 +99,3 @@ def _staged(folder: Path, seed: int) -> Iterator[tuple[Training, Nodes, Server]]
             nodes.close()
         # Until they have ended they may write to the folder, which is removed next.
         wait_for_end(started, _CLEAN_UP_S)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

@@ -64,13 +64,11 @@ class Training:
 
     @property
     def driver(self) -> Program:
-        """The latest driver."""
         assert self._program is not None
         return self._program
 
     @property
     def folder(self) -> Path:
-        """Folder of the latest run."""
         return self.folder_of(self.runs[-1])
 
     @property
@@ -79,11 +77,9 @@ class Training:
         return self._folder / "drivers.log"
 
     def folder_of(self, run: str) -> Path:
-        """Return a run's folder."""
         return self._folder / "runs" / run
 
     def begin(self) -> None:
-        """Begin another run."""
         # Names sort in the order of training.
         self.runs.append(f"run-{len(self.runs) + 1:03d}")
         self.start_driver()

@@ -25,7 +25,7 @@ from jobs.chaos.books import (
     samples_account,
     system_account,
 )
-from jobs.chaos.evidence import Evidence, Rank, TakenStep, Taking
+from jobs.chaos.evidence import Evidence, Rank, Taking
 from jobs.chaos.faults import Fault, Kind, draws
 from jobs.chaos.programs import Program, free_port
 from jobs.chaos.report import is_good, report, result_of, stalled_s
@@ -169,8 +169,8 @@ def test_a_line_that_was_cut_off_counts_as_never_written(tmp_path: Path):
     assert evidence.read_on() == []
 
 
-def step(number: int, at: float, begun: float = 0.0) -> TakenStep:
-    return TakenStep(position=("run-001", 0, number), time=at, begun=begun)
+def step(number: int, at: float, begun: float = 0.0) -> Taking:
+    return taking(0, number, at=at, by=rank(begun=begun))
 
 
 def fault(**changes) -> Fault:

@@ -50,10 +50,7 @@ def last_of(journal: Journal) -> tuple[int, float]:
 
 
 def _timed(journal: Journal) -> Iterator[tuple[Entry, float]]:
-    """Yield each entry with the run's duration up to it in seconds.
-
-    The time between the last entry of a start and the next start does not count.
-    """
+    """Yield each entry with the run's duration so far in seconds, without pauses between starts."""
     seconds, before_ms = 0.0, 0
     for entry in journal.entries():
         if entry.kind != "run":

@@ -25,7 +25,6 @@ class Tried:
 
     @property
     def name(self) -> str:
-        """Name of the trial's run."""
         return run_name(self.point, self.number)
 
 

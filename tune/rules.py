@@ -4,12 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ray.tune.schedulers import (
-    ASHAScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    TrialScheduler,
-)
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from tune.settings import EarlySettings
 
@@ -25,10 +20,9 @@ def rule(
 ) -> TrialScheduler:
     """Return the scheduler that ends trials early.
 
-    `epoch_samples` are the training samples of an epoch, `samples` those of a
-    whole trial. Ray Tune does not keep a scheduler's state when it is killed.
-    So the scheduler calls `reported` for each trial that is added, and replays
-    the reports that it returns.
+    `epoch_samples` are the training samples of an epoch, `samples` those of a whole trial. Ray Tune
+    does not keep a scheduler's state when it is killed. So the scheduler calls `reported` for each
+    trial that is added, and replays the reports that it returns.
     """
     grace = early.grace_samples or epoch_samples
     if early.rule == "asha":
@@ -60,7 +54,6 @@ class _Remembering(TrialScheduler):
                 self._replay(tune_controller, trial, report)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judge a report, unless it comes again."""
         if not self._is_new(trial, result):
             return TrialScheduler.CONTINUE
         return str(super().on_trial_result(tune_controller, trial, result))

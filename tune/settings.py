@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.settings.check import require
+from pipeline.settings.check import require, require_at_least
 
 Method = Literal["grid", "random", "tpe"]
 Against = Literal["none", "gmac", "samples_per_s"]
@@ -21,9 +21,8 @@ class SearchSettings:
     seed: int = 0
     """Seed of the draws, and of a grid's order if trials can be stopped early."""
     against: Against = "none"
-    """With tpe, a second objective beside accuracy: the fewest multiply-accumulates of a network
-    (gmac), or the most training samples a second (samples_per_s). Their Pareto front is
-    reported."""
+    """With tpe, a second objective beside accuracy: fewest multiply-accumulates of a network
+    (gmac), or most training samples a second (samples_per_s). Their Pareto front is reported."""
     at_once: int = 0
     """Most trials at once; 0: as many as the cluster holds."""
     retries: int = 1
@@ -42,9 +41,7 @@ class SearchSettings:
             "none without search.method=tpe",
             self.against,
         )
-        for name in ("seed", "at_once", "retries"):
-            value = getattr(self, name)
-            require(value >= 0, f"search.{name}", "at least 0", value)
+        require_at_least(self, "search", 0, "seed", "at_once", "retries")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,7 @@ class EarlySettings:
     times powers of this number."""
 
     def __post_init__(self) -> None:
-        require(self.grace_samples >= 0, "early.grace_samples", "at least 0", self.grace_samples)
+        require_at_least(self, "early", 0, "grace_samples")
         require(self.reduction > 1, "early.reduction", "above 1", self.reduction)
 
 
@@ -78,9 +75,7 @@ class Budget:
     """Hours of wall time while the sweep runs; 0: no bound."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "gpu_hours", "hours"):
-            value = getattr(self, name)
-            require(value >= 0, f"budget.{name}", "at least 0", value)
+        require_at_least(self, "budget", 0, "samples", "gpu_hours", "hours")
 
     def reached_by(self, *, samples: int, gpu_hours: float, hours: float) -> str:
         """Name the bound that has been reached, as `budget.samples=20`; empty if none has."""

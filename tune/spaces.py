@@ -62,7 +62,6 @@ class Space:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Dotted keys of the settings that vary."""
         return (*self.points[0], *self.axes)
 
     def grid(self) -> tuple[Point, ...]:
@@ -93,55 +92,40 @@ class Space:
 
 # Stacks as the paper compares them (Newell et al., section 4.3).
 _STACKS: dict[str, Values] = {"model.stacks": (1, 2, 4, 8)}
-_CAPACITY: dict[str, Values] = {"model.modules": (1, 2), "model.features": (64, 128, 256)}
-_SPACES = {
-    space.name: space
-    for space in (
-        Space(name="stacks", axes=_STACKS),
-        Space(name="stacks-modules", axes=_STACKS | {"model.modules": (1, 2, 4)}),
-        Space(
-            name="stacks-learning-rate",
-            axes=_STACKS | {"optim.learning_rate": (1e-4, 2.5e-4, 1e-3)},
-        ),
-        Space(name="capacity", axes=_STACKS | _CAPACITY),
-        # Equal depth and about equal parameters, in fewer or more stacks (figure 9).
-        Space(
-            name="ablation-stacks",
-            points=tuple(
-                {"model.stacks": stacks, "model.modules": modules}
-                for stacks, modules in ((2, 4), (4, 2), (8, 1))
-            ),
-        ),
-        # Placement of intermediate supervision (figure 8).
-        Space(
-            name="ablation-supervision",
-            points=tuple(
-                settings_of([name]) for name in ("hg", "hg-int", "hg-stacked", "hg-stacked-int")
-            ),
-        ),
-        # Shows which start and scale keep mean squared error away from all-zero heatmaps, and
-        # cross-entropy, which has no scale, beside it.
-        Space(
-            name="losses",
-            points=tuple(
-                {"optim.loss": loss, "optim.target_peak": peak, "optim.zero_heads": zero_heads}
-                for loss, peak in (
-                    *(("mse", 1.0), ("mse", 10.0), ("mse", 50.0)),
-                    ("cross-entropy", 1.0),
-                )
-                for zero_heads in (True, False)
-            ),
-        ),
-    )
+_AXES: dict[str, dict[str, Values]] = {
+    "stacks": _STACKS,
+    "stacks-modules": _STACKS | {"model.modules": (1, 2, 4)},
+    "stacks-learning-rate": _STACKS | {"optim.learning_rate": (1e-4, 2.5e-4, 1e-3)},
+    "capacity": _STACKS | {"model.modules": (1, 2), "model.features": (64, 128, 256)},
+}
+_POINTS: dict[str, list[Point]] = {
+    # Equal depth and about equal parameters, in fewer or more stacks (figure 9).
+    "ablation-stacks": [
+        {"model.stacks": stacks, "model.modules": modules}
+        for stacks, modules in ((2, 4), (4, 2), (8, 1))
+    ],
+    # Placement of intermediate supervision (figure 8).
+    "ablation-supervision": [
+        settings_of([name]) for name in ("hg", "hg-int", "hg-stacked", "hg-stacked-int")
+    ],
+    # Shows which start and scale keep mean squared error away from all-zero heatmaps, and
+    # cross-entropy, which has no scale, beside it.
+    "losses": [
+        {"optim.loss": loss, "optim.target_peak": peak, "optim.zero_heads": zero_heads}
+        for loss, peak in (("mse", 1.0), ("mse", 10.0), ("mse", 50.0), ("cross-entropy", 1.0))
+        for zero_heads in (True, False)
+    ],
+}
+_SPACES = {name: Space(name=name, axes=axes) for name, axes in _AXES.items()} | {
+    name: Space(name=name, points=tuple(points)) for name, points in _POINTS.items()
 }
 
 
 def space_of(named: str, given: Mapping[str, tuple[Any, ...]]) -> Space:
     """Return the space of a name or of a TOML file.
 
-    `given` values, by dotted key, replace those of its axes or add axes. Raises
-    ValueError if the name is unknown, the file is wrong, or `given` holds a
-    setting of the listed points.
+    `given` values, by dotted key, replace those of its axes or add axes. Raises ValueError if the
+    name is unknown, the file is wrong, or `given` holds a setting of the listed points.
     """
     space = _read(Path(named)) if named.endswith(".toml") else _SPACES.get(named)
     if space is None:

@@ -79,7 +79,8 @@ class Trial(ray.tune.Trainable):
                 self._reported += 1
                 return dict(self._last)
             is_stopping = why_stopping(self._folder) is not None
-            if is_over and self._has_finished() and (self._is_whole() or not is_stopping):
+            is_whole = self._last.get("epoch", 0) >= self._plan.settings.optim.epochs
+            if is_over and self._has_finished() and (is_whole or not is_stopping):
                 return self._last | {"done": True}
             if is_stopping and not is_over:
                 Stop(self._plan.folder).ask()
@@ -95,10 +96,6 @@ class Trial(ray.tune.Trainable):
             stop.ask()
             time.sleep(_LOOK_S)
         stop.forget()
-
-    def _is_whole(self) -> bool:
-        """Tell whether the last epoch has been reported."""
-        return bool(self._last) and self._last["epoch"] >= self._plan.settings.optim.epochs
 
     def _has_finished(self) -> bool:
         """Tell whether the training finished rather than was interrupted. Raises its error."""

@@ -17,8 +17,8 @@ import pytest
 import jobs.train
 from pipeline.settings import Settings
 from pipeline.settings.cli import parse
-from tune.figures.curves import Course, learning_curves
-from tune.figures.parallel_coordinates import Setting, Track, parallel_coordinates
+from tune.figures.curves import learning_curves
+from tune.figures.parallel_coordinates import parallel_coordinates
 from tune.figures.scatter import Dot, scores_against, trials_against
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.command import best_command
@@ -417,25 +417,20 @@ def test_costs_of_several_orders_lie_on_a_logarithmic_axis():
     assert scale(0.0, 20.0) == "linear"
 
 
-def places(settings: list[Setting], *tracks: Track) -> list[list[float]]:
-    figure = parallel_coordinates(settings, tracks, "PCKh@0.5")
-    lines = figure.axes[0].lines[: len(tracks)]
+def places(settings: dict[str, tuple[list, list[str]]], *scores: float) -> list[list[float]]:
+    figure = parallel_coordinates(settings, scores, "PCKh@0.5")
+    lines = figure.axes[0].lines[: len(scores)]
     return [pytest.approx(line.get_ydata(), nan_ok=True) for line in lines]
 
 
 def test_parallel_coordinates_go_from_settings_to_score():
-    settings = [
-        Setting(name="rate"),
-        Setting(name="stacks"),
-        Setting(name="loss", words=["a", "b", "c"]),
-    ]
-    tracks = [
-        Track(values=[1e-4, 2.0, "b"], score=60.0),
-        Track(values=[1e-2, 4.0, "c"], score=40.0),
-        Track(values=[1e-3, 3.0, "a"], score=NAN),
-    ]
+    settings = {
+        "rate": ([1e-4, 1e-2, 1e-3], []),
+        "stacks": ([2.0, 4.0, 3.0], []),
+        "loss": (["b", "c", "a"], ["a", "b", "c"]),
+    }
     # The rate's axis is logarithmic; the best is drawn last, who has no score first.
-    assert places(settings, *tracks) == [
+    assert places(settings, 60.0, 40.0, NAN) == [
         [0.5, 0.5, 0.0, NAN],
         [1.0, 1.0, 1.0, 0.0],
         [0.0, 0.0, 0.5, 1.0],
@@ -443,21 +438,20 @@ def test_parallel_coordinates_go_from_settings_to_score():
 
 
 def test_values_and_scores_that_are_all_the_same_lie_in_the_middle():
-    tracks = [Track(values=[2.0], score=50.0), Track(values=[2.0], score=50.0)]
-    assert places([Setting(name="stacks")], *tracks) == [[0.5, 0.5], [0.5, 0.5]]
+    assert places({"stacks": ([2.0, 2.0], [])}, 50.0, 50.0) == [[0.5, 0.5], [0.5, 0.5]]
 
 
 def test_scores_keep_a_linear_axis():
-    tracks = [Track(values=[1.0], score=score) for score in (1.0, 11.0, 101.0)]
-    assert places([Setting(name="stacks")], *tracks) == [[0.5, 0.0], [0.5, 0.1], [0.5, 1.0]]
+    found = places({"stacks": ([1.0, 1.0, 1.0], [])}, 1.0, 11.0, 101.0)
+    assert found == [[0.5, 0.0], [0.5, 0.1], [0.5, 1.0]]
 
 
 def test_learning_curves_end_where_a_trial_ended_and_say_how():
     courses = [
-        Course(name="whole", status="finished", history=history(10.0, NAN, 30.0)),
-        Course(name="short", status="stopped", history=history(5.0, 6.0)),
-        Course(name="broken", status="failed", history=history(4.0)),
-        Course(name="never", status="failed", history={}),
+        trial("whole", history=history(10.0, NAN, 30.0)),
+        trial("short", status="stopped", history=history(5.0, 6.0)),
+        trial("broken", status="failed", history=history(4.0)),
+        trial("never", status="failed"),
     ]
     figure = learning_curves(courses, {"pckh_0.5": "PCKh@0.5 (%)", "val_loss": "loss"})
     lines = {tuple(map(tuple, line.get_xydata())): line for line in figure.axes[0].lines}
@@ -474,7 +468,7 @@ def test_learning_curves_end_where_a_trial_ended_and_say_how():
 
 
 def test_of_many_curves_the_first_have_names():
-    courses = [Course(name=f"t{n}", status="finished", history=history(1.0)) for n in range(50)]
+    courses = [trial(f"t{n}", history=history(1.0)) for n in range(50)]
     figure = learning_curves(courses, {"pckh_0.5": "PCKh@0.5 (%)"})
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [*(f"t{n}" for n in range(8)), "42 others"]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from tune.figures.marks import COLORS, MARKERS, legend, number_logarithm
+from tune.outcome import TrialOutcome
 
 # People tell no more curves apart by color.
 _MOST_CURVES = 8
@@ -18,27 +18,17 @@ _MOST_CURVES = 8
 _LOG_RATIO = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """A trial's course: (training samples seen, value) by metric."""
-
-    name: str
-    status: str
-    history: Mapping[str, Sequence[tuple[int, float]]]
-
-
-def learning_curves(courses: Sequence[Course], metrics: Mapping[str, str]) -> Figure:
+def learning_curves(trials: Sequence[TrialOutcome], metrics: Mapping[str, str]) -> Figure:
     """Draw a panel for each metric, with each trial's values over the training samples seen.
 
-    `metrics` maps metrics to titles. The first few trials have colors and
-    names, the others are gray. A mark shows why an unfinished trial ended.
-    Values that are not finite are left out.
+    `metrics` maps metrics to titles. The first few trials have colors and names, the others are
+    gray. A mark shows why an unfinished trial ended. Values that are not finite are left out.
     """
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for panel, (metric, title) in zip(panels, metrics.items(), strict=True):
-        for place, course in reversed(list(enumerate(courses))):
-            _draw_course(panel, place, course, metric)
+        for place, trial in reversed(list(enumerate(trials))):
+            _draw_course(panel, place, trial, metric)
         panel.set(xlabel="training samples seen", ylabel=title)
         panel.xaxis.set_major_formatter(EngFormatter())
         panel.grid(alpha=0.3)
@@ -48,18 +38,18 @@ def learning_curves(courses: Sequence[Course], metrics: Mapping[str, str]) -> Fi
         elif metric.endswith("loss") and 0 < _LOG_RATIO * min(values) <= max(values):
             panel.set_yscale("log")
             number_logarithm(panel.yaxis, values)
-    legend(figure, list(_course_handles(courses)), "outside lower center", 3)
+    legend(figure, list(_course_handles(trials)), "outside lower center", 3)
     return figure
 
 
-def _draw_course(panel: Axes, place: int, course: Course, metric: str) -> None:
-    points = [point for point in course.history.get(metric, ()) if math.isfinite(point[1])]
+def _draw_course(panel: Axes, place: int, trial: TrialOutcome, metric: str) -> None:
+    points = [point for point in trial.history.get(metric, ()) if math.isfinite(point[1])]
     if not points:
         return
     color = _course_color(place)
     panel.plot(*zip(*points, strict=True), ".-", color=color, markersize=4, linewidth=1.2)
-    if course.status != "finished":
-        marker, color = MARKERS[course.status], _end_color(course.status, color)
+    if trial.status != "finished":
+        marker, color = MARKERS[trial.status], _end_color(trial.status, color)
         panel.plot(*points[-1], marker=marker, color=color, linestyle="", markersize=7)
 
 
@@ -71,15 +61,15 @@ def _end_color(status: str, color: str) -> str:
     return COLORS["failed"] if status == "failed" else color
 
 
-def _course_handles(courses: Sequence[Course]) -> Iterator[Artist]:
-    drawn = [(place, c) for place, c in enumerate(courses) if any(c.history.values())]
-    for place, course in drawn:
+def _course_handles(trials: Sequence[TrialOutcome]) -> Iterator[Artist]:
+    drawn = [(place, trial) for place, trial in enumerate(trials) if any(trial.history.values())]
+    for place, trial in drawn:
         if place < _MOST_CURVES:
-            yield Line2D([], [], color=_course_color(place), label=course.name)
+            yield Line2D([], [], color=_course_color(place), label=trial.name)
     others = sum(place >= _MOST_CURVES for place, _ in drawn)
     if others:
         yield Line2D([], [], color="lightgray", label=f"{others} other{'s' * (others > 1)}")
     for status in ("stopped", "unfinished", "failed"):
-        if any(course.status == status for _, course in drawn):
+        if any(trial.status == status for _, trial in drawn):
             color, label = _end_color(status, "black"), f"ended here: {status}"
             yield Line2D([], [], marker=MARKERS[status], color=color, linestyle="", label=label)

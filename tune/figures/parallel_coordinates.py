@@ -1,8 +1,7 @@
 """All settings of a sweep's trials side by side, with their scores."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,35 +15,19 @@ from tune.figures.marks import plain, spans_orders
 _MOST_TICKS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """An axis of numbers, or of `words`, evenly spaced in this order."""
-
-    name: str
-    words: Sequence[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Track:
-    """A trial's values, one for each axis, and its score; NaN if it has none."""
-
-    values: Sequence[float | str]
-    score: float
-
-
 def parallel_coordinates(
-    settings: Sequence[Setting], tracks: Sequence[Track], headline: str
+    settings: Mapping[str, tuple[Sequence[float | str], Sequence[str]]],
+    scores: Sequence[float],
+    headline: str,
 ) -> Figure:
     """Draw each trial as a line through its settings, an axis each, to its score.
 
-    Darker is better. Numbers that span orders of magnitude have a logarithmic
-    axis. Lines of trials without a score are gray and end at the last setting.
+    `settings` has by name the trials' values, and the axis's words in order if it is one of words.
+    Darker is better. Numbers that span orders of magnitude have a logarithmic axis. Lines of trials
+    without a score (NaN) are gray and end at the last setting.
     """
-    known = [track.score for track in tracks if math.isfinite(track.score)]
-    scales = [
-        _Scale([track.values[place] for track in tracks], setting.words)
-        for place, setting in enumerate(settings)
-    ]
+    known = list(filter(math.isfinite, scores))
+    scales = [_Scale(values, words) for values, words in settings.values()]
     scales.append(_Scale(known, is_score=True))
     figure = Figure(figsize=(min(16, max(7, 2.5 + 1.6 * len(scales))), 4.6), layout="constrained")
     axis = figure.subplots()
@@ -52,30 +35,23 @@ def parallel_coordinates(
     norm = Normalize(min(known, default=0.0) - 0.01, max(known, default=0.0) + 0.01)
     colors = ScalarMappable(norm, "viridis_r")
     # The best comes last, on top of the others.
-    for track in sorted(tracks, key=lambda track: track.score if track.score in known else -1.0):
-        _draw_track(axis, track, scales, colors, best=max(known, default=0.0))
+    tracks = zip(*(values for values, _ in settings.values()), scores, strict=True)
+    for *values, score in sorted(tracks, key=lambda track: track[-1] if track[-1] in known else -1):
+        places = [scale.place(value) for scale, value in zip(scales, [*values, score], strict=True)]
+        axis.plot(
+            places,
+            color=colors.to_rgba(np.array(score)) if score in known else "lightgray",
+            linewidth=2.5 if score == max(known, default=0.0) else 1.2,
+            linestyle="-" if score in known else "--",
+        )
     for number, scale in enumerate(scales):
         _draw_scale(axis, number, scale, is_last=number == len(settings))
-    names = [*(plain(setting.name) for setting in settings), f"best {headline} (%)"]
+    names = [*map(plain, settings), f"best {headline} (%)"]
     axis.set_xticks(range(len(scales)), names)
     axis.set(xlim=(-0.35, len(settings) + 0.3), ylim=(-0.06, 1.06), yticks=[])
     axis.spines[:].set_visible(False)
     figure.colorbar(colors, ax=axis, label=f"best {headline} (%)")
     return figure
-
-
-def _draw_track(
-    axis: Axes, track: Track, scales: Sequence["_Scale"], colors: ScalarMappable, best: float
-) -> None:
-    values = [*track.values, track.score]
-    places = [scale.place(value) for scale, value in zip(scales, values, strict=True)]
-    scored = math.isfinite(track.score)
-    axis.plot(
-        places,
-        color=colors.to_rgba(np.array(track.score)) if scored else "lightgray",
-        linewidth=2.5 if track.score == best else 1.2,
-        linestyle="-" if scored else "--",
-    )
 
 
 class _Scale:

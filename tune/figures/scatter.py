@@ -31,10 +31,7 @@ class Dot:
 
 
 def scores_against(dots: Sequence[Dot], front: Sequence[int], cost: str, headline: str) -> Figure:
-    """Draw scores against a cost; steps join the dots of the Pareto front.
-
-    `front` holds the indices of its dots, in the order in which they are joined.
-    """
+    """Draw scores against a cost; steps join the dots at the indices `front`, in this order."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axis = figure.subplots()
     handles: list[Artist] = []

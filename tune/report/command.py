@@ -12,8 +12,7 @@ from tune.report.leaderboard import best
 def best_command(outcome: SweepOutcome) -> str | None:
     """Return the `python -m jobs.train ...` that trains with the best trial's settings.
 
-    It is quoted for a shell, and holds the secrets that its URIs hold. None if
-    no trial has a score.
+    It is quoted for a shell, and holds the secrets of its URIs. None if no trial has a score.
     """
     trial = best(outcome)
     if trial is None:
@@ -23,10 +22,7 @@ def best_command(outcome: SweepOutcome) -> str | None:
 
 
 def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
-    """Return, as words of a command line, the settings that neither vary nor are defaults.
-
-    Secrets in URIs become `***`.
-    """
+    """Return shared settings that are not defaults as words of a command line, without secrets."""
     defaults = Settings().flat()
     # The sweep sets the run's storage and name; joints follow from the data.
     skipped = {*varied, "ray.name", "ray.storage", "model.joints"}

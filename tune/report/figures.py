@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
-from tune.figures.curves import Course, learning_curves
-from tune.figures.parallel_coordinates import Setting, Track, parallel_coordinates
+from tune.figures.curves import learning_curves
+from tune.figures.parallel_coordinates import parallel_coordinates
 from tune.figures.scatter import Dot, scores_against, trials_against
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.leaderboard import competes, differing_keys, pareto_front, ranked, ranks
@@ -37,10 +37,7 @@ class _Cost:
 
 
 def pictures(outcome: SweepOutcome) -> list[Picture]:
-    """Draw the figures of a report, in its order.
-
-    Settings and costs that are the same for all trials with a score get none.
-    """
+    """Draw the figures of a report, in its order, for settings and costs that differ."""
     trials = ranked(outcome)
     scored = [trial for trial in trials if math.isfinite(trial.score)]
     return [
@@ -128,34 +125,25 @@ def _coordinates(outcome: SweepOutcome, trials: Sequence[TrialOutcome]) -> Itera
     keys = differing_keys(outcome)
     if not keys or not any(map(competes, trials)):
         return
-    columns = [axis_values([trial.point.get(key) for trial in trials]) for key in keys]
-    names = short_keys(keys)
-    settings = [
-        Setting(name=names[key], words=words) for key, (_, words) in zip(keys, columns, strict=True)
-    ]
-    rows = zip(*(values for values, _ in columns), strict=True)
-    tracks = [
-        Track(values=row, score=trial.score if competes(trial) else math.nan)
-        for row, trial in zip(rows, trials, strict=True)
-    ]
+    settings = {
+        name: axis_values([trial.point.get(key) for trial in trials])
+        for key, name in short_keys(keys).items()
+    }
+    scores = [trial.score if competes(trial) else math.nan for trial in trials]
     yield Picture(
         name="parallel_coordinates.png",
         title="All settings together",
         sentence="Each line is a trial, from its settings to its score. Darker is better, the "
         "best is thick. Dashed gray lines are trials that failed or have no score.",
-        figure=parallel_coordinates(settings, tracks, outcome.headline),
+        figure=parallel_coordinates(settings, scores, outcome.headline),
     )
 
 
 def _curves(outcome: SweepOutcome, trials: Sequence[TrialOutcome]) -> Iterator[Picture]:
     if not any(math.isfinite(v) for t in trials for h in t.history.values() for _, v in h):
         return
-    courses = [
-        Course(
-            name=f"{mark} {shortened(trial.name, _NAME_LETTERS)}".lstrip(),
-            status=trial.status,
-            history=trial.history,
-        )
+    named = [
+        replace(trial, name=f"{mark} {shortened(trial.name, _NAME_LETTERS)}".lstrip())
         for trial, mark in zip(trials, _marks(outcome), strict=True)
     ]
     metrics = {
@@ -168,5 +156,5 @@ def _curves(outcome: SweepOutcome, trials: Sequence[TrialOutcome]) -> Iterator[P
         title="Learning curves",
         sentence="Accuracy and losses after each epoch over the training samples seen. Curves of "
         "trials that were stopped or failed end with a mark. The best trials have colors.",
-        figure=learning_curves(courses, metrics),
+        figure=learning_curves(named, metrics),
     )

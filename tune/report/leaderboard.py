@@ -15,9 +15,8 @@ from tune.report.values import distinct
 def ranked(outcome: SweepOutcome) -> list[TrialOutcome]:
     """Sort trials, best first: by score, then the cheaper network, then the name.
 
-    Failed trials come after all others, whatever they had reached, because
-    their settings are not to be recommended. Trials without a score come last
-    within each group.
+    Failed trials come after all others, whatever they had reached, because their settings are not
+    to be recommended. Trials without a score come last within each group.
     """
 
     def order(trial: TrialOutcome) -> tuple[bool, bool, float, float, str]:
@@ -29,10 +28,7 @@ def ranked(outcome: SweepOutcome) -> list[TrialOutcome]:
 
 
 def ranks(trials: Sequence[TrialOutcome]) -> list[int | None]:
-    """Return the rank of each trial of `ranked`; None if it failed or has no score.
-
-    Equal scores share a rank.
-    """
+    """Return the ranks of `ranked`, shared by equal scores; None for trials that do not compete."""
     found: list[int | None] = []
     for place, trial in enumerate(trials):
         if not competes(trial):
@@ -57,9 +53,8 @@ def best(outcome: SweepOutcome) -> TrialOutcome | None:
 def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> list[int]:
     """Return the indices of the trials that no other dominates, cheapest first.
 
-    A trial dominates another if it costs no more and scores no less, and is
-    better in one of the two. So twins both stay. Trials whose cost or score is
-    not finite are left out.
+    A trial dominates another if it costs no more and scores no less, and is better in one of the
+    two. So twins both stay. Trials whose cost or score is not finite are left out.
     """
     pairs = list(zip(costs, scores, strict=True))
     known = [place for place, pair in enumerate(pairs) if all(map(math.isfinite, pair))]

@@ -48,8 +48,7 @@ _TEMPLATES = Environment(
 def write_report(outcome: SweepOutcome, folder: Path) -> list[Path]:
     """Write trials.csv, figures/*.png and report.html to `folder`; return their paths in order.
 
-    Each file replaces that of an earlier report atomically. Raises OSError if
-    the disk is full.
+    Each file replaces that of an earlier report atomically. Raises OSError if the disk is full.
     """
     shown_pictures = pictures(outcome)
     images = {picture.name: _png(picture) for picture in shown_pictures}

@@ -9,15 +9,7 @@ from typing import Any, Literal
 from pipeline.io.console import duration
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.leaderboard import differing_keys, ranked, ranks, summary, varied_keys
-from tune.report.values import (
-    clipped,
-    is_number,
-    last_line,
-    number,
-    short_keys,
-    shortened,
-    shown,
-)
+from tune.report.values import clipped, is_number, last_line, number, short_keys, shortened, shown
 
 _TRIAL = "trial"
 _VALUE_LETTERS = 16
@@ -38,7 +30,6 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Letters of the longest cell."""
         return max(map(len, [self.title, *self.cells]))
 
     def shortened(self, letters: int) -> "Column":
@@ -69,8 +60,8 @@ def _settings(outcome: SweepOutcome, trials: Sequence[TrialOutcome]) -> list[Col
     columns = []
     for key, title in short_keys(differing_keys(outcome)).items():
         values = [trial.point.get(key) for trial in trials]
-        cells = [shown(value) for value in values]
-        columns.append(Column(title=title, cells=cells, values=list(map(_sortable, values))))
+        sortable = list(map(_sortable, values))
+        columns.append(Column(title=title, cells=list(map(shown, values)), values=sortable))
     return columns
 
 
@@ -93,9 +84,8 @@ def _numbers(title: str, values: Sequence[float | None], text: Callable[[float],
 def leaderboard_text(outcome: SweepOutcome, width: int = 120) -> str:
     """Format the leaderboard as lines of at most `width` letters, if the settings leave room.
 
-    Settings that are the same for all trials stand once above the table. Below
-    it are the titles of columns that do not fit, and the last line of each
-    failed trial's error.
+    Settings that are the same for all trials stand once above the table. Below it are the titles of
+    columns that do not fit, and the last line of each failed trial's error.
     """
     lines = [f"sweep {outcome.name}", *wrap(summary(outcome), width)]
     if not outcome.trials:

@@ -15,10 +15,7 @@ _MOST_WORDS = 8
 
 
 def shown(value: Any) -> str:
-    """Format a setting's value as the command line takes it: `true`, `0.00025`, `1 2 4`.
-
-    None is `-`.
-    """
+    """Format a value as the command line takes it: `true`, `0.00025`, `1 2 4`; None is `-`."""
     if value is None:
         return "-"
     if isinstance(value, bool):

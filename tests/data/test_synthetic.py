@@ -114,7 +114,7 @@ def test_the_head_size_is_six_tenths_of_the_diagonal_of_the_head_box():
     body, outfit = sample_body(rng), sample_outfit(rng)
     points = body.points.copy()
     points[UPPER_NECK], points[HEAD_TOP] = (0, -0.3, 0), (0, -0.4, 0)
-    body = replace(body, points=points, build=replace(body.build, head=0.15))
+    body = replace(body, points=points, build=body.build | {"head": 0.15})
     # At 200 px the box is 0.1 * 200 = 20 high and 2 * 0.39 * 0.15 * 200 = 23.4 wide.
     figure = place(body, outfit, 200, np.zeros(2))
     assert figure.head_size == pytest.approx(0.6 * (20**2 + 23.4**2) ** 0.5)

@@ -24,20 +24,8 @@ _SIDES = (("right", -1), ("left", 1))
 POINTS = {name: index for index, name in enumerate(SYNTHETIC.joints + _EXTRAS)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Build:
-    """Proportions of a body, in statures."""
-
-    torso: float
-    neck: float
-    head: float
-    shoulder: float
-    hip: float
-    upper_arm: float
-    forearm: float
-    thigh: float
-    shin: float
-    girth: float
+# Proportions of a body by the name of the part, in statures.
+Build = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +78,18 @@ def sample_body(rng: Generator) -> Body:
 
 def _sample_build(rng: Generator) -> Build:
     leg, arm = rng.uniform(0.225, 0.25), rng.uniform(0.155, 0.175)
-    return Build(
-        torso=rng.uniform(0.27, 0.31),
-        neck=rng.uniform(0.045, 0.06),
-        head=rng.uniform(0.14, 0.165),
-        shoulder=rng.uniform(0.095, 0.125),
-        hip=rng.uniform(0.052, 0.068),
-        upper_arm=arm,
-        forearm=arm * rng.uniform(0.88, 0.96),
-        thigh=leg,
-        shin=leg * rng.uniform(0.92, 1.0),
-        girth=rng.uniform(0.95, 1.35),
-    )
+    return {
+        "torso": rng.uniform(0.27, 0.31),
+        "neck": rng.uniform(0.045, 0.06),
+        "head": rng.uniform(0.14, 0.165),
+        "shoulder": rng.uniform(0.095, 0.125),
+        "hip": rng.uniform(0.052, 0.068),
+        "upper_arm": arm,
+        "forearm": arm * rng.uniform(0.88, 0.96),
+        "thigh": leg,
+        "shin": leg * rng.uniform(0.92, 1.0),
+        "girth": rng.uniform(0.95, 1.35),
+    }
 
 
 def _rotation(axis: int, angle_deg: float) -> FloatArray:
@@ -131,10 +119,10 @@ def _pose_trunk(rng: Generator, build: Build) -> dict[str, FloatArray]:
     is_bent = rng.random() < 0.1
     bend = rng.uniform(25, 65) if is_bent else rng.uniform(-8, 14)
     trunk = _rotation(2, rng.normal(0, 7)) @ _rotation(1, rng.normal(0, 8)) @ _rotation(0, bend)
-    neck = np.array([0, -build.torso - build.neck, 0.01])
+    neck = np.array([0, -build["torso"] - build["neck"], 0.01])
     points = {
-        "thorax": np.array([0, -build.torso, 0]),
-        "chest": np.array([0, -0.8 * build.torso, 0.06 * build.girth]),
+        "thorax": np.array([0, -build["torso"], 0]),
+        "chest": np.array([0, -0.8 * build["torso"], 0.06 * build["girth"]]),
         "upper_neck": neck,
     }
     points |= _pose_head(rng, build, neck)
@@ -148,7 +136,7 @@ def _pose_trunk(rng: Generator, build: Build) -> dict[str, FloatArray]:
 
 def _pose_head(rng: Generator, build: Build, neck: FloatArray) -> dict[str, FloatArray]:
     tilt, turn, nod = rng.normal(0, 8), rng.normal(0, 15), rng.uniform(-12, 12)
-    head = _rotation(2, tilt) @ _rotation(1, turn) @ _rotation(0, nod) * build.head
+    head = _rotation(2, tilt) @ _rotation(1, turn) @ _rotation(0, nod) * build["head"]
     features = {
         "head_top": (0, -1, 0),
         "face": (0, -0.37, 0.17),
@@ -163,7 +151,7 @@ def _pose_head(rng: Generator, build: Build, neck: FloatArray) -> dict[str, Floa
 def _pose_arm(
     rng: Generator, build: Build, habit: _Habit, name: str, side: int
 ) -> dict[str, FloatArray]:
-    shoulder = np.array([side * build.shoulder, -build.torso + 0.012, 0])
+    shoulder = np.array([side * build["shoulder"], -build["torso"] + 0.012, 0])
     upper = _direction(rng.uniform(*habit.forward), rng.uniform(*habit.outward), side)
     # An elbow closes towards the front, upwards or to the middle, never to the back.
     target = rng.uniform([-1.0, -1.0, 0.1], [0.4, 0.4, 1.0]) * [side, 1, 1]
@@ -171,8 +159,8 @@ def _pose_arm(
     across /= np.linalg.norm(across)
     bend = np.radians(rng.uniform(*habit.bend))
     lower = np.cos(bend) * upper + np.sin(bend) * across
-    elbow = shoulder + build.upper_arm * upper
-    wrist = elbow + build.forearm * lower
+    elbow = shoulder + build["upper_arm"] * upper
+    wrist = elbow + build["forearm"] * lower
     joints = {"shoulder": shoulder, "elbow": elbow, "wrist": wrist, "hand": wrist + 0.045 * lower}
     return {f"{name}_{joint}": point for joint, point in joints.items()}
 
@@ -182,20 +170,14 @@ def _pose_legs(rng: Generator, build: Build) -> dict[str, FloatArray]:
     habit = _pick(rng, _LEGS)
     points = {"pelvis": np.zeros(3)}
     for name, side in _SIDES:
-        points |= _pose_leg(rng, build, habit, name, side)
+        forward, bend = rng.uniform(*habit.forward), rng.uniform(*habit.bend)
+        outward = rng.uniform(*habit.outward)
+        # A knee closes to the back, in the plane in which the thigh swings.
+        below = forward - bend
+        hip = np.array([side * build["hip"], 0, 0])
+        knee = hip + build["thigh"] * _direction(forward, outward, side)
+        ankle = knee + build["shin"] * _direction(below, 0.4 * outward, side)
+        toe = ankle + 0.075 * _direction(below + 62, 12 + 0.4 * outward, side)
+        joints = {"hip": hip, "knee": knee, "ankle": ankle, "toe": toe}
+        points |= {f"{name}_{joint}": point for joint, point in joints.items()}
     return points
-
-
-def _pose_leg(
-    rng: Generator, build: Build, habit: _Habit, name: str, side: int
-) -> dict[str, FloatArray]:
-    forward, bend = rng.uniform(*habit.forward), rng.uniform(*habit.bend)
-    outward = rng.uniform(*habit.outward)
-    # A knee closes to the back, in the plane in which the thigh swings.
-    below = forward - bend
-    hip = np.array([side * build.hip, 0, 0])
-    knee = hip + build.thigh * _direction(forward, outward, side)
-    ankle = knee + build.shin * _direction(below, 0.4 * outward, side)
-    toe = ankle + 0.075 * _direction(below + 62, 12 + 0.4 * outward, side)
-    joints = {"hip": hip, "knee": knee, "ankle": ankle, "toe": toe}
-    return {f"{name}_{joint}": point for joint, point in joints.items()}

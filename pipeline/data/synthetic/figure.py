@@ -1,7 +1,6 @@
 """A body as coloured parts in an image: skin, clothes, head and hair.
 
-The projection drops the depth z of the body's points, which only decides the order in which parts
-are drawn.
+The projection drops the depth z of the body's points, which only decides the order of drawing.
 """
 
 import colorsys
@@ -173,8 +172,8 @@ def place(body: Body, outfit: Outfit, stature_px: float, pelvis: FloatArray) -> 
     points = body.points * stature_px
     points[:, :2] += pelvis
     at = {name: points[index] for name, index in POINTS.items()}
-    girth = body.build.girth * stature_px
-    head_width = 0.39 * body.build.head * stature_px
+    girth = body.build["girth"] * stature_px
+    head_width = 0.39 * body.build["head"] * stature_px
     parts = [*_trunk(at, girth, outfit), *_head(at, girth, head_width, outfit)]
     for side in ("right", "left"):
         arm_colours, leg_colours = (outfit.skin, outfit.shirt), (outfit.skin, outfit.trousers)
@@ -184,8 +183,7 @@ def place(body: Body, outfit: Outfit, stature_px: float, pelvis: FloatArray) -> 
     return Figure(
         joints=points[: len(SYNTHETIC.joints), :2],
         parts=tuple(sorted(parts, key=lambda part: part.depth)),
-        # The head box of an ellipse, however it is turned, has the diagonal 2 * hypot(half axes);
-        # MPII takes 0.6 of it.
+        # The box of a turned ellipse has the diagonal 2 * hypot(half axes); MPII takes 0.6 of it.
         head_size=float(0.6 * 2 * np.hypot(half_height, head_width)),
     )
 
@@ -213,10 +211,7 @@ def _tube(
     edges = outline[half - 1 : half + 1], outline[[-1, 0]]
     light = np.array([-0.25, -0.25]) * min(radii)
     glow = capsule(start[:2] + light, end[:2] + light, 0.5 * radii[0], 0.5 * radii[1])
-    return [
-        Shape(outline=outline, colour=colour, edges=edges),
-        _flat(glow, shade(colour, 1.13)),
-    ]
+    return [Shape(outline=outline, colour=colour, edges=edges), _flat(glow, shade(colour, 1.13))]
 
 
 def _tapered(
@@ -265,14 +260,13 @@ def _trunk(at: dict[str, FloatArray], girth: float, outfit: Outfit) -> list[Part
     radii = np.array([0.03, 0.03, 0.042, 0.042]) * girth
     depth = float(corners[:, 2].mean())
     joints = tuple(POINTS[name] for name in names)
-    shapes = [_shirt(corners[:, :2], radii, outfit.shirt)]
+    rings = [disc(corner[:2], radius) for corner, radius in zip(corners, radii, strict=True)]
+    shirt = cv2.convexHull(np.concatenate(rings).astype(np.float32))[:, 0]
+    shapes = [outlined(shirt.astype(np.float64), outfit.shirt)]
     shapes += _stripes(corners[:, :2], outfit.stripes, outfit.print)
     shapes += _neckline(at, outfit.skin)
-    torso = Part(
-        shapes=tuple(shapes),
-        joints=(*joints, POINTS["thorax"], POINTS["pelvis"]),
-        depth=depth,
-    )
+    shown = (*joints, POINTS["thorax"], POINTS["pelvis"])
+    torso = Part(shapes=tuple(shapes), joints=shown, depth=depth)
     seat = (1.08 * radii[2], 1.08 * radii[3])
     hips = Part(
         shapes=tuple(_tube(corners[2], corners[3], seat, outfit.trousers)),
@@ -281,13 +275,6 @@ def _trunk(at: dict[str, FloatArray], girth: float, outfit: Outfit) -> list[Part
         depth=depth - 0.01,
     )
     return [torso, hips]
-
-
-def _shirt(corners: FloatArray, radii: FloatArray, colour: Colour) -> Shape:
-    """Return the hull of circles round the shoulders and the hips, (4, 2) pixels."""
-    rings = [disc(corner, radius) for corner, radius in zip(corners, radii, strict=True)]
-    hull = cv2.convexHull(np.concatenate(rings).astype(np.float32))[:, 0]
-    return outlined(hull.astype(np.float64), colour)
 
 
 def _neckline(at: dict[str, FloatArray], skin: Colour) -> list[Shape]:

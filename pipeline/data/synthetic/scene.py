@@ -1,8 +1,7 @@
 """The dataset `synthetic`: rendered photographs of articulated people, exactly annotated.
 
 Every scene is a pure function of a seed and its index, so the dataset needs no files. A joint is
-OCCLUDED if anything drawn later covers it: an occluder, another person, or another part of the same
-body.
+OCCLUDED if anything drawn later covers it: an occluder, another person, or a part of the same body.
 """
 
 from collections.abc import Sequence
@@ -39,10 +38,7 @@ _SUBPIXEL_BITS = 4
 
 
 def render_scene(seed: int, index: int) -> tuple[Image, list[Person]]:
-    """Return one photograph, RGB (height, width, 3), and the people in it.
-
-    The same seed and index give the same scene, whatever was rendered before.
-    """
+    """Return one photograph, RGB (height, width, 3), and the people in it."""
     rng = np.random.default_rng([seed, index])
     size, parts, people = _sample_scene(rng, index)
     image = _background(rng, size)
@@ -82,10 +78,22 @@ def _sample_scene(rng: Generator, index: int) -> tuple[Size, list[Part], list[Pe
     parts, people = occluders, dict[int, Person]()
     # From front to back, so that `parts` always holds what lies in front of the next figure.
     for slot in rng.permutation(count).tolist():
-        states = np.array(visibility(figures[slot], parts, size))
-        image = f"synthetic-{index:06d}.jpg"
-        people[slot] = _annotate(figures[slot], states, size, image=image, person=slot)
-        parts = [*figures[slot].parts, *parts]
+        figure = figures[slot]
+        states = np.array(visibility(figure, parts, size))
+        center, scale = frame_joints(figure.joints, states)
+        low, high = (np.clip(corner, 0, np.array(size) - 1) for corner in figure.corners)
+        people[slot] = person_of(
+            figure.joints,
+            states,
+            image=f"synthetic-{index:06d}.jpg",
+            person=slot,
+            center=center,
+            scale=scale,
+            head_size=figure.head_size,
+            box=(*low.tolist(), *(high - low).tolist()),
+            image_size=size,
+        )
+        parts = [*figure.parts, *parts]
     return size, parts, [people[slot] for slot in range(count)]
 
 
@@ -101,24 +109,6 @@ def _sample_figure(rng: Generator, size: Size, slot: int, count: int) -> Figure:
     shift = rng.uniform(-1, 1, 2) * (spare / 2 + leaning * room)
     middle = np.array([(slot + 0.5) * room[0], room[1] / 2]) + shift
     return place(body, outfit, stature, middle - stature * (low + high) / 2)
-
-
-def _annotate(
-    figure: Figure, states: NDArray[np.int64], size: Size, *, image: str, person: int
-) -> Person:
-    center, scale = frame_joints(figure.joints, states)
-    upper_left, lower_right = (np.clip(corner, 0, np.array(size) - 1) for corner in figure.corners)
-    return person_of(
-        figure.joints,
-        states,
-        image=image,
-        person=person,
-        center=center,
-        scale=scale,
-        head_size=figure.head_size,
-        box=(*upper_left.tolist(), *(lower_right - upper_left).tolist()),
-        image_size=size,
-    )
 
 
 def _sample_occluders(rng: Generator, figures: Sequence[Figure], size: Size) -> list[Part]:

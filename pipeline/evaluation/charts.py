@@ -8,10 +8,7 @@ from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, Scores
 
 
 def curves(history: Mapping[str, Sequence[tuple[int, float]]], headline: str) -> Figure:
-    """Draw loss and the primary metric `headline` by epoch.
-
-    `history` has (epoch, value) pairs by metric name.
-    """
+    """Draw loss and the primary metric `headline`; `history` has (epoch, value) pairs by name."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     for name in ("train_loss", "val_loss"):

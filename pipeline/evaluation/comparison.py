@@ -125,10 +125,7 @@ def _differences(
 
 
 def _same_people(first: ComparedRun, other: ComparedRun) -> tuple[PersonResults, PersonResults]:
-    """Return both runs' results on the people of both.
-
-    Raises ValueError if they share no people, or people's annotations differ.
-    """
+    """Return both runs' results on shared people. Raises ValueError if they do not match."""
     names = f"{first.name} and {other.name}"
     left, right = shared(first.results, other.results)
     if not len(left):

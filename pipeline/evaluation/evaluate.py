@@ -130,7 +130,6 @@ class Evaluation:
 
     @classmethod
     def nothing(cls, joint_set: JointSet) -> Self:
-        """Return the evaluation of no people."""
         zero = JointCounts.zero(len(joint_set.joints))
         counts = {measure.key: zero for measure in joint_set.measures}
         return cls(counts=counts, loss_sum=0.0, people=0)
@@ -144,7 +143,6 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data for `from_json`."""
         counts = {
             key: {"correct": c.correct.tolist(), "annotated": c.annotated.tolist()}
             for key, c in self.counts.items()
@@ -153,7 +151,6 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Rebuild an evaluation from the data of `to_json`."""
         counts = {
             key: JointCounts(**{name: np.array(c[name], np.int64) for name in c})
             for key, c in content["counts"].items()
@@ -180,7 +177,6 @@ class Truth:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Self:
-        """Collect the annotations of samples."""
         people = [sample.person for sample in samples]
         boxes = [max(person.box[2:]) if person.box else np.nan for person in people]
         return cls(

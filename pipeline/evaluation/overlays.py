@@ -11,7 +11,7 @@ from pipeline.data.pictures import overlay, pose_of, spaced, stack_maps
 from pipeline.evaluation.evaluate import Evaluator
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.geometry import transform
-from pipeline.pose.joint_sets import JointSet, Measure
+from pipeline.pose.joint_sets import Measure
 from pipeline.pose.person import Visibility
 
 _WORST = 24
@@ -68,7 +68,10 @@ def draw_stacks(evaluator: Evaluator, position: int) -> Figure:
     """Draw every stack's heatmaps of the sample at `position` over the network's input."""
     loader = evaluator.loader
     [(batch, stacks, _)] = evaluator.heatmaps([loader.batch(np.array([position]))])
-    sample, shown = loader.samples[position], _shown(loader.joint_set)
+    # A joint of every group, or evenly spaced ones.
+    shown = [members[0] for _, members in loader.joint_set.groups]
+    shown = shown or spaced(len(loader.joint_set.joints), _JOINTS).tolist()
+    sample = loader.samples[position]
     truth = transform(
         np.array(sample.person.joints), loader.input_from_original(sample, Augmentation())
     )
@@ -81,9 +84,3 @@ def draw_stacks(evaluator: Evaluator, position: int) -> Figure:
         annotated[shown],
         f"heatmaps of {sample.key}",
     )
-
-
-def _shown(joint_set: JointSet) -> list[int]:
-    """Return one joint of every group, or evenly spaced ones."""
-    groups = [members[0] for _, members in joint_set.groups]
-    return groups or spaced(len(joint_set.joints), _JOINTS).tolist()

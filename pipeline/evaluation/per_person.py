@@ -15,8 +15,8 @@ from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, joint_counts
 from pipeline.pose.joint_sets import JointSet, Measure
 
 PEOPLE_NAME = "people.npz"
-_KEYS, _JOINTS, _ERRORS = "keys", "joints", "errors."
-_POSITIONS, _TRUTHS = "positions", "truths"
+# The array of a measure's errors is named by this and the measure's key.
+_ERRORS = "errors."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,6 @@ class PersonResults:
 
     @classmethod
     def nobody(cls, joint_set: JointSet) -> Self:
-        """Return the results of no people."""
         nothing, none = np.zeros((0, len(joint_set.joints), 2)), np.zeros(0, np.int64)
         errors = {measure.key: nothing[..., 0] for measure in joint_set.measures}
         return cls.of((), none, none, nothing, errors)
@@ -104,15 +103,11 @@ class PersonResults:
 
     def to_bytes(self) -> bytes:
         """Return the content of people.npz; equal results give equal bytes."""
-        arrays: dict[str, Any] = {
-            _KEYS: np.array(self.keys, str),
-            _POSITIONS: self.positions,
-            _TRUTHS: self.truths,
-            _JOINTS: self.joints,
-        } | {f"{_ERRORS}{key}": values for key, values in self.errors.items()}
+        arrays: dict[str, Any] = vars(self) | {"keys": np.array(self.keys, str)}
+        errors = arrays.pop("errors")
         file = BytesIO()
         # Keys of people are most of it, and compress well.
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays, **{_ERRORS + key: errors[key] for key in errors})
         return file.getvalue()
 
 
@@ -130,13 +125,10 @@ def read_results(path: Path) -> PersonResults:
     """Read a people.npz. Raises ValueError naming the file if it is absent or damaged."""
     try:
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            errors = {
-                name.removeprefix(_ERRORS): stored[name]
-                for name in stored.files
-                if name.startswith(_ERRORS)
-            }
-            keys, joints = stored[_KEYS], stored[_JOINTS]
-            positions, truths = stored[_POSITIONS], stored[_TRUTHS]
+            names = [name for name in stored.files if name.startswith(_ERRORS)]
+            errors = {name.removeprefix(_ERRORS): stored[name] for name in names}
+            keys, joints = stored["keys"], stored["joints"]
+            positions, truths = stored["positions"], stored["truths"]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:

@@ -24,8 +24,7 @@ def decode(
     """Return each map's joint (x, y) in heatmap pixels, and the map's maximum.
 
     - `argmax`: the highest pixel.
-    - `quarter`: moved a quarter of a pixel toward the higher neighbour in each direction (Newell
-      et al.).
+    - `quarter`: moved 0.25 pixels toward the higher neighbour in each direction (Newell et al.).
     - `dark`: moved to the top of a Gaussian fitted to the smoothed map (DARK: Zhang et al., CVPR
       2020), see `_gaussian_step`. Only this one needs `sigma_px`, the targets' standard deviation.
 
@@ -131,8 +130,7 @@ def predicted_heatmaps(
 ) -> Float[Tensor, "stack batch joint height width"]:
     """Return every stack's heatmaps; `predicted` is the output of `network` for `images`.
 
-    With `mirror`, each joint's counterpart, they are averaged with those of the mirrored images
-    (flip test).
+    With `mirror`, each joint's counterpart, mirrored images are averaged in (flip test).
     """
     stacks = to_heatmaps(predicted.stacks, loss)
     if mirror is None:

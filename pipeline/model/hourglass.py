@@ -138,9 +138,8 @@ class StackedHourglass(PoseNetwork):
     with the features unless `settings.stem_features` sets its width.
 
     `settings.supervision` selects the heatmaps that training compares with the target (Newell et
-    al., section 4.3 and figure 8). With `last-stack` the network is the same, and the other stacks
-    learn through what they feed back. With `inside` a single hourglass also predicts from the
-    features that it has upsampled to a quarter and to half of the output's resolution.
+    al., section 4.3 and figure 8). `last-stack` leaves the network as it is; with `inside` a single
+    hourglass also predicts from its upsampled features.
     """
 
     def __init__(self, settings: ModelSettings) -> None:

@@ -54,5 +54,4 @@ class ModelSettings:
 
     @property
     def heatmap_px(self) -> int:
-        """Side of a heatmap in pixels."""
         return self.input_px // 4

@@ -14,10 +14,7 @@ _STALLED_EPOCHS = 10
 
 
 class TrainingWarnings:
-    """Warnings after an evaluation, each given once, and again only after a recovery.
-
-    `headline` is the display name of the primary metric.
-    """
+    """Warnings after an evaluation, each given once, and again only after a recovery."""
 
     def __init__(self, headline: str) -> None:
         self._headline = headline

@@ -118,7 +118,6 @@ class TrainState:
         return ", ".join(f"the loss of rank {rank} is {losses[rank]}" for rank in bad)
 
     def end_epoch(self) -> None:
-        """Count the current epoch as complete."""
         self.progress = replace(
             self.progress, epochs=self.progress.epochs + 1, epoch_steps=0, epoch_bad_steps=0
         )
@@ -225,7 +224,6 @@ class RunningStatistics:
         self._kept = [[torch.empty_like(buffer) for buffer in group] for group in self._live]
 
     def keep(self) -> None:
-        """Copy the buffers."""
         for kept, live in zip(self._kept, self._live, strict=True):
             torch._foreach_copy_(kept, live)
 

@@ -67,8 +67,7 @@ class StepReport:
     `loss` is the mean over the epoch's good steps: this rank's, at the last step that of all
     workers; NaN before the first good step. `bad_steps` counts the epoch's skipped steps;
     `left_out` describes this one if it was skipped. Speed is that of all workers.
-    `input_wait_share` is the share of time spent waiting for samples. `request` is what the ranks
-    have agreed to do now.
+    `input_wait_share` is the share of time waiting for samples, `request` what the ranks agreed on.
     """
 
     epoch: int

@@ -118,10 +118,7 @@ class Evaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Counts of each measure (by its key) over `people`, to be added over batches and workers.
-
-    `flat` counts people whose heatmaps are all flat.
-    """
+    """Counts by measure over `people`, of whom `flat` have flat heatmaps; added over batches."""
 
     counts: dict[str, JointCounts]
     loss_sum: float

@@ -34,10 +34,7 @@ def draw_overlays(evaluator: Evaluator, title: str) -> Figure:
 def draw_close_ups(
     evaluator: Evaluator, results: PersonResults, measure: Measure
 ) -> dict[str, Figure]:
-    """Draw the worst people, and the heatmaps of one, by file name.
-
-    The heatmaps are of the first person of the results, the same in every run on these data.
-    """
+    """Draw the worst people, and the heatmaps of the first, who is the same in every run."""
     name = evaluator.loader.joint_set.name
     title = f"{name} validation, highest mean errors of {measure.title}"
     return {

@@ -255,10 +255,7 @@ class Trainer:
 
 def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
     """Yield each batch with the seconds spent waiting for it."""
-    iterator = iter(batches)
-    while True:
-        started = time.monotonic()
-        batch = next(iterator, None)
-        if batch is None:
-            return
+    started = time.monotonic()
+    for batch in batches:
         yield batch, time.monotonic() - started
+        started = time.monotonic()

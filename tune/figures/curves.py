@@ -16,6 +16,8 @@ from tune.outcome import TrialOutcome
 _MOST_CURVES = 8
 # The end of losses that fall by this ratio is visible on a logarithmic axis only.
 _LOG_RATIO = 5
+# Of the marks at the ends of curves; others have their curve's.
+_END_COLORS = {"failed": COLORS["failed"]}
 
 
 def learning_curves(trials: Sequence[TrialOutcome], metrics: Mapping[str, str]) -> Figure:
@@ -49,16 +51,12 @@ def _draw_course(panel: Axes, place: int, trial: TrialOutcome, metric: str) -> N
     color = _course_color(place)
     panel.plot(*zip(*points, strict=True), ".-", color=color, markersize=4, linewidth=1.2)
     if trial.status != "finished":
-        marker, color = MARKERS[trial.status], _end_color(trial.status, color)
+        marker, color = MARKERS[trial.status], _END_COLORS.get(trial.status, color)
         panel.plot(*points[-1], marker=marker, color=color, linestyle="", markersize=7)
 
 
 def _course_color(place: int) -> str:
     return f"C{place}" if place < _MOST_CURVES else "lightgray"
-
-
-def _end_color(status: str, color: str) -> str:
-    return COLORS["failed"] if status == "failed" else color
 
 
 def _course_handles(trials: Sequence[TrialOutcome]) -> Iterator[Artist]:
@@ -71,5 +69,5 @@ def _course_handles(trials: Sequence[TrialOutcome]) -> Iterator[Artist]:
         yield Line2D([], [], color="lightgray", label=f"{others} other{'s' * (others > 1)}")
     for status in ("stopped", "unfinished", "failed"):
         if any(trial.status == status for _, trial in drawn):
-            color, label = _end_color(status, "black"), f"ended here: {status}"
+            color, label = _END_COLORS.get(status, "black"), f"ended here: {status}"
             yield Line2D([], [], marker=MARKERS[status], color=color, linestyle="", label=label)

@@ -22,7 +22,7 @@ from tune.report.values import clipped, distinct, is_number, last_line, number, 
 # Nearly twice the usual density, for sharp figures on high-density screens.
 _DOTS_PER_INCH = 144
 _VALUE_LETTERS = 300
-_REASON_LETTERS = 300
+_REASON_LETTERS, _NO_REASON = 300, "no reason is known"
 _MOST_VALUES = 12
 # Browsers scroll through this much text without trouble; trials.csv has all of it.
 _ERROR_LETTERS = 20_000
@@ -89,7 +89,7 @@ def report_page(
         script=_SCRIPT,
         script_digest=digest,
         number=number,
-        reason=_reason,
+        reason=lambda trial: clipped(last_line(trial.error), _REASON_LETTERS) or _NO_REASON,
         facts=_facts,
         end_of=_end_of,
     )
@@ -106,10 +106,6 @@ def _values(outcome: SweepOutcome, key: str) -> str:
         return f"{len(values)} values from {shown(values[0])} to {shown(values[-1])}"
     some = ", ".join(clipped(shown(value), _VALUE_LETTERS) for value in values[:_MOST_VALUES])
     return f"{some} and {more} more" if (more := len(values) - _MOST_VALUES) > 0 else some
-
-
-def _reason(trial: TrialOutcome) -> str:
-    return clipped(last_line(trial.error), _REASON_LETTERS) or "no reason is known"
 
 
 def _facts(trial: TrialOutcome) -> dict[str, str]:

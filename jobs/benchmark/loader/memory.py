@@ -28,10 +28,8 @@ def measure_memory(
     """
     people = len(ShardReader(shards))
     found = {
-        people: in_fresh_process(resident_over_epochs, shards, batch_size, epochs),
-        4 * people: in_fresh_process(
-            resident_over_epochs, _copies(shards, larger), batch_size, epochs
-        ),
+        count: in_fresh_process(resident_over_epochs, held, batch_size, epochs)
+        for count, held in ((people, shards), (4 * people, _copies(shards, larger)))
     }
     # The first epoch fills memory that is reused later.
     early, last = sorted(epochs)[1], max(epochs)

@@ -95,8 +95,7 @@ def overhead(
 ) -> dict[str, Any]:
     """Return by how many percent training is faster without Ray, and how much less CPU it takes.
 
-    From samples/s and CPU milliseconds a sample of each variant and round. Other
-    programs change CPU time less than wall-clock time.
+    From samples/s and CPU ms a sample of each round. Other programs change CPU time less.
     """
     percents = spread(_percents(speeds["plain"], speeds["ray"]))
     return (

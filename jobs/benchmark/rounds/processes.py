@@ -4,11 +4,11 @@ import json
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from jobs.benchmark.timing import environment, order
 from jobs.processes import cpu_seconds, descendants, send
@@ -39,7 +39,7 @@ class RoundFiles:
         return self._folder / f"done-{number}.json"
 
 
-class VariantProcess:
+class VariantProcess(AbstractContextManager["VariantProcess"]):
     """A process that trains an epoch a round, until all epochs are done or the block ends."""
 
     def __init__(
@@ -58,9 +58,6 @@ class VariantProcess:
                 target=target, args=(settings, folder), name=name
             )
             self._process.start()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         # SIGTERM, so that a process with a Ray cluster shuts it down.

@@ -62,13 +62,12 @@ def _curves(result: Mapping[str, Any]) -> str:
         rows.append([f"loss, steps {end - every + 1}-{end}", *(f"{loss:.4f}" for loss in means)])
     for run in runs:
         for goal in run["goals"]:
-            reached = [_reached(goal["reached"][name]) for name in names]
+            reached = [
+                f"{at['steps']:.0f} steps, {at['seconds']:.1f} s" if at else "never"
+                for at in map(goal["reached"].get, names)
+            ]
             rows.append([f"seed {run['seed']}, to loss {goal['loss']:.4f}", *reached])
     return aligned(rows)
-
-
-def _reached(at: Mapping[str, float] | None) -> str:
-    return "never" if at is None else f"{at['steps']:.0f} steps, {at['seconds']:.1f} s"
 
 
 def _primary(result: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -68,8 +69,7 @@ def columns_of(samples: Samples, splits: Iterable[Split], joint_set: JointSet) -
     return _columns(rows, damaged, joint_set)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
+class _Row(NamedTuple):
     position: int
     split: Split
     person: Person
@@ -89,14 +89,9 @@ def _row(sample: Sample, position: int, split: Split, joint_set: JointSet) -> _R
         sample.picture()
     except BadSampleError as error:
         fault = str(error).removeprefix(f"{sample.where}: ")
-    return _Row(
-        position=position,
-        split=split,
-        person=sample.person,
-        digest=hashlib.sha256(sample.crop.jpeg).hexdigest(),
-        density=(sample.crop.factor_x * sample.crop.factor_y) ** 0.5,
-        fault=fault,
-    )
+    digest = hashlib.sha256(sample.crop.jpeg).hexdigest()
+    density = (sample.crop.factor_x * sample.crop.factor_y) ** 0.5
+    return _Row(position, split, sample.person, digest, density, fault)
 
 
 def _columns(rows: Sequence[_Row], damaged: Sequence[str], joint_set: JointSet) -> Columns:

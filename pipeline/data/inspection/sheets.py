@@ -28,10 +28,7 @@ Chosen = Int64[np.ndarray, " _chosen"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """Pictures of some people: PNG files of the stored crops and of training's inputs, by name.
-
-    `captions` has each person's name and facts.
-    """
+    """Pictures of some people: PNG files by name; `captions` has each person's name and facts."""
 
     name: str
     title: str

@@ -131,8 +131,7 @@ def _sample_occluder(rng: Generator, center: FloatArray, size: Size) -> Part:
     colour = sample_colour(rng)
     kind = rng.integers(3)
     if kind == 0:
-        half = rng.uniform(8, 28, 2)
-        outline = _box(center, half, rng.normal(0, 15))
+        outline = _box(center, rng.uniform(8, 28, 2), rng.normal(0, 15))
     elif kind == 1:
         axis = _turned(np.array([rng.uniform(10, 28), 0.0]), rng.uniform(0, 180))
         outline = ellipse(center, axis, rng.uniform(8, 22))

@@ -79,6 +79,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
     `place` is a folder for a downloaded checkpoint. Raises ValueError.
     """
     from pipeline.data.loader import shard_loader
+    from pipeline.data.measurable import check_any_measurable
     from pipeline.evaluation.evaluate import Evaluator
     from pipeline.evaluation.metrics import stack_table, table
     from pipeline.run.checkpoint import find_weights, load_network
@@ -99,6 +100,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
         say("weights: their moving average (ema)")
     fitting = metadata.joint_set, metadata.settings.model.input_px
     loader = shard_loader("data.val", arguments.val, *fitting)
+    check_any_measurable(f"data.val={redacted(arguments.val)!r}", loader.samples, loader.joint_set)
     settings = _settings(metadata, arguments)
     evaluator = Evaluator(network=network, loader=loader, settings=settings, device=device)
     stacks, people = _measure(evaluator, arguments)

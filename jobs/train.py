@@ -111,6 +111,7 @@ def _say_course(settings: Settings) -> None:
 def describe(plan: "Plan") -> None:
     """Print the network's cost, the data and the schedule."""
     from pipeline.data.augmentation import reach
+    from pipeline.data.measurable import measurable
 
     settings = plan.settings
     _say_cost(settings)
@@ -119,6 +120,8 @@ def describe(plan: "Plan") -> None:
             f"{name}: {shards.people:,} people in {len(shards.paths)} shards, joint set "
             f"{shards.joint_set.name}, source {shards.source}"
         )
+    if note := measurable(plan.val, plan.measure).note(plan.joint_set):
+        say(f"note: {note}")
     steps, left = divmod(plan.train.people, settings.optim.batch_size)
     dropped = f"; {left} people are dropped each epoch (incomplete batch)" if left else ""
     say(f"epoch: {steps:,} steps of {settings.optim.batch_size}{dropped}")

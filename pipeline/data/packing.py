@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
+from pipeline.data.measurable import counts_of
 from pipeline.data.packing_plan import (
     STATE_NAME,
     PackPlan,
@@ -97,7 +98,8 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
             left_out.setdefault(reason, []).extend(keys)
     settings = plan.settings
     check_left_out(left_out, plan.people, settings)
-    entries = tuple(shard.entry for shard in done if shard.entry is not None)
+    absent = {key for keys in left_out.values() for key in keys}
+    entries = tuple(_measured(plan, shard.entry, absent) for shard in done if shard.entry)
     index = Index(
         source=settings.source,
         joint_set=plan.joint_set,
@@ -116,6 +118,13 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
         path.unlink()
     plan.state.rmdir()
     return index
+
+
+def _measured(plan: PackPlan, entry: ShardEntry, absent: set[str]) -> ShardEntry:
+    """Add the counts of measures to a shard's entry."""
+    [job] = [job for job in plan.jobs if str(job.name) == entry.name]
+    people = (person for person in job.people if person.key not in absent)
+    return replace(entry, measured=counts_of(people, plan.joint_set))
 
 
 def _finished(plan: PackPlan, job: ShardJob) -> ShardDone | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.registry import SOURCES, read_annotations
+from pipeline.data.measurable import Measurable, counts_of
 from pipeline.data.photographs.header import Header
 from pipeline.data.photographs.match import LeftOut, Matched, match_people
 from pipeline.data.shards.writer import ShardName
@@ -79,7 +80,11 @@ def plan_packing(settings: PackSettings) -> PackPlan:
         skipped=dict(annotations.skipped),
         left_out=left_out,
         fingerprint=_fingerprint(settings),
-        notes=tuple(matched.notes),
+        notes=(
+            *annotations.notes,
+            *matched.notes,
+            *_measure_notes(people, annotations.joint_set),
+        ),
     )
 
 
@@ -208,6 +213,17 @@ def _check_people(people: list[Person]) -> None:
         raise ValueError(
             f"{len(repeated):,} people share a key with another, expected each once: {repeated[:3]}"
         )
+
+
+def _measure_notes(people: Sequence[Person], joint_set: JointSet) -> Iterator[str]:
+    """Yield a line if few people for validation have the size of the first measure, or none."""
+    validating = [person for person in people if person.split == "val"]
+    measure = joint_set.measures[0]
+    count = counts_of(validating, joint_set)[measure.key]
+    if validating:
+        found = Measurable(measure=measure, people=len(validating), count=count)
+        if note := found.note(joint_set):
+            yield f"validation: {note}"
 
 
 def _jobs(people: list[Person], settings: PackSettings) -> Iterator[ShardJob]:

@@ -9,17 +9,25 @@ from typing import Any
 from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of
 from pipeline.pose.joint_set import JointNames, JointSet, Measure, read_fields
 from pipeline.pose.joint_sets import PCK_BOX, PCKH
+from pipeline.pose.sides import are_sides, side_of, side_pairs
 
 _MEASURES = {"head": PCKH, "box": PCK_BOX}
-_OTHER_SIDE = {"left": "right", "Left": "Right", "l": "r", "L": "R"}
+_UNITS = ("pixels", "share")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointFile:
-    """A joint set, and the number, 0 or 1, of the first pixel in its table."""
+    """A joint set, and how its table counts.
+
+    `index_base` is the number, 0 or 1, of the first pixel. `unit` is that of coordinates, pixels or
+    shares of the image's size; None where the file doesn't state it, and they are pixels. `missing`
+    is the x and y of a joint that is not annotated, None where its cells are empty.
+    """
 
     joint_set: JointSet
     index_base: int
+    unit: str | None = None
+    missing: float | None = None
 
 
 def read_joint_file(path: Path) -> JointFile:
@@ -39,7 +47,7 @@ def _joint_file(content: dict[str, Any]) -> JointFile:
         content,
         "joint set",
         required=("name", "joints", "normaliser", "index_base"),
-        optional=("flip_pairs", "limbs", "groups", "in_mean", "thresholds"),
+        optional=("flip_pairs", "limbs", "groups", "in_mean", "thresholds", "unit", "missing"),
     )
     defaults = {"flip_pairs": [], "limbs": [], "groups": {}, "in_mean": given["joints"]}
     read = read_fields(defaults | given)
@@ -52,7 +60,15 @@ def _joint_file(content: dict[str, Any]) -> JointFile:
             "index_base must be the number of the first pixel in the table, 0 or 1, "
             f"got {index_base!r}"
         )
-    return JointFile(joint_set=joint_set, index_base=index_base)
+    unit, missing = given.get("unit"), given.get("missing")
+    if unit not in (None, *_UNITS):
+        raise ValueError(f"unit must be one of {', '.join(_UNITS)}, got {unit!r}")
+    return JointFile(
+        joint_set=joint_set,
+        index_base=index_base,
+        unit=unit,
+        missing=None if missing is None else number_of(missing, "missing"),
+    )
 
 
 def _measure(given: dict[str, Any], joints: Sequence[str]) -> Measure:
@@ -88,14 +104,21 @@ def _check_columns(joints: Sequence[str]) -> None:
 
 
 def _check_sides(joint_set: JointSet) -> None:
-    """Raise ValueError if joints named left and right alike are not a flip pair.
+    """Raise ValueError if joints named left and right alike are not a flip pair, or pairs wrong.
 
     Without the pair, mirrored images would keep their sides.
     """
     names, mirror = joint_set.joints, joint_set.mirror
-    for joint, name in enumerate(names):
-        other = "_".join(_OTHER_SIDE.get(part, part) for part in name.split("_"))
-        if other != name and other in names and names[mirror[joint]] != other:
+    for first, second in joint_set.flip_pairs:
+        side = side_of(names[first])
+        if side and side == side_of(names[second]):
             raise ValueError(
-                f"flip_pairs lacks [{name!r}, {other!r}], which change places in a mirrored image"
+                f"flip_pairs has [{names[first]!r}, {names[second]!r}], which are both {side}; "
+                "expected joints that change places in a mirrored image"
+            )
+    for first, second in side_pairs(names):
+        if not all(are_sides(names[joint], names[mirror[joint]]) for joint in (first, second)):
+            raise ValueError(
+                f"flip_pairs lacks [{names[first]!r}, {names[second]!r}], which change places in a "
+                "mirrored image"
             )

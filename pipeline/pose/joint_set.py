@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of, text_of
+from pipeline.pose.person import Person, Visibility
 
 Normaliser = Literal["head", "segment", "box"]
 
@@ -57,6 +58,16 @@ class Measure:
     def metric_name(self) -> str:
         """Name of the primary metric in MLflow, such as `pckh_0.5`."""
         return f"{self.key}_{self.thresholds[0]:g}"
+
+    def is_defined_for(self, person: Person) -> bool:
+        """Whether a person has the size that errors are divided by."""
+        if self.normaliser == "head":
+            return bool(person.head_size)
+        if self.normaliser == "box":
+            return person.box is not None
+        start, end = self.segment
+        has_both = all(person.visibility[joint] != Visibility.MISSING for joint in (start, end))
+        return has_both and person.joints[start] != person.joints[end]
 
     def to_json(self, joints: Sequence[str]) -> dict[str, Any]:
         """Return plain data, with a segment's joints by name."""

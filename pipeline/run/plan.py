@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.data.measurable import check_measurable, measurable
 from pipeline.data.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 from pipeline.io.console import say
 from pipeline.io.location import is_remote
@@ -15,7 +16,6 @@ from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
 from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.run.metadata import CheckpointMetadata, check_resumable
 from pipeline.settings import DataSettings, Settings
-from pipeline.settings.packing import TABLE_NAME
 
 # A writable disk must have room for a page.
 _PROBE_BYTES = 4096
@@ -150,14 +150,8 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
 
 def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
     measure = val.joint_set.measure(settings.evaluation.measure)
-    if measure.normaliser == "head" and not val.head_sizes:
-        needed = "a column head_size" if val.source == TABLE_NAME else "--head-boxes"
-        others = ", ".join(m.key for m in val.joint_set.measures if m != measure)
-        raise ValueError(
-            f"data.val={redacted(settings.data.val)!r}: none of {val.people:,} people has a head "
-            f"size, so {measure.title} is undefined; pack again with {needed}"
-            + (f", or set evaluation.measure to {others}" if others else "")
-        )
+    found = measurable(val, measure)
+    check_measurable(f"data.val={redacted(settings.data.val)!r}", found, val.joint_set, val.source)
     return measure
 
 

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from pipeline.data.formats.lsp import read_lsp, read_lspet
 from pipeline.data.formats.mpii import read_mpii_json
@@ -509,7 +510,7 @@ def test_a_source_can_be_planned_by_its_name(tmp_path, source, write, joint_set)
     images = tmp_path / "images"
     images.mkdir()
     for number in (0, 1):
-        (images / f"{number:09d}.jpg").touch()
+        Image.new("L", (2000, 2000)).save(images / f"{number:09d}.jpg")
     settings = PackSettings(
         source=source,
         images=images,

@@ -27,7 +27,7 @@ from pipeline.data.shards.index import Index
 from pipeline.data.shards.reader import ShardReader
 from pipeline.io.console import clear_errors
 from pipeline.pose.geometry import transform
-from pipeline.pose.joint_sets import MPII, SYNTHETIC
+from pipeline.pose.joint_sets import COCO, MPII, SYNTHETIC
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import CropSettings, PackSettings
 
@@ -212,6 +212,7 @@ def coco_content(sizes: dict[str, tuple[int, int]]) -> dict:
             for number in range(len(sizes))
         ]
         + [{"image_id": 0, "iscrowd": 1}],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.joints)}],
     }
 
 
@@ -288,8 +289,8 @@ def test_an_image_above_the_bound_is_named_with_its_size(tmp_path):
     plan = plan_packing(replace(settings, max_pixels=127_999))
     reason = "image of more than 127,999 pixels (--max-pixels)"
     assert plan.left_out == {reason: ["photo-001_00"]}
-    assert plan.notes == (
-        "photo-001.jpg: an image of 400 x 320 pixels, expected at most 127,999 in all",
+    assert plan.notes[0] == (
+        "photo-001.jpg: an image of 400 x 320 pixels, expected at most 127,999 in all"
     )
 
 
@@ -432,7 +433,44 @@ def test_a_missing_image_comes_with_the_nearest_that_exists(tmp_path):
     (folder / "photo-003.jpg").rename(folder / "PHOTO-003.JPG")
     plan = plan_packing(settings)
     assert plan.left_out == {"missing image": ["photo-003_00"]}
-    assert plan.notes == ("photo-003.jpg: no such image; did you mean PHOTO-003.JPG?",)
+    assert plan.notes[0] == "photo-003.jpg: no such image; did you mean PHOTO-003.JPG?"
+
+
+# Measures
+
+
+def test_the_index_counts_the_people_whom_each_measure_needs(tmp_path):
+    settings = made_dataset(tmp_path, 4, split="val", people_per_shard=2)
+    records = [hrnet_record(image) for image in names(4)]
+    shown = [1] * 16
+    for record, joint in zip(records, ("left_shoulder", "right_hip", "left_knee"), strict=False):
+        record["joints_vis"] = [*shown]
+        record["joints_vis"][MPII.joints.index(joint)] = 0
+    write_annotations(tmp_path, records)
+    index = pack_all(settings)
+    # PCK-torso needs the left shoulder and the right hip, PCKh a head size.
+    assert [entry.measured for entry in index.shards] == [
+        {"pckh": 0, "pck_torso": 0},
+        {"pckh": 0, "pck_torso": 2},
+    ]
+    assert Index.read(settings.out) == index
+    assert plan_packing(settings).notes == (
+        "validation: none of 4 people has a head size: PCKh is undefined",
+    )
+
+
+def test_a_measure_that_few_people_have_is_told_with_their_share(tmp_path):
+    write_photographs(tmp_path, names(6))
+    content = coco_content(dict.fromkeys(names(6), (200, 160)))
+    for annotation in content["annotations"][1:6]:
+        # Without the left shoulder.
+        annotation["keypoints"] = [*annotation["keypoints"][:15], 0, 0, 0, *[90, 70, 2] * 11]
+    write_annotations(tmp_path, content)
+    plan = plan_packing(settings_of(tmp_path, source="coco", split="val"))
+    assert plan.notes == (
+        "validation: 1 of 6 people (16.7%) have both left_shoulder and right_hip; PCK-torso is of "
+        "these alone",
+    )
 
 
 # Splits and shards

@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import scipy.io
 
+from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.coco import read_coco
 from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
 from pipeline.data.formats.registry import SOURCES, read_annotations
+from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
 
@@ -277,6 +280,9 @@ def test_hrnets_people_are_numbered_within_their_image(tmp_path):
 # COCO
 
 
+PERSON = {"id": 1, "name": "person", "keypoints": list(COCO.joints)}
+
+
 def coco_file(path: Path, *people: dict) -> Path:
     annotations = [
         {
@@ -293,9 +299,7 @@ def coco_file(path: Path, *people: dict) -> Path:
         for number, person in enumerate(people)
     ]
     images = [{"id": 785, "file_name": "000000000785.jpg", "width": 640, "height": 425}]
-    return write_json(
-        path, {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
-    )
+    return write_json(path, {"images": images, "annotations": annotations, "categories": [PERSON]})
 
 
 def test_coco_pixels_are_zero_based_already(tmp_path):
@@ -335,13 +339,195 @@ def test_crowds_and_unlabelled_people_of_coco_are_counted_and_skipped(tmp_path):
         ({"keypoints": [1, 1, 2] * 16}, "keypoints has 48 numbers, expected 51"),
         ({"image_id": 7}, "image_id 7 is not among the images"),
         ({"keypoints": [1, 1, 3] * 17}, f"visibility must be 0, 1 or 2, got {[3] * 17}"),
-        ({"bbox": [1, 1, 0, 5]}, "bbox must have a positive size, got [1, 1, 0, 5]"),
+        ({"image_id": None}, "image_id must be a number or a name, got None"),
+        ({"image_id": [785]}, "image_id must be a number or a name, got [785]"),
+        ({"category_id": 3}, "category_id 3 is not among the categories"),
+        ({"bbox": [1, 1, 5]}, "bbox has shape (3,), expected (4,)"),
+        ({"bbox": [1, 1, float("nan"), 5]}, "bbox: expected finite numbers, got [1, 1, nan, 5]"),
+        ({"bbox": "1 1 5 5"}, "bbox: expected numbers of shape (4,), got '1 1 5 5'"),
+        ({"keypoints": "none"}, "keypoints must be a list of numbers, got 'none'"),
+        (
+            {"keypoints": [float("nan"), 1, 2] + [1, 1, 2] * 16},
+            "keypoints of nose, which is labelled: expected finite numbers, got [nan, 1]",
+        ),
+        (
+            {"keypoints": [1, 1, 2] * 16 + [None, None, 1]},
+            "keypoints of right_ankle, which is labelled: expected finite numbers, got "
+            "[None, None]",
+        ),
     ],
 )
 def test_a_bad_annotation_of_coco_is_named(tmp_path, change, message):
     path = coco_file(tmp_path / "a.json", {}, change)
     with pytest.raises(ValueError, match=re.escape(f"{path}: annotations[1]: {message}")):
         read_coco(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("bbox", None), ("bbox", []), ("bbox", [0, 0, 0, 0]), ("bbox", [50, 60, 80, -1])],
+)
+def test_a_person_of_coco_without_a_box_is_framed_by_the_joints(tmp_path, field, value):
+    annotations = read_coco(coco_file(tmp_path / "a.json", {field: value}))
+    [person] = annotations.people
+    # Joints from (100, 200) to (116, 216): a square of 1.25 times 16 pixels.
+    assert (person.box, person.center, person.scale) == (None, (108.0, 208.0), 0.1)
+    assert annotations.notes == ("1 people have no box of a size: their joints frame them",)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"keypoints": None}, "no keypoints"),
+        ({"keypoints": []}, "no keypoints"),
+        ({"keypoints": [5, 5, 2] + [0] * 48, "bbox": None}, "one labelled joint and no box"),
+    ],
+)
+def test_an_annotation_of_coco_without_enough_joints_is_counted(tmp_path, change, reason):
+    annotations = read_coco(coco_file(tmp_path / "a.json", {}, change))
+    assert (len(annotations.people), annotations.skipped) == (1, {reason: 1})
+
+
+def test_other_things_than_people_are_counted_and_need_no_keypoints(tmp_path):
+    path = coco_file(tmp_path / "a.json", {})
+    content = json.loads(path.read_text())
+    content["annotations"].append(
+        {"id": 9, "image_id": 785, "category_id": 2, "bbox": [1, 1, 9, 9]}
+    )
+    content["categories"].append({"id": 2, "name": "car"})
+    annotations = read_coco(write_json(path, content))
+    assert (len(annotations.people), annotations.skipped) == (1, {"no keypoints": 1})
+
+
+def test_a_joint_without_coordinates_or_label_is_missing(tmp_path):
+    keypoints = [None, None, 0, None, None, None] + [100, 200, 2, 110, 220, 2] + [0] * 39
+    [person] = read_coco(coco_file(tmp_path / "a.json", {"keypoints": keypoints})).people
+    assert person.visibility == (MISSING, MISSING, VISIBLE, VISIBLE, *[MISSING] * 13)
+
+
+@pytest.mark.parametrize(
+    "image", [{"width": None}, {"width": 0, "height": 0}, {"height": None}, {}]
+)
+def test_an_image_of_coco_without_a_size_has_none(tmp_path, image):
+    path = coco_file(tmp_path / "a.json", {})
+    content = json.loads(path.read_text())
+    sizes = {"width": 640, "height": 425} if image else {}
+    content["images"] = [{"id": 785, "file_name": "000000000785.jpg"} | sizes | image]
+    assert read_coco(write_json(path, content)).people[0].image_size is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("images", None, "images must be a list, got None"),
+        ("annotations", {}, "annotations must be a list, got {}"),
+        ("annotations", [None], "annotations[0] must be an object, got None"),
+        ("images", [{"id": 1, "file_name": None}], "images[0]: file_name must be a path, got None"),
+        (
+            "images",
+            [{"id": True, "file_name": "a.jpg"}],
+            "images[0]: id must be a number or a name, got True",
+        ),
+        (
+            "images",
+            [{"id": 1, "file_name": "a.jpg", "width": 1.5, "height": 2}],
+            "images[0]: width and height must be whole numbers above 0, got 1.5 and 2",
+        ),
+    ],
+)
+def test_a_bad_list_of_coco_is_named(tmp_path, field, value, message):
+    path = coco_file(tmp_path / "a.json", {})
+    content = json.loads(path.read_text()) | {field: value}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_coco(write_json(path, content))
+
+
+def of_categories(path: Path, *categories: dict) -> Path:
+    content = json.loads(coco_file(path, {}).read_text()) | {"categories": list(categories)}
+    return write_json(path, content)
+
+
+OWN = (
+    "; for other joints pack a table with a joint-set file: jobs.pack table (docs/custom-joints.md)"
+)
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "message"),
+    [
+        (
+            list(reversed(COCO.joints)),
+            "has COCO's keypoints in another order: keypoints[0] is 'right_ankle', expected 'nose'",
+        ),
+        (
+            ["tail", "paw", *COCO.joints[2:]],
+            "has 17 keypoints that are not COCO's 17: tail, paw are unknown and nose, left_eye are "
+            "absent",
+        ),
+        (
+            list(COCO.joints[5:]),
+            "has 12 keypoints that are not COCO's 17: nose, left_eye, right_eye and 2 more are "
+            "absent",
+        ),
+        (None, "names no keypoints, expected COCO's 17"),
+    ],
+)
+def test_joints_of_another_category_are_refused_by_name(tmp_path, keypoints, message):
+    path = of_categories(tmp_path / "a.json", {"id": 1, "name": "dog", "keypoints": keypoints})
+    said = f"{path}: categories[0] (dog) {message}{OWN}"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_coco(path)
+
+
+def test_a_file_whose_joints_nothing_names_is_refused(tmp_path):
+    path = of_categories(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="there are no categories, expected one whose keypoints"):
+        read_coco(path)
+
+
+def test_cocos_names_are_known_in_any_spelling(tmp_path):
+    spelled = [name.title().replace("_", " ") for name in COCO.joints]
+    path = of_categories(tmp_path / "a.json", {"id": "1", "name": "person", "keypoints": spelled})
+    assert len(read_coco(path).people) == 1
+
+
+def test_the_category_of_each_annotation_decides(tmp_path):
+    dog = {"id": 2, "name": "dog", "keypoints": ["tail"]}
+    path = of_categories(tmp_path / "a.json", PERSON, dog)
+    assert len(read_coco(path).people) == 1
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 2
+    with pytest.raises(ValueError, match=r"categories\[1\] \(dog\) has 1 keypoints"):
+        read_coco(write_json(path, content))
+    del content["annotations"][0]["category_id"]
+    with pytest.raises(ValueError, match="category_id must be a number or a name, got None"):
+        read_coco(write_json(path, content))
+
+
+@pytest.mark.parametrize("other", [785, "785", 785.0])
+def test_an_image_id_twice_is_refused_with_both_files(tmp_path, other):
+    path = coco_file(tmp_path / "a.json", {})
+    content = json.loads(path.read_text())
+    content["images"].append({"id": other, "file_name": "b.jpg"})
+    said = (
+        f"{path}: images[0] (000000000785.jpg) and images[1] (b.jpg) share the id 785, expected "
+        "one id an image; number images and annotations anew before joining files"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_coco(write_json(path, content))
+    content["images"][1]["file_name"] = "000000000785.jpg"
+    assert len(read_coco(write_json(path, content)).people) == 1
+
+
+@pytest.mark.parametrize("image_id", [785, "785", 785.0])
+def test_an_id_is_one_however_it_is_written(tmp_path, image_id):
+    assert len(read_coco(coco_file(tmp_path / "a.json", {"image_id": image_id})).people) == 1
+
+
+def test_an_annotation_that_is_there_again_is_counted_once(tmp_path):
+    moved = {"id": 0, "keypoints": [n for k in range(17) for n in (200 + k, 200 + k, 2)]}
+    annotations = read_coco(coco_file(tmp_path / "a.json", {"id": 0}, {"id": 0}, moved))
+    assert (len(annotations.people), annotations.skipped) == (2, {"the same annotation again": 1})
 
 
 # All of them
@@ -358,6 +544,45 @@ def test_a_file_without_people_is_refused(tmp_path):
     path = coco_file(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"a\.json: no people$"):
         read_annotations("coco", AnnotationFiles(annotations=path))
+
+
+def test_shares_of_the_image_are_refused_in_coco(tmp_path):
+    shares = {"keypoints": [n for k in range(17) for n in (0.01 * k, 0.5, 2)]}
+    files = AnnotationFiles(annotations=coco_file(tmp_path / "a.json", shares, {}, shares))
+    said = (
+        "a.json: of 2 of 3 people all joints lie below 2 px, as shares of the image would; "
+        "expected pixels: multiply x by the image's width and y by its height"
+    )
+    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+        read_annotations("coco", files)
+
+
+def test_a_mark_of_missing_joints_is_refused_in_coco(tmp_path):
+    marked = {"keypoints": [-1, -1, 2, -1, -1, 1] + [100, 200, 2] * 15}
+    files = AnnotationFiles(annotations=coco_file(tmp_path / "a.json", marked))
+    said = (
+        "2 of 17 joints that are not missing lie at (-1, -1); expected the visibility 0 where a "
+        "joint is not annotated"
+    )
+    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+        read_annotations("coco", files)
+
+
+def test_a_joint_that_is_not_finite_is_refused_whatever_the_source(tmp_path):
+    def broken(_: Path) -> Annotations:
+        people = read_coco(coco_file(tmp_path / "a.json", {})).people
+        joints = ((float("inf"), 1.0), *people[0].joints[1:])
+        return Annotations(joint_set=COCO, people=[replace(people[0], joints=joints)])
+
+    source = replace(SOURCES["lsp"], read=broken)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SOURCES, "lsp", source)
+        said = (
+            "joints.mat: person 0 of 000000000785.jpg: nose is annotated at (inf, 1), expected "
+            "finite pixels"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+            read_annotations("lsp", AnnotationFiles(annotations=Path("joints.mat")))
 
 
 def test_every_source_tells_its_conventions():

@@ -15,6 +15,7 @@ from factories import photograph
 import jobs.evaluate
 import jobs.inspect
 from pipeline.data.formats.annotations import Annotations
+from pipeline.data.formats.registry import read_annotations
 from pipeline.data.formats.table import read_table
 from pipeline.data.packing import close_plan, open_plan, pack_shard
 from pipeline.data.packing_plan import plan_packing
@@ -26,7 +27,7 @@ from pipeline.run.checkpoint import write_checkpoint
 from pipeline.run.metadata import read_metadata
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
-from pipeline.settings.packing import PackSettings
+from pipeline.settings.packing import AnnotationFiles, PackSettings
 from pipeline.training.metrics import evaluated_metrics
 from pipeline.training.trainer import Task, Trainer
 
@@ -221,7 +222,22 @@ def test_a_joint_set_file_with_a_mistake_is_refused_by_field(tmp_path, lines, sa
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [("front_left_paw", "front_right_paw"), ("l_eye", "r_eye"), ("EyeL_L", "EyeL_R")],
+    [
+        ("front_left_paw", "front_right_paw"),
+        ("l_eye", "r_eye"),
+        ("EyeL_L", "EyeL_R"),
+        ("leftear", "rightear"),
+        ("LeftEar", "RightEar"),
+        ("earL", "earR"),
+        ("LEFT_EAR", "RIGHT_EAR"),
+        ("LF_paw", "RF_paw"),
+        ("FL_paw", "FR_paw"),
+        ("ear_left", "right_ear"),
+        ("L_ear", "rightEar"),
+        ("Lear", "Rear"),
+        ("EarLTip", "EarRTip"),
+        ("L1", "R1"),
+    ],
 )
 def test_sides_are_known_by_any_part_of_a_name(tmp_path, left, right):
     lines = {
@@ -236,6 +252,30 @@ def test_sides_are_known_by_any_part_of_a_name(tmp_path, left, right):
         read_joint_file(path)
     lines["flip_pairs"] = json.dumps([[right, left]])
     assert read_joint_file(toml_of(tmp_path, **lines)).joint_set.mirror == (0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "joints",
+    [
+        ["rear", "left_ear", "nose"],
+        ["tail", "rump", "nose"],
+        ["left_ear", "right_eye", "nose"],
+        ["upright", "up", "nose"],
+    ],
+)
+def test_words_that_begin_like_a_side_are_no_sides(tmp_path, joints):
+    lines = {"joints": json.dumps(joints), "limbs": None, "flip_pairs": None}
+    read_joint_file(toml_of(tmp_path, **lines, normaliser='"box"'))
+
+
+def test_a_flip_pair_of_one_side_is_refused(tmp_path):
+    lines = {"joints": '["nose", "left_ear", "leftEye"]', "limbs": None, "normaliser": '"box"'}
+    said = (
+        "flip_pairs has ['left_ear', 'leftEye'], which are both left; expected joints that change "
+        "places in a mirrored image"
+    )
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_joint_file(toml_of(tmp_path, **lines, flip_pairs='[["left_ear", "leftEye"]]'))
 
 
 def test_joints_without_sides_need_no_flip_pairs(tmp_path):
@@ -463,7 +503,6 @@ def test_parquet_as_pandas_writes_it_is_read_alike(tmp_path):
         ({"person": "-1"}, "column person: expected a whole number from 0, got '-1'"),
         ({"person": None}, "column person: expected a whole number from 0, got nothing"),
         ({"head_size": "0"}, "column head_size: expected a number above 0, got '0'"),
-        (BOX | {"box_width": 0}, "column box_width: expected a number above 0, got '0'"),
         (BOX | {"box_y": None}, "column box_y: expected a number, got nothing"),
         (FRAME | {"scale": None}, "column scale: expected a number above 0, got nothing"),
         (FRAME | {"scale": "-0.5"}, "column scale: expected a number above 0, got '-0.5'"),
@@ -588,7 +627,7 @@ def test_many_joints_at_the_corner_are_taken_for_a_mistake(tmp_path):
     refused(
         tmp_path,
         "10 of 40 joints that are not missing lie at (0, 0); expected empty cells, or the "
-        "visibility missing, where a joint is not annotated",
+        "visibility missing, where a joint is not annotated, or missing = 0 in the joint-set file",
         *[zero] * 10,
     )
     said = ROW | {"nose_x": 0, "nose_y": 0, "nose_visibility": 0}
@@ -610,6 +649,107 @@ def test_many_joints_before_the_first_pixel_are_taken_for_a_wrong_base(tmp_path)
     )
     below = ROW | {"left_ear_y": -0.5}
     assert len(read(tmp_path, *[below] * 10, index_base="1").people) == 10
+
+
+def checked(folder: Path, *rows: dict, **lines: str | None) -> Annotations:
+    """Read a table as packing does, with the checks of all sources."""
+    files = AnnotationFiles(annotations=csv_of(folder, *rows), joint_set=toml_of(folder, **lines))
+    return read_annotations("table", files)
+
+
+GONE = ROW | {"nose_x": -1, "nose_y": -1}
+
+
+@pytest.mark.parametrize("value", [-1, -999, 99999])
+def test_a_value_for_missing_joints_is_refused_with_the_setting_that_reads_it(tmp_path, value):
+    gone = ROW | {"nose_x": value, "nose_y": value}
+    said = (
+        f"horses.csv: 2 of 8 joints that are not missing lie at ({value}, {value}); expected empty "
+        f"cells where a joint is not annotated, or missing = {value} in the joint-set file"
+    )
+    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+        checked(tmp_path, gone, gone)
+    people = checked(tmp_path, gone, gone, missing=str(value)).people
+    assert [person.visibility[0] for person in people] == [MISSING, MISSING]
+    assert people[0].visibility[1:] == (VISIBLE,) * 3
+
+
+def test_one_joint_beyond_the_corner_may_be_true(tmp_path):
+    assert checked(tmp_path, GONE, ROW).people[0].joints[0] == (-1.0, -1.0)
+
+
+def test_a_joint_that_is_both_visible_and_missing_is_refused(tmp_path):
+    refused(
+        tmp_path,
+        "line 2, column nose_visibility: expected missing, since nose_x and nose_y are -1, as "
+        "missing joints', got 'visible'",
+        GONE | {"nose_visibility": "visible"},
+        missing="-1",
+    )
+
+
+SHARES = {name: value / 200 for name, value in ROW.items() if name != "image"} | {"image": "a.jpg"}
+ADVICE = (
+    "expected pixels, or unit = 'share' in the joint-set file (unit = 'pixels' if these are pixels)"
+)
+
+
+def test_shares_of_the_image_are_refused_with_the_setting_that_reads_them(tmp_path):
+    said = "of 2 of 3 people all joints lie below 2 px, as shares of the image would; " + ADVICE
+    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+        checked(tmp_path, SHARES, SHARES, ROW)
+    assert len(checked(tmp_path, SHARES, SHARES, unit='"pixels"').people) == 2
+    size = {"image_width": 200, "image_height": 400}
+    person, _ = checked(tmp_path, SHARES | size, SHARES | size, unit='"share"').people
+    # Shares of 200 and 400 pixels.
+    assert person.joints[0] == (10.0, 40.0)
+    assert person.joints[3] == pytest.approx((110, 120))
+
+
+def test_a_column_of_shares_is_refused_by_its_joint(tmp_path):
+    row = ROW | {"nose_x": 0.25}
+    said = "x of nose lies below 2 px in all 10 people who have it, as shares of the image would; "
+    with pytest.raises(ValueError, match=re.escape(said + ADVICE)):
+        checked(tmp_path, *[row] * 10)
+    assert len(checked(tmp_path, *[row] * 9).people) == 9
+    assert len(checked(tmp_path, *[row] * 10, unit='"pixels"').people) == 10
+
+
+def test_shares_come_with_the_sizes_that_they_are_of(tmp_path):
+    said = (
+        "column 'image_width' is absent; unit = 'share' of the joint-set file needs image_width "
+        "and image_height, and takes no centre"
+    )
+    refused(tmp_path, said, SHARES, unit='"share"')
+    size = {"image_width": 200, "image_height": 400}
+    with pytest.raises(ValueError, match="column 'center_x' is there; unit = 'share'"):
+        checked(tmp_path, SHARES | FRAME | size, unit='"share"')
+    box = {"box_x": 0.1, "box_y": 0.2, "box_width": 0.5, "box_height": 0.25}
+    person = checked(tmp_path, SHARES | box | size, ROW | box | size, unit='"share"').people[0]
+    assert person.box == (20.0, 80.0, 100.0, 100.0)
+
+
+def test_a_box_without_a_size_leaves_the_frame_to_the_joints(tmp_path):
+    framed = read_one(tmp_path)
+    person = read_one(tmp_path, **BOX | {"box_width": 0})
+    assert (person.box, person.center, person.scale) == (None, framed.center, framed.scale)
+
+
+@pytest.mark.parametrize("cell", ["inf", "-inf", "1e999"])
+def test_an_infinite_coordinate_is_refused_by_its_cell(tmp_path, cell):
+    said = f"line 2, column nose_x: expected a number, got {cell!r}"
+    refused(tmp_path, said, ROW | {"nose_x": cell})
+
+
+def test_the_header_rows_of_deeplabcut_are_named_with_the_way_from_there(tmp_path):
+    path = tmp_path / "CollectedData_me.csv"
+    path.write_text("scorer,me,me\nbodyparts,nose,nose\ncoords,x,y\na.jpg,1,2\n")
+    said = (
+        f"{path}: expected one row of column names, got DeepLabCut's rows scorer, bodyparts and "
+        "coords; write a row image, NAME_x, NAME_y, ... instead (docs/custom-joints.md)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_table(path, read_joint_file(toml_of(tmp_path)))
 
 
 # From a table to a trained network

@@ -13,7 +13,8 @@ from factories import pack_samples, packed, samples, settings_of
 from web_server import publish
 
 from pipeline.model.build import build_network
-from pipeline.pose.joint_sets import COCO, LSP, MPII
+from pipeline.pose.joint_sets import COCO, LSP, MPII, JointSet, Measure
+from pipeline.pose.person import Visibility
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
 from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.run.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
@@ -264,6 +265,41 @@ def test_people_without_heads_have_no_pckh(tmp_path):
     refused(settings, message)
     chosen = settings.replaced({"evaluation.measure": "pck_torso"})
     assert plan_training(chosen).measure.key == "pck_torso"
+
+
+def without_head_top(**changes) -> JointSet:
+    """MPII's joints, whose first measure needs head-top and neck."""
+    measure = Measure(
+        key="pck_segment",
+        title="PCK-segment",
+        normaliser="segment",
+        segment=(MPII.joints.index("head_top"), MPII.joints.index("upper_neck")),
+        thresholds=(0.2,),
+    )
+    return replace(MPII, name="own", measures=(measure,))
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_validation_people_who_all_lack_the_normaliser_are_refused(tmp_path, counted):
+    states = [Visibility.VISIBLE] * 16
+    states[MPII.joints.index("head_top")] = Visibility.MISSING
+    folder = packed(tmp_path, joint_set=without_head_top(), visibility=tuple(states))
+    if counted:
+        index = folder / "val" / "index.json"
+        index.write_text(
+            index.read_text().replace('"measured": null', '"measured": {"pck_segment": 0}')
+        )
+    settings = settings_of(folder)
+    refused(
+        settings,
+        f"data.val={settings.data.val!r}: none of 2 people has both head_top and upper_neck, so "
+        "PCK-segment is undefined; validate on people who have both",
+    )
+
+
+def test_validation_people_of_whom_one_has_the_normaliser_are_enough(tmp_path):
+    folder = packed(tmp_path, joint_set=without_head_top())
+    assert plan_training(settings_of(folder)).measure.key == "pck_segment"
 
 
 @pytest.mark.parametrize("below", ["", "/runs"])

@@ -17,19 +17,26 @@ from pipeline.pose.person import Person, Visibility
 from pipeline.pose.shapes import Float, Int64
 
 Point = tuple[float, float]
+# The end of an error on joints that a source does not read.
+OWN_JOINTS = (
+    "for other joints pack a table with a joint-set file: jobs.pack table (docs/custom-joints.md)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
     """People of one annotation file. `skipped` counts entries left out, by reason.
 
-    `index_base` is the number of the first pixel where the files themselves state it.
+    `index_base` is the number of the first pixel where the files themselves state it, and
+    `states_unit` whether they state the unit of coordinates. `notes` are lines to print.
     """
 
     joint_set: JointSet
     people: list[Person]
     skipped: Mapping[str, int] = field(default_factory=dict)
     index_base: int | None = None
+    states_unit: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -90,6 +97,19 @@ def entry(record: Mapping[str, Any], field_name: str, where: str) -> Any:
     return record[field_name]
 
 
+def records_of(contents: Any, field_name: str, where: str) -> list[dict[str, Any]]:
+    """Return a field's list of objects. Raises ValueError naming place, field and record."""
+    records = entry(contents, field_name, where)
+    if not isinstance(records, list):
+        raise ValueError(f"{where}: {field_name} must be a list, got {records!r:.80}")
+    for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"{where}: {field_name}[{number}] must be an object, got {record!r:.80}"
+            )
+    return records
+
+
 def numbers_in(
     record: Mapping[str, Any], field_name: str, shape: tuple[int, ...], where: str
 ) -> Float[np.ndarray, "..."]:
@@ -101,7 +121,7 @@ def numbers(value: Any, shape: tuple[int, ...], where: str) -> Float[np.ndarray,
     """Return finite numbers of a given shape. Raises ValueError naming place, expected and got."""
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where}: expected numbers of shape {shape}, got {value!r:.80}") from None
     if array.shape != shape:
         raise ValueError(f"{where} has shape {array.shape}, expected {shape}")

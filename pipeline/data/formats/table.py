@@ -37,9 +37,11 @@ _SUSPICIOUS_JOINTS, _SUSPICIOUS_SHARE = 10, 0.01
 def read_table(path: Path, joint_file: JointFile) -> Annotations:
     """Read a table of the joints that a joint-set file names; its pixels count from `index_base`.
 
+    With the unit `share`, coordinates and box are shares of image_width and image_height.
+
     Columns: `image`, and for each joint NAME_x and NAME_y, in pixels; by choice NAME_visibility,
     `person`, `split`, `head_size`, box, centre and scale, and size of the image. A joint is missing
-    where x and y are empty or its visibility says so, never because of a coordinate's value.
+    where x and y are empty or the file's value for missing, or its visibility says so.
     Without a centre the frame comes from the box as COCO's does, else from the joints. People
     without a joint are skipped, and so are those with one joint, no centre and no box. Raises
     ValueError naming file, line, column, value and what was expected.
@@ -47,6 +49,7 @@ def read_table(path: Path, joint_file: JointFile) -> Annotations:
     joint_set, base = joint_file.joint_set, joint_file.index_base
     cells = read_cells(path)
     _check_columns(cells, joint_set)
+    _check_unit(cells, joint_file)
     people: list[Person] = []
     skipped: Counter[str] = Counter()
     for row, number in enumerate(_person_numbers(cells)):
@@ -57,7 +60,13 @@ def read_table(path: Path, joint_file: JointFile) -> Annotations:
             skipped[person] += 1
     _check_pixels(path, people, base)
     _check_sizes(path, people, joint_set.measures[0])
-    return Annotations(joint_set=joint_set, people=people, skipped=skipped, index_base=base)
+    return Annotations(
+        joint_set=joint_set,
+        people=people,
+        skipped=skipped,
+        index_base=base,
+        states_unit=joint_file.unit is not None,
+    )
 
 
 def _check_columns(cells: Cells, joint_set: JointSet) -> None:
@@ -80,6 +89,19 @@ def _check_columns(cells: Cells, joint_set: JointSet) -> None:
             raise ValueError(
                 f"{cells.path}: column {absent[0]!r} is absent, expected all of "
                 f"{', '.join(together)} or none"
+            )
+
+
+def _check_unit(cells: Cells, joint_file: JointFile) -> None:
+    """Raise ValueError if coordinates are shares of sizes that the table lacks."""
+    if joint_file.unit != "share":
+        return
+    for column in (*_FRAME, *_IMAGE_SIZE):
+        if (column in cells.columns) != (column in _IMAGE_SIZE):
+            expected = "is absent" if column in _IMAGE_SIZE else "is there"
+            raise ValueError(
+                f"{cells.path}: column {column!r} {expected}; unit = 'share' of the joint-set file "
+                f"needs {' and '.join(_IMAGE_SIZE)}, and takes no centre"
             )
 
 
@@ -107,12 +129,14 @@ def _person(cells: Cells, row: int, number: int, joint_file: JointFile) -> Perso
     """Make a row's person, or return the reason to skip it."""
     base = joint_file.index_base
     points, states = zip(
-        *(_joint(cells, row, name) for name in joint_file.joint_set.joints), strict=True
+        *(_joint(cells, row, name, joint_file.missing) for name in joint_file.joint_set.joints),
+        strict=True,
     )
-    joints, visibility = np.array(points) - base, np.array(states)
+    unit = _unit(cells, row, joint_file)
+    joints, visibility = np.array(points) * unit - base, np.array(states)
     if not visibility.any():
         return "no annotated joint"
-    box = _box(cells, row, base)
+    box = _box(cells, row, base, unit)
     frame = _frame(cells, row, base) or (frame_box(box) if box else None)
     if frame is None and np.count_nonzero(visibility) < 2:
         # A frame around one joint has no size.
@@ -150,8 +174,16 @@ def _split(cells: Cells, row: int) -> str | None:
     return name
 
 
-def _joint(cells: Cells, row: int, name: str) -> tuple[Point, Visibility]:
-    """Return a joint in the table's own pixels, and its state."""
+def _unit(cells: Cells, row: int, joint_file: JointFile) -> tuple[float, float]:
+    """Return the pixels of a coordinate's unit, along x and y."""
+    if joint_file.unit != "share":
+        return 1.0, 1.0
+    width, height = (cells.whole(column, row, least=1) for column in _IMAGE_SIZE)
+    return float(width), float(height)
+
+
+def _joint(cells: Cells, row: int, name: str, missing: float | None) -> tuple[Point, Visibility]:
+    """Return a joint as the table has it, and its state."""
     x, y, visibility = f"{name}_x", f"{name}_y", f"{name}_visibility"
     stated = _state(cells, row, visibility) if cells.has(row, visibility) else None
     if not cells.has(row, x, y):
@@ -162,6 +194,12 @@ def _joint(cells: Cells, row: int, name: str) -> tuple[Point, Visibility]:
         if not cells.has(row, column):
             raise cells.wrong(column, row, f"a number, as in {other}, or nothing in both")
     point = cells.number(x, row), cells.number(y, row)
+    if missing is not None and point == (missing, missing):
+        if stated:
+            raise cells.wrong(
+                visibility, row, f"missing, since {x} and {y} are {missing:g}, as missing joints'"
+            )
+        return (0.0, 0.0), Visibility.MISSING
     return point, Visibility.VISIBLE if stated is None else stated
 
 
@@ -173,12 +211,16 @@ def _state(cells: Cells, row: int, column: str) -> Visibility:
     return _STATES[name]
 
 
-def _box(cells: Cells, row: int, base: int) -> tuple[float, float, float, float] | None:
+def _box(
+    cells: Cells, row: int, base: int, unit: tuple[float, float]
+) -> tuple[float, float, float, float] | None:
+    """Return the box; None where it is absent, or has no size."""
     if not cells.has(row, *_BOX):
         return None
-    left, top = (cells.number(column, row) - base for column in _BOX[:2])
-    width, height = (cells.positive(column, row) for column in _BOX[2:])
-    return left, top, width, height
+    x, y, width, height = (cells.number(column, row) for column in _BOX)
+    if min(width, height) <= 0:
+        return None
+    return x * unit[0] - base, y * unit[1] - base, width * unit[0], height * unit[1]
 
 
 def _frame(cells: Cells, row: int, base: int) -> tuple[Point, float] | None:
@@ -206,7 +248,8 @@ def _check_pixels(path: Path, people: list[Person], base: int) -> None:
     if zeros >= many:
         raise ValueError(
             f"{path}: {zeros:,} of {len(stored):,} joints that are not missing lie at (0, 0); "
-            "expected empty cells, or the visibility missing, where a joint is not annotated"
+            "expected empty cells, or the visibility missing, where a joint is not annotated, or "
+            "missing = 0 in the joint-set file"
         )
     before = int(((stored >= 0) & (stored < 1)).any(axis=1).sum())
     if base == 1 and before >= many:

@@ -86,7 +86,10 @@ def read_cells(path: Path) -> Cells:
     """
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: expected a table whose name ends in .csv or .parquet")
+        raise ValueError(
+            f"{path}: expected a table whose name ends in .csv or .parquet, with a row per person "
+            "(docs/custom-joints.md)"
+        )
     return readers[path.suffix.lower()](path)
 
 
@@ -134,6 +137,11 @@ def _read_parquet(path: Path) -> Cells:
 def _header(path: Path, names: list[str]) -> list[str]:
     """Strip and check the names of the columns."""
     header = [name.strip() for name in names]
+    if header and header[0].lower() == "scorer":
+        raise ValueError(
+            f"{path}: expected one row of column names, got DeepLabCut's rows scorer, bodyparts "
+            "and coords; write a row image, NAME_x, NAME_y, ... instead (docs/custom-joints.md)"
+        )
     if not any(header):
         raise ValueError(f"{path}: expected a header of columns, got none")
     for separator, called in ((";", "semicolons"), ("\t", "tabs")):

@@ -2,12 +2,13 @@
 
 import difflib
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+
+from pipeline.io.parsing import composed
 
 # A path of Windows or POSIX that starts at a root, or a URL.
 _ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]|[A-Za-z][A-Za-z0-9+.-]*://")
@@ -65,7 +66,7 @@ class _Listing:
             if (self._folder / candidate).is_file():
                 return str(candidate)
         for candidate in _candidates(name):
-            if found := self._by_form.get(_composed(str(candidate))):
+            if found := self._by_form.get(composed(str(candidate))):
                 return found
         return None
 
@@ -80,7 +81,7 @@ class _Listing:
 
     @cached_property
     def _by_form(self) -> dict[str, str]:
-        return {_composed(path): path for path in self._all}
+        return {composed(path): path for path in self._all}
 
 
 def _candidates(name: str) -> Iterator[PurePosixPath]:
@@ -125,9 +126,5 @@ def _digits(text: str) -> str:
     return "".join(re.findall(r"\d", text))
 
 
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
 def _folded(text: str) -> str:
-    return _composed(text).casefold()
+    return composed(text).casefold()

@@ -22,7 +22,11 @@ _FORMAT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """The index's entry of one shard. `head_sizes` counts the people that have one."""
+    """The index's entry of one shard. `head_sizes` counts the people that have one.
+
+    `measured` counts those for whom a measure is defined, by its key; None for datasets that were
+    packed before it was counted.
+    """
 
     name: str
     split: Split
@@ -31,6 +35,7 @@ class ShardEntry:
     head_sizes: int
     bytes: int
     sha256: str
+    measured: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,7 +177,7 @@ def test_modules_import_what_their_room_may():
     assert violations(sources()) == []
 
 
-def test_every_room_is_inhabited_and_nothing_lies_outside_them():
+def test_every_room_has_modules_and_none_lies_outside_the_rooms():
     inside = [name for name in sources() if name.startswith("pipeline.")]
     assert {room_of(name) for name in inside} == set(MAY_IMPORT)
     assert [path.name for path in (ROOT / "pipeline").glob("*.py")] == ["__init__.py"]
@@ -216,7 +216,7 @@ def test_one_module_builds_networks():
     assert calls == ["pipeline.model.build"]
 
 
-def test_the_training_loop_knows_neither_ray_nor_mlflow():
+def test_the_training_loop_imports_neither_ray_nor_mlflow():
     rooms = {room_of(module) for module in reached("pipeline.training.loop", sources())}
     assert rooms <= MAY_IMPORT["training"] | {"training", ""}
 
@@ -284,7 +284,7 @@ def test_the_training_loop_knows_neither_ray_nor_mlflow():
         ("tune.sweep", "import ray.tune\nfrom ray.tune import Tuner", None),
     ],
 )
-def test_the_checker_knows_what_is_forbidden(module, source, sentence):
+def test_the_checker_finds_forbidden_imports(module, source, sentence):
     others = (
         "pipeline",
         "pipeline.cluster.launch",

@@ -62,7 +62,7 @@ def rings_of(axis) -> list:
 # People
 
 
-def test_an_overlay_shows_a_picture_a_person():
+def test_an_overlay_has_one_picture_per_person():
     figure = overlay([pose(title=f"person {k}") for k in range(5)], MPII, "five people")
     shown = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title() for axis in shown] == [f"person {k}" for k in range(5)]

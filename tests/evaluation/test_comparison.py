@@ -55,7 +55,7 @@ def errors_of(right: list[int]) -> np.ndarray:
     return errors
 
 
-def test_runs_that_are_the_same_differ_by_exactly_nothing():
+def test_equal_runs_differ_by_exactly_zero():
     errors = errors_of([3, 14, 0, 7])
     result = compare([run("a", errors), run("b", errors)])
     [[half, tenth]] = result.differences
@@ -68,7 +68,7 @@ def test_runs_that_are_the_same_differ_by_exactly_nothing():
     assert result.scores[0].pooled == result.scores[1].pooled
 
 
-def test_what_everybody_gains_is_certain():
+def test_a_gain_that_all_people_share_has_no_interval():
     # Two more joints of 14 are correct for each person, however people are drawn.
     result = compare([run("a", errors_of([3, 8])), run("b", errors_of([5, 10]))])
     [[half, _]] = result.differences
@@ -78,7 +78,7 @@ def test_what_everybody_gains_is_certain():
     assert result.scores[1].headline - result.scores[0].headline == gain
 
 
-def test_a_gain_of_one_person_in_two_is_told_by_whom_is_drawn():
+def test_a_gain_of_one_person_in_two_depends_on_the_resample():
     # Neither, one or both draws are of the person who gains all: 0, 50 or 100 points.
     result = compare([run("a", errors_of([0, 0])), run("b", errors_of([14, 0]))])
     [[half, _]] = result.differences
@@ -86,7 +86,7 @@ def test_a_gain_of_one_person_in_two_is_told_by_whom_is_drawn():
     assert not half.is_resolved
 
 
-def test_people_weigh_as_many_joints_as_count():
+def test_people_are_weighted_by_their_counted_joints():
     # One has 12 joints and gains 3, the other 2 and loses 1: 2 of 14, not the mean of 25 and -50.
     points, low, high = interval(np.array([3, -1]), np.array([12, 2]))
     assert points == pytest.approx(100 * 2 / 14)
@@ -95,7 +95,7 @@ def test_people_weigh_as_many_joints_as_count():
     assert interval(np.array([3, -1, 0, 0]), np.array([12, 2, 0, 0])) == (points, low, high)
 
 
-def test_thresholds_are_told_apart():
+def test_thresholds_are_compared_separately():
     errors = np.full((5, 16), 0.3)
     result = compare([run("a", errors), run("b", errors / 4)])
     [[half, tenth]] = result.differences
@@ -103,7 +103,7 @@ def test_thresholds_are_told_apart():
     assert (tenth.threshold, tenth.points, tenth.low) == (0.1, 100.0, 100.0)
 
 
-def test_an_interval_holds_the_true_difference_as_often_as_it_says():
+def test_an_interval_covers_the_true_difference_at_its_level():
     # 200 people, of whom each has 5 or 10 joints; the second run has 3 points more on average, in
     # amounts that people's joints share: joints of one person are not independent.
     random = np.random.default_rng(1)
@@ -226,7 +226,7 @@ def test_each_run_is_compared_with_the_first():
         ),
     ],
 )
-def test_a_sentence_says_whether_it_is_resolved(ends, said):
+def test_a_sentence_states_whether_a_difference_is_resolved(ends, said):
     found = Difference(threshold=0.5, people=9, points=1.3, low=ends[0], high=ends[1])
     assert found.sentence("b", "a", "PCKh") == f"PCKh@0.5: {said}"
     worse = replace(found, points=-1.3, low=-ends[1], high=-ends[0])

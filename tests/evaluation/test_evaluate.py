@@ -239,7 +239,7 @@ def test_two_people_are_counted_by_hand(pack):
     assert counts.correct[AT_HALF].tolist() == [0] + [1] * 15
 
 
-def test_the_torso_is_the_other_yardstick(pack):
+def test_errors_are_normalised_by_the_torso_too(pack):
     # Left shoulder (13) at (92.5, 102.5), right hip (2) at (107.5, 57.5): 15 * sqrt(10) = 47.43 px.
     loader = loader_of(pack, [sample(0, head_size=None)])
     counts = evaluate([off_by(loader, [9.0])], loader).counts["pck_torso"]
@@ -300,7 +300,7 @@ def test_batches_of_any_size_give_the_same_counts(pack):
     assert 0 < results[0].counts["pckh"].correct[AT_TENTH].sum() < 5 * 16
 
 
-def test_evaluations_add(pack):
+def test_evaluations_add_up(pack):
     loader = loader_of(pack, samples(2))
     once = evaluate([off_by(loader, [0.0, 0.0])], loader)
     twice = once + once

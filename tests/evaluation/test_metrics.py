@@ -133,7 +133,7 @@ def test_the_pooled_mean_divides_once_and_leaves_the_pelvis_out():
     assert result.annotated["pelvis"] == 10
 
 
-def test_what_was_never_annotated_has_no_percentage():
+def test_a_joint_that_was_never_annotated_has_no_percentage():
     result = scores(made_counts(), MPII, MPII.measure("pckh"))
     assert np.isnan(result.joints[0.5]["left_knee"])
     assert result.as_dict()["joints"]["0.5"]["left_knee"] is None
@@ -187,7 +187,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_predictions_score_what_was_published(mpii_dir, name):
+def test_published_predictions_get_their_published_scores(mpii_dir, name):
     truth = read_mpii_truth(mpii_dir / "detections_our_format.mat")
     predicted = scipy.io.loadmat(mpii_dir / name)["preds"]
     errors = normalised_errors(predicted, truth.joints, truth.annotated, truth.head_sizes)
@@ -214,7 +214,7 @@ def test_the_table_has_room_for_long_names_and_no_place_for_groups_that_are_not(
     assert lines[18].startswith("pooled mean")
 
 
-def test_stacks_are_told_a_row_each():
+def test_the_stack_table_has_a_row_per_stack():
     halves = joint_counts(errors_at([0.0] * 8 + [1000.0] * 8))
     whole = joint_counts(errors_at([2.0] * 16))
     measure = MPII.measure("pckh")

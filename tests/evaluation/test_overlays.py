@@ -76,7 +76,7 @@ def test_the_worst_come_first_with_key_and_error(pack):
     assert dots[0][1] == pytest.approx(dots[1][1], abs=1e-3)
 
 
-def test_a_score_and_four_are_drawn_at_the_most(pack):
+def test_at_most_24_people_are_drawn(pack):
     loader = loader_of(pack, samples(30, person_px=32))
     figure = draw_worst(loader, results_of(loader, [0.01 * k for k in range(30)]), PCKH, "")
     assert titles(figure) == [f"photo-{k:03d}_00  {0.01 * k:.2f}" for k in range(29, 5, -1)]
@@ -113,7 +113,7 @@ def test_one_stack_and_one_joint_make_a_picture_too():
     assert drawn.getvalue().startswith(b"\x89PNG")
 
 
-def test_both_pictures_come_by_name(pack):
+def test_both_pictures_are_returned_by_name(pack):
     loader = loader_of(pack, samples(3))
     results = results_of(loader, [0.1, 0.2, 0.3]).rows(np.array([1, 2]))
     figures = draw_close_ups(evaluator(loader), results, PCKH)

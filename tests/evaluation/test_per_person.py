@@ -40,7 +40,7 @@ def test_errors_stay_on_their_side_of_every_threshold_in_single_precision():
     assert joint_counts(kept).correct[:, 9].tolist() == [0] * 10 + [2] + [3] * 40
 
 
-def test_an_error_that_is_none_stays_one():
+def test_missing_and_infinite_errors_keep_their_values():
     errors = np.array([[np.nan, np.inf, 0.0, 5e-324]])
     kept = narrowed(errors)[0].tolist()
     assert np.isnan(kept[0])
@@ -61,7 +61,7 @@ def test_people_come_in_the_order_of_their_keys_and_equal_ones_in_that_of_the_sh
     assert results.joints[:, 0, 0].tolist() == [32.0, 64.0, 0.0, 96.0]
 
 
-def test_parts_make_a_whole():
+def test_parts_are_concatenated():
     one, other = results_of(("a",), np.zeros((1, 16))), results_of(("b",), np.ones((1, 16)), [4])
     both = PersonResults.together([PersonResults.nobody(MPII), one, other])
     assert (both.keys, both.positions.tolist()) == (("a", "b"), [0, 4])
@@ -138,7 +138,7 @@ def uneven(path):
         (uneven, "its arrays differ in their numbers of people or joints"),
     ],
 )
-def test_a_file_that_is_none_is_named(tmp_path, spoil, said):
+def test_a_damaged_or_foreign_file_is_named(tmp_path, spoil, said):
     path = tmp_path / "people.npz"
     spoil(path)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}"):

@@ -26,7 +26,7 @@ def test_heatmaps_of_the_last_stack_are_not_rounded():
     assert last.unique().tolist() == pytest.approx([1.001], abs=1e-7)
 
 
-def test_it_predicts_what_the_network_does_but_for_rounding():
+def test_it_predicts_as_the_network_does_up_to_rounding():
     exact = build_network(MODEL, 0, CPU, zero_heads=False).eval()
     ours = Bf16Network(build_network(MODEL, 0, CPU, zero_heads=False))
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -44,7 +44,7 @@ def test_norms_keep_their_statistics():
 
 
 @pytest.mark.parametrize("multiplies", [True, False])
-def test_it_is_taken_where_the_processor_multiplies_bf16(monkeypatch, multiplies):
+def test_bf16_is_used_where_the_processor_multiplies_it(monkeypatch, multiplies):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(
         torch.cpu, "get_capabilities", lambda: {"avx512_bf16": multiplies, "amx_bf16": False}

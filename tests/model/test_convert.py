@@ -170,7 +170,7 @@ def test_files_of_old_torch_count_no_batches(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_report_says_what_was_found_and_what_was_not(tmp_path, capsys):
+def test_the_report_lists_converted_dropped_and_missing_parts(tmp_path, capsys):
     out = converted(tmp_path, prefixed(trained(PoseNet()), "model.module."))
     assert capsys.readouterr().out.splitlines() == [
         "theirs.pth.tar: Princeton's PoseNet: 2 stacks, 1 modules, order 4, 16 features, 16 joints",
@@ -195,7 +195,7 @@ def test_a_mean_that_was_subtracted_is_not_in_the_file(tmp_path, capsys):
     )
 
 
-def test_double_precision_is_rounded_and_said_to_be(tmp_path, capsys):
+def test_double_precision_is_rounded_and_reported(tmp_path, capsys):
     converted(tmp_path, trained(Hg(stacks=1)).double().state_dict())
     assert "rounded" not in capsys.readouterr().out
     (tmp_path / "again").mkdir()
@@ -215,7 +215,7 @@ def test_the_record_names_the_source(tmp_path):
     assert (metadata.origin, metadata.joint_set, metadata.metrics) == (origin, MPII, {})
 
 
-def test_training_cannot_go_on_from_it(tmp_path):
+def test_training_cannot_resume_from_a_converted_network(tmp_path):
     out = converted(tmp_path, Hg(stacks=1).state_dict())
     network, metadata = load_network(out, CPU)
     said = f"{out}: has no optimizer.pt, so training can't resume from it"
@@ -223,7 +223,7 @@ def test_training_cannot_go_on_from_it(tmp_path):
         load_training(out, build_optimizer(network, metadata.settings.optim))
 
 
-def test_it_can_be_measured(tmp_path, capsys):
+def test_a_converted_network_can_be_evaluated(tmp_path, capsys):
     out = converted(tmp_path, trained(PoseNet(stacks=1)).state_dict())
     [val] = pack_samples(tmp_path / "val", [samples(2, joint_set=MPII)], split="val")
     jobs.evaluate.main(["--checkpoint", str(out), "--data.val", str(val), "--threads", "1"])
@@ -422,7 +422,7 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
         (torch.zeros(3), "expected tensors by name, got Tensor"),
     ],
 )
-def test_what_is_no_state_dict_is_refused(tmp_path, capsys, content, said):
+def test_a_file_without_a_state_dict_is_refused(tmp_path, capsys, content, said):
     assert said_on_refusal(tmp_path, capsys, content).startswith(said)
 
 

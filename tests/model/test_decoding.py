@@ -24,7 +24,7 @@ def rendered(joints: torch.Tensor, size: int, sigma_px: float, peak: float = 1.0
     return render(joints, torch.ones(joints.shape[:2], dtype=torch.bool), size, sigma_px, peak)
 
 
-def test_the_highest_pixel_is_the_plainest_answer():
+def test_argmax_gives_the_highest_pixel():
     rows = [[0, 0, 0, 0], [0, 1, 0, 0], [0, 5, 9, 6], [0, 0, 2, 0]]
     assert decoded(rows, "argmax") == [2.0, 2.0]
 
@@ -48,7 +48,7 @@ def test_decoding_does_not_look_past_the_border():
     assert decoded([[9, 8, 0], [8, 0, 0], [0, 0, 0]]) == [0.0, 0.0]
 
 
-def test_decoding_tells_the_height_of_each_map():
+def test_decoding_returns_the_height_of_each_map():
     _, confidence = decode(
         torch.tensor([[[[0.0, 0.5], [0.25, 0.0]], [[-3.0, -2.0], [-4.0, -5]]]]), "quarter", 1.0
     )
@@ -115,7 +115,7 @@ def test_dark_does_not_depend_on_the_maps_height():
     assert (found - faint).abs().max() < 1e-3
 
 
-def test_dark_sees_the_hill_through_noise():
+def test_dark_finds_the_maximum_in_noise():
     random = torch.Generator().manual_seed(0)
     joints = 4 + 56 * torch.rand(100, 16, 2, generator=random)
     maps = rendered(joints, 64, 1.75)
@@ -145,7 +145,7 @@ def test_dark_stays_within_a_pixel_of_the_highest_one():
 
 @pytest.mark.parametrize("decoding", DECODINGS)
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, float("nan"), float("inf"), -float("inf")])
-def test_a_map_that_says_nothing_gives_its_first_pixel(decoding, value):
+def test_a_constant_map_gives_its_first_pixel(decoding, value):
     joints, _ = decode(torch.full((1, 2, 8, 8), value), decoding, 1.75)
     assert joints.tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
 

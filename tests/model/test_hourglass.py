@@ -33,7 +33,7 @@ def images(settings: ModelSettings, count: int = 2) -> torch.Tensor:
         (1, 8, 24_450_192, 23.45),
     ],
 )
-def test_the_network_costs_what_the_authors_does(stacks, modules, parameters, gmacs):
+def test_the_network_has_the_cost_of_the_authors(stacks, modules, parameters, gmacs):
     cost = network_cost(ModelSettings(stacks=stacks, modules=modules, joints=16))
     assert cost.parameters == parameters
     assert cost.macs / 1e9 == pytest.approx(gmacs, abs=0.01)
@@ -43,7 +43,7 @@ def test_the_network_costs_what_the_authors_does(stacks, modules, parameters, gm
 @pytest.mark.parametrize(
     ("stacks", "parameters"), [(1, 3_586_960), (2, 6_730_912), (8, 25_594_624)]
 )
-def test_a_wider_stem_costs_what_pytorch_poses_network_does(stacks, parameters):
+def test_a_wider_stem_has_the_cost_of_pytorch_pose(stacks, parameters):
     settings = ModelSettings(stacks=stacks, stem_features=256, joints=16)
     theirs = Hg(stacks=stacks, channels=256, stem=Hg.GENUINE)
     cost = network_cost(settings)
@@ -97,7 +97,7 @@ def test_activations_are_those_of_a_network_in_training(dtype):
     assert activation_bytes(settings, dtype, forgetful=False) == pytest.approx(measured, rel=0.01)
 
 
-def test_a_forgetful_network_keeps_inputs_and_the_largest_part():
+def test_a_recomputing_network_keeps_inputs_and_the_largest_part():
     # Maps are 8 features on 16, 8 and so on down to 1 pixel: order 4.
     settings = tiny(features=64, input_px=256)
     kept = activation_bytes(settings, torch.float32, forgetful=False)
@@ -195,7 +195,7 @@ def test_the_last_stack_has_nothing_to_feed():
 
 
 @pytest.mark.parametrize(("order", "sees"), [(4, True), (1, False)])
-def test_the_order_decides_how_far_an_hourglass_sees(order, sees):
+def test_the_order_sets_the_receptive_field_of_an_hourglass(order, sees):
     # Order 4 turns 16 heatmap pixels into one, in which all corners of the input meet.
     settings = tiny(order=order)
     torch.manual_seed(0)
@@ -238,7 +238,7 @@ def test_an_hourglass_supervised_inside_predicts_at_a_quarter_and_half_of_the_ou
 
 
 @pytest.mark.parametrize("order", [3, 4])
-def test_predictions_inside_come_after_upsampling_and_feed_what_follows(order):
+def test_predictions_inside_come_after_upsampling_and_feed_later_layers(order):
     settings = tiny(supervision="inside", order=order)
     torch.manual_seed(0)
     network = StackedHourglass(settings).eval()
@@ -263,7 +263,7 @@ def test_heads_inside_start_at_zero_too():
     assert not any(maps.any() for maps in supervised)
 
 
-def test_what_is_supervised_comes_in_half_precision_under_autocast():
+def test_supervised_heatmaps_are_half_precision_under_autocast():
     settings = tiny(supervision="inside")
     with torch.autocast("cpu", torch.bfloat16):
         supervised = StackedHourglass(settings)(images(settings)).supervised

@@ -120,7 +120,7 @@ def test_cross_entropy_of_half_precision_maps_is_computed_in_single_precision():
     assert loss.item() == pytest.approx(log(1000), rel=1e-6)
 
 
-def test_what_was_trained_by_cross_entropy_is_read_as_probabilities():
+def test_heatmaps_of_a_cross_entropy_network_are_probabilities():
     maps = to_heatmaps(
         torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]], dtype=torch.bfloat16), "cross-entropy"
     )
@@ -130,7 +130,7 @@ def test_what_was_trained_by_cross_entropy_is_read_as_probabilities():
     )
 
 
-def test_what_was_trained_by_squared_error_is_read_as_it_is():
+def test_heatmaps_of_a_squared_error_network_are_its_output():
     predicted = torch.tensor([[[[1.5, -2.0]]]], dtype=torch.bfloat16)
     assert to_heatmaps(predicted, "mse").tolist() == [[[[1.5, -2.0]]]]
     assert to_heatmaps(predicted, "mse").dtype == torch.float32

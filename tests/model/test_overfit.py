@@ -43,7 +43,7 @@ def recipe(**changes) -> OptimSettings:
 @pytest.mark.parametrize(
     ("loss", "stacks"), [("mse", 1), ("mse", 8), ("cross-entropy", 1), ("cross-entropy", 2)]
 )
-def test_eight_pictures_are_learned_by_heart(people, loss, stacks):
+def test_the_network_overfits_eight_pictures(people, loss, stacks):
     assert pckh_by_heart(people, stacks, recipe(loss=loss)) > 85
 
 

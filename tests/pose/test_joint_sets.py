@@ -99,7 +99,7 @@ def test_json_names_joints_instead_of_counting_them():
     assert "segment" not in MPII.to_json()["measures"][0]
 
 
-def test_joint_sets_are_told_apart_by_name_or_by_what_differs():
+def test_joint_sets_are_distinguished_by_name_or_by_difference():
     assert MPII.difference(replace(MPII)) == ""
     assert MPII.difference(LSP) == "mpii and lsp"
     other = replace(MPII, limbs=(), in_mean=(0,))

@@ -177,7 +177,7 @@ def test_a_checkpoint_without_a_scale_starts_one(saved):
     assert scaler.get_scale() == 2.0**16
 
 
-def test_a_person_can_read_the_metadata(saved):
+def test_the_metadata_are_readable_json(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
     assert content["settings"] == SETTINGS.flat()
     assert content["settings"]["model.features"] == 8

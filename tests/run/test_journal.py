@@ -128,7 +128,7 @@ def test_history_is_by_step_and_its_last_value_counts(tmp_path):
     }
 
 
-def test_two_processes_that_take_turns_see_what_the_other_added(tmp_path):
+def test_two_processes_that_take_turns_see_each_others_entries(tmp_path):
     driver, worker = Journal(tmp_path), Journal(tmp_path)
     driver.run(spec())
     worker.metrics({"loss": 1.0}, 1)

@@ -45,7 +45,7 @@ def files_in(*folders: Path) -> list[Path]:
 # Resolved settings
 
 
-def test_everything_left_open_is_resolved(tmp_path, working_folder):
+def test_unset_settings_are_resolved(tmp_path, working_folder):
     plan = plan_training(settings_of(packed(tmp_path)))
     settings = plan.settings
     assert settings.model.joints == 16
@@ -84,7 +84,7 @@ def test_the_data_decide_how_many_joints_there_are(tmp_path, joint_set, joints):
     assert plan.settings.ray.name.startswith(f"{joint_set.name}-s1m1-")
 
 
-def test_a_name_depends_on_what_decides_the_outcome(tmp_path):
+def test_a_name_depends_on_settings_that_decide_the_outcome(tmp_path):
     here, there = packed(tmp_path), packed(tmp_path, "elsewhere")
     plain = plan_training(settings_of(here)).settings.ray.name
     assert plan_training(settings_of(there)).settings.ray.name == plain

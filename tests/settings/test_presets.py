@@ -39,7 +39,7 @@ def test_the_papers_recipe_is_the_defaults_with_a_drop_and_the_authors_length():
     assert round(100 * 8000 * 6 / 22_246) == 216
 
 
-def test_the_modern_recipe_is_what_it_is_named_for():
+def test_the_modern_recipe_has_its_distinctive_settings():
     optim = Settings().replaced(MODERN).optim
     assert (optim.optimizer, optim.schedule, optim.missing_joints) == ("adamw", "cosine", "mask")
     assert min(optim.warmup_samples, optim.ema_samples, optim.weight_decay) > 0

@@ -221,7 +221,7 @@ def test_a_whole_number_passes_as_a_float():
     assert type(value) is float
 
 
-def test_the_fingerprint_names_what_decides_the_outcome():
+def test_the_fingerprint_depends_on_settings_that_decide_the_outcome():
     plain = Settings().fingerprint("data")
     assert re.fullmatch("[0-9a-f]{8}", plain)
     assert plain == Settings().fingerprint("data") != Settings().fingerprint("other data")

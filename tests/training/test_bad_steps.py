@@ -114,7 +114,7 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing(tmp_path, parts, clip_n
     assert any(name.startswith("average") for name in changed(before, state_of(trainer)))
 
 
-def test_a_bad_part_spoils_the_step_whatever_part_comes_after(tmp_path):
+def test_a_bad_part_of_a_batch_makes_the_whole_step_bad(tmp_path):
     trainer = trainer_of(tmp_path, **{"optim.accumulate": 2})
     good = first_batch(trainer)
     gains = good.gains.clone()

@@ -31,7 +31,7 @@ def values(network: nn.Module) -> list[float]:
     ]
 
 
-def test_what_lies_a_time_constant_back_counts_one_part_in_e():
+def test_weights_one_time_constant_old_count_one_part_in_e():
     network = network_of(8.0)
     average = WeightAverage(network, 500)
     fill(network, 0.0)
@@ -41,7 +41,7 @@ def test_what_lies_a_time_constant_back_counts_one_part_in_e():
     assert values(network) == [0.0] * 5
 
 
-def test_samples_decide_and_not_steps():
+def test_the_average_depends_on_samples_and_not_on_steps():
     network = network_of(8.0)
     one, four = WeightAverage(network, 1000), WeightAverage(network, 1000)
     fill(network, 1.0)
@@ -52,7 +52,7 @@ def test_samples_decide_and_not_steps():
     assert values(one.network) == pytest.approx([1 + 7 * math.exp(-0.08)] * 5)
 
 
-def test_the_start_is_soon_forgotten():
+def test_initial_weights_are_soon_forgotten():
     network = network_of(8.0)
     average = WeightAverage(network, 1_000_000)
     fill(network, 0.0)
@@ -65,7 +65,7 @@ def test_the_start_is_soon_forgotten():
     assert values(average.network) == pytest.approx([1 - math.exp(-0.5)] * 5, rel=1e-3)
 
 
-def test_norms_that_are_synchronised_afterwards_are_followed_too():
+def test_norms_that_are_synchronised_later_are_averaged_too():
     network = network_of(8.0)
     average = WeightAverage(network, 500)
     nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -74,7 +74,7 @@ def test_norms_that_are_synchronised_afterwards_are_followed_too():
     assert values(average.network) == pytest.approx([8 / math.e] * 5)
 
 
-def test_the_network_trains_on_unaware():
+def test_the_average_does_not_affect_training():
     network = network_of(2.0)
     average = WeightAverage(network, 100)
     network(torch.tensor([[1.0], [2.0]])).sum().backward()

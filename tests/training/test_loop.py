@@ -10,7 +10,9 @@ from pipeline.training.trainer import Task, Trainer
 
 
 @pytest.mark.parametrize("ema_samples", [0, 1000])
-def test_the_average_gives_the_headline_and_the_raw_weights_stand_beside_it(tmp_path, ema_samples):
+def test_the_average_gives_the_primary_metric_and_raw_metrics_stand_beside_it(
+    tmp_path, ema_samples
+):
     settings = {
         "model.stacks": 1,
         "model.features": 8,

@@ -30,7 +30,7 @@ def test_the_learning_rate_follows_its_schedule(schedule, samples, rate):
 @pytest.mark.parametrize(
     ("samples", "rate"), [(0, 0.0), (25, 0.001), (75, 0.003), (100, 0.004), (500, 0.0025)]
 )
-def test_it_first_rises_in_a_line_and_the_schedule_begins_after(samples, rate):
+def test_the_rate_rises_linearly_before_the_schedule_begins(samples, rate):
     # From 100 samples on a cosine of 800, half-way at 500: between 0.004 and a quarter of it.
     settings = OptimSettings(
         learning_rate=0.004, schedule="cosine", warmup_samples=100, cosine_end=0.25
@@ -39,13 +39,13 @@ def test_it_first_rises_in_a_line_and_the_schedule_begins_after(samples, rate):
     assert learning_rate(settings, 900, 900) == pytest.approx(0.001)
 
 
-def test_a_plateau_drops_it_once_to_what_the_authors_had():
+def test_a_plateau_drops_the_rate_once_to_the_authors_value():
     settings = OptimSettings(schedule="plateau")
     assert learning_rate(settings, 10, 100) == 2.5e-4
     assert learning_rate(settings, 10, 100, has_dropped=True) == pytest.approx(5e-5)
 
 
-def test_a_plateau_is_as_many_epochs_as_patience_without_a_better_accuracy():
+def test_a_plateau_is_patience_epochs_without_a_better_accuracy():
     state, dropped = Plateau(), []
     for accuracy in (10.0, 12.0, 11.0, 12.5, 12.5, 12.0, 13.0, 1.0, 2.0):
         state = state.after(accuracy, patience=2)
@@ -65,7 +65,7 @@ def test_a_plateau_is_as_many_epochs_as_patience_without_a_better_accuracy():
         ("sqrt", 16, 0.001),
     ],
 )
-def test_the_rate_follows_the_batch_as_its_scaling_says(scaling, batch, rate):
+def test_the_rate_scales_with_the_batch_as_configured(scaling, batch, rate):
     settings = OptimSettings(
         learning_rate=0.001, rate_scaling=scaling, batch_size=batch, reference_batch=16
     )
@@ -73,7 +73,7 @@ def test_the_rate_follows_the_batch_as_its_scaling_says(scaling, batch, rate):
     assert learning_rate(settings, 5, 100) == pytest.approx(rate)
 
 
-def test_a_course_is_told_in_words():
+def test_a_schedule_is_described_in_words():
     assert describe_course(OptimSettings()) == "0.00025, constant"
     assert (
         describe_course(OptimSettings(schedule="plateau"))

@@ -193,7 +193,7 @@ def test_heatmaps_that_are_not_supervised_cost_nothing():
     )
 
 
-def test_missing_joints_train_no_place_or_none_by_cross_entropy_too():
+def test_missing_joints_train_uniformly_or_not_at_all_with_cross_entropy():
     batch = batch_of([[(3.0, 4.0), (9.0, 9.0)]], annotated=[[True, False]])
     heatmaps = torch.zeros(1, 1, 2, 16, 16)
     # Certain of the missing joint's first pixel.
@@ -225,7 +225,7 @@ def test_heads_start_at_zero_unless_they_are_to_start_at_random():
         assert torch.equal(ours, theirs) is (".head." not in name)
 
 
-def test_a_seed_gives_the_same_weights_and_leaves_other_chance_alone():
+def test_a_seed_gives_the_same_weights_and_leaves_other_generators_alone():
     torch.manual_seed(123)
     expected = torch.rand(1)
     torch.manual_seed(123)
@@ -265,7 +265,7 @@ def test_a_step_lowers_the_loss_and_moves_every_weight():
         assert not torch.equal(parameter, before[name]), name
 
 
-def test_a_loss_that_is_returned_holds_on_to_nothing():
+def test_a_returned_loss_keeps_no_graph_alive():
     network = build_network(TINY, 0, CPU)
     optimizer = build_optimizer(network, OptimSettings())
     batch = batch_of([[(3.0, 4.0), (10.0, 12.0)]] * 2)

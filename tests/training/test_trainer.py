@@ -89,9 +89,7 @@ def test_the_learning_rate_falls_over_all_epochs(shards):
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
-    tmp_path, monkeypatch, workers
-):
+def test_the_learning_rate_does_not_depend_on_the_number_of_workers(tmp_path, monkeypatch, workers):
     people = samples(12)
     paths = pack_samples(tmp_path / "train", [people[:6], people[6:]])
     task = task_of(
@@ -126,7 +124,7 @@ def test_the_learning_rate_has_one_course_whatever_the_number_of_workers(
     assert expected[-1][1] == pytest.approx(rate * 0.5 * (1 + np.cos(np.pi * 22 / 26)))
 
 
-def test_a_plateau_that_was_interrupted_drops_when_it_would_have(shards, tmp_path):
+def test_an_interrupted_plateau_drops_the_rate_at_the_same_epoch(shards, tmp_path):
     task = task_of(*shards, **{"optim.schedule": "plateau", "optim.patience": 2})
 
     def rates(trainer: Trainer, accuracies: list[float]) -> list[float]:
@@ -145,7 +143,7 @@ def test_a_plateau_that_was_interrupted_drops_when_it_would_have(shards, tmp_pat
     assert rates(second, [49.0, 60.0, 60.0]) == pytest.approx([1e-2, 2e-3, 2e-3])
 
 
-def test_a_tiny_network_learns_eight_people_by_heart(tmp_path):
+def test_a_tiny_network_overfits_eight_people(tmp_path):
     random = np.random.default_rng(3)
     people = [
         sample(
@@ -322,7 +320,7 @@ def test_bad_samples_are_skipped_and_counted_once_each(tmp_path):
         train(alone(task_of([path], [val])), 1)
 
 
-def test_a_checkpoint_describes_what_was_trained(shards, tmp_path):
+def test_a_checkpoint_describes_its_training(shards, tmp_path):
     task = task_of(*shards)
     trainer = alone(task)
     train(trainer, 1)
@@ -335,14 +333,14 @@ def test_a_checkpoint_describes_what_was_trained(shards, tmp_path):
         wider.state.restore(tmp_path)
 
 
-def test_everyone_who_validates_is_counted_once(shards):
+def test_every_validation_person_is_counted_once(shards):
     trainer = alone(task_of(*shards))
     result = trainer.evaluate()
     assert result.people == 5
     assert result.counts["pckh"].annotated.tolist() == [5] * 16
 
 
-def test_what_is_kept_of_people_makes_the_counts_of_the_evaluation(tmp_path):
+def test_results_per_person_add_up_to_the_evaluation(tmp_path):
     states = (Visibility.MISSING,) * 3 + (Visibility.VISIBLE,) * 13
     people = [sample(20), sample(21, visibility=states), sample(22, head_size=None)]
     [train] = pack_samples(tmp_path / "train", [samples(7)])
@@ -361,7 +359,7 @@ def test_what_is_kept_of_people_makes_the_counts_of_the_evaluation(tmp_path):
     assert not np.isnan(cases.errors["pck_torso"][2]).any()
 
 
-def test_pictures_show_as_many_people_as_they_should(shards):
+def test_pictures_show_the_configured_number_of_people(shards):
     trainer = alone(task_of(*shards, **{"evaluation.overlays": 3}))
     figure = trainer.draw_overlays("after an epoch")
     titles = [axis.get_title() for axis in figure.axes if axis.images]
@@ -462,7 +460,7 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
         assert np.array_equal(counts.annotated, other.counts[key].annotated)
 
 
-def test_two_ranks_evaluate_exactly_what_one_does(two_ranks):
+def test_two_ranks_evaluate_exactly_as_one_does(two_ranks):
     folder, task = two_ranks
     result = alone(task).evaluate()
     # Seven people: four batches, two for each rank, the last of one person.
@@ -513,7 +511,7 @@ def test_two_ranks_hold_the_same_weights_and_statistics(two_ranks):
     assert not torch.equal(first["state"]["stem_conv.weight"], fresh["stem_conv.weight"])
 
 
-def test_statistics_are_the_mean_of_what_the_ranks_have_seen(two_ranks):
+def test_statistics_are_the_mean_over_the_ranks(two_ranks):
     folder, _ = two_ranks
     first, second = ranks_of(folder)
     name = "stem_norm.running_mean"
@@ -577,7 +575,7 @@ def test_two_ranks_report_one_loss_and_count_all_samples(two_ranks):
     ],
     ids=lambda changes: changes["model.supervision"],
 )
-def test_two_ranks_train_wherever_supervision_goes(tmp_path, changes):
+def test_two_ranks_train_with_every_supervision(tmp_path, changes):
     # DDP refuses a second step where a weight has had no gradient.
     people = samples(8)
     task = task_of(

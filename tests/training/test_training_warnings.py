@@ -55,18 +55,18 @@ def flat_after(people: SampleLoader, steps: int, **changes) -> int:
     return evaluate(evaluator.predict([batch]), people).flat
 
 
-def test_a_network_that_collapsed_has_flat_heatmaps_for_everyone(people):
+def test_a_collapsed_network_has_flat_heatmaps_for_all_people(people):
     # The highest are at three quarters of what counts as flat.
     assert flat_after(people, 60, zero_heads=False) == 32
 
 
-def test_a_network_that_learns_by_cross_entropy_has_flat_heatmaps_for_nobody(people):
+def test_a_network_that_learns_by_cross_entropy_has_no_flat_heatmaps(people):
     # The lowest heatmaps were 7 times as high as flat ones from each of ten starts.
     assert flat_after(people, 60, loss="cross-entropy") == 0
 
 
 @pytest.mark.slow
-def test_a_network_that_learns_by_squared_error_has_flat_heatmaps_for_hardly_anyone(people):
+def test_a_network_that_learns_by_squared_error_has_few_flat_heatmaps(people):
     # How soon heights rise from zero depends on rounding, and so on the processor: at step 60 they
     # are up for 20 people on one, for 29 on another. That they rise does not: after 300 steps, at
     # a rate that falls so that weights and statistics settle, the lowest were 1.2 times and the

@@ -139,12 +139,12 @@ def test_a_file_gives_lists_ranges_and_points_with_or_without_quoted_keys(tmp_pa
         ("[axes\n", "Expected ']'"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(tmp_path, text, message):
+def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=rf"mine\.toml.*{re.escape(message)}"):
         space_of(toml(tmp_path, text), {})
 
 
-def test_an_unknown_space_is_an_error_that_knows_what_was_meant():
+def test_an_unknown_space_is_an_error_with_a_suggestion():
     with pytest.raises(ValueError, match=r"--space must be one of stacks, .*'capacity'\?"):
         space_of("capacty", {})
 
@@ -343,7 +343,7 @@ def scored(*scores: float) -> list[dict[str, float]]:
     return [{"samples": 100 * n, "score": score} for n, score in enumerate(scores, start=1)]
 
 
-def test_asha_knows_the_rungs_of_before_a_kill():
+def test_asha_restores_its_rungs_after_a_kill():
     good, behind, ahead = map(OfTune, ("good", "behind", "ahead"))
     before = {"good": scored(5, 8), "behind": scored(1)}
     early = EarlySettings(rule="asha", grace_samples=200, reduction=2)
@@ -360,7 +360,7 @@ def test_asha_knows_the_rungs_of_before_a_kill():
     assert asha.on_trial_result(None, ahead, scored(9, 9)[1]) == "CONTINUE"
 
 
-def test_the_median_is_of_the_trials_of_before_a_kill_too():
+def test_the_median_includes_trials_from_before_a_kill():
     trials = {name: OfTune(name) for name in ("a", "b", "c", "behind")}
     before = {"a": scored(4, 4), "b": scored(5, 5), "c": scored(6, 6), "behind": scored(1)}
     early = EarlySettings(rule="median", grace_samples=100)
@@ -441,7 +441,7 @@ def test_the_last_start_of_a_run_decides_whether_it_has_ended(tmp_path):
 # The budget
 
 
-def test_the_budget_counts_what_all_runs_have_taken_also_before_a_restart(tmp_path):
+def test_the_budget_counts_all_runs_over_all_their_starts(tmp_path):
     journal_of(tmp_path / "a", [1.0, 2.0])
     journal_of(tmp_path / "b", [1.0, 2.0, 3.0])
     assert spent(tmp_path)[0] == 8 + 12
@@ -452,7 +452,7 @@ def test_the_budget_counts_what_all_runs_have_taken_also_before_a_restart(tmp_pa
     assert ended == ["budget.samples=20 is used up"]
 
 
-def test_every_bound_of_the_budget_is_heeded():
+def test_every_bound_of_the_budget_is_applied():
     budget = Budget(samples=100, gpu_hours=2.0, hours=1.0)
     assert budget.reached_by(samples=99, gpu_hours=1.9, hours=0.9) == ""
     assert budget.reached_by(samples=100, gpu_hours=0, hours=0) == "budget.samples=100"
@@ -525,7 +525,7 @@ def test_a_trial_is_done_unless_it_was_stopped_with_the_sweep(
             trial.step()
 
 
-def test_a_trial_fails_with_what_its_training_fails_with(tmp_path):
+def test_a_trial_raises_the_error_of_its_training(tmp_path):
     trial = trial_of(planned(tmp_path), ValueError("no such shard"))
     with pytest.raises(ValueError, match="no such shard"):
         trial.step()
@@ -546,7 +546,7 @@ def test_the_error_of_a_trial_is_read_before_ray_tune_has_stored_it(tmp_path):
 # What came of it
 
 
-def test_an_outcome_is_what_the_journals_say(tmp_path):
+def test_an_outcome_is_read_from_the_journals(tmp_path):
     sweep = planned(tmp_path, Space(name="mine", axes={"model.stacks": (1, 2, 3)}))
     journal_of(sweep.folder / "stacks-1", [10.0, 30.0], end="FINISHED", tags=True)
     journal_of(sweep.folder / "stacks-2", [5.0], end="FAILED")

@@ -151,7 +151,7 @@ def test_of_equal_scores_the_cheaper_is_on_the_front():
     assert pareto_front([2.0, 1.0], [10.0, 10.0]) == [1]
 
 
-def test_what_is_not_known_takes_no_part_in_the_front():
+def test_unknown_values_are_left_out_of_the_front():
     assert pareto_front([NAN, 1.0, 2.0, math.inf], [50.0, NAN, 10.0, 90.0]) == [2]
     assert pareto_front([], []) == []
 
@@ -172,7 +172,7 @@ def test_trials_are_ranked_by_score_then_cost_then_name():
     assert ranks(ranked(outcome)) == [1, 2, 2, 4, 4, None]
 
 
-def test_a_failed_trial_is_never_the_best_whatever_it_had_reached():
+def test_a_failed_trial_is_never_the_best_whatever_its_score():
     outcome = sweep(failed("late"), failed("early", score=90.0), trial("none"), trial("good", 10.0))
     assert names(outcome) == ["good", "none", "early", "late"]
     assert ranks(ranked(outcome)) == [1, None, None, None]
@@ -180,7 +180,7 @@ def test_a_failed_trial_is_never_the_best_whatever_it_had_reached():
     assert best(sweep(failed("early", score=90.0), trial("none"))) is None
 
 
-def test_the_table_has_a_row_a_trial_with_all_that_is_known():
+def test_the_table_has_a_row_per_trial_with_all_known_values():
     table = leaderboard(stacks(NAN, 50.0))
     assert list(table.columns) == [
         *("rank", "trial", "status", "model.stacks", "score", "best_epoch", "samples", "seconds"),
@@ -205,7 +205,7 @@ def test_the_summary_counts_trials_by_status():
 # Text
 
 
-def test_the_text_says_once_what_does_not_vary():
+def test_the_text_lists_constant_settings_once():
     outcome = sweep(
         *(
             trial(f"t{n}", score, point={"model.stacks": n, "model.modules": 1})
@@ -222,7 +222,7 @@ def test_the_text_says_once_what_does_not_vary():
     assert second.split()[:5] == ["2", "40.00", "t1", "finished", "1"]
 
 
-def test_the_text_of_many_trials_fits_the_terminal_and_names_what_it_leaves_out():
+def test_the_text_of_many_trials_fits_the_terminal_and_names_omitted_columns():
     text = leaderboard_text(many(50))
     assert max(map(len, text.splitlines())) <= 120
     assert "a-trial-wi" in text
@@ -231,7 +231,7 @@ def test_the_text_of_many_trials_fits_the_terminal_and_names_what_it_leaves_out(
     assert max(map(len, narrow.splitlines())) <= 100
 
 
-def test_the_text_tells_why_a_trial_failed_with_the_last_line_of_its_error():
+def test_the_text_has_the_last_line_of_a_failed_trials_error():
     error = (
         "Traceback:\n"
         + "  File x\n" * 500
@@ -312,7 +312,7 @@ def test_keys_are_short_where_no_other_ends_alike():
     assert list(short_keys(keys).values()) == ["stacks", "optim.seed", "data.seed"]
 
 
-def test_the_last_line_of_an_error_is_the_last_that_says_something():
+def test_the_last_line_of_an_error_is_the_last_that_is_not_blank():
     assert last_line("Traceback\n  x\nValueError: no\n  \n") == "ValueError: no"
     assert last_line("") == ""
 
@@ -446,7 +446,7 @@ def test_scores_keep_a_linear_axis():
     assert found == [[0.5, 0.0], [0.5, 0.1], [0.5, 1.0]]
 
 
-def test_learning_curves_end_where_a_trial_ended_and_say_how():
+def test_learning_curves_end_with_a_mark_where_a_trial_ended():
     courses = [
         trial("whole", history=history(10.0, NAN, 30.0)),
         trial("short", status="stopped", history=history(5.0, 6.0)),
@@ -467,7 +467,7 @@ def test_learning_curves_end_where_a_trial_ended_and_say_how():
     assert labels == ["whole", "short", "broken", "ended here: stopped", "ended here: failed"]
 
 
-def test_of_many_curves_the_first_have_names():
+def test_only_the_first_of_many_curves_have_names():
     courses = [trial(f"t{n}", history=history(1.0)) for n in range(50)]
     figure = learning_curves(courses, {"pckh_0.5": "PCKh@0.5 (%)"})
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -609,7 +609,7 @@ def test_the_page_gives_reasons_of_failures_and_the_end_of_a_long_error():
         ),
     ],
 )
-def test_the_page_explains_what_is_missing_or_ended_early(outcome, sentence):
+def test_the_page_explains_missing_trials_scores_and_early_ends(outcome, sentence):
     assert sentence in page_of(outcome).text
 
 
@@ -685,7 +685,7 @@ def test_a_later_report_replaces_an_earlier_one(tmp_path):
     assert table["trial"].tolist() == ["stacks-1", "stacks-2"]
 
 
-def test_the_report_knows_neither_ray_nor_mlflow():
+def test_the_report_imports_neither_ray_nor_mlflow():
     code = "import json, sys, tune.report.page; print(json.dumps(sorted(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert {"ray", "mlflow", "torch", "jobs"} & set(json.loads(ended.stdout)) == set()

@@ -56,7 +56,7 @@ def _listening() -> dict[str, IPv4Address | IPv6Address]:
 
 
 def is_loopback(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is reachable from this machine only."""
+    """Tell whether an address is reachable from this machine only."""
     inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (inner or address).is_loopback
 

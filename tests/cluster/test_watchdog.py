@@ -93,7 +93,7 @@ def test_heartbeats_of_another_generation_do_not_count(tmp_path):
     path = tmp_path / "heartbeats" / "00000010" / "rank_00001.json"
     path.with_name("rank_00000.json").write_text('{"rank": 0')
     assert list(second.read(1, 2)) == [1]
-    # Ages are those of the files, whatever the time is on the host that reads.
+    # Ages are those of the files, independent of the clock of the host that reads.
     second.write(beat(0))
     os.utime(path, (1000.0, 1000.0))
     os.utime(path.with_name("rank_00000.json"), (1030.0, 1030.0))

@@ -1,4 +1,4 @@
-"""The stored crop: pixels land where its matrix says, and nothing is enlarged."""
+"""The stored crop: pixels land where its matrix maps them, and nothing is enlarged."""
 
 import re
 
@@ -38,7 +38,7 @@ def centroid(image: np.ndarray) -> np.ndarray:
         ((290.0, 5.0), 1.5, 33),
     ],
 )
-def test_a_dot_is_found_where_the_crops_matrix_says(center, scale, person_px):
+def test_a_dot_is_found_where_the_crops_matrix_maps_it(center, scale, person_px):
     image = dotted(300, 240, 131.4, 117.8, radius=12)
     crop = cut_crop(image, person(center=center, scale=scale), CropSettings(person_px=person_px))
     found = centroid(decode_image(crop.jpeg))

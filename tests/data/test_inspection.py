@@ -17,7 +17,7 @@ from pipeline.pose.joint_sets import LSP, MPII
 from pipeline.pose.person import Visibility
 
 VISIBLE, OCCLUDED, MISSING = Visibility.VISIBLE, Visibility.OCCLUDED, Visibility.MISSING
-# The frame of 100 pixels lies well inside, whatever the photograph that was cut.
+# The frame of 100 pixels lies well inside, in any photograph.
 SIZE = (400, 300)
 
 FAR = "joints farther than one frame side from the centre"
@@ -81,7 +81,7 @@ def test_joints_are_counted_by_state_and_outside_only_where_annotated():
     assert tuple(hip.values()) == (0, 0, 2, 1)
 
 
-def test_spreads_are_percentiles_over_people():
+def test_spreads_are_percentiles_over_all_people():
     # Frames of 100, 110, ... 200 pixels stored with 50; joints 45 pixels high; heads of 20.
     scales = [0.5 + 0.05 * k for k in range(11)]
     people = [sample(k, scale=scale, person_px=50) for k, scale in enumerate(scales)]
@@ -121,7 +121,7 @@ def test_rows_carry_their_positions_past_damaged_samples():
     assert read.positions.tolist() == [1, 3]
 
 
-def test_a_set_of_nothing_but_damage_has_a_card():
+def test_a_dataset_of_damaged_samples_only_has_a_card():
     made = card(samples(2, joint_set=LSP))
     assert (made.people, len(made.damaged_samples), made.splits) == (0, 2, {})
     assert not any(made.anomalies.values())
@@ -173,7 +173,7 @@ def test_people_are_compared_by_the_joints_that_both_have():
 # Anomalies
 
 
-def test_a_clean_set_has_none():
+def test_a_clean_dataset_has_no_anomalies():
     made = card(samples(5, image_size=SIZE))
     assert made.leaks == made.identical_crops == made.coinciding_people == ()
     assert made.damaged_samples == ()

@@ -149,7 +149,7 @@ def test_colours_are_multiplied_later_by_the_gains(pack):
     assert (batch.images == plain.images).all()
 
 
-def test_what_lies_outside_the_photograph_is_black(pack):
+def test_pixels_outside_the_photograph_are_black(pack):
     loader = loader_of(pack, samples(1, center=(0.0, 0.0)))
     image = loader.batch(np.array([0])).images[0]
     assert image[:30].max() == image[:, :30].max() == 0
@@ -313,7 +313,7 @@ def test_crops_are_stored_as_wide_as_the_default_augmentation_reaches():
         ({"scale_jitter": 0.0, "rotation_deg": 0.0}, 1.0),
     ],
 )
-def test_the_reach_of_augmentation_is_what_no_corner_of_an_input_leaves(changes, wanted):
+def test_no_corner_of_an_input_leaves_the_reach_of_augmentation(changes, wanted):
     settings = DataSettings(**changes)
     assert reach(settings) == pytest.approx(wanted)
     corners = np.array([[0, 0], [63, 0], [0, 63], [63, 63]], float)

@@ -264,15 +264,15 @@ def test_people_without_a_joint_are_counted_and_a_head_size_of_minus_one_is_none
 
 
 @pytest.mark.parametrize(
-    ("scale", "said"),
+    ("scale", "message"),
     [
         (3.0, "scale is not adjusted: heads are 33.3 px a unit of scale, expected 24 to 30 "),
         (3.75 * 1.25, "scale is adjusted more than once: heads are 21.3 px a unit of scale, "),
     ],
 )
-def test_scales_that_are_not_adjusted_once_are_refused(tmp_path, scale, said):
+def test_scales_that_are_not_adjusted_once_are_refused(tmp_path, scale, message):
     path = write_h5(tmp_path / "annot.h5", h5_fields(scale=np.full(2, scale)))
-    with pytest.raises(ValueError, match=re.escape(f"{path}: {said}")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
         read_mpii_h5(path)
 
 
@@ -487,7 +487,7 @@ def test_a_third_flag_of_leeds_sports_pose_is_refused(tmp_path, read, array, pla
 # All of them
 
 
-def test_every_source_of_this_file_tells_its_conventions():
+def test_every_source_of_this_file_has_its_conventions():
     known = ("mpii-mat", "mpii-h5", "lsp", "flic")
     assert [SOURCES[name].index_base for name in known] == [1, 1, 0, 1]
     assert [SOURCES[name].center_adjusted for name in known] == [False, True, False, True]

@@ -319,7 +319,7 @@ def test_packed_people_are_where_prediction_would_find_them(tmp_path, orientatio
     for image in names(4):
         save_turned(tmp_path, image, orientation)
     content = coco_content(dict.fromkeys(names(4), size))
-    # A half turn changes no size, so that only the setting tells.
+    # A half turn changes no size, so that only the setting decides.
     exif = "auto" if orientation > 4 else stated
     write_annotations(tmp_path, content)
     settings = settings_of(tmp_path, source="coco", exif=exif, crop=CropSettings(jpeg_quality=100))
@@ -769,7 +769,7 @@ def test_a_folder_with_an_unfinished_pack_of_other_annotations_is_refused(tmp_pa
         open_plan(plan_packing(settings))
 
 
-# What the index says
+# The index
 
 
 def test_the_index_says_what_was_packed_and_how(tmp_path):

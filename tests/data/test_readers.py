@@ -260,7 +260,7 @@ def test_hrnets_file_holds_the_same_person_as_pytorch_poses(tmp_path):
     assert person.split is None
 
 
-def test_hrnets_missing_joint_is_told_by_its_flag(tmp_path):
+def test_hrnets_missing_joint_is_recognised_by_its_flag(tmp_path):
     joints, flags = hrnet_record()["joints"], [1] * 16
     joints[0], flags[0] = [-1.0, -1.0], 0
     joints[1] = [-1.0, -1.0]
@@ -585,7 +585,7 @@ def test_a_joint_that_is_not_finite_is_refused_whatever_the_source(tmp_path):
             read_annotations("lsp", AnnotationFiles(annotations=Path("joints.mat")))
 
 
-def test_every_source_tells_its_conventions():
+def test_every_source_has_its_conventions():
     known = ("mpii-json", "mpii-hrnet", "lspet", "coco")
     assert [SOURCES[name].index_base for name in known] == [1, 1, 0, 0]
     assert not any(SOURCES[name].center_adjusted for name in known)
@@ -601,7 +601,7 @@ def mpii_people(mpii_dir):
     return read_mpii_json(path, mpii_dir / "detections_our_format.mat").people
 
 
-def test_mpii_has_the_split_that_everyone_uses(mpii_people):
+def test_mpii_has_the_usual_split(mpii_people):
     train = [person for person in mpii_people if person.split == "train"]
     validation = [person for person in mpii_people if person.split == "val"]
     assert (len(train), len(validation)) == (22_246, 2_958)

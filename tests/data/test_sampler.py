@@ -36,7 +36,7 @@ def test_a_window_of_one_shuffles_whole_shards_only():
     assert len({tuple(order) for order in orders}) > 1
 
 
-def test_a_window_mixes_only_what_lies_within_it():
+def test_a_window_shuffles_only_the_samples_within_it():
     whole = epoch_order(BOUNDS, 0, 3, 1)
     mixed = epoch_order(BOUNDS, 0, 3, 5)
     assert mixed.tolist() != whole.tolist()

@@ -201,7 +201,7 @@ def test_a_shard_with_members_is_not_read_to_be_opened(pack):
         reader[1]
 
 
-def test_what_is_cut_off_is_named_sample_by_sample(pack):
+def test_samples_that_are_cut_off_are_named_one_by_one(pack):
     [path] = pack(samples(3), members=True)
     end = member_of(path, "photo-001_00.json").offset_data + 20
     path.write_bytes(path.read_bytes()[:end])
@@ -288,7 +288,7 @@ def test_a_pickle_in_a_shard_is_never_read(tmp_path, pack):
 # The index
 
 
-def test_shards_are_found_with_what_their_index_says(pack):
+def test_shards_are_found_with_the_facts_of_their_index(pack):
     written = samples(5)
     paths = pack(written[:3], written[3:])
     found = find_shards("data.train", str(paths[0].parent / "*.tar"))
@@ -331,7 +331,7 @@ def test_shards_without_an_index_are_refused(pack):
         find_shards("data.train", str(path))
 
 
-def test_a_shard_of_another_size_than_its_index_says_is_refused(pack):
+def test_a_shard_of_another_size_than_in_its_index_is_refused(pack):
     [path] = pack(samples(1))
     size = path.stat().st_size
     with path.open("ab") as file:
@@ -424,6 +424,6 @@ def test_an_index_that_was_cut_off_is_named(pack):
         find_shards("data.train", str(path))
 
 
-def test_a_key_is_free_of_what_a_tar_would_split_it_at():
+def test_a_key_has_no_characters_at_which_a_tar_splits_it():
     assert replace(person(), image="a/b.c.jpeg", person=3).key == "a-b-c_03"
     assert replace(person(), image="plain").key == "plain_00"

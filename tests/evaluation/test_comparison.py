@@ -122,7 +122,7 @@ def test_an_interval_is_the_same_every_time():
     random = np.random.default_rng(2)
     gained, annotated = random.integers(-2, 4, 500), random.integers(4, 15, 500)
     assert interval(gained, annotated) == interval(gained, annotated)
-    # In whatever order the people come.
+    # In any order of the people.
     order = random.permutation(500)
     assert interval(gained[order], annotated[order]) == interval(gained, annotated)
 
@@ -217,7 +217,7 @@ def test_each_run_is_compared_with_the_first():
 
 
 @pytest.mark.parametrize(
-    ("ends", "said"),
+    ("ends", "message"),
     [
         ((0.4, 2.2), "b is better than a by 1.30 points, 95% interval +0.40 to +2.20"),
         (
@@ -226,9 +226,9 @@ def test_each_run_is_compared_with_the_first():
         ),
     ],
 )
-def test_a_sentence_states_whether_a_difference_is_resolved(ends, said):
+def test_a_sentence_states_whether_a_difference_is_resolved(ends, message):
     found = Difference(threshold=0.5, people=9, points=1.3, low=ends[0], high=ends[1])
-    assert found.sentence("b", "a", "PCKh") == f"PCKh@0.5: {said}"
+    assert found.sentence("b", "a", "PCKh") == f"PCKh@0.5: {message}"
     worse = replace(found, points=-1.3, low=-ends[1], high=-ends[0])
     word = "worse than a by 1.30" if worse.is_resolved else "differ significantly: -1.30"
     assert word in worse.sentence("b", "a", "PCKh")

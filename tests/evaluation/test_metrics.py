@@ -218,8 +218,8 @@ def test_the_stack_table_has_a_row_per_stack():
     halves = joint_counts(errors_at([0.0] * 8 + [1000.0] * 8))
     whole = joint_counts(errors_at([2.0] * 16))
     measure = MPII.measure("pckh")
-    told = stack_table([scores(counts, MPII, measure) for counts in (halves, whole)])
-    head, *rows = told.splitlines()
+    text = stack_table([scores(counts, MPII, measure) for counts in (halves, whole)])
+    head, *rows = text.splitlines()
     assert head.split() == ["stack", "PCKh@0.5", "PCKh@0.1", "AUC", "0-0.5"]
     # Without pelvis and thorax 6 of 14 are right; errors of 0.2 are wrong up to there.
     assert rows[0].split() == ["1/2", "42.86", "42.86", "42.86"]

@@ -129,7 +129,7 @@ def uneven(path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda path: None, "no such file"),
         (pickled, f"{UNREADABLE}: Object arrays cannot be loaded when allow_pickle=False"),
@@ -138,8 +138,8 @@ def uneven(path):
         (uneven, "its arrays differ in their numbers of people or joints"),
     ],
 )
-def test_a_damaged_or_foreign_file_is_named(tmp_path, spoil, said):
+def test_a_damaged_or_foreign_file_is_named(tmp_path, spoil, message):
     path = tmp_path / "people.npz"
     spoil(path)
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}"):
         read_results(path)

@@ -43,7 +43,7 @@ def test_a_line_is_due_once_every_few_seconds():
     assert due == [False, False, True, False, False, True, False, True]
 
 
-def test_the_rest_is_estimated_by_the_mean_pace():
+def test_the_time_left_is_estimated_by_the_mean_pace():
     clock = Clock()
     pace = Pace(1.0, clock)
     clock.now += 30.0

@@ -202,7 +202,7 @@ def test_a_name_in_a_bucket_is_not_looked_up():
 # Reading
 
 
-def test_a_file_is_read_whole_and_in_part_over_http(web):
+def test_a_file_is_read_fully_and_in_part_over_http(web):
     web.files["/index.json"] = b'{"format": 1}'
     assert size_of(web.shard) == SIZE
     assert read_all(sibling(web.shard, "index.json")) == b'{"format": 1}'
@@ -312,7 +312,7 @@ def test_a_part_of_another_file_is_dropped(web, tmp_path, left):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_download_without_progress_is_given_up_and_keeps_what_came(web, waits, tmp_path):
+def test_a_download_without_progress_is_given_up_and_keeps_its_part(web, waits, tmp_path):
     web.breaks = [100_000, 0, 0, 0, 0, 0, 0]
     message = (
         f"^{re.escape(web.shard)}: given up after 6 attempts without progress, "
@@ -420,7 +420,7 @@ def test_gs_is_read_by_gcsfs(web, waits, monkeypatch):
 @pytest.mark.parametrize(
     ("scheme", "package", "module"), [("s3", "s3fs", "s3fs"), ("gs", "gcsfs", "gcsfs.core")]
 )
-def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, scheme, package, module):
+def test_a_missing_package_is_named_with_its_install_command(monkeypatch, scheme, package, module):
     monkeypatch.setitem(sys.modules, module, None)
     location = f"{scheme}://pose/train.tar"
     message = f"{location} needs the package {package}: pip install 'hourglass-ray[remote]'"
@@ -465,7 +465,7 @@ def test_a_full_disk_of_the_cache_is_named(web, tmp_path, monkeypatch):
     assert cache.path_of(web.shard, SIZE, sha256(CONTENT)).read_bytes() == CONTENT
 
 
-def test_equal_names_of_two_datasets_do_not_meet(web, tmp_path):
+def test_equal_names_of_two_datasets_do_not_collide(web, tmp_path):
     web.files |= {"/a/train.tar": b"a" * 10, "/b/train.tar": b"b" * 10}
     cache = ShardCache(tmp_path, 100)
     first = cache.path_of(f"{web.url}/a/train.tar", 10, sha256(b"a" * 10))

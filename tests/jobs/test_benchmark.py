@@ -64,7 +64,7 @@ def workloads(tmp_path_factory):
 
 
 @pytest.mark.parametrize("on_whole", [False, True])
-def test_the_plain_loader_makes_what_the_stream_and_the_device_make(workloads, on_whole):
+def test_the_plain_loader_gives_the_result_of_stream_and_device(workloads, on_whole):
     [workload, _] = workloads
     plain = PlainDataset(workload.folder, workload.people, on_whole=on_whole)
     loader = SampleLoader(ShardReader([workload.shard]), MPII, 256)
@@ -77,7 +77,7 @@ def test_the_plain_loader_makes_what_the_stream_and_the_device_make(workloads, o
     drawn_joints = is_drawn(batch.joints, batch.annotated, 64)
     for position, (image, maps) in enumerate(plain):
         assert image.dtype == maps.dtype == torch.float32
-        # What is stored is a JPEG, and the photographs are small and grainy.
+        # Stored crops are JPEGs, and the photographs are small and grainy.
         assert (image - images[position]).abs().mean() < 0.04
         shown = drawn_joints[position]
         assert torch.equal(maps.amax(dim=(1, 2)) > 0, shown)
@@ -177,7 +177,7 @@ def test_a_fresh_process_keeps_its_memory_and_leaves_ours_alone():
 
 
 @pytest.mark.slow
-def test_memory_is_said_for_a_dataset_and_for_one_four_times_as_large(workloads, tmp_path):
+def test_memory_is_measured_for_a_dataset_and_one_four_times_as_large(workloads, tmp_path):
     shards = [workload.shard for workload in workloads]
     found = measure_memory(shards, 4, (1, 2, 3), tmp_path / "larger")
     assert len(list((tmp_path / "larger").iterdir())) == 8

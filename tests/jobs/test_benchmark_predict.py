@@ -44,7 +44,7 @@ def test_the_ratio_is_the_median_of_the_rounds_own():
 
 
 @pytest.mark.slow
-def test_the_command_tells_and_writes_what_it_measured(tmp_path, capsys):
+def test_the_command_prints_and_writes_its_measurements(tmp_path, capsys):
     path = tmp_path / "predict.json"
     options = ("--stacks", "1", "--batch", "1", "4", "--features", "8", "--input-px", "64")
     more = ("--rounds", "1", "--memory-batch", "4", "--json", str(path))
@@ -59,19 +59,19 @@ def test_the_command_tells_and_writes_what_it_measured(tmp_path, capsys):
     assert all(row["images_per_s"] == pytest.approx(row["rounds"][0]) for row in result["speed"])
     assert set(result["peak_memory_mib"]["1"]) == set(VARIANTS)
     assert min(result["peak_memory_mib"]["1"].values()) > 50
-    told = capsys.readouterr().out
-    assert f"prediction uses {default()} here; over_plain_fp32:" in told
-    assert f"stacks 1, batch 4, {default()}" in told
+    text = capsys.readouterr().out
+    assert f"prediction uses {default()} here; over_plain_fp32:" in text
+    assert f"stacks 1, batch 4, {default()}" in text
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"rounds": 0}, "--rounds must be at least 1, got 0"),
         ({"stacks": (1, 0)}, "--stacks must be at least 1, got 0"),
         ({"batches": (0,)}, "--batch must be at least 1, got 0"),
     ],
 )
-def test_what_can_t_be_measured_is_refused(changes, said):
-    with pytest.raises(ValueError, match=f"^{said}$"):
+def test_invalid_settings_of_the_benchmark_are_refused(changes, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         PredictBenchmark(**changes)

@@ -155,10 +155,10 @@ def test_the_whole_and_each_stage_have_medians_of_their_own():
 # The whole
 
 
-def test_the_report_says_what_was_measured():
+def test_the_report_has_all_measurements():
     starts = first_step([breakdown(100.0, REACHED)])
     steady = overhead({"plain": [103.0], "ray": [100.0]}, {"plain": [8.0], "ray": [10.0]})
-    told = ray_report(
+    text = ray_report(
         {
             "overhead_percent": steady["overhead_percent"],
             "first_step_s": starts["first_step_s"],
@@ -167,8 +167,8 @@ def test_the_report_says_what_was_measured():
             "machine": {"cores": 2, "load_average": 0.5, "ray": "2.60", "torch": "2.13"},
         }
     )
-    assert "overhead_percent 3.00   first_step_s 63.00" in told
-    rows = [line.split() for line in told.splitlines()]
+    assert "overhead_percent 3.00   first_step_s 63.00" in text
+    rows = [line.split() for line in text.splitlines()]
     assert ["plain,", "samples/s", "103.00", "103.00", "103.00"] in rows
     assert ["overhead", "in", "CPU", "time,", "%", "25.00"] in rows
     assert ["first", "step", "32.00", "32.00"] in rows

@@ -122,7 +122,7 @@ def test_every_network_is_predicted_on_every_link_in_two_digits(rows):
     assert len(rows) == 36
     numbers = [value for row in rows for value in row.values() if isinstance(value, float)]
     assert all(value == two_digits(value) for value in numbers)
-    # What an H100's memory allows with 85% of 3 TB/s and 3.8 GB an image: 670 images/s.
+    # The limit of an H100's memory with 85% of 3 TB/s and 3.8 GB an image: 670 images/s.
     [row] = [row for row in rows if (row["stacks"], row["gpus"], row["link"]) == (8, 8, "NVLink")]
     assert (row["images_per_s"], row["images_per_s_at_best"]) == (5300.0, 5400.0)
 
@@ -130,7 +130,7 @@ def test_every_network_is_predicted_on_every_link_in_two_digits(rows):
 # Measurements
 
 
-def test_a_step_is_taken_apart_by_what_its_time_went_to():
+def test_a_step_is_split_into_the_parts_of_its_time():
     parts = parts_of(WITHOUT_RAY, WITH_RAY, workers=2)
     assert parts == {"compute": 0.375, "all_reduce": 0.25, "input": 0.125, "ray": 0.25}
 
@@ -140,7 +140,7 @@ def test_a_worker_that_is_alone_exchanges_nothing():
     assert parts == {"compute": 0.5, "all_reduce": 0.0, "input": 0.125, "ray": 0.375}
 
 
-def test_hop_and_bandwidth_are_found_again():
+def test_latency_and_bandwidth_are_recovered_by_the_fit():
     # Three workers: four hops, with a third of the bytes in each.
     taken = {size: 4 * (1e-3 + size / 3 / 1e9) for size in (3000, 300_000, 3_000_000_000)}
     found = fit_ring(taken, workers=3)
@@ -158,7 +158,7 @@ def test_hop_and_bandwidth_are_found_again():
         (0.01, -0.001, 0.03, 1.0),
     ],
 )
-def test_the_share_that_is_hidden_is_of_what_could_be(alone, exposed, compute, hidden):
+def test_the_hidden_share_is_of_the_part_that_can_be_hidden(alone, exposed, compute, hidden):
     assert overlap(alone, exposed, compute) == pytest.approx(hidden)
 
 
@@ -189,7 +189,7 @@ def test_speed_is_under_ray_and_the_exchange_is_of_the_most_workers():
     assert exchange["overlap"]["median"] == pytest.approx(1.0)
 
 
-def test_one_worker_alone_says_nothing_of_the_exchange():
+def test_one_worker_alone_has_no_exchange():
     found = summary([measured()], (1,), batch=4)
     assert found["exchange"] == {}
     assert list(found["rounds"]) == ["1"]
@@ -225,7 +225,7 @@ def test_every_other_step_keeps_its_gradients(tmp_path):
 # The whole
 
 
-def test_workers_double_up_to_what_the_machine_has():
+def test_workers_double_up_to_the_machines_limit():
     assert [default_workers(most) for most in (1, 2, 6, 8)] == [
         (1,),
         (1, 2),
@@ -243,7 +243,7 @@ def test_wrong_settings_name_the_option():
         ScalingBenchmark(workers=(1, most_workers() + 1))
 
 
-def test_the_report_says_what_was_measured_and_what_is_assumed(rows):
+def test_the_report_has_measurements_and_assumptions(rows):
     machine = {"cores": 2, "gpus": 0, "load_average": 0.5, "ray": "2.60", "torch": "2.13"}
     text = scaling_report(
         summary([measured()], (1, 2), batch=4)

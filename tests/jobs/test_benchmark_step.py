@@ -83,7 +83,7 @@ def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
 # The same work
 
 
-def test_layouts_differ_in_memory_and_not_in_what_they_compute():
+def test_layouts_differ_in_memory_and_not_in_results():
     plain = Variant(stacks=1, batch=2, input_px=64, layout="contiguous")
     ours = Variant(stacks=1, batch=2, input_px=64)
     one, other = Runner(plain, CPU), Runner(ours, CPU)
@@ -171,7 +171,7 @@ def event_within(*names: str) -> SimpleNamespace:
         (("aten::mul",), "input"),
     ],
 )
-def test_what_an_operator_calls_is_work_of_its_kind(names, kind):
+def test_calls_of_an_operator_count_as_its_kind(names, kind):
     assert kind_of(event_within(*names)) == kind
 
 

@@ -135,13 +135,13 @@ def test_metrics_that_are_lost_or_doubled_are_counted(journal, store, lost, doub
     assert metrics_account(journal, store, TWO_EPOCHS) == expected
 
 
-def test_what_is_drawn_depends_on_the_seed_alone():
+def test_faults_depend_on_the_seed_alone():
     first, again, other = (list(islice(draws(seed), 200)) for seed in (7, 7, 8))
     assert first == again != other
     assert {draw.kind for draw in first} == set(Kind)
 
 
-def test_what_ranks_witness_is_read_while_they_write_it(tmp_path: Path):
+def test_traces_of_ranks_are_read_while_they_are_written(tmp_path: Path):
     evidence = Evidence(tmp_path)
     with (
         StepTrace(tmp_path, "run-001", "group", 0, 2) as first,
@@ -202,7 +202,7 @@ def test_a_fault_after_which_training_comes_no_further_is_not_survived():
     assert not struck.is_survived
 
 
-def test_an_outage_of_mlflow_is_survived_when_what_waited_is_delivered():
+def test_an_outage_of_mlflow_is_survived_when_pending_entries_are_delivered():
     away = fault(kind=Kind.SERVER, is_fatal=False, is_settled=False)
     away.notice([step(6, 100.2)])
     assert away.lost_s == pytest.approx(0.2)
@@ -211,7 +211,7 @@ def test_an_outage_of_mlflow_is_survived_when_what_waited_is_delivered():
     assert away.is_survived
 
 
-def test_training_that_a_person_had_to_look_after_is_not_survived():
+def test_a_fault_after_which_the_driver_gave_up_is_not_survived():
     struck = fault(is_given_up=True)
     struck.notice([step(6, 112.0, begun=108.0)])
     assert not struck.is_survived
@@ -238,17 +238,17 @@ def test_the_report_has_every_figure():
     totals = Counter(runs=2, epochs=9, steps=300, steps_repeated=17)
     totals.update(Account(expected=2700, lost=4, doubled=5).figures("samples"))
     survived = [fault(recovered=112.5), fault(recovered=103.5), fault(recovered=140.0)]
-    told = report(soaked(totals, *survived, fault(kind=Kind.NODE)))
-    lines = [line.split() for line in told.splitlines()]
+    text = report(soaked(totals, *survived, fault(kind=Kind.NODE)))
+    lines = [line.split() for line in text.splitlines()]
     assert ["worker", "killed", "3", "3", "12.5", "40.0"] in lines
     assert ["node", "lost", "1", "0", "-", "-"] in lines
     assert ["all", "4", "3"] in lines
     assert ["samples", "lost", "4", "2,700"] in lines
     assert ["samples", "seen", "twice", "5", "2,700"] in lines
     assert ["steps", "repeated", "17", "300"] in lines
-    assert "20 min 10 s, seed 3, 2 runs of 9 epochs in all" in told
-    assert "drivers ended: killed (1 times), status 0 (2 times)" in told
-    assert "until it was complete: median 3.0, most 4.5" in told
+    assert "20 min 10 s, seed 3, 2 runs of 9 epochs in all" in text
+    assert "drivers ended: killed (1 times), status 0 (2 times)" in text
+    assert "until it was complete: median 3.0, most 4.5" in text
 
 
 FINE = Counter(samples=2700, metrics=90)
@@ -287,7 +287,7 @@ def test_a_soak_of_no_time_is_refused(capsys: pytest.CaptureFixture[str]):
     assert "minutes must be above 0, got 0" in capsys.readouterr().err
 
 
-def test_every_row_of_a_machine_must_be_in_mlflow_once():
+def test_every_system_metric_must_be_in_mlflow_once():
     rows = [("system/cpu", 1, 5.0), ("system/cpu", 2, 6.0)]
     assert system_account(rows, [rows]) == Account(expected=2, lost=0, doubled=0)
     assert system_account(rows, [rows[:1]]) == Account(expected=2, lost=1, doubled=0)

@@ -57,7 +57,7 @@ def changed(part: dict, path: str, value: object, name: str = "") -> dict:
 
 
 @pytest.mark.parametrize("part", OBJECTS, ids=lambda part: part["kind"])
-def test_a_manifest_has_only_fields_that_its_kind_knows(part):
+def test_a_manifest_has_only_fields_of_its_kind(part):
     check(part)
 
 
@@ -89,7 +89,7 @@ def test_a_misspelt_field_or_a_wrong_type_is_refused(kind, path, value, name):
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_a_launcher_file_is_what_rays_own_schema_wants(name):
+def test_a_launcher_file_fits_rays_own_schema(name):
     import ray.autoscaler
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -141,14 +141,14 @@ def test_the_page_packs_trains_and_sweeps_the_same_people_on_each_kind_of_cluste
         assert training.settings.data.val == f"{packing.out}/val-*.tar"
 
 
-def test_what_the_page_trains_fits_its_clusters():
+def test_training_commands_of_the_page_fit_its_clusters():
     for section, groups in (("Kubernetes", pods(SPEC)), ("EC2", machines(launcher("aws.yaml")))):
         [command] = [one for one in modules(page(section)) if one[0] != "jobs.pack"]
         assert too_much(parsed(command), groups) == []
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         # Eight nodes of a GPU and seven cores; one of them is there from the start.
         ("--ray.workers 8", "at first 8 workers are wanted, there is room for 1"),
@@ -158,9 +158,9 @@ def test_what_the_page_trains_fits_its_clusters():
         ("--ray.cpus-per-worker 8", "at first 1 workers are wanted, there is room for 0"),
     ],
 )
-def test_a_command_that_its_cluster_can_not_hold_is_found(options, said):
+def test_a_command_that_its_cluster_can_not_hold_is_found(options, message):
     given = f"tune.sweep --ray.gpus-per-worker 1 --optim.batch-size 72 {options}"
-    assert said in too_much(parsed(given.split()), pods(SPEC))
+    assert message in too_much(parsed(given.split()), pods(SPEC))
 
 
 def _tool_commands() -> list[list[str]]:
@@ -178,7 +178,7 @@ def _tool_commands() -> list[list[str]]:
 # MLflow's own, of its own functions, when its commands are imported.
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
 @pytest.mark.parametrize("command", _tool_commands(), ids=lambda command: " ".join(command[:3]))
-def test_the_commands_of_ray_and_mlflow_have_options_that_these_know(command):
+def test_options_of_ray_and_mlflow_commands_exist(command):
     program, *words = command
     module = {"ray": "ray.scripts.scripts", "mlflow": "mlflow.cli"}[program]
     tool = importlib.import_module(module).cli
@@ -213,7 +213,7 @@ def test_images_are_those_that_the_page_builds():
     assert {launcher(name)["docker"]["image"] for name in LAUNCHERS} == {OUR_IMAGES[0]}
 
 
-def test_an_image_gets_what_it_copies():
+def test_files_that_an_image_copies_exist():
     copied = re.findall(r"^COPY (?:--\S+ )*(.+) \S+$", (FOLDER / "Dockerfile").read_text(), re.M)
     names = {name for line in copied for name in line.split()}
     let_in = re.findall(r"^!(\S+)$", (FOLDER / "Dockerfile.dockerignore").read_text(), re.M)
@@ -265,7 +265,7 @@ def test_mlflows_database_is_the_service_and_its_uri_holds_no_password():
     assert (made["POSTGRES_USER"], made["POSTGRES_DB"]) == ("mlflow", "mlflow")
 
 
-def test_services_find_their_pods_and_are_seen_within_the_cluster_alone():
+def test_services_find_their_pods_and_are_visible_in_the_cluster_only():
     for service in (part for part in OBJECTS if part["kind"] == "Service"):
         name = service["metadata"]["name"]
         [pod] = [
@@ -304,7 +304,7 @@ def test_settings_in_the_environment_come_from_config_maps_that_exist():
     assert {ref["name"] for ref in found("configMapRef", OBJECTS)} == names
 
 
-def test_every_container_is_bounded_probed_and_nobody_special():
+def test_every_container_is_bounded_probed_and_unprivileged():
     specs = [spec for part in OBJECTS for spec in found("spec", part) if "containers" in spec]
     assert len(specs) == 2 + 3 + 3 + 1
     for spec in specs:
@@ -323,7 +323,7 @@ def test_every_container_is_bounded_probed_and_nobody_special():
             assert probes == (set() if container["name"] == "submitter" else wanted)
 
 
-def test_gpus_are_asked_for_on_spot_nodes_alone():
+def test_gpus_are_requested_on_spot_nodes_only():
     for group in SPEC["workerGroupSpecs"]:
         spec = group["template"]["spec"]
         [container] = spec["containers"]

@@ -188,7 +188,7 @@ def run(main: Callable[[list[str]], None], *arguments: object) -> None:
 
 
 def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
-    """What a command says on standard error when it ends with `status`."""
+    """Run a command that must end with `status`; return its standard error."""
     with pytest.raises(SystemExit) as end:
         run(main, *arguments)
     assert end.value.code == status
@@ -319,7 +319,9 @@ def packed(tmp_path: Path, joint_set=MPII, **changes) -> list[str]:
     return ["--data.train", f"{folder}/train/*.tar", "--data.val", f"{folder}/val/*.tar"]
 
 
-def test_a_dry_run_says_what_training_costs_and_creates_nothing(tmp_path, capsys, working_folder):
+def test_a_dry_run_prints_the_cost_of_training_and_creates_nothing(
+    tmp_path, capsys, working_folder
+):
     arguments = packed(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     run(jobs.train.main, *arguments, "--model.stacks", 2, "--dry-run")
@@ -344,7 +346,7 @@ def test_a_dry_run_counts_the_people_that_fill_no_batch(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_folder):
+def test_a_dry_run_without_data_prints_the_cost_of_the_network(capsys, working_folder):
     scaled = ("--optim.rate-scaling", "linear", "--optim.batch-size", 24)
     run(jobs.train.main, "--model.stacks", 8, *scaled, "--dry-run")
     told = capsys.readouterr().out
@@ -355,7 +357,7 @@ def test_a_dry_run_without_data_says_what_the_network_costs(capsys, working_fold
 
 
 @pytest.mark.slow
-def test_a_dry_run_counts_what_checkpointing_leaves(capsys, working_folder):
+def test_a_dry_run_estimates_memory_with_checkpointing(capsys, working_folder):
     said = []
     for checkpointing in (False, True):
         run(
@@ -390,9 +392,7 @@ def test_a_dry_run_counts_what_checkpointing_leaves(capsys, working_folder):
         ("--preset hg-stacked --model.stacks 8", 8, 4, "last-stack"),
     ],
 )
-def test_presets_are_replaced_before_what_is_given(
-    monkeypatch, arguments, stacks, modules, supervision
-):
+def test_explicit_settings_win_over_presets(monkeypatch, arguments, stacks, modules, supervision):
     [model] = [settings.model for settings in parsed(monkeypatch, arguments)]
     assert (model.stacks, model.modules, model.supervision) == (stacks, modules, supervision)
     assert model.features == 256
@@ -406,7 +406,7 @@ def parsed(monkeypatch, arguments: str) -> list[Settings]:
     return found
 
 
-def test_help_says_what_each_preset_is():
+def test_help_describes_each_preset():
     answer = subprocess.run(
         [sys.executable, "-m", "jobs.train", "--help"],
         cwd=ROOT,
@@ -582,7 +582,7 @@ _GROUPS = ("head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 
 
 @pytest.mark.parametrize("name", _PUBLISHED)
-def test_published_predictions_score_what_everyone_finds(tmp_path, mpii_dir, name):
+def test_published_predictions_get_their_known_scores(tmp_path, mpii_dir, name):
     run(
         jobs.score.main,
         *("--predictions", mpii_dir / name),

@@ -1,4 +1,4 @@
-"""jobs.compare: runs are found wherever they lie, and their difference is said in a sentence."""
+"""jobs.compare: runs are found in folders and in MLflow, and compared in a sentence each."""
 
 import json
 import re
@@ -133,7 +133,7 @@ def test_a_checkpoint_means_itself_and_a_run_beside_itself_is_equal(runs, capsys
     assert f"PCKh@0.5: runs/two/epoch_0001 and runs/two {equal}" in told
 
 
-def test_runs_that_share_some_people_say_so(runs, capsys):
+def test_runs_that_share_some_people_are_noted(runs, capsys):
     checkpoint(runs / "more", 1, cases_of(30, people=80))
     run("one", "more")
     told = capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_runs_that_share_some_people_say_so(runs, capsys):
     assert re.search(r"^PCKh@0.5 +40.00 +37.50 +-2.50$", told, re.M)
 
 
-def test_what_cannot_be_compared_is_said(runs, capsys):
+def test_runs_that_cannot_be_compared_are_refused(runs, capsys):
     folder = runs / "other"
     made = checkpoint(folder, 1, cases_of(3, joint_set=LSP), LSP)
     said = said_on_failure(capsys, "one", "other")
@@ -198,7 +198,7 @@ def test_runs_of_mlflow_are_compared_by_name_and_id(database, runs, capsys):
     assert "PCKh@0.5: one is worse than two by 20.00 points" in told
 
 
-def test_what_mlflow_lacks_is_said(database, runs, capsys):
+def test_a_run_that_mlflow_lacks_is_named(database, runs, capsys):
     given = ("--tracking.uri", database)
     said = said_on_failure(capsys, "one", "none", *given)
     place = f"error: tracking.uri={database!r}"

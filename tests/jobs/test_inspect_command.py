@@ -1,4 +1,4 @@
-"""`jobs.inspect` writes card, page and pictures, whatever state the shards are in."""
+"""`jobs.inspect` writes card, page and pictures, of sound and of damaged shards."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def test_the_command_writes_card_page_and_pictures(tmp_path, capsys):
     assert not re.search(r"https?:|<script|<link", page)
 
 
-def test_a_sheet_that_nobody_is_on_any_more_goes(tmp_path):
+def test_a_sheet_without_people_is_removed(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "suspicious-stored.png").write_bytes(b"of an earlier look")
@@ -97,7 +97,7 @@ def flip_byte(shard: Path, member: str) -> tuple[str, str]:
 
 
 def said_of_damage(capsys, *arguments: object) -> tuple[str, str]:
-    """What the command prints and what it fails with, which is status 1."""
+    """Return what a failing command prints, and its error; it must end with status 1."""
     with pytest.raises(SystemExit) as end:
         inspect(*arguments)
     assert end.value.code == 1
@@ -162,7 +162,7 @@ def test_a_shard_that_holds_nothing_any_more_leaves_a_page_without_sheets(tmp_pa
 
 
 def test_a_record_that_is_not_json_is_listed(tmp_path, capsys):
-    # Without members.npz there are no checksums: the record itself tells.
+    # Without members.npz there are no checksums: only the record itself shows the damage.
     [shard] = pack_samples(tmp_path / "packed", [samples(2)])
     content = bytearray(shard.read_bytes())
     content[member_of(shard, "photo-001_00.json").offset_data] = ord("?")
@@ -174,7 +174,7 @@ def test_a_record_that_is_not_json_is_listed(tmp_path, capsys):
     )
 
 
-def test_a_shard_longer_than_its_index_says_is_another_shard(tmp_path, capsys):
+def test_a_shard_longer_than_in_its_index_is_another_shard(tmp_path, capsys):
     [shard] = pack_samples(tmp_path / "packed", [samples(2)], members=True)
     [entry] = Index.read(shard.parent).shards
     os.truncate(shard, entry.bytes + 512)

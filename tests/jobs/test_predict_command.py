@@ -54,7 +54,7 @@ def test_a_run_s_name_and_a_folder_are_enough(place, capsys):
     assert {len(image["people"]) for image in images} == {1}
 
 
-def test_the_second_start_does_only_what_is_missing(place, capsys, monkeypatch):
+def test_the_second_start_does_only_missing_parts(place, capsys, monkeypatch):
     run("pose", "in")
     first = content()
     cv2.imwrite("in/3.jpg", photograph(seed=3))

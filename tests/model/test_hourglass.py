@@ -55,11 +55,11 @@ def test_a_wider_stem_has_the_cost_of_pytorch_pose(stacks, parameters):
 
 
 def test_half_the_features_are_the_stems_default():
-    [by_default, said] = (
+    [by_default, explicit] = (
         {name: tensor.shape for name, tensor in StackedHourglass(settings).state_dict().items()}
         for settings in (tiny(features=16), tiny(features=16, stem_features=8))
     )
-    assert by_default == said
+    assert by_default == explicit
 
 
 @pytest.mark.parametrize(("stacks", "gflops"), [(1, 30.9), (2, 50.0)])

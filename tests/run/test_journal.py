@@ -1,4 +1,4 @@
-"""The journal: a recorded entry survives whatever happens to the process."""
+"""The journal: a recorded entry survives the end of the process at any moment."""
 
 import json
 import math

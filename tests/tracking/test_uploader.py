@@ -237,7 +237,7 @@ def test_a_server_that_is_away_is_an_error_before_anything_starts(
     request, tmp_path, monkeypatch, kind, reason
 ):
     uri = request.getfixturevalue(kind)
-    # The limit holds whatever that of a single request is.
+    # The limit holds for any limit of a single request.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     monkeypatch.setattr("pipeline.tracking.sync._REACH_S", 0.5)
     journal = begin(tmp_path / "run", uri)

@@ -106,7 +106,7 @@ def page(browser: Browser, swept: Swept) -> Iterator[Page]:
 
 
 def is_shown(picture: Locator) -> bool:
-    """Whether a picture has come and could be decoded."""
+    """Tell whether a picture was loaded and decoded."""
     picture.wait_for()
     shown: bool = picture.evaluate("image => image.decode().then(() => image.naturalWidth > 0)")
     return shown

@@ -543,7 +543,7 @@ def test_the_error_of_a_trial_is_read_before_ray_tune_has_stored_it(tmp_path):
     assert error_of(trial) == "RuntimeError: stored"
 
 
-# What came of it
+# Outcome
 
 
 def test_an_outcome_is_read_from_the_journals(tmp_path):

@@ -38,7 +38,7 @@ KNOWN_ATTRIBUTES = {
 
 
 def history(*scores: float, samples: int = 100) -> dict[str, list[tuple[int, float]]]:
-    """An epoch of so many samples for each score, and losses that halve."""
+    """Return an epoch of `samples` samples for each score, and losses that halve."""
     seen = [samples * (epoch + 1) for epoch in range(len(scores))]
     losses = [0.5**epoch for epoch in range(len(scores))]
     return {
@@ -478,7 +478,7 @@ def test_only_the_first_of_many_curves_have_names():
 
 
 class Page(HTMLParser):
-    """What a page says, element by element; refuses elements that are closed in another order."""
+    """The text of a page by element; refuses elements that are closed in another order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

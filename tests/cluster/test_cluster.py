@@ -147,7 +147,7 @@ def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):
         assert steps == [1, 2], name
 
 
-def test_a_run_says_what_it_is_and_registers_its_best(trained: str, place: Path):
+def test_a_run_has_its_description_and_registers_its_best_model(trained: str, place: Path):
     run, client = run_named(place, trained), MlflowClient(f"sqlite:///{place}/mlflow.db")
     tags, metrics = run.data.tags, run.data.metrics
     assert tags["mlflow.note.content"].startswith(
@@ -183,7 +183,7 @@ def test_a_run_keeps_figures_and_its_best_checkpoint(trained: str, place: Path):
     assert "best_checkpoint/people.npz" in best
 
 
-def test_two_workers_count_what_one_counts(trained: str, packed: Path, place: Path):
+def test_two_workers_have_the_counts_of_one(trained: str, packed: Path, place: Path):
     from jobs.evaluate import main
 
     folder = place / "runs" / trained / "epoch_0002"
@@ -206,7 +206,7 @@ def test_two_workers_count_what_one_counts(trained: str, packed: Path, place: Pa
         assert list(alone["network"]["pckh"]["joints"][threshold].values()) == shares
 
 
-def test_a_run_of_the_same_name_goes_on_where_it_stopped(
+def test_a_run_of_the_same_name_resumes_where_it_stopped(
     trained: str, packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
 ):
     from jobs.train import main
@@ -224,7 +224,7 @@ def test_a_run_of_the_same_name_goes_on_where_it_stopped(
     assert "best checkpoint" in capfd.readouterr().out
 
 
-def test_a_run_leaves_no_secret_of_its_uris_and_goes_on_without(
+def test_a_run_stores_no_secret_of_its_uris_and_resumes_without(
     packed: Path, tmp_path: Path, web: WebServer, capfd: pytest.CaptureFixture[str]
 ):
     from jobs.train import main
@@ -261,7 +261,7 @@ def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
     assert "need 198 CPUs, the cluster has" in capsys.readouterr().err
 
 
-def test_what_an_earlier_start_of_a_run_has_reserved_is_free_again(dashboard: str, tmp_path: Path):
+def test_resources_of_an_earlier_start_of_a_run_are_freed(dashboard: str, tmp_path: Path):
     import ray
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
         get_or_create_autoscaling_coordinator,
@@ -382,7 +382,7 @@ def files_of(run: Path, *others: Path) -> list[Path]:
 
 
 @pytest.mark.timeout(1800)  # six trainings, on a machine that may be busy
-def test_a_sweep_that_was_killed_goes_on_stops_what_is_behind_and_reports_what_failed(
+def test_a_killed_sweep_resumes_stops_poor_trials_and_reports_failed_ones(
     packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     import ray
@@ -467,7 +467,7 @@ def wait_until(is_so: Callable[[], bool], limit_s: float) -> None:
         time.sleep(0.2)
 
 
-def test_a_prediction_over_the_cluster_finds_what_one_process_finds(
+def test_a_prediction_over_the_cluster_equals_that_of_one_process(
     trained: str, place: Path, tmp_path: Path
 ):
     from jobs.predict import main

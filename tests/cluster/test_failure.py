@@ -16,17 +16,17 @@ GLOO = RuntimeError(
     "error",
     [ValueError("no such file"), BadStepsError("the loss is nan"), StorageError("disk full")],
 )
-def test_what_would_come_again_is_tried_once_and_told_in_its_own_words(tmp_path, error):
+def test_a_permanent_error_is_not_retried_and_is_reported_as_raised(tmp_path, error):
     with pytest.raises(ControllerError) as raised:
         FailureReporter(tmp_path).after_exception(None, {0: GLOO, 1: error})
     assert reason(raised.value) == str(error)
 
 
-def test_what_may_pass_is_left_to_be_tried_again(tmp_path):
+def test_a_transient_error_is_left_to_be_retried(tmp_path):
     FailureReporter(tmp_path).after_exception(None, {0: GLOO, 1: RuntimeError("out of memory")})
 
 
-def test_the_rank_that_failed_is_named_and_not_those_that_missed_it():
+def test_the_failed_rank_is_named_and_not_those_that_lost_contact():
     failures = {0: GLOO, 1: TypeError("an int, not a str"), 2: GLOO}
     error = WorkerGroupError("Traceback (most recent call last): ...", failures)
     assert reason(error) == "rank 1: TypeError: an int, not a str"
@@ -34,5 +34,5 @@ def test_the_rank_that_failed_is_named_and_not_those_that_missed_it():
     assert reason(lost).startswith("rank 0: RuntimeError: [../third_party/gloo")
 
 
-def test_other_failures_speak_for_themselves():
+def test_other_failures_are_reported_as_raised():
     assert reason(TrainingFailedError("no room for the workers")) == "no room for the workers"

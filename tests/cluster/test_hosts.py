@@ -113,7 +113,7 @@ def wait_until(is_so: Callable[[], bool], what: str, job: subprocess.Popen[bytes
         time.sleep(0.1)
 
 
-def test_a_submitted_run_trains_over_hosts_goes_on_when_one_is_cut_off_and_grows_again(
+def test_a_submitted_run_survives_the_loss_of_a_host_and_grows_again(
     cluster, environment, tmp_path
 ):
     head, *workers = cluster

@@ -81,7 +81,7 @@ def resumed(log: Path) -> list[tuple[int, int]]:
     return [(int(samples.replace(",", "")), int(workers)) for samples, workers in found]
 
 
-def test_a_run_goes_on_with_the_workers_that_are_left_and_grows_again(nodes, tmp_path):
+def test_a_run_resumes_with_the_remaining_workers_and_grows_again(nodes, tmp_path):
     people = samples(40)
     paths = pack_samples(tmp_path / "train", [people[:20], people[20:]], members=True)
     kept, lost = add_node(nodes), add_node(nodes)

@@ -137,7 +137,7 @@ def started(monkeypatch):
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
-def test_runs_that_share_a_cluster_can_free_what_others_held(started, is_shared):
+def test_runs_that_share_a_cluster_can_free_resources_of_others(started, is_shared):
     with start.cluster("local", is_shared=is_shared):
         assert start.is_for_one_run() is not is_shared
         # The actor that frees it needs the dashboard.

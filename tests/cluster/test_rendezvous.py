@@ -39,7 +39,7 @@ def test_an_interface_that_the_user_names_is_kept(node, monkeypatch):
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
 
 
-def test_an_address_that_only_others_know_leaves_the_choice_to_gloo(node):
+def test_an_unknown_address_leaves_the_choice_to_gloo(node):
     node("192.0.2.1")
     rendezvous._listen_where_ray_does()
     assert "GLOO_SOCKET_IFNAME" not in os.environ

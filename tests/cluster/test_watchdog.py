@@ -55,24 +55,24 @@ def heard(*beats: Heartbeat, **ages: float) -> dict[int, tuple[Heartbeat, float]
     return {made.rank: (made, ages.get(f"rank_{made.rank}", 0.0)) for made in beats}
 
 
-def test_the_rank_that_has_come_less_far_is_the_one_that_is_stuck():
+def test_the_rank_with_less_progress_is_the_stuck_one():
     found = stuck(heard(beat(0), beat(1, done=4), beat(2)), 3, silent_s=60)
     assert found == {1: "rank 1 (host h, pid 71) is behind the others, still for 9 s since step 4"}
     # An earlier stage is less far, however much was done in it.
     assert list(stuck(heard(beat(0, stage=2, done=9), beat(1)), 2, silent_s=60)) == [0]
 
 
-def test_a_rank_that_says_nothing_is_the_one_that_is_stuck_wherever_it_stood():
+def test_a_rank_without_heartbeat_is_the_stuck_one_whatever_its_step():
     found = stuck(heard(beat(0, done=4), beat(1), rank_1=61.0), 2, silent_s=60)
     assert found == {1: "rank 1 (host h, pid 71) has had no heartbeat for 61 s, since step 5"}
 
 
-def test_no_rank_is_stuck_where_all_have_come_as_far():
+def test_no_rank_is_stuck_where_all_have_equal_progress():
     assert stuck(heard(beat(0), beat(1)), 2, silent_s=60) == {}
     assert stuck(heard(beat(0)), 1, silent_s=60) == {}
 
 
-def test_a_rank_that_never_spoke_is_stuck_at_the_start_and_has_ended_later():
+def test_a_rank_without_any_heartbeat_is_stuck_only_at_the_start():
     assert stuck(heard(beat(0, stage=0)), 2, silent_s=60) == {1: "rank 1 has had no heartbeat yet"}
     assert stuck(heard(beat(0, stage=1)), 2, silent_s=60) == {}
 
@@ -211,7 +211,7 @@ def check_ended(folder: Path) -> None:
     assert not (folder / "run" / "heartbeats").exists()
 
 
-def test_a_rank_whose_read_never_returns_is_named_with_its_stack_and_goes_on(tmp_path):
+def test_a_rank_whose_read_hangs_is_named_with_its_stack_and_the_run_resumes(tmp_path):
     statuses = run(tmp_path, 2, stuck_read)
     assert statuses[0][1] == STATUS
     assert statuses[1] == [0, 0]

@@ -346,7 +346,7 @@ def test_packed_people_are_where_prediction_would_find_them(tmp_path, orientatio
             assert np.abs(sample.picture() - seen).mean() < 3
 
 
-def test_the_pack_says_how_photographs_with_an_orientation_are_read(tmp_path):
+def test_the_pack_reports_how_photographs_with_an_orientation_are_read(tmp_path):
     write_photographs(tmp_path, names(4))
     for image, orientation in zip(names(4), (1, 6, 3, 8), strict=True):
         save_turned(tmp_path, image, orientation)
@@ -369,7 +369,7 @@ def test_a_size_that_fits_no_way_of_holding_names_the_orientation(tmp_path):
         plan_packing(settings_of(tmp_path, source="coco", exif="upright"))
 
 
-def test_mpii_is_read_as_stored_where_nothing_tells(tmp_path):
+def test_mpii_is_read_as_stored_where_no_size_decides(tmp_path):
     settings = made_dataset(tmp_path, 4)
     save_turned(tmp_path, names(4)[1], 3)
     joints = {
@@ -661,7 +661,7 @@ def fill(disk: Path, but: int) -> Path:
     return filler
 
 
-def test_a_disk_that_is_full_is_named_and_what_was_packed_stays(tmp_path, small_disk, capsys):
+def test_a_full_disk_is_named_and_finished_shards_stay(tmp_path, small_disk, capsys):
     settings = made_dataset(tmp_path, out=small_disk / "out")
     plan = plan_packing(settings)
     assert open_plan(plan) == {}
@@ -730,7 +730,7 @@ def test_a_shard_for_which_there_is_no_room_leaves_the_one_before_alone(
     assert not list(settings.out.glob("*.part"))
 
 
-def test_a_finished_pack_says_so_and_leaves_nothing_else_behind(tmp_path):
+def test_a_finished_pack_is_recognised_and_leaves_no_other_files(tmp_path):
     settings = made_dataset(tmp_path)
     pack_all(settings)
     assert open_plan(plan_packing(settings)) is None
@@ -772,7 +772,7 @@ def test_a_folder_with_an_unfinished_pack_of_other_annotations_is_refused(tmp_pa
 # The index
 
 
-def test_the_index_says_what_was_packed_and_how(tmp_path):
+def test_the_index_records_the_people_and_settings_of_a_pack(tmp_path):
     settings = made_dataset(tmp_path)
     index = pack_all(settings)
     assert Index.read(settings.out) == index
@@ -819,7 +819,7 @@ def test_a_packed_person_is_the_annotated_one(tmp_path):
     assert person.image_size == (200, 160)
 
 
-def test_the_same_pack_gives_equal_bytes_in_whatever_order(tmp_path):
+def test_the_same_pack_gives_equal_bytes_in_any_order(tmp_path):
     settings = crowd_dataset(tmp_path)
     pack_all(settings)
     other = replace(settings, out=tmp_path / "other")

@@ -365,7 +365,7 @@ def test_visibility_is_a_number_or_a_word(tmp_path, stated, state):
     assert person.visibility == (VISIBLE, state, VISIBLE, VISIBLE)
 
 
-def test_a_joint_without_coordinates_may_be_said_to_be_missing(tmp_path):
+def test_a_joint_without_coordinates_may_be_marked_as_missing(tmp_path):
     changes = {"nose_x": None, "nose_y": None, "nose_visibility": 0}
     assert read_one(tmp_path, **changes).visibility[0] is MISSING
 
@@ -519,7 +519,7 @@ def test_a_cell_with_a_mistake_is_named(tmp_path, change, said):
     refused(tmp_path, f"line 3, {said}", ROW | right, ROW | change)
 
 
-def test_a_person_that_is_there_twice_is_refused(tmp_path):
+def test_a_person_that_occurs_twice_is_refused(tmp_path):
     rows = [ROW | {"person": 1}, ROW | {"person": 0}, ROW | {"person": 1}]
     refused(tmp_path, "line 4: person 1 of a.jpg is on line 2 already, expected each once", *rows)
 
@@ -612,7 +612,7 @@ def test_a_cell_of_parquet_is_named_by_row(tmp_path, change, said):
     ("normaliser", "columns"),
     [("head", {"head_size": None}), ("box", dict.fromkeys(BOX)), ("head", {}), ("box", {})],
 )
-def test_a_table_without_what_accuracy_is_divided_by_is_refused(tmp_path, normaliser, columns):
+def test_a_table_without_the_normaliser_of_its_measure_is_refused(tmp_path, normaliser, columns):
     named = "head_size" if normaliser == "head" else "box_x, box_y, box_width, box_height"
     said = (
         f"expected {named} of at least one person, since the joint-set file has normaliser = "

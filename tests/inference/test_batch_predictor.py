@@ -55,7 +55,7 @@ def test_an_input_that_means_nothing_is_refused(tmp_path, word, said):
 # Videos
 
 
-def test_frames_are_read_from_any_on(tmp_path):
+def test_frames_are_read_from_any_number(tmp_path):
     path = film(tmp_path / "f.avi", 9)
     assert count_frames(path) == 9
     video = Video(path)
@@ -88,7 +88,7 @@ def test_a_part_has_a_stretch_of_frames_of_bounded_length():
     assert spans(range(600)) == [(0, 256), (256, 512), (512, 600)]
 
 
-def test_only_what_is_missing_or_has_changed_is_to_be_done(tmp_path):
+def test_only_missing_or_changed_parts_are_to_be_done(tmp_path):
     sources = [source("a.jpg"), source("b.jpg"), source("c.jpg"), source("f.mp4")]
     store = Store(tmp_path / "out")
     store.open({})
@@ -118,7 +118,7 @@ def test_a_folder_that_was_begun_otherwise_is_refused(tmp_path):
         Store(tmp_path).open({"weights": "ema"})
 
 
-def test_a_part_and_what_came_of_it_are_plain_data():
+def test_a_part_and_its_result_are_plain_data():
     part = Part(sources=(source("a.mp4"),), frames=(3, 9))
     assert Part.from_json(json.loads(json.dumps(part.to_json()))) == part
     found = Found(estimates=[estimate("a", frame=3)], failures=[Failure(file="b", why="c")])
@@ -182,7 +182,7 @@ def options(root: Path, **changes) -> Options:
     return Options(root=root, **changes)
 
 
-def test_what_can_t_be_read_is_a_failure_and_the_rest_is_done(tmp_path):
+def test_an_unreadable_file_is_a_failure_and_the_rest_is_done(tmp_path):
     checkpoint(tmp_path / "c")
     for number in range(5):
         cv2.imwrite(str(tmp_path / f"{number}.png"), photograph(seed=number))
@@ -231,7 +231,7 @@ def test_each_box_is_a_person_and_a_picture_without_boxes_has_none(tmp_path):
     assert np.abs(np.array(first.joints) - np.array(second.joints)).max() > 1
 
 
-def test_the_frames_of_a_video_are_pictures_and_a_short_one_is_said(tmp_path):
+def test_the_frames_of_a_video_are_pictures_and_missing_ones_are_reported(tmp_path):
     checkpoint(tmp_path / "c")
     path = film(tmp_path / "f.avi", 5)
     estimator = Estimator(tmp_path / "c", options(tmp_path))
@@ -260,7 +260,7 @@ def results(*estimates: Estimate) -> Results:
     )
 
 
-def test_json_has_joints_by_name_and_what_failed():
+def test_json_has_joints_by_name_and_failures():
     name, data = written("json", results(estimate("a.jpg"), estimate("f.mp4", frame=3, people=[])))
     content = json.loads(data)
     assert name == "predictions.json"
@@ -273,7 +273,7 @@ def test_json_has_joints_by_name_and_what_failed():
     assert content["failures"] == [{"file": "z.jpg", "why": "damaged"}]
 
 
-def test_csv_has_a_row_a_person():
+def test_csv_has_a_row_per_person():
     _, data = written("csv", results(estimate("a,b.jpg"), estimate("empty.jpg", people=[])))
     head, row, *rest = data.decode().splitlines()
     assert rest == []

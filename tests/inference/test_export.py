@@ -179,7 +179,7 @@ def test_joints_are_in_input_pixels_and_confidence_is_a_share_of_the_peak(runs):
 # Metadata
 
 
-def test_an_onnx_file_says_all_that_its_user_needs(joints_onnx):
+def test_an_onnx_file_has_all_metadata_that_its_user_needs(joints_onnx):
     model = onnx.load(joints_onnx)
     said = {prop.key: prop.value for prop in model.metadata_props}
     assert json.loads(said["joint_set"]) == MPII.to_json()
@@ -198,7 +198,7 @@ def test_an_onnx_file_says_all_that_its_user_needs(joints_onnx):
     assert list(json.loads(said["outputs"])) == ["joints", "confidence"]
 
 
-def test_a_program_of_torch_says_the_same(tmp_path, runs):
+def test_a_program_of_torch_has_the_same_metadata(tmp_path, runs):
     path = tmp_path / "network.pt2"
     export(runs, path)
     held = {"description.json": ""}
@@ -210,7 +210,7 @@ def test_a_program_of_torch_says_the_same(tmp_path, runs):
     assert list(said["outputs"]) == ["heatmaps"]
 
 
-def test_no_place_of_this_machine_is_in_a_file(tmp_path, joints_onnx, runs):
+def test_no_path_of_this_machine_is_in_a_file(tmp_path, joints_onnx, runs):
     path = tmp_path / "network.pt2"
     export(runs, path)
     with zipfile.ZipFile(path) as held:
@@ -240,7 +240,7 @@ def graph(runs) -> tuple[Graph, CheckpointMetadata]:
     return Graph(network, metadata.settings, MPII, GraphSettings(decode=True)), metadata
 
 
-def test_the_largest_difference_is_told_up_to_a_twentieth_of_a_pixel(graph):
+def test_the_largest_difference_is_returned_up_to_a_twentieth_of_a_pixel(graph):
     made, metadata = graph
     found = compare(made, metadata, runner_beside(made, 0.04, 0.25), rendered(64).images)
     assert found.joint_px == pytest.approx(0.04, abs=1e-3)
@@ -283,7 +283,7 @@ def test_a_file_that_fails_the_check_never_has_its_name(tmp_path, runs, people, 
 
 
 @pytest.mark.parametrize("to", ["onnx", "torch-export"])
-def test_what_can_t_be_exported_fails_saying_why(tmp_path, runs, capsys, monkeypatch, to):
+def test_an_export_that_fails_states_the_reason(tmp_path, runs, capsys, monkeypatch, to):
     forward = Residual.forward
 
     def looking(self: Residual, x: torch.Tensor) -> torch.Tensor:
@@ -302,7 +302,7 @@ def test_what_can_t_be_exported_fails_saying_why(tmp_path, runs, capsys, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_said_what_was_checked_and_what_is_not_in_the_graph(tmp_path, runs, people, capsys):
+def test_the_report_has_the_checks_and_the_parts_outside_the_graph(tmp_path, runs, people, capsys):
     export(runs, tmp_path / "a.pt2", "--data.val", str(people[0]))
     said = capsys.readouterr().out
     assert "in the graph: normalisation\n" in said
@@ -366,7 +366,7 @@ def test_nothing_is_overwritten(tmp_path, runs, capsys):
     assert out.read_text() == "mine"
 
 
-def test_a_missing_library_is_named_with_what_to_install(tmp_path, runs, capsys, monkeypatch):
+def test_a_missing_library_is_named_with_its_install_command(tmp_path, runs, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     status, said = fails(capsys, "mse", "--to", "onnx", "--ray.storage", str(runs))
     assert status == 2

@@ -168,7 +168,7 @@ JPEG = cv2.imencode(".jpg", photograph())[1].tobytes()
         ),
     ],
 )
-def test_what_can_t_be_predicted_is_refused_with_its_row(served, row, said):
+def test_an_unusable_row_is_refused_by_number(served, row, said):
     good = {"image": JPEG}
     with pytest.raises(ValueError, match=f"^row 1: {said}$"):
         served.predict(pd.DataFrame([good, good | row]))

@@ -154,7 +154,7 @@ OVERSIZED = base64.b64encode(bytes(61 * 2**20)).decode()
     ],
     ids=["half", "empty", "jpeg", "text", "cut", "url", "column", "box", "oversized"],
 )
-def test_what_is_no_image_is_refused_and_the_server_lives(server, body, kind):
+def test_bytes_that_are_no_image_are_refused_and_the_server_stays_up(server, body, kind):
     status, said = ask(server, body, kind)
     assert 400 <= status < 500, said
     assert ask(server, records({"image": IMAGE}))[0] == 200

@@ -90,7 +90,7 @@ def test_every_format_overlays_and_heatmaps_are_written(place):
     }
 
 
-def test_what_can_t_be_read_is_named_the_rest_is_done_and_the_status_says_so(place, capsys):
+def test_an_unreadable_file_is_named_the_rest_is_done_and_the_status_is_1(place, capsys):
     Path("in/1.jpg").write_bytes(Path("in/1.jpg").read_bytes()[:900])
     Path("in/film.avi").write_bytes(b"no video")
     with pytest.raises(SystemExit) as ended:
@@ -131,7 +131,7 @@ def test_people_come_from_boxes(place, capsys):
         (["pose", "in", "--boxes", "b.csv"], "b.csv: no such file"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_done(place, capsys, words, said):
+def test_wrong_arguments_are_refused_before_any_work(place, capsys, words, said):
     status, error = refused(capsys, *words)
     assert status == 2
     assert said in error

@@ -60,12 +60,12 @@ def test_a_picture_that_is_sent_again_replaces_itself_and_no_other(picture, fold
 
 
 @pytest.mark.parametrize("kept", [0, 20, -100])
-def test_what_is_no_picture_is_an_error_that_names_it(picture, folder, kept):
+def test_a_file_that_is_no_picture_is_an_error_that_names_it(picture, folder, kept):
     picture.write_bytes(picture.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"overlay\.png is not a picture: "):
         lay_out(picture, "overlays", 3, 1700, folder)
 
 
-def test_what_can_not_be_read_is_an_error_of_the_disk(folder, tmp_path):
+def test_a_picture_that_is_absent_is_an_os_error(folder, tmp_path):
     with pytest.raises(FileNotFoundError):
         lay_out(tmp_path / "absent.png", "overlays", 3, 1700, folder)

@@ -18,7 +18,7 @@ from pipeline.settings.cli import parse
 from pipeline.tracking.description import command, describe_run
 
 
-def test_a_note_says_what_a_run_is_and_how_to_repeat_it(tmp_path, monkeypatch):
+def test_a_note_describes_a_run_and_how_to_repeat_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = packed(tmp_path)
@@ -85,7 +85,7 @@ def test_a_checkout_is_named_by_its_commit_and_whether_it_has_changed(checkout):
     assert origin(checkout) == clean | {"mlflow.source.git.dirty": "true"}
 
 
-def test_what_is_no_checkout_of_its_own_has_versions_alone(checkout, tmp_path_factory, monkeypatch):
+def test_an_installed_package_has_versions_and_no_commit(checkout, tmp_path_factory, monkeypatch):
     alone = {f"version.{name}": version for name, version in versions().items()}
     within = checkout / "site-packages"
     within.mkdir()

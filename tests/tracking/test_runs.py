@@ -43,7 +43,7 @@ def test_a_run_has_its_parameters_and_tags(start):
     assert run.info.status == "RUNNING"
 
 
-def test_a_run_of_the_same_name_goes_on(start):
+def test_a_run_of_the_same_name_resumes(start):
     first = start()
     end_run(first, "FAILED")
     assert stored(first).info.status == "FAILED"
@@ -70,7 +70,7 @@ def test_a_changed_parameter_keeps_its_first_value_and_is_tagged(start):
     assert changed == {"changed.optim.epochs": "20"}
 
 
-def test_artifacts_land_where_they_were_told_to(start, tmp_path):
+def test_artifacts_are_stored_in_their_folders(start, tmp_path):
     run = start()
     folder = tmp_path / "checkpoint"
     (folder / "deep").mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_artifacts_land_where_they_were_told_to(start, tmp_path):
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
-def test_a_run_ends_as_it_is_said_to(start, status):
+def test_a_run_ends_with_the_given_status(start, status):
     run = start(f"ends-{status}")
     end_run(run, status)
     assert stored(run).info.status == status
@@ -124,7 +124,7 @@ def test_a_database_that_is_none_is_refused_by_its_uri(tmp_path):
         start_run(uri, "any", "run", params={}, tags={}, artifacts=tmp_path)
 
 
-def test_a_person_is_told_how_to_look():
+def test_the_command_that_opens_the_ui_depends_on_the_uri():
     assert ui_command("http://host:5000") == "open http://host:5000"
     assert ui_command("sqlite:////runs/mlflow.db") == (
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "

@@ -66,7 +66,7 @@ def waiting(journal: Journal, uri: str) -> dict[str, int]:
     return dict(JournalSync(journal.root, uri).backlog().waiting)
 
 
-def test_all_that_a_journal_holds_arrives(begin, uri, database, request, tmp_path):
+def test_every_entry_of_a_journal_arrives(begin, uri, database, request, tmp_path):
     journal = begin(params={"model.stacks": 2}, tags={"source": "made"})
     (journal.root / "best" / "deep").mkdir(parents=True)
     (journal.root / "best" / "deep" / "weights").write_bytes(b"12")
@@ -103,7 +103,7 @@ def test_all_that_a_journal_holds_arrives(begin, uri, database, request, tmp_pat
     assert not JournalSync(journal.root, uri).backlog()
 
 
-def test_what_is_delivered_is_not_sent_again(begin, uri):
+def test_delivered_entries_are_not_sent_again(begin, uri):
     journal = begin()
     journal.metrics({"loss": 3.0}, 1)
     first, second = JournalSync(journal.root, uri), JournalSync(journal.root, uri)
@@ -120,7 +120,7 @@ def test_what_is_delivered_is_not_sent_again(begin, uri):
     assert second.sent == {"run": 1, "metrics": 2}
 
 
-def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, database, request):
+def test_system_metrics_arrive_beside_the_entries(begin, uri, database, request):
     journal = begin()
     machine = Journal(journal.root, "system.jsonl")
     journal.metrics({"loss": 3.0}, 1)
@@ -144,7 +144,7 @@ def test_what_the_machine_s_own_journal_holds_arrives_beside_it(begin, uri, data
 
 
 @pytest.mark.parametrize("dies_after", [1, 2, 3])
-def test_a_process_that_dies_before_it_notes_what_mlflow_has_sends_nothing_twice(
+def test_a_process_killed_before_it_saves_its_position_sends_nothing_twice(
     begin, uri, database, request, monkeypatch, dies_after
 ):
     journal = begin()
@@ -175,7 +175,7 @@ def test_a_process_that_dies_before_it_notes_what_mlflow_has_sends_nothing_twice
     assert (run.info.status, run.info.end_time) == ("FAILED", end.time_ms)
 
 
-def test_a_run_that_goes_on_is_running_again_in_the_same_run(begin, uri, database, request):
+def test_a_resumed_run_is_running_again_in_the_same_mlflow_run(begin, uri, database, request):
     journal = begin(params={"optim.epochs": 1})
     journal.metrics({"loss": 3.0}, 1)
     journal.end("FAILED")
@@ -212,7 +212,7 @@ def test_many_entries_go_in_few_requests_in_order(begin, uri, database, request,
     ]
 
 
-def test_what_mlflow_refuses_is_named_and_holds_nothing_up(begin, uri, request, capsys):
+def test_a_refused_entry_is_named_and_blocks_no_other(begin, uri, request, capsys):
     journal = begin()
     journal.metrics({"fine": 1.0, "not\nfine": 2.0, "good": 3.0}, 1)
     journal.file(journal.root / "absent.png", "overlays")
@@ -264,7 +264,7 @@ def test_a_picture_of_a_step_is_also_laid_where_the_image_grid_looks(begin, uri,
     assert f"{cut} is not a picture" in json.loads(refused)["reason"]
 
 
-def test_what_may_have_been_refused_by_mistake_is_sent_again(begin, uri, request, monkeypatch):
+def test_an_entry_refused_by_a_doubtful_error_is_sent_again(begin, uri, request, monkeypatch):
     journal = begin()
     journal.metrics({"loss": 1.0}, 1)
     monkeypatch.setattr(sync, "_RETRIES_S", (0.0, 0.0))
@@ -282,7 +282,7 @@ def test_what_may_have_been_refused_by_mistake_is_sent_again(begin, uri, request
     assert not JournalSync(journal.root, uri).backlog()
 
 
-def test_a_file_that_is_not_taken_keeps_nothing_else_here(begin, uri, request, monkeypatch):
+def test_a_file_that_cannot_be_stored_blocks_no_other_entry(begin, uri, request, monkeypatch):
     journal = begin()
     journal.metrics({"loss": 3.0}, 1)
     for name in ("a", "b", "c"):
@@ -327,7 +327,7 @@ def test_a_trial_finds_or_makes_the_run_of_its_sweep(begin, uri, request):
         assert tags["mlflow.parentRunId"] == parent.info.run_id
 
 
-def test_two_who_look_for_the_same_run_at_once_make_one(uri, request, tmp_path):
+def test_two_processes_that_look_for_the_same_run_create_one(uri, request, tmp_path):
     place = (uri, request.node.name, "sweep")
     find_or_create_run(uri, request.node.name, "another", artifacts=tmp_path)
     gate, found = threading.Barrier(4), []
@@ -360,7 +360,7 @@ def test_a_run_that_was_deleted_waits_until_it_is_restored(begin, uri, request):
     assert recorded(uri, request.node.name).data.metrics == {"loss": 1.0, "pckh": 2.0}
 
 
-def test_a_database_that_has_lost_the_run_gets_it_whole(begin, uri, database, request):
+def test_a_database_that_has_lost_the_run_gets_all_of_it(begin, uri, database, request):
     journal = begin()
     journal.metrics({"loss": 3.0}, 1)
     deliver(journal.root, uri)
@@ -388,7 +388,7 @@ def test_an_experiment_that_was_deleted_is_an_error_that_loses_nothing(begin, ur
     assert waiting(journal, uri) == {"run": 1}
 
 
-def test_a_damaged_note_of_what_is_delivered_is_named(begin, uri):
+def test_a_damaged_sync_state_is_named(begin, uri):
     journal = begin()
     (journal.root / "delivered.json").write_text('{"uri": ')
     with pytest.raises(ValueError, match=r"^.*/run/delivered\.json is damaged: "):
@@ -414,7 +414,7 @@ def test_the_command_delivers_several_runs_to_where_they_were_started(begin, uri
     ]
 
 
-def test_the_command_names_what_remains(begin, uri, capsys, monkeypatch):
+def test_the_command_lists_pending_entries(begin, uri, capsys, monkeypatch):
     def log_points(run, points):
         raise AwayError("no answer")
 

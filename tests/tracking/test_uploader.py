@@ -143,9 +143,7 @@ def expected(journal: Journal) -> list[tuple]:
     ]
 
 
-def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_order(
-    server, tmp_path, lines
-):
+def test_a_restarted_server_has_every_entry_once_and_in_order(server, tmp_path, lines):
     journal = begin(tmp_path / "killed", server.uri)
     uploader = Uploader(journal.root, server.uri)
     add(journal, 1, 2)
@@ -246,7 +244,7 @@ def test_a_server_that_is_away_is_an_error_before_anything_starts(
     assert not (journal.root / "delivered.json").exists()
 
 
-def test_a_run_ends_though_its_server_was_never_there(tmp_path, lines, refusing):
+def test_a_run_ends_though_its_server_never_answered(tmp_path, lines, refusing):
     journal = begin(tmp_path / "run", refusing)
     uploader = Uploader(journal.root, refusing)
     until(lambda: len(lines) == 1)

@@ -137,7 +137,7 @@ def test_a_comparison_draws_the_headline_against_the_number_of_stacks(page, swep
     assert (tmp_path / "comparison.png").stat().st_size > 20_000
 
 
-def test_a_comparison_names_what_the_runs_differ_in_joint_by_joint(page, swept):
+def test_a_comparison_lists_differing_metrics_joint_by_joint(page, swept):
     walk.compare(page, NAMES)
     walk.differing_metrics(page)
     joints = [name for name in swept.metrics[NAMES[0]] if name.startswith(f"{HEADLINE}/")]

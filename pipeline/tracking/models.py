@@ -129,7 +129,7 @@ def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
     """Copy `module`, and the modules of the package that it needs, into a folder.
 
     Returns the package's folder there, and pip's requirements: the outside libraries that the
-    modules import, with the installed versions.
+    modules import and that are installed here, with their versions.
     """
     finder = ModuleFinder([str(_ROOT)])
     finder.import_hook(module)
@@ -141,7 +141,9 @@ def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
     # Modules outside the repository are not on the finder's path.
     outside = {name.partition(".")[0] for name in finder.badmodules}
     known = packages_distributions()
-    names = {known[name][0] for name in outside - sys.stdlib_module_names - {_PACKAGE}}
+    # Those of extras, as pillow-heif, may not be installed.
+    needed = (outside - sys.stdlib_module_names - {_PACKAGE}) & set(known)
+    names = {known[name][0] for name in needed}
     # No index has local versions, such as torch's +cpu.
     requirements = [f"{name}=={version(name).partition('+')[0]}" for name in sorted(names)]
     return into / _PACKAGE, requirements

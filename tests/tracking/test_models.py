@@ -20,6 +20,7 @@ from pipeline.run.checkpoint_manager import enter_models
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.settings.packing import CropSettings
 from pipeline.tracking.client import AwayError
+from pipeline.tracking.models import bundle
 from pipeline.tracking.registry import register
 from pipeline.tracking.runs import find_or_create_run
 from pipeline.tracking.sync import JournalSync, deliver
@@ -275,3 +276,11 @@ def test_nothing_is_pickled_in_a_model(begin, uri, tmp_path):
     deliver(journal.root, uri)
     kinds = {path.suffix for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
     assert kinds == {"", ".py", ".json", ".yaml", ".txt", ".safetensors"}
+
+
+def test_a_library_that_is_not_installed_is_not_required(tmp_path, monkeypatch):
+    known = {name: [name] for name in ("torch", "cv2", "PIL")}
+    monkeypatch.setattr("pipeline.tracking.models.packages_distributions", lambda: known)
+    monkeypatch.setattr("pipeline.tracking.models.version", lambda name: "1.0")
+    _, requirements = bundle("pipeline.data.photographs.header", tmp_path)
+    assert requirements == ["PIL==1.0", "cv2==1.0"]

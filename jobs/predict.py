@@ -21,6 +21,7 @@ from jobs.options import (
 from pipeline.io.console import Pace, bar, duration, say
 from pipeline.settings import RaySettings
 from pipeline.settings.cli import clear_errors, fail, parse
+from pipeline.settings.packing import MAX_PIXELS
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,8 @@ class Arguments:
     """Draw skeletons, joint names and confidences over the pictures, in DIR/overlays."""
     heatmaps: bool = False
     """Write all heatmaps to DIR/heatmaps."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of a photograph; larger ones are reported and left out."""
     weights: Weights = "auto"
     exact: bool = False
     """Compute in fp32, as evaluation does, also on CPUs that are faster in bf16."""
@@ -88,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         except KeyboardInterrupt:
             fail("interrupted; run the same command to resume", _INTERRUPTED)
         if failures:
-            fail(f"{len(failures)} files could not be read; all others are done")
+            fail(f"{len(failures):,} files could not be read; all others are done")
 
 
 def predict(arguments: Arguments, place: Path) -> "list[Failure]":
@@ -133,13 +136,29 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
         say(f"could not read {failure.file}: {failure.why}")
     if len(plan.failures) > _MOST_NAMED:
         say(f"and {len(plan.failures) - _MOST_NAMED} more")
+    say(_counts(plan, store))
     return plan.failures
+
+
+def _counts(plan: "PredictionPlan", store: "Store") -> str:
+    """Return the last line: what the files hold, and what was passed over."""
+    estimates = store.estimates(plan.sources)
+    people = sum(len(estimate.people) for estimate in estimates)
+    ignored = sum(plan.boxes.boxes.left_out.values()) if plan.boxes else 0
+    return (
+        f"in all: {people:,} people in {len(estimates):,} pictures; "
+        f"not read: {len(plan.failures):,} files"
+        + f"; boxes passed over: {ignored:,}"
+        * (plan.boxes is not None)
+    )
 
 
 def _ray_settings(arguments: Arguments) -> RaySettings:
     """Return the settings of the workers. Raises ValueError naming a wrong option."""
     if arguments.workers < 0:
         raise ValueError(f"ray.workers must be at least 0, got {arguments.workers}")
+    if arguments.max_pixels < 1:
+        raise ValueError(f"--max-pixels must be at least 1, got {arguments.max_pixels}")
     if not arguments.formats:
         raise ValueError("--formats must name at least one of json, csv, coco, mat")
     return RaySettings(
@@ -191,6 +210,7 @@ def _options(
         exact=arguments.exact,
         boxes=plan.boxes,
         heatmaps=arguments.heatmaps,
+        max_pixels=arguments.max_pixels,
         threads=cpus if on_cluster else arguments.threads,
         is_cuda=settings.gpus_per_worker > 0 if on_cluster else device.type == "cuda",
     )
@@ -250,10 +270,10 @@ def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None
     if arguments.heatmaps:
         say(f"written: {store.folder}/heatmaps")
     if arguments.overlays:
-        _draw(store.folder / "overlays", plan, store)
+        _draw(store.folder / "overlays", plan, store, arguments.max_pixels)
 
 
-def _draw(folder: Path, plan: "PredictionPlan", store: "Store") -> None:
+def _draw(folder: Path, plan: "PredictionPlan", store: "Store", max_pixels: int) -> None:
     from pipeline.inference.drawing import draw_photographs, draw_videos
 
     estimates, joint_set, pace = store.estimates(plan.sources), plan.metadata.joint_set, Pace(2.0)
@@ -261,7 +281,7 @@ def _draw(folder: Path, plan: "PredictionPlan", store: "Store") -> None:
     frames = [estimate for estimate in estimates if estimate.frame is not None]
     done = 0
     for drawn in (
-        draw_photographs(photographs, joint_set, folder),
+        draw_photographs(photographs, joint_set, folder, max_pixels),
         draw_videos(frames, joint_set, folder),
     ):
         for _ in drawn:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.data.loader import look_ahead
+from pipeline.data.photographs.header import TooManyPixelsError
 from pipeline.data.photographs.pixels import read_photograph
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.inference.boxes.matching import MatchedBoxes, Place
@@ -18,6 +19,7 @@ from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Pa
 from pipeline.inference.sources import MediaFile
 from pipeline.inference.video import Video
 from pipeline.run.checkpoint import Weights
+from pipeline.settings.packing import MAX_PIXELS
 
 # Pictures per thread that are read ahead of the network.
 _AHEAD = 16
@@ -27,7 +29,7 @@ _AHEAD = 16
 class Options:
     """Settings of an estimator. Without `boxes` each picture counts as filled by one person.
 
-    Paths of pictures are relative to `root`.
+    Paths of pictures are relative to `root`. Photographs of more than `max_pixels` are failures.
     """
 
     root: Path
@@ -35,6 +37,7 @@ class Options:
     exact: bool = False
     boxes: MatchedBoxes | None = None
     heatmaps: bool = False
+    max_pixels: int = MAX_PIXELS
     threads: int = 1
     is_cuda: bool = False
 
@@ -92,7 +95,10 @@ class Estimator:
         decoder = self._decoders.popleft()
         try:
             data = (self.options.root / source.path).read_bytes()
-            return self._picture(read_photograph(data, decoder).image, source, None)
+            photograph = read_photograph(data, decoder, self.options.max_pixels)
+            return self._picture(photograph.image, source, None)
+        except TooManyPixelsError as error:
+            return Failure(file=str(source.path), why=f"{error}; --max-pixels is the bound")
         except (OSError, ValueError) as error:
             return Failure(file=str(source.path), why=_reason(error))
         finally:

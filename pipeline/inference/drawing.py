@@ -54,14 +54,15 @@ def enlargement(longer_px: int, people: Sequence[FoundPerson]) -> float:
 
 
 def draw_photographs(
-    estimates: Sequence[Estimate], joint_set: JointSet, folder: Path
+    estimates: Sequence[Estimate], joint_set: JointSet, folder: Path, max_pixels: int
 ) -> Iterator[None]:
     """Write a missing PNG of each photograph, yielding after each. Raises OSError, ValueError."""
     decoder = CropDecoder()
     for estimate in estimates:
         path = folder / f"{file_name(estimate.file)}.png"
         if not path.exists():
-            image = read_photograph(Path(estimate.file).read_bytes(), decoder).image
+            data = Path(estimate.file).read_bytes()
+            image = read_photograph(data, decoder, max_pixels).image
             factor = enlargement(max(estimate.width, estimate.height), estimate.people)
             drawn = draw_people(_rgb(image), estimate.people, joint_set, factor)
             path.parent.mkdir(parents=True, exist_ok=True)

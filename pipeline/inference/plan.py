@@ -14,14 +14,16 @@ from pipeline.inference.video import count_frames
 from pipeline.run.checkpoint import Weights, check_file, find_weights, weights_name
 from pipeline.run.metadata import CheckpointMetadata, read_checksums, read_metadata
 
+_UNREAD = "a kind of picture that is not read; convert it to JPEG, PNG or TIFF"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionPlan:
     """A checkpoint and the pictures to find people in.
 
-    `frames` has the number of each video's frames, `failures` the videos that can't be opened.
-    `others` counts files in folders that are neither photograph nor video. `job` describes the
-    prediction in the folder of its results.
+    `frames` has the number of each video's frames, `failures` the videos that can't be opened and
+    pictures of kinds that are not read. `others` counts files in folders that are no pictures.
+    `job` describes the prediction in the folder of its results.
     """
 
     checkpoint: Path
@@ -62,7 +64,7 @@ def plan_prediction(
         others=listed.others,
         frames=frames,
         boxes=matched,
-        failures=failures,
+        failures=[Failure(file=str(path), why=_UNREAD) for path in listed.unread] + failures,
         job={
             "weights": find_weights(checkpoint, weights),
             "sha256": read_checksums(checkpoint).get(name, ""),

@@ -1,13 +1,24 @@
 """Inputs of a prediction: photographs and videos, by path, folder or glob."""
 
 import glob
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.photographs.header import SUFFIXES as PHOTOGRAPHS
+from pipeline.data.photographs.header import read_header
+from pipeline.io.parsing import composed, nearest_name
 
-VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+VIDEOS = (
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+    *(".ogv", ".webm", ".wmv"),
+)
+# Cameras' raw files and others that a reader of TIFF would take for their small preview.
+_UNREAD = (
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
+    *(".exr", ".hdr", ".jxl", ".psd", ".xcf"),
+)
 _KINDS = f"an image ({', '.join(PHOTOGRAPHS)}) or a video ({', '.join(VIDEOS)})"
 
 
@@ -27,10 +38,15 @@ class MediaFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The inputs' files, each once; `others` counts those of other kinds in folders and globs."""
+    """The inputs' files, each once.
+
+    Of those in folders and globs `unread` are pictures of kinds that are not read, and `others`
+    counts files that are no pictures.
+    """
 
     files: tuple[MediaFile, ...]
     others: int
+    unread: tuple[Path, ...] = ()
 
 
 def find_sources(inputs: Sequence[str], setting: str = "INPUT") -> Sources:
@@ -42,17 +58,23 @@ def find_sources(inputs: Sequence[str], setting: str = "INPUT") -> Sources:
     if not inputs:
         raise ValueError(f"no {setting} is given, expected {_KINDS}, a folder or a glob")
     found: dict[Path, None] = {}
+    unread: dict[Path, None] = {}
     others = 0
     for word in inputs:
-        files = _files(word, setting)
-        usable = [path for path in files if path.suffix.lower() in PHOTOGRAPHS + VIDEOS]
-        if not usable and files == [Path(word)]:
-            raise ValueError(f"{setting}={word!r}: expected {_KINDS}")
+        listed = _files(word, setting)
+        usable = [path for path in listed if path.suffix.lower() in PHOTOGRAPHS + VIDEOS]
+        strange = [path for path in listed if path.suffix.lower() in _UNREAD]
+        if not usable and listed == [Path(word)]:
+            if strange or not _is_photograph(listed[0]):
+                raise ValueError(f"{setting}={word!r}: expected {_KINDS}")
+            usable = listed
         if not usable:
-            raise ValueError(f"{setting}={word!r}: none of the {len(files)} files is {_KINDS}")
+            raise ValueError(f"{setting}={word!r}: none of the {len(listed)} files is {_KINDS}")
         found |= dict.fromkeys(usable)
-        others += len(files) - len(usable)
-    return Sources(files=tuple(_media_file(path) for path in found), others=others)
+        unread |= dict.fromkeys(strange)
+        others += len(listed) - len(usable) - len(strange)
+    files = tuple(_media_file(path) for path in found)
+    return Sources(files=files, others=others, unread=tuple(unread))
 
 
 def _files(word: str, setting: str) -> list[Path]:
@@ -67,11 +89,33 @@ def _files(word: str, setting: str) -> list[Path]:
     if path.exists():
         return [path]
     if not glob.has_magic(word):
-        raise ValueError(f"{setting}={word!r}: no such file or folder")
+        nearest = _nearest(path)
+        if nearest is not None and composed(nearest.name) == composed(path.name):
+            return _files(str(nearest), setting)
+        hint = f"; did you mean {str(nearest)!r}?" if nearest else ""
+        raise ValueError(f"{setting}={word!r}: no such file or folder{hint}")
     matches = [Path(match) for match in sorted(glob.glob(word, recursive=True))]
     if not matches:
         raise ValueError(f"{setting}={word!r}: no file matches")
     return [match for match in matches if match.is_file()]
+
+
+def _is_photograph(path: Path) -> bool:
+    """Whether a file has a photograph's header, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            read_header(file, max_pixels=sys.maxsize)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _nearest(path: Path) -> Path | None:
+    """Return the file or folder that is nearest to one that does not exist."""
+    if not path.parent.is_dir():
+        return None
+    name = nearest_name(path.name, sorted(other.name for other in path.parent.iterdir()))
+    return None if name is None else path.parent / name
 
 
 def _media_file(path: Path) -> MediaFile:

@@ -35,9 +35,26 @@ def test_inputs_are_files_folders_and_globs_each_file_once(tmp_path):
     assert found.others == 1
 
 
+def test_a_name_in_another_unicode_form_is_the_same_file(tmp_path):
+    [path] = touched(tmp_path, "ange\u0301lique/a.jpg")
+    [found] = find_sources([str(tmp_path / "ang\u00e9lique")]).files
+    assert found.path == path
+
+
+def test_pictures_of_kinds_that_are_not_read_are_listed(tmp_path):
+    a, raw, _ = touched(tmp_path, "a.jpg", "b.NEF", "notes.txt")
+    found = find_sources([str(tmp_path)])
+    assert ([source.path for source in found.files], found.unread, found.others) == ([a], (raw,), 1)
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
+        ("b.nef", "INPUT='{0}/b.nef': expected an image"),
+        (
+            "Notes.txt",
+            "INPUT='{0}/Notes.txt': no such file or folder; did you mean '{0}/notes.txt'",
+        ),
         ("none.jpg", "INPUT='{0}/none.jpg': no such file or folder"),
         ("*.jpeg", "INPUT='{0}/*.jpeg': no file matches"),
         ("*.txt", "INPUT='{0}/*.txt': none of the 1 files is an image (.apng, "),
@@ -46,7 +63,7 @@ def test_inputs_are_files_folders_and_globs_each_file_once(tmp_path):
     ],
 )
 def test_an_input_that_means_nothing_is_refused(tmp_path, word, said):
-    touched(tmp_path, "notes.txt")
+    touched(tmp_path, "notes.txt", "b.nef")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=f"^{re.escape(said.format(tmp_path))}"):
         find_sources([str(tmp_path / word)])

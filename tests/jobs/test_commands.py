@@ -75,6 +75,7 @@ OPTIONS = {
             "formats",
             "overlays",
             "heatmaps",
+            "max_pixels",
             "weights",
             "exact",
             "device",

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import pytest
 from factories import checkpoint, film, photograph
+from PIL import Image as PillowImage
 
 import jobs.predict
 from pipeline.inference.store import Store
@@ -109,6 +110,52 @@ def test_an_unreadable_file_is_named_the_rest_is_done_and_the_status_is_1(place,
     assert len(content()["images"]) == 3
 
 
+def test_pictures_of_kinds_that_are_not_read_are_named_and_the_rest_is_done(place, capsys):
+    Path("in/film.avi").unlink()
+    Path("in/0.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    Path("in/raw.CR2").write_bytes(b"II*\0")
+    Path("in/notes.txt").touch()
+    with pytest.raises(SystemExit) as ended:
+        run("pose", "in")
+    said = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "skipped: 1 files that are neither images nor videos" in said.out
+    assert "could not read in/0.HEIC: " in said.out
+    assert "HEIC image" in said.out
+    assert "could not read in/raw.CR2: a kind of picture that is not read; convert it" in said.out
+    assert said.out.splitlines()[-1] == "in all: 3 people in 3 pictures; not read: 2 files"
+    assert len(content()["images"]) == 3
+    assert {failure["file"] for failure in content()["failures"]} == {"in/0.HEIC", "in/raw.CR2"}
+
+
+def test_a_picture_that_is_too_large_is_left_out_until_the_bound_is_raised(place, capsys):
+    cv2.imwrite("in/large.png", photograph(width=240, height=160))
+    with pytest.raises(SystemExit) as ended:
+        run("pose", "in/0.jpg", "in/large.png", "--max-pixels", "32000")
+    assert ended.value.code == 1
+    assert (
+        "could not read in/large.png: an image of 240 x 160 pixels, expected at most 32,000 in "
+        "all; --max-pixels is the bound"
+    ) in capsys.readouterr().out
+    assert [image["file"] for image in content()["images"]] == ["in/0.jpg"]
+    run("pose", "in/0.jpg", "in/large.png", "--max-pixels", "38400", "--overlays")
+    said = capsys.readouterr().out
+    assert "1 of them were done before" in said
+    assert said.splitlines()[-1] == "in all: 2 people in 2 pictures; not read: 0 files"
+
+
+def test_kinds_that_packing_reads_are_predicted_too(place):
+    picture = PillowImage.fromarray(photograph())
+    names = ("a.gif", "b.jp2", "c.avif", "d.jfif", "e.ppm", "f.tga")
+    for name in names:
+        picture.save(Path("in") / name)
+    picture.save("in/download", "PNG")
+    run("pose", *(f"in/{name}" for name in names), "in/download")
+    images = content()["images"]
+    assert [image["file"] for image in images] == [*(f"in/{name}" for name in names), "in/download"]
+    assert {(image["width"], image["height"]) for image in images} == {(200, 160)}
+
+
 def test_people_come_from_boxes(place, capsys):
     Path("boxes.csv").write_text(
         "image,x,y,width,height\n0.jpg,0,0,90,90\n0.jpg,9,9,90,90\n9.jpg,0,0,9,9\n"
@@ -119,11 +166,34 @@ def test_people_come_from_boxes(place, capsys):
     assert [len(image["people"]) for image in content()["images"]] == [2, 0]
 
 
+def test_boxes_of_a_category_are_chosen_and_empty_ones_counted(place, capsys):
+    rows = [(0, [0, 0, 90, 90]), (16, [9, 9, 90, 90]), (16, [9, 9, 0, 90])]
+    entries = [{"image_id": "0", "category_id": one, "bbox": box} for one, box in rows]
+    Path("boxes.json").write_text(json.dumps(entries))
+    status, error = refused(capsys, "pose", "in/0.jpg", "--boxes", "boxes.json")
+    assert status == 2
+    assert "among 16 (2 entries), 0 (1 entries); give --boxes-category with an id" in error
+    run("pose", "in/0.jpg", "--boxes", "boxes.json", "--boxes-category", "16")
+    said = capsys.readouterr().out
+    assert "1 entries of boxes.json are ignored: of no size" in said
+    assert said.splitlines()[-1] == (
+        "in all: 1 people in 1 pictures; not read: 0 files; boxes passed over: 2"
+    )
+    status, error = refused(
+        capsys, "pose", "in/0.jpg", "--boxes", "boxes.json", "--boxes-category", "0"
+    )
+    assert status == 2
+    assert "has results for boxes_category '16', expected '0'; give another folder" in error
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["pose"], "no INPUT is given, expected an image"),
         (["pose", "nowhere"], "INPUT='nowhere': no such file or folder"),
+        (["pose", "in/0.JPG"], "INPUT='in/0.JPG': no such file or folder; did you mean 'in/0.jpg'"),
+        (["pose", "in", "--max-pixels", "0"], "--max-pixels must be at least 1, got 0"),
+        (["pose", "in", "--boxes-category", "3"], "--boxes-category 3 needs a file of --boxes"),
         (["nobody", "in"], "MODEL='nobody': no such folder, and none of this name in "),
         (["models:/pose@champion", "in"], "no such database"),
         (["pose", "in", "--weights", "ema"], "no ema.safetensors"),

@@ -45,11 +45,11 @@ def test_the_command_writes_card_page_and_pictures(tmp_path, capsys):
     pack_samples(tmp_path / "val", [samples(2, first=2)], split="val")
     out = tmp_path / "out" / "new"
     inspect(*(f"{tmp_path}/{split}/*.tar" for split in ("train", "val")), "--out", out)
-    said = capsys.readouterr().out
-    assert said.startswith(
+    printed = capsys.readouterr().out
+    assert printed.startswith(
         "made, joint set mpii: 7 people in 5 images, 2 shards, 7 people with a head size\n"
     )
-    assert "crops identical to the byte: 1\n  train/photo-002_00 = val/photo-002_00\n" in said
+    assert "crops identical to the byte: 1\n  train/photo-002_00 = val/photo-002_00\n" in printed
     content = json.loads((out / "card.json").read_text())
     assert content["splits"] == {
         "train": {"people": 5, "images": 5},
@@ -101,8 +101,8 @@ def said_of_damage(capsys, *arguments: object) -> tuple[str, str]:
     with pytest.raises(SystemExit) as end:
         inspect(*arguments)
     assert end.value.code == 1
-    said = capsys.readouterr()
-    return said.out, said.err
+    printed = capsys.readouterr()
+    return printed.out, printed.err
 
 
 @pytest.mark.slow

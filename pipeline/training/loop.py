@@ -72,7 +72,7 @@ def train(trainer: Trainer, checkpointer: Checkpointer, host: LoopHooks, label: 
 def evaluation_files(
     trainer: Trainer, evaluation: Evaluation, results: PersonResults
 ) -> tuple[dict[str, bytes], bytes]:
-    """Return an evaluation's files by name, and predictions as a PNG; empty on ranks but 0."""
+    """Return an evaluation's files by name, and predictions as a PNG; only rank 0 makes them."""
     if trainer.rank != 0:
         return {}, b""
     files = {

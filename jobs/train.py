@@ -112,6 +112,7 @@ def describe(plan: "Plan") -> None:
     """Print the network's cost, the data and the schedule."""
     from pipeline.data.augmentation import reach
     from pipeline.data.measurable import measurable
+    from pipeline.run.changes import listed
 
     settings = plan.settings
     _say_cost(settings)
@@ -132,6 +133,11 @@ def describe(plan: "Plan") -> None:
             f"note: augmentation reaches a margin of {wanted:.2f}, but crops were packed with "
             f"{plan.train.margin:g}: corners may be black where the photograph had pixels; "
             f"pack with --crop.margin {math.ceil(100 * wanted) / 100:g}"
+        )
+    if plan.changes:
+        say(
+            f"run {settings.ray.name} {'starts over' if plan.restarts else 'resumes'} with other "
+            f"settings or data than before: {listed(plan.changes)}"
         )
     if plan.is_complete:
         say(

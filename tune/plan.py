@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.pose.joint_sets import Measure
+from pipeline.run.changes import differences, facts_of, listed
+from pipeline.run.journal import Journal
+from pipeline.run.layout import SWEEP_NAME
+from pipeline.run.ownership import check_free
 from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
 from tune.settings import Budget, EarlySettings, SearchSettings
 from tune.spaces import Point, Range, Space, trial_name
 
-# File in the sweep's folder that tells the sweep from another of the same name.
-SWEEP_NAME = "sweep.json"
+# Part of a sweep's identity that stands for its settings and data, and these one by one.
+_SETTINGS, _FACTS = "settings", "facts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,10 @@ class Sweep:
     plans: tuple[Plan, ...]
     register: str
     """Name under which the best trial's best checkpoint is registered; empty: not registered."""
+    facts: Mapping[str, str]
+    """What decides the outcome of the trials, but for the settings that vary."""
+    restarts: bool = False
+    """Whether the folder holds another sweep, which is to be kept under another name."""
 
     @property
     def folder(self) -> Path:
@@ -88,7 +97,7 @@ class Sweep:
             del search[name]
         return {
             # A run's name ends with the fingerprint of its settings and data.
-            "settings": self.base.ray.name.rpartition("-")[2],
+            _SETTINGS: self.base.ray.name.rpartition("-")[2],
             "axes": {
                 key: asdict(values) if isinstance(values, Range) else list(values)
                 for key, values in self.space.axes.items()
@@ -124,7 +133,8 @@ def plan_sweep(
         # Names show six digits of a number, and at most 200 letters.
         if names.count(name) > 1:
             raise ValueError(f"--space {space.name}: two trials would have the name {name}")
-    base = plan_training(settings.replaced({"ray.name": "", "tracking.register": ""})).settings
+    planned = plan_training(settings.replaced({"ray.name": "", "tracking.register": ""}))
+    base = planned.settings
     sweep = Sweep(
         name=settings.ray.name,
         base=base,
@@ -135,16 +145,19 @@ def plan_sweep(
         points=points,
         plans=(),
         register=settings.tracking.register,
+        facts=facts_of(base, planned.checksums),
     )
     identity = json.dumps(sweep.identity(), sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     name = sweep.name or f"sweep-{space.name}-{digest}"
     base = base.replaced({"ray.storage": str(Path(base.ray.storage) / name)})
+    sweep = replace(sweep, name=name, base=base)
+    sweep = replace(sweep, restarts=is_another(sweep))
     plans = [
         plan_training(base.replaced(point | {"ray.name": trial}))
         for point, trial in zip(points, names, strict=True)
     ]
-    return replace(sweep, name=name, base=base, plans=tuple(plans))
+    return replace(sweep, plans=tuple(plans))
 
 
 def _check(
@@ -173,23 +186,39 @@ def _check(
             raise ValueError(f"{key} can't vary within a sweep")
 
 
-def check_same(sweep: Sweep) -> None:
-    """Record the sweep's identity in its folder.
+def is_another(sweep: Sweep) -> bool:
+    """Whether the sweep's folder holds another sweep, in whose place this one is to start.
 
-    Raises ValueError if the folder holds another sweep, or a damaged record.
+    Raises ValueError if its record is damaged, and if it holds another one that is neither to be
+    replaced nor can be resumed with the new settings.
     """
     path, identity = sweep.folder / SWEEP_NAME, json.loads(json.dumps(sweep.identity()))
+    choice = sweep.base.ray.on_change
     if not path.exists():
-        sweep.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(identity, indent=1) + "\n")
-        return
+        if Journal(sweep.folder).entries():
+            raise ValueError(f"{sweep.folder} holds a run: give another ray.name to the sweep")
+        return False
     try:
         before = json.loads(path.read_text())
-    except ValueError as error:
+        different = [part for part in identity if before.get(part) != identity[part]]
+        changes = listed(differences(before.get(_FACTS, {}), sweep.facts))
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    different = [part for part in identity if before.get(part) != identity[part]]
-    if different:
+    if different and not sweep.base.ray.take_over:
+        check_free(sweep.folder, f"sweep {sweep.name}")
+    if different and choice != "restart" and (different, choice) != ([_SETTINGS], "resume"):
+        parts = ", ".join(different) + (f" ({changes})" if changes else "")
+        resume = "--ray.on-change resume to continue with the new settings, "
         raise ValueError(
-            f"{sweep.folder} holds another sweep, which differs in {', '.join(different)}: give "
-            "another ray.name, or the same arguments as before to resume it"
+            f"{sweep.folder} holds another sweep, which differs in {parts}: give another ray.name, "
+            "the same arguments as before to resume it, "
+            f"{resume if different == [_SETTINGS] else ''}or --ray.on-change restart to start over "
+            "and keep the former sweep under another name"
         )
+    return bool(different) and choice == "restart"
+
+
+def write_identity(sweep: Sweep) -> None:
+    """Write into the sweep's folder what tells it from another of the same name."""
+    content = sweep.identity() | {_FACTS: dict(sweep.facts)}
+    (sweep.folder / SWEEP_NAME).write_text(json.dumps(content, indent=1) + "\n")

@@ -10,14 +10,14 @@ from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.ownership import Writer, own
-from pipeline.tracking.recording import RunRecorder, record
+from pipeline.tracking.recording import RunRecorder, record, set_aside
 from pipeline.tracking.summary import conclude
 from pipeline.tracking.sync import deliver_start
 from pipeline.tracking.uploader import Uploader
 from tune.epochs import has_ended
 from tune.gather import Tried
 from tune.outcome import SweepOutcome
-from tune.plan import Sweep, check_same
+from tune.plan import Sweep, write_identity
 from tune.report.leaderboard import best as leader
 from tune.report.page import write_report
 from tune.spaces import Range
@@ -33,7 +33,9 @@ def record_sweep(sweep: Sweep) -> Iterator[RunRecorder]:
 
     folder, take_over = sweep.folder, sweep.base.ray.take_over
     with own(folder, f"sweep {sweep.name}", take_over=take_over) as writer:
-        check_same(sweep)
+        if sweep.restarts:
+            set_aside(folder, sweep.base.tracking.uri, writer)
+        write_identity(sweep)
 
         def prepare() -> list[Path]:
             deliver_start(folder, sweep.base.tracking, writer)

@@ -155,6 +155,7 @@ def task_of(plan: Plan, label: str = "", owner: Owner | None = None) -> Task:
         folder=str(plan.folder),
         label=label,
         owner={} if owner is None else asdict(owner),
+        checksums=plan.checksums,
     )
 
 

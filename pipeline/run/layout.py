@@ -8,6 +8,8 @@ FIGURES = "figures"
 OVERLAYS = "overlays"
 # This file in a run's folder asks the run to write a checkpoint and stop.
 STOP_NAME = "stop"
+# File in a sweep's folder that tells the sweep from another of the same name.
+SWEEP_NAME = "sweep.json"
 
 
 def overlay_path(folder: Path, epoch: int) -> Path:

@@ -61,7 +61,8 @@ class Plateau:
 class CheckpointMetadata:
     """The JSON of a checkpoint. `metrics` are those of its epoch that were known at the time.
 
-    `origin` says where weights that were not trained here come from.
+    `data` are the checksums of the training and validation data, empty if unknown. `origin` says
+    where weights that were not trained here come from.
     """
 
     settings: Settings
@@ -69,6 +70,7 @@ class CheckpointMetadata:
     progress: Progress
     metrics: dict[str, float]
     plateau: Plateau = field(default_factory=Plateau)
+    data: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
 
 
@@ -84,6 +86,8 @@ def write_metadata(folder: Path, metadata: CheckpointMetadata, files: Mapping[st
         "versions": versions(),
         "files": dict(files),
     }
+    if metadata.data:
+        content["data"] = metadata.data
     if metadata.origin:
         content["origin"] = metadata.origin
     content[_CHECKSUM] = _checksum(content)
@@ -115,6 +119,7 @@ def read_metadata(folder: Path) -> CheckpointMetadata:
             progress=Progress(**content["progress"]),
             metrics=content["metrics"],
             plateau=Plateau(**content["plateau"]),
+            data=content.get("data", {}),
             origin=content.get("origin", {}),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -220,20 +220,37 @@ def _claim(folder: Path, what: str, take_over: bool) -> Owner:
             return owner
 
 
+def check_free(folder: Path, what: str) -> None:
+    """Raise HeldError if a process of this machine owns the folder, and is alive."""
+    newest = newest_claim(folder)
+    if newest is not None and newest.owner is not None:
+        _is_dead(newest, newest.owner, what)
+
+
+def _is_dead(claim: Claim, owner: Owner, what: str) -> bool:
+    """Whether the owner of the newest claim has ended; on another machine it may be alive.
+
+    Raises HeldError if it is alive.
+    """
+    if not owner.machine or owner.machine != _machine():
+        return False
+    process = _process(owner.pid)
+    if process is None or process[1] != owner.ticks:
+        return True
+    with tempfile.NamedTemporaryFile(dir=claim.path.parent, prefix=".probe-") as probe:
+        age_s = _age_s(probe.name, claim.path.stat().st_mtime)
+    raise _held(what, owner, age_s, " (stopped, as by SIGSTOP)" if process[0] in "Tt" else "")
+
+
 def _wait_for_end(folder: Path, claim: Claim, owner: Owner, what: str) -> None:
     """Return when the owner of the newest claim is dead, or has released it.
 
     Raises HeldError if it is alive.
     """
+    if _is_dead(claim, owner, what):
+        return
     with tempfile.NamedTemporaryFile(dir=folder / CLAIMS, prefix=".probe-") as probe:
-        sign = claim.path.stat().st_mtime
-        if owner.machine and owner.machine == _machine():
-            process = _process(owner.pid)
-            if process is None or process[1] != owner.ticks:
-                return
-            state = " (stopped, as by SIGSTOP)" if process[0] in "Tt" else ""
-            raise _held(what, owner, _age_s(probe.name, sign), state)
-        is_said = False
+        sign, is_said = claim.path.stat().st_mtime, False
         while (age_s := _age_s(probe.name, sign)) < _LEASE_S:
             newest = newest_claim(folder)
             if newest is None or newest.generation != claim.generation:

@@ -4,7 +4,8 @@ import json
 import math
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.data.measurable import check_measurable, measurable
@@ -13,8 +14,11 @@ from pipeline.io.console import say
 from pipeline.io.location import is_remote
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
+from pipeline.run.changes import differences, facts_of, former_facts, listed
 from pipeline.run.checkpoint_manager import newest_sound
+from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.metadata import CheckpointMetadata, check_resumable
+from pipeline.run.ownership import check_free
 from pipeline.settings import DataSettings, Settings
 
 # A writable disk must have room for a page.
@@ -23,18 +27,29 @@ _PROBE_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run's resolved settings, its shards, and metadata of the checkpoint to resume from."""
+    """A run's resolved settings, its shards, and metadata of the checkpoint to resume from.
+
+    `changes` describes by key what differs from the run of this name so far; `restarts` says that
+    it therefore starts over.
+    """
 
     settings: Settings
     train: ShardSet
     val: ShardSet
     measure: Measure
     resumes: CheckpointMetadata | None
+    changes: Mapping[str, str] = field(default_factory=dict)
+    restarts: bool = False
 
     @property
     def joint_set(self) -> JointSet:
         """The joint set of the data."""
         return self.train.joint_set
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """The checksums of the training and validation data."""
+        return {"train": self.train.checksum, "val": self.val.checksum}
 
     @property
     def folder(self) -> Path:
@@ -62,7 +77,7 @@ def plan_training(settings: Settings) -> Plan:
     _check_cache(settings.data, train)
     _check_places(settings, train)
     plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
-    return replace(plan, resumes=_newest_checkpoint(plan))
+    return _resuming(plan)
 
 
 def _find_data(data: DataSettings) -> tuple[ShardSet, ShardSet]:
@@ -217,13 +232,39 @@ def check_writable(setting: str, folder: Path) -> None:
         raise ValueError(f"{setting}={str(folder)!r} can't be written: {error}") from error
 
 
-def _newest_checkpoint(plan: Plan) -> CheckpointMetadata | None:
-    """Return the metadata of the run's newest sound checkpoint, if any, and report damaged ones.
+def _resuming(plan: Plan) -> Plan:
+    """Return the plan with the run's newest sound checkpoint, and report damaged ones.
 
-    Raises ValueError if the run can't resume from it, or if all are damaged.
+    Raises ValueError if all are damaged, or if the run had other data or settings; with
+    ray.on_change=resume only if it can't continue with the new ones.
     """
-    found = newest_sound(plan.folder, say)
-    if found is None:
-        return None
-    check_resumable(*found, plan.settings, plan.joint_set)
-    return found[1]
+    if (plan.folder / SWEEP_NAME).exists():
+        raise ValueError(f"{plan.folder} holds a sweep: give another ray.name to the run")
+    found, choice = newest_sound(plan.folder, say), plan.settings.ray.on_change
+    checkpoint = found and found[1]
+    changes = differences(
+        former_facts(plan.folder, checkpoint), facts_of(plan.settings, plan.checksums)
+    )
+    unlike = checkpoint and checkpoint.joint_set.difference(plan.joint_set)
+    if unlike:
+        changes["joint set"] = f"joint set: {unlike}"
+    if changes and not plan.settings.ray.take_over:
+        # That it runs is more important than that it is another one.
+        check_free(plan.folder, f"run {plan.settings.ray.name}")
+    if changes and choice == "refuse":
+        raise ValueError(_refusal(plan, changes))
+    if changes and choice == "restart":
+        return replace(plan, changes=changes, restarts=True)
+    if found is not None:
+        check_resumable(*found, plan.settings, plan.joint_set)
+    return replace(plan, resumes=checkpoint, changes=changes)
+
+
+def _refusal(plan: Plan, changes: Mapping[str, str]) -> str:
+    is_other = any(key.startswith(("model.", "joint set")) for key in changes)
+    resume = "" if is_other else "--ray.on-change resume to continue with the new ones, "
+    return (
+        f"run {plan.settings.ray.name} in {plan.settings.ray.storage} had other settings or data: "
+        f"{listed(changes)}. Give the former ones, another --ray.name, {resume}or "
+        "--ray.on-change restart to start over and keep the former run under another name"
+    )

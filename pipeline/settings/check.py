@@ -2,6 +2,9 @@
 
 import re
 
+# Longest name: file systems allow 255 bytes, and temporary names are longer.
+_LONGEST = 200
+
 
 def require(ok: bool, key: str, expected: str, got: object) -> None:
     """Raise ValueError with the setting's key, the expected and the given value, unless `ok`."""
@@ -31,6 +34,8 @@ def require_at_most_one(settings: object, section: str, *names: str) -> None:
 
 
 def require_name(key: str, value: str) -> None:
-    """Raise ValueError if a name has characters that file names or URLs would escape."""
-    expected = "made of letters, digits, '.', '_' and '-'"
-    require(re.fullmatch(r"[\w.-]*", value) is not None, key, expected, value)
+    """Raise ValueError unless a name can be that of a folder, and stands in URLs as it is."""
+    expected = "made of letters, digits, '.', '_' and '-', the first a letter, digit or '_', "
+    expected += f"with at most {_LONGEST} in all"
+    fits = not value or re.fullmatch(r"\w[\w.-]*", value) is not None
+    require(fits and len(value.encode()) <= _LONGEST, key, expected, value)

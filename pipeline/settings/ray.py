@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.settings.check import (
     require,
@@ -18,6 +19,13 @@ KEEP_MEMORY = {
     # With an arena per thread the process would grow with every epoch's new threads.
     "MALLOC_ARENA_MAX": "1",
 }
+
+
+# Names in the folders of runs and sweeps, which may be the storage of others.
+_OWN_NAMES = (
+    *("journal.jsonl", "system.jsonl", "delivered.json", "undeliverable.jsonl", "checkpoint.json"),
+    *("owners", "heartbeats", "hangs", "figures", "overlays", "stop", "tune", "sweep.json"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,10 @@ class RaySettings:
     take_over: bool = False
     """Take a run or sweep over from another process that is alive. That process ends, and writes
     nothing more."""
+    on_change: Literal["refuse", "resume", "restart"] = "refuse"
+    """If the run or sweep of this name had other data, or other settings that decide the outcome.
+    refuse: end with a list of the differences. resume: continue with the new ones. restart: start
+    over, and keep what was there under another name."""
     max_failures: int = 3
     """Restarts from the last checkpoint after failures in a row without progress; 0: none."""
     hang_minutes: float = 10.0
@@ -67,6 +79,8 @@ class RaySettings:
         require_at_least(self, "ray", 1, "keep_checkpoints")
         require_above_zero(self, "ray", "cpus_per_worker")
         require_name("ray.name", self.name)
+        expected = "another name, as files of runs and sweeps have this one"
+        require(self.name not in _OWN_NAMES, "ray.name", expected, self.name)
 
     @property
     def is_elastic(self) -> bool:

@@ -19,7 +19,13 @@ from pipeline.settings.tracking import TrackingSettings
 
 Scalar = str | int | float | bool
 # Settings of one start of a run, not of the run: they are not recorded.
-_OF_A_START = ("ray.take_over",)
+_OF_A_START = ("ray.take_over", "ray.on_change")
+# Settings that change neither the samples nor their order, or do the same arithmetic otherwise, or
+# with which a run should resume: with a higher limit of bad steps.
+_INDECISIVE = (
+    *("data.threads", "data.cache", "data.cache_gb"),
+    *("optim.checkpointing", "optim.compile", "optim.max_bad_steps"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,7 @@ class Settings:
     def shown(self) -> dict[str, Scalar]:
         """Return what is recorded: `flat()` with the secrets in URIs replaced by `***`.
 
-        What concerns one start alone is left out: `ray.take_over`.
+        What concerns one start alone is left out: `ray.take_over` and `ray.on_change`.
         """
         return {
             key: redacted(value) if isinstance(value, str) else value
@@ -100,29 +106,27 @@ class Settings:
         }
         return dataclasses.replace(self, **sections)
 
+    def decisive(self) -> dict[str, Scalar]:
+        """Return the settings that decide the outcome of training, but for the place of the data.
+
+        Where the run is stored, tracked and executed is not among them.
+        """
+        return {
+            key: value
+            for key, value in self.flat().items()
+            if key.startswith(("data.", "model.", "optim.", "evaluation.", "ray.workers"))
+            and key not in (*_INDECISIVE, "data.train", "data.val")
+        }
+
     def fingerprint(self, data_checksum: str) -> str:
         """Return eight hexadecimal digits that identify the outcome of training.
 
-        Data enter by their checksum, not by their location. Where the run is stored, tracked and
-        executed does not enter.
+        Data enter by their checksum, not by their location.
         """
-        decisive = {
-            key: value
-            for key, value in self.flat().items()
-            if key.partition(".")[0] in ("data", "model", "optim", "evaluation")
-            or key == "ray.workers"
-        }
-        # Threads and cache change neither the samples nor their order.
-        for key in ("data.threads", "data.cache", "data.cache_gb"):
-            del decisive[key]
-        # With a higher limit of bad steps the same run should resume.
-        del decisive["optim.max_bad_steps"]
+        decisive = self.decisive()
         # A run that was begun before there was this setting keeps its name.
         if not self.model.stem_features:
             del decisive["model.stem_features"]
-        # The same arithmetic, done in another way.
-        for key in ("optim.checkpointing", "optim.compile"):
-            del decisive[key]
         decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

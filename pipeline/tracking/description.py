@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from pipeline.model.cost import Cost, network_cost
+from pipeline.run.changes import listed
 from pipeline.run.journal import RunSpec
 from pipeline.run.plan import Plan
 from pipeline.run.provenance import origin
@@ -30,6 +31,7 @@ def run_spec(plan: Plan, parent: str = "") -> RunSpec:
             "parameters": str(cost.parameters),
             "gmacs": f"{cost.macs / 1e9:.3g}",
             NOTE: describe_run(plan, cost),
+            **({"changed": listed(plan.changes)} if plan.changes and not plan.restarts else {}),
             **origin(),
         },
         artifacts=Path(settings.ray.storage).parent / "mlruns",

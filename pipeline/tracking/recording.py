@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.io.console import say
-from pipeline.run.journal import End, Journal, RunSpec
-from pipeline.run.ownership import HeldError, Writer, newest_claim, own
+from pipeline.io.redaction import redacted
+from pipeline.run.journal import JOURNAL_NAME, End, Journal, RunSpec
+from pipeline.run.ownership import CLAIMS, HeldError, Writer, newest_claim, own
 from pipeline.run.plan import Plan
 from pipeline.tracking.description import run_spec
 
@@ -61,9 +63,45 @@ def record_run(plan: Plan, parent: str = "", *, take_over: bool = False) -> Iter
     """Record the plan's run as `record` does, nested under the run named `parent`, if any."""
     ray = plan.settings.ray
     with own(plan.folder, f"run {ray.name}", take_over=take_over or ray.take_over) as writer:
+        if plan.restarts:
+            set_aside(plan.folder, plan.settings.tracking.uri, writer)
         spec = run_spec(plan, parent)
         with record(spec, plan.folder, writer, lambda: _prepare(plan, writer)) as recorder:
             yield recorder
+
+
+def set_aside(folder: Path, uri: str, writer: Writer) -> None:
+    """Move the content of a folder of a run, or of a sweep, to a new one beside it.
+
+    Its run gets the new folder's name, in MLflow too: otherwise the next run of the old name would
+    be recorded in it. Raises AwayError if MLflow does not answer; nothing is moved then.
+    """
+    from pipeline.tracking.runs import NAME_TAG, SHOWN_NAME_TAG
+    from pipeline.tracking.sync import deliver
+
+    name = next(
+        name
+        for number in count(1)
+        if not (folder.parent / (name := f"{folder.name}-before-{number}")).exists()
+    )
+    journal = Journal(folder, writer=writer)
+    if not _has_end(journal):
+        journal.end("KILLED")
+    if journal.entries():
+        journal.tags({NAME_TAG: name, SHOWN_NAME_TAG: name})
+    # The trials first: they find their sweep by the name that it has.
+    for path in (*folder.glob(f"*/{JOURNAL_NAME}"), *folder.glob(JOURNAL_NAME)):
+        starts = [e.content for e in Journal(path.parent).entries() if e.kind == "run"]
+        if starts and starts[-1]["uri"] == redacted(uri):
+            deliver(path.parent, uri)
+    aside = folder.parent / name
+    aside.mkdir()
+    # The journal last: until then, a start that finds the rest gone finds it changed again.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == JOURNAL_NAME):
+        if path.name != CLAIMS:
+            writer.check()
+            path.rename(aside / path.name)
+    say(f"{folder.name} starts over; what was there is kept in {aside}")
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from pipeline.tracking.client import is_server, machine_lock, mlflow_client
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 State = Literal["active", "deleted", "absent"]
 
-_NAME_TAG = "hourglass.name"
+# Tag by which a run is found, and the tag that MLflow shows as its name.
+NAME_TAG, SHOWN_NAME_TAG = "hourglass.name", "mlflow.runName"
 _PARENT_TAG = "mlflow.parentRunId"
 
 
@@ -79,7 +80,7 @@ def find_or_create_run(
         experiment_id = _experiment(client, uri, experiment, artifacts)
         run_id = _find_run(client, experiment_id, name, parent)
         if run_id is None:
-            tags = {_NAME_TAG: name} | ({_PARENT_TAG: parent.run_id} if parent else {})
+            tags = {NAME_TAG: name} | ({_PARENT_TAG: parent.run_id} if parent else {})
             created = client.create_run(experiment_id, time_ms, tags, run_name=name)
             run_id = str(created.info.run_id)
     return Run(uri=uri, experiment_id=experiment_id, run_id=run_id)
@@ -127,7 +128,7 @@ def recorded(uri: str, experiment: str, name: str) -> list[list[Point]]:
     """
     with mlflow_client(uri) as client:
         found = client.get_experiment_by_name(experiment)
-        condition = f"tags.`{_NAME_TAG}` = '{name}'"
+        condition = f"tags.`{NAME_TAG}` = '{name}'"
         runs = client.search_runs([found.experiment_id], condition) if found else []
         return [
             [
@@ -148,7 +149,7 @@ def find_runs(uri: str, run: str) -> list[Run]:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         return [
             Run(uri=uri, experiment_id=found.info.experiment_id, run_id=found.info.run_id)
-            for condition in (f"tags.`{_NAME_TAG}` = '{run}'", f"attributes.run_id = '{run}'")
+            for condition in (f"tags.`{NAME_TAG}` = '{run}'", f"attributes.run_id = '{run}'")
             for found in client.search_runs(experiments, condition)
         ]
 
@@ -171,7 +172,7 @@ def _experiment(client: MlflowClient, uri: str, name: str, artifacts: Path) -> s
 def _find_run(
     client: MlflowClient, experiment_id: str, name: str, parent: Run | None
 ) -> str | None:
-    condition = f"tags.`{_NAME_TAG}` = '{name}'"
+    condition = f"tags.`{NAME_TAG}` = '{name}'"
     if parent:
         condition += f" and tags.`{_PARENT_TAG}` = '{parent.run_id}'"
     runs = client.search_runs([experiment_id], condition, max_results=10)

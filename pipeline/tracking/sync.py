@@ -22,6 +22,7 @@ from pipeline.tracking.client import AwayError, DoubtfulError, RefusedError, rea
 from pipeline.tracking.models import forget_model, log_model
 from pipeline.tracking.registry import register
 from pipeline.tracking.runs import (
+    NAME_TAG,
     Point,
     Run,
     end_run,
@@ -143,7 +144,7 @@ class JournalSync:
             parent = content["parent"] and find_or_create_run(*place, content["parent"], **new)
             run = start_run(
                 *place,
-                content["name"],
+                self._name(content["name"]),
                 params=content["params"],
                 tags=content["tags"],
                 parent=parent or None,
@@ -155,6 +156,16 @@ class JournalSync:
         if self._position.run_id not in ("", run.run_id):
             raise _GoneError(f"run {self._position.run_id} has been replaced by {run.run_id}")
         self._advance([entry], experiment_id=run.experiment_id, run_id=run.run_id)
+
+    def _name(self, begun: str) -> str:
+        """Return the name under which a run that `begun` has is to be found or created.
+
+        One that was renamed since must not be sent again to another that has got its name.
+        """
+        if self._position.run_id:
+            return begun
+        tags = [entry.content["tags"] for entry in self._journal.entries() if entry.kind == "tags"]
+        return next((held[NAME_TAG] for held in reversed(tags) if NAME_TAG in held), begun)
 
     def _send_points(self, points: Sequence[tuple[int, Point]]) -> None:
         """Log points, each with its entry's number. Halving finds those that MLflow refuses."""

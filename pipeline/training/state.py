@@ -42,8 +42,10 @@ class TrainState:
         rank: int,
         workers: int,
         device: torch.device,
+        checksums: Mapping[str, str] | None = None,
     ) -> None:
         self._settings, self._joint_set, self._device = settings, joint_set, device
+        self._checksums = dict(checksums or {})
         self._rank, self._workers = rank, workers
         optim = settings.optim
         self.network = build_network(
@@ -159,6 +161,7 @@ class TrainState:
                 progress=self.progress,
                 metrics=metrics,
                 plateau=self.plateau,
+                data=self._checksums,
             ),
             average=None if self._average is None else self._average.network,
             optimizer=self._optimizer,

@@ -47,8 +47,9 @@ class Task:
     """A worker's task as plain data, since it crosses processes.
 
     `settings` are by dotted key, with `model.joints` resolved. `joint_set` is `JointSet.to_json()`.
-    `train` and `val` are absolute paths of shards, and `folder` is the run's. `label` begins every
-    printed line, to tell the trials of a sweep apart. `owner` has the fields of the run's `Owner`.
+    `train` and `val` are absolute paths of shards, with `checksums` by the same names; `folder` is
+    the run's. `label` begins every printed line, to tell the trials of a sweep apart. `owner` has
+    the fields of the run's `Owner`.
     """
 
     settings: dict[str, Any]
@@ -58,6 +59,7 @@ class Task:
     folder: str = ""
     label: str = ""
     owner: dict[str, Any] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ class Trainer:
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
-        self.state = TrainState(settings, self.joint_set, rank, workers, device)
+        self.state = TrainState(settings, self.joint_set, rank, workers, device, task.checksums)
         self._requests = RequestSync(workers if dist.is_initialized() else 1)
 
     def _loader(self, samples: Samples) -> SampleLoader:

@@ -134,7 +134,7 @@ def test_what_is_started_here_listens_on_loopback_alone(
 def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):
     run = run_named(place, trained)
     assert run.info.status == "FINISHED"
-    assert set(run.data.params) == set(Settings().flat())
+    assert set(run.data.params) == set(Settings().shown())
     assert run.data.params["model.stacks"] == "1"
     assert run.data.tags["joint_set"] == "synthetic"
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")

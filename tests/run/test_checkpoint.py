@@ -179,7 +179,7 @@ def test_a_checkpoint_without_a_scale_starts_one(saved):
 
 def test_the_metadata_are_readable_json(saved):
     content = json.loads((saved / "checkpoint.json").read_text())
-    assert content["settings"] == SETTINGS.flat()
+    assert content["settings"] == SETTINGS.shown()
     assert content["settings"]["model.features"] == 8
     counted = {"epochs": 3, "epoch_steps": 0, "steps": 12, "samples": 48}
     assert content["progress"] == counted | {"bad_steps": 0, "epoch_bad_steps": 0}

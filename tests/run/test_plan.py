@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import re
 import subprocess
 from dataclasses import replace
@@ -16,9 +17,13 @@ from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import COCO, LSP, MPII, JointSet, Measure
 from pipeline.pose.person import Visibility
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
+from pipeline.run.journal import Journal
+from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.metadata import CheckpointMetadata, Progress
+from pipeline.run.ownership import HeldError, own
 from pipeline.run.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
 from pipeline.settings import Settings
+from pipeline.tracking.description import run_spec
 from pipeline.training.step import build_optimizer
 
 
@@ -382,14 +387,20 @@ def test_a_warm_up_that_no_epoch_would_outlast_is_refused(tmp_path):
 # Resumed runs
 
 
-def checkpointed(plan: Plan, epochs: int, **changes) -> Path:
+def checkpointed(
+    plan: Plan, epochs: int, data: dict[str, str] | None = None, epoch_steps: int = 0, **changes
+) -> Path:
     """Write a checkpoint of the plan's run as training would."""
     settings = plan.settings.replaced(changes)
     folder = plan.folder / f"epoch_{epochs:04d}"
     folder.mkdir(parents=True)
     network = build_network(settings.model, 0, torch.device("cpu"))
     metadata = CheckpointMetadata(
-        settings=settings, joint_set=MPII, progress=Progress(epochs=epochs), metrics={}
+        settings=settings,
+        joint_set=MPII,
+        progress=Progress(epochs=epochs, epoch_steps=epoch_steps),
+        metrics={},
+        data=plan.checksums if data is None else data,
     )
     write_checkpoint(
         folder, take_snapshot(network, metadata, optimizer=build_optimizer(network, settings.optim))
@@ -434,6 +445,12 @@ def test_a_checkpoint_of_other_joints_in_the_runs_folder_is_refused(tmp_path):
     folder = checkpointed(plan_training(settings), 3)
     refused(
         settings,
+        f"run mine in {tmp_path / 'work' / 'runs'} had other settings or data: joint set: two "
+        "called mpii that differ in joints. Give the former ones, another --ray.name, or "
+        "--ray.on-change restart to start over and keep the former run under another name",
+    )
+    refused(
+        settings.replaced({"ray.on_change": "resume"}),
         f"{folder}: checkpoint and data have different joint sets: two called mpii that differ in "
         "joints; expected the same",
     )
@@ -444,6 +461,161 @@ def test_a_checkpoint_of_another_network_in_the_runs_folder_is_refused(tmp_path)
     folder = checkpointed(plan_training(settings), 3, **{"model.features": 12})
     refused(
         settings,
+        f"run mine in {tmp_path / 'work' / 'runs'} had other settings or data: "
+        "model.features: 12 there, 8 here. Give the former ones, another --ray.name, or "
+        "--ray.on-change restart to start over and keep the former run under another name",
+    )
+    refused(
+        settings.replaced({"ray.on_change": "resume"}),
         f"{folder}: a checkpoint of another architecture: model.features is 12 there, expected 8",
     )
+    assert plan_training(settings.replaced({"ray.on_change": "restart"})).resumes is None
     assert plan_training(settings.replaced({"ray.name": "other"})).resumes is None
+
+
+# Other settings or data under the same name
+
+
+def mine(folder: Path, **changes) -> Settings:
+    return settings_of(folder, **{"ray.name": "mine", "optim.batch_size": 2} | changes)
+
+
+def otherwise(*differences: str) -> str:
+    """The error of a run that had other settings or data, and could resume."""
+    return (
+        f"run mine in {Path.cwd() / 'runs'} had other settings or data: "
+        f"{'; '.join(differences)}. Give the former ones, another --ray.name, --ray.on-change "
+        "resume to continue with the new ones, or --ray.on-change restart to start over and keep "
+        "the former run under another name"
+    )
+
+
+def begun(plan: Plan) -> Journal:
+    """Record the start of a plan's run, which has no checkpoint yet."""
+    journal = Journal(plan.folder)
+    journal.run(run_spec(plan))
+    return journal
+
+
+@pytest.mark.parametrize("record", [begun, lambda plan: checkpointed(plan, 1)])
+def test_other_settings_under_the_same_name_are_refused_unless_one_says_what_to_do(
+    tmp_path, record
+):
+    settings = mine(packed(tmp_path))
+    record(plan_training(settings))
+    changes = {"optim.learning_rate": 1e-3, "optim.batch_size": 3}
+    other = settings.replaced(changes)
+    rates = "optim.learning_rate: 0.00025 there, 0.001 here"
+    batches = "optim.batch_size: 2 there, 3 here"
+    refused(other, otherwise(rates, batches))
+    resumed = plan_training(other.replaced({"ray.on_change": "resume"}))
+    assert list(resumed.changes) == list(changes)
+    assert not resumed.restarts
+    assert run_spec(resumed).tags["changed"] == f"{rates}; {batches}"
+    restarted = plan_training(other.replaced({"ray.on_change": "restart"}))
+    assert restarted.restarts
+    assert restarted.resumes is None
+    assert "changed" not in run_spec(restarted).tags
+    # The same settings need no choice, and none of them changes anything.
+    for choice in ("refuse", "resume", "restart"):
+        plan = plan_training(settings.replaced({"ray.on_change": choice}))
+        assert (dict(plan.changes), plan.restarts) == ({}, False)
+
+
+def test_other_settings_for_a_run_that_another_process_trains_name_that_process(tmp_path):
+    settings = mine(packed(tmp_path))
+    plan = plan_training(settings)
+    begun(plan)
+    other = settings.replaced({"optim.learning_rate": 1e-3, "ray.on_change": "restart"})
+    with own(plan.folder, "run mine"):
+        assert not plan_training(settings).changes
+        with pytest.raises(HeldError, match=f"run mine is held by process {os.getpid()} on host"):
+            plan_training(other)
+        assert plan_training(other.replaced({"ray.take_over": True})).restarts
+    assert plan_training(other).restarts
+
+
+def test_the_folder_of_a_sweep_is_not_one_of_a_run(tmp_path):
+    settings = mine(packed(tmp_path))
+    folder = plan_training(settings).folder
+    folder.mkdir(parents=True)
+    (folder / SWEEP_NAME).write_text("{}")
+    refused(settings, f"{folder} holds a sweep: give another ray.name to the run")
+
+
+def test_of_many_differences_a_handful_is_listed(tmp_path):
+    settings = mine(packed(tmp_path))
+    checkpointed(plan_training(settings), 1)
+    other = settings.replaced(
+        {"optim.seed": 1, "data.seed": 1, "optim.epochs": 9, "optim.clip_norm": 1.0}
+        | {"optim.sigma_px": 1.0, "evaluation.flip_test": False, "optim.loss": "cross-entropy"}
+    )
+    with pytest.raises(ValueError, match=r"0 there, 1 here; .*; .*; .*; .*; and 1 more\. Give"):
+        plan_training(other)
+
+
+def test_settings_that_do_not_decide_the_outcome_may_change(tmp_path):
+    settings = mine(packed(tmp_path))
+    checkpointed(plan_training(settings), 1)
+    for harmless in (
+        {"data.threads": 3},
+        {"ray.hang_minutes": 1.0},
+        {"optim.max_bad_steps": 1},
+        {"tracking.models": 2},
+    ):
+        assert not plan_training(settings.replaced(harmless)).changes
+
+
+def test_more_epochs_are_a_change_only_where_the_learning_rate_depends_on_them(tmp_path):
+    settings = mine(packed(tmp_path))
+    checkpointed(plan_training(settings), 1)
+    assert not plan_training(settings.replaced({"optim.epochs": 200})).changes
+    cosine = settings.replaced({"ray.name": "cosine", "optim.schedule": "cosine"})
+    checkpointed(plan_training(cosine), 1)
+    with pytest.raises(ValueError, match=r"optim\.epochs: 100 there, 200 here\."):
+        plan_training(cosine.replaced({"optim.epochs": 200}))
+
+
+def test_other_data_in_the_same_place_are_refused_and_the_same_data_elsewhere_are_not(tmp_path):
+    folder = packed(tmp_path)
+    settings = mine(folder)
+    before = plan_training(settings)
+    checkpointed(before, 1)
+    moved = folder.rename(tmp_path / "moved")
+    assert not plan_training(mine(moved)).changes
+    packed(tmp_path, head_size=30.0)
+    now = plan_training(settings.replaced({"ray.name": "other"}))
+    assert before.train.checksum == now.train.checksum
+    refused(
+        settings,
+        otherwise(f"data.val.checksum: {before.val.checksum} there, {now.val.checksum} here"),
+    )
+
+
+def test_data_of_a_checkpoint_without_checksums_are_those_of_the_start_or_else_of_the_place(
+    tmp_path,
+):
+    folder = packed(tmp_path)
+    plan = plan_training(mine(folder))
+    checkpointed(plan, 1, data={})
+    moved = folder.rename(tmp_path / "moved")
+    train, val = (f"{part}/*.tar" for part in ("train", "val"))
+    refused(
+        mine(moved),
+        otherwise(
+            f"data.train: {folder / train} there, {moved / train} here",
+            f"data.val: {folder / val} there, {moved / val} here",
+        ),
+    )
+    begun(plan)
+    assert not plan_training(mine(moved)).changes
+
+
+def test_within_an_epoch_the_order_of_samples_can_not_change(tmp_path):
+    settings = mine(packed(tmp_path))
+    folder = checkpointed(plan_training(settings), 1, epoch_steps=1)
+    refused(
+        settings.replaced({"optim.batch_size": 3, "ray.on_change": "resume"}),
+        f"{folder}: a checkpoint within an epoch of another order: optim.batch_size is 2 there, "
+        "expected 3",
+    )

@@ -30,6 +30,12 @@ def test_a_heatmap_has_a_quarter_of_the_inputs_side():
     assert ModelSettings(input_px=64).heatmap_px == 16
 
 
+NAME = (
+    "made of letters, digits, '.', '_' and '-', the first a letter, digit or '_', with at most 200 "
+    "in all"
+)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
@@ -77,10 +83,13 @@ def test_a_heatmap_has_a_quarter_of_the_inputs_side():
         ("ray.gpus_per_worker", -1.0, "at least 0"),
         ("ray.hang_minutes", -1.0, "at least 0"),
         ("ray.keep_checkpoints", 0, "at least 1"),
-        ("ray.name", "a/b", "made of letters, digits, '.', '_' and '-'"),
+        *(("ray.name", name, NAME) for name in ("a/b", "/a", ".", "..", ".a", "-a", " ", "a\n")),
+        ("ray.name", "a" * 201, NAME),
+        ("ray.name", "journal.jsonl", "another name, as files of runs and sweeps have this one"),
+        ("ray.on_change", "ask", "one of refuse, resume, restart"),
         ("tracking.experiment", "", "a name"),
         ("tracking.models", -1, "at least 0"),
-        ("tracking.register", "a b", "made of letters, digits, '.', '_' and '-'"),
+        ("tracking.register", "a b", NAME),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_dotted_key(key, value, expected):
@@ -247,6 +256,12 @@ def test_a_run_from_before_stems_had_a_width_keeps_its_name(monkeypatch):
     Settings().fingerprint("data")
     assert "model.features" in decisive[0]
     assert "model.stem_features" not in decisive[0]
+
+
+def test_what_concerns_one_start_alone_is_not_recorded():
+    start = {"ray.take_over": True, "ray.on_change": "restart"}
+    assert Settings.from_flat(start).shown() == Settings().shown()
+    assert start.keys() == Settings().flat().keys() - Settings().shown().keys()
 
 
 def test_where_a_run_is_stored_and_how_it_is_executed_does_not_change_its_fingerprint():

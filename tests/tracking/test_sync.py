@@ -16,7 +16,7 @@ from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.ownership import Owner, SupersededError, Writer, newest_claim, own
 from pipeline.tracking import sync
 from pipeline.tracking.client import AwayError, DoubtfulError
-from pipeline.tracking.recording import end_abandoned
+from pipeline.tracking.recording import end_abandoned, set_aside
 from pipeline.tracking.runs import Run, find_or_create_run, state_of
 from pipeline.tracking.sync import JournalSync, deliver
 
@@ -497,7 +497,7 @@ def test_the_workers_of_an_abandoned_run_that_was_ended_write_no_more(begin, dri
     driver.kill()
     driver.wait()
     assert end_abandoned(journal.root)
-    with pytest.raises(SupersededError, match="run was ended by its driver"):
+    with pytest.raises(SupersededError, match="run was taken over by process"):
         Journal(journal.root, writer=worker).metrics({"val_loss": 0.5}, 2)
     assert [entry.kind for entry in journal.entries()] == ["run", "metrics", "end"]
 
@@ -527,3 +527,63 @@ def test_nothing_is_sent_for_a_run_that_another_start_has_taken_over(begin, uri,
         .value
         == 1.0
     )
+
+
+# Runs that start over
+
+
+def test_a_run_that_starts_over_keeps_the_former_one_under_another_name(
+    begin, uri, request, tmp_path
+):
+    former, experiment = begin(), request.node.name
+    former.metrics({"val_loss": 3.0}, 1)
+    (former.root / "epoch_0001").mkdir()
+    deliver(former.root, uri)
+    run_id = recorded(uri, experiment).info.run_id
+    former.metrics({"val_loss": 2.0}, 2)
+    kept = tmp_path / "run-before-2"
+    (tmp_path / "run-before-1").mkdir()
+    with own(former.root, "run") as writer:
+        set_aside(former.root, uri, writer)
+        assert [path.name for path in former.root.iterdir()] == ["owners"]
+    assert sorted(path.name for path in kept.iterdir()) == [
+        *("delivered.json", "epoch_0001", "journal.jsonl")
+    ]
+    new = begin()
+    new.metrics({"val_loss": 1.0}, 1)
+    deliver(new.root, uri)
+    # Also when all of the former run is sent again.
+    (kept / "delivered.json").unlink()
+    deliver(kept, uri)
+    client, found = MlflowClient(uri), {}
+    for name in ("run-before-2", "run"):
+        run = recorded(uri, experiment, name)
+        history = client.get_metric_history(run.info.run_id, "val_loss")
+        found[name] = run.info.status, [(point.step, point.value) for point in history]
+    assert found == {
+        "run-before-2": ("KILLED", [(1, 3.0), (2, 2.0)]),
+        "run": ("RUNNING", [(1, 1.0)]),
+    }
+    assert recorded(uri, experiment, "run-before-2").info.run_id == run_id
+
+
+def test_a_run_does_not_start_over_while_mlflow_could_not_tell_it_from_the_former_one(
+    begin, uri, tmp_path, monkeypatch
+):
+    former = begin()
+
+    def away(*_: object) -> None:
+        raise AwayError("away")
+
+    monkeypatch.setattr(sync, "reach", away)
+    with own(former.root, "run") as writer, pytest.raises(AwayError):
+        set_aside(former.root, uri, writer)
+    assert sorted(path.name for path in former.root.iterdir()) == ["journal.jsonl", "owners"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_was_recorded_elsewhere_starts_over_without_that_server(begin, uri, tmp_path):
+    former = begin(uri="http://127.0.0.1:9")
+    with own(former.root, "run") as writer:
+        set_aside(former.root, uri, writer)
+    assert (tmp_path / "run-before-1" / "journal.jsonl").exists()

@@ -19,12 +19,12 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from pipeline.run.journal import Journal, RunSpec
-from pipeline.run.layout import STOP_NAME
+from pipeline.run.layout import STOP_NAME, SWEEP_NAME
 from pipeline.settings import Settings
 from tune.budget import Accountant, Ending, spent
 from tune.epochs import STOPPED_TAG, has_ended, last_of, reports, was_stopped
 from tune.gather import Tried, gather
-from tune.plan import Sweep, check_same, plan_sweep
+from tune.plan import Sweep, plan_sweep, write_identity
 from tune.ray_search import domain, param_space, searcher
 from tune.report.command import shared_arguments
 from tune.rules import rule
@@ -219,11 +219,32 @@ def test_a_sweep_has_the_same_name_whenever_it_is_planned_and_another_one_otherw
 
 def test_a_folder_of_another_sweep_is_refused_and_the_same_one_resumes(tmp_path):
     sweep = planned(tmp_path, ray__name="named")
-    check_same(sweep)
-    check_same(planned(tmp_path, ray__name="named", budget=Budget(hours=1)))
-    other = planned(tmp_path, ray__name="named", early=EarlySettings(rule="asha"))
+    sweep.folder.mkdir(parents=True)
+    write_identity(sweep)
+    assert not planned(tmp_path, ray__name="named", budget=Budget(hours=1)).restarts
+    asha = {"ray__name": "named", "early": EarlySettings(rule="asha")}
     with pytest.raises(ValueError, match="holds another sweep, which differs in early: give"):
-        check_same(other)
+        planned(tmp_path, **asha)
+    # Ray Tune could not go on with its search.
+    with pytest.raises(
+        ValueError, match=r"to resume it, or --ray\.on-change restart to start over"
+    ):
+        planned(tmp_path, **asha, ray__on_change="resume")
+    assert planned(tmp_path, **asha, ray__on_change="restart").restarts
+    slower = {"ray__name": "named", "optim__learning_rate": 1e-5}
+    changed = r"settings \(optim\.learning_rate: .* there, 1e-05 here\): give .*on-change resume"
+    with pytest.raises(ValueError, match=changed):
+        planned(tmp_path, **slower)
+    assert not planned(tmp_path, **slower, ray__on_change="resume").restarts
+    (sweep.folder / SWEEP_NAME).write_text("[]")
+    with pytest.raises(ValueError, match=r"sweep\.json is damaged"):
+        planned(tmp_path, ray__name="named")
+
+
+def test_the_folder_of_a_run_is_not_one_of_a_sweep(tmp_path):
+    Journal(planned(tmp_path, ray__name="named").folder).tags({"of": "a run"})
+    with pytest.raises(ValueError, match=r"holds a run: give another ray\.name to the sweep"):
+        planned(tmp_path, ray__name="named")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Trainers of tiny networks, alone or one of several."""
 
+import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.multiprocessing
@@ -47,6 +50,19 @@ def alone(task: Task) -> Trainer:
 
 def save(trainer: Trainer, folder: Path, metrics: dict[str, float]) -> None:
     write_checkpoint(folder, trainer.state.snapshot(metrics))
+
+
+def start_ranks(function: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
+    """Run `function(rank, *arguments)` as every rank, each in a process of its own.
+
+    The processes are forked from one that has loaded torch and a trainer, and that this process
+    keeps: loading takes longer than most trainings here. Raises what torch's `spawn` raises.
+    """
+    # DDP and the optimizers would load torch._dynamo, each rank for itself.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "pipeline.training.checkpointing"])
+    torch.multiprocessing.start_processes(
+        function, arguments, nprocs=ranks, start_method="forkserver"
+    )
 
 
 EPOCHS = 3

@@ -1,6 +1,5 @@
 """Steps whose loss or gradient is not finite: skipped on every rank, counted, and limited."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from factories import pack_samples, samples
 from torch import Tensor
+from trainers import start_ranks
 
 from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
@@ -266,17 +265,9 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     dist.destroy_process_group()
 
 
-def train_both(_: int, folder: Path, task: Task) -> None:
-    """Import in a fresh process what both ranks need, and fork them."""
-    import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
-
-    torch.multiprocessing.start_processes(train_rank, (folder, task), nprocs=2, start_method="fork")
-    os._exit(0)
-
-
 def test_two_ranks_skip_a_step_together_whichever_has_the_bad_sample(tmp_path):
     task = task_of(tmp_path, **{"optim.batch_size": 4, "optim.max_bad_steps": 1})
-    torch.multiprocessing.spawn(train_both, (tmp_path, task), nprocs=1)
+    start_ranks(train_rank, (tmp_path, task), 2)
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
     for rank in (first, second):
         assert rank["wrong"] == "the loss of rank 1 is nan"

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
-from trainers import EPOCHS, eventful_task, kept
+from trainers import EPOCHS, eventful_task, kept, start_ranks
 
 from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
@@ -107,33 +106,17 @@ def train_rank(rank: int, attempt: Path, task: Task, kill: Kill | None, bad: int
         train(trainer, checkpointer, LoopHooks())
 
 
-def train_all(_: int, folder: Path, task: Task, kills: list[Kill], bad: int | None) -> None:
-    """Be a fresh process, load what all need, and start all ranks again after every kill."""
-    import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
-
-    workers = task.settings["ray.workers"]
-    for number, kill in enumerate([*kills, None]):
-        arguments = (folder / f"meeting-{number}", task, kill, bad)
-        # The rank that survives fails too, and its error may come first.
-        expected = (ProcessExitedException, ProcessRaisedException)[:workers]
-        with pytest.raises(expected) if kill else nullcontext():
-            torch.multiprocessing.start_processes(
-                train_rank, arguments, nprocs=workers, start_method="fork"
-            )
-    (folder / "attempts").write_text(str(number + 1))
-    # A regular exit of torch would take as long as all of the above.
-    os._exit(0)
-
-
 def run(folder: Path, task: Task, kills: list[Kill], bad: int | None = None) -> Path:
     """Train to the end through all kills; return the run's folder. The sample at `bad` is bad."""
-    run_folder = folder / "run"
+    task = replace(task, folder=str(folder / "run"))
     folder.mkdir()
-    torch.multiprocessing.spawn(
-        train_all, (folder, replace(task, folder=str(run_folder)), kills, bad), nprocs=1
-    )
-    assert (folder / "attempts").read_text() == str(len(kills) + 1)
-    return run_folder
+    workers = task.settings["ray.workers"]
+    # The rank that survives fails too, and its error may come first.
+    expected = (ProcessExitedException, ProcessRaisedException)[:workers]
+    for number, kill in enumerate([*kills, None]):
+        with pytest.raises(expected) if kill else nullcontext():
+            start_ranks(train_rank, (folder / f"meeting-{number}", task, kill, bad), workers)
+    return folder / "run"
 
 
 def left_by(folder: Path) -> dict[str, bytes]:

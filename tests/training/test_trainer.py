@@ -1,7 +1,6 @@
 """A trainer on real shards: alone, restored, and as two ranks together."""
 
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -13,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from factories import pack_samples, sample, samples
-from trainers import CPU, alone, save, task_of
+from trainers import CPU, alone, save, start_ranks, task_of
 
 from pipeline.data.sampler import epoch_order
 from pipeline.evaluation.evaluate import Evaluation
@@ -421,15 +419,6 @@ def uneven(task: Task) -> Task:
     return replace(task, settings=task.settings | {"optim.batch_size": 3, "ray.workers": "1:2"})
 
 
-def train_both(_: int, folder: Path, task: Task) -> None:
-    """Import in a fresh process what both ranks need, and fork them."""
-    import torch._dynamo  # DDP and the optimizers would load it, each rank for itself
-
-    torch.multiprocessing.start_processes(train_rank, (folder, task), nprocs=2, start_method="fork")
-    # A regular exit of torch would take as long as all of the above.
-    os._exit(0)
-
-
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
     """The results of two ranks after an epoch of nine people in five shards, validated on seven."""
@@ -441,7 +430,7 @@ def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
         pack_samples(folder / "val", [samples(7, first=20)], split="val"),
         **{"optim.batch_size": 4, "optim.learning_rate": 1e-3, "optim.ema_samples": 100},
     )
-    torch.multiprocessing.spawn(train_both, (folder, task), nprocs=1)
+    start_ranks(train_rank, (folder, task), 2)
     return folder, task
 
 
@@ -583,7 +572,7 @@ def test_two_ranks_train_with_every_supervision(tmp_path, changes):
         pack_samples(tmp_path / "val", [samples(2, first=20)], split="val"),
         **changes | {"optim.batch_size": 4},
     )
-    torch.multiprocessing.spawn(train_both, (tmp_path, task), nprocs=1)
+    start_ranks(train_rank, (tmp_path, task), 2)
     ours, theirs = ranks_of(tmp_path)
     assert ours["progress"]["steps"] == 2
     assert ours["state"].keys() == theirs["state"].keys()

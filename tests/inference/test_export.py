@@ -1,16 +1,19 @@
 """Exported networks: the same joints elsewhere, a described file, and refusals with reasons."""
 
+import io
 import json
 import zipfile
-from dataclasses import replace
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from factories import pack_samples
+from factories import pack_samples, photograph
 
 import jobs.export
 from pipeline.data.loader import SampleLoader
@@ -18,17 +21,17 @@ from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.data.synthetic.scene import render_scene
-from pipeline.inference.export.check import compare
+from pipeline.inference.export.check import MOST_PX, compare
 from pipeline.inference.export.graph import Graph, GraphSettings
-from pipeline.inference.export.samples import rendered
-from pipeline.inference.export.write import ExportError
+from pipeline.inference.export.samples import of_photographs, rendered
+from pipeline.inference.export.write import ExportError, load
 from pipeline.inference.predictor import Predictor, View
 from pipeline.model.build import build_network
 from pipeline.model.hourglass import Residual
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
-from pipeline.run.metadata import CheckpointMetadata, Progress, read_metadata
+from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.step import build_optimizer, train_step
@@ -63,7 +66,7 @@ def fitted(folder: Path, people: list[Path], loss: str) -> None:
         {
             "model.stacks": 2,
             "model.features": 16,
-            "model.order": 2,
+            "model.order": 1,
             "model.joints": 16,
             "model.input_px": 64,
             "optim.optimizer": "adamw",
@@ -115,15 +118,41 @@ def as_predicted(checkpoint: Path, images: np.ndarray) -> tuple[np.ndarray, np.n
     return np.stack([p.joints for p in poses]), np.stack([p.confidence for p in poses])
 
 
-# The same joints
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An exported file, what the command printed, and whether it changed the checkpoint."""
+
+    path: Path
+    printed: str
+    left_alone: bool
+
+
+def exported(runs: Path, path: Path, *options: str) -> Exported:
+    """Export the network of the run `mse`."""
+
+    def content() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in runs.rglob("*") if file.is_file()}
+
+    before, printed = content(), io.StringIO()
+    with redirect_stdout(printed):
+        export(runs, path, *options)
+    return Exported(path=path, printed=printed.getvalue(), left_alone=content() == before)
 
 
 @pytest.fixture(scope="module")
 def joints_onnx(tmp_path_factory, runs) -> Path:
     """The network of the run `mse`, exported with decoding and flip test."""
     path = tmp_path_factory.mktemp("onnx") / "joints.onnx"
-    export(runs, path, "--decode", "--flip-test")
-    return path
+    return exported(runs, path, "--decode", "--flip-test").path
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory, runs) -> Exported:
+    """The network of the run `mse`, exported as a program of torch without decoding."""
+    return exported(runs, tmp_path_factory.mktemp("program") / "network.pt2")
+
+
+# The same joints
 
 
 def test_onnx_runtime_finds_the_joints_of_evaluation_in_batches_of_any_size(joints_onnx, runs):
@@ -198,11 +227,9 @@ def test_an_onnx_file_has_all_metadata_that_its_user_needs(joints_onnx):
     assert list(json.loads(said["outputs"])) == ["joints", "confidence"]
 
 
-def test_a_program_of_torch_has_the_same_metadata(tmp_path, runs):
-    path = tmp_path / "network.pt2"
-    export(runs, path)
+def test_a_program_of_torch_has_the_same_metadata(program):
     held = {"description.json": ""}
-    torch.export.load(path, extra_files=held)
+    torch.export.load(program.path, extra_files=held)
     said = json.loads(held["description.json"])
     assert said["joint_set"] == MPII.to_json()
     assert said["input_px"] == 64
@@ -210,12 +237,10 @@ def test_a_program_of_torch_has_the_same_metadata(tmp_path, runs):
     assert list(said["outputs"]) == ["heatmaps"]
 
 
-def test_no_path_of_this_machine_is_in_a_file(tmp_path, joints_onnx, runs):
-    path = tmp_path / "network.pt2"
-    export(runs, path)
-    with zipfile.ZipFile(path) as held:
-        program = b"".join(held.read(member) for member in held.namelist())
-    for content in (joints_onnx.read_bytes(), program):
+def test_no_path_of_this_machine_is_in_a_file(tmp_path, joints_onnx, program):
+    with zipfile.ZipFile(program.path) as held:
+        members = b"".join(held.read(member) for member in held.namelist())
+    for content in (joints_onnx.read_bytes(), members):
         assert b"hourglass.py" not in content
         assert str(tmp_path.parent).encode() not in content
 
@@ -268,20 +293,6 @@ def test_a_value_that_is_not_finite_is_an_error_on_either_side(graph):
         compare(made, metadata, runner_beside(made, 0.0, float("nan")), rendered(64).images[:2])
 
 
-def test_a_file_that_fails_the_check_never_has_its_name(tmp_path, runs, people, capsys):
-    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
-    with torch.no_grad():
-        network.stem_conv.weight[0, 0, 0, 0] = float("nan")
-    folder = tmp_path / "runs" / "bad" / "epoch_0001"
-    folder.mkdir(parents=True)
-    write_checkpoint(folder, take_snapshot(network, metadata))
-    out = tmp_path / "network.pt2"
-    status, said = fails(capsys, str(folder), "--to", "torch-export", "--out", str(out))
-    assert status == 1
-    assert said == "error: not exported: the network has heatmaps that are not finite\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-
-
 @pytest.mark.parametrize("to", ["onnx", "torch-export"])
 def test_an_export_that_fails_states_the_reason(tmp_path, runs, capsys, monkeypatch, to):
     forward = Residual.forward
@@ -302,33 +313,68 @@ def test_an_export_that_fails_states_the_reason(tmp_path, runs, capsys, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_report_has_the_checks_and_the_parts_outside_the_graph(tmp_path, runs, people, capsys):
-    export(runs, tmp_path / "a.pt2", "--data.val", str(people[0]))
-    said = capsys.readouterr().out
+def test_the_report_has_the_checks_and_the_parts_outside_the_graph(program):
+    said = program.printed
     assert "in the graph: normalisation\n" in said
     assert "not in the graph: heatmaps of stacks before the last, flip test, decoding\n" in said
-    assert (
-        f"checked against the network on 8 people of data.val={people[0]}, one at a time " in said
-    )
+    assert "checked against the network on 16 rendered people, no photographs, one at a " in said
     assert "largest difference: " in said
-    export(runs, tmp_path / "b.pt2")
-    assert "on 16 rendered people, no photographs, one at a time " in capsys.readouterr().out
 
 
+@pytest.fixture
+def answering_alike(monkeypatch, graph) -> None:
+    """Have `--decode` write an empty file, which answers as the network of the run `mse`."""
+    run = runner_beside(graph[0], 0.0)
+    monkeypatch.setattr("pipeline.inference.export.write.write", lambda *given: given[2].touch())
+    monkeypatch.setattr("pipeline.inference.export.write.load", lambda *_: run)
+
+
+@pytest.mark.usefixtures("answering_alike")
+def test_a_network_is_checked_on_the_people_that_are_given(tmp_path, runs, people, capsys):
+    export(runs, tmp_path / "a.pt2", "--decode", "--data.val", str(people[0]))
+    said = f"checked against the network on 8 people of data.val={people[0]}, one at a time "
+    assert said in capsys.readouterr().out
+    cv2.imwrite(str(tmp_path / "one.png"), photograph())
+    export(runs, tmp_path / "b.pt2", "--decode", "--photographs", str(tmp_path / "one.png"))
+    assert "checked against the network on 1 photographs, " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("answering_alike")
 def test_a_checkpoint_is_checked_on_the_people_it_was_validated_on(tmp_path, runs, people, capsys):
     network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
     settings = metadata.settings.replaced({"data.val": str(people[0])})
     folder = tmp_path / "c"
     folder.mkdir()
     write_checkpoint(folder, take_snapshot(network, replace(metadata, settings=settings)))
-    jobs.export.main([str(folder), "--to", "torch-export", "--out", str(tmp_path / "n.pt2")])
+    out = ("--to", "torch-export", "--out", str(tmp_path / "n.pt2"))
+    jobs.export.main([str(folder), "--decode", *out])
     assert f"on 8 people of data.val={people[0]}, one at a time " in capsys.readouterr().out
 
 
-def test_real_photographs_agree(tmp_path, runs, lspet_dir, capsys):
+@pytest.mark.usefixtures("answering_alike")
+def test_a_file_that_fails_the_check_never_has_its_name(tmp_path, runs, capsys):
+    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
+    with torch.no_grad():
+        network.stem_conv.weight[0, 0, 0, 0] = float("nan")
+    folder = tmp_path / "runs" / "bad" / "epoch_0001"
+    folder.mkdir(parents=True)
+    write_checkpoint(folder, take_snapshot(network, metadata))
+    out = tmp_path / "network.pt2"
+    arguments = ("--decode", "--to", "torch-export", "--out", str(out))
+    status, said = fails(capsys, str(folder), *arguments)
+    assert status == 1
+    assert said == "error: not exported: the network has heatmaps that are not finite\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_real_photographs_agree(joints_onnx, runs, lspet_dir):
+    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
+    chosen = GraphSettings(decode=True, flip_test=True)
     places = [str(lspet_dir / "images" / f"im0000{number}.jpg") for number in range(1, 8)]
-    export(runs, tmp_path / "n.onnx", "--decode", "--flip-test", "--photographs", *places)
-    assert "checked against the network on 7 photographs, " in capsys.readouterr().out
+    seen = of_photographs(places, 64)
+    assert seen.source == "7 photographs"
+    graph = Graph(network, metadata.settings, MPII, chosen)
+    assert compare(graph, metadata, load("onnx", joints_onnx), seen.images).joint_px <= MOST_PX
 
 
 # Refusals
@@ -374,8 +420,5 @@ def test_a_missing_library_is_named_with_its_install_command(tmp_path, runs, cap
     assert "pip install 'hourglass-ray[export]'" in said
 
 
-def test_checkpoints_are_left_as_they_were(tmp_path, runs):
-    folder = runs / "mse" / "epoch_0003"
-    before = read_metadata(folder), (folder / "weights.safetensors").read_bytes()
-    export(runs, tmp_path / "n.pt2")
-    assert (read_metadata(folder), (folder / "weights.safetensors").read_bytes()) == before
+def test_checkpoints_are_left_as_they_were(program):
+    assert program.left_alone

@@ -1,11 +1,16 @@
 """The benchmark of prediction: all variants find the same heatmaps; ratios are of rounds."""
 
 import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import jobs.benchmark.__main__
+from jobs.benchmark.predict import variants as module
 from jobs.benchmark.predict.prediction import PredictBenchmark, over_plain
 from jobs.benchmark.predict.variants import default, noise, prepare, variants
 from jobs.benchmark.timing import Timing
@@ -44,11 +49,22 @@ def test_the_ratio_is_the_median_of_the_rounds_own():
 
 
 @pytest.mark.slow
-def test_the_command_prints_and_writes_its_measurements(tmp_path, capsys):
+def test_the_command_prints_and_writes_its_measurements(tmp_path, capsys, monkeypatch):
+    apart: list[tuple[str, int]] = []
+
+    def here(function: Callable[..., Any], *arguments: Any) -> Any:
+        apart.append((function.__name__, arguments[-1]))
+        return function(*arguments)
+
+    # Each process of its own would load torch, and ONNX Runtime's exporter, once more.
+    monkeypatch.setattr("jobs.benchmark.predict.prediction.in_fresh_process", here)
+    monkeypatch.setattr("jobs.benchmark.predict.variants._write_onnx", exported_once(tmp_path))
+    monkeypatch.setattr("jobs.benchmark.predict.variants.in_fresh_process", lambda f, *a: f(*a))
     path = tmp_path / "predict.json"
     options = ("--stacks", "1", "--batch", "1", "4", "--features", "8", "--input-px", "64")
     more = ("--rounds", "1", "--memory-batch", "4", "--json", str(path))
     jobs.benchmark.__main__.main(["predict", *options, *more])
+    assert apart == [("_time", VARIANTS)] * 2 + [("peak_memory_mib", 4)] * 4
     result = json.loads(path.read_text())
     assert list(result)[:2] == ["over_plain_fp32", "over_plain_fp32_by_variant"]
     by_variant = result["over_plain_fp32_by_variant"]["1"]
@@ -62,6 +78,18 @@ def test_the_command_prints_and_writes_its_measurements(tmp_path, capsys):
     text = capsys.readouterr().out
     assert f"prediction uses {default()} here; over_plain_fp32:" in text
     assert f"stacks 1, batch 4, {default()}" in text
+
+
+def exported_once(folder: Path) -> Callable[[ModelSettings, Path], None]:
+    """Return a function that exports the first time it is called, and copies from then on."""
+    original, kept = module._write_onnx, folder / "kept.onnx"
+
+    def write(network: ModelSettings, path: Path) -> None:
+        if not kept.exists():
+            original(network, kept)
+        shutil.copy(kept, path)
+
+    return write
 
 
 @pytest.mark.parametrize(

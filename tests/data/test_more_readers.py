@@ -10,7 +10,6 @@ import scipy.io
 from PIL import Image
 
 from pipeline.data.formats.lsp import read_lsp, read_lspet
-from pipeline.data.formats.mpii import read_mpii_json
 from pipeline.data.formats.mpii_mat import read_mpii_mat
 from pipeline.data.formats.pose_h5 import read_flic, read_mpii_h5
 from pipeline.data.formats.registry import SOURCES
@@ -523,31 +522,6 @@ def test_a_source_can_be_planned_by_its_name(tmp_path, source, write, joint_set)
 
 
 # The real files
-
-
-@pytest.mark.slow
-def test_the_authors_validation_people_are_pytorch_poses(mpii_dir):
-    annotations = read_mpii_h5(mpii_dir / "valid.h5")
-    whole = read_mpii_json(
-        mpii_dir / "mpii_annotations.json.gz", mpii_dir / "detections_our_format.mat"
-    )
-    ours, theirs = annotations.people, [p for p in whole.people if p.split == "val"]
-    assert (len(ours), annotations.skipped) == (2958, {})
-    assert [person.key for person in ours] == [person.key for person in theirs]
-    assert [person.visibility for person in ours] == [person.visibility for person in theirs]
-    shown = np.array([person.visibility for person in ours]) != MISSING
-    apart = np.array([p.joints for p in ours]) - np.array([p.joints for p in theirs])
-    # Truncation; 5 of the JSON's 88,480 coordinates were just below a whole number before rounding.
-    assert (np.abs(apart)[shown] >= 1).sum() == 5
-    assert np.abs(apart)[shown].max() < 1.001
-
-    def furthest(field: str) -> float:
-        values = [np.array([getattr(p, field) for p in people]) for people in (ours, theirs)]
-        return float(np.abs(values[0] - values[1]).max())
-
-    assert furthest("center") < 1
-    assert furthest("scale") < 1e-3
-    assert furthest("head_size") < 0.5
 
 
 def test_leeds_sports_pose_extended_is_read_whole(lspet_dir):

@@ -15,6 +15,7 @@ import scipy.io
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.coco import read_coco
 from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
+from pipeline.data.formats.pose_h5 import read_mpii_h5
 from pipeline.data.formats.registry import SOURCES, read_annotations
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Visibility
@@ -629,6 +630,27 @@ def test_frames_and_heads_of_mpii_are_those_that_the_authors_computed(mpii_peopl
     assert np.abs(centers - theirs["center"]).max() < 0.01
     assert np.abs([person.scale for person in validation] - theirs["scale"]).max() < 0.001
     assert np.abs([person.head_size for person in validation] - theirs["normalize"]).max() < 0.001
+
+
+def test_the_authors_validation_people_are_pytorch_poses(mpii_people, mpii_dir):
+    annotations = read_mpii_h5(mpii_dir / "valid.h5")
+    ours, theirs = annotations.people, [p for p in mpii_people if p.split == "val"]
+    assert (len(ours), annotations.skipped) == (2958, {})
+    assert [person.key for person in ours] == [person.key for person in theirs]
+    assert [person.visibility for person in ours] == [person.visibility for person in theirs]
+    shown = np.array([person.visibility for person in ours]) != MISSING
+    apart = np.array([p.joints for p in ours]) - np.array([p.joints for p in theirs])
+    # Truncation; 5 of the JSON's 88,480 coordinates were just below a whole number before rounding.
+    assert (np.abs(apart)[shown] >= 1).sum() == 5
+    assert np.abs(apart)[shown].max() < 1.001
+
+    def furthest(field: str) -> float:
+        values = [np.array([getattr(p, field) for p in people]) for people in (ours, theirs)]
+        return float(np.abs(values[0] - values[1]).max())
+
+    assert furthest("center") < 1
+    assert furthest("scale") < 1e-3
+    assert furthest("head_size") < 0.5
 
 
 def test_hrnets_real_people_are_pytorch_poses(mpii_people, mpii_dir):

@@ -7,9 +7,11 @@ import os
 import queue
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -21,6 +23,8 @@ from pipeline.io.redaction import redacted
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
 # HTTP errors of the client that may be temporary: missing rights, timeouts, too many requests.
 _TEMPORARY = (401, 403, 407, 408, 425, 429)
+# Seconds to wait for another process that holds a lock, and between two tries.
+_LOCK_S, _LOCK_LOOK_S = 30.0, 0.05
 
 
 class AwayError(ValueError):
@@ -120,10 +124,27 @@ def message(uri: str, reason: object) -> str:
 def machine_lock(task: str) -> Iterator[None]:
     """Keep other processes of this machine from the same task: in MLflow two runs may share a name.
 
-    All trials of a sweep look for the sweep's run, and their drivers share a machine.
+    All trials of a sweep look for the sweep's run, and their drivers share a machine. Raises
+    AwayError if another process has not finished the task in time, such as one that is stopped.
     """
     digest = hashlib.sha256(task.encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"hourglass-{os.getuid()}-{digest}.lock"
+    end = time.monotonic() + _LOCK_S
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released as the file is closed
+        while not _is_locked(file):
+            if time.monotonic() > end:
+                raise AwayError(
+                    f"another process of this machine has held {path} for {_LOCK_S:g} s: it sends "
+                    "the same to MLflow and may be stopped or hang"
+                )
+            time.sleep(_LOCK_LOOK_S)
         yield
+
+
+def _is_locked(file: TextIO) -> bool:
+    """Lock a file until it is closed, unless another process has it; return whether it is."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.tracking.artifacts import log_file, log_folder, log_text
-from pipeline.tracking.client import ui_command
+from pipeline.tracking.client import AwayError, machine_lock, ui_command
 from pipeline.tracking.runs import Run, end_run, start_run
 
 
@@ -130,3 +130,19 @@ def test_the_command_that_opens_the_ui_depends_on_the_uri():
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
         "--backend-store-uri sqlite:////runs/mlflow.db --host 127.0.0.1 --port 5000 --workers 1"
     )
+
+
+def test_a_process_that_never_finishes_a_task_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.client._LOCK_S", 0.1)
+    with machine_lock("this task"):
+        with machine_lock("another task"):
+            pass
+        with (
+            pytest.raises(
+                AwayError, match=r"held /\S+\.lock for 0\.1 s: .* may be stopped or hang$"
+            ),
+            machine_lock("this task"),
+        ):
+            raise AssertionError("two processes have the task")
+    with machine_lock("this task"):
+        pass

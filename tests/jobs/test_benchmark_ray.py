@@ -1,4 +1,4 @@
-"""The benchmark of Ray's overhead: its figures, equal training with and without, a start."""
+"""The benchmark of Ray's overhead: its figures, its rounds, and the stages of a start."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import torch
 from factories import pack_samples, samples
 from trainers import task_of
 
+from jobs import train
 from jobs.benchmark.overhead.first_step import STAGES, breakdown, first_step, start_once
 from jobs.benchmark.overhead.overhead import (
     RayBenchmark,
@@ -22,12 +23,11 @@ from jobs.benchmark.overhead.overhead import (
     ray_report,
     samples_per_s,
 )
-from jobs.benchmark.rounds.data import pack_rendered
+from jobs.benchmark.rounds.data import PEOPLE_PER_SHARD
 from jobs.benchmark.rounds.processes import RoundFiles, stopped, wait_until
 from jobs.benchmark.rounds.trainer import RoundTrainer, conditions
 from jobs.processes import descendants
-from pipeline.data.shards.index import find_shards
-from pipeline.training.probes import note_startup, startup_times
+from pipeline.training.probes import STARTUP_FILE, note_startup, startup_times
 
 CPU = torch.device("cpu")
 # A start in which every stage takes twice as long as the one before.
@@ -152,6 +152,36 @@ def test_the_whole_and_each_stage_have_medians_of_their_own():
     assert found["stages"]["planned"] == 2.0
 
 
+def test_a_start_is_one_step_of_the_command_on_one_shard(tmp_path, monkeypatch):
+    asked = []
+
+    def run(words, **options):
+        """Reach every stage, as tests/cluster/test_readme.py sees the command do."""
+        asked.append((words, options["cwd"]))
+        monkeypatch.setenv(STARTUP_FILE, options["env"][STARTUP_FILE])
+        for stage in STAGES:
+            note_startup(stage)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr("jobs.benchmark.overhead.first_step.subprocess.run", run)
+    assert min(start_once(tmp_path / "data", 3).values()) > 0
+    [(words, folder)] = asked
+    assert (words[:3], folder) == ([sys.executable, "-m", "jobs.train"], tmp_path)
+    settings = train.parse(train.Arguments, None, words[3:]).settings
+    assert settings.data.train == f"{tmp_path}/data/train-000000.tar"
+    assert settings.optim.batch_size <= PEOPLE_PER_SHARD < 2 * settings.optim.batch_size
+    assert (settings.optim.epochs, settings.ray.name) == (1, "start-3")
+
+
+def test_a_start_that_fails_is_an_error_with_what_the_command_said(tmp_path, monkeypatch):
+    def run(words, **_):
+        return subprocess.CompletedProcess(words, 2, stderr="error: no shards match")
+
+    monkeypatch.setattr("jobs.benchmark.overhead.first_step.subprocess.run", run)
+    with pytest.raises(RuntimeError, match=r"^jobs\.train ended with status 2: error: no shards"):
+        start_once(tmp_path / "data", 0)
+
+
 # The whole
 
 
@@ -178,11 +208,3 @@ def test_the_report_has_all_measurements():
 def test_no_round_is_refused():
     with pytest.raises(ValueError, match="--rounds must be at least 1, got 0"):
         RayBenchmark(rounds=0)
-
-
-@pytest.mark.cluster
-def test_a_start_is_timed_stage_by_stage_on_a_real_cluster(tmp_path):
-    data = tmp_path / "data"
-    pack_rendered(data, 56)
-    assert find_shards("data.train", f"{data}/train-000000.tar").people >= 24
-    assert min(start_once(data, 0).values()) > 0

@@ -267,13 +267,17 @@ def test_the_report_has_measurements_and_assumptions(rows):
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)  # four programs and a cluster start one after another
-def test_ranks_train_alike_with_ray_and_without(tmp_path):
+def test_ranks_train_alike_with_ray_and_without(tmp_path, monkeypatch):
     if most_workers() < 2:
         pytest.skip("this machine has room for one worker")
-    # More than a shard's people: each worker reads shards of its own.
-    settings = ScalingBenchmark(workers=(2,), rounds=1, steps=12, batch_per_worker=2)
+    tiny = {"model.features": 8, "model.order": 2, "model.input_px": 64}
+    monkeypatch.setattr("jobs.benchmark.scaling.scaling._NETWORK", {"model.stacks": 1})
+    monkeypatch.setattr("jobs.benchmark.scaling.scaling._ON_CPU", tiny)
+    # More than a shard's people: each worker reads shards of its own. One step is left to be
+    # apart and one together, after the five that don't count.
+    settings = ScalingBenchmark(workers=(2,), rounds=1, steps=7, batch_per_worker=3)
     data = tmp_path / "data"
-    pack_rendered(data, 60)
+    pack_rendered(data, 42)
     with environment({"OMP_NUM_THREADS": "1"}), variants(settings, (2,), data) as started:
         [_, last] = run_rounds(started, settings.rounds)
     plain, with_ray = last["2 without Ray"], last["2 with Ray"]

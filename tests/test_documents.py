@@ -1,4 +1,4 @@
-"""Commands in README and the documentation: each parses, and README's run as they stand."""
+"""Commands in README and the documentation: each parses."""
 
 import importlib
 import os
@@ -112,39 +112,3 @@ def test_markdown_wraps_at_100_columns_but_for_tables_and_links():
         if len(line) > 100 and not re.search(r"^\s*\||https?://|^!\[|^ {4}\S|^[\w,]+$", line)
     ]
     assert long == []
-
-
-@pytest.mark.cluster
-@pytest.mark.timeout(900)
-def test_readmes_commands_run_as_they_stand(tmp_path):
-    """But for those that need a cluster, a server that stays, or data that are the reader's."""
-    blocks = [
-        block
-        for block in shell_blocks((ROOT / "README.md").read_text())
-        if not re.search(r"ray job submit|mlflow server|jobs\.pack|make ", block)
-    ]
-    assert [re.search(r"-m (\S+)", block)[1] for block in blocks] == [
-        "jobs.train",
-        "tune.sweep",
-        "jobs.compare",
-    ]
-    (tmp_path / ".venv").symlink_to(sys.prefix)
-    # A smaller dataset in the quickstart's place.
-    quickstart = (
-        f"{sys.executable} -m jobs.pack synthetic --out out/synthetic --scenes 40 --val-images 8"
-        " --people-per-shard 16 --crop.person-px 160 --ray.address local"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = "\n".join(["set -eux", quickstart, *blocks])
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert (tmp_path / "runs/two-stacks/epoch_0001/checkpoint.json").exists()
-    assert (tmp_path / "runs/stacks/report.html").exists()
-    assert "stacks-2" in done.stdout

@@ -130,6 +130,33 @@ def numbers(value: Any, shape: tuple[int, ...], where: str) -> Float[np.ndarray,
     return array
 
 
+def path_in(record: Mapping[str, Any], field_name: str, where: str) -> str:
+    """Return a field's path of an image. Raises ValueError naming place, field and value."""
+    path = entry(record, field_name, where)
+    if not isinstance(path, str) or not path.strip():
+        raise ValueError(f"{where}: {field_name} must be a path, got {path!r:.80}")
+    return path
+
+
+def image_size_in(
+    record: Mapping[str, Any], field_names: tuple[str, str], where: str
+) -> tuple[int, int] | None:
+    """Return an image's width and height; None where one is absent, null or 0.
+
+    Raises ValueError naming place, fields and values.
+    """
+    width, height = (record.get(name) or 0 for name in field_names)
+    if width == 0 or height == 0:
+        return None
+    names = " and ".join(field_names)
+    sides = numbers([width, height], (2,), f"{where}: {names}")
+    if (sides % 1 != 0).any() or (sides <= 0).any():
+        raise ValueError(
+            f"{where}: {names} must be whole numbers above 0, got {width!r} and {height!r}"
+        )
+    return int(sides[0]), int(sides[1])
+
+
 def positive(value: Any, where: str) -> float:
     """Return a number above 0. Raises ValueError naming place and value."""
     number = float(numbers(value, (), where))

@@ -16,7 +16,9 @@ from pipeline.data.formats.annotations import (
     entry,
     frame_joints,
     image_counter,
+    image_size_in,
     numbers,
+    path_in,
     person_of,
     read_json,
     records_of,
@@ -80,10 +82,9 @@ def _images(path: Path, contents: Any) -> dict[Identifier, _Image]:
     for number, record in enumerate(records_of(contents, "images", str(path))):
         place = f"images[{number}]"
         where = f"{path}: {place}"
-        name = entry(record, "file_name", where)
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{where}: file_name must be a path, got {name!r:.80}")
-        image = _Image(place=place, name=name, size=_size(record, where))
+        name = path_in(record, "file_name", where)
+        size = image_size_in(record, ("width", "height"), where)
+        image = _Image(place=place, name=name, size=size)
         number_of_it = identifier_of(entry(record, "id", where), f"{where}: id")
         other = images.setdefault(number_of_it, image)
         if other.name != name:
@@ -93,19 +94,6 @@ def _images(path: Path, contents: Any) -> dict[Identifier, _Image]:
                 "before joining files"
             )
     return images
-
-
-def _size(record: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """Return an image's width and height; None where one is absent, null or 0."""
-    width, height = (record.get(side) or 0 for side in ("width", "height"))
-    if not width or not height:
-        return None
-    sides = numbers([width, height], (2,), f"{where}: width and height")
-    if (sides % 1 != 0).any() or (sides <= 0).any():
-        raise ValueError(
-            f"{where}: width and height must be whole numbers above 0, got {width!r} and {height!r}"
-        )
-    return int(sides[0]), int(sides[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,9 @@ from pipeline.data.formats.annotations import (
     Point,
     entry,
     image_counter,
+    image_size_in,
     numbers_in,
+    path_in,
     person_of,
     positive,
     read_h5,
@@ -66,7 +68,7 @@ def read_mpii_hrnet(path: Path, head_boxes: Path | None = None) -> Annotations:
     number_in = image_counter()
     people = []
     for record, where in _records(path):
-        image = str(entry(record, "image", where))
+        image = path_in(record, "image", where)
         people.append(_hrnet_person(record, where, image, number_in(image)))
     if head_boxes is not None:
         people = with_head_sizes(people, head_boxes)
@@ -89,12 +91,12 @@ def _json_person(record: Any, where: str) -> Person:
     return person_of(
         triples[:, :2] - 1,
         np.where(triples.any(axis=1), annotated, Visibility.MISSING),
-        image=str(entry(record, "img_paths", where)),
-        person=int(entry(record, "people_index", where)) - 1,
+        image=path_in(record, "img_paths", where),
+        person=int(numbers_in(record, "people_index", (), where)) - 1,
         center=center,
         scale=scale,
-        image_size=tuple(int(entry(record, f"img_{side}", where)) for side in ("width", "height")),
-        split="val" if entry(record, "isValidation", where) else "train",
+        image_size=image_size_in(record, ("img_width", "img_height"), where),
+        split="val" if numbers_in(record, "isValidation", (), where) else "train",
     )
 
 

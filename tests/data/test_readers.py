@@ -144,12 +144,23 @@ def test_a_gzipped_file_is_read_alike(tmp_path):
             {"objpos": [5.0, float("nan")]},
             "entry 1: objpos: expected finite numbers, got [5.0, nan]",
         ),
+        ({"img_paths": None}, "entry 1: img_paths must be a path, got None"),
+        ({"people_index": None}, "entry 1: people_index: expected finite numbers, got None"),
+        ({"isValidation": []}, "entry 1: isValidation has shape (0,), expected ()"),
+        (
+            {"img_width": [640]},
+            "entry 1: img_width and img_height: expected numbers of shape (2,), got [[640], ",
+        ),
     ],
 )
 def test_a_bad_field_of_mpii_is_named_with_its_entry(tmp_path, change, message):
     path = write_json(tmp_path / "a.json", [mpii_record(), mpii_record(**change)])
     with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
         read_mpii_json(path)
+
+
+def test_an_image_of_mpii_without_a_size_has_none(tmp_path):
+    assert read_one(tmp_path, img_width=None).image_size is None
 
 
 def test_an_absent_field_of_mpii_is_named_with_its_entry(tmp_path):

@@ -33,6 +33,7 @@ from pipeline.evaluation.metrics import scores
 from pipeline.evaluation.per_person import read_results
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import LSP, MPII
+from pipeline.pose.person import Visibility
 from pipeline.run.checkpoint import (
     AVERAGE_NAME,
     check_sound,
@@ -749,6 +750,15 @@ def test_people_without_heads_are_drawn_by_a_measure_that_they_have(tmp_path, ca
     run(jobs.evaluate.main, "--checkpoint", checkpoint, *validation, *options)
     assert "PCK-torso@0.2" in capsys.readouterr().out
     assert (tmp_path / "figures" / "joints.png").exists()
+
+
+def test_people_on_whom_no_measure_is_defined_are_refused(tmp_path, capsys, checkpoint):
+    states = [Visibility.VISIBLE] * 16
+    states[MPII.joints.index("right_hip")] = Visibility.MISSING
+    _, _, *validation = packed(tmp_path, head_size=None, visibility=tuple(states))
+    options = ("--checkpoint", checkpoint, *validation, "--threads", 1)
+    said = said_on_failure(capsys, jobs.evaluate.main, *options)
+    assert "none of 3 people has a head size or both left_shoulder and right_hip, so" in said
 
 
 @pytest.mark.parametrize("setting", ["data.val", "data.train"])

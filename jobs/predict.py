@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pipeline.inference.results import Failure, Found, Part
     from pipeline.inference.store import Store
 
-_INTERRUPTED = 130
 # Failures that are printed; predictions.json has all of them.
 _MOST_NAMED = 20
 _NOTES = {
@@ -85,11 +84,8 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
-    with clear_errors(), tempfile.TemporaryDirectory() as folder:
-        try:
-            failures = predict(arguments, Path(folder))
-        except KeyboardInterrupt:
-            fail("interrupted; run the same command to resume", _INTERRUPTED)
+    with clear_errors("the same command resumes"), tempfile.TemporaryDirectory() as folder:
+        failures = predict(arguments, Path(folder))
         if failures:
             fail(f"{len(failures):,} files could not be read; all others are done")
 

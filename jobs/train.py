@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pipeline.io.console import say
+from pipeline.io.interruption import status
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
 from pipeline.training.probes import note_startup
-
-# Status that a shell gives a program ended by SIGTERM: 128 + 15.
-_STOPPED = 143
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
@@ -36,7 +34,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv, Arguments(settings=preset_settings(argv)))
-    with clear_errors():
+    with clear_errors("the same command resumes the run"):
         if arguments.dry_run:
             dry_run(arguments.settings)
         else:
@@ -149,7 +147,7 @@ def describe(plan: "Plan") -> None:
 def train_plan(plan: "Plan") -> "Outcome":
     """Train on the plan's cluster, record the run, and print the results.
 
-    Exits with status 1 if training fails, and with 143 if it is stopped.
+    Exits with status 1 if training fails, and with that of the signal if one stops it.
     """
     from pipeline.cluster.launch import TrainingFailedError, train
     from pipeline.cluster.start import cluster
@@ -171,7 +169,7 @@ def train_plan(plan: "Plan") -> "Outcome":
     except TrainingFailedError as error:
         fail(f"training run {settings.ray.name} failed: {error}")
     except InterruptedRunError as stopped:
-        fail(f"training run {settings.ray.name} {stopped}", _STOPPED)
+        fail(f"training run {settings.ray.name} {stopped}", status())
 
 
 def conclude(plan: "Plan", outcome: "Outcome") -> None:

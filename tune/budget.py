@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray.tune
 
 from pipeline.io.console import say
+from pipeline.io.interruption import orderly_stop
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.layout import STOP_NAME
 from pipeline.run.ownership import Writer
@@ -73,26 +73,19 @@ class Ending:
 
 @contextmanager
 def ending_on_signals(ending: Ending) -> Iterator[None]:
-    """End the sweep gracefully on a first SIGTERM or SIGINT; a second one has its usual effect."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """End the sweep gracefully on a command's first signal."""
     # Ray Tune's own handler would leave trials no time.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def ask(signal_name: str) -> bool:
+        ending.interrupt(signal_name)
+        return True
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        restore()
-        ending.interrupt(signal.Signals(number).name)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()
-        ending.over()
+    with orderly_stop(ask):
+        try:
+            yield
+        finally:
+            ending.over()
 
 
 class Accountant(ray.tune.Callback):

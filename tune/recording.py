@@ -1,14 +1,15 @@
 """A sweep's record: its MLflow run, its report, and the ends of trials that were killed."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import best
-from pipeline.run.journal import Journal, RunSpec
+from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.run.ownership import Writer, own
 from pipeline.tracking.recording import RunRecorder, record, set_aside
 from pipeline.tracking.summary import conclude
@@ -25,6 +26,8 @@ from tune.trial import plan_trial
 
 # How long to wait for pending uploads of a trial before reporting them.
 _PATIENCE_S = 60.0
+# The same for all trials together, when a signal ends the sweep at once.
+_HASTE_S = 1.0
 
 
 @contextmanager
@@ -90,6 +93,22 @@ def settle(sweep: Sweep, tried: Tried) -> None:
             _conclude(sweep, tried, journal)
             journal.end("FAILED" if tried.error else "KILLED")
         _deliver(folder, sweep.base.tracking.uri, writer)
+
+
+def kill_running(sweep: Sweep) -> None:
+    """Record in a moment that the trials in progress are killed."""
+    with ExitStack() as owned:
+        uploaders = []
+        for path in sweep.folder.glob(f"*/{JOURNAL_NAME}"):
+            if has_ended(Journal(path.parent)):
+                continue
+            owner = own(path.parent, f"trial {path.parent.name}", take_over=True)
+            writer = owned.enter_context(owner)
+            Journal(path.parent, writer=writer).end("KILLED")
+            uploaders.append(Uploader(path.parent, sweep.base.tracking.uri, writer))
+        end = time.monotonic() + _HASTE_S
+        for uploader in uploaders:
+            uploader.close(max(0.0, end - time.monotonic()))
 
 
 def _conclude(sweep: Sweep, tried: Tried, journal: Journal) -> None:

@@ -33,7 +33,7 @@ from tune.gather import Tried, gather
 from tune.outcome import SweepOutcome
 from tune.plan import Sweep
 from tune.ray_search import param_space, searcher
-from tune.recording import record_report, record_sweep, register_best, settle
+from tune.recording import kill_running, record_report, record_sweep, register_best, settle
 from tune.rules import rule
 from tune.trial import Trial, number_of, point_of, run_name
 
@@ -55,10 +55,14 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
     another sweep. Raises InterruptedRunError if the sweep was asked to stop.
     """
     with record_sweep(sweep) as recorder:
-        with cluster(sweep.base.ray.address, is_shared=True):
-            check_capacity(sweep.base.ray)
-            recorder.begin()
-            tried, interruption = _search(sweep, recorder.writer)
+        try:
+            with cluster(sweep.base.ray.address, is_shared=True):
+                check_capacity(sweep.base.ray)
+                recorder.begin()
+                tried, interruption = _search(sweep, recorder.writer)
+        except KeyboardInterrupt:
+            kill_running(sweep)
+            raise
         for trial in tried:
             settle(sweep, trial)
         outcome = gather(sweep, tried)

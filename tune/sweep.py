@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pipeline.io.console import say
+from pipeline.io.interruption import status
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
 from tune.settings import Budget, EarlySettings, SearchSettings
 
 if TYPE_CHECKING:
     from tune.plan import Sweep
-
-# Exit status of a program that SIGTERM has ended; jobs.train has the same.
-_STOPPED = 143
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +54,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv, Arguments(settings=preset_settings(argv)))
-    with clear_errors():
+    with clear_errors("the same command resumes the sweep"):
         sweep = _plan(arguments)
         describe(sweep)
         if not arguments.dry_run:
@@ -95,7 +93,7 @@ def _run(sweep: "Sweep") -> None:
     except SupersededError as error:
         fail(str(error))
     except InterruptedRunError as stopped:
-        fail(f"sweep {sweep.name} {stopped}", _STOPPED)
+        fail(f"sweep {sweep.name} {stopped}", status())
     say(f"\n{leaderboard_text(outcome)}\n")
     command = best_command(outcome)
     if command:

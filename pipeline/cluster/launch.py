@@ -2,11 +2,13 @@
 
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch.distributed as dist
 from ray.train import (
     ControllerError,
@@ -20,13 +22,21 @@ from ray.train import (
 )
 
 from pipeline.cluster.heartbeats import last_heard
-from pipeline.cluster.ray_private import LeanTrainer, take_over
+from pipeline.cluster.ray_private import (
+    LeanTrainer,
+    StartWatch,
+    addressed,
+    has_not_started,
+    take_over,
+)
 from pipeline.cluster.rendezvous import RendezvousConfig
+from pipeline.cluster.room import await_room, most_that_fit, needs
 from pipeline.cluster.start import check_capacity, is_for_one_run
-from pipeline.cluster.stop import stopping
+from pipeline.cluster.stop import Stop, stopping
 from pipeline.cluster.worker import train_worker
 from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import StorageError, newest_sound
+from pipeline.run.layout import STARTING_NAME
 from pipeline.run.metadata import Progress
 from pipeline.run.ownership import Owner, SupersededError
 from pipeline.run.plan import Plan
@@ -44,8 +54,10 @@ _COLLECTIVE_TIMEOUT_S = 300
 # A worker's watchdog has reported a hang and ended the process by 1.35 x the hang time. Timeouts
 # that explain nothing come later: those of collectives, and of Ray Train's health checks.
 _AFTER_WATCHDOG = 1.5
-# Attempts to start the workers on a cluster that has no room for them: about five minutes.
-_START_TRIES = 20
+# Seconds for which Ray Train waits for room that others have taken at the last moment.
+_START_S = 60.0
+# Attempts in a row to start workers that die as they start.
+_START_TRIES = 5
 # Seconds between an elastic run's checks for more workers.
 _RESIZE_EVERY_S = 15.0
 # Errors that every retry would meet again.
@@ -86,26 +98,39 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     check_capacity(plan.settings.ray)
     recording.begin()
     note_startup("cluster")
-    with stopping(plan.folder) as stop:
-        _fit(plan, recording, label)
+    with stopping(plan.folder) as stop, addressed(ray.get_runtime_context().gcs_address):
+        _fit(plan, recording, stop, label)
         progress = _progress(plan)
         if stop.is_asked and progress.epochs < plan.settings.optim.epochs:
+            kept = f"with a checkpoint after {progress.samples:,} samples"
             raise InterruptedRunError(
-                f"stopped with a checkpoint after {progress.samples:,} samples; "
+                f"stopped {kept if progress.samples else 'before its first checkpoint'}; "
                 "the same command resumes it"
             )
     return conclude(plan, recording.journal)
 
 
-def _fit(plan: Plan, recording: RunRecorder, label: str) -> None:
-    """Run the workers to the end. A new checkpoint resets the count of failures."""
-    watchdog_s = _watchdog_s(plan.settings.ray)
+def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:
+    """Run the workers to the end, or until the run is stopped.
+
+    A new checkpoint resets the count of failures and the time for which it waits for room.
+    """
+    settings, starting = plan.settings.ray, plan.folder / STARTING_NAME
+    watchdog_s = _watchdog_s(settings)
     if watchdog_s:
         # Ray Train reads it in the driver, and passes it to its controller.
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{watchdog_s:g}"
+    since, tries = time.monotonic(), 0
     while True:
         before = _progress(plan)
-        attempt = trainer(plan, task_of(plan, label, recording.writer.owner))
+        starting.touch()
+        most = settings.most_workers
+        # A cluster for one run has the room that was checked before.
+        if not is_for_one_run():
+            most = most_that_fit(settings) if settings.is_elastic else most
+            if not await_room(settings, since, lambda: stop.is_asked, label):
+                return
+        attempt = trainer(plan, task_of(plan, label, recording.writer.owner), most=most)
         recording.journal.check()
         take_over(plan.folder, attempt.train_run_context.run_id)
         try:
@@ -114,10 +139,18 @@ def _fit(plan: Plan, recording: RunRecorder, label: str) -> None:
         except TrainingFailedError as error:
             recording.journal.check()
             is_stuck = _progress(plan).steps <= before.steps
+            tries = tries + 1 if is_stuck else 1
+            if has_not_started(error) and tries < _START_TRIES:
+                if stop.is_asked:
+                    return
+                since = since if is_stuck else time.monotonic()
+                continue
             is_permanent = isinstance(getattr(error, "controller_failure", None), _PERMANENT)
-            if is_stuck or is_permanent or plan.settings.ray.max_failures == 0:
+            if is_stuck or is_permanent or settings.max_failures == 0:
                 raise TrainingFailedError(reason(error)) from error
             say("workers failed again, but there is a newer checkpoint: restarting from it")
+        finally:
+            starting.unlink(missing_ok=True)
 
 
 def reason(error: TrainingFailedError) -> str:
@@ -160,29 +193,39 @@ def task_of(plan: Plan, label: str = "", owner: Owner | None = None) -> Task:
 
 
 def trainer(
-    plan: Plan, task: Task, loop: Callable[[dict[str, Any]], None] = train_worker
+    plan: Plan,
+    task: Task,
+    loop: Callable[[dict[str, Any]], None] = train_worker,
+    *,
+    most: int = 0,
 ) -> LeanTrainer:
-    """Return Ray's trainer; the plan's workers run `loop` on the fields of `task`."""
-    ray, timeout_s = plan.settings.ray, math.ceil(_watchdog_s(plan.settings.ray))
-    gpus = {"GPU": ray.gpus_per_worker} if ray.gpus_per_worker else {}
-    most = ray.most_workers
+    """Return Ray's trainer; the plan's workers run `loop` on the fields of `task`.
+
+    An elastic run has at most `most` workers; 0: as many as its settings allow.
+    """
+    settings, timeout_s = plan.settings.ray, math.ceil(_watchdog_s(plan.settings.ray))
+    fewest, most = settings.fewest_workers, most or settings.most_workers
     return LeanTrainer(
         loop,
         train_loop_config=asdict(task),
         is_shared=not is_for_one_run(),
         torch_config=RendezvousConfig(timeout_s=max(_COLLECTIVE_TIMEOUT_S, timeout_s)),
         scaling_config=ScalingConfig(
-            num_workers=(ray.fewest_workers, most) if ray.is_elastic else most,
+            num_workers=(fewest, most) if most > fewest and settings.is_elastic else most,
             elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
-            use_gpu=bool(gpus),
-            resources_per_worker={"CPU": ray.cpus_per_worker} | gpus,
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker=needs(settings),
         ),
         run_config=RunConfig(
-            name=ray.name,
-            storage_path=ray.storage,
-            callbacks=[FailureReporter(plan.folder)],
+            name=settings.name,
+            storage_path=settings.storage,
+            callbacks=[
+                FailureReporter(plan.folder),
+                StartWatch(plan.folder / STARTING_NAME, fewest, _START_S),
+            ],
+            # The driver waits for room, and says so.
             failure_config=FailureConfig(
-                max_failures=ray.max_failures, controller_failure_limit=_START_TRIES
+                max_failures=settings.max_failures, controller_failure_limit=0
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": KEEP_MEMORY},

@@ -3,19 +3,40 @@
 A release of Ray may remove any of them: tests/cluster/test_ray_private.py then fails with its name.
 """
 
+import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
+from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._private.state import available_resources_per_node
+from ray.train import ControllerError, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
+from ray.train.v2._internal.execution.callback import ControllerCallback, RayTrainCallback
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    ReschedulingState,
+    RestartingState,
+    RunningState,
+    TrainControllerState,
+)
+
+from pipeline.io.interruption import reinstall
 
 LOOPBACK = "127.0.0.1"
 # Base of the backend in rendezvous.py. TorchConfig sets neither where the ranks listen nor that a
@@ -31,9 +52,21 @@ NO_METRICS = {
     "event_stats": False,
     "task_events_report_interval_ms": 0,
 }
+# Variable that a submitted job has in its environment.
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # Actor that shares a cluster's resources among requesters; there is no public way to cancel a
 # request of another process.
 _COORDINATOR = "AutoscalingCoordinator"
+# States in which the controller waits until it can start workers.
+_WAITING = (InitializingState, ReschedulingState, RestartingState)
+# Errors of workers that could not be started, and the loggers that print their stacks.
+_NOT_STARTED = (WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError)
+_CONTROLLER_LOGGERS = (
+    "ray.train.v2._internal.execution.controller.controller",
+    "ray.train.v2._internal.execution.callback_manager",
+    # On a busy machine it prints a stack for a request that it repeats.
+    "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client",
+)
 # File in a run's folder: Ray Train's name for the start of the run that made the last request.
 _RESERVATION = ".reservation"
 
@@ -56,6 +89,102 @@ class LeanTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         created = super()._create_default_callbacks()
         return [callback for callback in created if not isinstance(callback, self._omitted)]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave SIGINT to the command: Ray's handler waits for a controller that may be busy."""
+
+
+class StartWatch(ControllerCallback):
+    """Callback that ends Ray Train's controller when no worker has started for `patience_s`.
+
+    By itself it waits silently, or prints stacks, and does not answer its driver meanwhile. The
+    file `starting` exists while the run has no workers.
+    """
+
+    def __init__(self, starting: Path, workers: int, patience_s: float) -> None:
+        self._starting, self._workers, self._patience_s = starting, workers, patience_s
+        self._since: float | None = None
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Turn off the stacks of errors that the driver explains."""
+        self._since = time.monotonic()
+        for name in _CONTROLLER_LOGGERS:
+            logging.getLogger(name).addFilter(_is_unexplained)
+
+    def after_controller_state_update(
+        self, previous_state: TrainControllerState, current_state: TrainControllerState
+    ) -> None:
+        """Note whether there are workers. Raises WorkerGroupStartupTimeoutError."""
+        if isinstance(current_state, RunningState):
+            self._since = None
+            self._starting.unlink(missing_ok=True)
+        elif not isinstance(current_state, _WAITING):
+            return
+        elif self._since is None:
+            self._since = time.monotonic()
+            self._starting.touch()
+        elif time.monotonic() - self._since > self._patience_s:
+            raise WorkerGroupStartupTimeoutError(self._workers)
+
+
+def _is_unexplained(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (*_NOT_STARTED, ray.exceptions.GetTimeoutError))
+
+
+def has_not_started(error: TrainingFailedError) -> bool:
+    """Whether training failed because the workers could not be started."""
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, _NOT_STARTED)
+
+
+def available_by_node() -> Mapping[str, Mapping[str, float]]:
+    """Return the free resources of every node; the public function adds them up."""
+    return available_resources_per_node()
+
+
+def resolved(address: str) -> str:
+    """Return the host:port of the cluster on this machine that Ray means by `auto`."""
+    return canonicalize_bootstrap_address_or_die(address)
+
+
+def temp_folder() -> Path:
+    """Return the folder in which Ray keeps its sockets by default."""
+    return Path(get_default_ray_temp_dir())
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Keep the command's handlers of signals, which ray.init in this context replaces.
+
+    Its own handler of SIGTERM ends the program with another status. A later one, of its C++ part,
+    prints stacks and aborts the program.
+    """
+    before = ray_utils.set_sigterm_handler
+    ray_utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        ray_utils.set_sigterm_handler = before
+        reinstall()
+
+
+@contextmanager
+def addressed(address: str) -> Iterator[None]:
+    """Make Ray's processes that look for a cluster find the one at `address`.
+
+    Ray Train's helper that frees what a killed run held would otherwise find several on a machine.
+    """
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = address
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    try:
+        yield
+    finally:
+        ENV_VARS_TO_PROPAGATE.discard("RAY_ADDRESS")
+        if before is None:
+            del os.environ["RAY_ADDRESS"]
+        else:
+            os.environ["RAY_ADDRESS"] = before
 
 
 @contextmanager

@@ -4,14 +4,32 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+from ray.exceptions import AuthenticationError
 
-from pipeline.cluster.ray_private import LOOPBACK, NO_METRICS, bound_to_loopback
+from pipeline.cluster.address import check_answer, named_cluster
+from pipeline.cluster.ray_private import (
+    LOOPBACK,
+    NO_METRICS,
+    SUBMITTED,
+    bound_to_loopback,
+    signals_kept,
+    temp_folder,
+)
+from pipeline.io.console import say
 from pipeline.settings import RaySettings
 
 # Samples never pass through the object store, whose default is 30% of the memory.
 _OBJECT_STORE_BYTES = 256 * 2**20
+# Longest path of a socket in bytes, and one below the folder of Ray's sessions.
+_SOCKET_BYTES = 107
+_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+# Folder of the sessions where the usual one has too long a path: Ray's own default.
+_SHORT_FOLDER = "/tmp/ray"
+# Packages of this repository, which the workers import.
+_PACKAGES = ("pipeline", "jobs", "tune")
 _is_for_one_run = False
 
 
@@ -26,39 +44,106 @@ def cluster(address: str, *, is_shared: bool = False) -> Iterator[None]:
 
     An empty address means RAY_ADDRESS (which a submitted job has), else this machine. A cluster
     that is started here listens on loopback only. `is_shared` says that several training runs will
-    use it, one of which may end before the others.
+    use it, one of which may end before the others. Raises ConnectionError if the cluster does not
+    answer, refuses this process, or does not start.
     """
     global _is_for_one_run
     if ray.is_initialized():
         yield
         return
-    if _exists(address):
-        ray.init(address=address or None, logging_level=logging.WARNING)
-    else:
-        # This machine gets no preemption notices.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        with bound_to_loopback():
-            ray.init(
-                address="local",
-                # Its State API is needed to free what a killed run held. A single run would only
-                # get ten more processes that have to start, and wake beside training.
-                include_dashboard=is_shared,
-                _system_config={} if is_shared else NO_METRICS,
-                dashboard_host=LOOPBACK,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                logging_level=logging.WARNING,
-            )
-        _is_for_one_run = not is_shared
+    check_answer(address)
+    named, _ = named_cluster(address)
     try:
+        with signals_kept():
+            if named:
+                _join(address)
+            else:
+                _start(is_shared)
+        _is_for_one_run = not (named or is_shared)
         yield
     finally:
         _is_for_one_run = False
         ray.shutdown()
 
 
-def _exists(address: str) -> bool:
-    """Whether the setting or the environment names a cluster."""
-    return address not in ("", "local") or (address == "" and bool(os.environ.get("RAY_ADDRESS")))
+def _join(address: str) -> None:
+    named, origin = named_cluster(address)
+    # A submitted job has brought its code along.
+    sent = {} if SUBMITTED in os.environ else {"py_modules": _package_folders()}
+    try:
+        ray.init(address=named, runtime_env=sent or None, logging_level=logging.WARNING)
+    except (AuthenticationError, ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ConnectionError(f"{origin}={named!r}: {refusal(error)}") from error
+
+
+def refusal(error: BaseException) -> str:
+    """Return one sentence on why a cluster has refused this process."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = str(cause).strip()
+    if "AuthenticationError" in text or isinstance(cause, AuthenticationError):
+        return (
+            "the cluster's token is missing here, or differs: copy its ~/.ray/auth_token to this "
+            "machine and set RAY_AUTH_MODE=token"
+        )
+    _, mismatch, versions = text.partition("Version mismatch: ")
+    if mismatch:
+        return f"other versions than here; install the same on both: {' '.join(versions.split())}"
+    # A stack may come before it.
+    return f"Ray can't join the cluster: {text.rpartition(chr(10))[2] or type(cause).__name__}"
+
+
+def _package_folders() -> list[str]:
+    """Return the folders of this repository's packages, to be sent to the cluster's nodes."""
+    root = Path(__file__).resolve().parents[2]
+    return [str(root / name) for name in _PACKAGES if (root / name).is_dir()]
+
+
+def _start(is_shared: bool) -> None:
+    """Start a cluster on this machine; a failed start, as on a busy machine, is tried once more."""
+    # This machine gets no preemption notices.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    try:
+        _start_once(is_shared)
+    except Exception as error:
+        say(f"Ray did not start ({_first_line(error)}); trying once more")
+        ray.shutdown()
+        try:
+            _start_once(is_shared)
+        except Exception as again:
+            raise ConnectionError(
+                f"Ray did not start on this machine, in two attempts: {_first_line(again)}; its "
+                f"logs are in {temp_folder()}/session_latest/logs"
+            ) from again
+
+
+def _start_once(is_shared: bool) -> None:
+    with bound_to_loopback():
+        ray.init(
+            address="local",
+            # Its State API is needed to free what a killed run held. A single run would only
+            # get ten more processes that have to start, and wake beside training.
+            include_dashboard=is_shared,
+            _system_config={} if is_shared else NO_METRICS,
+            _temp_dir=_short_temp_folder(),
+            dashboard_host=LOOPBACK,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level=logging.WARNING,
+        )
+
+
+def _short_temp_folder() -> str | None:
+    """Return a folder for Ray's sockets if the usual one has too long a path for them."""
+    usual = temp_folder()
+    if len(os.fsencode(usual / _SOCKET)) <= _SOCKET_BYTES:
+        return None
+    say(f"{usual}: too long a path for Ray's sockets; Ray's files go to {_SHORT_FOLDER}")
+    return _SHORT_FOLDER
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def check_capacity(settings: RaySettings) -> None:

@@ -1,14 +1,12 @@
-"""SIGTERM to a run's driver: the workers write a checkpoint and stop."""
+"""A signal to a run's driver: the workers write a checkpoint and stop."""
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from pipeline.io.console import say
-from pipeline.run.layout import STOP_NAME
+from pipeline.io.interruption import orderly_stop
+from pipeline.run.layout import STARTING_NAME, STOP_NAME
 
 
 class Stop:
@@ -33,26 +31,23 @@ class Stop:
 
 @contextmanager
 def stopping(folder: Path) -> Iterator[Stop]:
-    """Make the first SIGTERM stop the run in `folder`; a second one has its former effect.
+    """Make a command's first signal stop the run in `folder`, while it has workers.
 
-    Only the main thread can receive signals. In other threads only the file stops the run.
+    In other threads than the command's only the file stops the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = Stop(folder)
     stop.forget()
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM)
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, before)
-        say("SIGTERM: stopping after a checkpoint; a second SIGTERM ends the process at once")
+    def ask(signal_name: str) -> bool:
+        if (folder / STARTING_NAME).exists():
+            return False
+        say(f"{signal_name}: stopping after a checkpoint; a second signal ends the process at once")
         stop.ask()
+        return True
 
-    if is_main:
-        signal.signal(signal.SIGTERM, on_signal)
-    try:
-        yield stop
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
-        stop.forget()
+    with orderly_stop(ask):
+        try:
+            yield stop
+        finally:
+            stop.forget()

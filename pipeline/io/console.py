@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from pipeline.io.interruption import ended_by_signals
 from pipeline.io.redaction import redacted
 
 _FAILED, _BAD_INPUT = 1, 2
@@ -69,14 +70,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """End the program with a message: status 2 on ValueError, status 1 on OSError."""
-    try:
-        yield
-    except ValueError as error:
-        fail(str(error), _BAD_INPUT)
-    except OSError as error:
-        fail(str(error), _FAILED)
+def clear_errors(advice: str = "") -> Iterator[None]:
+    """End the program with a message: status 2 on ValueError, status 1 on OSError.
+
+    It also ends by SIGINT, SIGTERM and SIGHUP with a message, which `advice` completes.
+    """
+    with ended_by_signals(advice):
+        try:
+            yield
+        except ValueError as error:
+            fail(str(error), _BAD_INPUT)
+        except OSError as error:
+            fail(str(error), _FAILED)
 
 
 def fail(message: str, status: int = _FAILED) -> NoReturn:

@@ -10,6 +10,8 @@ OVERLAYS = "overlays"
 STOP_NAME = "stop"
 # File in a sweep's folder that tells the sweep from another of the same name.
 SWEEP_NAME = "sweep.json"
+# This file in a run's folder tells its driver that it has no workers: they start, or wait for room.
+STARTING_NAME = "starting"
 
 
 def overlay_path(folder: Path, epoch: int) -> Path:

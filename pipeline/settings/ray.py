@@ -53,6 +53,9 @@ class RaySettings:
     """If the run or sweep of this name had other data, or other settings that decide the outcome.
     refuse: end with a list of the differences. resume: continue with the new ones. restart: start
     over, and keep what was there under another name."""
+    wait_minutes: float = 10.0
+    """Minutes to wait for the cluster to have room for the workers, before and within training. The
+    run prints each minute who holds it."""
     max_failures: int = 3
     """Restarts from the last checkpoint after failures in a row without progress; 0: none."""
     hang_minutes: float = 10.0
@@ -75,7 +78,7 @@ class RaySettings:
             fits = isinstance(self.workers, int) and self.workers >= 1
         require(fits, "ray.workers", "at least 1, or a range such as 1:4", self.workers)
         limits = ("max_failures", "hang_minutes", "checkpoint_steps", "checkpoint_minutes")
-        require_at_least(self, "ray", 0, *limits, "gpus_per_worker")
+        require_at_least(self, "ray", 0, *limits, "gpus_per_worker", "wait_minutes")
         require_at_least(self, "ray", 1, "keep_checkpoints")
         require_above_zero(self, "ray", "cpus_per_worker")
         require_name("ray.name", self.name)

@@ -1,13 +1,15 @@
 """A run from its start to its end: its owner, its journal on disk, and the upload to MLflow."""
 
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.io.console import say
+from pipeline.io.interruption import is_ending, last_words
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, End, Journal, RunSpec
 from pipeline.run.ownership import CLAIMS, HeldError, Writer, newest_claim, own
@@ -17,8 +19,9 @@ from pipeline.tracking.description import run_spec
 if TYPE_CHECKING:
     from pipeline.tracking.uploader import Uploader
 
-# Seconds to wait for pending uploads at the end of a run before reporting them.
-_PATIENCE_S = 60.0
+# Seconds to wait for pending uploads at the end of a run before reporting them; while a signal ends
+# the program; and before it is ended by force.
+_PATIENCE_S, _HASTE_S, _LAST_S = 60.0, 1.5, 0.5
 
 
 class InterruptedRunError(Exception):
@@ -36,6 +39,7 @@ class RunRecorder:
     ) -> None:
         self._folder, self._uri, self._preparing = folder, uri, preparing
         self._uploader: Uploader | None = None
+        self._has_ended = False
         self.writer = writer
         self.journal = Journal(folder, writer=writer)
 
@@ -46,16 +50,46 @@ class RunRecorder:
         """
         for picture in self._preparing.result():
             self.journal.file(picture, "")
-        from pipeline.tracking.uploader import Uploader
-
-        self._uploader = Uploader(self._folder, self._uri, self.writer)
+        self._upload()
 
     def end(self, end: End) -> None:
         """Record how the run ended, and print what MLflow does not have of it."""
+        self._end(end, _HASTE_S if is_ending() else _PATIENCE_S)
+
+    def kill(self) -> None:
+        """Record in a moment that the run is killed, unless it has ended."""
+        self._end("KILLED", _LAST_S)
+
+    def _end(self, end: End, patience_s: float) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
         self.journal.end(end)
-        backlog = self._uploader and self._uploader.close(_PATIENCE_S)
+        if self._uploader is None and self._is_started_within(patience_s):
+            self._upload()
+        if self._uploader is None:
+            return
+        try:
+            backlog = self._uploader.close(patience_s)
+        except KeyboardInterrupt:
+            say(str(self._uploader.close(_LAST_S)))
+            raise
         if backlog:
             say(str(backlog))
+
+    def _is_started_within(self, patience_s: float) -> bool:
+        """Whether MLflow may have the start of a run that ends before it began."""
+        wait([self._preparing], patience_s)
+        if not self._preparing.done():
+            return False
+        from pipeline.tracking.client import AwayError
+
+        return not isinstance(self._preparing.exception(), AwayError)
+
+    def _upload(self) -> None:
+        from pipeline.tracking.uploader import Uploader
+
+        self._uploader = Uploader(self._folder, self._uri, self.writer)
 
 
 @contextmanager
@@ -114,10 +148,10 @@ def record(
     that the run begins with. Once another start owns the run, nothing more is recorded, and
     SupersededError is raised.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as beside:
-        Journal(folder, writer=writer).run(spec)
-        recorder = RunRecorder(folder, spec.uri, beside.submit(prepare), writer)
-        end: End = "FAILED"
+    Journal(folder, writer=writer).run(spec)
+    recorder = RunRecorder(folder, spec.uri, _beside(prepare), writer)
+    end: End = "FAILED"
+    with last_words(recorder.kill):
         try:
             yield recorder
             end = "FINISHED"
@@ -125,7 +159,21 @@ def record(
             end = "KILLED"
             raise
         finally:
-            recorder.end(end)
+            recorder.end("KILLED" if is_ending() else end)
+
+
+def _beside(prepare: Callable[[], list[Path]]) -> Future[list[Path]]:
+    """Call `prepare` on a thread that can't keep the program from ending."""
+    future: Future[list[Path]] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(prepare())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="prepare", daemon=True).start()
+    return future
 
 
 def _prepare(plan: Plan, writer: Writer) -> list[Path]:

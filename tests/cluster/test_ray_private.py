@@ -6,12 +6,21 @@ import mmap
 import os
 import pkgutil
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import ray._raylet
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE, get_env_vars_to_propagate
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    RestartingState,
+    RunningState,
+    SchedulingState,
+)
 
 from pipeline.cluster import ray_private, start
 from pipeline.cluster.ray_private import LeanTrainer
@@ -19,6 +28,9 @@ from pipeline.cluster.ray_private import LeanTrainer
 ROOT = Path(__file__).resolve().parents[2]
 COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator"
 WORKERS = "ray.train.v2._internal.execution.worker_group:ExecutionGroup"
+EXECUTION = "ray.train.v2._internal.execution"
+WATCHED = ("after_controller_start", "after_controller_state_update")
+STATES = ("Initializing", "Rescheduling", "Restarting", "Running")
 NAMES = [
     # bound_to_loopback
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
@@ -34,6 +46,20 @@ NAMES = [
     # take_over
     f"{COORDINATOR}:_AutoscalingCoordinatorActor.cancel_request",
     "ray.train.v2._internal.execution.context:TrainRunContext",
+    "ray.train.torch:TorchTrainer._register_sigint_handler",
+    # StartWatch, has_not_started
+    *(f"{EXECUTION}.callback:ControllerCallback.{name}" for name in WATCHED),
+    *(f"{EXECUTION}.controller.state:{name}State" for name in STATES),
+    f"{EXECUTION}.controller.controller:logger",
+    f"{EXECUTION}.callback_manager:logger",
+    f"{EXECUTION}.scaling_policy.autoscaling_coordinator_client:logger",
+    "ray.train.v2._internal.exceptions:WorkerGroupStartupFailedError",
+    "ray.train.v2._internal.exceptions:WorkerGroupStartupTimeoutError",
+    # available_by_node, resolved, temp_folder, signals_kept
+    "ray._private.state:available_resources_per_node",
+    "ray._private.services:canonicalize_bootstrap_address_or_die",
+    "ray._common.utils:get_default_ray_temp_dir",
+    "ray._private.utils:set_sigterm_handler",
     # TRACEBACKS
     "ray.train.v2._internal.util:construct_user_exception_with_traceback",
 ]
@@ -42,6 +68,9 @@ TRAIN = "ray.train.v2._internal.constants"
 VARIABLES = {
     "RAY_DEDUP_LOGS": "ray._private.ray_constants:RAY_DEDUP_LOGS",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "ray._private.ray_constants:ENABLE_RAY_CLUSTERS_ENV_VAR",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR": (
+        "ray._private.runtime_env.constants:RAY_JOB_CONFIG_JSON_ENV_VAR"
+    ),
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": f"{TRAIN}:ENABLE_PREEMPTION_WATCHER_ENV_VAR",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": f"{TRAIN}:ENABLE_PRINT_PATCH_ENV_VAR",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": f"{TRAIN}:HEALTH_CHECK_INTERVAL_S_ENV_VAR",
@@ -66,8 +95,9 @@ def test_ray_still_reads_the_environment_variable(variable, constant):
 
 def test_every_environment_variable_of_ray_that_the_pipeline_sets_is_tested():
     sources = "".join(path.read_text() for path in (ROOT / "pipeline" / "cluster").glob("*.py"))
-    # RAY_ADDRESS is public.
-    assert set(re.findall(r'"(RAY_\w+)"', sources)) - {"RAY_ADDRESS"} == set(VARIABLES)
+    # These are public.
+    public = {"RAY_ADDRESS", "RAY_USE_TLS"}
+    assert set(re.findall(r'"(RAY_\w+)"', sources)) - public == set(VARIABLES)
 
 
 @pytest.mark.parametrize("name", ray_private.NO_METRICS)
@@ -108,6 +138,75 @@ def test_ray_train_still_requests_resources_by_the_name_that_is_cancelled():
     assert TorchTrainer(print).train_run_context.run_id
 
 
+def test_ray_init_still_installs_its_handler_by_the_function_that_is_replaced(monkeypatch):
+    assert "ray._private.utils.set_sigterm_handler(sigterm_handler)" in inspect.getsource(ray.init)
+    before = ray._private.utils.set_sigterm_handler
+    handler = signal.getsignal(signal.SIGTERM)
+    with ray_private.signals_kept():
+        ray._private.utils.set_sigterm_handler(signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    assert ray._private.utils.set_sigterm_handler is before
+
+
+def test_a_helper_of_ray_train_finds_the_cluster_by_the_address_that_is_passed_on(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    with ray_private.addressed("192.0.2.2:6379"):
+        assert get_env_vars_to_propagate()["RAY_ADDRESS"] == "192.0.2.2:6379"
+    assert os.environ["RAY_ADDRESS"] == "192.0.2.1:6379"
+    monkeypatch.delenv("RAY_ADDRESS")
+    with ray_private.addressed("192.0.2.2:6379"):
+        pass
+    assert "RAY_ADDRESS" not in os.environ | get_env_vars_to_propagate()
+
+
+# The start of workers
+
+
+@pytest.fixture
+def watch(tmp_path, monkeypatch):
+    """A watch that gives up after a minute, on a clock of its own, its file and the clock."""
+    now = [1000.0]
+    monkeypatch.setattr(ray_private.time, "monotonic", lambda: now[0])
+    watch = ray_private.StartWatch(tmp_path / "starting", 2, 60.0)
+    watch.after_controller_start(None)
+    return watch, tmp_path / "starting", now
+
+
+def test_a_controller_without_workers_for_a_minute_is_ended(watch):
+    watch, starting, now = watch
+    starting.touch()
+    now[0] += 60.0
+    watch.after_controller_state_update(InitializingState(), InitializingState())
+    now[0] += 0.1
+    # The workers are about to start.
+    watch.after_controller_state_update(InitializingState(), SchedulingState(None))
+    with pytest.raises(WorkerGroupStartupTimeoutError) as raised:
+        watch.after_controller_state_update(InitializingState(), InitializingState())
+    assert starting.exists()
+    assert ray_private.has_not_started(ControllerError(raised.value))
+
+
+def test_the_minute_begins_anew_when_workers_have_run(watch):
+    watch, starting, now = watch
+    starting.touch()
+    watch.after_controller_state_update(SchedulingState(None), RunningState())
+    assert not starting.exists()
+    now[0] += 1000.0
+    error = WorkerGroupError("", {0: RuntimeError()})
+    watch.after_controller_state_update(RunningState(), RestartingState(error))
+    assert starting.exists()
+    assert not ray_private.has_not_started(error)
+
+
+def test_stacks_of_what_the_driver_explains_are_not_printed():
+    logger = logging.getLogger("ray.train.v2._internal.execution.controller.controller")
+    record = logging.LogRecord(logger.name, logging.ERROR, "", 0, "stack", None, None)
+    assert ray_private._is_unexplained(record)
+    for error, is_shown in ((WorkerGroupStartupTimeoutError(1), False), (KeyError(), True)):
+        record.exc_info = (type(error), error, None)
+        assert ray_private._is_unexplained(record) is is_shown
+
+
 # Helper actors of Ray Train
 
 
@@ -145,6 +244,7 @@ def test_runs_that_share_a_cluster_can_free_resources_of_others(started, is_shar
     assert not start.is_for_one_run()
 
 
-def test_a_cluster_that_is_joined_is_shared(started):
+def test_a_cluster_that_is_joined_is_shared(started, monkeypatch):
+    monkeypatch.setattr(start, "check_answer", lambda address: None)
     with start.cluster("192.0.2.1:6379"):
         assert not start.is_for_one_run()

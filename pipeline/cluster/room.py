@@ -1,0 +1,144 @@
+"""Room for a run's workers on a cluster that others use too: who holds it, and the wait for it."""
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import ray
+from ray.train import TrainingFailedError
+from ray.util import placement_group, remove_placement_group
+
+from pipeline.cluster.ray_private import available_by_node
+from pipeline.io.console import Pace, duration, say
+from pipeline.settings import RaySettings
+
+_LOOK_S = 0.5
+# Seconds of a wait before its first line, and between lines.
+_SHORT_S, _LINE_EVERY_S = 5.0, 60.0
+# Seconds that the cluster's State API may take to answer.
+_ANSWER_S = 5.0
+# Times that free resources are counted, a second apart: those of workers that have just ended count
+# a little later.
+_COUNTS = 4
+_LONGEST_ENTRYPOINT = 60
+
+
+def needs(settings: RaySettings) -> dict[str, float]:
+    """Return the resources of one worker."""
+    gpus = {"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}
+    return {"CPU": settings.cpus_per_worker} | gpus
+
+
+def await_room(
+    settings: RaySettings, since: float, is_stopped: Callable[[], bool], label: str = ""
+) -> bool:
+    """Wait until the fewest workers fit, or the run is stopped; return whether they fit.
+
+    Prints who holds the resources, once a minute, after `label`. Raises TrainingFailedError when
+    ray.wait_minutes have passed since the time `since` of the monotonic clock.
+    """
+    group = placement_group([needs(settings)] * settings.fewest_workers, strategy="PACK")
+    start, line = time.monotonic(), Pace(_SHORT_S)
+    try:
+        while not group.wait(_LOOK_S):
+            if is_stopped():
+                return False
+            left_s = since + 60 * settings.wait_minutes - time.monotonic()
+            if left_s <= 0:
+                raise TrainingFailedError(
+                    f"no room after {settings.wait_minutes:g} min (--ray.wait-minutes): "
+                    f"{_shortage(settings)}"
+                )
+            if line.is_due():
+                if time.monotonic() - start >= _SHORT_S:
+                    line = Pace(_LINE_EVERY_S)
+                name = f"{label}: " if label else ""
+                say(
+                    f"{name}waiting for room: {_shortage(settings)}; "
+                    f"waits {duration(left_s)} more (--ray.wait-minutes)"
+                )
+    finally:
+        remove_placement_group(group)
+    return True
+
+
+def most_that_fit(settings: RaySettings) -> int:
+    """Return the most workers to start an elastic run with.
+
+    Ray Train counts resources that other jobs hold as free, and would wait for them. Where it would
+    count too many, this is the number that fits now; the run then does not grow beyond.
+    """
+    most, each = settings.most_workers, needs(settings)
+    for _ in range(_COUNTS):
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        counted = min(most, _fitting(nodes, each))
+        fits = min(most, _fitting(available_by_node().values(), each))
+        if fits >= counted:
+            return most
+        time.sleep(1)
+    return max(fits, settings.fewest_workers)
+
+
+def _fitting(nodes: Iterable[Mapping[str, float]], each: Mapping[str, float]) -> int:
+    return sum(
+        int(min(node.get(kind, 0) / amount + 1e-6 for kind, amount in each.items()))
+        for node in nodes
+    )
+
+
+def _shortage(settings: RaySettings) -> str:
+    """Return what is needed, what is free and who holds the rest."""
+    workers, free, total = settings.fewest_workers, ray.available_resources(), []
+    everything = ray.cluster_resources()
+    for kind, each in needs(settings).items():
+        total.append(
+            f"{workers * each:g} {kind}s needed, {free.get(kind, 0):g} of "
+            f"{everything.get(kind, 0):g} free"
+        )
+    return f"{', '.join(total)}, held by {_holders(next(reversed(needs(settings))))}"
+
+
+def _holders(kind: str) -> str:
+    """Name the jobs that hold a kind of resource, those that hold most first."""
+    answers: queue.SimpleQueue[Counter[str]] = queue.SimpleQueue()
+    # Where the cluster has no dashboard, the State API tries for most of a minute.
+    threading.Thread(target=lambda: answers.put(_held(kind)), daemon=True).start()
+    try:
+        held = answers.get(timeout=_ANSWER_S)
+    except queue.Empty:
+        held = Counter()
+    return ", ".join(f"{job} ({amount:g})" for job, amount in held.most_common(4)) or "other jobs"
+
+
+def _held(kind: str) -> Counter[str]:
+    """Add up what actors and placement groups of each job hold."""
+    from ray.util.state import list_actors, list_jobs, list_placement_groups
+
+    given: dict[str, Any] = {
+        "address": ray.get_runtime_context().gcs_address,
+        "timeout": int(_ANSWER_S),
+        "raise_on_missing_output": False,
+    }
+    held: Counter[str] = Counter()
+    try:
+        names = {job.job_id: _cut(job.entrypoint) for job in list_jobs(**given) if job.job_id}
+        groups = list_placement_groups(detail=True, filters=[("state", "=", "CREATED")], **given)
+        for group in groups:
+            amounts = [bundle["unit_resources"].get(kind, 0) for bundle in group.bundles]
+            held[names.get(group.creator_job_id, group.creator_job_id)] += sum(amounts)
+        for actor in list_actors(detail=True, filters=[("state", "=", "ALIVE")], **given):
+            if not actor.placement_group_id:
+                amount = (actor.required_resources or {}).get(kind, 0)
+                held[names.get(actor.job_id, actor.job_id)] += amount
+    except Exception:
+        # The line is for people; whatever the API answers, the wait goes on.
+        return Counter()
+    return +held
+
+
+def _cut(entrypoint: str) -> str:
+    short = entrypoint[:_LONGEST_ENTRYPOINT]
+    return repr(short + "..." * (len(entrypoint) > _LONGEST_ENTRYPOINT))

@@ -1,0 +1,163 @@
+"""The end of a command by SIGINT, SIGTERM or SIGHUP: orderly, and within seconds."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Seconds after a signal at which a thread ends a process whose main thread has not ended it.
+_WITHIN_S = 4.5
+# A shell's status of a program that a signal has ended is this plus the signal's number.
+_BY_SIGNAL = 128
+
+
+class _Command:
+    """The signals that a command has received; `advice` completes the line that it ends with."""
+
+    def __init__(self, advice: str) -> None:
+        self.number = signal.SIGTERM
+        self.is_ending = False
+        self.asks: list[Callable[[str], bool]] = []
+        self.last_words: list[Callable[[], None]] = []
+        self.numbers: tuple[signal.Signals, ...] = ()
+        self._advice = advice
+        self._calls = 0
+
+    def install(self) -> None:
+        """Install the handlers."""
+        for number in self.numbers:
+            signal.signal(number, self.handle)
+
+    def message(self) -> str:
+        """Return the line that the command ends with."""
+        return f"error: stopped by {self.number.name}" + "; " * bool(self._advice) + self._advice
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Ask for an orderly stop on a first signal, if someone can be asked; else end."""
+        self._calls += 1
+        if self.is_ending:
+            return
+        self.number = signal.Signals(number)
+        if self._calls == 1 and any(ask(self.number.name) for ask in reversed(self.asks)):
+            return
+        self.is_ending = True
+        raise KeyboardInterrupt
+
+    def watch(self, received: int) -> None:
+        """Read the numbers of signals; end the process if the main thread does not.
+
+        Python calls handlers between two instructions of the main thread. A library's call that
+        does not return would postpone them.
+        """
+        count = 0
+        with os.fdopen(received, "rb", buffering=0) as pipe:
+            while number := pipe.read(1):
+                if number[0] not in self.numbers:
+                    continue  # a signal that others handle
+                count += 1
+                threading.Thread(target=self._end, args=(number[0], count), daemon=True).start()
+
+    def _end(self, number: int, count: int) -> None:
+        time.sleep(_WITHIN_S)
+        is_postponed = self._calls < count and (count > 1 or not self.asks)
+        if self not in _commands or not (self.is_ending or is_postponed):
+            return
+        self.number = signal.Signals(number)
+        for say_last in reversed(self.last_words):
+            with suppress(Exception):
+                say_last()
+        print(self.message(), file=sys.stderr, flush=True)
+        os._exit(_BY_SIGNAL + number)
+
+
+# The command that the main thread runs, if any.
+_commands: list[_Command] = []
+
+
+@contextmanager
+def ended_by_signals(advice: str = "") -> Iterator[None]:
+    """End the program by SIGINT, SIGTERM or SIGHUP with one line, and with a shell's status.
+
+    A signal raises KeyboardInterrupt in the main thread, or asks for an orderly stop while
+    `orderly_stop` lasts. Later signals raise it once, and are ignored while the program ends. A
+    signal that the parent has told it to ignore, as nohup does, stays ignored. `advice` completes
+    the line. Contexts within this one, and those in other threads, are no-ops.
+    """
+    if _commands or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    command = _Command(advice)
+    _commands.append(command)
+    received, sent = os.pipe()
+    os.set_blocking(sent, False)
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    # Others were set by the parent, or by code that is not Python's.
+    before = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    wake_up = signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
+    threading.Thread(target=command.watch, args=(received,), name="signals", daemon=True).start()
+    command.numbers = tuple(before)
+    command.install()
+    try:
+        yield
+    except BaseException:
+        # Libraries turn KeyboardInterrupt into errors of their own.
+        if not command.is_ending:
+            raise
+        print(command.message(), file=sys.stderr, flush=True)
+        raise SystemExit(status()) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wake_up)
+        _commands.remove(command)
+        os.close(sent)
+
+
+@contextmanager
+def orderly_stop(ask: Callable[[str], bool]) -> Iterator[None]:
+    """Call `ask` with the name of a first signal; if it returns true, the signal does no more."""
+    with _added(_commands[0].asks if _is_main() else [], ask):
+        yield
+
+
+@contextmanager
+def last_words(say_last: Callable[[], None]) -> Iterator[None]:
+    """Call `say_last`, from another thread, before a process that can't end itself is ended."""
+    with _added(_commands[0].last_words if _is_main() else [], say_last):
+        yield
+
+
+def reinstall() -> None:
+    """Install the command's handlers again, after a library that replaces them."""
+    if _is_main():
+        _commands[0].install()
+
+
+def is_ending() -> bool:
+    """Whether a signal is ending the program."""
+    return any(command.is_ending for command in _commands)
+
+
+def status() -> int:
+    """Return the exit status of a program that the last signal has ended; SIGTERM if none came."""
+    return _BY_SIGNAL + (_commands[0].number if _commands else signal.SIGTERM)
+
+
+def _is_main() -> bool:
+    """Whether this is a command's main thread."""
+    return bool(_commands) and threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def _added(items: list[Any], item: Any) -> Iterator[None]:
+    items.append(item)
+    try:
+        yield
+    finally:
+        items.remove(item)

@@ -40,11 +40,9 @@ def main(argv: list[str] | None = None) -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     say(f"all files are in {folder}")
-    with clear_errors():
-        try:
-            result = soak(folder, arguments.minutes, arguments.seed)
-        except KeyboardInterrupt:
-            fail(f"interrupted; all processes have ended, and the files stay in {folder}", 130)
+    # It ends the cluster, a server and the training first.
+    with clear_errors(f"the files stay in {folder}", within_s=60.0):
+        result = soak(folder, arguments.minutes, arguments.seed)
         if arguments.json_file is not None:
             arguments.json_file.write_text(json.dumps(result, indent=1) + "\n")
     say(f"\n{report(result)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from pipeline.io.interruption import ended_by_signals
+from pipeline.io.interruption import WITHIN_S, ended_by_signals
 from pipeline.io.redaction import redacted
 
 _FAILED, _BAD_INPUT = 1, 2
@@ -70,12 +70,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 @contextmanager
-def clear_errors(advice: str = "") -> Iterator[None]:
+def clear_errors(advice: str = "", within_s: float = WITHIN_S) -> Iterator[None]:
     """End the program with a message: status 2 on ValueError, status 1 on OSError.
 
-    It also ends by SIGINT, SIGTERM and SIGHUP with a message, which `advice` completes.
+    It also ends by SIGINT, SIGTERM and SIGHUP with a message, which `advice` completes, and within
+    `within_s` seconds.
     """
-    with ended_by_signals(advice):
+    with ended_by_signals(advice, within_s):
         try:
             yield
         except ValueError as error:

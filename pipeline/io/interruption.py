@@ -12,7 +12,7 @@ from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds after a signal at which a thread ends a process whose main thread has not ended it.
-_WITHIN_S = 4.5
+WITHIN_S = 4.5
 # A shell's status of a program that a signal has ended is this plus the signal's number.
 _BY_SIGNAL = 128
 
@@ -20,13 +20,13 @@ _BY_SIGNAL = 128
 class _Command:
     """The signals that a command has received; `advice` completes the line that it ends with."""
 
-    def __init__(self, advice: str) -> None:
+    def __init__(self, advice: str, within_s: float) -> None:
         self.number = signal.SIGTERM
         self.is_ending = False
         self.asks: list[Callable[[str], bool]] = []
         self.last_words: list[Callable[[], None]] = []
         self.numbers: tuple[signal.Signals, ...] = ()
-        self._advice = advice
+        self._advice, self._within_s = advice, within_s
         self._calls = 0
 
     def install(self) -> None:
@@ -64,7 +64,7 @@ class _Command:
                 threading.Thread(target=self._end, args=(number[0], count), daemon=True).start()
 
     def _end(self, number: int, count: int) -> None:
-        time.sleep(_WITHIN_S)
+        time.sleep(self._within_s)
         is_postponed = self._calls < count and (count > 1 or not self.asks)
         if self not in _commands or not (self.is_ending or is_postponed):
             return
@@ -81,18 +81,19 @@ _commands: list[_Command] = []
 
 
 @contextmanager
-def ended_by_signals(advice: str = "") -> Iterator[None]:
+def ended_by_signals(advice: str = "", within_s: float = WITHIN_S) -> Iterator[None]:
     """End the program by SIGINT, SIGTERM or SIGHUP with one line, and with a shell's status.
 
     A signal raises KeyboardInterrupt in the main thread, or asks for an orderly stop while
     `orderly_stop` lasts. Later signals raise it once, and are ignored while the program ends. A
     signal that the parent has told it to ignore, as nohup does, stays ignored. `advice` completes
-    the line. Contexts within this one, and those in other threads, are no-ops.
+    the line. A process that does not end within `within_s` seconds is ended from another thread.
+    Contexts within this one, and those in other threads, are no-ops.
     """
     if _commands or threading.current_thread() is not threading.main_thread():
         yield
         return
-    command = _Command(advice)
+    command = _Command(advice, within_s)
     _commands.append(command)
     received, sent = os.pipe()
     os.set_blocking(sent, False)

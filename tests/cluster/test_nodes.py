@@ -103,8 +103,8 @@ def test_a_run_resumes_with_the_remaining_workers_and_grows_again(nodes, tmp_pat
         grown = resumed(log)[1]
         assert grown[1] == 2
         assert grown[0] > reached[0]
-        training.send_signal(signal.SIGTERM)
-        assert training.wait(PATIENCE_S) == 143
+        training.send_signal(signal.SIGINT)
+        assert training.wait(PATIENCE_S) == 130
     finally:
         if training.poll() is None:
             training.kill()

@@ -27,7 +27,8 @@ class _Command:
         self.last_words: list[Callable[[], None]] = []
         self.numbers: tuple[signal.Signals, ...] = ()
         self._advice, self._within_s = advice, within_s
-        self._calls = 0
+        # Signals that were handled, and the one of them that ends the program.
+        self._calls = self._last = 0
 
     def install(self) -> None:
         """Install the handlers."""
@@ -46,7 +47,7 @@ class _Command:
         self.number = signal.Signals(number)
         if self._calls == 1 and any(ask(self.number.name) for ask in reversed(self.asks)):
             return
-        self.is_ending = True
+        self.is_ending, self._last = True, self._calls
         raise KeyboardInterrupt
 
     def watch(self, received: int) -> None:
@@ -66,13 +67,15 @@ class _Command:
     def _end(self, number: int, count: int) -> None:
         time.sleep(self._within_s)
         is_postponed = self._calls < count and (count > 1 or not self.asks)
-        if self not in _commands or not (self.is_ending or is_postponed):
+        # After the command the interpreter waits for threads of libraries.
+        if not (self.is_ending and count >= self._last or (is_postponed and self in _commands)):
             return
         self.number = signal.Signals(number)
-        for say_last in reversed(self.last_words):
-            with suppress(Exception):
-                say_last()
-        print(self.message(), file=sys.stderr, flush=True)
+        if self in _commands:
+            for say_last in reversed(self.last_words):
+                with suppress(Exception):
+                    say_last()
+            print(self.message(), file=sys.stderr, flush=True)
         os._exit(_BY_SIGNAL + number)
 
 

@@ -145,7 +145,7 @@ def test_a_call_that_does_not_return_can_not_keep_the_program(is_closing):
         import ctypes
         mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
         lock(mutex)
-        with clear_errors(), last_words(lambda: print("recorded", flush=True)):
+        with clear_errors(within_s=0.5), last_words(lambda: print("recorded", flush=True)):
             try:
                 here()
                 time.sleep(60 if {is_closing} else 0)
@@ -155,6 +155,19 @@ def test_a_call_that_does_not_return_can_not_keep_the_program(is_closing):
     )
     process.send_signal(signal.SIGTERM)
     assert ended(process) == (143, "recorded\n", "error: stopped by SIGTERM\n")
+
+
+def test_a_thread_that_a_library_left_behind_can_not_keep_the_program():
+    process = started(
+        """
+        threading.Thread(target=threading.Event().wait, daemon=False).start()
+        with clear_errors(within_s=0.5):
+            here()
+            time.sleep(60)
+        """
+    )
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == (130, "", "error: stopped by SIGINT\n")
 
 
 def test_a_signal_that_the_parent_ignores_stays_ignored():

@@ -68,7 +68,7 @@ class _Command:
         time.sleep(self._within_s)
         is_postponed = self._calls < count and (count > 1 or not self.asks)
         # After the command the interpreter waits for threads of libraries.
-        if not (self.is_ending and count >= self._last or (is_postponed and self in _commands)):
+        if not ((self.is_ending and count >= self._last) or (is_postponed and self in _commands)):
             return
         self.number = signal.Signals(number)
         if self in _commands:

@@ -12,7 +12,7 @@ from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds after a signal at which a thread ends a process whose main thread has not ended it.
-WITHIN_S = 4.5
+WITHIN_S = 4.0
 # A shell's status of a program that a signal has ended is this plus the signal's number.
 _BY_SIGNAL = 128
 

@@ -57,6 +57,8 @@ SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # Actor that shares a cluster's resources among requesters; there is no public way to cancel a
 # request of another process.
 _COORDINATOR = "AutoscalingCoordinator"
+# Attempts, a second apart, to join a cluster that answers.
+_JOIN_ATTEMPTS = 3
 # States in which the controller waits until it can start workers.
 _WAITING = (InitializingState, ReschedulingState, RestartingState)
 # Errors of workers that could not be started, and the loggers that print their stacks.
@@ -166,6 +168,19 @@ def signals_kept() -> Iterator[None]:
     finally:
         ray_utils.set_sigterm_handler = before
         reinstall()
+
+
+@contextmanager
+def few_attempts() -> Iterator[None]:
+    """Let ray.init in this context give up a cluster that refuses it after few of 20 attempts."""
+    before, ray_constants.NUM_REDIS_GET_RETRIES = (
+        ray_constants.NUM_REDIS_GET_RETRIES,
+        _JOIN_ATTEMPTS,
+    )
+    try:
+        yield
+    finally:
+        ray_constants.NUM_REDIS_GET_RETRIES = before
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pipeline.cluster.ray_private import (
     NO_METRICS,
     SUBMITTED,
     bound_to_loopback,
+    few_attempts,
     signals_kept,
     temp_folder,
 )
@@ -71,8 +72,9 @@ def _join(address: str) -> None:
     # A submitted job has brought its code along.
     sent = {} if SUBMITTED in os.environ else {"py_modules": _package_folders()}
     try:
-        ray.init(address=named, runtime_env=sent or None, logging_level=logging.WARNING)
-    except (AuthenticationError, ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        with few_attempts():
+            ray.init(address=named, runtime_env=sent or None, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConnectionError(f"{origin}={named!r}: {refusal(error)}") from error
 
 

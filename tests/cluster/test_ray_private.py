@@ -148,6 +148,15 @@ def test_ray_init_still_installs_its_handler_by_the_function_that_is_replaced(mo
     assert ray._private.utils.set_sigterm_handler is before
 
 
+def test_ray_init_still_counts_its_attempts_by_the_constant_that_is_replaced():
+    connect = inspect.getsource(ray._private.node.Node._init_gcs_client)
+    assert "num_retries = ray_constants.NUM_REDIS_GET_RETRIES" in connect
+    before = ray._private.ray_constants.NUM_REDIS_GET_RETRIES
+    with ray_private.few_attempts():
+        assert ray._private.ray_constants.NUM_REDIS_GET_RETRIES == 3
+    assert before == ray._private.ray_constants.NUM_REDIS_GET_RETRIES
+
+
 def test_a_helper_of_ray_train_finds_the_cluster_by_the_address_that_is_passed_on(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     with ray_private.addressed("192.0.2.2:6379"):

@@ -1,5 +1,6 @@
 """Fixtures of all tests, and checks of array shapes while they run."""
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -70,6 +71,24 @@ def lspet_dir() -> Path:
 def coco_dir() -> Path:
     """Return the folder with four photographs of COCO val2017 and their keypoints."""
     return _real("coco")
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Return a function that makes an MLflow database at a path, and returns its URI.
+
+    MLflow takes seconds to make one, so all are copies of the first.
+    """
+    from mlflow import MlflowClient
+
+    first = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{first}").search_experiments()
+
+    def made(path: Path) -> str:
+        shutil.copy(first, path)
+        return f"sqlite:///{path}"
+
+    return made
 
 
 @pytest.fixture

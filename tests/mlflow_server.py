@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,15 +14,16 @@ from jobs.benchmark.rounds.processes import wait_until
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[int]:
+def mlflow_server(folder: Path, new_database: Callable[[Path], str]) -> Iterator[int]:
     """Run a server that stores everything in the new `folder`; yield its port on 127.0.0.1.
 
     Raises TimeoutError if it doesn't start.
     """
     folder.mkdir()
+    uri = new_database(folder / "mlflow.db")
     port = _free_port()
     place = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    store = ("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}")
+    store = ("--backend-store-uri", uri)
     files = ("--artifacts-destination", str(folder / "artifacts"))
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(

@@ -139,8 +139,8 @@ def test_a_checkpoint_is_evaluated_on_other_data(web, pack, tmp_path, capsys):
     assert SECRET not in out.read_text() + capsys.readouterr().out
 
 
-def test_mlflow_keeps_no_secret(tmp_path):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_mlflow_keeps_no_secret(tmp_path, new_database):
+    uri = new_database(tmp_path / "mlflow.db")
 
     def started(train: str):
         return start_run(

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], str]) -> str:
     """A store with the registered model `pose`, whose champion is the run's only checkpoint."""
     folder = tmp_path_factory.mktemp("registry")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = new_database(folder / "mlflow.db")
     journal = Journal(folder / "run")
     place = {"experiment": "served", "artifacts": folder / "artifacts", "uri": uri}
     journal.run(RunSpec(name="run", params={}, tags={}, **place))

@@ -168,10 +168,10 @@ def test_runs_that_cannot_be_compared_are_refused(runs, capsys):
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory) -> str:
+def database(tmp_path_factory, new_database) -> str:
     """A database with runs `one` and `two`, and two runs `twice`, one without a checkpoint."""
     folder = tmp_path_factory.mktemp("mlflow")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = new_database(folder / "mlflow.db")
 
     def started(experiment: str, name: str) -> Run:
         place = {"params": {}, "tags": {}, "artifacts": folder / "artifacts"}

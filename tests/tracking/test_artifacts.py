@@ -16,7 +16,7 @@ def names(folder) -> list[str]:
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "overlay.png"
-    Image.new("RGB", (3000, 1500), "red").save(path)
+    Image.new("RGB", (700, 350), "red").save(path)
     return path
 
 
@@ -26,8 +26,8 @@ def folder(tmp_path):
     return tmp_path / "laid"
 
 
-def test_a_picture_has_the_names_that_mlflow_would_give_it(picture, folder, tmp_path):
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+def test_a_picture_has_the_names_that_mlflow_would_give_it(picture, folder, tmp_path, new_database):
+    client = MlflowClient(new_database(tmp_path / "mlflow.db"))
     experiment = client.create_experiment("e", artifact_location=(tmp_path / "theirs").as_uri())
     run = client.create_run(experiment).info.run_id
     with Image.open(picture) as opened:
@@ -47,7 +47,7 @@ def test_a_picture_has_the_names_that_mlflow_would_give_it(picture, folder, tmp_
         with Image.open(folder / name) as shown:
             assert shown.format == "WEBP"
             sizes.append(shown.size)
-    assert sizes == [(350, 175), (3000, 1500)]
+    assert sizes == [(350, 175), (700, 350)]
 
 
 def test_a_picture_that_is_sent_again_replaces_itself_and_no_other(picture, folder):

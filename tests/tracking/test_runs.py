@@ -15,9 +15,8 @@ from pipeline.tracking.runs import Run, end_run, start_run
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory) -> str:
-    """One database for all, since making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+def database(tmp_path_factory, new_database) -> str:
+    return new_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
 
 @pytest.fixture

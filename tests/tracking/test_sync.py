@@ -23,13 +23,12 @@ from pipeline.tracking.sync import JournalSync, deliver
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory) -> Path:
-    """One database for all, since making one takes seconds."""
     return tmp_path_factory.mktemp("mlflow") / "mlflow.db"
 
 
 @pytest.fixture(scope="module")
-def uri(database) -> str:
-    return f"sqlite:///{database}"
+def uri(database, new_database) -> str:
+    return new_database(database)
 
 
 @pytest.fixture

@@ -93,8 +93,10 @@ def until(is_so: Callable[[], bool], limit_s: float = 60) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory, new_database) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    new_database(folder / "mlflow.db")
+    server = Server(folder)
     server.start()
     yield server
     server.kill()

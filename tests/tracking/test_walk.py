@@ -1,6 +1,6 @@
 """Comparing a sweep's runs in the MLflow UI, on a real server, with a real browser."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +48,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def swept(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
+def swept(
+    browser: Browser,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: Callable[[Path], str],
+) -> Iterator[Swept]:
     """Train networks of 1, 2 and 4 stacks, recorded as a sweep's trials; no cluster is needed."""
     folder = tmp_path_factory.mktemp("walk")
     pack_samples(folder / "train", [samples(8)])
     pack_samples(folder / "val", [samples(3, first=20)], split="val")
-    with mlflow_server(folder / "mlflow") as port:
+    with mlflow_server(folder / "mlflow", new_database) as port:
         uri = f"http://127.0.0.1:{port}"
         params = {"sweep.model.stacks": list(STACKS)}
         parent = start_run(uri, "hourglass", "stacks", params=params, tags={}, artifacts=folder)
@@ -93,16 +97,22 @@ def train_trial(folder: Path, uri: str, stacks: int) -> dict[str, float]:
     return found
 
 
-@pytest.fixture
-def page(browser: Browser, swept: Swept) -> Iterator[Page]:
-    """The experiment's runs in a new visit to the UI, the sweep unfolded."""
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    """A page that keeps the UI's scripts from visit to visit, and nothing else."""
     context = browser.new_context(viewport=walk.SIZE)
     context.set_default_timeout(walk.LIMIT_MS)
-    opened = context.new_page()
-    walk.open_experiment(opened, swept.uri, "hourglass")
-    walk.unfold(opened, "stacks")
-    yield opened
+    context.add_init_script("localStorage.clear(); sessionStorage.clear()")
+    yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def page(tab: Page, swept: Swept) -> Page:
+    """The experiment's runs in a new visit to the UI, the sweep unfolded."""
+    walk.open_experiment(tab, swept.uri, "hourglass")
+    walk.unfold(tab, "stacks")
+    return tab
 
 
 def is_shown(picture: Locator) -> bool:

@@ -1,5 +1,6 @@
 """Fixtures of all tests, and checks of array shapes while they run."""
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from xdist.scheduler import LoadScopeScheduling
 # Before any test file imports the package, whose annotations are checked while the tests run.
 install_import_hook("pipeline", "checking.checked")
 
+# Several tests run at a time, here and in the processes that they start.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 _TESTS = Path(__file__).resolve().parent

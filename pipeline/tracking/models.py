@@ -5,6 +5,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -33,6 +34,8 @@ CHECKPOINT = "checkpoint"
 DATA = f"data/{CHECKPOINT}"
 _ROOT = Path(__file__).parents[2]
 _PACKAGE = "pipeline"
+# It reads the lists of files of all that is installed, which takes longer than all of the rest.
+_distributions = cache(packages_distributions)
 
 
 with warnings.catch_warnings():
@@ -140,7 +143,7 @@ def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
         shutil.copyfile(file, copy)
     # Modules outside the repository are not on the finder's path.
     outside = {name.partition(".")[0] for name in finder.badmodules}
-    known = packages_distributions()
+    known = _distributions()
     # Those of extras, as pillow-heif, may not be installed.
     needed = (outside - sys.stdlib_module_names - {_PACKAGE}) & set(known)
     names = {known[name][0] for name in needed}

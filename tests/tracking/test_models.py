@@ -279,7 +279,7 @@ def test_nothing_is_pickled_in_a_model(begin, uri, tmp_path):
 
 def test_a_library_that_is_not_installed_is_not_required(tmp_path, monkeypatch):
     known = {name: [name] for name in ("torch", "cv2", "PIL")}
-    monkeypatch.setattr("pipeline.tracking.models.packages_distributions", lambda: known)
+    monkeypatch.setattr("pipeline.tracking.models._distributions", lambda: known)
     monkeypatch.setattr("pipeline.tracking.models.version", lambda name: "1.0")
     _, requirements = bundle("pipeline.data.photographs.header", tmp_path)
     assert requirements == ["PIL==1.0", "cv2==1.0"]

@@ -21,7 +21,7 @@ quickstart: install
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 test: check
 	$(PYTEST)

@@ -12,6 +12,7 @@ from pipeline.io.console import say
 from pipeline.io.interruption import is_ending, last_words
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, End, Journal, RunSpec
+from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.ownership import CLAIMS, HeldError, Writer, newest_claim, own
 from pipeline.run.plan import Plan
 from pipeline.tracking.description import run_spec
@@ -110,6 +111,7 @@ def set_aside(folder: Path, uri: str, writer: Writer) -> None:
     Its run gets the new folder's name, in MLflow too: otherwise the next run of the old name would
     be recorded in it. Raises AwayError if MLflow does not answer; nothing is moved then.
     """
+    from pipeline.tracking.client import AwayError
     from pipeline.tracking.runs import NAME_TAG, SHOWN_NAME_TAG
     from pipeline.tracking.sync import deliver
 
@@ -123,15 +125,20 @@ def set_aside(folder: Path, uri: str, writer: Writer) -> None:
         journal.end("KILLED")
     if journal.entries():
         journal.tags({NAME_TAG: name, SHOWN_NAME_TAG: name})
-    # The trials first: they find their sweep by the name that it has.
-    for path in (*folder.glob(f"*/{JOURNAL_NAME}"), *folder.glob(JOURNAL_NAME)):
-        starts = [e.content for e in Journal(path.parent).entries() if e.kind == "run"]
-        if starts and starts[-1]["uri"] == redacted(uri):
-            deliver(path.parent, uri)
+    try:
+        # The trials first: they find their sweep by the name that it has.
+        for path in (*folder.glob(f"*/{JOURNAL_NAME}"), *folder.glob(JOURNAL_NAME)):
+            starts = [e.content for e in Journal(path.parent).entries() if e.kind == "run"]
+            if starts and starts[-1]["uri"] == redacted(uri):
+                deliver(path.parent, uri)
+    except AwayError:
+        journal.tags({NAME_TAG: folder.name, SHOWN_NAME_TAG: folder.name})
+        raise
     aside = folder.parent / name
     aside.mkdir()
-    # The journal last: until then, a start that finds the rest gone finds it changed again.
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == JOURNAL_NAME):
+    # Last what tells a start that finds the rest gone that there was another run or sweep.
+    last = (JOURNAL_NAME, SWEEP_NAME)
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name in last, path.name)):
         if path.name != CLAIMS:
             writer.check()
             path.rename(aside / path.name)

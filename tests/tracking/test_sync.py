@@ -579,6 +579,7 @@ def test_a_run_does_not_start_over_while_mlflow_could_not_tell_it_from_the_forme
         set_aside(former.root, uri, writer)
     assert sorted(path.name for path in former.root.iterdir()) == ["journal.jsonl", "owners"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert former.entries()[-1].content["tags"]["hourglass.name"] == "run"
 
 
 def test_a_run_that_was_recorded_elsewhere_starts_over_without_that_server(begin, uri, tmp_path):

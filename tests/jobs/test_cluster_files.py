@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -331,3 +332,31 @@ def test_gpus_are_requested_on_spot_nodes_only():
         assert ("SPOT" in spec.get("nodeSelector", {}).values()) is has_gpu
         # Ray takes a pod's limits for its resources; less requested would be shared with others.
         assert container["resources"]["limits"] == container["resources"]["requests"]
+
+
+def test_a_submitted_job_s_package_holds_the_code_and_no_data(tmp_path):
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    shutil.copy(ROOT / ".rayignore", tmp_path)
+    code = ["jobs/train.py", "pipeline/run/plan.py", "docs/data.md", "tune/report/page.html.j2"]
+    data = [
+        *("photos/a.JPG", "photos/deep/b.jpeg", "c.png", "d.HEIC", "film.MP4", "e.tiff"),
+        *("out/people/index.json", "people/train-000000.tar", "runs/r/journal.jsonl"),
+        *("mlflow.db", "mlflow.db-wal", "elsewhere/epoch_0001/weights.safetensors"),
+        *("sweeps/s/report.html", "joints.mat", "annot/valid.h5", ".git/objects/ab"),
+    ]
+    for name in (*code, *data):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    [is_excluded] = get_excludes_from_ignore_files(tmp_path, include_gitignore=True)
+    packed = {name for name in (*code, *data) if not is_excluded(tmp_path / name)}
+    assert packed == set(code)
+
+
+def test_the_package_s_limit_is_ray_s():
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    limit = f"{GCS_STORAGE_MAX_SIZE // 2**20} MiB"
+    for name in (".rayignore", "README.md", "docs/training.md"):
+        assert limit in (ROOT / name).read_text()

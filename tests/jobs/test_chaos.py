@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import threading
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -318,6 +320,39 @@ def test_a_folder_that_is_still_written_to_is_removed_in_the_end(tmp_path, monke
     monkeypatch.setattr(shutil, "rmtree", lambda path: tries.pop()(path))
     stage.remove_folder(folder)
     assert (folder.exists(), tries, capsys.readouterr().out) == (False, [], "")
+
+
+_WRITER = """
+import itertools, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1]) / "session" / "logs"
+for number in itertools.count():
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.log").write_text("line")
+    except FileNotFoundError:
+        pass  # removed in between
+    if number == 100:
+        print("writing", flush=True)
+"""
+
+
+def test_a_folder_into_which_a_process_still_writes_is_removed_after_its_end(tmp_path, capsys):
+    folder = tmp_path / "soak"
+    command = [sys.executable, "-c", _WRITER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        # Its end comes while the folder is being removed.
+        ending = threading.Timer(0.5, writer.kill)
+        ending.start()
+        wait = threading.Thread(target=stage.remove_folder, args=(folder,))
+        wait.start()
+        ending.join()
+        writer.wait()
+        wait.join()
+    # What was written after the last try, but before the end, would need another one.
+    stage.remove_folder(folder)
+    assert (folder.exists(), capsys.readouterr().out) == (False, "")
 
 
 def test_a_folder_that_stays_is_named_in_a_line_and_the_status_is_still_good(

@@ -137,14 +137,14 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
 
 
 def _counts(plan: "PredictionPlan", store: "Store") -> str:
-    """Return the last line: what the files hold, and what was passed over."""
+    """Return the last line: what the files hold, and what was left out."""
     estimates = store.estimates(plan.sources)
     people = sum(len(estimate.people) for estimate in estimates)
     ignored = sum(plan.boxes.boxes.left_out.values()) if plan.boxes else 0
     return (
         f"in all: {people:,} people in {len(estimates):,} pictures; "
         f"not read: {len(plan.failures):,} files"
-        + f"; boxes passed over: {ignored:,}"
+        + f"; boxes ignored: {ignored:,}"
         * (plan.boxes is not None)
     )
 
@@ -235,17 +235,19 @@ def _follow(
     results: "Iterator[Found]", parts: "Sequence[Part]", store: "Store", failures: "list[Failure]"
 ) -> None:
     """Store each result as it comes, with progress lines."""
-    total, done, people, pace = sum(part.pictures() for part in parts), 0, 0, Pace(2.0)
+    total, pace = sum(part.pictures() for part in parts), Pace(2.0)
+    done = read = people = 0
     for found in results:
         store.keep(found)
         failures += found.failures
+        read += len(found.estimates)
         done += len(found.estimates) + len(found.failures)
         people += sum(len(estimate.people) for estimate in found.estimates)
         if pace.is_due():
             left = duration(pace.left_s(done, total))
             say(f"{bar(done, total)} pictures, {people:,} people  left {left}")
     if total:
-        say(f"{people:,} people in {done:,} pictures, in {duration(pace.elapsed_s())}")
+        say(f"{people:,} people in {read:,} pictures, in {duration(pace.elapsed_s())}")
 
 
 def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None:

@@ -177,7 +177,7 @@ def test_boxes_of_a_category_are_chosen_and_empty_ones_counted(place, capsys):
     said = capsys.readouterr().out
     assert "1 entries of boxes.json are ignored: of no size" in said
     assert said.splitlines()[-1] == (
-        "in all: 1 people in 1 pictures; not read: 0 files; boxes passed over: 2"
+        "in all: 1 people in 1 pictures; not read: 0 files; boxes ignored: 2"
     )
     status, error = refused(
         capsys, "pose", "in/0.jpg", "--boxes", "boxes.json", "--boxes-category", "0"

@@ -169,8 +169,8 @@ def test_an_error_of_mlflow_shows_no_secret(tmp_path, uri):
 
 def test_the_command_that_opens_the_ui_shows_no_secret():
     shown = ui_command(f"postgresql://anna:{SECRET}@host/runs")
-    assert "--backend-store-uri postgresql://anna:***@host/runs --host 127.0.0.1" in shown
-    assert ui_command(f"http://anna:{SECRET}@host") == "open http://anna:***@host"
+    assert "--backend-store-uri 'postgresql://anna:***@host/runs' --host 127.0.0.1" in shown
+    assert ui_command(f"http://anna:{SECRET}@host") == "open 'http://anna:***@host'"
 
 
 # Pickles

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from pipeline.data.measurable import check_measurable, measurable
@@ -23,6 +24,12 @@ from pipeline.settings import DataSettings, Settings
 
 # A writable disk must have room for a page.
 _PROBE_BYTES = 4096
+# Schemes that MLflow's client takes, without those of plug-ins.
+_STORES = (
+    *("sqlite", "postgresql", "mysql", "mssql", "http", "https"),
+    *("file", "databricks", "databricks-uc", "uc"),
+)
+_WITHOUT_PATH = ("databricks", "databricks-uc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +126,25 @@ def tracking_uri(setting: str) -> str:
     scheme, separator, path = uri.partition(":///")
     if scheme == "sqlite" and separator and not path.startswith("/"):
         return f"sqlite:///{_absolute('tracking.uri', uri, path)}"
-    if "://" not in uri:
+    scheme = _scheme_of(uri)
+    if scheme == "file" and not uri.removeprefix("file:").startswith("/"):
+        return f"file://{_absolute('tracking.uri', uri, uri.removeprefix('file:'))}"
+    # Other packages add stores to MLflow.
+    plugins = entry_points(group="mlflow.tracking_store").names
+    if scheme not in (*_STORES, *plugins):
         raise ValueError(
-            "tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got "
-            f"{redacted(uri)!r}"
+            "tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, of one of "
+            f"{', '.join(_STORES)}, got {redacted(uri)!r}"
         )
     return uri
+
+
+def _scheme_of(uri: str) -> str:
+    """Return the scheme of MLflow's URI without a database's driver; empty if it has none."""
+    if uri in _WITHOUT_PATH:
+        return uri
+    scheme, colon, _ = uri.partition(":")
+    return scheme.partition("+")[0].lower() if colon else ""
 
 
 def storage_folder(setting: str) -> Path:

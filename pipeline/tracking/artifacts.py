@@ -17,25 +17,25 @@ _COPY_PX = (350, 350)
 
 def log_text(run: Run, text: str, path: str) -> None:
     """Keep text as the artifact `path`."""
-    with artifact_client(run.uri) as client:
+    with artifact_client(run.uri, run.run_id) as client:
         client.log_text(run.run_id, text, path)
 
 
 def log_file(run: Run, file: Path, folder: str) -> None:
     """Keep a file in `folder` of the artifacts."""
-    with artifact_client(run.uri) as client:
+    with artifact_client(run.uri, run.run_id) as client:
         client.log_artifact(run.run_id, str(file), folder)
 
 
 def log_folder(run: Run, folder: Path, path: str) -> None:
     """Keep a folder's files under `path` of the artifacts."""
-    with artifact_client(run.uri) as client:
+    with artifact_client(run.uri, run.run_id) as client:
         client.log_artifacts(run.run_id, str(folder), path)
 
 
 def log_image(run: Run, file: Path, key: str, step: int, time_ms: int) -> None:
     """Show an image in the UI's grid under `key`, at a step and a time in ms since 1970."""
-    with artifact_client(run.uri) as client, tempfile.TemporaryDirectory() as folder:
+    with artifact_client(run.uri, run.run_id) as client, tempfile.TemporaryDirectory() as folder:
         try:
             lay_out(file, key, step, time_ms, Path(folder))
         except ValueError as error:
@@ -70,7 +70,7 @@ def download(run: Run, path: str, into: Path) -> Path:
     Raises AwayError, or RefusedError if the run has no such file.
     """
     folder, _, _ = path.rpartition("/")
-    with artifact_client(run.uri) as client:
+    with artifact_client(run.uri, run.run_id) as client:
         if path not in {file.path for file in client.list_artifacts(run.run_id, folder or None)}:
             raise RefusedError(message(run.uri, f"run {run.run_id} has no file {path}"))
         return Path(client.download_artifacts(run.run_id, path, str(into)))
@@ -81,7 +81,7 @@ def list_files(run: Run, folder: str) -> list[str]:
 
     Raises AwayError, or RefusedError if there are none.
     """
-    with artifact_client(run.uri) as client:
+    with artifact_client(run.uri, run.run_id) as client:
         listed = client.list_artifacts(run.run_id, folder)
     names = [file.path.rpartition("/")[2] for file in listed if not file.is_dir]
     if not names:

@@ -5,6 +5,8 @@ import hashlib
 import logging
 import os
 import queue
+import re
+import shlex
 import tempfile
 import threading
 import time
@@ -21,6 +23,8 @@ from pipeline.io.redaction import redacted
 
 # MLflow's codes of requests that are wrong in themselves. Other errors may be temporary.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+# Schemes that MLflow reads itself, without a server.
+_STORES = ("sqlite", "postgresql", "mysql", "mssql", "file")
 # HTTP errors of the client that may be temporary: missing rights, timeouts, too many requests.
 _TEMPORARY = (401, 403, 407, 408, 425, 429)
 # Seconds to wait for another process that holds a lock, and between two tries.
@@ -28,11 +32,19 @@ _LOCK_S, _LOCK_LOOK_S = 30.0, 0.05
 
 
 class AwayError(ValueError):
-    """MLflow did not answer, or can't do it now."""
+    """MLflow did not answer, or can't do it now; `summary` states what, if it did answer."""
+
+    def __init__(self, text: str, summary: str = "") -> None:
+        super().__init__(text)
+        self.summary = summary
 
 
 class RefusedError(ValueError):
-    """MLflow answered that it will not do it."""
+    """MLflow answered that it will not do it; `summary` states what must be mended first."""
+
+    def __init__(self, text: str, summary: str = "") -> None:
+        super().__init__(text)
+        self.summary = summary
 
 
 class DoubtfulError(RefusedError):
@@ -40,8 +52,14 @@ class DoubtfulError(RefusedError):
 
 
 def is_server(uri: str) -> bool:
-    """Whether a URI belongs to a server, not to a database."""
-    return uri.startswith(("http:", "https:"))
+    """Whether a URI belongs to a server, not to a database or a folder."""
+    scheme = re.split("[:+]", uri, maxsplit=1)[0]
+    return scheme not in _STORES
+
+
+def with_uri(uri: str, command: str) -> str:
+    """Return a command of MLflow's with the URI that it is for, `***` for passwords."""
+    return f"MLFLOW_TRACKING_URI={shlex.quote(redacted(uri))} {command}"
 
 
 def reach(uri: str, within_s: float) -> None:
@@ -72,11 +90,12 @@ def ui_command(uri: str) -> str:
     """Return the command that opens the MLflow UI at `uri`, with `***` for passwords."""
     uri = redacted(uri)
     if is_server(uri):
-        return f"open {uri}"
+        is_page = uri.startswith(("http:", "https:"))
+        return f"open {shlex.quote(uri)}" if is_page else f"open the workspace of {uri}"
     # With job execution, which is not needed here, the server starts seven more processes.
     return (
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
-        f"--backend-store-uri {uri} --host 127.0.0.1 --port 5000 --workers 1"
+        f"--backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
     )
 
 
@@ -101,8 +120,11 @@ def mlflow_client(uri: str) -> Iterator[MlflowClient]:
 
 
 @contextmanager
-def artifact_client(uri: str) -> Iterator[MlflowClient]:
-    """Act as `mlflow_client`, also on errors of the libraries by which artifacts are sent."""
+def artifact_client(uri: str, run_id: str = "") -> Iterator[MlflowClient]:
+    """Act as `mlflow_client`, also on errors of the libraries by which artifacts are sent.
+
+    An AwayError names the store of the run's artifacts if MLflow itself answers.
+    """
     try:
         with mlflow_client(uri) as client:
             yield client
@@ -111,8 +133,22 @@ def artifact_client(uri: str) -> Iterator[MlflowClient]:
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         is_refused = isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY
-        kind = RefusedError if is_refused else AwayError
-        raise kind(message(uri, f"{type(error).__name__}: {error}")) from None
+        reason = f"{type(error).__name__}: {error}"
+        if is_refused:
+            raise RefusedError(message(uri, reason)) from None
+        store = f"the store of artifacts{_store_of(uri, run_id)}"
+        raise AwayError(
+            redacted(f"tracking.uri={uri!r}: {store}: {reason}"),
+            redacted(f"{store} does not answer"),
+        ) from None
+
+
+def _store_of(uri: str, run_id: str) -> str:
+    """Return where a run's artifacts are kept. Raises AwayError if MLflow is away itself."""
+    if not run_id:
+        return ""
+    with mlflow_client(uri) as client:
+        return f" {client.get_run(run_id).info.artifact_uri}"
 
 
 def message(uri: str, reason: object) -> str:

@@ -40,10 +40,14 @@ def run_spec(plan: Plan, parent: str = "") -> RunSpec:
 
 
 def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:
-    """Describe a run: network, data, recipe, workers and command, preceded by `result` if any."""
+    """Describe a run: `result` if any, command, network, data, recipe and workers.
+
+    The end is cut off if it is too long for MLflow.
+    """
     model, optim, ray = plan.settings.model, plan.settings.optim, plan.settings.ray
     gpus = f" and {ray.gpus_per_worker:g} GPUs" if ray.gpus_per_worker else ""
     parts = [
+        f"    {command(plan.settings)}",
         f"Stacked hourglass: {model.stacks} x {model.modules} (stacks x modules) of "
         f"{model.features} features, {model.joints} joints, input of {model.input_px} px; "
         f"{cost.parameters:,} parameters, {cost.macs / 1e9:.3g} GMAC per image.",
@@ -53,7 +57,6 @@ def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:
         f"Recipe: {optim.optimizer}, learning rate {describe_course(optim)}; {optim.loss}; "
         f"batches of {optim.batch_size}, {optim.epochs} epochs.",
         f"Workers: {ray.workers}, each with {ray.cpus_per_worker:g} CPUs{gpus}.",
-        f"    {command(plan.settings)}",
     ]
     return "\n\n".join(([f"**Best: {result}**"] if result else []) + parts) + "\n"
 

@@ -51,7 +51,10 @@ def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) ->
     the optimizer's state. Idempotent. Raises AwayError or RefusedError.
     """
     name = checkpoint.name
-    with artifact_client(run.uri) as client, machine_lock(f"{run.uri} {run.run_id} {name}"):
+    with (
+        artifact_client(run.uri, run.run_id) as client,
+        machine_lock(f"{run.uri} {run.run_id} {name}"),
+    ):
         model = find_model(client, run, name) or client.create_logged_model(
             run.experiment_id, name, run.run_id, model_type="checkpoint"
         )
@@ -76,7 +79,10 @@ def forget_model(run: Run, name: str) -> None:
 
     Raises AwayError or RefusedError.
     """
-    with artifact_client(run.uri) as client, machine_lock(f"{run.uri} {run.run_id} {name}"):
+    with (
+        artifact_client(run.uri, run.run_id) as client,
+        machine_lock(f"{run.uri} {run.run_id} {name}"),
+    ):
         model = find_model(client, run, name)
         if model is not None:
             # MLflow only hides a deleted model: its files would stay until `mlflow gc`. They go

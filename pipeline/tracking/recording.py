@@ -16,6 +16,7 @@ from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.ownership import CLAIMS, HeldError, Writer, newest_claim, own
 from pipeline.run.plan import Plan
 from pipeline.tracking.description import run_spec
+from pipeline.tracking.long_values import record_long
 
 if TYPE_CHECKING:
     from pipeline.tracking.uploader import Uploader
@@ -155,7 +156,9 @@ def record(
     that the run begins with. Once another start owns the run, nothing more is recorded, and
     SupersededError is raised.
     """
-    Journal(folder, writer=writer).run(spec)
+    journal = Journal(folder, writer=writer)
+    journal.run(spec)
+    record_long(journal, spec.params, spec.tags)
     recorder = RunRecorder(folder, spec.uri, _beside(prepare), writer)
     end: End = "FAILED"
     with last_words(recorder.kill):

@@ -10,7 +10,14 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from pipeline.io.redaction import redacted
-from pipeline.tracking.client import is_server, machine_lock, mlflow_client
+from pipeline.tracking.client import (
+    RefusedError,
+    is_server,
+    machine_lock,
+    mlflow_client,
+    with_uri,
+)
+from pipeline.tracking.long_values import shortened_params, shortened_tags, tags_of_long
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 State = Literal["active", "deleted", "absent"]
@@ -62,7 +69,9 @@ def start_run(
             uri, experiment, name, artifacts=artifacts, parent=parent, time_ms=time_ms
         )
         client.update_run(run.run_id, status="RUNNING")
-        _log_params(client, run.run_id, _redacted(params), _redacted(tags))
+        values = _redacted(params)
+        named = shortened_tags(_redacted(tags)) | tags_of_long(values)
+        _log_params(client, run.run_id, shortened_params(values), named)
     return run
 
 
@@ -112,7 +121,8 @@ def log_points(run: Run, points: Sequence[Point]) -> None:
 def set_tags(run: Run, tags: Mapping[str, str]) -> None:
     """Set tags, or replace those that the run has."""
     with mlflow_client(run.uri) as client:
-        client.log_batch(run.run_id, tags=[RunTag(*tag) for tag in tags.items()])
+        shown = shortened_tags(tags)
+        client.log_batch(run.run_id, tags=[RunTag(*tag) for tag in shown.items()])
 
 
 def end_run(run: Run, status: Status, time_ms: int | None = None) -> None:
@@ -156,6 +166,13 @@ def find_runs(uri: str, run: str) -> list[Run]:
 
 def _experiment(client: MlflowClient, uri: str, name: str, artifacts: Path) -> str:
     existing = client.get_experiment_by_name(name)
+    if existing is not None and existing.lifecycle_stage == "deleted":
+        restore = with_uri(uri, f"mlflow experiments restore -x {existing.experiment_id}")
+        raise RefusedError(
+            f"tracking.experiment={name!r} was deleted in MLflow; restore it by: {restore}, or "
+            "give another name",
+            f"the experiment {name!r} was deleted in MLflow",
+        )
     if existing is not None:
         return str(existing.experiment_id)
     # Ray's workers have other working folders: a relative default would scatter the files.

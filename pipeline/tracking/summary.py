@@ -26,6 +26,7 @@ from pipeline.run.layout import FIGURES, overlay_path
 from pipeline.run.ownership import Writer
 from pipeline.run.plan import Plan
 from pipeline.tracking.description import NOTE, describe_run
+from pipeline.tracking.long_values import record_long
 from pipeline.tracking.sync import deliver_start
 
 # Training samples in the picture that a run starts with.
@@ -94,7 +95,9 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
         value, checksum = metadata.metrics[metric], plan.val.checksum
         journal.register(folder.name, registered, metric, value, checksum)
     result = f"{plan.measure.headline} {best_scores.headline:.2f} after epoch {epoch}"
-    journal.tags({NOTE: describe_run(plan, network_cost(plan.settings.model), result)})
+    note = {NOTE: describe_run(plan, network_cost(plan.settings.model), result)}
+    journal.tags(note)
+    record_long(journal, {}, note)
     return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
 
 

@@ -18,7 +18,7 @@ from pipeline.run.journal import SYSTEM_NAME, Entry, Journal
 from pipeline.run.ownership import Writer
 from pipeline.settings import TrackingSettings
 from pipeline.tracking.artifacts import log_file, log_folder, log_image, log_text
-from pipeline.tracking.client import AwayError, DoubtfulError, RefusedError, reach
+from pipeline.tracking.client import AwayError, DoubtfulError, RefusedError, reach, with_uri
 from pipeline.tracking.models import forget_model, log_model
 from pipeline.tracking.registry import register
 from pipeline.tracking.runs import (
@@ -152,7 +152,7 @@ class JournalSync:
             )
         except RefusedError as error:
             # Without the run nothing of it can be recorded: a person has to decide.
-            raise AwayError(str(error)) from error
+            raise AwayError(str(error), error.summary) from error
         if self._position.run_id not in ("", run.run_id):
             raise _GoneError(f"run {self._position.run_id} has been replaced by {run.run_id}")
         self._advance([entry], experiment_id=run.experiment_id, run_id=run.run_id)
@@ -229,7 +229,9 @@ class JournalSync:
         if state == "absent":
             raise _GoneError(f"{place} does not know run {run.run_id} any more")
         if state == "deleted":
-            raise AwayError(f"run {run.run_id} was deleted in {place}: restore it")
+            restore = with_uri(self._uri, f"mlflow runs restore --run-id {run.run_id}")
+            deleted = f"run {run.run_id} was deleted in {place}"
+            raise AwayError(f"{deleted}; restore it by: {restore}", deleted)
 
     def _refuse(self, seq: int, content: Mapping[str, Any], reason: str) -> None:
         self._refused.add(seq)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -51,7 +52,7 @@ class Backlog:
             because = f" ({self.reason})" if self.reason else ""
             lines.append(
                 f"MLflow lacks {counted(self.waiting)} of {self.folder}{because}; "
-                f"to send them: python -m jobs.deliver {self.folder}"
+                f"to send them: python -m jobs.deliver {shlex.quote(str(self.folder))}"
             )
         if self.refused:
             lines.append(f"MLflow refused {self.refused}, listed in {self.folder / REFUSED_NAME}")

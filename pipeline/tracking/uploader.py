@@ -29,7 +29,7 @@ class Uploader:
         self._folder, self._uri, self._shown = folder, uri, redacted(uri)
         self._writer = writer
         self._closing = threading.Event()
-        self._failures, self._reason = 0, ""
+        self._failures, self._reason, self._summary = 0, "", ""
         # A daemon, so that a server that hangs can't keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="uploader", daemon=True)
         self._thread.start()
@@ -68,11 +68,12 @@ class Uploader:
                 sync.send()
             # The disk may be full, too.
             except (AwayError, OSError) as error:
-                self._failed(sync, str(error))
+                self._failed(sync, error)
                 pause_s = min(_LONGEST_S, 2 * pause_s)
             else:
                 if self._failures >= _FAILURES:
-                    say(f"MLflow at {self._shown} is back, and has all that waited")
+                    back = "" if self._summary else " is back, and"
+                    say(f"MLflow at {self._shown}{back} has all that waited")
                 self._failures, self._reason = 0, ""
                 pause_s, sent = _CHECK_S, size
 
@@ -80,12 +81,14 @@ class Uploader:
         paths = (self._folder / name for name in (JOURNAL_NAME, SYSTEM_NAME))
         return sum(path.stat().st_size for path in paths if path.exists())
 
-    def _failed(self, sync: JournalSync, reason: str) -> None:
+    def _failed(self, sync: JournalSync, error: AwayError | OSError) -> None:
         self._failures += 1
-        self._reason = redacted(reason)
+        self._reason = redacted(str(error))
+        self._summary = error.summary if isinstance(error, AwayError) else ""
         if self._failures == _FAILURES:
             waiting = sum(sync.backlog().waiting.values())
             say(
-                f"MLflow at {self._shown} does not answer: {waiting} entries wait on disk, "
+                f"{self._summary or f'MLflow at {self._shown} does not answer'}: "
+                f"{waiting} entries wait on disk, "
                 f"and training continues ({self._reason:.300})"
             )

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from dataclasses import replace
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,7 @@ def test_a_relative_sqlite_path_becomes_absolute(working_folder):
     assert tracking_uri("sqlite:///db/m.db") == f"sqlite:///{working_folder}/db/m.db"
     assert tracking_uri("sqlite:////db/m.db") == "sqlite:////db/m.db"
     assert tracking_uri("http://host:5000") == "http://host:5000"
+    assert tracking_uri("file:db/runs") == f"file://{working_folder}/db/runs"
 
 
 def test_the_environment_names_the_tracking_server_unless_the_setting_does(monkeypatch):
@@ -367,9 +369,34 @@ def test_a_storage_of_a_network_is_refused(tmp_path):
 def test_a_tracking_uri_without_a_scheme_is_refused(tmp_path):
     settings = settings_of(packed(tmp_path), **{"tracking.uri": "mlflow.db"})
     message = (
-        "tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, got 'mlflow.db'"
+        "tracking.uri must be like sqlite:////path/mlflow.db or http://host:5000, of one of sqlite,"
+        " postgresql, mysql, mssql, http, https, file, databricks, databricks-uc, uc, got "
+        "'mlflow.db'"
     )
     refused(settings, message)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("databricks", "databricks://profile", "databricks-uc", "uc:http://host:8080"),
+        *("file:///runs", "postgresql://host/runs", "mysql+pymysql://host/runs"),
+    ],
+)
+def test_schemes_that_mlflow_takes_are_let_through(uri):
+    assert tracking_uri(uri) == uri
+
+
+@pytest.mark.parametrize("uri", ["htp://host:5000", "host:5000", "runs/mlflow.db", "s3://runs"])
+def test_other_schemes_are_refused(uri):
+    with pytest.raises(ValueError, match=f"^tracking.uri must be like .*, got '{uri}'$"):
+        tracking_uri(uri)
+
+
+def test_a_store_that_another_package_adds_is_let_through(monkeypatch):
+    found = EntryPoints([EntryPoint("azureml", "azureml.mlflow:store", "mlflow.tracking_store")])
+    monkeypatch.setattr("pipeline.run.plan.entry_points", lambda group: found)
+    assert tracking_uri("azureml://westeurope/runs") == "azureml://westeurope/runs"
 
 
 def test_a_warm_up_that_no_epoch_would_outlast_is_refused(tmp_path):

@@ -26,21 +26,21 @@ def test_a_note_describes_a_run_and_how_to_repeat_it(tmp_path, monkeypatch):
     paragraphs = describe_run(
         plan, Cost(parameters=12_345, macs=1_234_000_000), "PCKh@0.5 12.50"
     ).split("\n\n")
-    assert paragraphs[:2] == [
+    assert [paragraphs[0], paragraphs[2]] == [
         "**Best: PCKh@0.5 12.50**",
         "Stacked hourglass: 1 x 1 (stacks x modules) of 8 features, 16 joints, input of 64 px; "
         "12,345 parameters, 1.23 GMAC per image.",
     ]
-    assert paragraphs[2].startswith("Data: made, joint set mpii; 6 people to train on (`")
-    assert paragraphs[3:5] == [
+    assert paragraphs[3].startswith("Data: made, joint set mpii; 6 people to train on (`")
+    assert paragraphs[4:] == [
         "Recipe: rmsprop, learning rate 0.00025, constant; mse; batches of 6, 2 epochs.",
-        "Workers: 1, each with 1 CPUs.",
+        "Workers: 1, each with 1 CPUs.\n",
     ]
-    assert paragraphs[5] == (
+    assert paragraphs[1] == (
         f"    python -m jobs.train --data.train '{folder}/train/*.tar' "
         f"--data.val '{folder}/val/*.tar' --model.stacks 1 --model.features 8 "
         f"--model.input-px 64 --optim.epochs 2 --ray.storage {tmp_path}/runs --ray.name mine "
-        f"--tracking.uri sqlite:///{tmp_path}/mlflow.db\n"
+        f"--tracking.uri sqlite:///{tmp_path}/mlflow.db"
     )
 
 

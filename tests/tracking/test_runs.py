@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.run.journal import Journal, RunSpec
+from pipeline.run.plan import _STORES
 from pipeline.tracking.artifacts import log_file, log_folder, log_text
 from pipeline.tracking.client import AwayError, machine_lock, ui_command
-from pipeline.tracking.runs import Run, end_run, start_run
+from pipeline.tracking.long_values import record_long
+from pipeline.tracking.runs import Run, end_run, set_tags, start_run
+from pipeline.tracking.sync import JournalSync
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +133,90 @@ def test_the_command_that_opens_the_ui_depends_on_the_uri():
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
         "--backend-store-uri sqlite:////runs/mlflow.db --host 127.0.0.1 --port 5000 --workers 1"
     )
+    assert "--backend-store-uri 'sqlite:////my runs/m.db' --host" in (
+        ui_command("sqlite:////my runs/m.db")
+    )
+    assert ui_command("databricks://team") == "open the workspace of databricks://team"
+
+
+def test_the_schemes_that_are_let_through_are_mlflow_s():
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    # The empty one is a folder's.
+    assert {*_STORES, ""} == set(_tracking_store_registry._registry)
+
+
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(
+    database, tmp_path, request
+):
+    given = {"params": {}, "tags": {}, "artifacts": tmp_path / "artifacts"}
+    name = request.node.name
+    run = start_run(database, name, "run", **given)
+    MlflowClient(database).delete_experiment(run.experiment_id)
+    said = (
+        f"tracking.experiment={name!r} was deleted in MLflow; restore it by: MLFLOW_TRACKING_URI="
+        f"{database} mlflow experiments restore -x {run.experiment_id}, or give another name"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        start_run(database, name, "run", **given)
+    MlflowClient(database).restore_experiment(run.experiment_id)
+    assert start_run(database, name, "other", **given).experiment_id == run.experiment_id
+
+
+def test_long_values_are_cut_and_lie_whole_in_artifacts(database, tmp_path, request):
+    shards, note = ",".join(f"/data/train-{n:06d}.tar" for n in range(400)), "word " * 2000
+    journal = Journal(tmp_path / "run")
+    params, tags = {"data.train": shards, "model.stacks": 2}, {"mlflow.note.content": note}
+    spec = RunSpec(
+        uri=database,
+        experiment=request.node.name,
+        name="run",
+        params=params,
+        tags=tags,
+        artifacts=tmp_path / "artifacts",
+    )
+    for _ in range(2):
+        journal.run(spec)
+        record_long(journal, params, tags)
+    JournalSync(journal.root, database).deliver()
+    client = MlflowClient(database)
+    experiment = client.get_experiment_by_name(request.node.name)
+    [run] = client.search_runs([experiment.experiment_id])
+    shown, described = run.data.params["data.train"], run.data.tags["mlflow.note.content"]
+    assert (len(shown), len(described)) == (6000, 8000)
+    assert shown.startswith("/data/train-000000.tar,")
+    assert "... (9,199 characters, whole in whole/data.train.txt, SHA-256 " in shown
+    assert "... (10,000 characters, whole in whole/mlflow.note.content.txt, SHA-256 " in described
+    named = {key: value for key, value in run.data.tags.items() if key.startswith("whole.")}
+    assert named == {
+        "whole.data.train": "whole/data.train.txt",
+        "whole.mlflow.note.content": "whole/mlflow.note.content.txt",
+    }
+    assert not any(key.startswith("changed.") for key in run.data.tags)
+    folder = tmp_path / "artifacts" / run.info.run_id / "artifacts" / "whole"
+    assert (folder / "data.train.txt").read_text() == shards
+    assert (folder / "mlflow.note.content.txt").read_text() == note
+
+
+def test_a_long_tag_that_is_set_later_is_cut_too(start):
+    run = start()
+    set_tags(run, {"mlflow.note.content": "x" * 8001})
+    tags = stored(run).data.tags
+    assert len(tags["mlflow.note.content"]) == 8000
+    assert tags["whole.mlflow.note.content"] == "whole/mlflow.note.content.txt"
+
+
+def test_a_store_of_artifacts_that_is_away_is_named_itself(database, request):
+    # No folder can be made there, whoever asks.
+    place = Path("/proc/nowhere")
+    given = {"params": {}, "tags": {}, "artifacts": place}
+    run = start_run(database, request.node.name, "run", **given)
+    store = f"the store of artifacts file:///proc/nowhere/{run.run_id}/artifacts"
+    with pytest.raises(
+        AwayError, match=f"^tracking.uri='{re.escape(database)}': {store}: "
+    ) as away:
+        log_text(run, "text", "a.txt")
+    assert away.value.summary == f"{store} does not answer"
 
 
 def test_a_process_that_never_finishes_a_task_is_not_waited_for(monkeypatch):

@@ -349,9 +349,8 @@ def test_a_run_that_was_deleted_waits_until_it_is_restored(begin, uri, request):
     run_id = recorded(uri, request.node.name).info.run_id
     MlflowClient(uri).delete_run(run_id)
     journal.metrics({"loss": 1.0, "pckh": 2.0}, 1)
-    with pytest.raises(
-        AwayError, match=f"^run {run_id} was deleted in MLflow at {uri}: restore it"
-    ):
+    deleted = f"run {run_id} was deleted in MLflow at {uri}; restore it by: "
+    with pytest.raises(AwayError, match=f"^{deleted}.* runs restore --run-id {run_id}$"):
         deliver(journal.root, uri)
     assert waiting(journal, uri) == {"metrics": 1}
     MlflowClient(uri).restore_run(run_id)

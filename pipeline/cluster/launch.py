@@ -98,7 +98,10 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     check_capacity(plan.settings.ray)
     recording.begin()
     note_startup("cluster")
-    with stopping(plan.folder) as stop, addressed(ray.get_runtime_context().gcs_address):
+    with (
+        stopping(plan.folder, recording.writer) as stop,
+        addressed(ray.get_runtime_context().gcs_address),
+    ):
         _fit(plan, recording, stop, label)
         progress = _progress(plan)
         if stop.is_asked and progress.epochs < plan.settings.optim.epochs:

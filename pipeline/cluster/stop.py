@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.io.console import say
 from pipeline.io.interruption import orderly_stop
 from pipeline.run.layout import STARTING_NAME, STOP_NAME
+from pipeline.run.ownership import Writer
 
 
 class Stop:
@@ -30,10 +31,11 @@ class Stop:
 
 
 @contextmanager
-def stopping(folder: Path) -> Iterator[Stop]:
+def stopping(folder: Path, writer: Writer) -> Iterator[Stop]:
     """Make a command's first signal stop the run in `folder`, while it has workers.
 
-    In other threads than the command's only the file stops the run.
+    In other threads than the command's only the file stops the run. Once another start than
+    `writer`'s owns the run, a signal raises SupersededError: the request would reach that start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = Stop(folder)
@@ -42,6 +44,7 @@ def stopping(folder: Path) -> Iterator[Stop]:
     def ask(signal_name: str) -> bool:
         if (folder / STARTING_NAME).exists():
             return False
+        writer.check()
         say(f"{signal_name}: stopping after a checkpoint; a second signal ends the process at once")
         stop.ask()
         return True

@@ -362,6 +362,8 @@ def test_a_second_driver_is_refused_or_takes_over_and_leaves_nothing_of_the_firs
             assert second.returncode == 0, second.stdout + second.stderr
             database = place / "mlflow.db"
             kept = {path: path.read_bytes() for path in files_of(run, database)}
+            # It would ask the run, which is another's now, to stop.
+            first.send_signal(signal.SIGTERM)
             first.send_signal(signal.SIGCONT)
             _, error = first.communicate(timeout=120)
         finally:

@@ -94,6 +94,12 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], s
     return made
 
 
+@pytest.fixture(scope="session")
+def faults_dir() -> Path:
+    """Return the folder with small inputs that once failed, by number."""
+    return _real("faults")
+
+
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., list[Path]]:
     """Return a function that packs lists of samples, one per shard, into a folder of tmp_path."""

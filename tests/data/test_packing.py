@@ -963,3 +963,84 @@ def test_the_first_shard_of_leeds_sports_pose_extended_is_packed(tmp_path, lspet
         on_crop = transform(np.array(sample.person.joints)[shown], sample.crop.from_original)
         assert (on_crop > -1).all()
         assert (on_crop < (crop.shape[1] + 1, crop.shape[0] + 1)).all()
+
+
+def fault_settings(folder: Path, out: Path, name: str, images: str = "img") -> PackSettings:
+    """Pack a fault's table or COCO file as its README does."""
+    is_table = name.endswith(".csv")
+    joint_set = folder / ("05/mouse.toml" if name.startswith("05") else "lsp14.toml")
+    return PackSettings(
+        source="table" if is_table else "coco",
+        images=folder / images,
+        annotations=folder / name,
+        joint_set=joint_set if is_table else None,
+        out=out,
+        val_images=4,
+        people_per_shard=8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("01/animal17.json", "neck, root_of_tail, left_front_paw and 3 more are unknown"),
+        ("01/reordered.json", "in another order: keypoints[0] is 'right_ankle', expected 'nose'"),
+        ("04/a.json", "images[0] (im00001.jpg) and images[8] (im00009.jpg) share the id 1"),
+        ("05/t.csv", "flip_pairs lacks ['leftear', 'rightear']"),
+        ("07/a.json", "annotations[0]: keypoints of left_shoulder, which is labelled: expected"),
+        ("08/animal12.json", "has 12 keypoints that are not COCO's 17"),
+        ("08/cvat14.json", "has 14 keypoints that are not COCO's 17: neck, head are unknown"),
+        ("10/CollectedData_me.csv", "got DeepLabCut's rows scorer, bodyparts and coords"),
+        ("28/t.csv", "27 of 224 joints that are not missing lie at (-1, -1)"),
+    ],
+)
+def test_a_known_fault_is_refused_by_name(tmp_path, faults_dir, name, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        plan_packing(fault_settings(faults_dir, tmp_path / "out", name))
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "people", "skipped"),
+    [
+        ("18/bbox_empty.json", "img", 16, {}),
+        ("18/bbox_null.json", "img", 16, {}),
+        ("18/coordinate_null.json", "img", 16, {}),
+        ("18/keypoints_null.json", "img", 15, {"no keypoints": 1}),
+        ("18/no_width.json", "img", 16, {}),
+        ("19/a.json", "img", 16, {"no keypoints": 1}),
+        ("20/no_boxes.json", "img", 16, {}),
+        ("20/one_zero_box.json", "img", 16, {}),
+        ("22/a.json", "22/root", 16, {}),
+        ("22/t.csv", "22/root", 16, {}),
+        ("23/t.csv", "23/img", 16, {}),
+    ],
+)
+def test_a_known_fault_is_packed_and_counted(tmp_path, faults_dir, name, images, people, skipped):
+    plan = plan_packing(fault_settings(faults_dir, tmp_path / "out", name, images))
+    keys = [person.key for job in plan.jobs for person in job.people]
+    assert len(set(keys)) == len(keys) == people
+    assert (plan.skipped, plan.left_out) == (skipped, {})
+
+
+@pytest.mark.parametrize("name", ["02/t.csv", "02/coco_upright_sizes.json"])
+def test_phone_photographs_are_packed_as_their_upright_copies(tmp_path, faults_dir, name):
+    # The folder img has the same photographs without an orientation.
+    pictures = []
+    for number, images in enumerate(("02/img", "img")):
+        settings = fault_settings(faults_dir, tmp_path / f"out{number}", name, images)
+        pack_all(settings)
+        shards = [str(path) for path in sorted(settings.out.glob("*.tar"))]
+        pictures.append([(sample.person, sample.picture()) for sample in ShardReader(shards)])
+    for (turned, seen), (upright, expected) in zip(*pictures, strict=True):
+        assert turned == upright
+        assert seen.shape == expected.shape
+        # JPEG was written once more.
+        assert np.abs(seen.astype(int) - expected).mean() < 8
+
+
+def test_known_pictures_of_12_bits_are_as_bright_as_their_copies(tmp_path, faults_dir):
+    settings = fault_settings(faults_dir, tmp_path / "out", "25/t.csv", "25/img")
+    index = pack_all(settings)
+    assert index.converted == {"12 bits a channel scaled to 8": 16}
+    shards = [str(path) for path in sorted(settings.out.glob("*.tar"))]
+    assert np.mean([sample.picture().mean() for sample in ShardReader(shards)]) > 50

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from jaxtyping import install_import_hook
-from web_server import WebServer
+from web_server import WebServer, serving
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -114,11 +113,5 @@ def pack(tmp_path: Path) -> Callable[..., list[Path]]:
 @pytest.fixture
 def web() -> Iterator[WebServer]:
     """Start a web server for the test."""
-    server = WebServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.unblocked.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving() as server:
+        yield server

@@ -2,6 +2,8 @@
 
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -78,6 +80,21 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.server.served.append(len(body))
         self.wfile.write(body)
+
+
+@contextmanager
+def serving() -> Iterator[WebServer]:
+    """Run a web server."""
+    server = WebServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.unblocked.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def publish(web: WebServer, paths: list[Path]) -> str:

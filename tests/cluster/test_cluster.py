@@ -1,5 +1,6 @@
 """End to end on one real Ray cluster: pack, train, resume, fail, sweep, submit."""
 
+import io
 import json
 import os
 import re
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from factories import photograph
 from listeners import is_loopback, watched
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from web_server import WebServer
+from web_server import publish, serving
 
 from pipeline.settings import Settings
 
@@ -38,6 +41,7 @@ TINY = {
     "optim.batch_size": 8,
     "optim.epochs": 2,
     "optim.target_peak": 10.0,
+    "evaluation.overlays": 1,
     "ray.cpus_per_worker": 0.5,
     "ray.max_failures": 0,
 }
@@ -62,11 +66,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packed(dashboard: str, place: Path) -> Path:
-    """A packed synthetic dataset: 64 scenes for training, 21 for validation."""
+    """A packed synthetic dataset: 45 scenes for training, 15 for validation."""
     from jobs.pack import main
 
     main(
-        ["synthetic", "--out", str(place / "data"), "--scenes", "85", "--val-images", "21"]
+        ["synthetic", "--out", str(place / "data"), "--scenes", "60", "--val-images", "15"]
         + ["--people-per-shard", "20", "--crop.person-px", "96"]
     )
     return place / "data"
@@ -92,31 +96,53 @@ def run_named(place: Path, name: str) -> Run:
     return run
 
 
+def submit(dashboard: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Submit a training as a job, and wait for its end."""
+    import ray
+
+    # With several clusters on the machine, such as those of other tests, Ray may choose any.
+    here = f"RAY_ADDRESS={ray.get_runtime_context().gcs_address}"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
+    command += ["--address", dashboard, "--working-dir", str(ROOT), "--"]
+    return subprocess.run(
+        [*command, "env", here, sys.executable, "-m", "jobs.train", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"RAY_AUTH_MODE": "token"},
+        check=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def listened() -> set[tuple[str, Any]]:
-    """Names of the processes that listened while `trained` was trained, and where."""
+    """Names of the processes that listened while `submitted` trained, and where."""
     return set()
 
 
 @pytest.fixture(scope="module")
-def trained(packed: Path, place: Path, listened: set[tuple[str, Any]]) -> str:
-    """Train two workers by the command line, with averaged weights; return the run's name."""
-    from jobs.train import main
-
+def submitted(
+    dashboard: str, packed: Path, place: Path, listened: set[tuple[str, Any]]
+) -> subprocess.CompletedProcess[str]:
+    """Train two workers of the run `pair` in a submitted job, with averaged weights."""
+    words = arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100)
     with watched(os.getpid()) as seen:
-        main(
-            arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100)
-            + ["--tracking.register", "pose"]
-        )
+        done = submit(dashboard, *words, "--tracking.register", "pose")
     listened |= seen
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(submitted: subprocess.CompletedProcess[str]) -> str:
+    """Return the name of the run that the submitted job has trained."""
+    assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     return "pair"
 
 
 def test_packing_writes_shards_and_an_index(packed: Path):
     content = json.loads((packed / "index.json").read_text())
     assert content["source"] == content["joint_set"]["name"] == "synthetic"
-    assert content["splits"]["train"]["images"] == 64
-    assert content["splits"]["val"]["images"] == 21
+    assert content["splits"]["train"]["images"] == 45
+    assert content["splits"]["val"]["images"] == 15
     assert sorted(path.name for path in packed.iterdir()) == sorted(
         ["index.json", "members.npz"] + [shard["name"] for shard in content["shards"]]
     )
@@ -129,6 +155,14 @@ def test_what_is_started_here_listens_on_loopback_alone(
     assert {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= names
     assert any(name.startswith("ray::RayTrainWorker") for name in names)
     assert {(name, at) for name, at in listened if not is_loopback(at)} == set()
+
+
+def test_a_submitted_job_trains_and_streams_what_it_prints(
+    trained: str, submitted: subprocess.CompletedProcess[str], place: Path
+):
+    assert "epoch 2/2 evaluated" in submitted.stdout
+    assert "pooled mean" in submitted.stdout
+    assert f"best checkpoint: {place / 'runs' / trained}" in submitted.stdout
 
 
 def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):
@@ -206,50 +240,6 @@ def test_two_workers_have_the_counts_of_one(trained: str, packed: Path, place: P
         assert list(alone["network"]["pckh"]["joints"][threshold].values()) == shares
 
 
-def test_a_run_of_the_same_name_resumes_where_it_stopped(
-    trained: str, packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
-):
-    from jobs.train import main
-
-    before = run_named(place, trained).info.run_id
-    main(arguments(packed, place, ray__workers=2, ray__name=trained, optim__epochs=3))
-    run = run_named(place, trained)
-    assert run.info.run_id == before
-    assert run.data.tags["changed.optim.epochs"] == "3"
-    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
-    steps = [m.step for m in client.get_metric_history(before, "train_loss")]
-    assert steps == [1, 2, 3]
-    record = json.loads((place / "runs" / trained / "epoch_0003" / "checkpoint.json").read_text())
-    assert record["progress"]["epochs"] == 3
-    assert "best checkpoint" in capfd.readouterr().out
-
-
-def test_a_run_stores_no_secret_of_its_uris_and_resumes_without(
-    packed: Path, tmp_path: Path, web: WebServer, capfd: pytest.CaptureFixture[str]
-):
-    from jobs.train import main
-
-    secret = "hunter2hunter2"
-    web.files = {f"/pose/{path.name}": path.read_bytes() for path in packed.iterdir()}
-    shards = len(list(packed.glob("train-*.tar")))
-    train = f"{web.url}/pose/train-{{000000..{shards - 1:06d}}}.tar?X-Amz-Signature={secret}"
-    for epochs in (1, 2):
-        main(
-            arguments(packed, tmp_path, data__train=train, optim__epochs=epochs, ray__name="signed")
-        )
-    record = json.loads(
-        (tmp_path / "runs" / "signed" / "epoch_0002" / "checkpoint.json").read_text()
-    )
-    assert record["progress"]["epochs"] == 2
-    params = run_named(tmp_path, "signed").data.params
-    assert params["data.train"] == record["settings"]["data.train"] == train.replace(secret, "***")
-    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.name == "mlflow.db" for path in kept)
-    assert [path for path in kept if secret.encode() in path.read_bytes()] == []
-    output = capfd.readouterr()
-    assert secret not in output.out + output.err
-
-
 def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
     packed: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -287,11 +277,9 @@ def test_resources_of_an_earlier_start_of_a_run_are_freed(dashboard: str, tmp_pa
     ray.get(coordinator.cancel_request.remote("train-other"))
 
 
-def test_a_failing_worker_fails_the_run_and_the_command(
-    packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_failing_worker_fails_the_run_and_the_job(
+    dashboard: str, packed: Path, place: Path, tmp_path: Path
 ):
-    from jobs.train import main
-
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in packed.iterdir():
@@ -300,90 +288,158 @@ def test_a_failing_worker_fails_the_run_and_the_command(
             # Beyond what the command checks. The picture follows the tar header of 512 bytes.
             content = content[:512] + bytes(64) + content[576:]
         (broken / path.name).write_bytes(content)
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments(broken, place, ray__name="broken"))
-    assert stopped.value.code == 1
-    assert "train-000001.tar: synthetic-" in (errors := capfd.readouterr().err)
-    assert ".jpg: checksum " in errors
+    failed = submit(dashboard, *arguments(broken, place, ray__name="broken", ray__max_failures=3))
+    assert failed.returncode == 1
+    # Ray ends with the last lines once more.
+    output = failed.stdout.partition("Status message: ")[0]
+    [error] = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: training run broken failed: train-000001.tar: synthetic-")
+    assert ".jpg: checksum " in error
+    # Once, although three failures are allowed.
+    assert len(re.findall(r"rank 0.* failed: train-000001", output)) == 1
+    assert "Traceback" not in output
     assert run_named(place, "broken").info.status == "FAILED"
 
 
-def test_a_run_whose_loss_is_not_finite_ends_at_once_with_a_sentence(
-    packed: Path, place: Path, capfd: pytest.CaptureFixture[str]
-):
+@dataclass(frozen=True, kw_only=True)
+class Drivers:
+    """Three drivers of one run: the first, one that is refused, and one that takes the run over.
+
+    `files` are those of the run and MLflow's database as the last has left them, and `files_later`
+    those after the end of the first.
+    """
+
+    first: subprocess.CompletedProcess[str]
+    pid: int
+    refused: subprocess.CompletedProcess[str]
+    last: subprocess.CompletedProcess[str]
+    epochs: int
+    files: dict[Path, bytes]
+    files_later: dict[Path, bytes]
+
+
+SECRET = "hunter2hunter2"
+
+
+def stop_between_uploads(pid: int) -> None:
+    """Stop a process while it holds no lock that others would wait for."""
+
+    def is_stopped() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: state_of(pid) == "T", 30)
+        if f" {pid} " not in Path("/proc/locks").read_text():
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_until(is_stopped, 60)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def started_here(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the command `jobs.train` in this process."""
     from jobs.train import main
 
-    changes = {"optim__learning_rate": 1e30, "optim__max_bad_steps": 1, "ray__max_failures": 3}
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments(packed, place, ray__workers=2, ray__name="wild", **changes))
-    assert stopped.value.code == 1
-    out, errors = capfd.readouterr()
-    # Every weight is beyond all bounds after the first step.
-    [error] = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert re.match(
-        r"error: training run wild failed: epoch 1, step 3 of \d+, learning rate 1e\+30: "
-        r"the loss of ",
-        error,
-    )
-    assert "; this is bad step 2, optim.max_bad_steps allows 1; " in error
-    assert " its samples: rank 0: train-0000" in error
-    assert " | rank 1: train-0000" in error
-    assert "bad_steps.py" not in out + errors, "a traceback"
-    # Once, although three failures are allowed.
-    assert out.count("; step skipped, 1 of 1 allowed; ") == 1
-    assert run_named(place, "wild").info.status == "FAILED"
+    out, errors, status = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(errors):
+        try:
+            main(words)
+        except SystemExit as ended:
+            status = ended.code
+    return subprocess.CompletedProcess(words, status, out.getvalue(), errors.getvalue())
 
 
-@pytest.mark.timeout(900)
-def test_a_second_driver_is_refused_or_takes_over_and_leaves_nothing_of_the_first(
-    packed: Path, place: Path, tmp_path: Path
-):
+@pytest.fixture(scope="module")
+def drivers(packed: Path, place: Path) -> Drivers:
+    """Start the run `twin` on shards behind signed addresses, and start it again twice."""
     import ray
 
     run, address = place / "runs" / "twin", ray.get_runtime_context().gcs_address
-    words = [sys.executable, "-m", "jobs.train"]
-    words += arguments(packed, place, ray__name="twin", optim__epochs=500, ray__address=address)
-
-    def driven(*more: object) -> subprocess.CompletedProcess[str]:
-        command = [*words, *map(str, more)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, cwd=ROOT, stderr=pipe, stdout=pipe, text=True) as first:
-        try:
-            wait_until(lambda: "metrics" in kinds(run), 300)
-            refused = driven()
-            assert refused.returncode == 2
-            assert f"error: run twin is held by process {first.pid} on host " in refused.stderr
-            assert "Ray" not in refused.stdout + refused.stderr
-            first.send_signal(signal.SIGSTOP)
-            epochs = int(sorted(run.glob("epoch_*"))[-1].name[6:10]) + 3
-            second = driven("--optim.epochs", epochs, "--ray.take-over", "true")
-            assert second.returncode == 0, second.stdout + second.stderr
-            database = place / "mlflow.db"
-            kept = {path: path.read_bytes() for path in files_of(run, database)}
-            # It would ask the run, which is another's now, to stop.
-            first.send_signal(signal.SIGTERM)
-            first.send_signal(signal.SIGCONT)
-            _, error = first.communicate(timeout=120)
-        finally:
-            first.kill()
-    assert first.returncode == 1
-    assert error.splitlines()[-1].startswith("error: twin was taken over by process ")
-    assert kept == {path: path.read_bytes() for path in files_of(run, database)}
-    recorded = run_named(place, "twin")
-    assert recorded.info.status == "FINISHED"
-    client = MlflowClient(f"sqlite:///{database}")
-    steps = [m.step for m in client.get_metric_history(recorded.info.run_id, "pckh_0.5")]
-    assert steps == list(range(1, len(steps) + 1))
-    assert kinds(run).count("end") == 1
+    database, pipe = place / "mlflow.db", subprocess.PIPE
+    with serving() as web:
+        shards = publish(web, sorted(packed.glob("train-*.tar")))
+        signed = f"{shards}?X-Amz-Signature={SECRET}"
+        changes = {"data__train": signed, "ray__name": "twin", "ray__address": address}
+        words = arguments(packed, place, optim__epochs=500, **changes)
+        command = [sys.executable, "-m", "jobs.train", *words]
+        with subprocess.Popen(command, cwd=ROOT, stderr=pipe, stdout=pipe, text=True) as first:
+            try:
+                wait_until(lambda: "metrics" in kinds(run), 300)
+                refused = started_here(words)
+                stop_between_uploads(first.pid)
+                # Its workers go on until the last driver has the run.
+                epochs = int(sorted(run.glob("epoch_*"))[-1].name[6:10]) + 5
+                more = ["--optim.epochs", str(epochs), "--ray.take-over", "true"]
+                last = started_here([*words, *more])
+                files = contents(run, database)
+                # It would ask the run, which is another's now, to stop.
+                first.send_signal(signal.SIGTERM)
+                first.send_signal(signal.SIGCONT)
+                output = first.communicate(timeout=120)
+            finally:
+                first.kill()
+    return Drivers(
+        first=subprocess.CompletedProcess(command, first.returncode, *output),
+        pid=first.pid,
+        refused=refused,
+        last=last,
+        epochs=epochs,
+        files=files,
+        files_later=contents(run, database),
+    )
 
 
-def files_of(run: Path, *others: Path) -> list[Path]:
-    return [path for path in (*run.rglob("*"), *others) if path.is_file()]
+def test_a_second_driver_of_a_run_is_refused(drivers: Drivers):
+    assert drivers.refused.returncode == 2
+    expected = f"error: run twin is held by process {drivers.pid} on host "
+    assert expected in drivers.refused.stderr
+    assert "Ray" not in drivers.refused.stdout + drivers.refused.stderr
 
 
-@pytest.mark.timeout(1800)  # six trainings, on a machine that may be busy
+def test_a_driver_that_was_taken_over_leaves_nothing(drivers: Drivers):
+    assert drivers.first.returncode == 1
+    expected = "error: twin was taken over by process "
+    assert drivers.first.stderr.splitlines()[-1].startswith(expected)
+    assert drivers.files == drivers.files_later
+
+
+def test_a_run_of_the_same_name_resumes_where_it_stopped(drivers: Drivers, place: Path):
+    assert drivers.last.returncode == 0, drivers.last.stdout + drivers.last.stderr
+    assert re.search(r"resuming from epoch_00\d\d", drivers.last.stdout)
+    assert "best checkpoint" in drivers.last.stdout
+    run = run_named(place, "twin")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["changed.optim.epochs"] == str(drivers.epochs)
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    for name in ("pckh_0.5", "train_loss"):
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        assert steps == list(range(1, drivers.epochs + 1))
+    assert kinds(place / "runs" / "twin").count("end") == 1
+
+
+def test_a_run_stores_no_secret_of_its_uris_and_resumes_without(drivers: Drivers, place: Path):
+    folder = place / "runs" / "twin"
+    record = json.loads((folder / f"epoch_{drivers.epochs:04d}/checkpoint.json").read_text())
+    assert record["progress"]["epochs"] == drivers.epochs
+    kept = run_named(place, "twin").data.params["data.train"]
+    assert kept == record["settings"]["data.train"]
+    assert kept.endswith(".tar?X-Amz-Signature=***")
+    assert [path for path, content in drivers.files.items() if SECRET.encode() in content] == []
+    stored = [path for path in (place / "mlruns").rglob("*") if path.is_file()]
+    assert stored
+    assert [path for path in stored if SECRET.encode() in path.read_bytes()] == []
+    for driver in (drivers.first, drivers.refused, drivers.last):
+        assert SECRET not in driver.stdout + driver.stderr
+
+
+def contents(run: Path, database: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (*run.rglob("*"), database) if path.is_file()}
+
+
+@pytest.mark.timeout(1800)  # five trainings, on a machine that may be busy
 def test_a_killed_sweep_resumes_stops_poor_trials_and_reports_failed_ones(
     packed: Path, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -394,23 +450,24 @@ def test_a_killed_sweep_resumes_stops_poor_trials_and_reports_failed_ones(
     space = tmp_path / "three.toml"
     space.write_text("[axes]\noptim.learning_rate = [0.03, 1e-7, 1e30]\n")
     people = json.loads((packed / "index.json").read_text())["splits"]["train"]["people"]
-    changes = {"optim__epochs": 16, "optim__max_bad_steps": 0, "ray__name": "three"}
-    words = arguments(packed, place, **changes, tracking__register="chosen")
-    # One after another, in this order: the first to come to the rung passes. By then, after ten
-    # epochs, a network that learns is ahead of one that does not; six more are left to be saved.
+    changes = {"optim__epochs": 5, "optim__batch_size": 2, "optim__max_bad_steps": 0}
+    changes |= {"ray__name": "three", "ray__max_failures": 3, "tracking__register": "chosen"}
+    words = arguments(packed, place, **changes)
+    # One after another, in this order: the first to come to the rung passes. By then, after three
+    # epochs, a network that learns is ahead of one that does not; two more are left to be saved.
     words += ["--space", str(space), "--search.at_once", "1", "--search.seed", "5"]
-    words += ["--early.rule", "asha", "--early.grace-samples", str(10 * (people // 8 * 8))]
+    words += ["--early.rule", "asha", "--early.grace-samples", str(3 * (people // 2 * 2))]
     words += ["--ray.address", ray.get_runtime_context().gcs_address]
     rates = ("0.03", "1e-07", "1e30")
     learns, stays, fails = (place / "runs" / "three" / f"learning_rate-{rate}" for rate in rates)
 
     driver = subprocess.Popen([sys.executable, "-m", "tune.sweep", *words], cwd=ROOT)
     try:
+        wait_until(lambda: learns.exists(), 300)
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        assert f"error: sweep three is held by process {driver.pid} on " in capfd.readouterr().err
         wait_until(lambda: "metrics" in kinds(stays), 900)
-        twin = [sys.executable, "-m", "tune.sweep", *words]
-        refused = subprocess.run(twin, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert refused.returncode == 2
-        assert f"error: sweep three is held by process {driver.pid} on " in refused.stderr
     finally:
         driver.kill()
         driver.wait()
@@ -425,7 +482,13 @@ def test_a_killed_sweep_resumes_stops_poor_trials_and_reports_failed_ones(
     assert kinds(learns) == [*before, "register"], "a finished trial was run again"
     assert [kinds(run).count("run") for run in (learns, stays, fails)] == [1, 2, 2]
     assert re.search(r"resuming from epoch_00\d\d", output.out)
-    assert output.out.count("learning_rate-1e30 failed and is retried: ") == 1
+    # Once by the sweep, and not by the training, although three failures are allowed.
+    [retried] = re.findall(r"learning_rate-1e30 failed and is retried: .*", output.out)
+    # Every weight is beyond all bounds after the first step.
+    assert re.search(r": epoch 1, step \d of \d+, learning rate 1e\+30: the loss ", retried)
+    assert "; this is bad step 1, optim.max_bad_steps allows 0; " in retried
+    assert "; its samples: train-0000" in retried
+    assert "bad_steps.py" not in output.out + output.err, "a traceback"
     assert "best settings:\n  python -m jobs.train" in output.out
 
     table = pd.read_csv(place / "runs" / "three" / "trials.csv").set_index("trial")
@@ -497,33 +560,3 @@ def test_a_prediction_over_the_cluster_equals_that_of_one_process(
     assert [len(paths) for paths in heatmaps] == [69, 69]
     for here, there in zip(*heatmaps, strict=True):
         assert here.read_bytes() == there.read_bytes()
-
-
-def test_a_submitted_job_trains_streams_and_fails_as_it_should(
-    dashboard: str, packed: Path, place: Path
-):
-    import ray
-
-    # With several clusters on the machine, such as those of other tests, Ray may choose any.
-    here = f"RAY_ADDRESS={ray.get_runtime_context().gcs_address}"
-
-    def submit(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
-        command += ["--address", dashboard, "--working-dir", str(ROOT), "--"]
-        environment = os.environ | {"RAY_AUTH_MODE": "token"}
-        return subprocess.run(
-            [*command, "env", here, sys.executable, "-m", "jobs.train", *words],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
-
-    done = submit(*arguments(packed, place, ray__name="submitted", optim__epochs=1))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "epoch 1/1 evaluated" in done.stdout
-    assert "pooled mean" in done.stdout
-    assert run_named(place, "submitted").info.status == "FINISHED"
-    failed = submit(*arguments(packed, place, data__train="/nowhere/train-*.tar"))
-    assert failed.returncode != 0
-    assert "no shards match data.train='/nowhere/train-*.tar'" in failed.stdout + failed.stderr

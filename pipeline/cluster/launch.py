@@ -5,23 +5,18 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
-import torch.distributed as dist
 from ray.train import (
-    ControllerError,
     FailureConfig,
     LoggingConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
-    UserCallback,
-    WorkerGroupError,
 )
 
-from pipeline.cluster.heartbeats import last_heard
+from pipeline.cluster.failures import PERMANENT, FailureReporter, reason
 from pipeline.cluster.ray_private import (
     LeanTrainer,
     StartWatch,
@@ -35,10 +30,10 @@ from pipeline.cluster.start import check_capacity, is_for_one_run
 from pipeline.cluster.stop import Stop, stopping
 from pipeline.cluster.worker import train_worker
 from pipeline.io.console import say
-from pipeline.run.checkpoint_manager import StorageError, newest_sound
+from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.run.layout import STARTING_NAME
 from pipeline.run.metadata import Progress
-from pipeline.run.ownership import Owner, SupersededError
+from pipeline.run.ownership import Owner
 from pipeline.run.plan import Plan
 from pipeline.settings import RaySettings
 from pipeline.settings.ray import KEEP_MEMORY
@@ -60,31 +55,6 @@ _START_S = 60.0
 _START_TRIES = 5
 # Seconds between an elastic run's checks for more workers.
 _RESIZE_EVERY_S = 15.0
-# Errors that every retry would meet again.
-_PERMANENT = (ValueError, ArithmeticError, StorageError, SupersededError)
-
-
-class FailureReporter(UserCallback):
-    """Ray Train's callback that names failed ranks, and ends a run whose error is permanent.
-
-    Runs in Ray Train's controller. `folder` is the run's.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Print the failures; raise a permanent error as ControllerError, which is not retried."""
-        for rank, error in worker_exceptions.items():
-            if isinstance(error, SupersededError):
-                continue  # the driver notices too
-            beat = last_heard(self._folder, rank)
-            name = f"{beat}, last heartbeat after {beat.what}," if beat else f"rank {rank}"
-            # Traces and advice follow the first line.
-            say(f"{name} failed: {str(error).partition(chr(10))[0]}")
-        for error in worker_exceptions.values():
-            if isinstance(error, _PERMANENT):
-                raise ControllerError(error) from error
 
 
 def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
@@ -148,31 +118,12 @@ def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:
                     return
                 since = since if is_stuck else time.monotonic()
                 continue
-            is_permanent = isinstance(getattr(error, "controller_failure", None), _PERMANENT)
+            is_permanent = isinstance(getattr(error, "controller_failure", None), PERMANENT)
             if is_stuck or is_permanent or settings.max_failures == 0:
                 raise TrainingFailedError(reason(error)) from error
             say("workers failed again, but there is a newer checkpoint: restarting from it")
         finally:
             starting.unlink(missing_ok=True)
-
-
-def reason(error: TrainingFailedError) -> str:
-    """Return the message of the error that caused a failure."""
-    if isinstance(error, ControllerError):
-        return str(error.controller_failure)
-    if not isinstance(error, WorkerGroupError):
-        return str(error)
-    failures = error.worker_failures
-    rank = min(failures, key=lambda rank: (_is_collateral(failures[rank]), rank))
-    return f"rank {rank}: {type(failures[rank]).__name__}: {failures[rank]}"
-
-
-def _is_collateral(error: Exception) -> bool:
-    """Whether a rank only lost its connection to another rank, which had failed before."""
-    # Gloo raises a plain RuntimeError.
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
-    )
 
 
 def _progress(plan: Plan) -> Progress:

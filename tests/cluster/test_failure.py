@@ -3,7 +3,7 @@
 import pytest
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.cluster.launch import FailureReporter, reason
+from pipeline.cluster.failures import FailureReporter, reason
 from pipeline.run.checkpoint_manager import StorageError
 from pipeline.training.bad_steps import BadStepsError
 

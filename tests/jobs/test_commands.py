@@ -342,7 +342,8 @@ def test_a_dry_run_prints_the_cost_of_training_and_creates_nothing(
 
 @pytest.mark.slow
 def test_a_dry_run_counts_the_people_that_fill_no_batch(tmp_path, capsys):
-    run(jobs.train.main, *packed(tmp_path), "--optim.batch-size", 4, "--dry-run")
+    small = ("--model.stacks", 1, "--optim.batch-size", 4)
+    run(jobs.train.main, *packed(tmp_path), *small, "--dry-run")
     dropped = "2 people are dropped each epoch (incomplete batch)"
     assert f"epoch: 1 steps of 4; {dropped}\n" in capsys.readouterr().out
 

@@ -2,7 +2,6 @@
 
 import statistics
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -224,11 +223,8 @@ def _measure_speed(
     return dict(measure("all variants", runs, settings.rounds))
 
 
-_cost = cache(network_cost)
-
-
 def _row(variant: Variant, what: Pass, timings: Timings, peak: float) -> dict[str, Any]:
-    cost = _cost(variant.model)
+    cost = network_cost(variant.model)
     flops = cost.training_flops if what == "training" else 2 * cost.macs
     found = speed(timings, "images_per_s")
     flops_per_s = flops * found["images_per_s"]

@@ -61,6 +61,9 @@ def dry_run(settings: Settings) -> None:
 def run(settings: Settings) -> None:
     """Train. Raises ValueError, before it starts a cluster, if the input is wrong."""
     note_startup("called")
+    from pipeline.cluster.address import check_answer
+
+    check_answer(settings.ray.address)
     from pipeline.run.plan import plan_training
 
     plan = plan_training(settings)
@@ -149,15 +152,12 @@ def train_plan(plan: "Plan") -> "Outcome":
 
     Exits with status 1 if training fails, and with that of the signal if one stops it.
     """
-    from pipeline.cluster.address import check_answer
     from pipeline.cluster.launch import TrainingFailedError, train
     from pipeline.cluster.start import cluster
     from pipeline.run.ownership import SupersededError
     from pipeline.tracking.recording import InterruptedRunError, record_run
 
     settings = plan.settings
-    # Before the run is recorded.
-    check_answer(settings.ray.address)
     say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
     try:
         # MLflow is contacted while the cluster starts, and before resources are taken.

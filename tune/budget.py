@@ -14,7 +14,7 @@ import ray.tune
 from pipeline.io.console import say
 from pipeline.io.interruption import orderly_stop
 from pipeline.run.journal import JOURNAL_NAME, Journal
-from pipeline.run.layout import STOP_NAME
+from pipeline.run.layout import STARTING_NAME, STOP_NAME
 from pipeline.run.ownership import Writer
 from tune.epochs import has_ended, last_of
 from tune.settings import Budget
@@ -45,6 +45,13 @@ class Ending:
         self.interruption = signal_name
         self._begin("", signal_name)
 
+    def is_training(self) -> bool:
+        """Whether a trial has workers, which could write a checkpoint."""
+        return any(
+            (folder / JOURNAL_NAME).exists() and not (folder / STARTING_NAME).exists()
+            for folder in self._running()
+        )
+
     def use_up(self, reason: str) -> None:
         """Ask the trials to stop with the results that they have; return at once."""
         self._begin(reason, reason)
@@ -73,11 +80,13 @@ class Ending:
 
 @contextmanager
 def ending_on_signals(ending: Ending) -> Iterator[None]:
-    """End the sweep gracefully on a command's first signal."""
+    """End the sweep gracefully on a command's first signal, if a trial trains."""
     # Ray Tune's own handler would leave trials no time.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 
     def ask(signal_name: str) -> bool:
+        if not ending.is_training():
+            return False
         ending.interrupt(signal_name)
         return True
 

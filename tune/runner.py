@@ -21,7 +21,6 @@ import ray
 import ray.tune
 from ray.tune import ExperimentAnalysis, ResumeConfig
 
-from pipeline.cluster.address import check_answer
 from pipeline.cluster.start import check_capacity, cluster
 from pipeline.io.console import Pace, duration, say
 from pipeline.run.journal import JOURNAL_NAME, Journal
@@ -55,7 +54,6 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
     hold a trial, a required MLflow server does not answer, or the folder holds
     another sweep. Raises InterruptedRunError if the sweep was asked to stop.
     """
-    check_answer(sweep.base.ray.address)
     with record_sweep(sweep) as recorder:
         try:
             with cluster(sweep.base.ray.address, is_shared=True):

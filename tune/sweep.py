@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from pipeline.cluster.address import check_answer
 from pipeline.io.console import say
 from pipeline.io.interruption import status
 from pipeline.settings import Settings
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv, Arguments(settings=preset_settings(argv)))
     with clear_errors("the same command resumes the sweep"):
+        if not arguments.dry_run:
+            check_answer(arguments.settings.ray.address)
         sweep = _plan(arguments)
         describe(sweep)
         if not arguments.dry_run:

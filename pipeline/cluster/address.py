@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Callable
 
-from pipeline.cluster.ray_private import resolved
 from pipeline.io.redaction import redacted
 
 # Seconds to look up a host's name and connect, and to wait for a server's first bytes.
@@ -39,6 +38,9 @@ def check_answer(address: str) -> None:
     shown = f"{origin}={redacted(named)!r}"
     is_client = named.startswith("ray://")
     if named == "auto":
+        # The check of other addresses comes before the import of Ray, which takes seconds.
+        from pipeline.cluster.ray_private import resolved
+
         try:
             host, _, port = resolved(named).rpartition(":")
         except ConnectionError as error:

@@ -51,6 +51,8 @@ _COLLECTIVE_TIMEOUT_S = 300
 _AFTER_WATCHDOG = 1.5
 # Seconds for which Ray Train waits for room that others have taken at the last moment.
 _START_S = 60.0
+# Its attempts after the first one within that time, since it learns late which nodes are left.
+_START_RETRIES = 3
 # Attempts in a row to start workers that die as they start.
 _START_TRIES = 5
 # Seconds between an elastic run's checks for more workers.
@@ -66,6 +68,7 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     start has taken it over.
     """
     check_capacity(plan.settings.ray)
+    (plan.folder / STARTING_NAME).touch()
     recording.begin()
     note_startup("cluster")
     with (
@@ -177,9 +180,9 @@ def trainer(
                 FailureReporter(plan.folder),
                 StartWatch(plan.folder / STARTING_NAME, fewest, _START_S),
             ],
-            # The driver waits for room, and says so.
+            # Then the driver waits for room, and prints so.
             failure_config=FailureConfig(
-                max_failures=settings.max_failures, controller_failure_limit=0
+                max_failures=settings.max_failures, controller_failure_limit=_START_RETRIES
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": KEEP_MEMORY},

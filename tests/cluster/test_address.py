@@ -126,7 +126,7 @@ def test_auto_without_a_cluster_on_this_machine_names_the_way_out(monkeypatch):
     def none(name: str) -> str:
         raise ConnectionError("Could not find any running Ray instance.")
 
-    monkeypatch.setattr(address, "resolved", none)
+    monkeypatch.setattr("pipeline.cluster.ray_private.resolved", none)
     with pytest.raises(ConnectionError, match=r"^ray.address='auto': no Ray cluster runs on this"):
         check_answer("auto")
 

@@ -19,7 +19,7 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 from pipeline.run.journal import Journal, RunSpec
-from pipeline.run.layout import STOP_NAME, SWEEP_NAME
+from pipeline.run.layout import STARTING_NAME, STOP_NAME, SWEEP_NAME
 from pipeline.settings import Settings
 from tune.budget import Accountant, Ending, spent
 from tune.epochs import STOPPED_TAG, has_ended, last_of, reports, was_stopped
@@ -497,6 +497,17 @@ def test_a_sweep_ends_only_when_its_runs_have_closed_their_records(tmp_path, mon
     assert len(killed) == 1
     ending.over()
     assert not (tmp_path / STOP_NAME).exists()
+
+
+def test_a_signal_stops_a_sweep_with_checkpoints_only_while_a_trial_has_workers(tmp_path):
+    run = tmp_path / "run"
+    ending = Ending(tmp_path, lambda: [run])
+    assert not ending.is_training(), "the trial's process starts"
+    journal_of(run, [])
+    (run / STARTING_NAME).touch()
+    assert not ending.is_training(), "it waits for room"
+    (run / STARTING_NAME).unlink()
+    assert ending.is_training()
 
 
 class AsleepError(Exception):

@@ -107,11 +107,15 @@ class StartWatch(ControllerCallback):
         self._starting, self._workers, self._patience_s = starting, workers, patience_s
         self._since: float | None = None
 
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """Turn off the stacks of errors that the driver explains."""
-        self._since = time.monotonic()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # The controller's process has begun. Its other callbacks may print stacks soon.
+        self.__dict__.update(state)
         for name in _CONTROLLER_LOGGERS:
             logging.getLogger(name).addFilter(_is_unexplained)
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Begin to count the time without workers."""
+        self._since = time.monotonic()
 
     def after_controller_state_update(
         self, previous_state: TrainControllerState, current_state: TrainControllerState

@@ -4,6 +4,7 @@ import inspect
 import logging
 import mmap
 import os
+import pickle
 import pkgutil
 import re
 import signal
@@ -207,13 +208,15 @@ def test_the_minute_begins_anew_when_workers_have_run(watch):
     assert not ray_private.has_not_started(error)
 
 
-def test_stacks_of_what_the_driver_explains_are_not_printed():
+def test_stacks_of_what_the_driver_explains_are_not_printed(tmp_path):
+    pickle.loads(pickle.dumps(ray_private.StartWatch(tmp_path, 1, 1.0)))
     logger = logging.getLogger("ray.train.v2._internal.execution.controller.controller")
     record = logging.LogRecord(logger.name, logging.ERROR, "", 0, "stack", None, None)
-    assert ray_private._is_unexplained(record)
+    assert logger.filter(record)
     for error, is_shown in ((WorkerGroupStartupTimeoutError(1), False), (KeyError(), True)):
         record.exc_info = (type(error), error, None)
-        assert ray_private._is_unexplained(record) is is_shown
+        assert bool(logger.filter(record)) is is_shown
+    logger.removeFilter(ray_private._is_unexplained)
 
 
 # Helper actors of Ray Train

@@ -251,6 +251,46 @@ def test_more_workers_than_the_cluster_holds_is_an_error_at_once(
     assert "need 198 CPUs, the cluster has" in capsys.readouterr().err
 
 
+def test_a_run_without_room_names_who_holds_it_and_ends_by_a_signal(
+    packed: Path, place: Path, tmp_path: Path
+):
+    import ray
+
+    @ray.remote
+    class Holder:
+        def holds(self) -> bool:
+            return True
+
+    total = ray.cluster_resources()["CPU"]
+    holder = Holder.options(num_cpus=total).remote()
+    assert ray.get(holder.holds.remote())
+    words = arguments(packed, place, ray__name="waits")
+    words += ["--ray.address", ray.get_runtime_context().gcs_address]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "jobs.train", *words],
+            cwd=ROOT,
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"RAY_AUTH_MODE": "token"},
+        )
+    try:
+        wait_until(lambda: "waiting for room" in log.read_text() or driver.poll() is not None, 200)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(100) == 130, log.read_text()
+    finally:
+        driver.kill()
+        driver.wait()
+        ray.kill(holder)
+    output = log.read_text()
+    assert f"waiting for room: 0.5 CPUs needed, 0 of {total:g} free, held by " in output
+    assert "held by other jobs" not in output
+    assert output.endswith("error: stopped by SIGINT; the same command resumes the run\n")
+    assert "Traceback" not in output
+    assert run_named(place, "waits").info.status == "KILLED"
+
+
 def test_resources_of_an_earlier_start_of_a_run_are_freed(dashboard: str, tmp_path: Path):
     import ray
     from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (

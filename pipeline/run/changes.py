@@ -41,9 +41,11 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, 
     """Describe the facts that differ by key. Those that are not known from `before` do not count.
 
     Data are compared by checksum, and only without one by place. Another number of epochs counts
-    only where the learning rate depends on it.
+    only where the learning rate depends on it. The number of workers never counts: a run may
+    resume on a larger or smaller cluster.
     """
     ignored = {key.removesuffix(".checksum") for key in before if key.endswith(".checksum")}
+    ignored.add("ray.workers")
     if "cosine" not in (before.get("optim.schedule"), now["optim.schedule"]):
         ignored.add("optim.epochs")
     return {

@@ -114,6 +114,10 @@ class Writer:
 
         Raises SupersededError if a newer start owns the folder.
         """
+        # An NFS client lists a folder from memory for up to a minute, unless it changed it itself.
+        # This needs no room on the disk.
+        with suppress(OSError):
+            os.utime(self._folder / CLAIMS)
         newest = newest_claim(self._folder)
         if newest is None:  # the folder was removed meanwhile
             return self._generation or 0
@@ -238,7 +242,7 @@ def _is_dead(claim: Claim, owner: Owner, what: str) -> bool:
     if process is None or process[1] != owner.ticks:
         return True
     with tempfile.NamedTemporaryFile(dir=claim.path.parent, prefix=".probe-") as probe:
-        age_s = _age_s(probe.name, claim.path.stat().st_mtime)
+        age_s = _age_s(probe.name, _sign_of_life(claim))
     raise _held(what, owner, age_s, " (stopped, as by SIGSTOP)" if process[0] in "Tt" else "")
 
 
@@ -250,12 +254,12 @@ def _wait_for_end(folder: Path, claim: Claim, owner: Owner, what: str) -> None:
     if _is_dead(claim, owner, what):
         return
     with tempfile.NamedTemporaryFile(dir=folder / CLAIMS, prefix=".probe-") as probe:
-        sign, is_said = claim.path.stat().st_mtime, False
+        sign, is_said = _sign_of_life(claim), False
         while (age_s := _age_s(probe.name, sign)) < _LEASE_S:
             newest = newest_claim(folder)
             if newest is None or newest.generation != claim.generation:
                 return
-            if claim.path.stat().st_mtime > sign:
+            if _sign_of_life(claim) > sign:
                 raise _held(what, owner, 0.0)
             if not is_said:
                 say(
@@ -271,6 +275,12 @@ def _held(what: str, owner: Owner, age_s: float, state: str = "") -> HeldError:
         f"{what} is held by {owner}{state}, last sign of life {age_s:.0f} s ago: wait until it "
         "ends, stop it, or give --ray.take-over true to go on in its place"
     )
+
+
+def _sign_of_life(claim: Claim) -> float:
+    """Return the time of a claim's file. NFS asks the server for it when the file is opened."""
+    with claim.path.open("rb") as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def _age_s(probe: str, time_s: float) -> float:

@@ -593,6 +593,13 @@ def test_settings_that_do_not_decide_the_outcome_may_change(tmp_path):
         assert not plan_training(settings.replaced(harmless)).changes
 
 
+def test_a_run_may_resume_with_another_number_of_workers(tmp_path):
+    settings = mine(packed(tmp_path))
+    checkpointed(plan_training(settings), 1)
+    moved = plan_training(settings.replaced({"ray.workers": 2}))
+    assert (dict(moved.changes), moved.resumes is None) == ({}, False)
+
+
 def test_more_epochs_are_a_change_only_where_the_learning_rate_depends_on_them(tmp_path):
     settings = mine(packed(tmp_path))
     checkpointed(plan_training(settings), 1)

@@ -51,6 +51,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not _starts_clusters(item.nodeid.partition("::")[0]))
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Take back the number of threads that a command under test has set in this process."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
 def _real(name: str) -> Path:
     if not (_DATA / name).is_dir():
         pytest.skip(f"there is no data folder shared/data/{name} beside the repository")

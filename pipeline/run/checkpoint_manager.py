@@ -14,7 +14,7 @@ from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
 from pipeline.run.journal import Journal, sync_folder
 from pipeline.run.layout import OVERLAYS, overlay_path
 from pipeline.run.metadata import METADATA_NAME, CheckpointMetadata, Progress, read_metadata
-from pipeline.run.ownership import Writer
+from pipeline.run.ownership import SupersededError, Writer
 
 # Folder of a run's artifacts in MLflow that has its best checkpoint.
 BEST_CHECKPOINT = "best_checkpoint"
@@ -273,12 +273,20 @@ class CheckpointManager:
         for path in (aside, *aside.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)
         self.check()
-        if final.exists():
-            old = final.rename(Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._folder)) / final.name)
+        replaced = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._folder))
+        try:
+            old = final.rename(replaced / final.name) if final.exists() else None
             aside.rename(final)
-            shutil.rmtree(old.parent)
-        else:
-            aside.rename(final)
+            try:
+                # A process that was stopped after the check above has renamed too late.
+                self.check()
+            except SupersededError:
+                final.rename(aside)
+                if old is not None:
+                    old.rename(final)
+                raise
+        finally:
+            shutil.rmtree(replaced)
         sync_folder(self._folder)
 
 

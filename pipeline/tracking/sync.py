@@ -60,12 +60,12 @@ def deliver(folder: Path, uri: str, writer: Writer | None = None) -> None:
 
 
 def deliver_start(folder: Path, tracking: TrackingSettings, writer: Writer | None = None) -> None:
-    """Send the start of the run in `folder`, if MLflow answers.
+    """Send the start of the run in `folder`, if MLflow answers, but none of its artifacts.
 
     Raises AwayError if it does not and tracking.required is set.
     """
     try:
-        deliver(folder, tracking.uri, writer)
+        JournalSync(folder, tracking.uri, writer).deliver(artifacts=False)
     except AwayError as error:
         if tracking.required:
             raise
@@ -88,23 +88,23 @@ class JournalSync:
         self.sent: Counter[str] = Counter()
         self._refused: set[int] = set()
 
-    def deliver(self) -> None:
+    def deliver(self, *, artifacts: bool = True) -> None:
         """Act as `send`, but raise AwayError within ten seconds if a server does not answer."""
         reach(self._uri, _REACH_S)
-        self.send()
+        self.send(artifacts=artifacts)
 
-    def send(self) -> None:
+    def send(self, *, artifacts: bool = True) -> None:
         """Send all entries that MLflow lacks, artifacts last, since other entries must not wait.
 
         A refused entry is printed, added to undeliverable.jsonl and skipped, except the start of
         the run. Raises AwayError if MLflow does not accept an entry now.
         """
         try:
-            self._send_all()
+            self._send_all(artifacts)
         except _GoneError:
             # The database is another one, or the run was removed from it. Send everything again.
             self._position = SyncPosition(uri=redacted(self._uri))
-            self._send_all()
+            self._send_all(artifacts)
 
     def backlog(self, reason: str = "") -> Backlog:
         """Return what MLflow lacks, with a reason if there is one."""
@@ -116,7 +116,7 @@ class JournalSync:
         refused = count_refusals(self._folder) if seq else 0
         return Backlog(folder=self._folder, waiting=waiting, refused=refused, reason=reason)
 
-    def _send_all(self) -> None:
+    def _send_all(self, artifacts: bool) -> None:
         if not self._position.seq:
             forget_refusals(self._folder)
         while entries := self._journal.entries(self._position.seq):
@@ -133,7 +133,8 @@ class JournalSync:
             self._send_points(_points(batch))
             self.sent["system"] += len(batch)
             self._write(replace(self._position, system=batch[-1].seq))
-        self._send_artifacts()
+        if artifacts:
+            self._send_artifacts()
 
     def _start_run(self, entry: Entry) -> None:
         content = entry.content

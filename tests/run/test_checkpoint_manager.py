@@ -397,6 +397,27 @@ def test_a_superseded_writer_adds_no_checkpoint_picture_or_entry(tmp_path):
         assert [path.name for path in checkpoints(folder)] == ["epoch_0002"]
 
 
+@pytest.mark.parametrize("name", ["epoch_0001", "epoch_0002"])
+def test_a_writer_that_is_superseded_while_it_renames_a_checkpoint_takes_it_back(
+    tmp_path, monkeypatch, name
+):
+    assert write(tmp_path, {"epoch_0001": 10.0}) == ["epoch_0001"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    manager = CheckpointManager(tmp_path, 1, METRIC)
+    checks = iter([None, SupersededError("run mine was taken over")])
+
+    def check() -> None:
+        if (found := next(checks)) is not None:
+            raise found
+
+    monkeypatch.setattr(manager, "check", check)
+    manager.add(name, snapshot_of(20.0))
+    with pytest.raises(SupersededError):
+        manager.close()
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
 def test_a_superseded_writer_removes_nothing(tmp_path):
     written = {f"epoch_000{number}": float(number) for number in (1, 2, 3)}
     assert write(tmp_path, written, keep=3) == list(written)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,11 @@ install_import_hook("pipeline", "checking.checked")
 # Several tests run at a time, here and in the processes that they start.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A shell ignores SIGINT for what it starts in the background, and nohup SIGHUP. The programs that
+# tests start would inherit this, and ignore the signals that end them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _TESTS = Path(__file__).resolve().parent
 _DATA = _TESTS.parents[1] / "shared" / "data"

@@ -148,11 +148,14 @@ def train_rank(rank: int, attempt: Path, task: Task, trouble: Callable[[], None]
     if trouble and rank == workers - 1:
         trouble()
     marker, patience_s = ProgressMarker(), PATIENCE_S if trouble else AMPLE_S
+    generation = int(attempt.name[-1])
+    if rank == 0:  # as a worker does
+        remove_heartbeats(folder, before=generation)
     trainer = Trainer(task, rank, workers, torch.device("cpu"), marker)
     # From here on, since on a busy machine the network's making takes as long as a hang here.
     marker.begin("the network's making")
     with (
-        Watchdog(marker, folder, int(attempt.name[-1]), rank, workers, patience_s),
+        Watchdog(marker, folder, generation, rank, workers, patience_s),
         Checkpointer(trainer, folder) as checkpointer,
     ):
         train(trainer, checkpointer, LoopHooks())

@@ -40,7 +40,7 @@ class Sweep:
     register: str
     """Name under which the best trial's best checkpoint is registered; empty: not registered."""
     facts: Mapping[str, str]
-    """What decides the outcome of the trials, but for the settings that vary."""
+    """Settings and checksums that decide the outcome of the trials, except those that vary."""
     restarts: bool = False
     """Whether the folder holds another sweep, which is to be kept under another name."""
 

@@ -134,7 +134,7 @@ def _held(kind: str) -> Counter[str]:
                 amount = (actor.required_resources or {}).get(kind, 0)
                 held[names.get(actor.job_id, actor.job_id)] += amount
     except Exception:
-        # The line is for people; whatever the API answers, the wait goes on.
+        # The names only explain the wait, which an error of the API must not end.
         return Counter()
     return +held
 

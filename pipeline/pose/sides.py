@@ -18,8 +18,8 @@ _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 class _Reading:
     """A name as a side and the rest, without case and separators.
 
-    `clue` is how the side is told: `word`, or a letter at one end of a longer part, which two names
-    must have alike, since many words begin or end so.
+    `clue` is what states the side: `word`, or the place of a letter at one end of a longer part.
+    Two names must have the same one, since many words begin or end with these letters.
     """
 
     side: Side

@@ -25,7 +25,7 @@ from pipeline.io.console import say
 CLAIMS = "owners"
 # Seconds between looks for a newer claim, and between signs of life: the times of the owner's file.
 _LOOK_S, _SIGN_S = 0.5, 2.0
-# An owner on another machine without a sign of life for so many seconds counts as dead.
+# Seconds without a sign of life after which an owner on another machine counts as dead.
 _LEASE_S = 30.0
 _SUPERSEDED = 1
 

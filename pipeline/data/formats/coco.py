@@ -105,7 +105,7 @@ class _Categories:
 
     @cached_property
     def _faults(self) -> dict[Identifier, str | None]:
-        """What keeps each category's annotations from being read, by its id; None if nothing."""
+        """Reason why each category's annotations can't be read, by its id; None if they can."""
         if not self.contents.get("categories"):
             return {}
         found: dict[Identifier, str | None] = {}

@@ -47,7 +47,16 @@ def _joint_file(content: dict[str, Any]) -> JointFile:
         content,
         "joint set",
         required=("name", "joints", "normaliser", "index_base"),
-        optional=("flip_pairs", "limbs", "groups", "in_mean", "thresholds", "unit", "missing"),
+        optional=(
+            "flip_pairs",
+            "limbs",
+            "groups",
+            "in_mean",
+            "sigmas",
+            "thresholds",
+            "unit",
+            "missing",
+        ),
     )
     defaults = {"flip_pairs": [], "limbs": [], "groups": {}, "in_mean": given["joints"]}
     read = read_fields(defaults | given)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of, text_of
@@ -110,8 +110,10 @@ class JointSet:
 
     `flip_pairs` change places in a mirrored image. `limbs` are drawn from joint to joint. `groups`
     are the rows of a published table (left and right averaged). `in_mean` are the joints that enter
-    a mean. The first of `measures` is the default one. Raises ValueError that names a field
-    which contradicts the others.
+    a mean. The first of `measures` is the default one. `sigmas` are each joint's annotation error
+    as a share of the person's size (the square root of the area), for object keypoint similarity
+    (OKS); empty where they are not known. Raises ValueError that names a field which contradicts
+    the others.
     """
 
     name: str
@@ -121,6 +123,8 @@ class JointSet:
     groups: tuple[tuple[str, tuple[int, ...]], ...]
     in_mean: tuple[int, ...]
     measures: tuple[Measure, ...]
+    # Decides nothing about training, so that sets with and without it are the same joints.
+    sigmas: tuple[float, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not _RUN_WORD.fullmatch(self.name):
@@ -130,10 +134,10 @@ class JointSet:
         _check_once("joints", self.joints, "joint")
         for number, name in enumerate(self.joints):
             _check_word(f"joints[{number}]", name)
-        for field, pairs in (("flip_pairs", self.flip_pairs), ("limbs", self.limbs)):
+        for place, pairs in (("flip_pairs", self.flip_pairs), ("limbs", self.limbs)):
             for number, pair in enumerate(pairs):
-                self._check_known(f"{field}[{number}]", pair)
-                _check_pair(f"{field}[{number}]", pair)
+                self._check_known(f"{place}[{number}]", pair)
+                _check_pair(f"{place}[{number}]", pair)
         paired = Counter(joint for pair in self.flip_pairs for joint in pair)
         for joint, count in paired.items():
             if count > 1:
@@ -146,6 +150,13 @@ class JointSet:
         _check_once("measures", [measure.key for measure in self.measures], "measure")
         for number, measure in enumerate(self.measures):
             self._check_known(f"measures[{number}].segment", measure.segment)
+        if self.sigmas and len(self.sigmas) != len(self.joints):
+            raise ValueError(
+                f"sigmas must hold one number a joint, {len(self.joints)}, got {len(self.sigmas)}"
+            )
+        for number, sigma in enumerate(self.sigmas):
+            if not 0 < sigma < 1:
+                raise ValueError(f"sigmas[{number}] must lie between 0 and 1, got {sigma:g}")
 
     @property
     def mirror(self) -> tuple[int, ...]:
@@ -172,7 +183,7 @@ class JointSet:
         differing = [
             item.name
             for item in fields(self)
-            if getattr(self, item.name) != getattr(other, item.name)
+            if item.compare and getattr(self, item.name) != getattr(other, item.name)
         ]
         return f"two called {self.name} that differ in {', '.join(differing)}" if differing else ""
 
@@ -190,12 +201,14 @@ class JointSet:
             "groups": {name: named(members) for name, members in self.groups},
             "in_mean": named(self.in_mean),
             "measures": [measure.to_json(self.joints) for measure in self.measures],
+            **({"sigmas": list(self.sigmas)} if self.sigmas else {}),
         }
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
         """Read the data of `to_json`. Raises ValueError that names the field."""
-        given = fields_of(content, "joint set", required=[item.name for item in fields(cls)])
+        required = [item.name for item in fields(cls) if item.name != "sigmas"]
+        given = fields_of(content, "joint set", required=required, optional=("sigmas",))
         read = read_fields(given)
 
         def measure(value: Any, where: str) -> Measure:
@@ -257,6 +270,7 @@ def read_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         "limbs": names.pairs(given["limbs"], "limbs"),
         "groups": names.groups(given["groups"]),
         "in_mean": names.joints(given["in_mean"], "in_mean"),
+        "sigmas": items_of(given.get("sigmas", []), "sigmas", number_of),
     }
 
 

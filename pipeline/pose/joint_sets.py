@@ -94,7 +94,8 @@ LSP = JointSet(
     measures=(replace(PCKH, normaliser="segment", segment=(13, 12)), _pck_torso(9, 2)),
 )
 
-# Lin et al., ECCV 2014. Without a head box, PCKh is undefined.
+# Lin et al., ECCV 2014. Without a head box, PCKh is undefined. The sigmas are those of COCO's
+# evaluation (cocodataset.org/#keypoints-eval).
 COCO = JointSet(
     name="coco",
     joints=_names("""
@@ -115,6 +116,10 @@ COCO = JointSet(
     ),
     in_mean=tuple(range(17)),
     measures=(_pck_torso(5, 12), PCK_BOX),
+    sigmas=(
+        *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
+        *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+    ),
 )
 
 # Sapp and Taskar, CVPR 2013: upper bodies in films. These are the 11 annotated points of their

@@ -81,6 +81,14 @@ def test_a_joint_set_comes_back_from_json_as_it_was(joints):
     assert JointSet.from_json(json.loads(json.dumps(joints.to_json()))) == joints
 
 
+def test_sigmas_come_back_and_are_no_difference_between_joint_sets():
+    content = json.loads(json.dumps(COCO.to_json()))
+    assert JointSet.from_json(content).sigmas == COCO.sigmas
+    # 1/10 of the list in COCO's evaluation; a hip is the least exact.
+    assert (min(COCO.sigmas), COCO.sigmas[11], len(COCO.sigmas)) == (0.025, 0.107, 17)
+    assert COCO.difference(replace(COCO, sigmas=())) == ""
+
+
 def test_json_names_joints_instead_of_counting_them():
     content = LSP.to_json()
     fields = ["name", "joints", "flip_pairs", "limbs", "groups", "in_mean", "measures"]
@@ -189,6 +197,8 @@ def test_json_that_is_no_measure_is_refused_by_field(change, message):
         ({"in_mean": ()}, "in_mean must hold at least one joint, got none"),
         ({"in_mean": (1, 1)}, "in_mean must hold a joint once, got 1 2 times"),
         ({"measures": ()}, "measures must hold at least one measure, got none"),
+        ({"sigmas": (0.1,)}, "sigmas must hold one number a joint, 14, got 1"),
+        ({"sigmas": (*[0.1] * 13, 0)}, "sigmas[13] must lie between 0 and 1, got 0"),
         (
             {"measures": LSP.measures[:1] * 2},
             "measures must hold a measure once, got 'pckh' 2 times",

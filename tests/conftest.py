@@ -90,6 +90,12 @@ def coco_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tools_dir() -> Path:
+    """Return the folder with genuine files of labelling tools."""
+    return _real("tools")
+
+
+@pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
     """Return a function that makes an MLflow database at a path, and returns its URI.
 

@@ -86,7 +86,7 @@ OPTIONS = {
         *("ray.storage", "tracking.uri"),
     ),
     "jobs.inspect": ("out", "seed"),
-    "jobs.score": ("predictions", "truth", "json"),
+    "jobs.score": ("predictions", "truth", "joint-set", "json"),
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
     "jobs.benchmark step": (
         *("device", "stacks", "batch", "input_px", "precision", "compile"),

@@ -1,0 +1,234 @@
+"""Average precision by object keypoint similarity (OKS), COCO's measure (Lin et al., ECCV 2014).
+
+A detection is matched with at most one annotated person of its image and category, detections of
+higher scores first. Precision is averaged over 101 recalls and ten OKS from 0.50 to 0.95. The
+rules are those of COCO's evaluation (cocodataset.org/#keypoints-eval), to the last detail: people
+who are crowds, have no labelled joint, or an area outside the range are ignored, and so is a
+detection that is matched with one of them, or that is matched with nobody and out of the range.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from pipeline.data.formats.coco_truth import AnnotatedPeople, DetectedPeople
+
+SIMILARITIES = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0, 1, 101)
+# Square pixels, by name; the ends belong to a range.
+AREAS = {"all": (0.0, 1e10), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+_MOST_DETECTIONS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Detections by falling score, with what they were matched with; independent of the scores.
+
+    `correct` and `ignored` are by area range and similarity. `people` counts those that should be
+    found, by area range, in each of `groups`, the pairs of image and category; `group` is a
+    detection's row there.
+    """
+
+    groups: Int64[np.ndarray, "group 2"]
+    people: Int64[np.ndarray, "area group"]
+    group: Int64[np.ndarray, " detection"]
+    correct: Bool[np.ndarray, "area similarity detection"]
+    ignored: Bool[np.ndarray, "area similarity detection"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePrecision:
+    """COCO's ten numbers, in percent: average precision (AP) and recall (AR); NaN: undefined.
+
+    The digits are the similarity, `m` and `l` medium and large people.
+    """
+
+    ap: float
+    ap_50: float
+    ap_75: float
+    ap_m: float
+    ap_l: float
+    ar: float
+    ar_50: float
+    ar_75: float
+    ar_m: float
+    ar_l: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the numbers that are defined by name."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if not np.isnan(value)}
+
+    @classmethod
+    def of(
+        cls,
+        precision: Float[np.ndarray, "category area similarity"],
+        recall: Float[np.ndarray, "category area similarity"],
+    ) -> Self:
+        """Average over categories and similarities, leaving out NaN."""
+        numbers = {}
+        for name, values in (("ap", precision), ("ar", recall)):
+            parts = {
+                "": values[:, 0],
+                "_50": values[:, 0, 0],
+                "_75": values[:, 0, 5],
+                "_m": values[:, 1],
+                "_l": values[:, 2],
+            }
+            for suffix, part in parts.items():
+                known = part[~np.isnan(part)]
+                numbers[name + suffix] = 100 * float(known.mean()) if known.size else np.nan
+        return cls(**numbers)
+
+
+def similarity(
+    detected: Float[np.ndarray, "detection joint 2"],
+    truth: AnnotatedPeople,
+    sigmas: Float[np.ndarray, " joint"],
+) -> Float[np.ndarray, "detection person"]:
+    """Return each detection's similarity to each person, from 0 to 1.
+
+    It is the mean of exp(-d^2 / (2 area (2 sigma)^2)) over the labelled joints. Of a person without
+    any, a joint's distance is that to the box three times as large.
+    """
+    offsets = detected[:, None] - truth.joints[None]
+    corner, side = truth.boxes[:, None, :2], truth.boxes[:, None, 2:]
+    outside = np.maximum(0, corner - side - detected[:, None]) + np.maximum(
+        0, detected[:, None] - (corner + 2 * side)
+    )
+    labelled = _labelled(truth)
+    offsets = np.where(labelled[None, :, None, None], offsets, outside)
+    # The order of the operations is that of COCO's code: a similarity exactly at a limit counts.
+    error = (offsets**2).sum(axis=-1) / (2 * sigmas) ** 2
+    error = error / (truth.areas[None, :, None] + np.spacing(1)) / 2
+    counts = truth.annotated | ~labelled[:, None]
+    return np.where(counts[None], np.exp(-error), 0).sum(axis=-1) / counts.sum(axis=1)
+
+
+def match(
+    truth: AnnotatedPeople, detected: DetectedPeople, sigmas: Float[np.ndarray, " joint"]
+) -> Matches:
+    """Match detections with people, image by image and category by category.
+
+    Of an image's detections in a category the twenty best are kept.
+    """
+    pairs = np.concatenate(
+        [np.stack([part.images, part.categories], axis=1) for part in (truth, detected)]
+    )
+    groups, group = np.unique(pairs, axis=0, return_inverse=True)
+    of_truth, of_detected = group[: len(truth.images)], group[len(truth.images) :]
+    # By group, and within one by falling score, as stable as COCO's own sort.
+    order = np.lexsort([-detected.scores, of_detected])
+    starts = np.searchsorted(of_detected[order], of_detected[order])
+    order = order[np.arange(len(order)) - starts < _MOST_DETECTIONS]
+    kept, by_group = of_detected[order], np.argsort(of_truth, kind="stable")
+    shape = len(AREAS), len(SIMILARITIES), len(order)
+    correct, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
+    people = np.zeros((len(AREAS), len(groups)), np.int64)
+    ends = np.arange(len(groups) + 1)
+    detections, rows = np.searchsorted(kept, ends), np.searchsorted(of_truth[by_group], ends)
+    for number in range(len(groups)):
+        found = slice(detections[number], detections[number + 1])
+        chosen = by_group[rows[number] : rows[number + 1]]
+        there = _rows(truth, chosen)
+        joints = detected.joints[order[found]]
+        similar = similarity(joints, there, sigmas)
+        extents = np.prod(joints.max(axis=1) - joints.min(axis=1), axis=-1)
+        for at, (low, high) in enumerate(AREAS.values()):
+            is_out = (there.areas < low) | (there.areas > high)
+            passed_over = there.crowd | ~_labelled(there) | is_out
+            people[at, number] = (~passed_over).sum()
+            hit, free = _greedy(similar, passed_over, there.crowd)
+            correct[at, :, found] = hit
+            out_of_range = (extents < low) | (extents > high)
+            ignored[at, :, found] = free | (~hit & out_of_range)
+    ranked = np.argsort(-detected.scores[order], kind="stable")
+    return Matches(
+        groups=groups,
+        people=people,
+        group=kept[ranked],
+        correct=correct[..., ranked],
+        ignored=ignored[..., ranked],
+    )
+
+
+def average_precision(
+    matches: Matches, weights: Int64[np.ndarray, " group"] | None = None
+) -> AveragePrecision:
+    """Compute COCO's ten numbers; `weights` is how often each group counts, by default once."""
+    if weights is None:
+        weights = np.ones(len(matches.groups), np.int64)
+    categories = np.unique(matches.groups[:, 1])
+    shape = len(categories), len(AREAS), len(SIMILARITIES)
+    precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)
+    for number, category in enumerate(categories):
+        inside = matches.groups[:, 1] == category
+        people = (matches.people * weights)[:, inside].sum(axis=1)
+        chosen = inside[matches.group]
+        times = weights[matches.group[chosen]]
+        counted = ~matches.ignored[..., chosen]
+        right = np.cumsum(times * (matches.correct[..., chosen] & counted), axis=-1)
+        total = np.cumsum(times * counted, axis=-1)
+        exact = right / (total + np.spacing(1))
+        # The best precision at this recall or a higher one.
+        exact = np.maximum.accumulate(exact[..., ::-1], axis=-1)[..., ::-1]
+        exact = np.concatenate([exact, np.zeros((*shape[1:], 1))], axis=-1)
+        for area in np.flatnonzero(people):
+            reached = right[area] / people[area]
+            for at, row in enumerate(reached):
+                places = np.searchsorted(row, _RECALLS)
+                precision[number, area, at] = exact[area, at, places].mean()
+            recall[number, area] = reached[:, -1] if reached.shape[1] else 0
+    return AveragePrecision.of(precision, recall)
+
+
+def precision_table(found: AveragePrecision) -> str:
+    """Return COCO's ten numbers as text."""
+    heads = ("all", "OKS 0.50", "OKS 0.75", "medium", "large")
+    lines = [f"{'':<18}" + "".join(f"{head:>10}" for head in heads)]
+    for title, name in (("average precision", "ap"), ("average recall", "ar")):
+        values = (getattr(found, name + suffix) for suffix in ("", "_50", "_75", "_m", "_l"))
+        cells = ("-" if np.isnan(value) else f"{value:.2f}" for value in values)
+        lines.append(f"{title:<18}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _labelled(people: AnnotatedPeople) -> Bool[np.ndarray, " person"]:
+    return np.asarray(people.annotated.any(axis=1))
+
+
+def _rows(people: AnnotatedPeople, chosen: Int64[np.ndarray, " row"]) -> AnnotatedPeople:
+    return AnnotatedPeople(**{name: values[chosen] for name, values in vars(people).items()})
+
+
+def _greedy(
+    similar: Float[np.ndarray, "detection person"],
+    passed_over: Bool[np.ndarray, " person"],
+    crowd: Bool[np.ndarray, " person"],
+) -> tuple[
+    Bool[np.ndarray, "similarity detection"],
+    Bool[np.ndarray, "similarity detection"],
+]:
+    """Return which detections are matched, and which of them with somebody who is ignored.
+
+    Each takes the most similar person who is left (the later of equals), and one who is ignored
+    only where there is no other.
+    """
+    shape = len(SIMILARITIES), len(similar)
+    matched, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
+    if not similar.shape[1]:
+        return matched, ignored
+    limits, rows = np.minimum(SIMILARITIES, 1 - 1e-10)[:, None], np.arange(len(SIMILARITIES))
+    taken = np.zeros((len(SIMILARITIES), similar.shape[1]), bool)
+    last = similar.shape[1] - 1
+    for at, row in enumerate(similar):
+        possible = (row >= limits) & (~taken | crowd)
+        # Those who count come before those who are ignored: similarities are at most 1.
+        rank = np.where(possible, row + 2 * ~passed_over, -1)
+        best = last - np.argmax(rank[:, ::-1], axis=1)
+        hit = possible[rows, best]
+        matched[:, at], ignored[:, at] = hit, hit & passed_over[best]
+        taken[rows, best] |= hit
+    return matched, ignored

@@ -82,6 +82,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
     from pipeline.data.measurable import check_any_measurable
     from pipeline.evaluation.evaluate import Evaluator
     from pipeline.evaluation.metrics import stack_table, table
+    from pipeline.evaluation.oks import precision_of, precision_table
     from pipeline.run.checkpoint import find_weights, load_network
     from pipeline.run.plan import storage_folder
     from pipeline.tracking.lookup import find_checkpoint
@@ -115,7 +116,12 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
     by_stack = [stack.scores(joint_set) for stack in stacks] if arguments.every_stack else []
     for key in by_stack[-1] if by_stack else ():
         say(f"\n{stack_table([scores[key] for scores in by_stack])}")
-    described = {"checkpoint": measured, "weights": weights}
+    precision = precision_of(people, joint_set)
+    if precision:
+        say(f"\nnetwork, by OKS, each person in the annotated frame\n{precision_table(precision)}")
+    described: dict[str, Any] = {"checkpoint": measured, "weights": weights}
+    if precision:
+        described["oks"] = precision.as_dict()
     _write(described, results, by_stack, evaluation, settings, arguments)
     if arguments.people is not None:
         arguments.people.write_bytes(people.to_bytes())
@@ -193,14 +199,14 @@ def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluat
 
 
 def _write(
-    described: dict[str, str],
+    described: dict[str, Any],
     results: dict[str, dict[str, "Scores"]],
     by_stack: list[dict[str, "Scores"]],
     evaluation: "Evaluation",
     settings: "Settings",
     arguments: Arguments,
 ) -> None:
-    content: dict[str, Any] = described | {
+    content = described | {
         "data.val": redacted(arguments.val),
         "people": evaluation.people,
         "flip_test": settings.evaluation.flip_test,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import Batch, network_input
+from pipeline.data.formats.coco_truth import AREA_OF_BOX
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.sample import Sample
 from pipeline.evaluation.metrics import (
@@ -22,7 +23,7 @@ from pipeline.evaluation.metrics import (
     person_sizes,
     scores,
 )
-from pipeline.evaluation.per_person import PersonResults
+from pipeline.evaluation.per_person import Instances, PersonResults
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.loss import batch_loss, is_flat
 from pipeline.model.network import Heatmaps
@@ -165,22 +166,31 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """Annotations of people in original-image pixels; a size that is not annotated is NaN."""
+    """Annotations of people in original-image pixels; a size that is not annotated is NaN.
+
+    An area that is not annotated is a share of the box's.
+    """
 
     joints: Float[np.ndarray, "person joint 2"]
     annotated: Bool[np.ndarray, "person joint"]
     head_size: Float[np.ndarray, " person"]
     box_size: Float[np.ndarray, " person"]
+    boxes: Float[np.ndarray, "person 4"]
+    areas: Float[np.ndarray, " person"]
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Self:
         people = [sample.person for sample in samples]
-        boxes = [max(person.box[2:]) if person.box else np.nan for person in people]
+        nowhere = (np.nan,) * 4
+        boxes = np.array([person.box or nowhere for person in people], np.float64).reshape(-1, 4)
+        areas = np.array([person.area or np.nan for person in people], np.float64)
         return cls(
             joints=np.array([person.joints for person in people]),
             annotated=np.array([person.visibility for person in people]) != Visibility.MISSING,
             head_size=np.array([person.head_size or np.nan for person in people], np.float64),
-            box_size=np.array(boxes, np.float64),
+            box_size=boxes[:, 2:].max(axis=1),
+            boxes=boxes,
+            areas=np.where(np.isnan(areas), AREA_OF_BOX * boxes[:, 2] * boxes[:, 3], areas),
         )
 
     def checksums(self) -> Int64[np.ndarray, " person"]:
@@ -190,6 +200,16 @@ class Truth:
         rows = zip(joints, self.annotated, sizes, strict=True)
         return np.array(
             [zlib.crc32(b"".join(part.tobytes() for part in row)) for row in rows], np.int64
+        )
+
+    def instances(self, confidence: Float[np.ndarray, "person joint"]) -> Instances:
+        """Return what average precision needs; a person's score is the joints' mean confidence."""
+        return Instances(
+            truth=np.where(self.annotated[..., None], self.joints, 0).astype(np.float32),
+            annotated=self.annotated,
+            boxes=self.boxes.astype(np.float32),
+            areas=self.areas.astype(np.float32),
+            scores=confidence.mean(axis=1).astype(np.float32),
         )
 
     def errors(
@@ -218,8 +238,10 @@ def evaluate_people(
         people = [loader.samples[position] for position in batch.positions.tolist()]
         truth, keys = Truth.of(people), [sample.key for sample in people]
         errors = truth.errors(batch.joints, joint_set)
+        instances = truth.instances(batch.confidence) if joint_set.sigmas else None
+        checksums = truth.checksums()
         results.append(
-            PersonResults.of(keys, batch.positions, truth.checksums(), batch.joints, errors)
+            PersonResults.of(keys, batch.positions, checksums, batch.joints, errors, instances)
         )
         total += Evaluation(
             counts={key: joint_counts(value) for key, value in errors.items()},

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from pipeline.data.formats.coco_truth import AnnotatedPeople, DetectedPeople
+from pipeline.evaluation.per_person import PersonResults
+from pipeline.pose.joint_sets import JointSet
 
 SIMILARITIES = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
@@ -182,6 +184,37 @@ def average_precision(
                 precision[number, area, at] = exact[area, at, places].mean()
             recall[number, area] = reached[:, -1] if reached.shape[1] else 0
     return AveragePrecision.of(precision, recall)
+
+
+def precision_of(results: PersonResults, joint_set: JointSet) -> AveragePrecision | None:
+    """Compute the ten numbers of people who were each predicted in their own frame.
+
+    None if the joint set has no sigmas, or a person neither area nor box. A person's image is the
+    key without the person's number.
+    """
+    instances = results.instances
+    if instances is None or not len(results) or np.isnan(instances.areas).any():
+        return None
+    names = [key.rpartition("_")[0] for key in results.keys]
+    images = np.unique(names, return_inverse=True)[1]
+    one = np.zeros(len(results), np.int64)
+    truth = AnnotatedPeople(
+        images=images,
+        categories=one,
+        joints=instances.truth.astype(np.float64),
+        annotated=instances.annotated,
+        # A box is only asked for where no joint is labelled.
+        boxes=np.nan_to_num(instances.boxes.astype(np.float64)),
+        areas=instances.areas.astype(np.float64),
+        crowd=one.astype(bool),
+    )
+    detected = DetectedPeople(
+        images=images,
+        categories=one,
+        joints=results.joints.astype(np.float64),
+        scores=instances.scores.astype(np.float64),
+    )
+    return average_precision(match(truth, detected, np.array(joint_set.sigmas)))
 
 
 def precision_table(found: AveragePrecision) -> str:

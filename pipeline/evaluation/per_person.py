@@ -3,13 +3,13 @@
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, joint_counts
 from pipeline.pose.joint_sets import JointSet, Measure
@@ -17,6 +17,32 @@ from pipeline.pose.joint_sets import JointSet, Measure
 PEOPLE_NAME = "people.npz"
 # The array of a measure's errors is named by this and the measure's key.
 _ERRORS = "errors."
+# The arrays of instances are named by this and their field.
+_INSTANCES = "instances."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """The rest of what average precision needs, one row per person: truth, and scores.
+
+    In pixels of the original images; `areas` and `boxes` are NaN where they are not known.
+    """
+
+    truth: Float32[np.ndarray, "person joint 2"]
+    annotated: Bool[np.ndarray, "person joint"]
+    boxes: Float32[np.ndarray, "person 4"]
+    areas: Float32[np.ndarray, " person"]
+    scores: Float32[np.ndarray, " person"]
+
+    @classmethod
+    def together(cls, parts: Sequence["Instances"]) -> Self:
+        """Concatenate the rows of all."""
+        names = [item.name for item in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+    def rows(self, chosen: Int64[np.ndarray, " row"]) -> "Instances":
+        """Return the chosen rows, in that order."""
+        return Instances(**{name: values[chosen] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +51,8 @@ class PersonResults:
 
     `positions` are those in the evaluated shards, `truths` checksums of the annotations, `joints`
     pixels of the original images. `errors` are normalised, by measure key; NaN where a joint does
-    not count, inf where the network failed to place it.
+    not count, inf where the network failed to place it. `instances` is None for joint sets without
+    OKS sigmas.
     """
 
     keys: tuple[str, ...]
@@ -33,6 +60,7 @@ class PersonResults:
     truths: Int64[np.ndarray, " person"]
     joints: Float32[np.ndarray, "person joint 2"]
     errors: dict[str, Float32[np.ndarray, "person joint"]]
+    instances: Instances | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -45,6 +73,7 @@ class PersonResults:
         truths: Int64[np.ndarray, " person"],
         joints: Float[np.ndarray, "person joint 2"],
         errors: dict[str, Float[np.ndarray, "person joint"]],
+        instances: Instances | None = None,
     ) -> Self:
         """Reduce predictions and errors to single precision; counts stay the same."""
         return cls(
@@ -53,17 +82,27 @@ class PersonResults:
             truths=truths,
             joints=joints.astype(np.float32),
             errors={key: narrowed(values) for key, values in errors.items()},
+            instances=instances,
         )
 
     @classmethod
     def nobody(cls, joint_set: JointSet) -> Self:
         nothing, none = np.zeros((0, len(joint_set.joints), 2)), np.zeros(0, np.int64)
         errors = {measure.key: nothing[..., 0] for measure in joint_set.measures}
-        return cls.of((), none, none, nothing, errors)
+        single = np.zeros(0, np.float32)
+        instances = Instances(
+            truth=nothing.astype(np.float32),
+            annotated=nothing[..., 0].astype(bool),
+            boxes=np.zeros((0, 4), np.float32),
+            areas=single,
+            scores=single,
+        )
+        return cls.of((), none, none, nothing, errors, instances if joint_set.sigmas else None)
 
     @classmethod
     def together(cls, parts: Sequence["PersonResults"]) -> Self:
         """Concatenate results, of which there must be at least one."""
+        instances = [part.instances for part in parts if part.instances]
         return cls(
             keys=tuple(key for part in parts for key in part.keys),
             positions=np.concatenate([part.positions for part in parts]),
@@ -72,6 +111,7 @@ class PersonResults:
             errors={
                 key: np.concatenate([part.errors[key] for part in parts]) for key in parts[0].errors
             },
+            instances=Instances.together(instances) if instances else None,
         )
 
     def rows(self, chosen: Int64[np.ndarray, " row"]) -> "PersonResults":
@@ -82,6 +122,7 @@ class PersonResults:
             truths=self.truths[chosen],
             joints=self.joints[chosen],
             errors={key: values[chosen] for key, values in self.errors.items()},
+            instances=self.instances and self.instances.rows(chosen),
         )
 
     def by_key(self) -> "PersonResults":
@@ -104,10 +145,13 @@ class PersonResults:
     def to_bytes(self) -> bytes:
         """Return the content of people.npz; equal results give equal bytes."""
         arrays: dict[str, Any] = vars(self) | {"keys": np.array(self.keys, str)}
-        errors = arrays.pop("errors")
+        errors, instances = arrays.pop("errors"), arrays.pop("instances")
+        arrays |= {_ERRORS + key: values for key, values in errors.items()}
+        if instances:
+            arrays |= {_INSTANCES + key: values for key, values in vars(instances).items()}
         file = BytesIO()
         # Keys of people are most of it, and compress well.
-        np.savez_compressed(file, **arrays, **{_ERRORS + key: errors[key] for key in errors})
+        np.savez_compressed(file, **arrays)
         return file.getvalue()
 
 
@@ -129,6 +173,8 @@ def read_results(path: Path) -> PersonResults:
             errors = {name.removeprefix(_ERRORS): stored[name] for name in names}
             keys, joints = stored["keys"], stored["joints"]
             positions, truths = stored["positions"], stored["truths"]
+            found = [name for name in stored.files if name.startswith(_INSTANCES)]
+            instances = {name.removeprefix(_INSTANCES): stored[name] for name in found}
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -142,4 +188,19 @@ def read_results(path: Path) -> PersonResults:
         truths=truths,
         joints=joints,
         errors=errors,
+        instances=_instances(path, instances, joints) if instances else None,
     )
+
+
+def _instances(path: Path, arrays: dict[str, Any], joints: np.ndarray) -> Instances:
+    people, number = joints.shape[:2]
+    shapes = {
+        "truth": (people, number, 2),
+        "annotated": (people, number),
+        "boxes": (people, 4),
+        "areas": (people,),
+        "scores": (people,),
+    }
+    if {name: values.shape for name, values in arrays.items()} != shapes:
+        raise ValueError(f"{path}: its arrays {_INSTANCES}* differ in their numbers of people")
+    return Instances(**arrays)

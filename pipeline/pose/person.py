@@ -23,7 +23,8 @@ class Person:
     the square of side 200 * `scale` around `center`. `joints` are (x, y); they may lie outside the
     image, and are undefined where `visibility` is MISSING. `head_size` is 0.6 times the diagonal of
     the head box (MPII). `box` is (x, y, width, height), `image_size` (width, height) in the
-    annotations. `split` is the source's own. `name` stands for the image in keys where its path
+    annotations. `area` is that of the person's outline in square pixels (COCO). `split` is the
+    source's own. `name` stands for the image in keys where its path
     would give the name of another. A value is None where the source has none.
     """
 
@@ -36,6 +37,7 @@ class Person:
     head_size: float | None = None
     box: tuple[float, float, float, float] | None = None
     image_size: tuple[int, int] | None = None
+    area: float | None = None
     split: Split | None = None
     name: str = ""
 

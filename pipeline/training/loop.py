@@ -59,7 +59,7 @@ def train(trainer: Trainer, checkpointer: Checkpointer, host: LoopHooks, label: 
             if Request.STOP in step.request:
                 return
         evaluation, results = trainer.evaluate_people()
-        metrics = trained | evaluated_metrics(trainer, evaluation)
+        metrics = trained | evaluated_metrics(trainer, evaluation, results)
         metrics |= beside_metrics(trainer, evaluation)
         trained = {}
         state.judge(metrics[trainer.measure.metric_name])

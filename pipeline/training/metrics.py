@@ -6,6 +6,8 @@ import resource
 import torch
 
 from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.oks import precision_of
+from pipeline.evaluation.per_person import PersonResults
 from pipeline.training.trainer import StepReport, Trainer
 
 FLAT_NAME = "flat_heatmaps_percent"
@@ -35,7 +37,9 @@ def trained_metrics(trainer: Trainer, trained: StepReport) -> dict[str, float]:
     }
 
 
-def evaluated_metrics(trainer: Trainer, evaluation: Evaluation) -> dict[str, float]:
+def evaluated_metrics(
+    trainer: Trainer, evaluation: Evaluation, results: PersonResults
+) -> dict[str, float]:
     """Return the metrics of an epoch's evaluation, percentages from 0 to 100.
 
     Undefined values (of a joint without annotations) are left out, because Ray would store NaN as
@@ -54,6 +58,9 @@ def evaluated_metrics(trainer: Trainer, evaluation: Evaluation) -> dict[str, flo
             metrics[f"{key}_{threshold:g}_unweighted"] = scores.unweighted[threshold]
             for joint, value in scores.joints[threshold].items():
                 metrics[f"{key}_{threshold:g}/{joint}"] = value
+    precision = precision_of(results, trainer.joint_set)
+    if precision:
+        metrics |= {f"coco_{name}": value for name, value in precision.as_dict().items()}
     measure = trainer.measure
     if not math.isfinite(metrics.get(measure.metric_name, math.nan)):
         raise ValueError(

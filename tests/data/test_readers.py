@@ -330,6 +330,11 @@ def test_the_frame_of_coco_is_a_quarter_wider_than_the_box(tmp_path):
     assert person.scale == 1.0
 
 
+@pytest.mark.parametrize(("area", "expected"), [(2500.5, 2500.5), (None, None), (0, None)])
+def test_the_area_of_coco_is_kept(tmp_path, area, expected):
+    assert read_coco(coco_file(tmp_path / "a.json", {"area": area})).people[0].area == expected
+
+
 def test_the_three_states_of_coco_are_kept(tmp_path):
     keypoints = [0, 0, 0, 367, 81, 1, 0, 75, 2] + [10, 10, 2] * 14
     person = read_coco(coco_file(tmp_path / "a.json", {"keypoints": keypoints})).people[0]

@@ -849,7 +849,7 @@ def test_joints_of_ones_own_are_trained_saved_restored_and_measured(
     )
     trainer = Trainer(task, 0, 1, torch.device("cpu"))
     list(trainer.train_epoch(every_s=1e9))
-    metrics = evaluated_metrics(trainer, trainer.evaluate())
+    metrics = evaluated_metrics(trainer, *trainer.evaluate_people())
     assert {"pck_segment_0.2", "pck_segment_0.1/left_ear", "pck_segment_auc"} <= set(metrics)
     folder = plan.folder / "epoch_0001"
     folder.mkdir(parents=True)

@@ -5,17 +5,25 @@ import io
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pycocotools.coco
 import pytest
+from factories import sample
 from pycocotools.cocoeval import COCOeval
 
 import jobs.score
+from pipeline.data.formats.coco import read_coco
 from pipeline.data.formats.coco_truth import AnnotatedPeople, read_coco_results, read_coco_truth
-from pipeline.evaluation.oks import average_precision, match, similarity
+from pipeline.data.loader import SampleLoader
+from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import Sample
+from pipeline.evaluation.evaluate import Predictions, evaluate_people
+from pipeline.evaluation.oks import average_precision, match, precision_of, similarity
+from pipeline.evaluation.per_person import read_results
 from pipeline.pose.joint_sets import COCO
 
 JOINTS = len(COCO.joints)
@@ -232,6 +240,91 @@ def test_areas_and_boxes_that_are_absent_come_from_box_and_joints(tmp_path, spre
         "1 people have no box: that of their labelled joints is taken",
         "1 people have no area: 0.53 times the box's is taken",
     )
+
+
+def packed_people(folder: Path, truth: dict, pack: Callable[..., list[Path]]) -> SampleLoader:
+    """Return a loader of the people that packing would take from an annotation file."""
+    for one in truth["images"]:
+        one |= {"file_name": f"{one['id']:06d}.jpg", "width": 1200, "height": 1200}
+    (folder / "truth.json").write_text(json.dumps(truth))
+    people = [
+        replace(person, person=number)
+        for number, person in enumerate(read_coco(folder / "truth.json").people)
+    ]
+    crop = sample(image="a.jpg").crop
+    shard = pack([Sample(person=one, crop=crop) for one in people], joint_set=COCO, split="val")
+    return SampleLoader(ShardReader(list(map(str, shard))), COCO, 64)
+
+
+def predictions_near(loader: SampleLoader) -> Predictions:
+    """Place joints around the truth, further away for some people than for others."""
+    random, count = np.random.default_rng(1), len(loader.samples)
+    truth = np.array([loader.samples[n].person.joints for n in range(count)])
+    sizes = np.array([math.sqrt(loader.samples[n].person.area or 0) for n in range(count)])
+    spread = sizes * random.choice([0.01, 0.05, 0.1, 0.2], count)
+    return Predictions(
+        positions=np.arange(count),
+        joints=truth + random.normal(0, 1, truth.shape) * spread[:, None, None],
+        confidence=random.uniform(0, 1, truth.shape[:2]),
+        loss=0.0,
+    )
+
+
+def test_the_precision_of_an_evaluation_is_that_of_cocos_code(tmp_path, pack):
+    truth = crowded(3)[0]
+    # Readers of annotations pass over crowds and people without labelled joints.
+    truth["annotations"] = [
+        one for one in truth["annotations"] if one["num_keypoints"] > 1 and not one["iscrowd"]
+    ]
+    loader = packed_people(tmp_path, truth, pack)
+    predictions = predictions_near(loader)
+    results = evaluate_people([predictions], loader)[1].by_key()
+    precision = precision_of(results, COCO)
+    scores = predictions.confidence.mean(axis=1).tolist()
+    found = [
+        detection(one["image_id"], joints, score)
+        for one, joints, score in zip(truth["annotations"], predictions.joints, scores, strict=True)
+    ]
+    # Results per person are in single precision.
+    assert precision.as_dict() == pytest.approx(cocos(truth, found), abs=1e-3)
+    assert 10 < precision.ap < 90
+    (tmp_path / "people.npz").write_bytes(results.to_bytes())
+    assert precision_of(read_results(tmp_path / "people.npz"), COCO) == precision
+
+
+def test_without_areas_a_share_of_the_box_is_taken_and_without_boxes_nothing(tmp_path, pack):
+    truth = crowded(3)[0]
+    for one in truth["annotations"]:
+        del one["area"]
+    loader = packed_people(tmp_path, truth, pack)
+    results = evaluate_people([predictions_of_truth(loader)], loader)[1]
+    boxes = results.instances.boxes.astype(float)
+    assert results.instances.areas == pytest.approx(0.53 * boxes[:, 2] * boxes[:, 3])
+    assert precision_of(results, COCO).ap == pytest.approx(100)
+    unknown = replace(results.instances, areas=np.full(len(results), np.nan, np.float32))
+    assert precision_of(replace(results, instances=unknown), COCO) is None
+    assert precision_of(replace(results, instances=None), COCO) is None
+
+
+def predictions_of_truth(loader: SampleLoader) -> Predictions:
+    count = len(loader.samples)
+    return Predictions(
+        positions=np.arange(count),
+        joints=np.array([loader.samples[n].person.joints for n in range(count)]),
+        confidence=np.ones((count, JOINTS)),
+        loss=0.0,
+    )
+
+
+def test_damaged_rows_of_instances_are_refused(tmp_path, pack):
+    loader = packed_people(tmp_path, crowded(3)[0], pack)
+    results = evaluate_people([predictions_of_truth(loader)], loader)[1]
+    with np.load(io.BytesIO(results.to_bytes())) as stored:
+        arrays = dict(stored)
+    arrays["instances.scores"] = arrays["instances.scores"][1:]
+    np.savez(tmp_path / "people.npz", **arrays)
+    with pytest.raises(ValueError, match=r"people\.npz: its arrays instances\.\* differ"):
+        read_results(tmp_path / "people.npz")
 
 
 def test_coco_results_are_scored_by_the_command(tmp_path, spread, capsys):

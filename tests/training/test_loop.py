@@ -4,7 +4,8 @@ import pytest
 import torch
 from factories import pack_samples, samples
 
-from pipeline.pose.joint_sets import MPII
+from pipeline.pose.joint_sets import COCO, MPII
+from pipeline.pose.person import Visibility
 from pipeline.training.metrics import beside_metrics, evaluated_metrics
 from pipeline.training.trainer import Task, Trainer
 
@@ -28,8 +29,8 @@ def test_the_average_gives_the_primary_metric_and_raw_metrics_stand_beside_it(
     task = Task(settings=settings, joint_set=MPII.to_json(), train=(str(train),), val=(str(val),))
     trainer = Trainer(task, 0, 1, torch.device("cpu"))
     list(trainer.train_epoch(1e9))
-    evaluation = trainer.evaluate()
-    metrics = evaluated_metrics(trainer, evaluation)
+    evaluation, results = trainer.evaluate_people()
+    metrics = evaluated_metrics(trainer, evaluation, results)
     beside = beside_metrics(trainer, evaluation)
     if not ema_samples:
         assert beside == {}
@@ -40,3 +41,27 @@ def test_the_average_gives_the_primary_metric_and_raw_metrics_stand_beside_it(
     raw = trainer.evaluate("raw")
     assert beside["raw/val_loss"] == raw.loss_sum / raw.people
     assert beside["raw/val_loss"] != beside["ema/val_loss"]
+
+
+def test_average_precision_is_among_an_epochs_metrics_where_sigmas_and_areas_are_known(tmp_path):
+    people = {
+        "joints": ((20.0, 30.0),) * 17,
+        "visibility": (Visibility.VISIBLE,) * 17,
+        "area": 900.0,
+    }
+    [train] = pack_samples(tmp_path / "train", [samples(2, **people)], joint_set=COCO)
+    settings = {
+        "model.stacks": 1,
+        "model.features": 8,
+        "model.joints": 17,
+        "model.input_px": 64,
+        "optim.batch_size": 2,
+        "evaluation.measure": "pck_box",
+    }
+    task = Task(settings=settings, joint_set=COCO.to_json(), train=(str(train),), val=(str(train),))
+    trainer = Trainer(task, 0, 1, torch.device("cpu"))
+    metrics = evaluated_metrics(trainer, *trainer.evaluate_people())
+    # People of 900 square pixels are neither medium nor large.
+    assert {name for name in metrics if name.startswith("coco")} == {
+        *("coco_ap", "coco_ap_50", "coco_ap_75", "coco_ar", "coco_ar_50", "coco_ar_75")
+    }

@@ -20,6 +20,7 @@ from pipeline.data.formats.annotations import (
     numbers,
     path_in,
     person_of,
+    positive,
     read_json,
     records_of,
 )
@@ -214,6 +215,7 @@ def _person(
         scale=scale,
         box=box,
         image_size=image.size,
+        area=_area(record, where),
     )
 
 
@@ -239,6 +241,12 @@ def _joints(record: Mapping[str, Any], where: str) -> tuple[np.ndarray, np.ndarr
             f"{where}: keypoints of {COCO.joints[joint]}, which is labelled",
         )
     return joints, states
+
+
+def _area(record: Mapping[str, Any], where: str) -> float | None:
+    """Return the area; None where it is absent, null, or 0."""
+    value = record.get("area") or None
+    return None if value is None else positive(value, f"{where}: area")
 
 
 def _box(record: Mapping[str, Any], where: str) -> tuple[float, float, float, float] | None:

@@ -92,8 +92,9 @@ def record_of(sample: Sample) -> bytes:
     """Return the sample's KEY.json."""
     crop = {k: v for k, v in asdict(sample.crop).items() if k != "jpeg"}
     record = asdict(sample.person) | {"crop": crop}
-    if not record["name"]:
-        del record["name"]
+    for name in ("area", "name"):
+        if not record[name]:
+            del record[name]
     return json.dumps(record, separators=(",", ":")).encode()
 
 

@@ -48,6 +48,7 @@ def test_average_precision_is_among_an_epochs_metrics_where_sigmas_and_areas_are
         "joints": ((20.0, 30.0),) * 17,
         "visibility": (Visibility.VISIBLE,) * 17,
         "area": 900.0,
+        "box": (10.0, 20.0, 30.0, 40.0),
     }
     [train] = pack_samples(tmp_path / "train", [samples(2, **people)], joint_set=COCO)
     settings = {

@@ -44,9 +44,10 @@ def main(argv: list[str] | None = None) -> None:
 def dry_run(settings: Settings) -> None:
     """Print what training would do. Raises ValueError if it could not start."""
     from pipeline.run.plan import plan_training
+    from pipeline.tracking.lookup import with_start
 
     if settings.data.train or settings.data.val:
-        plan = plan_training(settings)
+        plan = plan_training(with_start(settings))
         _say_settings(plan.settings)
         describe(plan)
     else:
@@ -65,8 +66,9 @@ def run(settings: Settings) -> None:
 
     check_answer(settings.ray.address)
     from pipeline.run.plan import plan_training
+    from pipeline.tracking.lookup import with_start
 
-    plan = plan_training(settings)
+    plan = plan_training(with_start(settings))
     describe(plan)
     note_startup("planned")
     train_plan(plan)
@@ -128,6 +130,9 @@ def describe(plan: "Plan") -> None:
     dropped = f"; {left} people are dropped each epoch (incomplete batch)" if left else ""
     say(f"epoch: {steps:,} steps of {settings.optim.batch_size}{dropped}")
     _say_course(settings)
+    if plan.start and not plan.resumes:
+        for line in plan.start.lines:
+            say(f"start: {line}")
     wanted = reach(settings.data)
     if plan.train.margin < wanted:
         say(

@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _plan(arguments: Arguments) -> "Sweep":
+    from pipeline.tracking.lookup import with_start
     from tune.plan import plan_sweep
     from tune.spaces import given_values, space_of
 
@@ -78,9 +79,8 @@ def _plan(arguments: Arguments) -> "Sweep":
             raise ValueError(f"--vary {key} and its own option both give values")
         given[key] = values
     space = space_of(arguments.space, given)
-    return plan_sweep(
-        arguments.settings, space, arguments.search, arguments.early, arguments.budget
-    )
+    settings = with_start(arguments.settings)
+    return plan_sweep(settings, space, arguments.search, arguments.early, arguments.budget)
 
 
 def _run(sweep: "Sweep") -> None:

@@ -20,6 +20,7 @@ from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.metadata import CheckpointMetadata, check_resumable
 from pipeline.run.ownership import check_free
+from pipeline.run.start import Start, find_local, plan_start
 from pipeline.settings import DataSettings, Settings
 
 # A writable disk must have room for a page.
@@ -37,7 +38,7 @@ class Plan:
     """A run's resolved settings, its shards, and metadata of the checkpoint to resume from.
 
     `changes` describes by key what differs from the run of this name so far; `restarts` says that
-    it therefore starts over.
+    it therefore starts over. `start` is what a new run takes from `model.start`.
     """
 
     settings: Settings
@@ -47,6 +48,7 @@ class Plan:
     resumes: CheckpointMetadata | None
     changes: Mapping[str, str] = field(default_factory=dict)
     restarts: bool = False
+    start: Start | None = None
 
     @property
     def joint_set(self) -> JointSet:
@@ -79,11 +81,12 @@ def plan_training(settings: Settings) -> Plan:
             f"data.train and data.val have different joint sets: {difference}; expected the same"
         )
     settings = _resolved(settings, train, val)
+    start = _start(settings, train.joint_set)
     measure = _checked_measure(settings, val)
     _check_amounts(settings, train)
     _check_cache(settings.data, train)
     _check_places(settings, train)
-    plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None)
+    plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None, start=start)
     return _resuming(plan)
 
 
@@ -173,6 +176,7 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
             "data.train": absolute_patterns(settings.data.train),
             "data.val": absolute_patterns(settings.data.val),
             "model.joints": joints,
+            "model.start": _start_folder(settings),
             "data.cache": str(Path(settings.data.cache).expanduser().absolute())
             if settings.data.cache
             else "",
@@ -181,6 +185,25 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
             "tracking.uri": tracking_uri(settings.tracking.uri),
         }
     )
+
+
+def _start_folder(settings: Settings) -> str:
+    """Resolve `model.start` to the absolute folder of a checkpoint, the same on every node."""
+    start, storage = settings.model.start, storage_folder(settings.ray.storage)
+    if not start:
+        return ""
+    found = find_local(start, storage)
+    if found is None:
+        raise ValueError(
+            f"model.start={start!r}: no such folder, and none of this name in {storage}; expected "
+            "a checkpoint or a run"
+        )
+    return str(found.absolute())
+
+
+def _start(settings: Settings, joint_set: JointSet) -> Start | None:
+    folder = settings.model.start
+    return plan_start(Path(folder), settings.model, joint_set) if folder else None
 
 
 def _checked_measure(settings: Settings, val: ShardSet) -> Measure:

@@ -32,6 +32,11 @@ class ModelSettings:
     last-stack: of the last stack only. inside: of a single stack, its output and the heatmaps that
     it predicts inside the hourglass, at half and a quarter of the output's resolution."""
 
+    start: str = ""
+    """Trained weights to start from: a checkpoint's folder, a run's folder or name (its best
+    checkpoint), one converted by jobs.convert, models:/NAME@ALIAS, or with tracking.uri a run in
+    MLflow. All that fits by name and shape is taken, and heads of joints of equal name."""
+
     def __post_init__(self) -> None:
         require_at_least(self, "model", 1, "stacks", "modules", "order")
         require_at_least(self, "model", 0, "joints")

@@ -124,9 +124,10 @@ class Settings:
         Data enter by their checksum, not by their location.
         """
         decisive = self.decisive()
-        # A run that was begun before there was this setting keeps its name.
-        if not self.model.stem_features:
-            del decisive["model.stem_features"]
+        # A run that was begun before there were these settings keeps its name.
+        for key in ("model.stem_features", "model.start"):
+            if not decisive[key]:
+                del decisive[key]
         decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

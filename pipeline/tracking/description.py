@@ -31,6 +31,7 @@ def run_spec(plan: Plan, parent: str = "") -> RunSpec:
             "parameters": str(cost.parameters),
             "gmacs": f"{cost.macs / 1e9:.3g}",
             NOTE: describe_run(plan, cost),
+            **({"start": plan.start.lines[0]} if plan.start else {}),
             **({"changed": listed(plan.changes)} if plan.changes and not plan.restarts else {}),
             **origin(),
         },

@@ -1,5 +1,6 @@
 """Finds the run or model that a user names: a folder, a name, or one in MLflow."""
 
+import hashlib
 import shlex
 import tempfile
 from collections.abc import Collection
@@ -8,43 +9,20 @@ from pathlib import Path
 from pipeline.evaluation.comparison import ComparedRun
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
 from pipeline.run.checkpoint import OPTIMIZER_NAME, check_file
-from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, best, checkpoints
+from pipeline.run.checkpoint_manager import BEST_CHECKPOINT
 from pipeline.run.metadata import METADATA_NAME, read_metadata
-from pipeline.run.plan import tracking_uri
+from pipeline.run.plan import storage_folder, tracking_uri
+from pipeline.run.start import find_local
+from pipeline.settings import Settings
 
+# Folder of the storage with downloaded checkpoints that runs start from.
+STARTS = ".starts"
 # Prefix of URIs in MLflow's registry.
 REGISTERED = "models:/"
 # Seconds within which a server has to answer.
 _REACH_S = 8.0
 # Files of a checkpoint that a comparison reads.
 COMPARED = (METADATA_NAME, PEOPLE_NAME)
-
-
-def find_local(run: str, storage: Path) -> Path | None:
-    """Return the local checkpoint that `run` names, or None.
-
-    `run` is a checkpoint's folder, a run's folder, or the name of a run in `storage`. A run means
-    its best checkpoint. Raises ValueError if it has none.
-    """
-    for folder in (Path(run), storage / run):
-        if (folder / METADATA_NAME).exists():
-            return folder
-        if folder.is_dir():
-            return _best(folder)
-    return None
-
-
-def _best(folder: Path) -> Path:
-    """Return a run's best checkpoint by its primary metric."""
-    kept = checkpoints(folder)
-    if not kept:
-        raise ValueError(f"{folder}: holds no checkpoint, expected the folder of a run or of one")
-    newest = read_metadata(kept[-1])
-    measure = newest.joint_set.measure(newest.settings.evaluation.measure)
-    found = best(folder, measure.metric_name)
-    if found is None:
-        raise ValueError(f"{folder}: none of its {len(kept)} checkpoints has been evaluated yet")
-    return found[0]
 
 
 def find_checkpoint(
@@ -80,6 +58,28 @@ def find_checkpoint(
             "--tracking.uri"
         )
     return checkpoint
+
+
+def with_start(settings: Settings) -> Settings:
+    """Return settings whose `model.start` is a local checkpoint, downloaded if it lies in MLflow.
+
+    It is kept in `ray.storage`, under its checksum. Raises as `find_checkpoint`.
+    """
+    start, uri = settings.model.start, settings.tracking.uri
+    if not start:
+        return settings
+    storage = storage_folder(settings.ray.storage)
+    if find_local(start, storage) is not None:
+        return settings
+    kept = storage / STARTS
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept) as place:
+        found = find_checkpoint(start, storage, uri, Path(place), argument="model.start")
+        digest = hashlib.sha256((found / METADATA_NAME).read_bytes()).hexdigest()[:16]
+        # Another start may have put the same there meanwhile.
+        if not (kept / digest).exists():
+            found.rename(kept / digest)
+    return settings.replaced({"model.start": str(kept / digest)})
 
 
 def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:

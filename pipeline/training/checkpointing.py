@@ -48,7 +48,7 @@ class Checkpointer:
         self._tags: dict[str, str] = {}
 
     def resume(self) -> dict[str, float]:
-        """Resume from the newest sound checkpoint, if there is one.
+        """Resume from the newest sound checkpoint; without one start from `model.start`, if set.
 
         Returns the training metrics of an epoch whose steps are done but whose evaluation is not,
         otherwise nothing. Raises ValueError if checkpoints exist and none can be used.
@@ -57,6 +57,7 @@ class Checkpointer:
         found = newest_sound(self._folder, say) if self._is_first else None
         name = broadcast(found[0].name if found else "", trainer.workers, trainer.device)
         if not name:
+            trainer.state.start()
             return {}
         trainer.marker.begin(f"the beginning of reading {name}")
         metadata = trainer.state.restore(self._folder / name)

@@ -19,6 +19,7 @@ from pipeline.run.metadata import (
     check_resumable,
     read_metadata,
 )
+from pipeline.run.start import plan_start
 from pipeline.settings import Settings
 from pipeline.training.distributed import all_reduce_mean, gather_rows, parallel
 from pipeline.training.ema import WeightAverage
@@ -172,6 +173,16 @@ class TrainState:
         copies = [copy for copy in (snapshot.weights, snapshot.average) if copy is not None]
         _spread(ranks.mean(0)[1:], [copy[name] for copy in copies for name in names])
         return replace(snapshot, extras=extras or {})
+
+    def start(self) -> None:
+        """Take the weights of `model.start`, if it is set. Raises ValueError as `plan_start`."""
+        folder = self._settings.model.start
+        if not folder:
+            return
+        start = plan_start(Path(folder), self._settings.model, self._joint_set)
+        start.load(self.network)
+        if self._average is not None:
+            start.load(self._average.network)
 
     def restore(self, folder: Path) -> CheckpointMetadata:
         """Load a checkpoint and return its metadata.

@@ -1,0 +1,164 @@
+"""Start of a run from trained weights: whatever fits by name and shape, and heads by joint."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.model.build import build_network
+from pipeline.pose.joint_sets import JointSet
+from pipeline.run.checkpoint import check_file, find_weights, weights_name
+from pipeline.run.checkpoint_manager import best, checkpoints
+from pipeline.run.metadata import METADATA_NAME, read_metadata
+from pipeline.settings import ModelSettings
+
+_Shape = tuple[int, ...]
+
+
+def find_local(run: str, storage: Path) -> Path | None:
+    """Return the local checkpoint that `run` names, or None.
+
+    `run` is a checkpoint's folder, a run's folder, or the name of a run in `storage`. A run means
+    its best checkpoint. Raises ValueError if it has none.
+    """
+    for folder in (Path(run), storage / run):
+        if (folder / METADATA_NAME).exists():
+            return folder
+        if folder.is_dir():
+            return _best(folder)
+    return None
+
+
+def _best(folder: Path) -> Path:
+    """Return a run's best checkpoint by its primary metric."""
+    kept = checkpoints(folder)
+    if not kept:
+        raise ValueError(f"{folder}: holds no checkpoint, expected the folder of a run or of one")
+    newest = read_metadata(kept[-1])
+    measure = newest.joint_set.measure(newest.settings.evaluation.measure)
+    found = best(folder, measure.metric_name)
+    if found is None:
+        raise ValueError(f"{folder}: none of its {len(kept)} checkpoints has been evaluated yet")
+    return found[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a network takes from the checkpoint in `folder`.
+
+    `whole` are tensors that fit as they are. `by_joint` have the joints along the axis given;
+    `joints` are pairs of joints of equal name, there and here. `lines` describe it all, the source
+    first.
+    """
+
+    folder: Path
+    whole: tuple[str, ...]
+    by_joint: Mapping[str, int]
+    joints: tuple[tuple[int, int], ...]
+    lines: tuple[str, ...]
+
+    def load(self, network: nn.Module) -> None:
+        """Load the weights into a network. Raises ValueError naming a damaged file."""
+        path = self.folder / weights_name(self.folder, "auto")
+        check_file(self.folder, path.name)
+        stored, own = load_file(path), network.state_dict()
+        taken: dict[str, Tensor] = {name: stored[name] for name in self.whole}
+        there, here = ([pair[side] for pair in self.joints] for side in (0, 1))
+        for name, axis in self.by_joint.items():
+            rows = stored[name].index_select(axis, torch.tensor(there))
+            taken[name] = own[name].cpu().index_copy(axis, torch.tensor(here), rows)
+        network.load_state_dict(own | taken)
+
+
+def plan_start(folder: Path, model: ModelSettings, joint_set: JointSet) -> Start:
+    """Compare a checkpoint with the network to train.
+
+    Raises ValueError naming the file if it is damaged, or if nothing of it fits.
+    """
+    metadata, weights = read_metadata(folder), find_weights(folder, "auto")
+    path = folder / weights_name(folder, "auto")
+    check_file(folder, path.name)
+    try:
+        with safe_open(path, "pt") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not readable as weights: {error}") from error
+    own, axes = _shapes(model), _joint_axes(model)
+    names = [_plain(name) for name in joint_set.joints]
+    known = {_plain(name): at for at, name in enumerate(metadata.joint_set.joints)}
+    joints = tuple((known[name], at) for at, name in enumerate(names) if name in known)
+    in_both = [name for name in own if name in stored]
+    by_joint = {
+        name: axes[name]
+        for name in in_both
+        if name in axes
+        and joints
+        and _without(own[name], axes[name]) == _without(stored[name], axes[name])
+    }
+    whole = tuple(name for name in in_both if name not in axes and own[name] == stored[name])
+    if not any(len(own[name]) > 1 for name in whole):
+        there = metadata.settings.model
+        raise ValueError(
+            f"model.start={str(folder)!r}: none of its {len(stored)} tensors fits; it has "
+            f"model.features={there.features} and model.order={there.order}, here they are "
+            f"{model.features} and {model.order}"
+        )
+    anew = [name for name in own if name not in whole and name not in by_joint]
+    progress = metadata.progress
+    lines = [
+        f"{'moving average' if weights == 'ema' else 'weights'} of {folder} "
+        f"({progress.samples:,} samples of {metadata.joint_set.name})",
+        f"{len(whole) + len(by_joint)} of {len(own)} tensors fit by name and shape",
+        *_joint_lines(joint_set.joints, [here for _, here in joints]),
+        *_anew_lines("absent there", [name for name in anew if name not in stored]),
+        *_anew_lines("of another shape there", [name for name in anew if name in stored]),
+    ]
+    return Start(folder=folder, whole=whole, by_joint=by_joint, joints=joints, lines=tuple(lines))
+
+
+def _shapes(model: ModelSettings) -> dict[str, _Shape]:
+    network = build_network(model, 0, torch.device("meta"))
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _joint_axes(model: ModelSettings) -> dict[str, int]:
+    """Return the axis of each tensor along which the joints lie, found by adding one."""
+    own, more = _shapes(model), _shapes(replace(model, joints=model.joints + 1))
+    return {
+        name: next(axis for axis, size in enumerate(shape) if size != more[name][axis])
+        for name, shape in own.items()
+        if shape != more[name]
+    }
+
+
+def _without(shape: _Shape, axis: int) -> _Shape:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _plain(name: str) -> str:
+    """Return a joint's name without case and separators: `left_eye` and `leftEye` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def _joint_lines(joints: Sequence[str], kept: Sequence[int]) -> Iterable[str]:
+    anew = [name for at, name in enumerate(joints) if at not in kept]
+    if not anew:
+        yield f"the heads of all {len(joints)} joints"
+        return
+    if kept:
+        yield f"the heads of {len(kept)} joints: {', '.join(joints[at] for at in kept)}"
+    yield f"heads anew for {len(anew)} joints: {', '.join(anew)}"
+
+
+def _anew_lines(reason: str, names: Sequence[str]) -> Iterable[str]:
+    """Describe the tensors that start anew, counted by the part of the network."""
+    parts = Counter(re.match(r"[a-z_]+(\.\d+)?", name)[0] for name in names)  # type: ignore[index]
+    if parts:
+        counted = ", ".join(f"{part} ({count} tensors)" for part, count in parts.items())
+        yield f"anew, since {reason}: {counted}"

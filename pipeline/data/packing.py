@@ -17,7 +17,6 @@ from pipeline.data.packing_plan import (
     PackPlan,
     ShardJob,
     check_left_out,
-    file_sums,
 )
 from pipeline.data.photographs.match import LeftOut
 from pipeline.data.photographs.pixels import open_photograph, rgb
@@ -103,7 +102,7 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
     index = Index(
         source=settings.source,
         joint_set=plan.joint_set,
-        annotations=file_sums(settings),
+        annotations=plan.sums,
         conventions=plan.conventions,
         crop=asdict(settings.crop),
         plan=plan.fingerprint,

@@ -38,7 +38,8 @@ class ShardJob:
 class PackPlan:
     """All shards of a dataset.
 
-    `people` counts all, `left_out` has those without a usable image. `notes` are lines to print.
+    `people` counts all, `left_out` has those without a usable image. `sums` are the annotation
+    files' sha256. `notes` are lines to print.
     """
 
     settings: PackSettings
@@ -48,6 +49,7 @@ class PackPlan:
     people: int
     skipped: dict[str, int]
     left_out: LeftOut
+    sums: dict[str, str]
     fingerprint: str
     notes: tuple[str, ...] = ()
 
@@ -71,6 +73,7 @@ def plan_packing(settings: PackSettings) -> PackPlan:
     check_left_out(left_out, len(annotations.people), settings, matched.notes)
     people = _split(people, settings)
     _check_people(people)
+    sums = _file_sums(settings, annotations)
     return PackPlan(
         settings=settings,
         joint_set=annotations.joint_set,
@@ -79,7 +82,8 @@ def plan_packing(settings: PackSettings) -> PackPlan:
         people=len(annotations.people),
         skipped=dict(annotations.skipped),
         left_out=left_out,
-        fingerprint=_fingerprint(settings),
+        sums=sums,
+        fingerprint=_fingerprint(settings, sums),
         notes=(
             *annotations.notes,
             *matched.notes,
@@ -127,13 +131,25 @@ def check_left_out(
     )
 
 
-def file_sums(settings: PackSettings) -> dict[str, str]:
-    """Return the sha256 of each annotation file, by its name."""
-    sums = {}
-    for path in settings.files.paths if settings.files else ():
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+def _file_sums(settings: PackSettings, annotations: Annotations) -> dict[str, str]:
+    """Return the sha256 of each annotation file, by its name.
+
+    That of a folder is of the files that were read there.
+    """
+    given = settings.files.paths if settings.files else ()
+    sums = {path.name: _sha256(path) for path in given if path.is_file()}
+    if annotations.files:
+        assert settings.annotations is not None, "files beside the annotations"
+        others = "".join(f"{path.name} {_sha256(path)}\n" for path in sorted(annotations.files))
+        sums[f"{settings.annotations.name} and beside"] = hashlib.sha256(
+            others.encode()
+        ).hexdigest()
     return sums
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(settings: PackSettings) -> Annotations:
@@ -255,10 +271,14 @@ def _filled(images: list[list[Person]], size: int) -> Iterator[list[Person]]:
         yield shard
 
 
-def _fingerprint(settings: PackSettings) -> str:
-    decisive: dict[str, Any] = asdict(settings) | file_sums(settings)
+def _fingerprint(settings: PackSettings, sums: dict[str, str]) -> str:
+    decisive: dict[str, Any] = asdict(settings) | sums
     for name in ("out", "images", "annotations", "head_boxes", "joint_set", "max_left_out"):
         del decisive[name]
+    for name in ("category", "predictions"):
+        # So that datasets packed before there were such settings are known again.
+        if not decisive[name]:
+            del decisive[name]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 

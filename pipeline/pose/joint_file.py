@@ -11,6 +11,14 @@ from pipeline.pose.joint_set import JointNames, JointSet, Measure, read_fields
 from pipeline.pose.joint_sets import PCK_BOX, PCKH
 from pipeline.pose.sides import are_sides, side_of, side_pairs
 
+# Its segment is replaced by the two joints of each set.
+PCK_SEGMENT = Measure(
+    key="pck_segment",
+    title="PCK-segment",
+    normaliser="segment",
+    segment=(0, 1),
+    thresholds=(0.2, 0.1),
+)
 _MEASURES = {"head": PCKH, "box": PCK_BOX}
 _UNITS = ("pixels", "share")
 
@@ -62,7 +70,7 @@ def _joint_file(content: dict[str, Any]) -> JointFile:
     read = read_fields(defaults | given)
     joint_set = JointSet(**read, measures=(_measure(given, read["joints"]),))
     _check_columns(joint_set.joints)
-    _check_sides(joint_set)
+    check_sides(joint_set, joint_set.joints)
     index_base = given["index_base"]
     if type(index_base) is not int or index_base not in (0, 1):
         raise ValueError(
@@ -84,13 +92,8 @@ def _measure(given: dict[str, Any], joints: Sequence[str]) -> Measure:
     """Return the normaliser's measure, with the thresholds of the file if it has any."""
     normaliser = given["normaliser"]
     if isinstance(normaliser, list):
-        measure = Measure(
-            key="pck_segment",
-            title="PCK-segment",
-            normaliser="segment",
-            segment=JointNames(joints).pair(normaliser, "normaliser"),
-            thresholds=(0.2, 0.1),
-        )
+        pair = JointNames(joints).pair(normaliser, "normaliser")
+        measure = replace(PCK_SEGMENT, segment=pair)
     elif str(normaliser) in _MEASURES:
         measure = _MEASURES[normaliser]
     else:
@@ -112,12 +115,13 @@ def _check_columns(joints: Sequence[str]) -> None:
             )
 
 
-def _check_sides(joint_set: JointSet) -> None:
+def check_sides(joint_set: JointSet, names: Sequence[str]) -> None:
     """Raise ValueError if joints named left and right alike are not a flip pair, or pairs wrong.
 
-    Without the pair, mirrored images would keep their sides.
+    `names` are the joints as the file spells them. Without the pair, mirrored images would keep
+    their sides.
     """
-    names, mirror = joint_set.joints, joint_set.mirror
+    mirror = joint_set.mirror
     for first, second in joint_set.flip_pairs:
         side = side_of(names[first])
         if side and side == side_of(names[second]):

@@ -1,9 +1,11 @@
 """The known joint sets: joints, mirror pairs, limbs and measures of accuracy."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from pipeline.pose.joint_set import JointSet, Measure, Normaliser
+from pipeline.pose.sides import plain_name
 
 __all__ = [
     "COCO",
@@ -18,6 +20,7 @@ __all__ = [
     "Measure",
     "Normaliser",
     "joint_set",
+    "known_sigmas",
 ]
 
 PCKH = Measure(key="pckh", title="PCKh", normaliser="head", thresholds=(0.5, 0.1))
@@ -154,3 +157,40 @@ def joint_set(name: str) -> JointSet:
     except KeyError:
         known = ", ".join(sorted(JOINT_SETS))
         raise ValueError(f"unknown joint set {name!r}; known: {known}") from None
+
+
+# Sigmas of joints by their names without case and separators: COCO's, CrowdPose's (Li et al., CVPR
+# 2019; its head and neck are measured like shoulders) and AI Challenger's (half the deltas of its
+# keypoint_eval.py), the last two as MMPose's dataset files have them.
+_LIMBS_OF_COCO = dict(
+    zip(map(plain_name, COCO.joints[5:]), COCO.sigmas[5:], strict=True),
+)
+_SIGMAS = (
+    dict(zip(map(plain_name, COCO.joints), COCO.sigmas, strict=True)),
+    _LIMBS_OF_COCO | dict.fromkeys(("head", "tophead", "neck"), 0.079),
+    {
+        "rightshoulder": 0.01388152,
+        "rightelbow": 0.01515228,
+        "rightwrist": 0.01057665,
+        "leftshoulder": 0.01417709,
+        "leftelbow": 0.01497891,
+        "leftwrist": 0.01402144,
+        "righthip": 0.03909642,
+        "rightknee": 0.03686941,
+        "rightankle": 0.01981803,
+        "lefthip": 0.03843971,
+        "leftknee": 0.03412318,
+        "leftankle": 0.02415081,
+        "headtop": 0.01291456,
+        "neck": 0.01236173,
+    },
+)
+
+
+def known_sigmas(names: Sequence[str]) -> tuple[float, ...]:
+    """Return each joint's OKS sigma, if one known set names them all; else nothing."""
+    plain = list(map(plain_name, names))
+    for known in _SIGMAS:
+        if all(name in known for name in plain):
+            return tuple(known[name] for name in plain)
+    return ()

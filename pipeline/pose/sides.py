@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Literal
 
@@ -47,11 +48,21 @@ def side_of(name: str) -> Side | None:
     return sides.pop() if len(sides) == 1 else None
 
 
+def plain_name(name: str) -> str:
+    """Return a joint's name without case and separators: tools write Left Eye or left-eye."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
 def _at(names: Sequence[str], pair: tuple[int, int]) -> tuple[str, str]:
     return names[pair[0]], names[pair[1]]
 
 
-def _readings(name: str) -> Iterator[_Reading]:
+@lru_cache(maxsize=1024)
+def _readings(name: str) -> tuple[_Reading, ...]:
+    return tuple(_read(name))
+
+
+def _read(name: str) -> Iterator[_Reading]:
     parts = [part.lower() for part in _PARTS.findall(name)]
     for place, part in enumerate(parts):
 

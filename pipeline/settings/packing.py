@@ -26,11 +26,15 @@ TABLE_NAME: SourceName = "table"
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationFiles:
-    """Files of a source. Only some sources take head boxes or a joint set."""
+    """Files of a source, and what to take of them. Only some sources take more than the first."""
 
     annotations: Path
     head_boxes: Path | None = None
     joint_set: Path | None = None
+    category: str | None = None
+    predictions: bool = False
+    images: Path | None = None
+    exif: Literal["auto", "upright", "stored"] = "auto"
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -78,7 +82,12 @@ class PackSettings:
     head_boxes: Path | None = None
     """MPII's detections_our_format.mat: the head boxes of validation people, for PCKh."""
     joint_set: Path | None = None
-    """Joint-set file of a table, in TOML: joints, mirror pairs, limbs, first pixel's number."""
+    """Joint-set file in TOML: joints, mirror pairs, limbs, first pixel's number. A table needs
+    one; for sources that name their joints it stands in for what they say."""
+    category: str | None = None
+    """Category of a source with several: only its people are packed."""
+    predictions: bool = False
+    """Whether people that a tool found by itself are packed like labelled ones."""
     out: Path
     """Folder to write: train-000000.tar ..., val-000000.tar ... and index.json."""
     split: Literal["auto", "random", "train", "val"] = "auto"
@@ -120,12 +129,13 @@ class PackSettings:
         for name, is_needed in (
             ("images", self.source != SYNTHETIC_NAME),
             ("annotations", self.source != SYNTHETIC_NAME),
-            ("joint_set", self.source == TABLE_NAME),
         ):
             if (getattr(self, name) is not None) != is_needed:
                 option = name.replace("_", "-")
                 fits = "required for" if is_needed else "not for"
                 raise ValueError(f"--{option} is {fits} {self.source}")
+        if self.source == TABLE_NAME and self.joint_set is None:
+            raise ValueError(f"--joint-set is required for {self.source}")
 
     @property
     def files(self) -> AnnotationFiles | None:
@@ -133,5 +143,11 @@ class PackSettings:
         if self.annotations is None:
             return None
         return AnnotationFiles(
-            annotations=self.annotations, head_boxes=self.head_boxes, joint_set=self.joint_set
+            annotations=self.annotations,
+            head_boxes=self.head_boxes,
+            joint_set=self.joint_set,
+            category=self.category,
+            predictions=self.predictions,
+            images=self.images,
+            exif=self.exif,
         )

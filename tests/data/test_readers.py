@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 
 from pipeline.data.formats.annotations import Annotations
-from pipeline.data.formats.coco import read_coco
+from pipeline.data.formats.coco import read_coco as read_files
 from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
 from pipeline.data.formats.pose_h5 import read_mpii_h5
 from pipeline.data.formats.registry import SOURCES, read_annotations
@@ -292,6 +292,10 @@ def test_hrnets_people_are_numbered_within_their_image(tmp_path):
 # COCO
 
 
+def read_coco(path: Path) -> Annotations:
+    return read_files(AnnotationFiles(annotations=path))
+
+
 PERSON = {"id": 1, "name": "person", "keypoints": list(COCO.joints)}
 
 
@@ -464,42 +468,26 @@ def of_categories(path: Path, *categories: dict) -> Path:
     return write_json(path, content)
 
 
-OWN = (
-    "; for other joints pack a table with a joint-set file: jobs.pack table (docs/custom-joints.md)"
-)
-
-
-@pytest.mark.parametrize(
-    ("keypoints", "message"),
-    [
-        (
-            list(reversed(COCO.joints)),
-            "has COCO's keypoints in another order: keypoints[0] is 'right_ankle', expected 'nose'",
-        ),
-        (
-            ["tail", "paw", *COCO.joints[2:]],
-            "has 17 keypoints that are not COCO's 17: tail, paw are unknown and nose, left_eye are "
-            "absent",
-        ),
-        (
-            list(COCO.joints[5:]),
-            "has 12 keypoints that are not COCO's 17: nose, left_eye, right_eye and 2 more are "
-            "absent",
-        ),
-        (None, "names no keypoints, expected COCO's 17"),
-    ],
-)
-def test_joints_of_another_category_are_refused_by_name(tmp_path, keypoints, message):
-    path = of_categories(tmp_path / "a.json", {"id": 1, "name": "dog", "keypoints": keypoints})
-    said = f"{path}: categories[0] (dog) {message}{OWN}"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+def test_keypoints_that_nothing_names_are_refused_with_the_way_out(tmp_path):
+    path = of_categories(tmp_path / "a.json", {"id": 1, "name": "dog", "keypoints": None})
+    said = f"{path}: annotations[0] has keypoints, but its category dog names none; expected"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}.*--joint-set FILE"):
         read_coco(path)
-
-
-def test_a_file_whose_joints_nothing_names_is_refused(tmp_path):
-    path = of_categories(tmp_path / "a.json")
+    path = of_categories(tmp_path / "b.json")
     with pytest.raises(ValueError, match="there are no categories, expected one whose keypoints"):
         read_coco(path)
+
+
+def test_a_joint_set_file_names_the_joints_of_a_coco_file_that_names_none(tmp_path):
+    path = of_categories(tmp_path / "a.json")
+    joint_set = tmp_path / "own.toml"
+    names = [f"joint{k}" for k in range(17)]
+    joint_set.write_text(
+        f"name = 'own'\njoints = {names}\nnormaliser = ['joint0', 'joint9']\nindex_base = 0\n"
+    )
+    annotations = read_files(AnnotationFiles(annotations=path, joint_set=joint_set))
+    assert annotations.joint_set.joints == tuple(names)
+    assert annotations.people[0].joints[16] == (116.0, 216.0)
 
 
 def test_cocos_names_are_known_in_any_spelling(tmp_path):
@@ -508,17 +496,48 @@ def test_cocos_names_are_known_in_any_spelling(tmp_path):
     assert len(read_coco(path).people) == 1
 
 
-def test_the_category_of_each_annotation_decides(tmp_path):
-    dog = {"id": 2, "name": "dog", "keypoints": ["tail"]}
+def test_categories_of_other_joints_need_a_choice(tmp_path):
+    dog = {"id": 2, "name": "dog", "keypoints": ["nose", "tail"], "skeleton": [[1, 2]]}
     path = of_categories(tmp_path / "a.json", PERSON, dog)
-    assert len(read_coco(path).people) == 1
     content = json.loads(path.read_text())
-    content["annotations"][0]["category_id"] = 2
-    with pytest.raises(ValueError, match=r"categories\[1\] \(dog\) has 1 keypoints"):
-        read_coco(write_json(path, content))
+    of_dog = {"category_id": 2, "keypoints": [10, 20, 2, 40, 60, 1]}
+    content["annotations"] += [content["annotations"][0] | {"id": 8} | of_dog]
+    write_json(path, content)
+    said = (
+        f"{path}: categories differ in their joints: person (17 joints, 1 figures), dog (2 joints, "
+        "1 figures); choose one by --category NAME"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_coco(path)
+    found = read_files(AnnotationFiles(annotations=path, category="dog"))
+    assert found.joint_set.joints == ("nose", "tail")
+    assert found.joint_set.limbs == ((0, 1),)
+    assert found.people[0].joints == ((10.0, 20.0), (40.0, 60.0))
+    assert found.people[0].visibility == (VISIBLE, OCCLUDED)
+    assert found.skipped == {"other category": 1}
+    said = f"--category dig: {path} has person, dog; did you mean 'dog'?"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_files(AnnotationFiles(annotations=path, category="dig"))
     del content["annotations"][0]["category_id"]
     with pytest.raises(ValueError, match="category_id must be a number or a name, got None"):
         read_coco(write_json(path, content))
+
+
+def test_categories_of_the_same_joints_are_one_joint_set(tmp_path):
+    cat = PERSON | {"id": 2, "name": "cat"}
+    path = of_categories(tmp_path / "a.json", PERSON, cat)
+    content = json.loads(path.read_text())
+    content["annotations"] += [content["annotations"][0] | {"id": 8, "category_id": 2}]
+    annotations = read_coco(write_json(path, content))
+    assert (len(annotations.people), annotations.joint_set) == (2, COCO)
+
+
+def test_annotations_with_a_score_are_a_tools_predictions(tmp_path):
+    path = coco_file(tmp_path / "a.json", {}, {"score": 0.9})
+    annotations = read_coco(path)
+    assert len(annotations.people) == 1
+    assert annotations.skipped == {"a tool's prediction, no label (--predictions true)": 1}
+    assert len(read_files(AnnotationFiles(annotations=path, predictions=True)).people) == 2
 
 
 @pytest.mark.parametrize("other", [785, "785", 785.0])
@@ -586,7 +605,7 @@ def test_a_mark_of_missing_joints_is_refused_in_coco(tmp_path):
 
 
 def test_a_joint_that_is_not_finite_is_refused_whatever_the_source(tmp_path):
-    def broken(_: Path) -> Annotations:
+    def broken(_: AnnotationFiles) -> Annotations:
         people = read_coco(coco_file(tmp_path / "a.json", {})).people
         joints = ((float("inf"), 1.0), *people[0].joints[1:])
         return Annotations(joint_set=COCO, people=[replace(people[0], joints=joints)])
@@ -606,7 +625,7 @@ def test_every_source_has_its_conventions():
     known = ("mpii-json", "mpii-hrnet", "lspet", "coco")
     assert [SOURCES[name].index_base for name in known] == [1, 1, 0, 0]
     assert not any(SOURCES[name].center_adjusted for name in known)
-    assert [SOURCES[name].second for name in known] == ["head_boxes"] * 2 + [None] * 2
+    assert ["head_boxes" in SOURCES[name].takes for name in known] == [True, True, False, False]
 
 
 # The real files

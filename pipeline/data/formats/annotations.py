@@ -17,10 +17,8 @@ from pipeline.pose.person import Person, Visibility
 from pipeline.pose.shapes import Float, Int64
 
 Point = tuple[float, float]
-# The end of an error on joints that a source does not read.
-OWN_JOINTS = (
-    "for other joints pack a table with a joint-set file: jobs.pack table (docs/custom-joints.md)"
-)
+# The reason to skip what a tool found by itself.
+PREDICTION = "a tool's prediction, no label (--predictions true)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,8 @@ class Annotations:
     """People of one annotation file. `skipped` counts entries left out, by reason.
 
     `index_base` is the number of the first pixel where the files themselves state it, and
-    `states_unit` whether they state the unit of coordinates. `notes` are lines to print.
+    `states_unit` whether they state the unit of coordinates. `files` are those that were read
+    beside the given ones. `notes` are lines to print.
     """
 
     joint_set: JointSet
@@ -36,6 +35,7 @@ class Annotations:
     skipped: Mapping[str, int] = field(default_factory=dict)
     index_base: int | None = None
     states_unit: bool = False
+    files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
 

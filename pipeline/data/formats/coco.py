@@ -1,73 +1,74 @@
-"""Reader of COCO keypoints (Lin et al., ECCV 2014)."""
+"""Reader of COCO keypoints (Lin et al., ECCV 2014), of COCO's own joints or any others."""
 
-import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.data.formats.annotations import (
-    OWN_JOINTS,
+    PREDICTION,
     Annotations,
     entry,
-    frame_joints,
-    image_counter,
     image_size_in,
     numbers,
     path_in,
-    person_of,
     positive,
     read_json,
     records_of,
 )
-from pipeline.io.parsing import Identifier, identifier_of
-from pipeline.pose.geometry import frame_box
-from pipeline.pose.joint_sets import COCO
-from pipeline.pose.person import Person, Visibility
+from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
+from pipeline.data.formats.tools.skeleton import Skeleton
+from pipeline.io.parsing import Identifier, identifier_of, items_of, text_of
+from pipeline.pose.joint_file import read_joint_file
+from pipeline.pose.person import Visibility
+from pipeline.settings.packing import AnnotationFiles
 
-_NUM_KEYPOINTS = 3 * len(COCO.joints)
 _STATES = {0, 1, 2}
-_MOST_NAMED = 3
 
 
-def read_coco(path: Path) -> Annotations:
-    """Read person_keypoints_*.json, 0-based: 17 x [x, y, v].
+def read_coco(files: AnnotationFiles) -> Annotations:
+    """Read a COCO file, 0-based: K x [x, y, v] of the joints that its category names.
 
-    v is 0 for unlabelled, 1 for occluded, 2 for visible. The frame is a square a quarter wider than
-    the box's longer side, or where there is no box of a size than the labelled joints. Crowds,
-    annotations without keypoints, without a labelled joint, or with one and no box, and an
-    annotation that is there again are skipped. There is no head box. Raises ValueError naming
-    file, annotation and field, and where a category's keypoints are not COCO's.
+    v is 0 for unlabelled, 1 for occluded, 2 for visible. The joint set is that of the categories,
+    with `skeleton` as limbs; where these name no joints, `files.joint_set` does. Crowds,
+    annotations without keypoints, those with a score (a tool's predictions, unless
+    `files.predictions`) and an annotation that is there again are skipped. There is no head box.
+    Raises ValueError naming file, annotation and field.
     """
+    path = files.annotations
     contents = read_json(path)
     images = _images(path, contents)
-    categories = _Categories(path=path, contents=contents)
-    people: list[Person] = []
+    categories = _categories(contents, files)
+    figures: list[Figure] = []
     skipped: Counter[str] = Counter()
-    number_in = image_counter()
     known: set[tuple[Any, ...]] = set()
     for number, record in enumerate(records_of(contents, "annotations", str(path))):
         where = f"{path}: annotations[{number}]"
-        found: Person | str | None = _reason_to_skip(record)
-        if found is None:
-            categories.check(record, where)
-            found = _person(record, images, known, where)
-        if isinstance(found, Person):
-            people.append(replace(found, person=number_in(found.image)))
-        else:
-            skipped[found] += 1
-    without_box = sum(person.box is None for person in people)
-    notes = [f"{without_box:,} people have no box of a size: their joints frame them"]
-    return Annotations(
-        joint_set=COCO,
-        people=people,
+        reason = _reason_to_skip(record, files)
+        if reason is None:
+            found = _figure(record, images, categories.of(record, where), where)
+            # Joined exports hold some annotations twice, ids and all.
+            this = (
+                *(str(record.get("id")), found.image, found.category),
+                *(found.joints.tobytes(), found.states.tobytes()),
+            )
+            if "id" not in record or this not in known:
+                known.add(this)
+                figures.append(found)
+                continue
+            reason = "the same annotation again"
+        skipped[reason] += 1
+    labels = Labels(
+        name=path.name.removesuffix(".gz").removesuffix(".json"),
+        skeletons={skeleton.name: skeleton for skeleton in categories.skeletons.values()},
+        figures=figures,
         skipped=skipped,
-        notes=tuple(notes if without_box else ()),
+        notes=tuple(categories.notes),
     )
+    return annotations_of(labels, files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,146 +100,151 @@ def _images(path: Path, contents: Any) -> dict[Identifier, _Image]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Categories:
-    """The categories of a file, whose keypoints have to be COCO's where they are used."""
+    """The skeletons of a file's categories by id, those that name joints; `names` has all."""
 
-    path: Path
-    contents: Mapping[str, Any]
+    names: Mapping[Identifier, str]
+    skeletons: Mapping[Identifier, Skeleton]
+    notes: Sequence[str]
 
-    @cached_property
-    def _faults(self) -> dict[Identifier, str | None]:
-        """Reason why each category's annotations can't be read, by its id; None if they can."""
-        if not self.contents.get("categories"):
-            return {}
-        found: dict[Identifier, str | None] = {}
-        for number, record in enumerate(records_of(self.contents, "categories", str(self.path))):
-            place = f"categories[{number}]"
-            where = f"{self.path}: {place}"
-            known = identifier_of(entry(record, "id", where), f"{where}: id")
-            difference = _difference(record.get("keypoints"), f"{where}: keypoints")
-            found[known] = difference and f"{place} ({record.get('name', known)}) {difference}"
-        return found
-
-    def check(self, record: Mapping[str, Any], where: str) -> None:
-        """Raise ValueError unless an annotation is of a category with COCO's keypoints."""
-        if not self._faults:
-            raise ValueError(
-                f"{self.path}: there are no categories, expected one whose keypoints are COCO's "
-                f"{len(COCO.joints)} names in their order, since nothing else tells what the "
-                f"joints are; {OWN_JOINTS}"
-            )
-        fault = self._faults[self._category(record, where)]
-        if fault:
-            raise ValueError(f"{self.path}: {fault}; {OWN_JOINTS}")
-
-    def _category(self, record: Mapping[str, Any], where: str) -> Identifier:
+    def of(self, record: Mapping[str, Any], where: str) -> Skeleton:
+        """Return the skeleton of an annotation. Raises ValueError if its category has none."""
         value = record.get("category_id")
-        if value is None and len(self._faults) == 1:
-            return next(iter(self._faults))
+        if value is None and len(self.names) == 1:
+            value = next(iter(self.names))
         category = identifier_of(value, f"{where}: category_id")
-        if category not in self._faults:
+        if category not in self.names:
             raise ValueError(f"{where}: category_id {category!r} is not among the categories")
-        return category
+        if category not in self.skeletons:
+            raise ValueError(
+                f"{where} has keypoints, but its category {self.names[category]} names none; "
+                "expected a list of names in categories[].keypoints, or a joint-set file with the "
+                "joints in their order: --joint-set FILE (docs/custom-joints.md)"
+            )
+        return self.skeletons[category]
 
 
-def _difference(names: Any, where: str) -> str | None:
-    """Tell how a category's keypoints differ from COCO's; None if they don't."""
-    if not names:
-        return f"names no keypoints, expected COCO's {len(COCO.joints)}"
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{where} must be a list of names, got {names!r:.80}")
-    found, expected = list(map(_plain, names)), list(map(_plain, COCO.joints))
-    if found == expected:
-        return None
-    if sorted(found) == sorted(expected):
-        place = next(place for place, name in enumerate(found) if name != expected[place])
-        return (
-            f"has COCO's keypoints in another order: keypoints[{place}] is {names[place]!r}, "
-            f"expected {COCO.joints[place]!r}"
+def _categories(contents: Mapping[str, Any], files: AnnotationFiles) -> _Categories:
+    path = files.annotations
+    # Of a file whose categories name no joints.
+    stated = read_joint_file(files.joint_set).joint_set.joints if files.joint_set else ()
+    if not contents.get("categories"):
+        if not stated:
+            raise ValueError(
+                f"{path}: there are no categories, expected one whose keypoints name the joints, "
+                "since nothing else tells what they are; or a joint-set file with the joints in "
+                "their order: --joint-set FILE (docs/custom-joints.md)"
+            )
+        # Files without categories may give their annotations any.
+        ids = {
+            identifier_of(record.get("category_id", 1), f"{path}: category_id")
+            for record in records_of(contents, "annotations", str(path))
+        }
+        only = Skeleton(name="person", joints=stated)
+        return _Categories(
+            names=dict.fromkeys(ids, "person"), skeletons=dict.fromkeys(ids, only), notes=()
         )
-    other = [name for name, plain in zip(names, found, strict=True) if plain not in expected]
-    absent = [name for name, plain in zip(COCO.joints, expected, strict=True) if plain not in found]
-    return (
-        f"has {len(names)} keypoints that are not COCO's {len(COCO.joints)}"
-        + (f": {_some(other)} are unknown" if other else "")
-        + (f"{' and' if other else ':'} {_some(absent)} are absent" if absent else "")
-    )
+    names: dict[Identifier, str] = {}
+    skeletons: dict[Identifier, Skeleton] = {}
+    notes: list[str] = []
+    for number, record in enumerate(records_of(contents, "categories", str(path))):
+        where = f"{path}: categories[{number}]"
+        known = identifier_of(entry(record, "id", where), f"{where}: id")
+        name = str(record.get("name", known))
+        # Two categories may share a name.
+        names[known] = f"{name} ({known})" if name in names.values() else name
+        if record.get("keypoints") or stated:
+            skeletons[known] = _skeleton(record, names[known], stated, where, notes)
+    return _Categories(names=names, skeletons=skeletons, notes=notes)
 
 
-def _plain(name: str) -> str:
-    """Return a joint's name without case and separators: tools write Left Eye or left-eye."""
-    return re.sub(r"[^a-z0-9]", "", name.casefold())
+def _skeleton(
+    record: Mapping[str, Any], name: str, stated: tuple[str, ...], where: str, notes: list[str]
+) -> Skeleton:
+    joints = items_of(record.get("keypoints") or list(stated), f"{where}: keypoints", text_of)
+    limbs = _limbs(record.get("skeleton"), len(joints), f"{where}: skeleton")
+    if limbs is None:
+        note = "the skeleton is of more joints than the keypoints have: limbs are left out"
+        if note not in notes:
+            notes.append(note)
+    sigmas = record.get("sigmas") or []
+    if sigmas:
+        sigmas = numbers(sigmas, (len(joints),), f"{where}: sigmas").tolist()
+    try:
+        return Skeleton(name=name, joints=joints, limbs=limbs or (), sigmas=tuple(sigmas))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+def _limbs(value: Any, joints: int, where: str) -> tuple[tuple[int, int], ...] | None:
+    """Return limbs, which count joints from 1, or from 0 where one is 0; None if they don't fit."""
+    if not value:
+        return ()
+    if not isinstance(value, list):
+        raise ValueError(f"{where} must be a list of pairs of joints, got {value!r:.80}")
+    pairs = [
+        numbers(pair, (2,), f"{where}[{number}]").astype(np.int64).tolist()
+        for number, pair in enumerate(value)
+    ]
+    base = 0 if any(0 in pair for pair in pairs) else 1
+    limbs = tuple((start - base, end - base) for start, end in pairs)
+    is_fit = all(0 <= joint < joints for limb in limbs for joint in limb)
+    return limbs if is_fit else None
 
 
-def _reason_to_skip(record: Any) -> str | None:
+def _reason_to_skip(record: Mapping[str, Any], files: AnnotationFiles) -> str | None:
     if record.get("iscrowd"):
         return "crowd"
     keypoints = record.get("keypoints")
     if keypoints is None or keypoints == []:
         return "no keypoints"
+    if record.get("score") is not None and not files.predictions:
+        return PREDICTION
     if isinstance(keypoints, list) and not any(keypoints[2::3]):
         return "no labelled joint"
     return None
 
 
-def _person(
-    record: Mapping[str, Any],
-    images: Mapping[Identifier, _Image],
-    known: set[tuple[Any, ...]],
-    where: str,
-) -> Person | str:
-    """Make an annotation's person, or return the reason to skip it. `known` has those before."""
+def _figure(
+    record: Mapping[str, Any], images: Mapping[Identifier, _Image], skeleton: Skeleton, where: str
+) -> Figure:
     image_id = identifier_of(entry(record, "image_id", where), f"{where}: image_id")
     if image_id not in images:
         raise ValueError(f"{where}: image_id {image_id!r} is not among the images")
-    joints, states = _joints(record, where)
-    box = _box(record, where)
-    if box is None and np.count_nonzero(states) < 2:
-        # A frame around one joint has no size.
-        return "one labelled joint and no box"
-    this = (str(record.get("id")), image_id, joints.tobytes(), states.tobytes())
-    if "id" in record and this in known:
-        return "the same annotation again"
-    known.add(this)
     image = images[image_id]
-    center, scale = frame_box(box) if box else frame_joints(joints, states)
-    return person_of(
-        joints,
-        states,
+    joints, states = _joints(record, skeleton, where)
+    return Figure(
         image=image.name,
-        person=0,
-        center=center,
-        scale=scale,
-        box=box,
+        category=skeleton.name,
+        joints=joints,
+        states=states,
+        box=_box(record, where),
         image_size=image.size,
         area=_area(record, where),
     )
 
 
-def _joints(record: Mapping[str, Any], where: str) -> tuple[np.ndarray, np.ndarray]:
+def _joints(
+    record: Mapping[str, Any], skeleton: Skeleton, where: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return joints and states. Raises ValueError unless labelled joints have finite pixels."""
     keypoints = record["keypoints"]
     if not isinstance(keypoints, list):
         raise ValueError(f"{where}: keypoints must be a list of numbers, got {keypoints!r:.80}")
-    if len(keypoints) != _NUM_KEYPOINTS:
+    if len(keypoints) != 3 * len(skeleton.joints):
         raise ValueError(
-            f"{where}: keypoints has {len(keypoints)} numbers, expected {_NUM_KEYPOINTS}; "
-            f"{OWN_JOINTS}"
+            f"{where}: keypoints has {len(keypoints)} numbers, expected {3 * len(skeleton.joints)}:"
+            f" x, y and visibility of each joint of {skeleton.name}"
         )
     visibility = [state or 0 for state in keypoints[2::3]]
     if not all(isinstance(state, int | float) and state in _STATES for state in visibility):
-        raise ValueError(f"{where}: visibility must be 0, 1 or 2, got {keypoints[2::3]}")
+        raise ValueError(f"{where}: visibility must be 0, 1 or 2, got {keypoints[2::3]!r:.80}")
     states = np.array(visibility, np.int64)
     joints = np.zeros((len(states), 2))
     for joint in np.flatnonzero(states != Visibility.MISSING).tolist():
         joints[joint] = numbers(
             keypoints[3 * joint : 3 * joint + 2],
             (2,),
-            f"{where}: keypoints of {COCO.joints[joint]}, which is labelled",
+            f"{where}: keypoints of {skeleton.joints[joint]}, which is labelled",
         )
     return joints, states
 

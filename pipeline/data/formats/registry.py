@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.coco import read_coco
@@ -16,45 +17,67 @@ from pipeline.data.photographs.orientation import Held
 from pipeline.pose.joint_file import read_joint_file
 from pipeline.settings.packing import AnnotationFiles
 
+# Options of a source beside its annotations.
+Option = Literal["head_boxes", "joint_set", "category", "predictions"]
+# Of sources that describe their own joints.
+_OWN_JOINTS: tuple[Option, ...] = ("joint_set", "category", "predictions")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationFormat:
     """An annotation format and its conventions.
 
-    `read` takes the annotation file and, if the format has a second one, that of AnnotationFiles'
-    field `second`. `index_base` is the number of the first pixel in the file (people always come
-    out 0-based), None where the files state it themselves. `center_adjusted` says whether the
-    file's centre and scale already carry the authors' adjustment. `held` says how its joints see
-    photographs with an EXIF orientation, where no size in it tells. `advice`
-    ends errors on coordinates that are no pixels.
+    `takes` are the options that `read` heeds. `index_base` is the number of the first pixel in the
+    file (people always come out 0-based), None where the files state it themselves.
+    `center_adjusted` says whether the file's centre and scale already carry the authors'
+    adjustment. `held` says how its joints see photographs with an EXIF orientation, where no size
+    in it tells. `advice` ends errors on coordinates that are no pixels.
     """
 
-    read: Callable[..., Annotations]
-    index_base: int | None
+    read: Callable[[AnnotationFiles], Annotations]
+    index_base: int | None = 0
     center_adjusted: bool = False
-    second: Literal["head_boxes", "joint_set"] | None = None
+    takes: tuple[Option, ...] = ()
     held: Held = "stored"
     advice: Advice = field(default_factory=Advice)
 
 
+def _alone(read: Callable[[Path], Annotations]) -> Callable[[AnnotationFiles], Annotations]:
+    """Return a reader of the annotation file alone."""
+    return lambda files: read(files.annotations)
+
+
+def _read_table(files: AnnotationFiles) -> Annotations:
+    assert files.joint_set is not None, "the settings demand it"
+    return read_table(files.annotations, read_joint_file(files.joint_set))
+
+
 SOURCES = {
-    "mpii-json": AnnotationFormat(read=read_mpii_json, index_base=1, second="head_boxes"),
-    "mpii-hrnet": AnnotationFormat(read=read_mpii_hrnet, index_base=1, second="head_boxes"),
-    "mpii-mat": AnnotationFormat(read=read_mpii_mat, index_base=1),
-    "mpii-h5": AnnotationFormat(read=read_mpii_h5, index_base=1, center_adjusted=True),
-    "lsp": AnnotationFormat(read=read_lsp, index_base=0),
-    "lspet": AnnotationFormat(read=read_lspet, index_base=0),
+    "mpii-json": AnnotationFormat(
+        read=lambda files: read_mpii_json(files.annotations, files.head_boxes),
+        index_base=1,
+        takes=("head_boxes",),
+    ),
+    "mpii-hrnet": AnnotationFormat(
+        read=lambda files: read_mpii_hrnet(files.annotations, files.head_boxes),
+        index_base=1,
+        takes=("head_boxes",),
+    ),
+    "mpii-mat": AnnotationFormat(read=_alone(read_mpii_mat), index_base=1),
+    "mpii-h5": AnnotationFormat(read=_alone(read_mpii_h5), index_base=1, center_adjusted=True),
+    "lsp": AnnotationFormat(read=_alone(read_lsp)),
+    "lspet": AnnotationFormat(read=_alone(read_lspet)),
     "coco": AnnotationFormat(
         read=read_coco,
-        index_base=0,
+        takes=_OWN_JOINTS,
         held="upright",
         advice=Advice(missing="expected the visibility 0 where a joint is not annotated"),
     ),
-    "flic": AnnotationFormat(read=read_flic, index_base=1, center_adjusted=True),
+    "flic": AnnotationFormat(read=_alone(read_flic), index_base=1, center_adjusted=True),
     "table": AnnotationFormat(
-        read=lambda table, joint_set: read_table(table, read_joint_file(joint_set)),
+        read=_read_table,
         index_base=None,
-        second="joint_set",
+        takes=("joint_set",),
         held="upright",
         advice=Advice(
             missing="expected empty cells where a joint is not annotated, or missing = {value} in "
@@ -69,10 +92,11 @@ SOURCES = {
 def read_annotations(source: str, files: AnnotationFiles) -> Annotations:
     """Read `files` in the format `source`. Raises ValueError naming file, field and value."""
     found = SOURCES[source]
-    if files.head_boxes is not None and found.second != "head_boxes":
-        raise ValueError(f"--head-boxes {files.head_boxes}: {source} takes none")
-    second = [getattr(files, found.second)] if found.second else []
-    annotations = found.read(files.annotations, *second)
+    for option in get_args(Option):
+        value = getattr(files, option)
+        if value and option not in found.takes:
+            raise ValueError(f"--{option.replace('_', '-')} {value}: {source} takes none")
+    annotations = found.read(files)
     if not annotations.people:
         raise ValueError(f"{files.annotations}: no people")
     base = annotations.index_base if found.index_base is None else found.index_base

@@ -133,8 +133,7 @@ def batch_loss(
     device, size = heatmaps.stacks.device, heatmaps.stacks.shape[-1]
     joints = joints.to(device, non_blocking=True)
     annotated = annotated.to(device, non_blocking=True)
-    drawn = is_drawn(joints, annotated, size)
-    trained = drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)
+    trained = trained_joints(joints, annotated, size, settings)
     loss = LOSSES[settings.loss].loss
     losses = []
     for maps in heatmaps.supervised:
@@ -143,3 +142,14 @@ def batch_loss(
         target = render(points, annotated, side, settings.sigma_px, settings.target_peak)
         losses.append(loss(maps, target, trained))
     return torch.stack(losses).sum()
+
+
+def trained_joints(
+    joints: Float[Tensor, "batch joint 2"],
+    annotated: Bool[Tensor, "batch joint"],
+    size: int,
+    settings: OptimSettings,
+) -> Bool[Tensor, "batch joint"]:
+    """Return which joints enter the loss, over heatmaps of `size` pixels."""
+    drawn = is_drawn(joints, annotated, size)
+    return drawn if settings.missing_joints == "mask" else torch.ones_like(drawn)

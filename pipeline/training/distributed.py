@@ -1,7 +1,7 @@
 """Collectives of a run's ranks: gradients, statistics, results of an evaluation, requests."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntFlag
 from typing import TypeVar
 
@@ -40,6 +40,21 @@ def all_reduce_sum(value: Tensor, workers: int) -> float:
     if workers > 1:
         dist.all_reduce(value)
     return float(value)
+
+
+def start_sum(value: Tensor, workers: int) -> Callable[[], Tensor]:
+    """Start summing every rank's value in place; return a function that waits for the sum.
+
+    Every rank must call it.
+    """
+    work = dist.all_reduce(value, async_op=True) if workers > 1 else None
+
+    def summed() -> Tensor:
+        if work is not None:
+            work.wait()
+        return value
+
+    return summed
 
 
 def broadcast(value: Value, workers: int, device: torch.device, source: int = 0) -> Value:

@@ -90,8 +90,7 @@ class TrainState:
             self._device,
             self._dtype,
             self._scaler,
-            # Makes a step independent of the number of workers.
-            share=len(batch) * self._workers / optim.batch_size,
+            self._workers,
         )
         if not step.is_taken:
             self._running.put_back()

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.batch import Batch, network_input
-from pipeline.model.loss import batch_loss
+from pipeline.model.loss import batch_loss, trained_joints
 from pipeline.model.network import Heatmaps
-from pipeline.pose.shapes import Float
+from pipeline.pose.geometry import STRIDE
+from pipeline.pose.shapes import Float, Int64
 from pipeline.settings import OptimSettings
+from pipeline.training.distributed import start_sum
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
@@ -75,19 +77,21 @@ def train_step(
     device: torch.device,
     dtype: torch.dtype,
     scaler: torch.amp.GradScaler | None = None,
-    share: float = 1.0,
+    workers: int = 1,
 ) -> Step:
     """Take one step on a batch, unless its loss or a gradient is not finite.
 
     All ranks compute the same norm and so update or keep their weights together, whichever had the
     bad loss. BatchNorm's statistics change in any case.
 
-    With `optim.accumulate` the loss is the mean of the parts' losses. That is the batch's own if
-    every joint is trained, otherwise that of as many workers. `share` weights this rank's loss in
-    the average over ranks: 1 if all have equally many samples. `scaler` is required in fp16.
+    The mean over ranks and the sum over the parts of `optim.accumulate` is the loss of the whole
+    batch, a mean over its trained joints, however they are divided. `scaler` is required in fp16.
     """
     scaler = scaler or build_scaler(torch.float32, device)
     optimizer.zero_grad(set_to_none=True)
+    trained = _trained(batch, settings, device)
+    # On its way while the network computes.
+    total = start_sum(trained.sum(), workers)
     losses, size = [], math.ceil(len(batch) / settings.accumulate)
     for start in range(0, len(batch), size):
         part, is_last = batch.rows(slice(start, start + size)), start + size >= len(batch)
@@ -97,9 +101,9 @@ def train_step(
             reduced = dtype is not torch.float32
             with torch.autocast(device.type, dtype, enabled=reduced, cache_enabled=False):
                 heatmaps: Heatmaps = network(network_input(part, device))
-            loss = batch_loss(heatmaps, part.joints, part.annotated, settings) * (
-                share * len(part) / len(batch)
-            )
+            mean = batch_loss(heatmaps, part.joints, part.annotated, settings)
+            share = trained[start : start + size].sum() / total().clamp(min=1)
+            loss = mean * share * workers
             scaler.scale(loss).backward(_nan_unless_finite(loss))
         losses.append(loss.detach())
     scaler.unscale_(optimizer)
@@ -114,6 +118,16 @@ def train_step(
     # At a scale below 1 the scaled loss is smaller than the loss and still overflows.
     has_overflowed = scale > scaler.get_scale() >= 1
     return Step(torch.stack(losses).sum(), norm, has_overflowed)
+
+
+def _trained(
+    batch: Batch, settings: OptimSettings, device: torch.device
+) -> Int64[Tensor, " sample"]:
+    """Return how many joints of each sample enter the loss, on the device."""
+    joints = batch.joints.to(device, non_blocking=True)
+    annotated = batch.annotated.to(device, non_blocking=True)
+    size = batch.images.shape[1] // STRIDE
+    return trained_joints(joints, annotated, size, settings).sum(dim=1)
 
 
 def _nan_unless_finite(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:

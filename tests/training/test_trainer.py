@@ -113,6 +113,7 @@ def test_the_learning_rate_does_not_depend_on_the_number_of_workers(tmp_path, mo
     expected = course(alone(task))
     # One rank runs alone here, so nothing is summed.
     monkeypatch.setattr("pipeline.training.trainer.all_reduce_sum", lambda value, _: float(value))
+    monkeypatch.setattr("pipeline.training.step.start_sum", lambda value, _: lambda: value)
     assert course(Trainer(task, 0, workers, CPU)) == expected
     in_parts = replace(task, settings=task.settings | {"optim.accumulate": 4 // workers})
     assert course(Trainer(in_parts, 0, workers, CPU)) == expected

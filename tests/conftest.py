@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Before any test file imports the package, whose annotations are checked while the tests run.
 install_import_hook("pipeline", "checking.checked")
+
+# Tests start hundreds of processes, and each would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Several tests run at a time, here and in the processes that they start.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,10 +1,11 @@
 """Find people's joints in photographs and videos: `python -m jobs.predict --help`."""
 
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
 
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
     from pipeline.inference.results import Failure, Found, Part
     from pipeline.inference.store import Store
 
+Format = Literal[
+    "json", "csv", "coco", "mat", "yolo-pose", "deeplabcut", "sleap", "cvat", "label-studio"
+]
 # Failures that are printed; predictions.json has all of them.
 _MOST_NAMED = 20
+# Files of a format that are printed.
+_MOST_FILES = 4
 _NOTES = {
     "coordinates": "pixels of the image held upright as EXIF says, the first one's centre at 0; "
     "in predictions.mat at 1",
@@ -56,7 +62,7 @@ class Arguments:
     picture holds one person who fills it."""
     boxes_category: Annotated[str, tyro.conf.arg(metavar="ID|NAME")] = ""
     """Category of a .json file's entries to find joints of; empty: person, or the only one."""
-    formats: tuple[Literal["json", "csv", "coco", "mat"], ...] = ("json",)
+    formats: tuple[Format, ...] = ("json",)
     """Files to write: predictions.json, predictions.csv, coco_results.json, predictions.mat (as
     in MPII)."""
     overlays: bool = False
@@ -156,7 +162,7 @@ def _ray_settings(arguments: Arguments) -> RaySettings:
     if arguments.max_pixels < 1:
         raise ValueError(f"--max-pixels must be at least 1, got {arguments.max_pixels}")
     if not arguments.formats:
-        raise ValueError("--formats must name at least one of json, csv, coco, mat")
+        raise ValueError(f"--formats must name at least one of {', '.join(get_args(Format))}")
     return RaySettings(
         address=arguments.address,
         workers=max(arguments.workers, 1),
@@ -252,7 +258,8 @@ def _follow(
 
 def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None:
     """Write the files with all results so far."""
-    from pipeline.inference.formats import Results, written
+    from pipeline.inference.formats.registry import FORMATS
+    from pipeline.inference.formats.tables import Results
 
     estimates = store.estimates(plan.sources)
     results = Results(
@@ -264,11 +271,23 @@ def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None
         notes=_NOTES,
     )
     for kind in dict.fromkeys(arguments.formats):
-        say(f"written: {store.write(*written(kind, results))}")
+        written = FORMATS[kind](results)
+        for name, data in written.files.items():
+            store.write(name, data)
+        say(f"written: {_shown(written.files, store)}")
+        for note in written.notes:
+            say(note)
     if arguments.heatmaps:
         say(f"written: {store.folder}/heatmaps")
     if arguments.overlays:
         _draw(store.folder / "overlays", plan, store, arguments.max_pixels)
+
+
+def _shown(files: Collection[str], store: "Store") -> str:
+    """Name a format's files, or where there are many their folder and number."""
+    if len(files) > _MOST_FILES:
+        return f"{store.folder / os.path.commonpath(files)} ({len(files):,} files)"
+    return ", ".join(str(store.folder / name) for name in files) or "nothing"
 
 
 def _draw(folder: Path, plan: "PredictionPlan", store: "Store", max_pixels: int) -> None:

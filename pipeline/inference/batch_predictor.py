@@ -67,7 +67,14 @@ class Estimator:
             _add(pose, *waiting.popleft(), found)
         return found
 
-    def _picture(self, image: ImageRGBA, source: MediaFile, frame: int | None) -> _Picture:
+    def _picture(
+        self,
+        image: ImageRGBA,
+        source: MediaFile,
+        frame: int | None = None,
+        time_s: float | None = None,
+        frames_per_s: float | None = None,
+    ) -> _Picture:
         estimate = Estimate(
             file=str(source.path),
             size=source.size,
@@ -76,6 +83,8 @@ class Estimator:
             height=image.shape[0],
             people=[],
             frame=frame,
+            time_s=time_s,
+            frames_per_s=frames_per_s,
         )
         boxes = self.options.boxes
         whole = [Place(frame=Frame.of_whole(image))]
@@ -96,7 +105,7 @@ class Estimator:
         try:
             data = (self.options.root / source.path).read_bytes()
             photograph = read_photograph(data, decoder, self.options.max_pixels)
-            return self._picture(photograph.image, source, None)
+            return self._picture(photograph.image, source)
         except TooManyPixelsError as error:
             return Failure(file=str(source.path), why=f"{error}; --max-pixels is the bound")
         except (OSError, ValueError) as error:
@@ -108,8 +117,9 @@ class Estimator:
         (source,), (start, stop) = part.sources, part.frames or (0, 0)
         try:
             video = self._video_at(source, start)
+            rate = video.frames_per_s()
             for number, image in video.frames(start, stop):
-                yield self._picture(image, source, number)
+                yield self._picture(image, source, number, video.time_s(), rate)
             if video.position < stop:
                 why = f"ends after {video.position} frames, fewer than its header states"
                 found.failures.append(Failure(file=str(source.path), why=why))

@@ -46,7 +46,11 @@ class FoundPerson:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The people in one photograph, or in one frame of a video."""
+    """The people in one photograph, or in one frame of a video.
+
+    A frame has its time in seconds from the video's start, and the video's mean frame rate, 0 if
+    the video doesn't state it.
+    """
 
     file: str
     size: int
@@ -55,18 +59,23 @@ class Estimate:
     height: int
     people: list[FoundPerson]
     frame: int | None = None
+    time_s: float | None = None
+    frames_per_s: float | None = None
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> Self:
         """Rebuild an estimate from the data of `asdict`. Raises ValueError naming a wrong field."""
         whole = ("size", "modified_ns", "width", "height")
-        required = ("file", *whole, "people")
-        fields = fields_of(content, where, required=required, optional=("frame",))
+        required, numbers = ("file", *whole, "people"), ("time_s", "frames_per_s")
+        fields = fields_of(content, where, required=required, optional=("frame", *numbers))
         frame = fields.get("frame")
+        time_s, rate = (fields.get(name) for name in numbers)
         return cls(
             file=text_of(fields["file"], f"{where}.file"),
             people=list(items_of(fields["people"], f"{where}.people", FoundPerson.from_json)),
             frame=None if frame is None else _whole(frame, f"{where}.frame"),
+            time_s=None if time_s is None else number_of(time_s, f"{where}.time_s"),
+            frames_per_s=None if rate is None else number_of(rate, f"{where}.frames_per_s"),
             **{name: _whole(fields[name], f"{where}.{name}") for name in whole},
         )
 

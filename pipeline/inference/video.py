@@ -29,6 +29,10 @@ class Video:
         """Return the header's mean frame rate; 0 if it has none."""
         return max(0.0, float(self._capture.get(cv2.CAP_PROP_FPS)))
 
+    def time_s(self) -> float:
+        """Return the time of the frame before `position` in seconds from the video's start."""
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+
     def frames(self, start: int, stop: int) -> Iterator[tuple[int, ImageRGBA]]:
         """Yield numbered frames from `start`, at or after `position`, up to `stop` or the end."""
         assert start >= self.position, "a video is read forward"

@@ -15,7 +15,9 @@ from pipeline.data.formats.mpii import read_mpii_predictions
 from pipeline.inference.batch_predictor import Estimator, Options, file_name
 from pipeline.inference.boxes.files import read_boxes
 from pipeline.inference.drawing import draw_people, enlargement
-from pipeline.inference.formats import Results, image_ids, written
+from pipeline.inference.formats.coco import image_ids
+from pipeline.inference.formats.registry import FORMATS
+from pipeline.inference.formats.tables import Results
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.inference.sources import MediaFile, find_sources
 from pipeline.inference.store import Store, spans
@@ -256,13 +258,21 @@ def test_the_frames_of_a_video_are_pictures_and_missing_ones_are_reported(tmp_pa
     assert [(e.frame, e.width, e.height) for e in whole.estimates] == [
         (n, 64, 48) for n in range(5)
     ]
+    assert [e.time_s for e in whole.estimates] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert {e.frames_per_s for e in whole.estimates} == {10.0}
     rest = estimator.estimate(Part(sources=(source(path.name),), frames=(3, 9)))
     assert [e.frame for e in rest.estimates] == [3, 4]
+    assert [e.time_s for e in rest.estimates] == pytest.approx([0.3, 0.4])
     assert rest.estimates[0].people[0].center == whole.estimates[3].people[0].center
     assert [f.why for f in rest.failures] == ["ends after 5 frames, fewer than its header states"]
 
 
 # Files
+
+
+def written(kind: str, results: Results) -> tuple[str, bytes]:
+    """Return the name and content of a format's first file."""
+    return next(iter(FORMATS[kind](results).files.items()))
 
 
 def results(*estimates: Estimate) -> Results:
@@ -294,9 +304,9 @@ def test_csv_has_a_row_per_person():
     _, data = written("csv", results(estimate("a,b.jpg"), estimate("empty.jpg", people=[])))
     head, row, *rest = data.decode().splitlines()
     assert rest == []
-    assert head.startswith("file,frame,person,x,y,width,height,score,confidence,right_ankle_x,")
-    assert row.startswith('"a,b.jpg",,1,,,,,,0.5,0.0,0.0,0.5,1.0,2.0,0.5,')
-    assert len(head.split(",")) == 9 + 48
+    assert head.startswith("file,frame,time_s,person,x,y,width,height,score,confidence,right_ank")
+    assert row.startswith('"a,b.jpg",,,1,,,,,,0.5,0.0,0.0,0.5,1.0,2.0,0.5,')
+    assert len(head.split(",")) == 10 + 48
 
 
 def test_coco_s_results_go_by_the_numbers_of_the_pictures():

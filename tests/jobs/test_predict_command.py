@@ -77,7 +77,8 @@ def test_every_format_overlays_and_heatmaps_are_written(place):
     run("pose", "in", "--formats", "json", "csv", "coco", "mat", "--overlays", "--heatmaps")
     out = place / "out" / "predictions"
     assert {path.name for path in out.iterdir()} == {
-        *("predictions.json", "predictions.csv", "coco_results.json", "predictions.mat"),
+        *("predictions.json", "predictions.csv", "predictions.mat"),
+        *("coco_results.json", "coco_annotations.json"),
         *("overlays", "heatmaps", "parts", "job.json"),
     }
     drawn = cv2.imread(str(out / "overlays" / "in" / "1.jpg.png"))

@@ -1,21 +1,18 @@
-"""Output formats of a prediction: JSON, CSV, COCO results, MPII structures for MATLAB."""
+"""A prediction as JSON, CSV, and MPII structures for MATLAB."""
 
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from pipeline.inference.boxes.matching import MatchedBoxes, image_number
+from pipeline.inference.boxes.matching import MatchedBoxes
 from pipeline.inference.pyfunc import BOX, columns_of
 from pipeline.inference.results import Estimate, Failure, FoundPerson, people_of
 from pipeline.pose.joint_sets import JointSet
-
-Format = Literal["json", "csv", "coco", "mat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +27,7 @@ class Results:
     notes: Mapping[str, str]
 
 
-def written(kind: Format, results: Results) -> tuple[str, bytes]:
-    """Return the file's name and content in a format."""
-    name, write = _FORMATS[kind]
-    return name, write(results)
-
-
-def _json(results: Results) -> bytes:
+def json_bytes(results: Results) -> bytes:
     """Write all results; joints by name, each (x, y, confidence)."""
     pictures = []
     for estimate in results.estimates:
@@ -46,7 +37,11 @@ def _json(results: Results) -> bytes:
             given = {key: value for key, value in asdict(person).items() if value is not None}
             given.pop("joints")
             people.append(given | {"confidence": person.confidence, "joints": joints})
-        frame = {} if estimate.frame is None else {"frame": estimate.frame}
+        frame = {
+            name: value
+            for name in ("frame", "time_s", "frames_per_s")
+            if (value := getattr(estimate, name)) is not None
+        }
         size = {"width": estimate.width, "height": estimate.height}
         pictures.append({"file": estimate.file, **frame, **size, "people": people})
     content = {
@@ -59,50 +54,32 @@ def _json(results: Results) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _csv(results: Results) -> bytes:
+def csv_bytes(results: Results) -> bytes:
     """Write a row per person."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(
-        ["file", "frame", "person", *BOX, "score", "confidence", *columns_of(results.joint_set)]
+        [
+            "file",
+            "frame",
+            "time_s",
+            "person",
+            *BOX,
+            "score",
+            "confidence",
+            *columns_of(results.joint_set),
+        ]
     )
     for estimate in results.estimates:
         for number, person in enumerate(estimate.people, start=1):
             box: Sequence[float | None] = person.box or [None] * len(BOX)
             joints = [value for joint in person.joints for value in joint]
-            row = [estimate.file, estimate.frame, number, *box, person.score, person.confidence]
-            table.writerow([*row, *joints])
+            place = [estimate.file, estimate.frame, estimate.time_s]
+            table.writerow([*place, number, *box, person.score, person.confidence, *joints])
     return text.getvalue().encode()
 
 
-def _coco(results: Results) -> bytes:
-    """Write COCO keypoint results; a score is the box's times the joints' mean confidence."""
-    ids = image_ids(results.estimates, results.boxes)
-    content = [
-        {
-            "image_id": ids[estimate.file, estimate.frame],
-            "category_id": 1,
-            "keypoints": [value for joint in person.joints for value in joint],
-            "score": person.confidence * (1.0 if person.score is None else person.score),
-        }
-        for estimate, person in people_of(results.estimates)
-    ]
-    return (json.dumps(content) + "\n").encode()
-
-
-def image_ids(
-    estimates: Sequence[Estimate], boxes: MatchedBoxes | None
-) -> dict[tuple[str, int | None], int]:
-    """Return a number per picture: the boxes' or the one in its name, if unique; else its place."""
-    keys = [(estimate.file, estimate.frame) for estimate in estimates]
-    for number_of in (boxes.image_id if boxes else lambda _: None, image_number):
-        numbers = [number_of(Path(file)) for file, _ in keys]
-        if None not in numbers and len(set(numbers)) == len(keys):
-            return {key: int(number or 0) for key, number in zip(keys, numbers, strict=True)}
-    return {key: place for place, key in enumerate(keys, start=1)}
-
-
-def _mat(results: Results) -> bytes:
+def mat_bytes(results: Results) -> bytes:
     """Write `preds` (person, joint, 2) and `annolist` as in MPII's release; pixels count from 1."""
     import scipy.io
 
@@ -151,11 +128,3 @@ def _structs(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     for number, row in enumerate(rows):
         array[number] = tuple(row.values())
     return array
-
-
-_FORMATS: Mapping[Format, tuple[str, Callable[[Results], bytes]]] = {
-    "json": ("predictions.json", _json),
-    "csv": ("predictions.csv", _csv),
-    "coco": ("coco_results.json", _coco),
-    "mat": ("predictions.mat", _mat),
-}

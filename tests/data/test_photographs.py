@@ -365,6 +365,25 @@ def test_a_photograph_outside_the_folder_is_refused(tmp_path):
         find_photographs(tmp_path / "images", ["../secret.jpg"])
 
 
+def test_a_photograph_to_which_a_link_leads_out_of_the_folder_is_refused(tmp_path):
+    made_folder(tmp_path, "images/a.jpg", "secret.jpg", "others/b.jpg")
+    (tmp_path / "images" / "link.jpg").symlink_to("../secret.jpg")
+    (tmp_path / "images" / "more").symlink_to(tmp_path / "others")
+    (tmp_path / "images" / "cafe\u0301.jpg").symlink_to("../secret.jpg")
+    for name in ("link.jpg", "more/b.jpg", "caf\u00e9.jpg", "/elsewhere/link.jpg"):
+        with pytest.raises(ValueError, match=r"leads out of .* by a link, .* \(cp -rL"):
+            find_photographs(tmp_path / "images", ["a.jpg", name])
+
+
+def test_links_to_the_folder_and_within_it_are_followed(tmp_path):
+    made_folder(tmp_path, "images/2024/a.jpg")
+    (tmp_path / "images" / "b.jpg").symlink_to("2024/a.jpg")
+    (tmp_path / "images" / "new").symlink_to("2024")
+    (tmp_path / "given").symlink_to("images")
+    names = ["2024/a.jpg", "b.jpg", "new/a.jpg"]
+    assert find_photographs(tmp_path / "given", names).paths == {name: name for name in names}
+
+
 def test_two_absolute_paths_that_would_be_one_file_are_refused(tmp_path):
     made_folder(tmp_path, "a.jpg")
     with pytest.raises(ValueError, match=r"'/x/a.jpg' and '/y/a.jpg' would both be a.jpg"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from pipeline.io.inside import path_inside
 from pipeline.io.parsing import composed
 
 # A path of Windows or POSIX that starts at a root, or a URL.
@@ -58,17 +59,25 @@ class _Listing:
 
     def path_of(self, name: str) -> str | None:
         """Return the path below the folder, None if there is no such file."""
-        for candidate in _candidates(name):
-            if ".." in candidate.parts:
-                raise ValueError(
-                    f"image {name!r} lies outside --images {self._folder}, expected a path below it"
-                )
-            if (self._folder / candidate).is_file():
-                return str(candidate)
-        for candidate in _candidates(name):
-            if found := self._by_form.get(composed(str(candidate))):
+        candidates = list(_candidates(name))
+        for candidate in candidates:
+            if self._inside(name, candidate).is_file():
+                return candidate
+        for candidate in candidates:
+            if found := self._by_form.get(composed(candidate)):
+                self._inside(name, found)
                 return found
         return None
+
+    def _inside(self, name: str, candidate: str) -> Path:
+        try:
+            return path_inside(self._folder, candidate)
+        except ValueError as error:
+            raise ValueError(
+                f"image {name!r} lies outside --images {self._folder}, expected a path below it: "
+                f"{error}; copy the photographs into one folder (cp -rL follows links) and give "
+                "that by --images"
+            ) from None
 
     def others(self, used: set[str]) -> list[str]:
         """List the files except those used."""
@@ -84,16 +93,16 @@ class _Listing:
         return {composed(path): path for path in self._all}
 
 
-def _candidates(name: str) -> Iterator[PurePosixPath]:
+def _candidates(name: str) -> Iterator[str]:
     """Yield the paths that a name may mean, the likeliest first."""
     if not _ABSOLUTE.match(name):
-        yield PurePosixPath(name)
+        yield str(PurePosixPath(name))
         if "\\" in name:
-            yield PurePosixPath(name.replace("\\", "/"))
+            yield str(PurePosixPath(name.replace("\\", "/")))
         return
     parts = [part for part in re.split(r"[\\/]+", name) if part]
     for start in range(1, len(parts)) if len(parts) > 1 else [0]:
-        yield PurePosixPath(*parts[start:])
+        yield str(PurePosixPath(*parts[start:]))
 
 
 def _check_absolute(folder: Path, paths: dict[str, str]) -> None:

@@ -59,9 +59,11 @@ def deliver(run: Path, uri: str) -> Backlog:
 def uri_of(run: Path, given: str) -> str:
     """Return the URI to deliver a run to: `given`, otherwise the run's own.
 
-    Raises ValueError if the folder has no journal, or if the recorded URI lacks its password.
+    Raises ValueError if the folder has no journal, if the recorded URI lacks its secrets, or if
+    its server would get a password that is not for it.
     """
     from pipeline.run.plan import tracking_uri
+    from pipeline.tracking.client import has_credentials
 
     journal = Journal(run)
     starts = [entry.content for entry in journal.entries() if entry.kind == "run"]
@@ -70,14 +72,21 @@ def uri_of(run: Path, given: str) -> str:
     recorded, environment = starts[-1]["uri"], os.environ.get("MLFLOW_TRACKING_URI", "")
     if given or not recorded:
         return tracking_uri(given)
-    if "***" not in recorded:
-        return str(recorded)
-    if redacted(environment) != recorded:
+    if redacted(environment) == redacted(recorded):
+        return environment
+    if "***" in recorded:
         raise ValueError(
             f"{journal.path} has the URI {recorded} without its secrets; "
             "give the complete one by --tracking-uri or MLFLOW_TRACKING_URI"
         )
-    return environment
+    uri = tracking_uri(recorded)
+    # A journal may come from anywhere.
+    if has_credentials(uri):
+        raise ValueError(
+            f"{journal.path} names the server {recorded}, which would get the password or token "
+            "of this environment; if it should, give it by --tracking-uri or MLFLOW_TRACKING_URI"
+        )
+    return uri
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.io.inside import check_files_inside, path_inside
 from pipeline.io.redaction import redacted
 from pipeline.run.ownership import Writer
 
@@ -194,13 +195,20 @@ class Journal:
         return any(e.kind == "file" and e.content["path"] == place for e in self.entries())
 
     def path_of(self, entry: Entry) -> Path:
-        """Return the path of an entry's file or folder."""
-        return self.root / entry.content["path"]
+        """Return the path of an entry's file or folder.
+
+        Raises ValueError if it lies outside the run's folder, or a link in it leads out.
+        """
+        try:
+            path = path_inside(self.root, entry.content.get("path"))
+            check_files_inside(self.root, path)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: line {entry.seq}: {error}") from None
+        return path
 
     def _place(self, path: Path) -> str:
-        """Return a path as recorded: relative within the run's folder, so that it may move."""
-        path = path.absolute()
-        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+        """Return a path as recorded: relative to the run's folder, so that this may move."""
+        return str(path.absolute().relative_to(self.root))
 
     def _append(self, kind: Kind, content: dict[str, Any]) -> None:
         self._read_on()

@@ -17,6 +17,7 @@ from typing import TextIO
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.io.redaction import redacted
@@ -55,6 +56,15 @@ def is_server(uri: str) -> bool:
     """Whether a URI belongs to a server, not to a database or a folder."""
     scheme = re.split("[:+]", uri, maxsplit=1)[0]
     return scheme not in _STORES
+
+
+def has_credentials(uri: str) -> bool:
+    """Whether MLflow's client would send the server at `uri` a password or token.
+
+    They are those of the environment and of MLflow's own file, whatever the server.
+    """
+    credentials = is_server(uri) and get_default_host_creds(uri)
+    return bool(credentials and (credentials.password or credentials.token))
 
 
 def with_uri(uri: str, command: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.io.console import say
+from pipeline.io.inside import checked_name
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import SYSTEM_NAME, Entry, Journal
 from pipeline.run.ownership import Writer
@@ -47,6 +48,8 @@ _REACH_S = 8.0
 _POINTS_PER_REQUEST = 1000
 # Seconds before each retry of what MLflow may have refused by mistake.
 _RETRIES_S = (1.0, 3.0)
+# The field of an artifact's entry that has its place in MLflow.
+_PLACES = {"file": "folder", "folder": "at", "text": "path", "model": "name"}
 ARTIFACT_KINDS = ("file", "folder", "text", "model", "forget_model", "register")
 
 
@@ -204,9 +207,9 @@ class JournalSync:
 
     def _send_entry(self, entry: Entry) -> None:
         """Send an entry that holds no metrics."""
-        run, gone = self._run(), missing(self._journal, entry)
-        if gone is not None:
-            self._refuse(entry.seq, entry.content, f"{gone} does not exist any more")
+        run, reason = self._run(), fault_of(self._journal, entry)
+        if reason:
+            self._refuse(entry.seq, entry.content, reason)
         else:
             self._try(entry.seq, entry.content, lambda: send_entry(run, self._journal, entry))
 
@@ -288,12 +291,24 @@ def _points(entries: Sequence[Entry]) -> list[tuple[int, Point]]:
     ]
 
 
-def missing(journal: Journal, entry: Entry) -> Path | None:
-    """Return the path of an artifact's entry if it does not exist and is still wanted."""
-    if entry.kind not in ("file", "folder", "model") or _is_forgotten(journal, entry):
-        return None
-    path = journal.path_of(entry)
-    return None if path.exists() else path
+def fault_of(journal: Journal, entry: Entry) -> str:
+    """Return why an artifact's entry can't be sent; empty if it can, or is not wanted any more.
+
+    A journal may come from anywhere: only files in the run's folder are sent.
+    """
+    if entry.kind not in _PLACES or _is_forgotten(journal, entry):
+        return ""
+    try:
+        if place := entry.content.get(_PLACES[entry.kind]):
+            checked_name(place)
+        if entry.kind == "text":
+            return ""
+        path = journal.path_of(entry)
+    except FileNotFoundError as error:  # a checkpoint that is being removed
+        return f"{error.filename} does not exist any more"
+    except ValueError as error:
+        return str(error)
+    return "" if path.exists() else f"{path} does not exist any more"
 
 
 def send_entry(run: Run, journal: Journal, entry: Entry) -> None:

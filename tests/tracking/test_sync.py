@@ -1,6 +1,7 @@
 """JournalSync on a real database: every entry of the journal arrives, in order and once."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -238,6 +239,51 @@ def test_a_refused_entry_is_named_and_blocks_no_other(begin, uri, request, capsy
     assert f"skipped line 3 of {journal.path}: " in capsys.readouterr().out
 
 
+def add_line(journal: Journal, **content) -> None:
+    """Append an entry as a stranger may write it."""
+    head = {"seq": len(journal.entries()) + 1, "time_ms": 1}
+    with journal.path.open("a") as file:
+        file.write(json.dumps(head | content) + "\n")
+
+
+def test_only_files_in_the_runs_folder_are_sent(begin, uri, request, tmp_path):
+    journal, key = begin(), tmp_path / "id_rsa"
+    key.write_text("a private key")
+    folder = journal.root / "figures"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "curves.png").symlink_to(key)
+    (journal.root / "link.png").symlink_to(key)
+    (journal.root / "elsewhere").symlink_to(tmp_path)
+    os.mkfifo(journal.root / "pipe")
+    for path in (str(key), "../id_rsa", "link.png", "elsewhere/id_rsa", "pipe", "", 7, "a\0b"):
+        add_line(journal, kind="file", path=path, folder="")
+    add_line(journal, kind="folder", path="figures", at="figures")
+    add_line(journal, kind="model", path="elsewhere", name="epoch", step=1)
+    started = JournalSync(journal.root, uri)
+    started.send()
+    refused = (journal.root / "undeliverable.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seq"] for line in refused] == list(range(2, 12))
+    assert "leads out of" in json.loads(refused[-1])["reason"]
+    assert started.sent == {"run": 1}
+    assert not list((tmp_path / "artifacts").rglob("*"))
+    assert not JournalSync(journal.root, uri).backlog().waiting
+
+
+@pytest.mark.parametrize("place", ["../../../x.py", "/tmp/hourglass-x.py", "a/../../x.py"])
+def test_an_entry_cannot_choose_a_place_outside_the_runs_artifacts(begin, uri, tmp_path, place):
+    journal = begin()
+    (journal.root / "figures").mkdir()
+    (journal.root / "figures" / "a.png").write_bytes(b"1")
+    add_line(journal, kind="text", text="print()", path=place)
+    add_line(journal, kind="file", path="figures/a.png", folder=place)
+    add_line(journal, kind="folder", path="figures", at=place)
+    started = JournalSync(journal.root, uri)
+    started.send()
+    assert started.sent == {"run": 1}
+    assert not list(tmp_path.rglob("x.py"))
+    assert not Path("/tmp/hourglass-x.py").exists()
+
+
 def test_a_picture_of_a_step_is_also_laid_where_the_image_grid_looks(begin, uri, request, tmp_path):
     journal = begin()
     whole, cut = journal.root / "whole.png", journal.root / "cut.png"
@@ -410,6 +456,19 @@ def test_the_command_delivers_several_runs_to_where_they_were_started(begin, uri
         f"{one.root}: sent 2 entries (1 run, 1 metrics) to {uri}",
         f"{other.root}: sent 1 entry (1 run) to {uri}",
     ]
+
+
+def test_a_server_that_a_journal_names_gets_no_password(begin, monkeypatch):
+    journal = begin(uri="http://127.0.0.1:9/")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter2")
+    with pytest.raises(ValueError, match=r"names the server http://127.0.0.1:9/, which would get"):
+        jobs.deliver.uri_of(journal.root, "")
+    assert jobs.deliver.uri_of(journal.root, "http://127.0.0.1:9/") == "http://127.0.0.1:9/"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/")
+    assert jobs.deliver.uri_of(journal.root, "") == "http://127.0.0.1:9/"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
+    assert jobs.deliver.uri_of(journal.root, "") == "http://127.0.0.1:9/"
 
 
 def test_the_command_lists_pending_entries(begin, uri, capsys, monkeypatch):

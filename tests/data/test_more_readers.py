@@ -1,6 +1,7 @@
 """Readers of the datasets' own files: MPII's struct, the authors' HDF5 files, LSP and FLIC."""
 
 import re
+import resource
 from pathlib import Path
 
 import h5py
@@ -221,6 +222,67 @@ def write_h5(path: Path, fields: dict[str, np.ndarray]) -> Path:
         for name, value in fields.items():
             file[name] = value
     return path
+
+
+def externally_stored(file: h5py.File, name: str, folder: Path) -> None:
+    del file[name]
+    (folder / "other.raw").write_bytes(bytes(16))
+    file.create_dataset(name, (2,), "f8", external=[(str(folder / "other.raw"), 0, 16)])
+
+
+def virtual(file: h5py.File, name: str, folder: Path) -> None:
+    del file[name]
+    layout = h5py.VirtualLayout((2,), "f8")
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "scale", shape=(2,))
+    file.create_virtual_dataset(name, layout)
+
+
+def linked(link: h5py.SoftLink | h5py.ExternalLink):
+    def put(file: h5py.File, name: str, folder: Path) -> None:
+        del file[name]
+        file[name] = link
+
+    return put
+
+
+def dataset_of(shape: tuple[int, ...], dtype: object = "f8", **options):
+    def put(file: h5py.File, name: str, folder: Path) -> None:
+        del file[name]
+        file.create_dataset(name, shape, dtype, **options)
+
+    return put
+
+
+def one_long_text_many_times(file: h5py.File, name: str, folder: Path) -> None:
+    text = "a" * 2**20
+    del file[name]
+    # Fill values share one text in memory, and each is a copy when it is read.
+    file.create_dataset(name, (2**10,), h5py.string_dtype(), fillvalue=text, chunks=(16,))
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (linked(h5py.ExternalLink("other.h5", "scale")), "scale is a link"),
+        (linked(h5py.SoftLink("/normalize")), "scale is a link"),
+        (externally_stored, "the values of scale are in other files"),
+        (virtual, "the values of scale are in other files"),
+        (dataset_of((2**37,), chunks=(2**10,)), "scale would take 1,099,511,627,776 bytes"),
+        (dataset_of((2,), chunks=(2**28,), maxshape=(None,)), "scale would take 2,147,483,648"),
+        (dataset_of((2,), h5py.vlen_dtype("f8")), "scale must hold numbers or text"),
+        (one_long_text_many_times, "scale would take"),
+    ],
+)
+def test_a_file_of_hdf5_leads_to_no_other_file_and_fills_no_memory(tmp_path, put, said):
+    write_h5(tmp_path / "other.h5", h5_fields())
+    path = write_h5(tmp_path / "train.h5", h5_fields())
+    with h5py.File(path, "a") as file:
+        put(file, "scale", tmp_path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=f"train.h5: .*{said}"):
+        read_mpii_h5(path)
+    # In KiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20
 
 
 def test_frames_of_the_authors_file_are_not_adjusted_again(tmp_path):

@@ -82,14 +82,6 @@ def elements(value: Any) -> list[Any]:
     return list(np.atleast_1d(value).ravel())
 
 
-def read_h5(path: Path) -> dict[str, Any]:
-    """Read the datasets of an HDF5 file as arrays. Raises ValueError naming the file."""
-    import h5py
-
-    with reading(path, "HDF5", OSError, TypeError), h5py.File(path) as file:
-        return {name: np.asarray(value) for name, value in file.items()}
-
-
 def entry(record: Mapping[str, Any], field_name: str, where: str) -> Any:
     """Return a field of a record. Raises ValueError naming place and field."""
     if not isinstance(record, Mapping) or field_name not in record:

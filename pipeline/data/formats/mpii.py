@@ -18,10 +18,10 @@ from pipeline.data.formats.annotations import (
     path_in,
     person_of,
     positive,
-    read_h5,
     read_json,
     read_mat,
 )
+from pipeline.data.formats.h5 import read_h5
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person, Visibility
 

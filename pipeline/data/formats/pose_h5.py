@@ -14,8 +14,8 @@ from pipeline.data.formats.annotations import (
     image_counter,
     numbers_in,
     person_of,
-    read_h5,
 )
+from pipeline.data.formats.h5 import read_h5
 from pipeline.pose.joint_sets import FLIC, MPII, JointSet
 from pipeline.pose.person import Visibility
 

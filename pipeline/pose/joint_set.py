@@ -13,7 +13,8 @@ Normaliser = Literal["head", "segment", "box"]
 
 # Names become parts of the names of metrics, columns and runs.
 _WORD = re.compile(r"[A-Za-z0-9_]+")
-_RUN_WORD = re.compile(r"[A-Za-z0-9_.-]+")
+_RUN_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_GROUP_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ -]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class Measure:
 
     def __post_init__(self) -> None:
         _check_word("key", self.key)
+        if not self.title.isprintable():
+            raise ValueError(f"title must be printable, got {self.title!r}")
         if self.normaliser == "segment":
             _check_pair("segment", self.segment)
         elif self.segment != (0, 0):
@@ -129,7 +132,8 @@ class JointSet:
     def __post_init__(self) -> None:
         if not _RUN_WORD.fullmatch(self.name):
             raise ValueError(
-                f"name must be made of letters a-z, digits, '_', '.' and '-', got {self.name!r}"
+                "name must be made of letters a-z, digits, '_', '.' and '-', and begin with none "
+                f"of the last two, got {self.name!r}"
             )
         _check_once("joints", self.joints, "joint")
         for number, name in enumerate(self.joints):
@@ -143,6 +147,11 @@ class JointSet:
             if count > 1:
                 raise ValueError(f"flip_pairs must hold a joint once, got {self.joints[joint]!r}")
         for name, members in self.groups:
+            if not _GROUP_WORD.fullmatch(name):
+                raise ValueError(
+                    "groups must have names of letters a-z, digits, '_', '-' and spaces, got "
+                    f"{name!r}"
+                )
             self._check_known(f"groups.{name}", members)
             _check_once(f"groups.{name}", members, "joint")
         self._check_known("in_mean", self.in_mean)

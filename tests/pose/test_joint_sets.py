@@ -175,7 +175,17 @@ def test_json_that_is_no_measure_is_refused_by_field(change, message):
     [
         (
             {"name": "my horse"},
-            "name must be made of letters a-z, digits, '_', '.' and '-', got 'my horse'",
+            "name must be made of letters a-z, digits, '_', '.' and '-', and begin with none of "
+            "the last two, got 'my horse'",
+        ),
+        (
+            {"name": ".."},
+            "name must be made of letters a-z, digits, '_', '.' and '-', and begin with none of "
+            "the last two, got '..'",
+        ),
+        (
+            {"groups": (("../../legs", (0,)),)},
+            "groups must have names of letters a-z, digits, '_', '-' and spaces, got '../../legs'",
         ),
         ({"joints": ()}, "joints must hold at least one joint, got none"),
         ({"joints": ("a", "b", "a")}, "joints must hold a joint once, got 'a' 2 times"),
@@ -218,6 +228,7 @@ def test_a_joint_set_that_contradicts_itself_is_refused(change, message):
     ("change", "message"),
     [
         ({"key": "pck head"}, "key must be made of letters a-z, digits and '_', got 'pck head'"),
+        ({"title": "a\x1b[2J"}, "title must be printable, got 'a\\x1b[2J'"),
         ({"thresholds": ()}, "thresholds must hold at least one threshold, got none"),
         ({"thresholds": (0.1, 0.1)}, "thresholds must hold a threshold once, got 0.1 2 times"),
         ({"thresholds": (0.5, 0.6)}, "thresholds[1] must be hundredths from 0.01 to 0.5, got 0.6"),

@@ -2,10 +2,14 @@
 
 import tempfile
 import uuid
-from pathlib import Path
+from collections.abc import Callable, Collection
+from pathlib import Path, PurePosixPath
 
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from PIL import Image
 
+from pipeline.io.inside import path_inside
 from pipeline.tracking.client import RefusedError, artifact_client, message
 from pipeline.tracking.runs import Run
 
@@ -64,26 +68,40 @@ def lay_out(file: Path, key: str, step: int, time_ms: int, folder: Path) -> None
         raise ValueError(f"{file} is not a picture: {error}") from error
 
 
-def download(run: Run, path: str, into: Path) -> Path:
-    """Download the artifact `path` to the folder `into` or below; return the file's path.
+def download_folder(
+    run: Run, folder: str, into: Path, choose: Callable[[Collection[str]], Collection[str]]
+) -> Path:
+    """Download the files of a folder of the artifacts that `choose` takes of their names.
 
-    Raises AwayError, or RefusedError if the run has no such file.
-    """
-    folder, _, _ = path.rpartition("/")
-    with artifact_client(run.uri, run.run_id) as client:
-        if path not in {file.path for file in client.list_artifacts(run.run_id, folder or None)}:
-            raise RefusedError(message(run.uri, f"run {run.run_id} has no file {path}"))
-        return Path(client.download_artifacts(run.run_id, path, str(into)))
-
-
-def list_files(run: Run, folder: str) -> list[str]:
-    """Return the names of the files in a folder of the artifacts.
-
-    Raises AwayError, or RefusedError if there are none.
+    Returns their folder, `into`. Raises AwayError, or RefusedError if the run lacks one.
     """
     with artifact_client(run.uri, run.run_id) as client:
-        listed = client.list_artifacts(run.run_id, folder)
-    names = [file.path.rpartition("/")[2] for file in listed if not file.is_dir]
+        location = client.get_run(run.run_id).info.artifact_uri
+        store = get_artifact_repository(location, tracking_uri=run.uri)
+        download_files(run.uri, store, folder, into, choose)
+    return into
+
+
+def download_files(
+    uri: str,
+    store: ArtifactRepository,
+    folder: str,
+    into: Path,
+    choose: Callable[[Collection[str]], Collection[str]],
+) -> None:
+    """Download files of a folder of MLflow's store at `uri`, as `download_folder`.
+
+    A file gets its name in the store's list, checked, and no path of the store's choice.
+    """
+    names = [PurePosixPath(f.path).name for f in store.list_artifacts(folder) if not f.is_dir]
     if not names:
-        raise RefusedError(message(run.uri, f"run {run.run_id} has no folder {folder}"))
-    return names
+        raise RefusedError(message(uri, f"{store.artifact_uri} has no folder {folder}"))
+    for name in sorted(choose(names)):
+        if name not in names:
+            raise RefusedError(message(uri, f"{store.artifact_uri} has no file {folder}/{name}"))
+        try:
+            target = path_inside(into, name)
+        except ValueError as error:
+            raise RefusedError(message(uri, error)) from None
+        # `download_artifacts` would ask the server again what is a folder, and what is in it.
+        store._download_file(f"{folder}/{name}", str(target))

@@ -88,7 +88,7 @@ def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:
     `run` is an id or a name. Raises ValueError if no run or several match, AwayError or
     RefusedError.
     """
-    from pipeline.tracking.artifacts import download, list_files
+    from pipeline.tracking.artifacts import download_folder
     from pipeline.tracking.runs import find_runs
 
     _reach(uri)
@@ -97,12 +97,11 @@ def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:
         ids = ", ".join(sorted(found.run_id for found in runs))
         known = f"{len(runs)} runs are called {run!r}: {ids}" if runs else f"no run is {run!r}"
         raise ValueError(f"tracking.uri={uri!r}: {known}; expected the id or the name of one")
-    folder = into / runs[0].run_id
-    folder.mkdir()
-    kept = list_files(runs[0], BEST_CHECKPOINT)
-    needed = files or set(kept) - {OPTIMIZER_NAME}
-    paths = [download(runs[0], f"{BEST_CHECKPOINT}/{name}", folder) for name in sorted(needed)]
-    return paths[0].parent
+    folder = into / runs[0].run_id / BEST_CHECKPOINT
+    folder.mkdir(parents=True)
+    return download_folder(
+        runs[0], BEST_CHECKPOINT, folder, lambda kept: files or set(kept) - {OPTIMIZER_NAME}
+    )
 
 
 def _reach(uri: str) -> None:

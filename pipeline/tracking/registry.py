@@ -9,6 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from pipeline.tracking.artifacts import download_files
 from pipeline.tracking.client import (
     AwayError,
     RefusedError,
@@ -74,7 +75,10 @@ def download_model(uri: str, model: str, into: Path) -> Path:
             raise RefusedError(message(uri, f"{model} was not registered by this pipeline"))
         location = client.get_logged_model(stored).artifact_location
         store = get_artifact_repository(location, tracking_uri=uri)
-        return Path(store.download_artifacts(DATA, str(into)))
+        folder = into / DATA
+        folder.mkdir(parents=True)
+        download_files(uri, store, DATA, folder, lambda kept: kept)
+    return folder
 
 
 def _create_name(client: MlflowClient, name: str) -> None:

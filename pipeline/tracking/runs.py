@@ -1,5 +1,6 @@
 """Runs in MLflow: found by name or created, with parameters, metrics, tags and status."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.tracking.client import (
     RefusedError,
     is_server,
     machine_lock,
+    message,
     mlflow_client,
     with_uri,
 )
@@ -25,6 +27,8 @@ State = Literal["active", "deleted", "absent"]
 # Tag by which a run is found, and the tag that MLflow shows as its name.
 NAME_TAG, SHOWN_NAME_TAG = "hourglass.name", "mlflow.runName"
 _PARENT_TAG = "mlflow.parentRunId"
+# Ids of runs, as MLflow itself checks them.
+_ID = re.compile(r"[A-Za-z0-9][\w-]{0,255}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,11 @@ class Run:
     uri: str
     experiment_id: str
     run_id: str
+
+    def __post_init__(self) -> None:
+        """Raise RefusedError for an id that is none of MLflow's: it names folders."""
+        if not _ID.fullmatch(self.run_id):
+            raise RefusedError(message(self.uri, f"{self.run_id!r} is no id of a run"))
 
 
 @dataclass(frozen=True, kw_only=True)

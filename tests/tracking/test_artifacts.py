@@ -1,12 +1,19 @@
-"""Images in the layout of the MLflow UI's image grid."""
+"""Images in the layout of the MLflow UI's image grid, and downloads."""
 
+import json
 import re
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
 from pipeline.tracking.artifacts import lay_out
+from pipeline.tracking.client import RefusedError
+from pipeline.tracking.lookup import find_checkpoint
 
 
 def names(folder) -> list[str]:
@@ -69,3 +76,85 @@ def test_a_file_that_is_no_picture_is_an_error_that_names_it(picture, folder, ke
 def test_a_picture_that_is_absent_is_an_os_error(folder, tmp_path):
     with pytest.raises(FileNotFoundError):
         lay_out(tmp_path / "absent.png", "overlays", 3, 1700, folder)
+
+
+# Names of the server's choice
+
+
+class _Hostile(BaseHTTPRequestHandler):
+    """MLflow with one run and one file, whose names are those of the class."""
+
+    run_id = "a" * 32
+    name = "checkpoint.json"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        # Runs are looked for by name and by id.
+        self.do_GET(b"run_id" in self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+    def do_GET(self, is_by_id: bool = False) -> None:
+        at = {"artifact_uri": "mlflow-artifacts:/1/x", "lifecycle_stage": "active"}
+        run = {"info": at | {"run_id": self.run_id, "experiment_id": "1", "start_time": 1}}
+        answers = {
+            "experiments/search": {"experiments": [at | {"experiment_id": "1", "name": "e"}]},
+            "runs/search": {"runs": [] if is_by_id else [run]},
+            "runs/get": {"run": run},
+            "mlflow-artifacts/artifacts?": {"files": [{"path": self.name, "is_dir": False}]},
+        }
+        found = [answer for path, answer in answers.items() if path in self.path]
+        body = json.dumps(found[0]).encode() if found else b"print('of the server')"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def hostile(monkeypatch):
+    """A function that starts a server with these names, and returns its URI."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    servers = []
+
+    def start(**names: str) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("_Named", (_Hostile,), names))
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("run_id", ["ABSOLUTE", "../../victim", "..", "", "a/b", "a b", "a\n"])
+def test_a_run_whose_id_is_a_path_is_refused(hostile, tmp_path, run_id):
+    (tmp_path / "deep" / "into").mkdir(parents=True)
+    uri = hostile(run_id=run_id.replace("ABSOLUTE", str(tmp_path / "victim")))
+    with pytest.raises(RefusedError, match="is no id of a run"):
+        find_checkpoint("evil", tmp_path, uri, tmp_path / "deep" / "into")
+    assert not files_below(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../usercustomize.py", "ABSOLUTE", "..", "%2e%2e/usercustomize.py", "a/../../x.py"]
+)
+def test_a_file_whose_name_is_a_path_stays_in_the_folder(hostile, tmp_path, name):
+    into = tmp_path / "deep" / "into"
+    into.mkdir(parents=True)
+    uri = hostile(name=name.replace("ABSOLUTE", str(tmp_path / "usercustomize.py")))
+    with suppress(RefusedError):
+        find_checkpoint("good", tmp_path, uri, into)
+    assert all(path.is_relative_to(into) for path in files_below(tmp_path))
+
+
+def test_a_file_with_a_plain_name_is_downloaded(hostile, tmp_path):
+    found = find_checkpoint("good", tmp_path / "none", hostile(), tmp_path)
+    assert found == tmp_path / ("a" * 32) / "best_checkpoint"
+    assert (found / "checkpoint.json").read_bytes() == b"print('of the server')"

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.data.batch import scaled
 from pipeline.data.photographs.pixels import read_photograph
-from pipeline.data.shards.crop import CropDecoder, ImageRGBA, warp
+from pipeline.data.shards.crop import CropDecoder, ImageRGBA, pixel_view
 from pipeline.model.build import fastest
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.loss import LOSSES
@@ -141,6 +141,7 @@ class Predictor:
 def crop_view(image: ImageRGBA, frame: Frame, input_px: int) -> View:
     """Crop a photograph to a network input of side `input_px`."""
     matrix = input_from_original(frame.center, frame.scale, input_px)
-    seen = np.empty((input_px, input_px, 3), np.uint8)
-    warp(image, matrix, np.empty((input_px, input_px, 4), np.uint8), seen)
-    return View(image=seen, to_photograph=np.linalg.inv(heatmap_from_input() @ matrix))
+    return View(
+        image=pixel_view(image, frame.center, frame.scale, input_px),
+        to_photograph=np.linalg.inv(heatmap_from_input() @ matrix),
+    )

@@ -66,8 +66,11 @@ class Sweep:
 
     @property
     def epoch_samples(self) -> int:
-        """Training samples of an epoch; people beyond the last whole batch are dropped."""
-        return max(samples_of(plan, 1) for plan in self.plans)
+        """Training samples of an epoch; people beyond the last whole batch are dropped.
+
+        The least over the trials, whose batches may differ.
+        """
+        return min(samples_of(plan, 1) for plan in self.plans)
 
     @property
     def samples(self) -> int:

@@ -364,6 +364,32 @@ def scored(*scores: float) -> list[dict[str, float]]:
     return [{"samples": 100 * n, "score": score} for n, score in enumerate(scores, start=1)]
 
 
+def test_asha_judges_trials_of_other_batches_after_equal_epochs(tmp_path):
+    space = Space(name="mine", axes={"optim.epochs": (16, 17, 18)})
+    sweep = planned(tmp_path, space)
+    plans = [
+        replace(
+            plan,
+            train=replace(plan.train, people=5500),
+            settings=plan.settings.replaced({"optim.batch_size": batch}),
+        )
+        for plan, batch in zip(sweep.plans, (6, 32, 256), strict=True)
+    ]
+    sweep = replace(sweep, plans=tuple(plans))
+    sizes = [5496, 5472, 5376]
+    assert sweep.epoch_samples == min(sizes)
+    asha = rule(EarlySettings(rule="asha"), sweep.epoch_samples, sweep.samples)
+    trials = [OfTune(str(size)) for size in sizes]
+    for trial, size in zip(trials, sizes, strict=True):
+        asha.on_trial_add(None, trial)
+        for epoch in range(1, 17):
+            asha.on_trial_result(None, trial, {"samples": epoch * size, "score": float(epoch)})
+    # Every trial came to each rung with its score after 16, 4 and 1 epochs.
+    found = {milestone: set(scores.values()) for milestone, scores in asha._brackets[0]._rungs}
+    assert found == {16 * 5376: {16.0}, 4 * 5376: {4.0}, 5376: {1.0}}
+    assert all(len(scores) == 3 for _, scores in asha._brackets[0]._rungs)
+
+
 def test_asha_restores_its_rungs_after_a_kill():
     good, behind, ahead = map(OfTune, ("good", "behind", "ahead"))
     before = {"good": scored(5, 8), "behind": scored(1)}

@@ -7,6 +7,7 @@ import pickle
 import re
 import tarfile
 import traceback
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -287,16 +288,14 @@ def test_a_copy_of_a_remote_shard_stays_in_the_cache(tmp_path, monkeypatch, sche
         target.write_bytes(b"content")
 
     monkeypatch.setattr(remote, "fetch", fetch)
-    cache, digest = ShardCache(tmp_path / "deep" / "cache", 10**6), "0" * 64
-    copy = cache.path_of(f"{scheme}://host/pose/{name}", 7, digest)
-    assert copy.parent == cache.folder
-    assert files_below(tmp_path) - {tmp_path / "deep", cache.folder} == {
-        cache.folder / ".lock",
-        copy,
-    }
+    cache, digest = ShardCache(tmp_path / "deep" / "cache", 10**6), sha256(b"content").hexdigest()
+    cache.open(f"{scheme}://host/pose/{name}", 7, digest).close()
+    lock, copy = sorted(files_below(tmp_path) - {tmp_path / "deep", cache.folder})
+    assert lock == cache.folder / ".lock"
+    assert (copy.parent, copy.name[:65]) == (cache.folder, f"{digest}-")
 
 
 def test_an_index_cannot_lead_out_of_the_cache(tmp_path):
     cache = ShardCache(tmp_path / "cache", 10**6)
     with pytest.raises(ValueError, match="expected a SHA-256 of 64 digits"):
-        cache.path_of("http://h/a.tar", 1, "../" + "0" * 61)
+        cache.open("http://h/a.tar", 1, "../" + "0" * 61)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,7 @@ def cluster(address: str, *, is_shared: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    protect_token()
     check_answer(address)
     named, _ = named_cluster(address)
     try:
@@ -65,6 +67,20 @@ def cluster(address: str, *, is_shared: bool = False) -> Iterator[None]:
     finally:
         _is_for_one_run = False
         ray.shutdown()
+
+
+def protect_token() -> None:
+    """Make the cluster's token readable by this user alone: Ray leaves it readable by all."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if os.environ.get("RAY_AUTH_MODE") != "token" or not path.is_file():
+        return
+    if path.stat().st_mode & 0o077:
+        try:
+            path.chmod(0o600)
+            say(f"{path} was readable by other users of this machine; its mode is now 600")
+        except OSError:
+            command = f"chmod 600 {shlex.quote(str(path))}"
+            say(f"{path}, the cluster's token, is readable by other users; its owner can {command}")
 
 
 def _join(address: str) -> None:

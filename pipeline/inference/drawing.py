@@ -13,6 +13,7 @@ from pipeline.inference.batch_predictor import file_name
 from pipeline.inference.results import Estimate, FoundPerson
 from pipeline.inference.video import Video
 from pipeline.io.atomic import atomic_write
+from pipeline.io.own import create_own
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
 
@@ -81,6 +82,7 @@ def draw_videos(estimates: Sequence[Estimate], joint_set: JointSet, folder: Path
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays, as OpenCV chooses the format by it.
         aside = path.with_name(f"part-{path.name}")
+        create_own(aside)
         yield from _draw_video(Video(Path(file)), frames, joint_set, aside)
         aside.replace(path)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.io.own import create_own
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -17,6 +19,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     names the folder if its disk is full.
     """
     temporary = path.with_name(f"{path.name}.part")
+    with naming_full_disk(temporary):
+        create_own(temporary)
     try:
         with naming_full_disk(temporary):
             yield temporary

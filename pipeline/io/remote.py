@@ -1,7 +1,6 @@
 """Expansion of patterns, and reading and download of remote files with retries."""
 
 import glob
-import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable
@@ -12,6 +11,7 @@ from typing import TypeVar
 from pipeline.io import transport
 from pipeline.io.atomic import naming_full_disk
 from pipeline.io.location import has_wildcard, local_path, scheme_of, spell_out, split_pattern
+from pipeline.io.own import open_own, sha256_of
 from pipeline.io.redaction import redacted
 
 Result = TypeVar("Result")
@@ -92,15 +92,16 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
     if found != size:
         raise ValueError(f"{redacted(location)}: {found:,} bytes, expected {size:,}")
     part = target.with_name(f"{target.name}.part")
-    is_resumed = part.exists()
-    if is_resumed and part.stat().st_size > size:
-        part.unlink()
-    with naming_full_disk(part), part.open("ab") as file:
+    with naming_full_disk(part), open_own(part) as file:
+        is_resumed = file.tell() > 0
+        if file.tell() > size:
+            file.truncate(0)
+            file.seek(0)
         _pour(location, file.tell(), size, file, may_skip=True)
         file.flush()
         # Otherwise a power failure could leave the final name without its bytes.
         os.fsync(file.fileno())
-    got = _sha256(part) if sha256 else None
+        got = sha256_of(file) if sha256 else None
     if got == sha256:
         part.replace(target)
         return
@@ -109,11 +110,6 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
         raise ValueError(f"{redacted(location)}: SHA-256 {got}, expected {sha256}")
     # The part may have been damaged, or from another file: start over.
     fetch(location, target, size=size, sha256=sha256)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pour(location: str, start: int, end: int, file: io.BufferedIOBase, *, may_skip: bool) -> None:

@@ -12,14 +12,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import TextIO
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.io.own import open_own
 from pipeline.io.redaction import redacted
 
 # MLflow's codes of requests that are wrong in themselves. Other errors may be temporary.
@@ -176,7 +177,11 @@ def machine_lock(task: str) -> Iterator[None]:
     digest = hashlib.sha256(task.encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"hourglass-{os.getuid()}-{digest}.lock"
     end = time.monotonic() + _LOCK_S
-    with path.open("w") as file:
+    try:
+        file = open_own(path)
+    except OSError as error:
+        raise AwayError(f"{error.strerror}, by TMPDIR") from None
+    with file:
         while not _is_locked(file):
             if time.monotonic() > end:
                 raise AwayError(
@@ -187,7 +192,7 @@ def machine_lock(task: str) -> Iterator[None]:
         yield
 
 
-def _is_locked(file: TextIO) -> bool:
+def _is_locked(file: BufferedRandom) -> bool:
     """Lock a file until it is closed, unless another process has it; return whether it is."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

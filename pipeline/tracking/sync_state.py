@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.own import create_own
 from pipeline.io.redaction import redacted
 
 POSITION_NAME = "delivered.json"
@@ -89,6 +90,7 @@ def write_position(folder: Path, position: SyncPosition) -> None:
     """Write the position of the journal in `folder`, atomically."""
     # Two threads or processes may send the same run.
     aside = folder / f".{POSITION_NAME}.{os.getpid()}.{threading.get_ident()}"
+    create_own(aside)
     with aside.open("w") as file:
         file.write(json.dumps(asdict(position)) + "\n")
         file.flush()

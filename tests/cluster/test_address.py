@@ -155,6 +155,19 @@ def test_a_token_that_is_missing_or_wrong_is_one_sentence_with_the_way_out():
         )
 
 
+def test_a_token_that_others_can_read_is_made_private(monkeypatch, tmp_path, capsys):
+    token = tmp_path / "auth_token"
+    token.write_text("hunter2")
+    token.chmod(0o644)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    start.protect_token()
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert f"{token} was readable by other users" in capsys.readouterr().out
+    start.protect_token()
+    assert not capsys.readouterr().out
+
+
 def test_of_other_errors_the_last_line_is_kept():
     stack = "Traceback (most recent call last):\n  File a.py\nray.exceptions.RpcError: no route"
     assert refusal(RuntimeError(stack)) == (

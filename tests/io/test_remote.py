@@ -27,8 +27,10 @@ from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import BadSampleError, BadSamples, record_of
 from pipeline.data.shards.streaming import ShardStream
 from pipeline.io import remote, transport
+from pipeline.io.atomic import atomic_write
 from pipeline.io.cache import ShardCache
 from pipeline.io.location import is_remote, local_path, name_of, sibling
+from pipeline.io.own import open_own, read_own
 from pipeline.io.remote import expand, fetch, read_all, read_range, size_of
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.plan import plan_training
@@ -443,13 +445,18 @@ def copies(folder: Path) -> list[str]:
     return sorted(path.name.partition("-")[2] for path in folder.glob("?*-*"))
 
 
+def copy_of(cache: ShardCache, location: str, size: int, checksum: str) -> Path:
+    cache.open(location, size, checksum).close()
+    return cache.folder / f"{checksum}-{location.rpartition('/')[2]}"
+
+
 def test_a_shard_is_downloaded_into_the_cache_once(web, shards, tmp_path):
     cache = ShardCache(tmp_path / "cache", 10_000)
-    path = cache.path_of(*shards[1])
+    path = copy_of(cache, *shards[1])
     assert path.read_bytes() == b"\1" * 1_000
     assert path.name == f"{shards[1][2]}-train-1.tar"
-    assert cache.path_of(*shards[1]) == path
-    assert ShardCache(tmp_path / "cache", 10_000).path_of(*shards[1]) == path
+    assert copy_of(cache, *shards[1]) == path
+    assert copy_of(ShardCache(tmp_path / "cache", 10_000), *shards[1]) == path
     assert web.served == [1_000]
 
 
@@ -461,89 +468,70 @@ def test_a_full_disk_of_the_cache_is_named(web, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(remote, "_pour", full)
         with pytest.raises(OSError, match=f"the disk of {cache.folder} is full: .*train-000000"):
-            cache.path_of(web.shard, SIZE, sha256(CONTENT))
-    assert cache.path_of(web.shard, SIZE, sha256(CONTENT)).read_bytes() == CONTENT
+            copy_of(cache, web.shard, SIZE, sha256(CONTENT))
+    assert copy_of(cache, web.shard, SIZE, sha256(CONTENT)).read_bytes() == CONTENT
 
 
 def test_equal_names_of_two_datasets_do_not_collide(web, tmp_path):
     web.files |= {"/a/train.tar": b"a" * 10, "/b/train.tar": b"b" * 10}
     cache = ShardCache(tmp_path, 100)
-    first = cache.path_of(f"{web.url}/a/train.tar", 10, sha256(b"a" * 10))
-    second = cache.path_of(f"{web.url}/b/train.tar", 10, sha256(b"b" * 10))
+    first = copy_of(cache, f"{web.url}/a/train.tar", 10, sha256(b"a" * 10))
+    second = copy_of(cache, f"{web.url}/b/train.tar", 10, sha256(b"b" * 10))
     assert (first.read_bytes(), second.read_bytes()) == (b"a" * 10, b"b" * 10)
 
 
 def test_the_least_recently_used_copy_makes_room(web, shards, tmp_path):
     cache = ShardCache(tmp_path, 3_500)
     for used in (0, 1, 2, 0, 3):
-        cache.path_of(*shards[used])
+        copy_of(cache, *shards[used])
     assert copies(tmp_path) == ["train-0.tar", "train-2.tar", "train-3.tar"]
-    cache.path_of(*shards[1])
+    copy_of(cache, *shards[1])
     assert copies(tmp_path) == ["train-0.tar", "train-1.tar", "train-3.tar"]
 
 
 def test_the_limit_counts_the_present_download(web, shards, tmp_path):
     cache = ShardCache(tmp_path, 2_000)
     for used in (0, 1):
-        cache.path_of(*shards[used])
+        copy_of(cache, *shards[used])
     web.breaks = [400] + [0] * 6
     with pytest.raises(ConnectionError):
-        cache.path_of(*shards[2])
+        copy_of(cache, *shards[2])
     assert copies(tmp_path) == ["train-1.tar", "train-2.tar.part"]
-    assert cache.path_of(*shards[2]).read_bytes() == b"\2" * 1_000
+    assert copy_of(cache, *shards[2]).read_bytes() == b"\2" * 1_000
     assert web.served[-1] == 600
 
 
 def test_parts_of_crashed_downloads_are_removed_and_other_files_are_not(shards, tmp_path):
     (tmp_path / f"{'0' * 64}-train.tar.part").write_bytes(bytes(9_000))
     (tmp_path / "notes.txt").write_bytes(bytes(9_000))
-    ShardCache(tmp_path, 2_000).path_of(*shards[0])
+    copy_of(ShardCache(tmp_path, 2_000), *shards[0])
     assert copies(tmp_path) == ["train-0.tar"]
     assert (tmp_path / "notes.txt").exists()
 
 
 def test_a_copy_of_another_size_is_downloaded_again(shards, tmp_path):
     cache = ShardCache(tmp_path, 10_000)
-    cache.path_of(*shards[1]).write_bytes(b"cut off")
-    assert cache.path_of(*shards[1]).read_bytes() == b"\1" * 1_000
+    copy_of(cache, *shards[1]).write_bytes(b"cut off")
+    assert copy_of(cache, *shards[1]).read_bytes() == b"\1" * 1_000
 
 
 def test_a_shard_larger_than_the_cache_is_refused(shards, tmp_path):
     message = f"{shards[0][0]}: 1,000 bytes, expected at most the 999 of the cache"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        ShardCache(tmp_path, 999).path_of(*shards[0])
+        copy_of(ShardCache(tmp_path, 999), *shards[0])
 
 
 def test_an_invalid_checksum_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^http://h/a\.tar: expected a SHA-256 of 64 digits, got"):
-        ShardCache(tmp_path / "cache", 999).path_of("http://h/a.tar", 10, "../../a")
+        copy_of(ShardCache(tmp_path / "cache", 999), "http://h/a.tar", 10, "../../a")
 
 
 def test_an_open_copy_stays_readable_when_it_is_evicted(shards, tmp_path):
     cache = ShardCache(tmp_path, 1_000)
     with cache.open(*shards[1]) as file:
-        cache.path_of(*shards[2])
+        copy_of(cache, *shards[2])
         assert copies(tmp_path) == ["train-2.tar"]
         assert file.read() == b"\1" * 1_000
-
-
-def test_a_copy_that_is_evicted_before_it_is_opened_is_downloaded_again(
-    shards, tmp_path, monkeypatch
-):
-    cache = ShardCache(tmp_path, 1_000)
-    find, calls = cache.path_of, []
-
-    def path_of(*shard: object) -> Path:
-        path = find(*shard)
-        if not calls:
-            path.unlink()
-        calls.append(shard)
-        return path
-
-    monkeypatch.setattr(cache, "path_of", path_of)
-    with cache.open(*shards[1]) as file:
-        assert file.read() == b"\1" * 1_000
-    assert len(calls) == 2
 
 
 def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
@@ -551,8 +539,8 @@ def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
         "import sys; from pathlib import Path; from pipeline.io.cache import ShardCache\n"
         "cache = ShardCache(Path(sys.argv[1]), 10**6)\n"
         "print('ready', flush=True)\n"
-        "path = cache.path_of(sys.argv[2], int(sys.argv[3]), sys.argv[4])\n"
-        "print(len(path.read_bytes()))\n"
+        "with cache.open(sys.argv[2], int(sys.argv[3]), sys.argv[4]) as file:\n"
+        "    print(len(file.read()))\n"
     )
     arguments = [str(tmp_path), web.shard, str(SIZE), sha256(CONTENT)]
     command = [sys.executable, "-W", "error", "-c", program, *arguments]
@@ -563,6 +551,98 @@ def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
     web.unblocked.set()
     assert [process.communicate()[0] for process in started] == [f"{SIZE}\n"] * 2
     assert web.served == [SIZE]
+
+
+def planted(path: Path, kind: str, victim: Path) -> None:
+    """Put what another user may leave at a name that is known beforehand."""
+    match kind:
+        case "link":
+            path.symlink_to(victim)
+        case "second name":
+            path.hardlink_to(victim)
+        case "FIFO":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+
+
+KINDS = ("link", "second name", "FIFO", "folder")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [".lock", "{}-train-1.tar.part", "{}-train-1.tar"])
+def test_nothing_planted_in_a_cache_is_followed_or_waited_for(shards, tmp_path, kind, name):
+    victim, cache = tmp_path / "victim", ShardCache(tmp_path / "cache", 2_000)
+    victim.write_bytes(b"\1" * 1_000)
+    planted(cache.folder / name.format(shards[1][2]), kind, victim)
+    if name.endswith(".tar") and kind != "folder":
+        assert copy_of(cache, *shards[1]).read_bytes() == b"\1" * 1_000
+        assert copies(cache.folder) == ["train-1.tar"]
+    else:
+        with pytest.raises(OSError, match=re.escape(str(cache.folder))):
+            copy_of(cache, *shards[1])
+    assert victim.read_bytes() == b"\1" * 1_000
+    assert victim.stat().st_nlink == (2 if kind == "second name" and name[-4:] != ".tar" else 1)
+
+
+def test_a_planted_copy_of_equal_size_is_downloaded_again(web, shards, tmp_path):
+    first = ShardCache(tmp_path / "cache", 10_000)
+    path = copy_of(first, *shards[1])
+    path.write_bytes(b"\7" * 1_000)
+    (first.folder / f"{shards[2][2]}-train-2.tar").write_bytes(b"\7" * 1_000)
+    next_start = ShardCache(tmp_path / "cache", 10_000)
+    assert copy_of(next_start, *shards[1]).read_bytes() == b"\1" * 1_000
+    assert copy_of(next_start, *shards[2]).read_bytes() == b"\2" * 1_000
+    # Another file that takes its place later is not believed either.
+    aside = tmp_path / "aside"
+    aside.write_bytes(b"\7" * 1_000)
+    aside.replace(path)
+    assert copy_of(next_start, *shards[1]).read_bytes() == b"\1" * 1_000
+
+
+def test_a_file_of_another_user_is_not_opened(tmp_path, monkeypatch):
+    (tmp_path / "theirs").write_bytes(b"1")
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    with pytest.raises(OSError, match=r"theirs is not a plain file of this user \(of user"):
+        open_own(tmp_path / "theirs")
+    assert read_own(tmp_path / "theirs") is None
+
+
+def test_a_new_cache_is_private_and_of_another_a_line_is_printed(tmp_path, capsys):
+    ShardCache(tmp_path / "new", 1)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert not capsys.readouterr().out
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    ShardCache(tmp_path / "open", 1)
+    assert "is not this user's alone: others may remove copies" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_atomic_write_follows_no_link_at_its_temporary_name(tmp_path, kind):
+    victim, path = tmp_path / "victim", tmp_path / "index.json"
+    victim.write_text("kept")
+    planted(tmp_path / "index.json.part", kind, victim)
+    if kind == "folder":
+        with pytest.raises(OSError, match=r"index.json.part is not a plain file of this user"):
+            atomic_write(path).__enter__()
+    else:
+        with atomic_write(path) as aside:
+            aside.write_text("written")
+        assert path.read_text() == "written"
+        assert path.stat().st_nlink == 1
+    assert victim.read_text() == "kept"
+
+
+def test_a_written_file_has_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "a") as aside:
+            aside.write_text("written")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 # Shards of samples

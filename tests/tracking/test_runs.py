@@ -1,5 +1,6 @@
 """MLflow on a real database: runs are found again, with all that was logged."""
 
+import os
 import re
 import socket
 import time
@@ -217,6 +218,24 @@ def test_a_store_of_artifacts_that_is_away_is_named_itself(database, request):
     ) as away:
         log_text(run, "text", "a.txt")
     assert away.value.summary == f"{store} does not answer"
+
+
+def test_the_lock_of_a_task_is_no_file_of_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with machine_lock("a task"):
+        pass
+    [lock], victim = list(tmp_path.iterdir()), tmp_path / "victim"
+    victim.write_text("kept")
+    for plant in (lambda: lock.symlink_to(victim), lambda: os.mkfifo(lock), lock.mkdir):
+        lock.unlink()
+        plant()
+        with (
+            pytest.raises(AwayError, match=r"is not a plain file of this user .* by TMPDIR$"),
+            machine_lock("a task"),
+        ):
+            raise AssertionError("a link was followed")
+    assert victim.read_text() == "kept"
 
 
 def test_a_process_that_never_finishes_a_task_is_not_waited_for(monkeypatch):

@@ -17,7 +17,7 @@ class WebServer(ThreadingHTTPServer):
 
     `served` has the bytes sent per request, without requests of a size. The next connections break
     after `breaks` bytes, and the next answers have `statuses`. After `stalls_after` bytes the
-    server stalls.
+    server stalls. `redirects` are addresses by path, and `authorizations` a header per request.
     """
 
     def __init__(self) -> None:
@@ -26,6 +26,8 @@ class WebServer(ThreadingHTTPServer):
         self.served: list[int] = []
         self.breaks: list[int] = []
         self.statuses: list[int] = []
+        self.redirects: dict[str, str] = {}
+        self.authorizations: list[str | None] = []
         self.serves_ranges = True
         self.stalls_after: int | None = None
         self.unblocked = threading.Event()
@@ -47,6 +49,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        self.server.authorizations.append(self.headers.get("Authorization"))
+        if target := self.server.redirects.get(path):
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         status = self.server.statuses.pop(0) if self.server.statuses else 200
         if path not in self.server.files or status != 200:
             self.send_error(404 if status == 200 else status)

@@ -3,7 +3,7 @@
 The libraries find credentials and endpoints. s3: the environment and files of AWS's own tools,
 among them AWS_PROFILE, AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL. gs: Google's application default
 credentials. Public buckets need none with FSSPEC_S3_ANON=true and FSSPEC_GS_TOKEN=anon. http: the
-proxies of HTTPS_PROXY and the passwords of ~/.netrc.
+proxies of HTTPS_PROXY and the passwords of ~/.netrc, which no redirect takes to another server.
 """
 
 import errno
@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 from fsspec.asyn import get_loop, sync
 from fsspec.implementations.http import HTTPFileSystem
+from yarl import URL
 
 from pipeline.io.location import scheme_of
 from pipeline.io.redaction import redacted
@@ -33,6 +34,7 @@ _BUFFER_BYTES = 2**20
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 # Request timeout, too early, too many requests: RFC 9110, 8470 and 6585 allow a retry.
 _LATER = (408, 425, 429)
+_REDIRECTS, _MOST_REDIRECTS = (301, 302, 303, 307, 308), 10
 # s3fs's translations of S3's 500 and 503.
 _TRANSIENT_ERRORS = (errno.EBUSY, errno.EIO, errno.EREMOTEIO)
 
@@ -107,25 +109,71 @@ async def _http_reply(location: str, start: int, end: int) -> AsyncIterator[aioh
     filesystem = _filesystem("http", os.getpid())
     session = await filesystem.set_session()
     try:
-        async with session.get(
-            filesystem.encode_url(location),
-            # With a compressed transfer the range would be one of compressed bytes.
-            headers={"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"},
-            timeout=_timeout(),
-        ) as reply:
-            answer = f"the server answers {reply.status} {reply.reason}"
-            if reply.status in _LATER or reply.status >= 500:
-                raise TransferError(answer)
-            if reply.status not in (200, 206):
-                raise ValueError(
-                    f"{redacted(location)}: {answer}, expected a file that may be read"
-                )
-            yield reply
+        first = url = filesystem.encode_url(location)
+        for _ in range(_MOST_REDIRECTS):
+            async with session.get(
+                url,
+                # With a compressed transfer the range would be one of compressed bytes.
+                headers={"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"},
+                timeout=_timeout(),
+                allow_redirects=False,
+                middlewares=() if _is_same_server(first, url) else (_without_password,),
+            ) as reply:
+                if reply.status in _REDIRECTS:
+                    url = _next(first, url, reply.headers.get("Location", ""), location)
+                    continue
+                answer = f"the server answers {reply.status} {reply.reason}"
+                if reply.status in _LATER or reply.status >= 500:
+                    raise TransferError(answer)
+                if reply.status not in (200, 206):
+                    raise ValueError(
+                        f"{redacted(location)}: {answer}, expected a file that may be read"
+                    )
+                yield reply
+                return
+        raise ValueError(f"{redacted(location)}: more than {_MOST_REDIRECTS} redirects")
     except aiohttp.InvalidURL:
         # Not chained: the error's text is the URL, with its secrets.
         raise ValueError(f"{redacted(location)}: not a URL") from None
     except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         raise TransferError(redacted(str(error)) or type(error).__name__) from error
+
+
+def _next(first: URL, url: URL, target: str, location: str) -> URL:
+    """Return where a redirect leads. Raises ValueError unless it is a server, reached as safely."""
+    try:
+        found = url.join(URL(target))
+    except ValueError:
+        found = URL()
+    if found.scheme not in ("http", "https") or not found.host:
+        raise ValueError(
+            f"{redacted(location)}: the server redirects to {redacted(str(found))!r:.200}, "
+            "expected an address of http or https"
+        )
+    if (url.scheme, found.scheme) == ("https", "http"):
+        raise ValueError(
+            f"{redacted(location)}: the server redirects from https to http, to {found.host}; "
+            "expected an address of https, or give the address of http itself"
+        )
+    found = found.with_user(None)
+    if _is_same_server(first, found) and first.user is not None:
+        return found.with_user(first.user).with_password(first.password)
+    return found
+
+
+def _is_same_server(first: URL, url: URL) -> bool:
+    """Whether a redirect may get the password: the same server, or its https."""
+    to_https = (first.scheme, url.scheme) == ("http", "https")
+    ports = first.is_default_port() and url.is_default_port()
+    return url.host == first.host and (url.origin() == first.origin() or (to_https and ports))
+
+
+async def _without_password(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Send a request without the password that ~/.netrc has for its host."""
+    request.headers.pop("Authorization", None)
+    return await handler(request)
 
 
 def _ask(location: str, method: str, **arguments: Any) -> Any:

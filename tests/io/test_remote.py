@@ -20,6 +20,7 @@ from factories import samples
 from moto.server import ThreadedMotoServer
 from trainers import alone, task_of
 from web_server import CONTENT, SIZE, WebServer, publish
+from yarl import URL
 
 from pipeline.data.sampler import epoch_order
 from pipeline.data.shards.index import find_shards
@@ -551,6 +552,71 @@ def test_processes_that_want_the_same_shard_download_it_once(web, tmp_path):
     web.unblocked.set()
     assert [process.communicate()[0] for process in started] == [f"{SIZE}\n"] * 2
     assert web.served == [SIZE]
+
+
+# Redirects
+
+
+@pytest.fixture
+def netrc(monkeypatch, tmp_path):
+    """Passwords for this machine by both of its names."""
+    path = tmp_path / "netrc"
+    path.write_text(
+        "".join(f"machine {h} login a password b\n" for h in ("127.0.0.1", "localhost"))
+    )
+    path.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(path))
+    return "Basic YTpi"
+
+
+def test_a_redirect_within_a_server_keeps_the_password(web, netrc):
+    web.redirects["/old"] = "/train-000000.tar"
+    assert read_range(f"{web.url}/old", 4, 8) == CONTENT[4:12]
+    assert web.authorizations == [netrc, netrc]
+
+
+@pytest.mark.parametrize("user", ["", "x:y@"])
+def test_a_redirect_to_another_server_takes_no_password_along(web, netrc, user):
+    other = web.url.replace("127.0.0.1", "localhost")
+    web.redirects["/old"] = f"{other.replace('//', '//' + user)}/train-000000.tar"
+    assert read_range(f"{web.url}/old", 4, 8) == CONTENT[4:12]
+    assert web.authorizations == [netrc, None]
+
+
+def test_a_password_in_the_address_is_not_taken_along_either(web):
+    web.redirects["/old"] = f"{web.url.replace('127.0.0.1', 'localhost')}/train-000000.tar"
+    location = web.url.replace("//", "//c:d@")
+    assert read_range(f"{location}/old", 4, 8) == CONTENT[4:12]
+    assert web.authorizations == ["Basic Yzpk", None]
+    web.redirects["/old"] = "/train-000000.tar"
+    assert read_range(f"{location}/old", 4, 8) == CONTENT[4:12]
+    assert web.authorizations[2:] == ["Basic Yzpk"] * 2
+
+
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://h/a", "gopher://h/", "", "http://", "//", "data:,x"]
+)
+def test_a_redirect_to_what_is_no_web_server_is_refused_at_once(web, monkeypatch, target):
+    monkeypatch.setattr(remote, "sleep", lambda seconds: pytest.fail("retried"))
+    web.redirects["/old"] = target or " "
+    with pytest.raises(ValueError, match=r"/old: (the server redirects to|more than 10 redirects)"):
+        read_range(f"{web.url}/old", 0, 1)
+
+
+def test_a_redirect_to_a_weaker_scheme_is_refused():
+    first = URL("https://host/a.tar")
+    with pytest.raises(ValueError, match=r"redirects from https to http, to host; expected"):
+        transport._next(first, first, "http://host/a.tar", str(first))
+    # The other way the password may go along, to the same host alone.
+    assert transport._is_same_server(URL("http://host/"), URL("https://host/"))
+    assert not transport._is_same_server(URL("http://host/"), URL("https://other/"))
+    assert not transport._is_same_server(URL("https://host/"), URL("https://host:8443/"))
+
+
+def test_redirects_in_a_circle_end(web):
+    web.redirects["/old"] = "/old"
+    with pytest.raises(ValueError, match=r"/old: more than 10 redirects"):
+        read_range(f"{web.url}/old", 0, 1)
 
 
 def planted(path: Path, kind: str, victim: Path) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from checking import install_checks
 from web_server import WebServer, serving
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 # Before any test file imports the package, whose annotations are checked while the tests run.
-install_import_hook("pipeline", "checking.checked")
+install_checks("pipeline")
 
 # Tests start hundreds of processes, and each would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

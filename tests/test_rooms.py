@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from beartype.roar import BeartypeCallHintParamViolation
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "jobs", "tune")
@@ -309,3 +311,12 @@ def test_the_checker_finds_a_circle():
     [sentence] = violations(modules)
     assert sentence.startswith("imports in a circle: ")
     assert "pipeline.data.lsp -> pipeline.data.coco" in sentence
+
+
+def test_axes_of_arguments_are_compared_while_the_tests_run():
+    from pipeline.evaluation.metrics import normalised_errors
+
+    joints, annotated = np.zeros((3, 16, 2)), np.ones((3, 16), bool)
+    assert normalised_errors(joints, joints, annotated, np.ones(3)).shape == (3, 16)
+    with pytest.raises(BeartypeCallHintParamViolation, match=r"dimension person is 4 .* 3"):
+        normalised_errors(joints, joints, annotated, np.ones(4))

@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -30,6 +30,9 @@ class Arguments:
     """Two runs or more, each a checkpoint's folder; a run's folder or name, for its best
     checkpoint; models:/NAME@ALIAS or models:/NAME/VERSION; or with --tracking.uri the name or id
     of an MLflow run."""
+    unit: Literal["image", "video"] = "image"
+    """People drawn together for the intervals: those of an image, or of a video, whose frames are
+    named alike but for the number at the end."""
     storage: Storage = ""
     uri: TrackingUri = ""
     json: OutFile = None
@@ -52,7 +55,8 @@ def compare_runs(arguments: Arguments) -> None:
     from pipeline.evaluation.comparison import compare
 
     with tempfile.TemporaryDirectory() as folder:
-        compared = compare([_find(run, arguments, Path(folder)) for run in arguments.runs])
+        runs = [_find(run, arguments, Path(folder)) for run in arguments.runs]
+    compared = compare(runs, arguments.unit)
     found = table(compared)
     say(f"{settings_text(compared)}\n\n{table_text(found)}\n")
     for sentence in sentences(compared):
@@ -113,6 +117,8 @@ def table_text(found: "pd.DataFrame") -> str:
 
 def sentences(compared: "Comparison") -> list[str]:
     """Describe the checkpoints, and whether each difference is resolved."""
+    from pipeline.evaluation.comparison import FEW, videos_in
+
     first, *others = compared.runs
     lines = [f"{one.name}: epoch {one.epoch}, {len(one.results):,} people" for one in compared.runs]
     for other, differences in zip(others, compared.differences, strict=True):
@@ -123,6 +129,17 @@ def sentences(compared: "Comparison") -> list[str]:
                 f"{both[1]:,} people; the intervals are of these alone"
             )
         lines += [d.sentence(other.name, first.name, compared.measure.title) for d in differences]
+        if 1 < differences[0].clusters < FEW:
+            lines.append(
+                f"note: {differences[0].drawn} are few: the interval holds the true difference in "
+                "somewhat less than 95% of cases"
+            )
+        videos = videos_in(other.results.keys) if differences[0].unit == "image" else 0
+        if videos:
+            lines.append(
+                f"note: the images are named like frames of {videos:,} videos; if they are, "
+                "--unit video gives the interval"
+            )
     return lines
 
 

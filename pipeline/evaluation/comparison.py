@@ -1,16 +1,20 @@
 """Comparison of runs with the first: settings, accuracy, and the significance of differences.
 
 Intervals are by the percentile bootstrap (Efron, 1979), paired over people: each resample draws
-the same people for both runs, and pools and divides their counts as the measure does.
+the same people for both runs, and pools and divides their counts as the measure does. People of one
+image, or of one video, are drawn together, since they are not independent. The percentiles are
+expanded for small samples (Hesterberg, 2015, section 3.3).
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
+from scipy import stats
 
 from pipeline.evaluation.metrics import THRESHOLDS, Scores, scores
 from pipeline.evaluation.per_person import PersonResults
@@ -19,7 +23,12 @@ from pipeline.settings import Settings
 
 RESAMPLES = 10_000
 PERCENT = 95
+# Fewer clusters give an interval that is too short.
+FEW = 100
+Unit = Literal["image", "video"]
 _SEED = 0
+# A key is the image's name and the person's index in it.
+_PERSON = re.compile(r"_\d+$")
 # Differs in all runs.
 _NAME = "ray.name"
 
@@ -39,11 +48,14 @@ class ComparedRun:
 class Difference:
     """A run's pooled percentage at a threshold minus the first run's, in points.
 
-    It is over the `people` of both runs; `low` and `high` are the ends of its interval.
+    It is over the `people` of both runs; `low` and `high` are the ends of its interval, drawn from
+    `clusters` images or videos.
     """
 
     threshold: float
     people: int
+    unit: Unit
+    clusters: int
     points: float
     low: float
     high: float
@@ -53,6 +65,11 @@ class Difference:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def drawn(self) -> str:
+        """The units that were drawn, in words."""
+        return f"{self.clusters:,} {self.unit}{'' if self.clusters == 1 else 's'}"
+
     def sentence(self, name: str, first: str, title: str) -> str:
         """Return the difference as a sentence; `title` is the measure's."""
         if self.is_resolved:
@@ -60,7 +77,9 @@ class Difference:
             finding = f"{name} is {word} than {first} by {abs(self.points):.2f} points"
         else:
             finding = f"{name} and {first} do not differ significantly: {self.points:+.2f} points"
-        interval = f"{PERCENT}% interval {self.low:+.2f} to {self.high:+.2f}"
+        interval = f"{PERCENT}% interval {self.low:+.2f} to {self.high:+.2f} over {self.drawn}"
+        if self.clusters == 1:
+            interval = f"a single {self.unit} is no evidence"
         return f"{title}@{self.threshold:g}: {finding}, {interval}"
 
 
@@ -75,8 +94,11 @@ class Comparison:
     differences: tuple[tuple[Difference, ...], ...]
 
 
-def compare(runs: Sequence[ComparedRun]) -> Comparison:
-    """Compare runs with the first. Raises ValueError naming two that are not comparable."""
+def compare(runs: Sequence[ComparedRun], unit: Unit = "image") -> Comparison:
+    """Compare runs with the first, drawing people of one `unit` together.
+
+    Raises ValueError naming two that are not comparable.
+    """
     first, *others = runs
     joint_set = first.joint_set
     measure = joint_set.measure(first.settings.evaluation.measure)
@@ -89,7 +111,7 @@ def compare(runs: Sequence[ComparedRun]) -> Comparison:
         measure=measure,
         settings=differing([one.settings for one in runs]),
         scores=tuple(scores(one.results.counts(measure), joint_set, measure) for one in runs),
-        differences=tuple(_differences(first, other, joint_set, measure) for other in others),
+        differences=tuple(_differences(first, other, joint_set, measure, unit) for other in others),
     )
 
 
@@ -101,7 +123,7 @@ def differing(settings: Sequence[Settings]) -> dict[str, list[Any]]:
 
 
 def _differences(
-    first: ComparedRun, other: ComparedRun, joint_set: JointSet, measure: Measure
+    first: ComparedRun, other: ComparedRun, joint_set: JointSet, measure: Measure, unit: Unit
 ) -> tuple[Difference, ...]:
     """Return the difference at each of the measure's thresholds, over the people of both runs."""
     people, members = _same_people(first, other), list(joint_set.in_mean)
@@ -111,17 +133,43 @@ def _differences(
         raise ValueError(
             f"{first.name} and {other.name}: no joint of the people in both counts by {measure.key}"
         )
+    clusters = clusters_of(people[0].keys, unit)[annotated > 0]
     found = []
     for threshold in measure.thresholds:
         # The thresholds of joint_counts, to the bit.
         correct = [(e <= THRESHOLDS[round(100 * threshold)]).sum(axis=1) for e in errors]
-        points, low, high = interval(correct[1] - correct[0], annotated)
+        gained = (correct[1] - correct[0])[annotated > 0]
+        points, low, high = interval(gained, annotated[annotated > 0], clusters)
         found.append(
             Difference(
-                threshold=threshold, people=len(annotated), points=points, low=low, high=high
+                threshold=threshold,
+                people=len(annotated),
+                unit=unit,
+                clusters=len(np.unique(clusters)),
+                points=points,
+                low=low,
+                high=high,
             )
         )
     return tuple(found)
+
+
+def clusters_of(keys: Sequence[str], unit: Unit) -> Int64[np.ndarray, " person"]:
+    """Number the image, or the video, of each person's key.
+
+    Images are frames of one video if their names differ in the number at the end alone.
+    """
+    names = [_PERSON.sub("", key) for key in keys]
+    if unit == "video":
+        names = [name.rstrip("0123456789") for name in names]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def videos_in(keys: Sequence[str]) -> int:
+    """Return how many videos the names of images look to be of; 0 if they look like no frames."""
+    images = len(np.unique(clusters_of(keys, "image")))
+    videos = len(np.unique(clusters_of(keys, "video")))
+    return videos if 1 < videos <= images / 2 else 0
 
 
 def _same_people(first: ComparedRun, other: ComparedRun) -> tuple[PersonResults, PersonResults]:
@@ -164,20 +212,29 @@ def _rows(results: PersonResults) -> dict[tuple[str, int], int]:
 
 
 def interval(
-    gained: Int64[np.ndarray, " person"], annotated: Int64[np.ndarray, " person"]
+    gained: Int64[np.ndarray, " person"],
+    annotated: Int64[np.ndarray, " person"],
+    clusters: Int64[np.ndarray, " person"],
 ) -> tuple[float, float, float]:
     """Return a difference of pooled percentages in points, and the ends of its interval.
 
     `gained` is each person's number of correct joints in the second run minus the first,
-    `annotated` the number of joints that count, which must not be 0 for all.
+    `annotated` the number of joints that count, above 0. People of equal `clusters` are drawn
+    together. A single cluster says nothing: its interval is all that a percentage can differ by.
     """
-    counts = annotated > 0
-    pairs = np.stack([gained, annotated])[:, counts]
-    # People with equal pairs are interchangeable: a resample is how often each pair is drawn.
-    kinds, people = np.unique(pairs, axis=1, return_counts=True)
+    points = 100 * float(gained.sum() / annotated.sum())
+    _, rows = np.unique(clusters, return_inverse=True)
+    count = int(rows.max()) + 1
+    if count == 1:
+        return points, -100.0, 100.0
+    sums = np.stack([np.bincount(rows, counts) for counts in (gained, annotated)])
+    # Clusters with equal sums are interchangeable: a resample is how often each pair is drawn.
+    kinds, alike = np.unique(sums, axis=1, return_counts=True)
     random = np.random.default_rng(_SEED)
-    drawn = random.multinomial(people.sum(), people / people.sum(), RESAMPLES)
-    points = 100 * (drawn @ kinds[0]) / (drawn @ kinds[1])
-    tail = (100 - PERCENT) / 200
-    low, high = np.quantile(points, [tail, 1 - tail]).tolist()
-    return 100 * float(gained.sum() / annotated.sum()), low, high
+    drawn = random.multinomial(count, alike / count, RESAMPLES)
+    resampled = 100 * (drawn @ kinds[0]) / (drawn @ kinds[1])
+    # A resample spreads less than the sample by (n - 1) / n, and its tails are those of a normal.
+    quantile = stats.t.ppf((100 - PERCENT) / 200, count - 1) * np.sqrt(count / (count - 1))
+    tail = float(stats.norm.cdf(quantile))
+    low, high = np.quantile(resampled, [tail, 1 - tail]).tolist()
+    return points, low, high

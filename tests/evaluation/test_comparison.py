@@ -6,13 +6,16 @@ from zlib import crc32
 import numpy as np
 import pytest
 
+from pipeline.evaluation import comparison
 from pipeline.evaluation.comparison import (
     ComparedRun,
     Difference,
+    clusters_of,
     compare,
     differing,
     interval,
     shared,
+    videos_in,
 )
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.joint_sets import LSP, MPII, JointSet
@@ -61,7 +64,13 @@ def test_equal_runs_differ_by_exactly_zero():
     [[half, tenth]] = result.differences
     for threshold, difference in ((0.5, half), (0.1, tenth)):
         assert difference == Difference(
-            threshold=threshold, people=4, points=0.0, low=0.0, high=0.0
+            threshold=threshold,
+            people=4,
+            unit="image",
+            clusters=4,
+            points=0.0,
+            low=0.0,
+            high=0.0,
         )
         assert not difference.is_resolved
     assert result.settings == {}
@@ -88,11 +97,18 @@ def test_a_gain_of_one_person_in_two_depends_on_the_resample():
 
 def test_people_are_weighted_by_their_counted_joints():
     # One has 12 joints and gains 3, the other 2 and loses 1: 2 of 14, not the mean of 25 and -50.
-    points, low, high = interval(np.array([3, -1]), np.array([12, 2]))
+    points, low, high = interval(np.array([3, -1]), np.array([12, 2]), np.arange(2))
     assert points == pytest.approx(100 * 2 / 14)
     assert (low, high) == (-50.0, 25.0)
-    # People without a joint that counts change nothing.
-    assert interval(np.array([3, -1, 0, 0]), np.array([12, 2, 0, 0])) == (points, low, high)
+
+
+def test_people_without_a_joint_that_counts_change_nothing():
+    errors = [errors_of(right) for right in ([3, 8, 0, 0], [5, 7, 0, 0])]
+    for one in errors:
+        one[2:] = np.nan
+    [[half, _]] = compare([run("a", errors[0]), run("b", errors[1])]).differences
+    [[same, _]] = compare([run("a", errors[0][:2]), run("b", errors[1][:2])]).differences
+    assert half == replace(same, people=4)
 
 
 def test_thresholds_are_compared_separately():
@@ -112,7 +128,7 @@ def test_an_interval_covers_the_true_difference_at_its_level():
         annotated = random.choice([5, 10], 200)
         chance = np.clip(random.normal(0.03, 0.15, 200), -1, 1)
         gained = np.sign(chance) * random.binomial(annotated, np.abs(chance))
-        _, low, high = interval(gained.astype(np.int64), annotated)
+        _, low, high = interval(gained.astype(np.int64), annotated, np.arange(200))
         held += low <= 3.0 <= high
     # 95 of 100 on average, with a standard deviation of 2.2.
     assert 90 <= held <= 99
@@ -121,10 +137,12 @@ def test_an_interval_covers_the_true_difference_at_its_level():
 def test_an_interval_is_the_same_every_time():
     random = np.random.default_rng(2)
     gained, annotated = random.integers(-2, 4, 500), random.integers(4, 15, 500)
-    assert interval(gained, annotated) == interval(gained, annotated)
+    people = np.arange(500)
+    assert interval(gained, annotated, people) == interval(gained, annotated, people)
     # In any order of the people.
     order = random.permutation(500)
-    assert interval(gained[order], annotated[order]) == interval(gained, annotated)
+    again = interval(gained[order], annotated[order], people[order])
+    assert again == interval(gained, annotated, people)
 
 
 def test_an_interval_is_that_of_drawing_people_one_by_one():
@@ -132,9 +150,71 @@ def test_an_interval_is_that_of_drawing_people_one_by_one():
     gained, annotated = random.integers(-2, 4, 300), random.integers(4, 15, 300)
     drawn = random.integers(0, 300, (10_000, 300))
     points = 100 * gained[drawn].sum(axis=1) / annotated[drawn].sum(axis=1)
-    _, low, high = interval(gained, annotated)
+    _, low, high = interval(gained, annotated, np.arange(300))
     spread = points.std()
     assert (low, high) == pytest.approx(np.quantile(points, [0.025, 0.975]), abs=0.1 * spread)
+
+
+def coverage(images: int, unit: str, frames: int = 1) -> float:
+    """Return how often the interval of people of few images holds the true 3 points."""
+    random = np.random.default_rng(4)
+    held, runs = 0, 100
+    for _ in range(runs):
+        people = random.integers(1, 4, images * frames)
+        # People of one image, or of one video's frames, share most of their gain.
+        shared = np.repeat(random.normal(0.03, 0.15, images), frames)
+        chance = np.clip(np.repeat(shared, people), -1, 1)
+        annotated = random.choice([5, 10], people.sum())
+        gained = np.sign(chance) * random.binomial(annotated, np.abs(chance))
+        names = np.repeat(np.arange(images * frames), people)
+        keys = [f"film{n // frames}-{n:04d}_{k:02d}" for k, n in enumerate(names.tolist())]
+        clusters = clusters_of(keys, unit)
+        _, low, high = interval(gained.astype(np.int64), annotated, clusters)
+        held += low <= 3.0 <= high
+    return held / runs
+
+
+@pytest.mark.parametrize("images", [20, 60])
+def test_an_interval_of_few_images_covers_the_true_difference(monkeypatch, images):
+    monkeypatch.setattr(comparison, "RESAMPLES", 500)
+    # 95% on average, with a standard deviation of 2.2.
+    assert coverage(images, "image") >= 0.88
+
+
+def test_frames_of_a_video_are_not_independent_evidence(monkeypatch):
+    monkeypatch.setattr(comparison, "RESAMPLES", 500)
+    assert coverage(30, "video", frames=8) >= 0.88
+    assert coverage(30, "image", frames=8) < 0.70
+
+
+def test_people_are_of_one_cluster_by_image_or_by_video():
+    keys = ["a-01_00", "a-01_01", "a-02_00", "b-01_00", "000123_00", "000124_00"]
+    assert clusters_of(keys, "image").tolist() == [2, 2, 3, 4, 0, 1]
+    assert clusters_of(keys, "video").tolist() == [1, 1, 1, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "videos"),
+    [
+        ([f"film{film}-{n:03d}_00" for film in (1, 2) for n in range(5)], 2),
+        ([f"{n:09d}_00" for n in range(9)], 0),
+        ([f"im{n:05d}_00" for n in range(9)], 0),
+        (["cat_00", "dog_00", "cow_00"], 0),
+    ],
+)
+def test_names_that_look_like_frames_are_noticed(keys, videos):
+    assert videos_in(keys) == videos
+
+
+def test_one_image_is_no_evidence():
+    keys = ["photo_00", "photo_01"]
+    runs = [run(name, errors_of([count] * 2), keys) for name, count in (("a", 3), ("b", 9))]
+    [[half, _]] = compare(runs).differences
+    assert (half.low, half.high, half.is_resolved) == (-100.0, 100.0, False)
+    assert half.sentence("b", "a", "PCKh") == (
+        "PCKh@0.5: b and a do not differ significantly: +42.86 points, a single image is no "
+        "evidence"
+    )
 
 
 # People
@@ -219,15 +299,27 @@ def test_each_run_is_compared_with_the_first():
 @pytest.mark.parametrize(
     ("ends", "message"),
     [
-        ((0.4, 2.2), "b is better than a by 1.30 points, 95% interval +0.40 to +2.20"),
+        (
+            (0.4, 2.2),
+            "b is better than a by 1.30 points, 95% interval +0.40 to +2.20 over 120 images",
+        ),
         (
             (0.0, 2.6),
-            "b and a do not differ significantly: +1.30 points, 95% interval +0.00 to +2.60",
+            "b and a do not differ significantly: +1.30 points, 95% interval +0.00 to +2.60 over "
+            "120 images",
         ),
     ],
 )
 def test_a_sentence_states_whether_a_difference_is_resolved(ends, message):
-    found = Difference(threshold=0.5, people=9, points=1.3, low=ends[0], high=ends[1])
+    found = Difference(
+        threshold=0.5,
+        people=130,
+        unit="image",
+        clusters=120,
+        points=1.3,
+        low=ends[0],
+        high=ends[1],
+    )
     assert found.sentence("b", "a", "PCKh") == f"PCKh@0.5: {message}"
     worse = replace(found, points=-1.3, low=-ends[1], high=-ends[0])
     word = "worse than a by 1.30" if worse.is_resolved else "differ significantly: -1.30"

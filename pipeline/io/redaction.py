@@ -1,45 +1,127 @@
-"""Redaction of secrets in output: passwords and signatures in URIs become `***`."""
+"""Redaction of secrets in output: a URI shows its scheme, host, path and the names in its query.
+
+Everything else may be a secret and becomes `***`: user and password, the values of the query, and
+the fragment.
+"""
 
 import re
+from bisect import bisect_left
 
 _HIDDEN = "***"
-# A password extends to the last @ before the host. In a web address it can't have a slash; in
-# SQLAlchemy's URIs it can.
-_WEB = re.compile(r"(?<=://)(?P<user>[^\s:/?#@]*:)?[^\s/?#]*@")
-_DATABASE = re.compile(r"(?<=://)(?P<user>[^\s:/@]*:)(?:(?!://)\S)*@")
-_AUTHORITY = re.compile("://")
-# The end of the text before "://". The search covers only the last few letters, so that long
-# words cost no more than others.
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")
-_SCHEME_LETTERS = 40
-# Names of credentials in the URLs of object stores, clouds and databases.
-_PARAMETER = re.compile(
-    r"(?P<name>[?&;][^\s=&;?'\"]*(?:sig|token|secret|pass|pwd|key|cred|auth|access|policy|session|jwt)"
-    # The value ends at the next parameter, address or punctuation of the sentence around it.
-    r"[^\s=&;?'\"]*=)(?:(?!,[A-Za-z][A-Za-z0-9+.-]*://|[:,](?:\s|$))[^\s&;#'\"])*",
+# Where user and password stand: behind the slashes, also of a URI with one slash or without its
+# scheme. Lengths are bounded, so that long words cost no more than others.
+_AUTHORITY = re.compile(
+    r"(?P<web>\bhttps?)?(?P<slashes>:[/\\]+)"
+    r"|(?:^|(?<=[\s'\"`=(]))(?://)?(?=[^\s:/@'\"`=(]+:[^\s/\\])",
+    re.IGNORECASE,
+)
+_HOST = re.compile(r"\[[^\]\s]*\]|[^\s:/?#@]*")
+_PORT = re.compile(r":\d{1,5}(?=[/?#\s'\"`,;:)\]}>.]|\Z)")
+_ENCODED = re.compile("%40|%3a", re.IGNORECASE)
+_NEXT = r"[,;|][A-Za-z][A-Za-z0-9+.-]{0,40}://"
+_WORD_END = re.compile(rf"\s|\Z|{_NEXT}")
+# A value also ends at the punctuation of the sentence, the call or the JSON around it.
+_VALUE_END = re.compile(rf"['\"`)\]}}>]{{0,8}}[:,.;!]{{0,3}}(?:\s|\Z)|['\"](?=[,:)\]}}])|{_NEXT}")
+# On disks and in buckets a question mark is a wildcard, and # a letter.
+_QUERY = re.compile(
+    r"(?:\b(?!(?:s3|gs|file):)(?P<uri>[a-z][a-z0-9+.-]{0,40}:/(?:[^\s?#;&:]|:(?!/))*+))?(?P<mark>[?#;&])",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"[\w.~%+$\[\]-]{1,64}=")
+# MLflow's interface has its pages behind the #.
+_PAGE = re.compile(r"(?:/[\w.~%-]*)+(?=\s|\Z|['\"`),.:])")
+_IN_A_VALUE = re.compile(
+    r"(?P<scheme>%3a%2f%2f)(?:(?:(?!%3a%2f%2f|%40)\S)*+(?P<at>%40))+", re.IGNORECASE
+)
+# Credentials in the environment, a database's connection string or an HTTP header.
+_ASSIGNED = re.compile(
+    r"(?P<name>\b[\w.-]{0,40}(?:passw|pwd|secret|token|signature|credential"
+    r"|(?:api|access|account)[_-]?key)[\w.-]{0,40}['\"]?\s?(?:=|%3D)\s?['\"]?|\bBearer\s|\bBasic\s)"
+    r"(?!\*\*\*)(?:\{[^}\s]*\}|[^\s;&'\",)]{3,})",
     re.IGNORECASE,
 )
 
 
 def redacted(text: str) -> str:
-    """Replace passwords in URIs, and values of query parameters such as `token`, by `***`.
+    """Replace by `***` whatever in the URIs of a text may be a secret.
 
-    The user name stays, except in a web address that has no password: there it counts as a token.
+    Scheme, host and path remain, and the names of a query's parameters. Credentials that are
+    assigned in other text, such as `password=...`, are hidden too.
     """
+    text = _without_values(_without_users(text))
+    text = _IN_A_VALUE.sub(rf"\g<scheme>{_HIDDEN}\g<at>", text)
+    return _ASSIGNED.sub(rf"\g<name>{_HIDDEN}", text)
+
+
+def _without_users(text: str) -> str:
     parts, at = [], 0
-    for authority in _AUTHORITY.finditer(text):
-        if authority.start() < at:
+    words = [found.start() for found in _WORD_END.finditer(text)]
+    for found in _AUTHORITY.finditer(text):
+        start = found.end()
+        if start < at:
             continue  # inside a secret that is already hidden
-        begin = max(at, authority.start() - _SCHEME_LETTERS)
-        scheme = _SCHEME.search(text[begin : authority.start()])
-        if scheme is None:
+        end, word = start, words[bisect_left(words, start)]
+        is_uri, is_web = found["slashes"] == "://", found["web"] is not None
+        while (after := _user_end(text, end, word, is_uri=is_uri, is_web=is_web)) > end:
+            end = after
+        if end > start:
+            host = "@" if text[end - 1] == "@" else ""
+            parts += [text[at:start], _HIDDEN, host]
+            at = end
+    return "".join([*parts, text[at:]])
+
+
+def _user_end(text: str, start: int, word_end: int, *, is_uri: bool, is_web: bool) -> int:
+    """Return the place behind the @ of user and password, or `start` if there are none."""
+    host = _HOST.match(text, start)
+    assert host is not None, "it matches nothing too"
+    colon = host.end()
+    follows = text[colon : colon + 1]
+    if follows == "@" and is_uri:
+        return colon + 1
+    if follows != ":":
+        return colon if is_uri and _ENCODED.search(host[0]) else start
+    port = _PORT.match(text, colon)
+    if is_uri and port and (is_web or "@" not in text[port.end() : word_end]):
+        return start
+    # A password can hold any letter, up to the last @ of the word.
+    behind = text.rfind("@", colon, word_end) + 1
+    if behind or not is_uri:
+        return behind or start
+    if not text[colon + 1 : colon + 2].strip() or host[0].endswith(("'", '"', "`")):
+        return start  # the colon is punctuation
+    # The password holds a space, or the host is missing.
+    line = text[colon:].split("\n", 1)[0].split("://", 1)[0]
+    return colon + line.find("@") + 1 if "@" in line else _value_end(text, colon)
+
+
+def _without_values(text: str) -> str:
+    parts, at = [], 0
+    for found in _QUERY.finditer(text):
+        start = found.end()
+        if start < at:
             continue
-        parts.append(text[at : authority.end()])
-        at = authority.end()
-        form = _WEB if scheme[0].lower() in ("http", "https") else _DATABASE
-        found = form.match(text, at)
-        if found:
-            parts.append(f"{found['user'] or ''}{_HIDDEN}@")
-            at = found.end()
-    parts.append(text[at:])
-    return _PARAMETER.sub(rf"\g<name>{_HIDDEN}", "".join(parts))
+        if not _NAME.match(text, start):
+            if found["uri"] is None or found["mark"] not in "?#":
+                continue
+            if found["mark"] == "#" and _PAGE.match(text, start):
+                continue
+        end = _value_end(text, start)
+        parts += [text[at:start], "&".join(map(_shown, text[start:end].split("&")))]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _shown(parameter: str) -> str:
+    name, equals, value = parameter.partition("=")
+    if not parameter:
+        return ""
+    # A word that ends in = is rather a value in base64 than a name.
+    is_named = value.strip("=") and _NAME.fullmatch(name + equals)
+    return f"{name}={_HIDDEN}" if is_named else _HIDDEN
+
+
+def _value_end(text: str, start: int) -> int:
+    found = _VALUE_END.search(text, start)
+    assert found is not None, "it matches the end"
+    return found.start()

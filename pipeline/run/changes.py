@@ -30,7 +30,8 @@ def former_facts(folder: Path, checkpoint: CheckpointMetadata | None) -> dict[st
     starts = [entry.content for entry in Journal(folder).entries() if entry.kind == "run"]
     facts: dict[str, str] = {}
     if starts:
-        facts |= starts[-1]["params"]
+        # Former versions showed more of a URI.
+        facts |= {key: redacted(value) for key, value in starts[-1]["params"].items()}
         facts |= {key: tag for key, tag in starts[-1]["tags"].items() if key.startswith("data.")}
     if checkpoint is not None:
         facts |= facts_of(checkpoint.settings, checkpoint.data)

@@ -1,8 +1,13 @@
 """Parsing of every command line, and its errors."""
 
+import io
+import re
+import sys
 from argparse import ArgumentParser
+from collections.abc import Collection
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 from tyro.constructors import (
@@ -15,6 +20,7 @@ from tyro.constructors import (
 )
 
 from pipeline.io.console import clear_errors, fail
+from pipeline.io.redaction import redacted
 from pipeline.settings import Settings
 from pipeline.settings.presets import preset_help, settings_of
 
@@ -95,17 +101,53 @@ def parse(
 ) -> Arguments:
     """Parse the command line; options that are not given are `default`'s.
 
-    An error ends the program with a message and status 2.
+    An error ends the program with a message and status 2. It shows values as `redacted` does, and
+    of an unknown option its name alone.
     """
-    # Settings check themselves, and each other, after tyro has parsed them.
-    with clear_errors():
-        read = tyro.cli(
+    words = sys.argv[1:] if argv is None else argv
+
+    def read(words: list[str], **options: Any) -> Any:
+        return tyro.cli(
             arguments,
             description=description,
-            args=argv,
+            args=words,
             default=default,
             registry=_registry,
             config=(tyro.conf.FlagCreatePairsOff,),
+            **options,
         )
-    # tyro infers the default's type, None included, as the result's.
-    return cast(Arguments, read)
+
+    refused: Collection[str] = ()
+    # Settings check themselves, and each other, after tyro has parsed them.
+    with clear_errors():
+        try:
+            # tyro's error would show values whole, and break them at the ends of lines.
+            with redirect_stderr(io.StringIO()):
+                found, refused = read(words, return_unknown_args=True)
+        except SystemExit as end:
+            if not end.code:
+                raise
+        else:
+            if not refused:
+                # tyro infers the default's type, None included, as the result's.
+                return cast(Arguments, found)
+        with suppress(SystemExit), redirect_stdout(io.StringIO()) as text:
+            read(["--help"])
+        known = set(re.findall(r"--[\w.-]+", text.getvalue()))
+        # Without `refused` it is another error, which comes first here too.
+        read(_shown(words, refused, known), return_unknown_args=not refused)
+        raise ValueError("wrong options; --help lists those that there are")
+
+
+def _shown(words: list[str], refused: Collection[str], known: Collection[str]) -> list[str]:
+    """Return a command line without secrets; of unknown options and what follows the name alone."""
+    shown, is_known = [], True
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--"):
+            is_known = name.replace("_", "-") in known
+        if is_known and word not in refused:
+            shown.append(redacted(word))
+        else:
+            shown.append(redacted(name) if name.startswith("-") else "***")
+    return shown

@@ -130,7 +130,7 @@ def set_aside(folder: Path, uri: str, writer: Writer) -> None:
         # The trials first: they find their sweep by the name that it has.
         for path in (*folder.glob(f"*/{JOURNAL_NAME}"), *folder.glob(JOURNAL_NAME)):
             starts = [e.content for e in Journal(path.parent).entries() if e.kind == "run"]
-            if starts and starts[-1]["uri"] == redacted(uri):
+            if starts and redacted(starts[-1]["uri"]) == redacted(uri):
                 deliver(path.parent, uri)
     except AwayError:
         journal.tags({NAME_TAG: folder.name, SHOWN_NAME_TAG: folder.name})

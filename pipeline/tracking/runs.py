@@ -220,7 +220,7 @@ def _log_params(
     changed = {
         f"changed.{key}": value
         for key, value in params.items()
-        if key in logged and logged[key] != value
+        if key in logged and redacted(logged[key]) != value
     }
     run_tags = [RunTag(*tag) for tag in {**tags, **changed}.items()]
     client.log_batch(run_id, params=new, tags=run_tags)

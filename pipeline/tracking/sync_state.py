@@ -83,7 +83,7 @@ def read_position(folder: Path, uri: str) -> SyncPosition:
             f"{path} is damaged: {error}; remove it to send everything again, which stores "
             "nothing twice"
         ) from error
-    return position if position.uri == start.uri else start
+    return position if redacted(position.uri) == start.uri else start
 
 
 def write_position(folder: Path, position: SyncPosition) -> None:

@@ -1,4 +1,4 @@
-"""Redaction of secrets in URIs, and of nothing else."""
+"""Redaction of secrets in URIs and credentials, and of nothing else."""
 
 import pytest
 
@@ -8,48 +8,67 @@ from pipeline.io.redaction import redacted
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("postgresql://anna:hunter2@db/runs", "postgresql://anna:***@db/runs"),
-        ("postgresql://anna:hun/te@r2@db/runs", "postgresql://anna:***@db/runs"),
-        ("mysql+pymysql://anna:4711@db:3306/runs", "mysql+pymysql://anna:***@db:3306/runs"),
+        ("postgresql://anna:SECRET@db/runs", "postgresql://***@db/runs"),
+        ("postgresql://anna:hun/te@SECRET@db/runs", "postgresql://***@db/runs"),
+        ("postgresql://anna:12/SECRET@db/runs", "postgresql://***@db/runs"),
+        ("mysql+pymysql://anna:SECRET@db:3306/runs", "mysql+pymysql://***@db:3306/runs"),
         (
-            "postgresql://db/runs?user=anna&password=x%26y",
-            "postgresql://db/runs?user=anna&password=***",
+            "postgresql://db/runs?user=a&password=SECRET",
+            "postgresql://db/runs?user=***&password=***",
         ),
-        ("http://anna:hunter2@mlflow:5000", "http://anna:***@mlflow:5000"),
-        ("http://anna:p@ss@mlflow:5000/x", "http://anna:***@mlflow:5000/x"),
-        ("https://ghp_123@host/a.tar", "https://***@host/a.tar"),
-        ("s3://KEY:secret@bucket/a.tar", "s3://KEY:***@bucket/a.tar"),
+        ("http://anna:SECRET@mlflow:5000", "http://***@mlflow:5000"),
+        ("http://anna:pa/SECRET@h/", "http://***@h/"),
+        ("https://anna:pa?SECRET@h/x", "https://***@h/x"),
+        ("https://anna:pa#SECRET@h/x", "https://***@h/x"),
+        ("http://anna:pa SECRET@h/x", "http://***@h/x"),
+        ("http://anna@b.org:pa/SECRET@h/", "http://***@h/"),
+        ("http://o'brien:SECRET@h/", "http://***@h/"),
+        ("http://anna:SECRET@[::1]:5000/", "http://***@[::1]:5000/"),
+        ("https://SECRET@host/a.tar", "https://***@host/a.tar"),
+        ("https://SECRET:x-oauth-basic@host/", "https://***@host/"),
+        ("redis://:SECRET@h:6379", "redis://***@h:6379"),
+        ("s3://KEY:se/SECRET@bucket/a.tar", "s3://***@bucket/a.tar"),
+        # Mistyped URIs.
+        ("http:/anna:SECRET@h/", "http:/***@h/"),
+        ("//anna:SECRET@h/", "//***@h/"),
+        ("anna:SECRET@h:5000", "***@h:5000"),
+        ("http://anna:SECRET", "http://***"),
+        ("http://anna%3ASECRET%40h/", "http://***/"),
+        ("postgresql:///anna:SECRET@h/db", "postgresql:///***@h/db"),
+        # Databases that take a whole connection string.
         (
-            "https://b.s3.amazonaws.com/t-{000..009}.tar?X-Amz-Date=2&X-Amz-Credential=A%2Fb&X-Amz-Signature=0f",
-            "https://b.s3.amazonaws.com/t-{000..009}.tar?X-Amz-Date=2&X-Amz-Credential=***&X-Amz-Signature=***",
+            "mssql+pyodbc:///?odbc_connect=UID%3Danna%3BPWD%3DSECRET",
+            "mssql+pyodbc:///?odbc_connect=***",
         ),
         (
-            "https://s.googleapis.com/b/a.tar?X-Goog-Signature=1&X-Goog-Expires=9",
-            "https://s.googleapis.com/b/a.tar?X-Goog-Signature=***&X-Goog-Expires=9",
+            "mssql+pyodbc:///?odbc_connect=DRIVER={ODBC 17};PWD=SECRET",
+            "mssql+pyodbc:///?odbc_connect=*** 17};PWD=***",
         ),
+        # Parameters of whatever name, or without one.
+        ("https://h/a.tar?code=SECRET", "https://h/a.tar?code=***"),
+        ("https://h/a.tar?to%6ben=SECRET", "https://h/a.tar?to%6ben=***"),
+        ("https://h/a.tar?x=1&SECRET", "https://h/a.tar?x=***&***"),
+        ("https://h/a.tar?SECRET==", "https://h/a.tar?***"),
+        ("https://h/a.tar?x=a;b=SECRET", "https://h/a.tar?x=***"),
+        ("https://h/a.tar#access_token=SECRET", "https://h/a.tar#access_token=***"),
+        ("https://h/a.tar?x=1#SECRET", "https://h/a.tar?x=***"),
+        ("https://h/a;session=SECRET/b", "https://h/a;session=***"),
+        ("sqlite:///a.db?x=SECRET", "sqlite:///a.db?x=***"),
+        ("http%3A%2F%2Fanna%3ASECRET%40h", "http%3A%2F%2F***%40h"),
         (
-            "https://a.blob/c/a.tar?sv=2024&sig=a%3D&se=1",
-            "https://a.blob/c/a.tar?sv=2024&sig=***&se=1",
-        ),
-        ("https://h/a.tar?Key-Pair-Id=K&Policy=p_", "https://h/a.tar?Key-Pair-Id=***&Policy=***"),
-        (
-            "https://h/a.tar?TOKEN=1,https://u:p@h/b.tar",
-            "https://h/a.tar?TOKEN=***,https://u:***@h/b.tar",
+            "https://h/{a,b}.tar?TOKEN=SECRET,https://u:SECRET@h/b.tar",
+            "https://h/{a,b}.tar?TOKEN=***,https://***@h/b.tar",
         ),
         # In the errors of other libraries, and in ours.
-        ("https://h/a?sig=a:b: 3 bytes", "https://h/a?sig=***: 3 bytes"),
-        (
-            "Max retries exceeded with url: /a?token=abc (Caused",
-            "Max retries exceeded with url: /a?token=*** (Caused",
-        ),
-        (
-            "tracking.uri='postgresql://a:b@c/d': MLflow: no",
-            "tracking.uri='postgresql://a:***@c/d': MLflow: no",
-        ),
-        (
-            "data.train='https://h/a?sig=1': two\nlines",
-            "data.train='https://h/a?sig=***': two\nlines",
-        ),
+        ("https://h/a?sig=a:SECRET: 3 bytes", "https://h/a?sig=***: 3 bytes"),
+        ("error with url: /a?token=SECRET (Caused", "error with url: /a?token=*** (Caused"),
+        ("uri='postgresql://a:SECRET@c/d': no", "uri='postgresql://***@c/d': no"),
+        ("train='https://h/a?sig=SECRET': two\nlines", "train='https://h/a?sig=***': two\nlines"),
+        ("URL('https://h/a?sig=SECRET')", "URL('https://h/a?sig=***')"),
+        ('{"a":"https://h/a?sig=SECRET","b":1}', '{"a":"https://h/a?sig=***","b":1}'),
+        ("MLFLOW_TRACKING_PASSWORD=SECRET", "MLFLOW_TRACKING_PASSWORD=***"),
+        ("connect('h', password = 'SECRET')", "connect('h', password = '***')"),
+        ("Authorization: Bearer SECRET", "Authorization: Bearer ***"),
     ],
 )
 def test_secrets_are_hidden(text, shown):
@@ -62,14 +81,18 @@ def test_secrets_are_hidden(text, shown):
     [
         "sqlite:////runs/mlflow.db",
         "http://mlflow:5000",
+        "(http://mlflow:5000), http://mlflow: no answer",
         "http://mlflow:5000/experiments/1/runs/a@b",
-        "postgresql://anna@db:5432/runs",
+        "open 'http://mlflow:5000/#/experiments/1/runs/abc'",
+        "http://[::1]:5000/runs",
         "out/lspet/train-?.tar,out/v-{000..012}.tar",
-        "s3://pose/train-*.tar",
+        "s3://pose/train-*.tar,s3://pose/val-?.tar",
         "s3://pose/a:b@c/train.tar",
-        "https://host/a.tar?versionId=3&partNumber=2",
+        "file:///a/b#c/train-?.tar",
+        "models:/pose@champion",
         "mail to anna@example.org: no such file",
         "model.stacks must be at least 1, got 0",
+        "MLFLOW_TRACKING_URI=http://h:5000 mlflow ui",
     ],
 )
 def test_other_text_is_unchanged(text):

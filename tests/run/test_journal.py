@@ -203,7 +203,7 @@ def test_no_password_reaches_the_disk(tmp_path):
     journal.tags({"again": secret})
     assert "pass" not in journal.path.read_text()
     assert lines(tmp_path)[0]["params"]["data.train"] == (
-        "http://me:***@host:5000/path/a http://me:***@host:5000/path/b"
+        "http://***@host:5000/path/a http://***@host:5000/path/b"
     )
 
 

@@ -294,3 +294,24 @@ def test_help_joins_the_lines_of_a_docstring(capsys):
     with pytest.raises(SystemExit):
         parse(Documented, None, ["--help"])
     assert "A help text (of 2 lines)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--tracking.url=hunter2"], "Unrecognized options: --tracking.url"),
+        (["--tracking.url", "hunter2"], "Unrecognized options: --tracking.url, ***"),
+        (["--tracking.uri", "http://h", "hunter2"], "Unrecognized options: ***"),
+        (["--model.stacks", "http://a:hunter2@h"], "'http://***@h'"),
+        (["--model.stacks", "two", "--tracking.url", "hunter2"], "'two'"),
+    ],
+)
+def test_an_error_of_the_command_line_shows_no_secret(monkeypatch, capsys, words, shown):
+    # At the end of a line tyro breaks a value, which no search for secrets would then find.
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit) as end:
+        parse(Settings, None, words)
+    text = "".join(capsys.readouterr().err.replace("│", "").split("\n"))
+    assert end.value.code == 2
+    assert shown in re.sub(" +", " ", text)
+    assert "hunter2" not in text.replace(" ", "")

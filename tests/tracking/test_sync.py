@@ -497,7 +497,7 @@ def test_the_command_asks_for_a_password_that_the_journal_does_not_hold(
         jobs.deliver.main([str(journal.root)])
     assert end.value.code == 2
     assert capsys.readouterr().err == (
-        f"error: {journal.path} has the URI http://me:***@host:5000 without its secrets; "
+        f"error: {journal.path} has the URI http://***@host:5000 without its secrets; "
         "give the complete one by --tracking-uri or MLFLOW_TRACKING_URI\n"
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")

@@ -298,7 +298,7 @@ def test_without_a_score_there_is_no_best_command():
 def test_values_are_shown_as_people_write_them():
     values = [True, 0.00025, 1, [1, 2.0, "a"], None, "two\nlines", "s3://me:secret@x/y"]
     assert [shown(value) for value in values] == [
-        *("true", "0.00025", "1", "1 2 a", "-", "two lines", "s3://me:***@x/y"),
+        *("true", "0.00025", "1", "1 2 a", "-", "two lines", "s3://***@x/y"),
     ]
 
 

@@ -20,7 +20,7 @@ from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
 from pipeline.tracking.recording import InterruptedRunError, RunRecorder, record_run
 from pipeline.tracking.summary import conclude
-from tune.epochs import STOPPED_TAG, has_ended, reports
+from tune.epochs import STOPPED_TAG, has_finished, reports
 from tune.spaces import Point, trial_name
 
 # Ray Tune's only parameter is the whole point: settings that only fit together stay together.
@@ -58,7 +58,7 @@ class Trial(ray.tune.Trainable):
         self._macs = network_cost(self._plan.settings.model).macs
         self._reported, self._last = 0, dict[str, Any]()
         self._training: Future[None] = Future()
-        if not self._plan.is_complete or not has_ended(self._journal):
+        if not self._plan.is_complete or not has_finished(self._journal):
             # Not a daemon: the process must wait for the end of the training.
             threading.Thread(
                 target=self._train, args=(parent,), name="training", daemon=False
@@ -124,7 +124,9 @@ def _train_or_conclude(plan: Plan, record: RunRecorder) -> None:
         if why == "":
             raise
         # Stopped for good, by the scheduler or the budget: the best so far is the result.
-        record.journal.tags({STOPPED_TAG: why or "by the rule for early stopping"})
+        done = reports(record.journal, plan.measure.metric_name)
+        if not done or done[-1]["epoch"] < plan.settings.optim.epochs:
+            record.journal.tags({STOPPED_TAG: why or "by the rule for early stopping"})
         if best(plan.folder, plan.measure.metric_name) is not None:
             conclude(plan, record.journal)
 

@@ -77,7 +77,7 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     ):
         _fit(plan, recording, stop, label)
         progress = _progress(plan)
-        if stop.is_asked and progress.epochs < plan.settings.optim.epochs:
+        if stop.is_asked:
             kept = f"with a checkpoint after {progress.samples:,} samples"
             raise InterruptedRunError(
                 f"stopped {kept if progress.samples else 'before its first checkpoint'}; "

@@ -36,8 +36,6 @@ from ray.train.v2._internal.execution.controller.state import (
     TrainControllerState,
 )
 
-from pipeline.io.interruption import reinstall
-
 LOOPBACK = "127.0.0.1"
 # Base of the backend in rendezvous.py. TorchConfig sets neither where the ranks listen nor that a
 # single rank needs no process group; `on_start`, with the worker group's `execute*`, can.
@@ -160,18 +158,19 @@ def temp_folder() -> Path:
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """Keep the command's handlers of signals, which ray.init in this context replaces.
+    """Keep the command's handlers of signals, which ray.init in this context would replace.
 
-    Its own handler of SIGTERM ends the program with another status. A later one, of its C++ part,
-    prints stacks and aborts the program.
+    Its own handler of SIGTERM ends the program with another status. That of its C++ part prints
+    stacks and aborts the program.
     """
-    before = ray_utils.set_sigterm_handler
+    before = ray_utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
     ray_utils.set_sigterm_handler = lambda handler: None
+    # This process read the environment variable when it imported Ray.
+    ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
     try:
         yield
     finally:
-        ray_utils.set_sigterm_handler = before
-        reinstall()
+        ray_utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = before
 
 
 @contextmanager

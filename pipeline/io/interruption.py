@@ -17,6 +17,14 @@ WITHIN_S = 4.0
 _BY_SIGNAL = 128
 
 
+class _Interrupt(KeyboardInterrupt):
+    """A signal's interrupt.
+
+    Python ends a program with SIGINT, whatever status it asks for, if KeyboardInterrupt itself has
+    left the `exec` of a text, as modules do that define dataclasses.
+    """
+
+
 class _Command:
     """The signals that a command has received; `advice` completes the line that it ends with."""
 
@@ -29,11 +37,6 @@ class _Command:
         self._advice, self._within_s = advice, within_s
         # Signals that were handled, and the one of them that ends the program.
         self._calls = self._last = 0
-
-    def install(self) -> None:
-        """Install the handlers."""
-        for number in self.numbers:
-            signal.signal(number, self.handle)
 
     def message(self) -> str:
         """Return the line that the command ends with."""
@@ -48,7 +51,7 @@ class _Command:
         if self._calls == 1 and any(ask(self.number.name) for ask in reversed(self.asks)):
             return
         self.is_ending, self._last = True, self._calls
-        raise KeyboardInterrupt
+        raise _Interrupt
 
     def watch(self, received: int) -> None:
         """Read the numbers of signals; end the process if the main thread does not.
@@ -83,6 +86,25 @@ class _Command:
 _commands: list[_Command] = []
 
 
+def end_by_signals_early() -> None:
+    """End a program by a signal with one line also before its `main`, while it imports packages.
+
+    To be called first in the package of a command; without effect unless `python -m` imports it.
+    """
+    # That is the name of the program until its module has been found.
+    if sys.argv[0] != "-m":
+        return
+    for number in _SIGNALS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _end_early)
+
+
+def _end_early(number: int, frame: FrameType | None) -> None:
+    name = signal.Signals(number).name
+    print(f"error: stopped by {name}; give the same command again", file=sys.stderr, flush=True)
+    os._exit(_BY_SIGNAL + number)
+
+
 @contextmanager
 def ended_by_signals(advice: str = "", within_s: float = WITHIN_S) -> Iterator[None]:
     """End the program by SIGINT, SIGTERM or SIGHUP with one line, and with a shell's status.
@@ -106,7 +128,8 @@ def ended_by_signals(advice: str = "", within_s: float = WITHIN_S) -> Iterator[N
     wake_up = signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
     threading.Thread(target=command.watch, args=(received,), name="signals", daemon=True).start()
     command.numbers = tuple(before)
-    command.install()
+    for number in before:
+        signal.signal(number, command.handle)
     try:
         yield
     except BaseException:
@@ -135,12 +158,6 @@ def last_words(say_last: Callable[[], None]) -> Iterator[None]:
     """Call `say_last`, from another thread, before a process that can't end itself is ended."""
     with _added(_commands[0].last_words if _is_main() else [], say_last):
         yield
-
-
-def reinstall() -> None:
-    """Install the command's handlers again, after a library that replaces them."""
-    if _is_main():
-        _commands[0].install()
 
 
 def is_ending() -> bool:

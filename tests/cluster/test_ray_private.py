@@ -149,6 +149,18 @@ def test_ray_init_still_installs_its_handler_by_the_function_that_is_replaced(mo
     assert ray._private.utils.set_sigterm_handler is before
 
 
+def test_the_native_part_of_ray_still_installs_no_handlers_where_the_constant_says_so():
+    constants = ray._private.ray_constants
+    with ray_private.signals_kept():
+        assert constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
+    assert not constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
+    with (
+        Path(ray._raylet.__file__).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library,
+    ):
+        assert library.find(b"RAY_DISABLE_FAILURE_SIGNAL_HANDLER") >= 0
+
+
 def test_ray_init_still_counts_its_attempts_by_the_constant_that_is_replaced():
     connect = inspect.getsource(ray._private.node.Node._init_gcs_client)
     assert "num_retries = ray_constants.NUM_REDIS_GET_RETRIES" in connect

@@ -1,10 +1,12 @@
 """Programs that a signal ends: one line, a shell's status, and no longer than seconds."""
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +23,16 @@ HEAD = """
 """
 
 
-def started(program: str, **options: object) -> subprocess.Popen[str]:
+def started(program: str, folder: Path | None = None, **options: object) -> subprocess.Popen[str]:
+    """Start a program, as a module in `folder` if one is given."""
+    text, arguments = textwrap.dedent(HEAD) + textwrap.dedent(program), ["-m", "program"]
+    if folder is None:
+        arguments = ["-c", text]
+    else:
+        (folder / "program.py").write_text(text)
+        options |= {"env": os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}}
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HEAD) + textwrap.dedent(program)],
+        [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,6 +66,27 @@ def test_a_signal_ends_a_program_with_one_line_and_the_status_of_a_shell(number,
     assert ended(process) == (exit_status, "closed\n", line)
 
 
+@pytest.mark.parametrize("package", ["jobs", "tune"])
+@pytest.mark.parametrize(("argv", "status"), [("-m", 130), ("worker.py", 1)])
+def test_a_signal_ends_a_command_with_one_line_while_its_packages_are_imported(
+    package, argv, status
+):
+    # The interpreter's name of a program that `-m` starts, until its module has been found.
+    program = f"""
+        import os, signal, sys
+        sys.argv[0] = {argv!r}
+        import {package}
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise SystemExit("default") from None
+        """
+    run = [sys.executable, "-c", textwrap.dedent(program)]
+    ended = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    line = "error: stopped by SIGINT; give the same command again" if argv == "-m" else "default"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", line + "\n")
+
+
 def test_what_a_library_makes_of_the_interrupt_does_not_change_the_end():
     process = started(
         """
@@ -67,6 +97,19 @@ def test_what_a_library_makes_of_the_interrupt_does_not_change_the_end():
             except KeyboardInterrupt:
                 raise RuntimeError("a task was cancelled")
         """
+    )
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "", "error: stopped by SIGTERM\n")
+
+
+def test_code_that_is_executed_from_a_text_does_not_change_the_status(tmp_path):
+    # Of a module, as the commands are.
+    process = started(
+        """
+        with clear_errors():
+            exec("here(); time.sleep(60)")
+        """,
+        tmp_path,
     )
     process.send_signal(signal.SIGTERM)
     assert ended(process) == (143, "", "error: stopped by SIGTERM\n")

@@ -13,6 +13,7 @@ import ray.tune
 
 from pipeline.io.console import say
 from pipeline.io.interruption import orderly_stop
+from pipeline.run.checkpoint_manager import awaits_evaluation
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.layout import STARTING_NAME, STOP_NAME
 from pipeline.run.ownership import Writer
@@ -27,14 +28,19 @@ _LOOK_S = 0.5
 class Ending:
     """A graceful end of the sweep in `folder`, once: trials write a checkpoint, then Ray Tune ends.
 
-    `running` returns the folders of the runs in progress. Once another start than `writer`'s owns
-    the sweep, SupersededError is raised in place of an end.
+    `running` returns the folders of the runs in progress, which evaluate `metric`. Once another
+    start than `writer`'s owns the sweep, SupersededError is raised in place of an end.
     """
 
     def __init__(
-        self, folder: Path, running: Callable[[], list[Path]], writer: Writer | None = None
+        self,
+        folder: Path,
+        running: Callable[[], list[Path]],
+        metric: str,
+        writer: Writer | None = None,
     ) -> None:
         self._file, self._running, self._writer = folder / STOP_NAME, running, writer
+        self._metric = metric
         self._begun = threading.Lock()
         self._waiting = threading.Thread(target=self._wait, name="ending", daemon=True)
         self.interruption = ""
@@ -71,8 +77,13 @@ class Ending:
     def _wait(self) -> None:
         end = time.monotonic() + _PATIENCE_S
         while time.monotonic() < end:
-            if all(has_ended(Journal(folder)) for folder in self._running()):
+            left = [folder for folder in self._running() if not has_ended(Journal(folder))]
+            if not left:
                 break
+            if self.interruption and all(awaits_evaluation(run, self._metric) for run in left):
+                # There is nothing to save: as by a second signal.
+                os.kill(os.getpid(), signal.Signals[self.interruption])
+                return
             time.sleep(_LOOK_S)
         # On this signal Ray Tune saves the state of the experiment and ends.
         os.kill(os.getpid(), signal.SIGUSR1)

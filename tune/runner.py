@@ -60,17 +60,20 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
                 check_capacity(sweep.base.ray)
                 recorder.begin()
                 tried, interruption = _search(sweep, recorder.writer)
-        except KeyboardInterrupt:
+                if interruption:
+                    recorder.killed()
+                    raise InterruptedRunError(
+                        f"was stopped by {interruption}; the same command resumes it"
+                    )
+        except (InterruptedRunError, KeyboardInterrupt):
             kill_running(sweep)
             raise
         for trial in tried:
             settle(sweep, trial)
         outcome = gather(sweep, tried)
         record_report(recorder, outcome, sweep)
-        if sweep.register and not interruption:
+        if sweep.register:
             register_best(sweep, outcome)
-        if interruption:
-            raise InterruptedRunError(f"was stopped by {interruption}; the same command resumes it")
     return outcome
 
 
@@ -132,7 +135,8 @@ def _search(sweep: Sweep, writer: Writer) -> tuple[list[Tried], str]:
     """Run the trials on Ray Tune. Return them, and the signal that interrupted it, if any."""
     at_once = sweep.search.at_once or trials_at_once(sweep.base.ray)
     narrator = Narrator(sweep)
-    ending = Ending(sweep.folder, lambda: narrator.running, writer)
+    metric = sweep.measure.metric_name
+    ending = Ending(sweep.folder, lambda: narrator.running, metric, writer)
     gpus = sweep.base.ray.most_workers * sweep.base.ray.gpus_per_worker
     accountant = Accountant(sweep.budget, gpus, sweep.folder, ending.use_up)
     state = sweep.folder / _STATE

@@ -72,12 +72,13 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     recording.begin()
     note_startup("cluster")
     with (
-        stopping(plan.folder, recording.writer) as stop,
+        stopping(plan.folder, recording.writer, plan.measure.metric_name) as stop,
         addressed(ray.get_runtime_context().gcs_address),
     ):
         _fit(plan, recording, stop, label)
         progress = _progress(plan)
         if stop.is_asked:
+            recording.killed()
             kept = f"with a checkpoint after {progress.samples:,} samples"
             raise InterruptedRunError(
                 f"stopped {kept if progress.samples else 'before its first checkpoint'}; "

@@ -62,6 +62,24 @@ def newest_sound(
     return None
 
 
+def awaits_evaluation(folder: Path, metric: str) -> bool:
+    """Whether the newest checkpoint has all steps of its epoch, whose evaluation is to come.
+
+    A run then has nothing to save until it has evaluated `metric`.
+    """
+    newest = checkpoints(folder)[-1:]
+    # It may be damaged, or be removed while it is read.
+    with suppress(ValueError, OSError):
+        metadata = [read_metadata(path) for path in newest]
+        return any(
+            found.progress.epochs > 0
+            and found.progress.epoch_steps == 0
+            and metric not in found.metrics
+            for found in metadata
+        )
+    return False
+
+
 def best(folder: Path, metric: str) -> tuple[Path, CheckpointMetadata] | None:
     """Return the checkpoint with the highest `metric`, the earliest of equals, if there is one."""
     return next(iter(ranked(folder, metric)), None)

@@ -41,7 +41,7 @@ class RunRecorder:
     ) -> None:
         self._folder, self._uri, self._preparing = folder, uri, preparing
         self._uploader: Uploader | None = None
-        self._has_ended = False
+        self._is_killed = self._has_ended = False
         self.writer = writer
         self.journal = Journal(folder, writer=writer)
 
@@ -54,9 +54,16 @@ class RunRecorder:
             self.journal.file(picture, "")
         self._upload()
 
+    def killed(self) -> None:
+        """Record that a signal has stopped the run; the upload goes on while Ray ends."""
+        self._is_killed = True
+        self.journal.end("KILLED")
+        if self._uploader is not None:
+            self._uploader.finish()
+
     def end(self, end: End) -> None:
         """Record how the run ended, and print what MLflow does not have of it."""
-        self._end(end, _HASTE_S if is_ending() else _PATIENCE_S)
+        self._end(end, _HASTE_S if self._is_killed or is_ending() else _PATIENCE_S)
 
     def kill(self) -> None:
         """Record in a moment that the run is killed, unless it has ended."""
@@ -66,7 +73,8 @@ class RunRecorder:
         if self._has_ended:
             return
         self._has_ended = True
-        self.journal.end(end)
+        if not self._is_killed:
+            self.journal.end(end)
         if self._uploader is None and self._is_started_within(patience_s):
             self._upload()
         if self._uploader is None:

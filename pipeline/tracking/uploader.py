@@ -34,12 +34,16 @@ class Uploader:
         self._thread = threading.Thread(target=self._work, name="uploader", daemon=True)
         self._thread.start()
 
+    def finish(self) -> None:
+        """Begin to try a last time."""
+        self._closing.set()
+
     def close(self, patience_s: float) -> Backlog:
         """Try a last time, for at most `patience_s` seconds; return what MLflow lacks then.
 
         Raises ValueError if the journal is damaged.
         """
-        self._closing.set()
+        self.finish()
         self._thread.join(patience_s)
         if self._thread.is_alive():
             self._reason = self._reason or f"the upload takes longer than {patience_s:g} s"

@@ -3,11 +3,12 @@
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from factories import pack_samples, samples
+from factories import checkpoint, pack_samples, samples
 
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
@@ -15,6 +16,7 @@ from pipeline.run.checkpoint_manager import (
     CheckpointManager,
     EpochEntry,
     StorageError,
+    awaits_evaluation,
     best,
     checkpoint_name,
     checkpoints,
@@ -55,6 +57,25 @@ def write(folder: Path, accuracies: Mapping[str, float | None], keep: int = 2) -
         manager.add(name, snapshot_of(accuracy))
         assert manager.close() is None
     return [path.name for path in checkpoints(folder)]
+
+
+def test_a_run_evaluates_if_its_newest_checkpoint_has_an_epochs_steps_and_no_score(tmp_path):
+    assert not awaits_evaluation(tmp_path, METRIC), "it has no checkpoint"
+    checkpoint(tmp_path / "epoch_0000+00009")
+    assert awaits_evaluation(tmp_path, METRIC)
+    checkpoint(tmp_path / "epoch_0001", {METRIC: 1.0})
+    assert not awaits_evaluation(tmp_path, METRIC), "it trains the second epoch"
+    (within := tmp_path / "epoch_0001+00003").mkdir()
+    write_checkpoint(within, within_an_epoch())
+    assert not awaits_evaluation(tmp_path, METRIC)
+    (within / "checkpoint.json").write_text("{")
+    assert not awaits_evaluation(tmp_path, METRIC), "it can't be read"
+
+
+def within_an_epoch() -> Snapshot:
+    progress = Progress(epochs=1, epoch_steps=3)
+    metadata = replace(snapshot_of().metadata, progress=progress)
+    return replace(snapshot_of(), metadata=metadata)
 
 
 def test_names_in_alphabetical_order_are_in_the_order_of_training():

@@ -5,6 +5,7 @@ tests/cluster/test_cluster.py runs one on a cluster.
 
 import math
 import re
+import signal
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import ray.cloudpickle
-from factories import pack_samples, samples
+from factories import checkpoint, pack_samples, samples
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
@@ -512,7 +513,7 @@ def test_a_sweep_ends_only_when_its_runs_have_closed_their_records(tmp_path, mon
     monkeypatch.setattr("tune.budget.os.kill", lambda process, number: killed.append(number))
     monkeypatch.setattr("tune.budget._LOOK_S", 0.01)
     run = journal_of(tmp_path / "run", [1.0])
-    ending = Ending(tmp_path, lambda: [tmp_path / "run"])
+    ending = Ending(tmp_path, lambda: [tmp_path / "run"], "pckh_0.5")
     ending.use_up("budget.samples=4 is used up")
     ending.interrupt("SIGTERM")
     assert (tmp_path / STOP_NAME).read_text() == "budget.samples=4 is used up"
@@ -525,9 +526,23 @@ def test_a_sweep_ends_only_when_its_runs_have_closed_their_records(tmp_path, mon
     assert not (tmp_path / STOP_NAME).exists()
 
 
+def test_a_signal_ends_a_sweep_at_once_whose_trials_evaluate(tmp_path, monkeypatch):
+    sent: list[int] = []
+    monkeypatch.setattr("tune.budget.os.kill", lambda process, number: sent.append(number))
+    monkeypatch.setattr("tune.budget._LOOK_S", 0.01)
+    runs = [tmp_path / name for name in ("ended", "evaluating")]
+    for run, end in zip(runs, ("KILLED", ""), strict=True):
+        journal_of(run, [1.0], end=end)
+    checkpoint(runs[1] / "epoch_0001+00004")
+    ending = Ending(tmp_path, lambda: runs, "pckh_0.5")
+    ending.interrupt("SIGTERM")
+    ending._waiting.join(10)
+    assert sent == [signal.SIGTERM]
+
+
 def test_a_signal_stops_a_sweep_with_checkpoints_only_while_a_trial_has_workers(tmp_path):
     run = tmp_path / "run"
-    ending = Ending(tmp_path, lambda: [run])
+    ending = Ending(tmp_path, lambda: [run], "pckh_0.5")
     assert not ending.is_training(), "the trial's process starts"
     journal_of(run, [])
     (run / STARTING_NAME).touch()

@@ -1,5 +1,6 @@
 """The end of a command by SIGINT, SIGTERM or SIGHUP: orderly, and within seconds."""
 
+import atexit
 import os
 import signal
 import sys
@@ -41,6 +42,16 @@ class _Command:
     def message(self) -> str:
         """Return the line that the command ends with."""
         return f"error: stopped by {self.number.name}" + "; " * bool(self._advice) + self._advice
+
+    def leave(self) -> None:
+        """End the process, by its last exit function, before Python frees every object.
+
+        That takes seconds, in which no other thread runs that could end the process.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(_BY_SIGNAL + self.number)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Ask for an orderly stop on a first signal, if someone can be asked; else end."""
@@ -130,15 +141,21 @@ def ended_by_signals(advice: str = "", within_s: float = WITHIN_S) -> Iterator[N
     command.numbers = tuple(before)
     for number in before:
         signal.signal(number, command.handle)
+    # Exit functions are called in reverse order.
+    atexit.register(command.leave)
+    is_stopped = False
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         # Libraries turn KeyboardInterrupt into errors of their own.
+        is_stopped = command.is_ending or getattr(error, "code", None) == status()
         if not command.is_ending:
             raise
         print(command.message(), file=sys.stderr, flush=True)
         raise SystemExit(status()) from None
     finally:
+        if not is_stopped:
+            atexit.unregister(command.leave)
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wake_up)

@@ -102,6 +102,24 @@ def test_what_a_library_makes_of_the_interrupt_does_not_change_the_end():
     assert ended(process) == (143, "", "error: stopped by SIGTERM\n")
 
 
+def test_a_program_ends_before_python_frees_its_objects_but_after_its_exit_functions():
+    process = started(
+        """
+        import atexit, sys
+        class Slow:
+            def __del__(self):
+                print("freed", flush=True)
+        sys.slow = Slow()
+        with clear_errors():
+            atexit.register(print, "cleaned")
+            here()
+            time.sleep(60)
+        """
+    )
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "cleaned\n", "error: stopped by SIGTERM\n")
+
+
 def test_code_that_is_executed_from_a_text_does_not_change_the_status(tmp_path):
     # Of a module, as the commands are.
     process = started(

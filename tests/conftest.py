@@ -124,6 +124,12 @@ def faults_dir() -> Path:
     return _real("faults")
 
 
+@pytest.fixture(scope="session")
+def hostile_dir() -> Path:
+    """Return the folder with inputs that were made to harm."""
+    return _real("hostile")
+
+
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[..., list[Path]]:
     """Return a function that packs lists of samples, one per shard, into a folder of tmp_path."""

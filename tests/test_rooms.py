@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "model": {"settings", "pose"},
     "data": {"io", "settings", "pose"},
     "run": {"io", "settings", "pose", "model", "data"},
-    "evaluation": {"settings", "pose", "model", "data"},
+    "evaluation": {"io", "settings", "pose", "model", "data"},
     "training": {"io", "settings", "pose", "model", "data", "run", "evaluation"},
     "inference": {"io", "settings", "pose", "model", "data", "run"},
     "tracking": {

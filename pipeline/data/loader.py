@@ -108,7 +108,10 @@ class SampleLoader:
         matrix = self.input_from_original(sample, how)
         points, annotated = self._joints(sample, matrix, how.mirrored)
         pixels, scratch = sample.pixels(self._scratch.decoder), self._scratch.warped
-        warp(pixels, matrix @ sample.crop.to_original, scratch, image)
+        try:
+            warp(pixels, matrix @ sample.crop.to_original, scratch, image)
+        except ValueError as error:
+            raise BadSampleError(f"{sample.where}: {error}") from error
         return points, annotated
 
     def input_from_original(self, sample: Sample, how: Augmentation) -> Matrix:

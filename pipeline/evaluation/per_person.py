@@ -1,7 +1,5 @@
 """Results of an evaluation per person, in a checkpoint's people.npz: arrays, never pickles."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -12,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, joint_counts
+from pipeline.io.unfolding import load_npz
 from pipeline.pose.joint_sets import JointSet, Measure
 
 PEOPLE_NAME = "people.npz"
@@ -168,16 +167,16 @@ def narrowed(errors: Float[np.ndarray, "person joint"]) -> Float32[np.ndarray, "
 def read_results(path: Path) -> PersonResults:
     """Read a people.npz. Raises ValueError naming the file if it is absent or damaged."""
     try:
-        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            names = [name for name in stored.files if name.startswith(_ERRORS)]
-            errors = {name.removeprefix(_ERRORS): stored[name] for name in names}
-            keys, joints = stored["keys"], stored["joints"]
-            positions, truths = stored["positions"], stored["truths"]
-            found = [name for name in stored.files if name.startswith(_INSTANCES)]
-            instances = {name.removeprefix(_INSTANCES): stored[name] for name in found}
+        stored = load_npz(path.read_bytes())
+        names = [name for name in stored if name.startswith(_ERRORS)]
+        errors = {name.removeprefix(_ERRORS): stored[name] for name in names}
+        keys, joints = stored["keys"], stored["joints"]
+        positions, truths = stored["positions"], stored["truths"]
+        found = [name for name in stored if name.startswith(_INSTANCES)]
+        instances = {name.removeprefix(_INSTANCES): stored[name] for name in found}
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # NumPy's and zip's parsers raise errors of any kind
         raise ValueError(f"{path}: not readable as results per person: {error}") from error
     shapes = {values.shape for values in errors.values()} | {joints.shape[:2]}
     if len(shapes) > 1 or not keys.shape == positions.shape == truths.shape == joints.shape[:1]:

@@ -53,7 +53,9 @@ class Estimator:
         device = torch.device("cuda" if options.is_cuda else "cpu")
         self.predictor = Predictor(checkpoint, device, options.weights, exact=options.exact)
         self.options = options
-        self._decoders: deque[CropDecoder] = deque(CropDecoder() for _ in range(options.threads))
+        self._decoders: deque[CropDecoder] = deque(
+            CropDecoder(options.max_pixels) for _ in range(options.threads)
+        )
         self._video: tuple[MediaFile, Video] | None = None
 
     def estimate(self, part: Part) -> Found:

@@ -58,7 +58,7 @@ def draw_photographs(
     estimates: Sequence[Estimate], joint_set: JointSet, folder: Path, max_pixels: int
 ) -> Iterator[None]:
     """Write a missing PNG of each photograph, yielding after each. Raises OSError, ValueError."""
-    decoder = CropDecoder()
+    decoder = CropDecoder(max_pixels)
     for estimate in estimates:
         path = folder / f"{file_name(estimate.file)}.png"
         if not path.exists():

@@ -1,8 +1,8 @@
 """The annotations of a file, and the readers' common parts: opening it, checking its fields."""
 
-import gzip
 import itertools
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.io.unfolding import check_mat, unfolded
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Person, Visibility
 from pipeline.pose.shapes import Float, Int64
@@ -56,10 +57,10 @@ def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
 def read_json(path: Path) -> Any:
     """Read a JSON file, gzipped if its name ends in .gz. Raises ValueError naming the file."""
     with (
-        reading(path, "JSON", OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError),
-        gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file,
+        reading(path, "JSON", OSError, EOFError, zlib.error, ValueError),
+        path.open("rb") as file,
     ):
-        return json.load(file)
+        return json.load(unfolded(file) if path.suffix == ".gz" else file)
 
 
 def read_mat(path: Path, *, as_structs: bool = False) -> dict[str, Any]:
@@ -73,6 +74,8 @@ def read_mat(path: Path, *, as_structs: bool = False) -> dict[str, Any]:
     options = {"struct_as_record": False, "squeeze_me": True} if as_structs else {}
     # scipy's parser raises errors of any kind, and for an absent Path no FileNotFoundError.
     with reading(path, "a MATLAB file", Exception):
+        with path.open("rb") as file:
+            check_mat(file, path.stat().st_size)
         contents: dict[str, Any] = scipy.io.loadmat(str(path), appendmat=False, **options)
         return contents
 

@@ -37,8 +37,13 @@ SUFFIXES = tuple(sorted(suffix for kind in _KINDS.values() for suffix in kind.sp
 _ORIENTATION = 0x0112
 QUARTER_TURNS = (5, 6, 7, 8)
 # Raised for damage by the parsers of Pillow and OpenCV, besides ValueError.
-_DAMAGE = (OSError, SyntaxError, EOFError, LookupError, TypeError, struct.error, cv2.error)
+_DAMAGE = (
+    *(OSError, SyntaxError, EOFError, LookupError, TypeError, struct.error, cv2.error),
+    *(ArithmeticError, AssertionError, AttributeError, MemoryError, RuntimeError),
+)
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+# TIFF tags of the sides of tiles, which are decoded whole.
+_TILE_SIDES = (322, 323)
 # Brands of HEVC pictures in HEIF files (ISO/IEC 23008-12); AVIF has brands of its own.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -74,10 +79,14 @@ class Header:
 def opened(file: io.BufferedIOBase, max_pixels: int) -> Iterator[tuple[PillowImage.Image, Header]]:
     """Open a photograph; its pixels are not decoded yet.
 
-    Raises TooManyPixelsError, or ValueError if it is of no known kind or damaged.
+    Every size that a decoder would ask memory for is checked. Raises TooManyPixelsError, or
+    ValueError if it is of no known kind or damaged.
     """
     _register_heic()
     size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    # Pillow's decoder of WebP asks for the canvas when it opens the file.
+    check_pixels(*_webp_canvas(file.read(30)), max_pixels)
     file.seek(0)
     try:
         with warnings.catch_warnings():
@@ -96,12 +105,21 @@ def read_header(file: io.BufferedIOBase, max_pixels: int) -> Header:
         return header
 
 
-def _header(image: PillowImage.Image, file: io.BufferedIOBase, max_pixels: int) -> Header:
-    width, height = image.size
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise TooManyPixelsError for a picture of more than `max_pixels`."""
     if width * height > max_pixels:
         raise TooManyPixelsError(
             f"an image of {width} x {height} pixels, expected at most {max_pixels:,} in all"
         )
+
+
+def _header(image: PillowImage.Image, file: io.BufferedIOBase, max_pixels: int) -> Header:
+    width, height = image.size
+    check_pixels(width, height, max_pixels)
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        across, down = (int(tags.get(tag, 0)) for tag in _TILE_SIDES)
+        check_pixels(across, down, max_pixels)
     orientation = _orientation(image, file)
     if image.format == "TIFF" and orientation in QUARTER_TURNS:
         # Pillow gives the size that it will have upright.
@@ -130,6 +148,20 @@ def _png_exif(file: io.BufferedIOBase) -> PillowImage.Exif:
     finally:
         file.seek(position)
     return exif
+
+
+def _webp_canvas(start: bytes) -> tuple[int, int]:
+    """Return the size that the start of a WebP file states (RFC 9649); zeros for other files."""
+    if start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+        return 0, 0
+    if start[12:16] == b"VP8X":
+        sides = start[24:27], start[27:30]
+        return 1 + int.from_bytes(sides[0], "little"), 1 + int.from_bytes(sides[1], "little")
+    if start[12:16] == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    sides = start[26:28], start[28:30]
+    return int.from_bytes(sides[0], "little") & 0x3FFF, int.from_bytes(sides[1], "little") & 0x3FFF
 
 
 def _unreadable(file: io.BufferedIOBase, size: int) -> str:

@@ -51,7 +51,7 @@ def read_photograph(
     with opened(io.BytesIO(data), max_pixels) as (picture, header):
         depth = 8
         if data.startswith(_JPEG_START) and picture.mode in ("L", "RGB"):
-            pixels = (decoder or CropDecoder()).decode(data)
+            pixels = (decoder or CropDecoder(max_pixels)).decode(data)
         elif (deep := _deep_pixels(picture, data)) is not None:
             pixels, depth = _scaled(deep)
         else:

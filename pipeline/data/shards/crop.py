@@ -3,6 +3,7 @@
 Packing stores the cut, which the loader warps. Prediction does both at once (`pixel_view`).
 """
 
+import io
 import math
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
+from pipeline.data.photographs.header import TooManyPixelsError, check_pixels, opened
 from pipeline.pose.geometry import (
     Matrix,
     crop_from_original,
@@ -18,7 +20,7 @@ from pipeline.pose.geometry import (
     original_from_crop,
 )
 from pipeline.pose.person import Person
-from pipeline.settings.packing import CropSettings
+from pipeline.settings.packing import MAX_PIXELS, CropSettings
 
 Image = UInt8[np.ndarray, "height width 3"]
 ImageRGBA = UInt8[np.ndarray, "height width 4"]
@@ -26,6 +28,8 @@ _JPEG_START = b"\xff\xd8"
 # Image pixels a pixel of the input from which a bilinear warp alone would alias. The default
 # augmentation of crops as large as the input seldom exceeds it.
 _REDUCED_FROM = 1.2
+# OpenCV warps images with shorter sides only.
+_WARPED_BELOW = 2**15 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +70,14 @@ class Cut(_Part):
     pixels: UInt8[np.ndarray, "height width channels"]
 
 
-def decode_image(data: bytes) -> Image:
-    """Decode a stored image as RGB. Raises ValueError if it is not one."""
-    buffer = np.frombuffer(data, np.uint8)
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image:
+    """Decode a stored image of any kind as RGB.
+
+    Raises ValueError if it is not one, or has more than `max_pixels`.
+    """
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(buffer, flags) if len(buffer) else None
+    with opened(io.BytesIO(data), max_pixels):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise ValueError(f"not a readable image ({len(data):,} bytes)")
     return image
@@ -79,23 +86,31 @@ def decode_image(data: bytes) -> Image:
 class CropDecoder:
     """A decoder of stored images into memory that it reuses; each thread needs its own.
 
-    Fresh pages for every image would cost a tenth of the time. The fourth channel is all 255: four
-    are warped in half the time of three. Unlike OpenCV, simplejpeg refuses damage that a JPEG
-    decoder could paint over.
+    The header is read first, and images of more than `max_pixels` are refused before memory is
+    asked for. Fresh pages for every image would cost a tenth of the time. The fourth channel is all
+    255: four are warped in half the time of three. Unlike OpenCV, simplejpeg refuses damage that a
+    JPEG decoder could paint over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        self._max_pixels = max_pixels
         self._memory = np.empty(0, np.uint8)
 
     def decode(self, data: bytes) -> ImageRGBA:
-        """Decode an image, valid until the next call. Raises ValueError if it is damaged."""
+        """Decode an image, valid until the next call.
+
+        Raises ValueError if it is damaged or too large.
+        """
         if not data.startswith(_JPEG_START):
-            return cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2RGBA)
+            return cv2.cvtColor(decode_image(data, self._max_pixels), cv2.COLOR_RGB2RGBA)
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            check_pixels(width, height, self._max_pixels)
             if self._memory.size < 4 * height * width:
                 self._memory = np.empty(4 * height * width, np.uint8)
             return simplejpeg.decode_jpeg(data, "RGBA", buffer=self._memory)
+        except TooManyPixelsError:
+            raise
         except ValueError as error:
             raise ValueError(f"damaged JPEG of {len(data):,} bytes: {error}") from None
 
@@ -108,12 +123,18 @@ def warp(
 ) -> None:
     """Warp an image by the matrix into `out`, black outside the image. `scratch` is overwritten.
 
-    An image of many pixels a pixel of `out` is first reduced by area.
+    An image of many pixels a pixel of `out` is first reduced by area. Raises ValueError for a
+    longer side than OpenCV warps.
     """
     pixels = 1 / math.sqrt(abs(np.linalg.det(matrix[:2, :2])))
     if pixels > _REDUCED_FROM:
         image, factor_x, factor_y = _reduced(image, 1 / pixels)
         matrix = matrix @ original_from_crop(0, 0, factor_x, factor_y)
+    if max(image.shape) >= _WARPED_BELOW:
+        height, width = image.shape[:2]
+        raise ValueError(
+            f"an image of {width} x {height} pixels, expected sides below {_WARPED_BELOW:,}"
+        )
     cv2.warpAffine(image, matrix[:2], out.shape[:2], dst=scratch, flags=cv2.INTER_LINEAR)
     cv2.cvtColor(scratch, cv2.COLOR_RGBA2RGB, dst=out)
 

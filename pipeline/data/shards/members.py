@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from pipeline.data.shards.sample import SUFFIXES, is_inside
 from pipeline.io.redaction import redacted
+from pipeline.io.unfolding import BoundedInfo, UnfoldsError, check_member, load_npz
 
 MEMBERS_NAME = "members.npz"
 _COLUMNS = ("starts", "sizes", "crc32")
@@ -75,8 +76,7 @@ def members_bytes(shards: Mapping[str, Members]) -> bytes:
 def members_from(content: bytes, where: str) -> dict[str, Members]:
     """Read members.npz. Raises ValueError naming `where` if it is not one."""
     try:
-        with np.load(BytesIO(content), allow_pickle=False) as stored:
-            columns = {name: stored[name] for name in stored.files}
+        columns = load_npz(content)
         begin, held = 0, {}
         for name, end in zip(columns["shards"].tolist(), columns["ends"].tolist(), strict=True):
             held[name] = Members(
@@ -95,17 +95,19 @@ def _scanned(path: Path) -> dict[str, dict[str, tuple[int, int, int]]]:
     """Find start, size and checksum of a tar's members, by key and suffix."""
     found: dict[str, dict[str, tuple[int, int, int]]] = {}
     try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+        with tarfile.open(path, "r:", tarinfo=BoundedInfo) as tar, path.open("rb") as file:
+            size = path.stat().st_size
             for member in tar:
                 where = f"{path}: {member.name}"
                 if not member.isreg():
                     raise ValueError(f"{where}: expected a file, got a link, folder or device")
                 if not is_inside(member.name):
                     raise ValueError(f"{where}: expected a file's name within the tar")
+                if member.offset_data + member.size > size:
+                    raise ValueError(f"{path}: truncated within {member.name}")
+                check_member(member)
                 file.seek(member.offset_data)
                 content = file.read(member.size)
-                if len(content) < member.size:
-                    raise ValueError(f"{path}: truncated within {member.name}")
                 key, _, suffix = member.name.partition(".")
                 span = member.offset_data, member.size, zlib.crc32(content)
                 found.setdefault(key, {})[suffix] = span
@@ -113,6 +115,6 @@ def _scanned(path: Path) -> dict[str, dict[str, tuple[int, int, int]]]:
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise ValueError(f"{path}: damaged or truncated after {next(reversed(found))}")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, UnfoldsError) as error:
         raise ValueError(f"{path}: not a readable tar: {error}") from error
     return found

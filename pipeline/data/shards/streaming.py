@@ -8,6 +8,7 @@ steps nevertheless, and the stream is a pure function of seed, epoch, rank and n
 import itertools
 import lzma
 import random
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from webdataset.filters import shuffle
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from pipeline.data.shards.sample import (
     RECORD_SUFFIX,
@@ -29,11 +30,15 @@ from pipeline.data.shards.sample import (
 from pipeline.io.files import open_stream
 from pipeline.io.location import name_of
 from pipeline.io.redaction import redacted
+from pipeline.io.unfolding import tar_files
 from pipeline.pose.shapes import Positions
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png")
-# Python's readers raise these for a stream that ends early or is none.
-_BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
+# Python's readers raise these for a stream that ends early, is none, or unfolds beyond its bounds,
+# webdataset for a member that is there twice.
+_BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError)
+# Members that webdataset keeps for itself.
+_META = re.compile(r"__[^/]*__($|/)")
 # Fields that a record may lack. Without a crop the picture is the whole original.
 _ABSENT = {
     "person": 0,
@@ -106,7 +111,10 @@ def _read(location: str, bad: BadSamples) -> Iterator[Raw]:
     name, last = name_of(location), "its start"
     try:
         with open_stream(location) as stream:
-            files = tar_file_expander([{"url": name, "stream": stream}], select_files=_is_read)
+            files = (
+                {"fname": member, "data": data, "__url__": name}
+                for member, data in tar_files(stream, _is_read)
+            )
             for raw in group_by_keys(files):
                 last = raw["__key__"]
                 yield raw | {"__place__": f"{name}: {last}"}
@@ -118,7 +126,9 @@ def _read(location: str, bad: BadSamples) -> Iterator[Raw]:
 
 def _is_read(name: str) -> bool:
     """Whether a member is a picture or a record; all else, links and devices too, is skipped."""
-    return is_inside(name) and name.rpartition(".")[2].lower() in (*_IMAGE_SUFFIXES, RECORD_SUFFIX)
+    if not is_inside(name) or _META.match(name):
+        return False
+    return name.rpartition(".")[2].lower() in (*_IMAGE_SUFFIXES, RECORD_SUFFIX)
 
 
 def _sample_of(raw: Raw) -> Sample:

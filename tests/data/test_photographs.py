@@ -108,8 +108,8 @@ HEIC_START = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 
 def test_heic_is_named_with_the_extra_that_reads_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    said = "a HEIC image, which needs the extra heic: pip install 'hourglass-ray[heic]'"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = "a HEIC image, which needs the extra heic: pip install 'hourglass-ray[heic]'"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_photograph(HEIC_START)
 
 
@@ -154,8 +154,8 @@ def png_of(width: int, height: int) -> bytes:
 
 
 def test_the_bound_in_pixels_is_checked_before_memory_is_asked_for():
-    said = "an image of 20000 x 9000 pixels, expected at most 80,000,000 in all"
-    with pytest.raises(TooManyPixelsError, match=f"^{said}$"):
+    message = "an image of 20000 x 9000 pixels, expected at most 80,000,000 in all"
+    with pytest.raises(TooManyPixelsError, match=f"^{message}$"):
         read_photograph(png_of(20_000, 9_000))
     with pytest.raises(TooManyPixelsError, match="65000 x 65000 pixels"):
         read_photograph(png_of(65_000, 65_000))
@@ -360,8 +360,8 @@ def test_the_nearest_file_that_no_other_name_means_is_offered(tmp_path, name, ne
 
 def test_a_photograph_outside_the_folder_is_refused(tmp_path):
     made_folder(tmp_path, "images/a.jpg", "secret.jpg")
-    said = "image '../secret.jpg' lies outside --images .*, expected a path below it"
-    with pytest.raises(ValueError, match=said):
+    message = "image '../secret.jpg' lies outside --images .*, expected a path below it"
+    with pytest.raises(ValueError, match=message):
         find_photographs(tmp_path / "images", ["../secret.jpg"])
 
 

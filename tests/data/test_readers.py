@@ -470,8 +470,8 @@ def of_categories(path: Path, *categories: dict) -> Path:
 
 def test_keypoints_that_nothing_names_are_refused_with_the_way_out(tmp_path):
     path = of_categories(tmp_path / "a.json", {"id": 1, "name": "dog", "keypoints": None})
-    said = f"{path}: annotations[0] has keypoints, but its category dog names none; expected"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}.*--joint-set FILE"):
+    message = f"{path}: annotations[0] has keypoints, but its category dog names none; expected"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}.*--joint-set FILE"):
         read_coco(path)
     path = of_categories(tmp_path / "b.json")
     with pytest.raises(ValueError, match="there are no categories, expected one whose keypoints"):
@@ -503,11 +503,11 @@ def test_categories_of_other_joints_need_a_choice(tmp_path):
     of_dog = {"category_id": 2, "keypoints": [10, 20, 2, 40, 60, 1]}
     content["annotations"] += [content["annotations"][0] | {"id": 8} | of_dog]
     write_json(path, content)
-    said = (
+    message = (
         f"{path}: categories differ in their joints: person (17 joints, 1 figures), dog (2 joints, "
         "1 figures); choose one by --category NAME"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_coco(path)
     found = read_files(AnnotationFiles(annotations=path, category="dog"))
     assert found.joint_set.joints == ("nose", "tail")
@@ -515,8 +515,8 @@ def test_categories_of_other_joints_need_a_choice(tmp_path):
     assert found.people[0].joints == ((10.0, 20.0), (40.0, 60.0))
     assert found.people[0].visibility == (VISIBLE, OCCLUDED)
     assert found.skipped == {"other category": 1}
-    said = f"--category dig: {path} has person, dog; did you mean 'dog'?"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = f"--category dig: {path} has person, dog; did you mean 'dog'?"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_files(AnnotationFiles(annotations=path, category="dig"))
     del content["annotations"][0]["category_id"]
     with pytest.raises(ValueError, match="category_id must be a number or a name, got None"):
@@ -545,11 +545,11 @@ def test_an_image_id_twice_is_refused_with_both_files(tmp_path, other):
     path = coco_file(tmp_path / "a.json", {})
     content = json.loads(path.read_text())
     content["images"].append({"id": other, "file_name": "b.jpg"})
-    said = (
+    message = (
         f"{path}: images[0] (000000000785.jpg) and images[1] (b.jpg) share the id 785, expected "
         "one id an image; number images and annotations anew before joining files"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read_coco(write_json(path, content))
     content["images"][1]["file_name"] = "000000000785.jpg"
     assert len(read_coco(write_json(path, content)).people) == 1
@@ -585,22 +585,22 @@ def test_a_file_without_people_is_refused(tmp_path):
 def test_shares_of_the_image_are_refused_in_coco(tmp_path):
     shares = {"keypoints": [n for k in range(17) for n in (0.01 * k, 0.5, 2)]}
     files = AnnotationFiles(annotations=coco_file(tmp_path / "a.json", shares, {}, shares))
-    said = (
+    message = (
         "a.json: of 2 of 3 people all joints lie below 2 px, as shares of the image would; "
         "expected pixels: multiply x by the image's width and y by its height"
     )
-    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
         read_annotations("coco", files)
 
 
 def test_a_mark_of_missing_joints_is_refused_in_coco(tmp_path):
     marked = {"keypoints": [-1, -1, 2, -1, -1, 1] + [100, 200, 2] * 15}
     files = AnnotationFiles(annotations=coco_file(tmp_path / "a.json", marked))
-    said = (
+    message = (
         "2 of 17 joints that are not missing lie at (-1, -1); expected the visibility 0 where a "
         "joint is not annotated"
     )
-    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
         read_annotations("coco", files)
 
 
@@ -613,11 +613,11 @@ def test_a_joint_that_is_not_finite_is_refused_whatever_the_source(tmp_path):
     source = replace(SOURCES["lsp"], read=broken)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SOURCES, "lsp", source)
-        said = (
+        message = (
             "joints.mat: person 0 of 000000000785.jpg: nose is annotated at (inf, 1), expected "
             "finite pixels"
         )
-        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             read_annotations("lsp", AnnotationFiles(annotations=Path("joints.mat")))
 
 

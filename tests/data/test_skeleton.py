@@ -99,8 +99,8 @@ def test_flip_pairs_are_found_in_every_spelling(names, pairs):
 
 def test_flip_pairs_of_the_file_have_to_agree_with_the_names():
     skeleton = Skeleton(name="x", joints=("earL", "earR", "tail"), flip_pairs=((0, 2),))
-    said = "flip_pairs lacks ['earL', 'earR'], which change places in a mirrored image"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = "flip_pairs lacks ['earL', 'earR'], which change places in a mirrored image"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         joint_set_of(skeleton, people([(0, 0), (1, 1), (9, 9)]))
     stated = Skeleton(name="x", joints=("a", "b", "c"), flip_pairs=((0, 2), (2, 0)))
     joint_set, lines = joint_set_of(stated, people([(0, 0), (1, 1), (9, 9)]))
@@ -128,7 +128,7 @@ def test_names_are_written_in_letters_digits_and_underscores_and_stay_apart():
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"joints": ("a", "a")}, "names the joint 'a' 2 times, expected names that differ"),
         ({"joints": ("a", " ")}, "names the joint ' ' 1 times, expected names that differ"),
@@ -136,6 +136,6 @@ def test_names_are_written_in_letters_digits_and_underscores_and_stay_apart():
         ({"joints": ("a", "b"), "flip_pairs": ((-1, 0),)}, "has a flip pair of the joints (-1, 0)"),
     ],
 )
-def test_a_skeleton_that_contradicts_itself_is_refused(fields, said):
-    with pytest.raises(ValueError, match=re.escape(f"skeleton 'x' {said}")):
+def test_a_skeleton_that_contradicts_itself_is_refused(fields, message):
+    with pytest.raises(ValueError, match=re.escape(f"skeleton 'x' {message}")):
         Skeleton(name="x", **fields)

@@ -77,7 +77,7 @@ def test_a_table_gives_boxes_or_frames_of_pictures_and_videos(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("b.txt", "", "expected a .json, .csv or .parquet file"),
         ("b.csv", "image,x\n", "columns must be image and either x, y, width, height or center_x"),
@@ -115,10 +115,10 @@ def test_a_table_gives_boxes_or_frames_of_pictures_and_videos(tmp_path):
         ),
     ],
 )
-def test_boxes_that_can_t_be_read_are_refused(tmp_path, name, content, said):
+def test_boxes_that_can_t_be_read_are_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{re.escape(said)}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{re.escape(message)}"):
         read_boxes(path)
 
 
@@ -153,8 +153,8 @@ def test_people_s_category_among_detections(tmp_path, categories, taken, sentenc
 def test_detections_of_several_categories_that_may_be_people_s_are_refused(tmp_path, categories):
     path = detections(tmp_path, *({"category_id": category} for category in categories))
     listed = ", ".join(f"{category} (1 entries)" for category in categories)
-    said = f"no category is known to be people's among {listed}; give --boxes-category"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = f"no category is known to be people's among {listed}; give --boxes-category"
+    with pytest.raises(ValueError, match=re.escape(message)):
         read_boxes(path)
     chosen = read_boxes(path, str(categories[1]))
     assert len(chosen.places[1, None]) == 1
@@ -171,21 +171,23 @@ def test_a_category_is_chosen_by_id_or_name(tmp_path, wanted):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("wanted", "message"),
     [
         ("dgo", "no category 'dgo' among .*; did you mean 'dog'"),
         ("9", "no category '9' among 3 person .*; give --boxes-category with an id or a name"),
     ],
 )
-def test_a_category_that_the_file_lacks_is_refused(tmp_path, wanted, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_category_that_the_file_lacks_is_refused(tmp_path, wanted, message):
+    with pytest.raises(ValueError, match=message):
         read_boxes(coco_file(tmp_path), wanted)
 
 
 def test_entries_of_none_of_the_listed_categories_are_refused(tmp_path):
     path = coco_file(tmp_path, categories=[{"id": 1, "name": "Person"}])
-    said = r"no entry is of category 1 Person, the categories are 3 \(3 entries\), 4 \(1 entries\)"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        r"no entry is of category 1 Person, the categories are 3 \(3 entries\), 4 \(1 entries\)"
+    )
+    with pytest.raises(ValueError, match=message):
         read_boxes(path)
 
 
@@ -260,8 +262,8 @@ def test_a_picture_is_meant_by_number_stem_or_name(tmp_path, name, file):
 @pytest.mark.parametrize("name", [[1], {"id": 1}, True, None, 1.5, "", " "])
 def test_an_image_id_that_is_no_number_or_name_is_refused(tmp_path, name):
     path = detections(tmp_path, {}, {"image_id": name})
-    said = re.escape(f"[1]: image_id must be a number or a name, got {name!r}")
-    with pytest.raises(ValueError, match=said):
+    message = re.escape(f"[1]: image_id must be a number or a name, got {name!r}")
+    with pytest.raises(ValueError, match=message):
         read_boxes(path)
 
 
@@ -298,7 +300,7 @@ def test_the_nearest_picture_of_an_unknown_name_is_offered(tmp_path, name, neare
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('{"images": null, "annotations": []}', "images must be a list, got None"),
         ('{"images": [3], "annotations": []}', "images[0] must be an object, got 3"),
@@ -316,8 +318,8 @@ def test_the_nearest_picture_of_an_unknown_name_is_offered(tmp_path, name, neare
         ("[]", "expected people's boxes, got no entry"),
     ],
 )
-def test_a_file_of_another_form_is_refused_by_place_and_field(tmp_path, content, said):
+def test_a_file_of_another_form_is_refused_by_place_and_field(tmp_path, content, message):
     path = tmp_path / "boxes.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{re.escape(said)}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{re.escape(message)}"):
         read_boxes(path)

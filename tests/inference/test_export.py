@@ -210,31 +210,39 @@ def test_joints_are_in_input_pixels_and_confidence_is_a_share_of_the_peak(runs):
 
 def test_an_onnx_file_has_all_metadata_that_its_user_needs(joints_onnx):
     model = onnx.load(joints_onnx)
-    said = {prop.key: prop.value for prop in model.metadata_props}
-    assert json.loads(said["joint_set"]) == MPII.to_json()
-    assert json.loads(said["mirror"]) == list(MPII.mirror)
-    assert (said["input_px"], said["heatmap_px"]) == ("64", "16")
-    assert json.loads(said["heatmap_from_input"])[0] == [0.25, 0, -0.375]
-    assert json.loads(said["score"]) == {"PCKh@0.5": 61.5}
-    assert (said["checkpoint"], said["weights"], said["epochs"]) == ("mse/epoch_0003", "raw", "3")
-    assert (said["loss"], said["decoding"], said["flip_test"]) == ("mse", "quarter", "true")
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    assert json.loads(metadata["joint_set"]) == MPII.to_json()
+    assert json.loads(metadata["mirror"]) == list(MPII.mirror)
+    assert (metadata["input_px"], metadata["heatmap_px"]) == ("64", "16")
+    assert json.loads(metadata["heatmap_from_input"])[0] == [0.25, 0, -0.375]
+    assert json.loads(metadata["score"]) == {"PCKh@0.5": 61.5}
+    assert (metadata["checkpoint"], metadata["weights"], metadata["epochs"]) == (
+        "mse/epoch_0003",
+        "raw",
+        "3",
+    )
+    assert (metadata["loss"], metadata["decoding"], metadata["flip_test"]) == (
+        "mse",
+        "quarter",
+        "true",
+    )
     [images] = model.graph.input
     dims = images.type.tensor_type.shape.dim
     assert images.name == "images"
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [dim.dim_value for dim in dims[1:]] == [64, 64, 3]
     assert [output.name for output in model.graph.output] == ["joints", "confidence"]
-    assert list(json.loads(said["outputs"])) == ["joints", "confidence"]
+    assert list(json.loads(metadata["outputs"])) == ["joints", "confidence"]
 
 
 def test_a_program_of_torch_has_the_same_metadata(program):
     held = {"description.json": ""}
     torch.export.load(program.path, extra_files=held)
-    said = json.loads(held["description.json"])
-    assert said["joint_set"] == MPII.to_json()
-    assert said["input_px"] == 64
-    assert said["decoding"] == "none"
-    assert list(said["outputs"]) == ["heatmaps"]
+    description = json.loads(held["description.json"])
+    assert description["joint_set"] == MPII.to_json()
+    assert description["input_px"] == 64
+    assert description["decoding"] == "none"
+    assert list(description["outputs"]) == ["heatmaps"]
 
 
 def test_no_path_of_this_machine_is_in_a_file(tmp_path, joints_onnx, program):
@@ -276,8 +284,10 @@ def test_joints_further_apart_are_an_error(graph):
     made, metadata = graph
     run = runner_beside(made, 0.06, 0.25)
     # Sixteen people, and the first one alone too.
-    said = r"^272 of 272 joints are more than 0.05 px from the network's, the furthest 0.06\d* px$"
-    with pytest.raises(ExportError, match=said):
+    message = (
+        r"^272 of 272 joints are more than 0.05 px from the network's, the furthest 0.06\d* px$"
+    )
+    with pytest.raises(ExportError, match=message):
         compare(made, metadata, run, rendered(64).images)
 
 
@@ -304,21 +314,21 @@ def test_an_export_that_fails_states_the_reason(tmp_path, runs, capsys, monkeypa
     monkeypatch.setattr(Residual, "forward", looking)
     out = tmp_path / f"network{'.onnx' if to == 'onnx' else '.pt2'}"
     arguments = ("mse", "--to", to, "--out", str(out), "--ray.storage", str(runs))
-    status, said = fails(capsys, *arguments)
+    status, error = fails(capsys, *arguments)
     assert status == 1
     # torch prints the incomplete graph.
-    *_, told = said.splitlines()
-    assert told.startswith("error: not exported: torch.export: ")
-    assert "data-dependent" in told
+    *_, output = error.splitlines()
+    assert output.startswith("error: not exported: torch.export: ")
+    assert "data-dependent" in output
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_report_has_the_checks_and_the_parts_outside_the_graph(program):
-    said = program.printed
-    assert "in the graph: normalisation\n" in said
-    assert "not in the graph: heatmaps of stacks before the last, flip test, decoding\n" in said
-    assert "checked against the network on 16 rendered people, no photographs, one at a " in said
-    assert "largest difference: " in said
+    output = program.printed
+    assert "in the graph: normalisation\n" in output
+    assert "not in the graph: heatmaps of stacks before the last, flip test, decoding\n" in output
+    assert "checked against the network on 16 rendered people, no photographs, one at a " in output
+    assert "largest difference: " in output
 
 
 @pytest.fixture
@@ -332,8 +342,8 @@ def answering_alike(monkeypatch, graph) -> None:
 @pytest.mark.usefixtures("answering_alike")
 def test_a_network_is_checked_on_the_people_that_are_given(tmp_path, runs, people, capsys):
     export(runs, tmp_path / "a.pt2", "--decode", "--data.val", str(people[0]))
-    said = f"checked against the network on 8 people of data.val={people[0]}, one at a time "
-    assert said in capsys.readouterr().out
+    message = f"checked against the network on 8 people of data.val={people[0]}, one at a time "
+    assert message in capsys.readouterr().out
     cv2.imwrite(str(tmp_path / "one.png"), photograph())
     export(runs, tmp_path / "b.pt2", "--decode", "--photographs", str(tmp_path / "one.png"))
     assert "checked against the network on 1 photographs, " in capsys.readouterr().out
@@ -361,9 +371,9 @@ def test_a_file_that_fails_the_check_never_has_its_name(tmp_path, runs, capsys):
     write_checkpoint(folder, take_snapshot(network, metadata))
     out = tmp_path / "network.pt2"
     arguments = ("--decode", "--to", "torch-export", "--out", str(out))
-    status, said = fails(capsys, str(folder), *arguments)
+    status, error = fails(capsys, str(folder), *arguments)
     assert status == 1
-    assert said == "error: not exported: the network has heatmaps that are not finite\n"
+    assert error == "error: not exported: the network has heatmaps that are not finite\n"
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
@@ -381,7 +391,7 @@ def test_real_photographs_agree(joints_onnx, runs, lspet_dir):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("nobody", "--to", "onnx"), "MODEL='nobody': no such folder, and none of this name in"),
         (("mse", "--to", "onnx", "--out", "n.pt2"), "a file of --to onnx must end in .onnx"),
@@ -396,11 +406,11 @@ def test_real_photographs_agree(joints_onnx, runs, lspet_dir):
         ),
     ],
 )
-def test_wrong_input_is_refused(tmp_path, runs, capsys, monkeypatch, options, said):
+def test_wrong_input_is_refused(tmp_path, runs, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    status, told = fails(capsys, *options, "--ray.storage", str(runs))
+    status, error = fails(capsys, *options, "--ray.storage", str(runs))
     assert status == 2
-    assert said in told
+    assert message in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -414,10 +424,10 @@ def test_nothing_is_overwritten(tmp_path, runs, capsys):
 
 def test_a_missing_library_is_named_with_its_install_command(tmp_path, runs, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    status, said = fails(capsys, "mse", "--to", "onnx", "--ray.storage", str(runs))
+    status, error = fails(capsys, "mse", "--to", "onnx", "--ray.storage", str(runs))
     assert status == 2
-    assert said.startswith("error: --to onnx needs onnx, onnxscript, onnxruntime, not installed")
-    assert "pip install 'hourglass-ray[export]'" in said
+    assert error.startswith("error: --to onnx needs onnx, onnxscript, onnxruntime, not installed")
+    assert "pip install 'hourglass-ray[export]'" in error
 
 
 def test_checkpoints_are_left_as_they_were(program):

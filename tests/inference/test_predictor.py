@@ -131,7 +131,7 @@ JPEG = cv2.imencode(".jpg", photograph())[1].tobytes()
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"image": b"no image"}, r"not a readable image \(8 bytes\)"),
         ({"image": b""}, r"not a readable image \(0 bytes\)"),
@@ -168,9 +168,9 @@ JPEG = cv2.imencode(".jpg", photograph())[1].tobytes()
         ),
     ],
 )
-def test_an_unusable_row_is_refused_by_number(served, row, said):
+def test_an_unusable_row_is_refused_by_number(served, row, message):
     good = {"image": JPEG}
-    with pytest.raises(ValueError, match=f"^row 1: {said}$"):
+    with pytest.raises(ValueError, match=f"^row 1: {message}$"):
         served.predict(pd.DataFrame([good, good | row]))
 
 
@@ -190,9 +190,9 @@ def test_a_grey_or_transparent_image_is_read_like_any_other(tmp_path):
     checkpoint(tmp_path / "c")
     predictor = Predictor(tmp_path / "c", CPU)
     grey = photograph()[:, :, 0]
-    told = cv2.imencode(".png", cv2.merge([grey, grey, grey, np.full_like(grey, 255)]))[1].tobytes()
+    png = cv2.imencode(".png", cv2.merge([grey, grey, grey, np.full_like(grey, 255)]))[1].tobytes()
     alone = cv2.imencode(".png", grey)[1].tobytes()
-    assert (predictor.read(told) == predictor.read(alone)).all()
+    assert (predictor.read(png) == predictor.read(alone)).all()
     assert predictor.read(alone).shape == (160, 200, 4)
 
 

@@ -155,8 +155,8 @@ OVERSIZED = base64.b64encode(bytes(61 * 2**20)).decode()
     ids=["half", "empty", "jpeg", "text", "cut", "url", "column", "box", "oversized"],
 )
 def test_bytes_that_are_no_image_are_refused_and_the_server_stays_up(server, body, kind):
-    status, said = ask(server, body, kind)
-    assert 400 <= status < 500, said
+    status, answer = ask(server, body, kind)
+    assert 400 <= status < 500, answer
     assert ask(server, records({"image": IMAGE}))[0] == 200
 
 
@@ -176,7 +176,7 @@ def test_the_same_model_predicts_by_its_name(uri, tmp_path, monkeypatch, model):
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         ("models:/pose", "expected models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("models:/pose@nobody", "nobody"),
@@ -184,10 +184,10 @@ def test_the_same_model_predicts_by_its_name(uri, tmp_path, monkeypatch, model):
         ("stranger", "no run is 'stranger'"),
     ],
 )
-def test_a_model_that_mlflow_has_not_is_refused(uri, tmp_path, monkeypatch, capsys, model, said):
+def test_a_model_that_mlflow_has_not_is_refused(uri, tmp_path, monkeypatch, capsys, model, message):
     monkeypatch.chdir(tmp_path)
     Path("a.jpg").write_bytes(JPEG)
     with pytest.raises(SystemExit) as ended:
         jobs.predict.main([model, "a.jpg", "--tracking.uri", uri])
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -84,7 +84,7 @@ def run(*arguments: object) -> None:
     jobs.compare.main([str(argument) for argument in arguments])
 
 
-def said_on_failure(capsys, *arguments: object) -> str:
+def error_on_failure(capsys, *arguments: object) -> str:
     with pytest.raises(SystemExit) as end:
         run(*arguments)
     assert end.value.code == 2
@@ -93,19 +93,21 @@ def said_on_failure(capsys, *arguments: object) -> str:
 
 def test_two_runs_are_compared_at_their_best(runs, capsys):
     run("one", "runs/two", "--json", "c.json", "--csv", "c.csv")
-    told = capsys.readouterr().out
-    assert told.startswith("settings that differ:\n  data.seed: 0 | 3\n  optim.epochs: 100 | 7\n\n")
-    lines = (re.split(r" {2,}", line) for line in told.splitlines())
+    output = capsys.readouterr().out
+    assert output.startswith(
+        "settings that differ:\n  data.seed: 0 | 3\n  optim.epochs: 100 | 7\n\n"
+    )
+    lines = (re.split(r" {2,}", line) for line in output.splitlines())
     rows = {head: cells for head, *cells in lines}
     assert rows["PCKh@0.5"] == rows["PCKh@0.1"] == ["40.00", "60.00", "+20.00"]
     assert rows["left_wrist"] == ["40.00", "60.00", "+20.00"]
     # All that are right are so from 0.05 on, of 0 to 0.5: 45 of 50 hundredths, and half of one.
     assert rows["AUC 0-0.5"] == ["36.40", "54.60", "+18.20"]
-    assert "one: epoch 1, 50 people\nruns/two: epoch 1, 50 people\n" in told
+    assert "one: epoch 1, 50 people\nruns/two: epoch 1, 50 people\n" in output
     sentence = r"^PCKh@0\.5: runs/two is better than one by 20\.00 points, 95% interval \+1"
-    assert re.search(sentence, told, re.M)
-    assert "note: 50 images are few: the interval holds" in told
-    assert told.count("note:") == 1
+    assert re.search(sentence, output, re.M)
+    assert "note: 50 images are few: the interval holds" in output
+    assert output.count("note:") == 1
     content = json.loads(Path("c.json").read_text())
     assert content["settings"] == {"data.seed": [0, 3], "optim.epochs": [100, 7]}
     first, second = content["runs"]
@@ -123,46 +125,48 @@ def test_two_runs_are_compared_at_their_best(runs, capsys):
 
 def test_a_checkpoint_means_itself_and_a_run_beside_itself_is_equal(runs, capsys):
     run("runs/two/epoch_0002", "runs/two/epoch_0001", "runs/two", "--ray.storage", "elsewhere")
-    told = capsys.readouterr().out
-    assert "settings: all the same" in told
-    assert "runs/two/epoch_0002: epoch 2" in told
-    assert "PCKh@0.5: runs/two/epoch_0001 is better than runs/two/epoch_0002 by 40.00" in told
+    output = capsys.readouterr().out
+    assert "settings: all the same" in output
+    assert "runs/two/epoch_0002: epoch 2" in output
+    assert "PCKh@0.5: runs/two/epoch_0001 is better than runs/two/epoch_0002 by 40.00" in output
     capsys.readouterr()
     run("runs/two", "runs/two/epoch_0001")
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     equal = "do not differ significantly: +0.00 points, 95% interval +0.00 to +0.00"
-    assert f"PCKh@0.5: runs/two/epoch_0001 and runs/two {equal}" in told
+    assert f"PCKh@0.5: runs/two/epoch_0001 and runs/two {equal}" in output
 
 
 def test_runs_that_share_some_people_are_noted(runs, capsys):
     checkpoint(runs / "more", 1, cases_of(30, people=80))
     run("one", "more")
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     note = "note: one and more share 50 of 50 and 80 people; the intervals are of these alone"
-    assert note in told
+    assert note in output
     # Of the 50 more has 30 right, of its 80 no more than 37.5 %.
-    assert "PCKh@0.5: more is better than one by 20.00 points" in told
-    assert re.search(r"^PCKh@0.5 +40.00 +37.50 +-2.50$", told, re.M)
+    assert "PCKh@0.5: more is better than one by 20.00 points" in output
+    assert re.search(r"^PCKh@0.5 +40.00 +37.50 +-2.50$", output, re.M)
 
 
 def test_runs_that_cannot_be_compared_are_refused(runs, capsys):
     folder = runs / "other"
     made = checkpoint(folder, 1, cases_of(3, joint_set=LSP), LSP)
-    said = said_on_failure(capsys, "one", "other")
-    assert said == "error: one and other have different joint sets: mpii and lsp"
+    message = error_on_failure(capsys, "one", "other")
+    assert message == "error: one and other have different joint sets: mpii and lsp"
     people = made / PEOPLE_NAME
     people.write_bytes(cases_of(3).to_bytes())
-    said = said_on_failure(capsys, "one", "other")
+    message = error_on_failure(capsys, "one", "other")
     damaged = "checksum mismatch: the file was modified after it was written"
-    assert said == f"error: {people}: {damaged}"
+    assert message == f"error: {people}: {damaged}"
     bare = checkpoint(runs / "bare", 3, None)
-    said = said_on_failure(capsys, "one", bare)
-    assert said.startswith(f"error: {bare}: no people.npz, as it was written without an evaluation")
-    assert said.endswith(f"--data.val SHARDS --people {bare}/people.npz")
-    said = said_on_failure(capsys, "one", "bare")
-    assert said == f"error: {runs}/bare: none of its 1 checkpoints has been evaluated yet"
-    said = said_on_failure(capsys, "one", "runs")
-    assert said == "error: runs: holds no checkpoint, expected the folder of a run or of one"
+    message = error_on_failure(capsys, "one", bare)
+    assert message.startswith(
+        f"error: {bare}: no people.npz, as it was written without an evaluation"
+    )
+    assert message.endswith(f"--data.val SHARDS --people {bare}/people.npz")
+    message = error_on_failure(capsys, "one", "bare")
+    assert message == f"error: {runs}/bare: none of its 1 checkpoints has been evaluated yet"
+    message = error_on_failure(capsys, "one", "runs")
+    assert message == "error: runs: holds no checkpoint, expected the folder of a run or of one"
 
 
 # MLflow
@@ -190,31 +194,31 @@ def test_runs_of_mlflow_are_compared_by_name_and_id(database, runs, capsys):
     found = start_run(database, "first", "two", params={}, tags={}, artifacts=Path())
     # Here there is a `one` too, which comes first; `two` by its id is of MLflow.
     run("one", found.run_id, "--tracking.uri", database)
-    told = capsys.readouterr().out
-    assert f"one: epoch 1, 50 people\n{found.run_id}: epoch 4, 50 people\n" in told
+    output = capsys.readouterr().out
+    assert f"one: epoch 1, 50 people\n{found.run_id}: epoch 4, 50 people\n" in output
     elsewhere = ("--ray.storage", "elsewhere", "--tracking.uri", database)
     run("two", "one", *elsewhere)
-    told = capsys.readouterr().out
-    assert "two: epoch 4, 50 people\none: epoch 4, 50 people\n" in told
-    assert "PCKh@0.5: one is worse than two by 20.00 points" in told
+    output = capsys.readouterr().out
+    assert "two: epoch 4, 50 people\none: epoch 4, 50 people\n" in output
+    assert "PCKh@0.5: one is worse than two by 20.00 points" in output
 
 
 def test_a_run_that_mlflow_lacks_is_named(database, runs, capsys):
     given = ("--tracking.uri", database)
-    said = said_on_failure(capsys, "one", "none", *given)
+    message = error_on_failure(capsys, "one", "none", *given)
     place = f"error: tracking.uri={database!r}"
-    assert said == f"{place}: no run is 'none'; expected the id or the name of one"
-    said = said_on_failure(capsys, "one", "twice", *given)
-    [first, second] = re.findall(r"[0-9a-f]{32}", said)
-    assert said == (
+    assert message == f"{place}: no run is 'none'; expected the id or the name of one"
+    message = error_on_failure(capsys, "one", "twice", *given)
+    [first, second] = re.findall(r"[0-9a-f]{32}", message)
+    assert message == (
         f"{place}: 2 runs are called 'twice': {first}, {second}; expected the id or the name of one"
     )
     empty = start_run(database, "second", "twice", params={}, tags={}, artifacts=Path()).run_id
-    said = said_on_failure(capsys, "one", empty, *given)
-    assert said == f"{place}: MLflow: run {empty} has no folder best_checkpoint"
+    message = error_on_failure(capsys, "one", empty, *given)
+    assert message == f"{place}: MLflow: run {empty} has no folder best_checkpoint"
 
 
 def test_a_database_that_is_not_there_is_not_made(runs, capsys, working_folder):
-    said = said_on_failure(capsys, "one", "none", "--tracking.uri", "sqlite:///none.db")
-    assert said == f"error: tracking.uri='sqlite:///{working_folder}/none.db': no such database"
+    message = error_on_failure(capsys, "one", "none", "--tracking.uri", "sqlite:///none.db")
+    assert message == f"error: tracking.uri='sqlite:///{working_folder}/none.db': no such database"
     assert not list(working_folder.glob("*.db"))

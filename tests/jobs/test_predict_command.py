@@ -41,11 +41,11 @@ def content(out: str = "out/predictions") -> dict:
 
 def test_a_run_s_name_and_a_folder_are_enough(place, capsys):
     run("pose", "in")
-    said = capsys.readouterr().out
-    assert "epoch_0001: mpii, 16 joints, with flip test, decoding quarter" in said
-    assert "3 images, 4 frames of 1 videos" in said
-    assert "no --boxes: assuming one person a picture, who fills it" in said
-    assert "7 people in 7 pictures" in said
+    output = capsys.readouterr().out
+    assert "epoch_0001: mpii, 16 joints, with flip test, decoding quarter" in output
+    assert "3 images, 4 frames of 1 videos" in output
+    assert "no --boxes: assuming one person a picture, who fills it" in output
+    assert "7 people in 7 pictures" in output
     images = content()["images"]
     assert [(image["file"], image.get("frame")) for image in images] == [
         *(("in/0.jpg", None), ("in/1.jpg", None), ("in/2.jpg", None)),
@@ -97,11 +97,11 @@ def test_an_unreadable_file_is_named_the_rest_is_done_and_the_status_is_1(place,
     Path("in/film.avi").write_bytes(b"no video")
     with pytest.raises(SystemExit) as ended:
         run("pose", "in")
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert ended.value.code == 1
-    assert "error: 2 files could not be read; all others are done" in said.err
-    assert "could not read in/film.avi: not a readable video" in said.out
-    assert "could not read in/1.jpg: damaged JPEG of 900 bytes" in said.out
+    assert "error: 2 files could not be read; all others are done" in captured.err
+    assert "could not read in/film.avi: not a readable video" in captured.out
+    assert "could not read in/1.jpg: damaged JPEG of 900 bytes" in captured.out
     assert [image["file"] for image in content()["images"]] == ["in/0.jpg", "in/2.jpg"]
     assert {failure["file"] for failure in content()["failures"]} == {"in/1.jpg", "in/film.avi"}
     # Mended, it is done by the next start.
@@ -118,13 +118,15 @@ def test_pictures_of_kinds_that_are_not_read_are_named_and_the_rest_is_done(plac
     Path("in/notes.txt").touch()
     with pytest.raises(SystemExit) as ended:
         run("pose", "in")
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert ended.value.code == 1
-    assert "skipped: 1 files that are neither images nor videos" in said.out
-    assert "could not read in/0.HEIC: " in said.out
-    assert "HEIC image" in said.out
-    assert "could not read in/raw.CR2: a kind of picture that is not read; convert it" in said.out
-    assert said.out.splitlines()[-1] == "in all: 3 people in 3 pictures; not read: 2 files"
+    assert "skipped: 1 files that are neither images nor videos" in captured.out
+    assert "could not read in/0.HEIC: " in captured.out
+    assert "HEIC image" in captured.out
+    assert (
+        "could not read in/raw.CR2: a kind of picture that is not read; convert it" in captured.out
+    )
+    assert captured.out.splitlines()[-1] == "in all: 3 people in 3 pictures; not read: 2 files"
     assert len(content()["images"]) == 3
     assert {failure["file"] for failure in content()["failures"]} == {"in/0.HEIC", "in/raw.CR2"}
 
@@ -140,9 +142,9 @@ def test_a_picture_that_is_too_large_is_left_out_until_the_bound_is_raised(place
     ) in capsys.readouterr().out
     assert [image["file"] for image in content()["images"]] == ["in/0.jpg"]
     run("pose", "in/0.jpg", "in/large.png", "--max-pixels", "38400", "--overlays")
-    said = capsys.readouterr().out
-    assert "1 of them were done before" in said
-    assert said.splitlines()[-1] == "in all: 2 people in 2 pictures; not read: 0 files"
+    output = capsys.readouterr().out
+    assert "1 of them were done before" in output
+    assert output.splitlines()[-1] == "in all: 2 people in 2 pictures; not read: 0 files"
 
 
 def test_kinds_that_packing_reads_are_predicted_too(place):
@@ -162,8 +164,8 @@ def test_people_come_from_boxes(place, capsys):
         "image,x,y,width,height\n0.jpg,0,0,90,90\n0.jpg,9,9,90,90\n9.jpg,0,0,9,9\n"
     )
     run("pose", "in/0.jpg", "in/1.jpg", "--boxes", "boxes.csv")
-    said = capsys.readouterr().out
-    assert "1 pictures of boxes.csv are not among the inputs: '9.jpg'" in said
+    output = capsys.readouterr().out
+    assert "1 pictures of boxes.csv are not among the inputs: '9.jpg'" in output
     assert [len(image["people"]) for image in content()["images"]] == [2, 0]
 
 
@@ -175,9 +177,9 @@ def test_boxes_of_a_category_are_chosen_and_empty_ones_counted(place, capsys):
     assert status == 2
     assert "among 16 (2 entries), 0 (1 entries); give --boxes-category with an id" in error
     run("pose", "in/0.jpg", "--boxes", "boxes.json", "--boxes-category", "16")
-    said = capsys.readouterr().out
-    assert "1 entries of boxes.json are ignored: of no size" in said
-    assert said.splitlines()[-1] == (
+    output = capsys.readouterr().out
+    assert "1 entries of boxes.json are ignored: of no size" in output
+    assert output.splitlines()[-1] == (
         "in all: 1 people in 1 pictures; not read: 0 files; boxes ignored: 2"
     )
     status, error = refused(
@@ -188,7 +190,7 @@ def test_boxes_of_a_category_are_chosen_and_empty_ones_counted(place, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["pose"], "no INPUT is given, expected an image"),
         (["pose", "nowhere"], "INPUT='nowhere': no such file or folder"),
@@ -202,10 +204,10 @@ def test_boxes_of_a_category_are_chosen_and_empty_ones_counted(place, capsys):
         (["pose", "in", "--boxes", "b.csv"], "b.csv: no such file"),
     ],
 )
-def test_wrong_arguments_are_refused_before_any_work(place, capsys, words, said):
+def test_wrong_arguments_are_refused_before_any_work(place, capsys, words, message):
     status, error = refused(capsys, *words)
     assert status == 2
-    assert said in error
+    assert message in error
     assert not Path("out").exists()
 
 

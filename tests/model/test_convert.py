@@ -31,16 +31,16 @@ def converted(tmp_path: Path, content: object, *options: str) -> Path:
     return out
 
 
-def said_on_refusal(tmp_path: Path, capsys, content: object, *options: str) -> str:
+def error_on_refusal(tmp_path: Path, capsys, content: object, *options: str) -> str:
     """Return the error for weights that are refused, without the file's name."""
     with pytest.raises(SystemExit) as end:
         converted(tmp_path, content, *options)
     assert end.value.code == 2
     assert not (tmp_path / "converted").exists()
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     start = f"error: {tmp_path / 'theirs.pth.tar'}: "
-    assert said.startswith(start)
-    return said.removeprefix(start)
+    assert message.startswith(start)
+    return message.removeprefix(start)
 
 
 def images(side: int = 64) -> Tensor:
@@ -187,11 +187,11 @@ def test_the_report_lists_converted_dropped_and_missing_parts(tmp_path, capsys):
 
 def test_a_mean_that_was_subtracted_is_not_in_the_file(tmp_path, capsys):
     converted(tmp_path, trained(Hg(stacks=1)).state_dict())
-    said = capsys.readouterr().out
-    assert "dropped" not in said
+    output = capsys.readouterr().out
+    assert "dropped" not in output
     assert (
         "input of the original: RGB from 0 to 1 minus the mean colour of the training images"
-        in said
+        in output
     )
 
 
@@ -218,8 +218,8 @@ def test_the_record_names_the_source(tmp_path):
 def test_training_cannot_resume_from_a_converted_network(tmp_path):
     out = converted(tmp_path, Hg(stacks=1).state_dict())
     network, metadata = load_network(out, CPU)
-    said = f"{out}: has no optimizer.pt, so training can't resume from it"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = f"{out}: has no optimizer.pt, so training can't resume from it"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_training(out, build_optimizer(network, metadata.settings.optim))
 
 
@@ -234,8 +234,8 @@ def test_a_converted_network_can_be_evaluated(tmp_path, capsys):
 
 
 def test_a_stem_that_is_wider_from_its_first_residual_is_not_ours(tmp_path, capsys):
-    said = said_on_refusal(tmp_path, capsys, Hg(stacks=1, stem=(1, 1, 1)).state_dict())
-    head, *keys = said.splitlines()
+    message = error_on_refusal(tmp_path, capsys, Hg(stacks=1, stem=(1, 1, 1)).state_dict())
+    head, *keys = message.splitlines()
     assert head == (
         "the network differs from ours, nothing was converted: pytorch-pose's hg: 1 stacks, "
         "1 modules, order 4, 16 features (16 in the stem), 16 joints"
@@ -246,8 +246,8 @@ def test_a_stem_that_is_wider_from_its_first_residual_is_not_ours(tmp_path, caps
 def test_hourglasses_without_residuals_after_them_are_not_ours(tmp_path, capsys):
     weights = Hg(stacks=1).state_dict()
     early = {key: value for key, value in weights.items() if not key.startswith("res.")}
-    said = said_on_refusal(tmp_path, capsys, early)
-    assert "  it has no residuals between hourglass and heatmaps (early pytorch-pose)\n" in said
+    message = error_on_refusal(tmp_path, capsys, early)
+    assert "  it has no residuals between hourglass and heatmaps (early pytorch-pose)\n" in message
 
 
 @pytest.mark.parametrize(
@@ -272,13 +272,13 @@ def test_hourglasses_without_residuals_after_them_are_not_ours(tmp_path, capsys)
     ids=["increase", "stem"],
 )
 def test_another_posenet_is_refused_with_the_reason(tmp_path, capsys, make, reasons):
-    said = said_on_refusal(tmp_path, capsys, make().state_dict())
+    message = error_on_refusal(tmp_path, capsys, make().state_dict())
     for reason in reasons:
-        assert f"  {reason}\n" in said
+        assert f"  {reason}\n" in message
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lambda weights: weights.update({"fc.0.0.weight": torch.zeros(16, 8, 1, 1)}),
@@ -313,25 +313,25 @@ def test_another_posenet_is_refused_with_the_reason(tmp_path, capsys, make, reas
     ],
     ids=["shape", "bias", "statistics", "extra", "skip", "nan", "integers"],
 )
-def test_a_key_without_equal_is_named(tmp_path, capsys, change, said):
+def test_a_key_without_equal_is_named(tmp_path, capsys, change, message):
     weights = Hg(stacks=1).state_dict()
     change(weights)
-    head, *lines = said_on_refusal(tmp_path, capsys, weights).splitlines()
+    head, *lines = error_on_refusal(tmp_path, capsys, weights).splitlines()
     assert head.startswith("the network differs from ours, nothing was converted: ")
-    assert lines == [f"  {said}"]
+    assert lines == [f"  {message}"]
 
 
 def test_a_long_list_of_keys_is_cut(tmp_path, capsys):
     weights = Hg(stacks=1).state_dict()
     weights |= {f"extra.{number}": torch.zeros(1) for number in range(20)}
-    *_, last = said_on_refusal(tmp_path, capsys, weights).splitlines()
+    *_, last = error_on_refusal(tmp_path, capsys, weights).splitlines()
     assert last == "  and 8 more such keys"
 
 
 def test_other_joints_are_refused(tmp_path, capsys):
     weights = Hg(stacks=1).state_dict()
-    said = said_on_refusal(tmp_path, capsys, weights, "--joint-set", "lsp")
-    assert said == (
+    message = error_on_refusal(tmp_path, capsys, weights, "--joint-set", "lsp")
+    assert message == (
         "predicts 16 joints, expected 14, as many as lsp has; with --joint-set mpii or synthetic "
         "they fit\n"
     )
@@ -341,8 +341,8 @@ def test_other_joints_are_refused(tmp_path, capsys):
 
 
 def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
-    said = said_on_refusal(tmp_path, capsys, nn.Linear(2, 2).state_dict())
-    assert said == (
+    message = error_on_refusal(tmp_path, capsys, nn.Linear(2, 2).state_dict())
+    assert message == (
         "not a stacked hourglass of a known layout, nothing was converted: the keys are "
         "weight (2, 2), bias (2,)\n"
         "  expected for pytorch-pose's hg: missing conv1.weight, hg.0.*, score.0.weight\n"
@@ -352,7 +352,7 @@ def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         (
             ("conv1.weight", "stage2.0.branches.0.0.conv1.weight", "final_layer.weight"),
@@ -369,14 +369,14 @@ def test_another_layout_is_refused_by_its_keys(tmp_path, capsys):
         ),
     ],
 )
-def test_a_refusal_names_the_network_that_the_keys_suggest(tmp_path, capsys, keys, said):
+def test_a_refusal_names_the_network_that_the_keys_suggest(tmp_path, capsys, keys, message):
     weights = {key: torch.zeros(2, 3, 1, 1) for key in keys}
-    assert said in said_on_refusal(tmp_path, capsys, weights)
+    assert message in error_on_refusal(tmp_path, capsys, weights)
 
 
 def test_an_hourglass_without_heads_is_refused_by_the_missing_key(tmp_path, capsys):
     weights = {"conv1.weight": torch.zeros(64, 3, 7, 7), "hg.0.hg.0.0.0.bias": torch.zeros(3)}
-    assert said_on_refusal(tmp_path, capsys, weights) == (
+    assert error_on_refusal(tmp_path, capsys, weights) == (
         "score.0.weight is absent or not a convolution, expected shape (joints, features, 1, 1)\n"
     )
 
@@ -393,8 +393,8 @@ class Trap:
 
 def test_code_in_a_file_is_not_executed(tmp_path, capsys):
     content = {"state_dict": Hg(stacks=1).state_dict(), "best_acc": Trap(tmp_path / "ran")}
-    said = said_on_refusal(tmp_path, capsys, content)
-    assert said == (
+    message = error_on_refusal(tmp_path, capsys, content)
+    assert message == (
         "holds objects of posix.mkdir, and reading these executes code; expected "
         "only tensors, as torch.save(network.state_dict()) writes\n"
     )
@@ -405,7 +405,7 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"weights": [1.0]}, "expected tensors by name, got a dict of 'weights' of type list"),
         ({"state_dict": {}}, "expected tensors by name, got a dict of 'state_dict' of type dict"),
@@ -422,8 +422,8 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
         (torch.zeros(3), "expected tensors by name, got Tensor"),
     ],
 )
-def test_a_file_without_a_state_dict_is_refused(tmp_path, capsys, content, said):
-    assert said_on_refusal(tmp_path, capsys, content).startswith(said)
+def test_a_file_without_a_state_dict_is_refused(tmp_path, capsys, content, message):
+    assert error_on_refusal(tmp_path, capsys, content).startswith(message)
 
 
 @pytest.mark.parametrize("name", ["theirs.pth", "theirs.safetensors"])
@@ -449,6 +449,6 @@ def test_a_folder_that_exists_is_not_written_to(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         converted(tmp_path, Hg(stacks=2).state_dict())
     assert end.value.code == 2
-    said = f"error: --out {tmp_path / 'converted'} exists; expected a new folder\n"
-    assert capsys.readouterr().err == said
+    message = f"error: --out {tmp_path / 'converted'} exists; expected a new folder\n"
+    assert capsys.readouterr().err == message
     assert (tmp_path / "converted" / "checkpoint.json").stat().st_mtime_ns == before

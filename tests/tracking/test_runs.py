@@ -154,11 +154,11 @@ def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(
     name = request.node.name
     run = start_run(database, name, "run", **given)
     MlflowClient(database).delete_experiment(run.experiment_id)
-    said = (
+    message = (
         f"tracking.experiment={name!r} was deleted in MLflow; restore it by: MLFLOW_TRACKING_URI="
         f"{database} mlflow experiments restore -x {run.experiment_id}, or give another name"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         start_run(database, name, "run", **given)
     MlflowClient(database).restore_experiment(run.experiment_id)
     assert start_run(database, name, "other", **given).experiment_id == run.experiment_id

@@ -78,27 +78,28 @@ def download_folder(
     with artifact_client(run.uri, run.run_id) as client:
         location = client.get_run(run.run_id).info.artifact_uri
         store = get_artifact_repository(location, tracking_uri=run.uri)
-        download_files(run.uri, store, folder, into, choose)
+        download_files(f"run {run.run_id}", run.uri, store, folder, into, choose)
     return into
 
 
 def download_files(
+    owner: str,
     uri: str,
     store: ArtifactRepository,
     folder: str,
     into: Path,
     choose: Callable[[Collection[str]], Collection[str]],
 ) -> None:
-    """Download files of a folder of MLflow's store at `uri`, as `download_folder`.
+    """Download files of a folder that `owner` has in MLflow at `uri`, as `download_folder`.
 
     A file gets its name in the store's list, checked, and no path of the store's choice.
     """
     names = [PurePosixPath(f.path).name for f in store.list_artifacts(folder) if not f.is_dir]
     if not names:
-        raise RefusedError(message(uri, f"{store.artifact_uri} has no folder {folder}"))
+        raise RefusedError(message(uri, f"{owner} has no folder {folder}"))
     for name in sorted(choose(names)):
         if name not in names:
-            raise RefusedError(message(uri, f"{store.artifact_uri} has no file {folder}/{name}"))
+            raise RefusedError(message(uri, f"{owner} has no file {folder}/{name}"))
         try:
             target = path_inside(into, name)
         except ValueError as error:

@@ -77,7 +77,7 @@ def download_model(uri: str, model: str, into: Path) -> Path:
         store = get_artifact_repository(location, tracking_uri=uri)
         folder = into / DATA
         folder.mkdir(parents=True)
-        download_files(uri, store, DATA, folder, lambda kept: kept)
+        download_files(model, uri, store, DATA, folder, lambda kept: kept)
     return folder
 
 

@@ -10,6 +10,7 @@ import tyro
 
 from jobs.options import OutFile, Storage, TrackingUri, write_json
 from pipeline.io.console import say
+from pipeline.io.text import csv_cell
 from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def compare_runs(arguments: Arguments) -> None:
         say(sentence)
     write_json(arguments.json, content(compared))
     if arguments.csv is not None:
-        found.to_csv(arguments.csv, index_label="metric")
+        found.rename(columns=csv_cell).map(csv_cell).to_csv(arguments.csv, index_label="metric")
         say(f"written: {arguments.csv}")
 
 

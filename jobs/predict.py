@@ -20,6 +20,7 @@ from jobs.options import (
     torch_device,
 )
 from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.text import one_line
 from pipeline.settings import RaySettings
 from pipeline.settings.cli import clear_errors, fail, parse
 from pipeline.settings.packing import MAX_PIXELS
@@ -135,7 +136,7 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     _follow(found, parts, store, plan.failures)
     _write(arguments, plan, store)
     for failure in plan.failures[:_MOST_NAMED]:
-        say(f"could not read {failure.file}: {failure.why}")
+        say(f"could not read {one_line(failure.file)}: {one_line(failure.why)}")
     if len(plan.failures) > _MOST_NAMED:
         say(f"and {len(plan.failures) - _MOST_NAMED} more")
     say(_counts(plan, store))

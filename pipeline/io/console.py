@@ -8,13 +8,17 @@ from typing import NoReturn
 
 from pipeline.io.interruption import WITHIN_S, ended_by_signals
 from pipeline.io.redaction import redacted
+from pipeline.io.text import visible
 
 _FAILED, _BAD_INPUT = 1, 2
 
 
 def say(line: str) -> None:
-    """Print a line and flush it, so that Ray's log streams show it at once."""
-    print(redacted(line), flush=True)
+    """Print text and flush it, so that Ray's log streams show it at once.
+
+    Characters that would act on the terminal are shown as escapes.
+    """
+    print(visible(redacted(line)), flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -87,5 +91,5 @@ def clear_errors(advice: str = "", within_s: float = WITHIN_S) -> Iterator[None]
 
 def fail(message: str, status: int = _FAILED) -> NoReturn:
     """Print a message on standard error and end the program."""
-    print(f"error: {redacted(message)}", file=sys.stderr, flush=True)
+    print(f"error: {visible(redacted(message))}", file=sys.stderr, flush=True)
     raise SystemExit(status)

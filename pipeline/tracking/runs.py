@@ -1,6 +1,7 @@
 """Runs in MLflow: found by name or created, with parameters, metrics, tags and status."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +177,9 @@ def find_runs(uri: str, run: str) -> list[Run]:
 def _experiment(client: MlflowClient, uri: str, name: str, artifacts: Path) -> str:
     existing = client.get_experiment_by_name(name)
     if existing is not None and existing.lifecycle_stage == "deleted":
-        restore = with_uri(uri, f"mlflow experiments restore -x {existing.experiment_id}")
+        restore = with_uri(
+            uri, f"mlflow experiments restore -x {shlex.quote(str(existing.experiment_id))}"
+        )
         raise RefusedError(
             f"tracking.experiment={name!r} was deleted in MLflow; restore it by: {restore}, or "
             "give another name",

@@ -300,6 +300,17 @@ def test_json_has_joints_by_name_and_failures():
     assert content["failures"] == [{"file": "z.jpg", "why": "damaged"}]
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_names_that_are_no_utf_8_or_would_act_lose_no_file(kind):
+    names = ("not-utf-8-\udcff.jpg", "=cmd.jpg", "esc-\x1b[2J.jpg", "line\nend.jpg")
+    written = FORMATS[kind](results(*map(estimate, names)))
+    assert (
+        all(b"=cmd" not in line[:4] for line in written.files["predictions.csv"].splitlines())
+        if kind == "csv"
+        else all(written.files.values())
+    )
+
+
 def test_csv_has_a_row_per_person():
     _, data = written("csv", results(estimate("a,b.jpg"), estimate("empty.jpg", people=[])))
     head, row, *rest = data.decode().splitlines()

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.io.atomic import atomic_write
 from pipeline.io.console import duration
 from pipeline.io.redaction import redacted
+from pipeline.io.text import csv_cell
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.command import best_command
 from tune.report.figures import Picture, pictures
@@ -52,7 +53,7 @@ def write_report(outcome: SweepOutcome, folder: Path) -> list[Path]:
     """
     shown_pictures = pictures(outcome)
     images = {picture.name: _png(picture) for picture in shown_pictures}
-    files = {"trials.csv": leaderboard(outcome).to_csv(index=False).encode()}
+    files = {"trials.csv": leaderboard(outcome).map(csv_cell).to_csv(index=False).encode()}
     files |= {f"figures/{name}": content for name, content in images.items()}
     files["report.html"] = report_page(outcome, shown_pictures, images).encode()
     (folder / "figures").mkdir(parents=True, exist_ok=True)

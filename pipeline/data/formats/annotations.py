@@ -130,6 +130,8 @@ def path_in(record: Mapping[str, Any], field_name: str, where: str) -> str:
     path = entry(record, field_name, where)
     if not isinstance(path, str) or not path.strip():
         raise ValueError(f"{where}: {field_name} must be a path, got {path!r:.80}")
+    if "\n" in path:
+        raise ValueError(f"{where}: {field_name} must be a path of one line, got {path!r:.80}")
     return path
 
 

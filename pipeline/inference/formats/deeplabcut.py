@@ -55,7 +55,7 @@ def _table(labels: Labels, rows: Sequence[tuple[str, Picture]], coords: Sequence
         for person in picture.people:
             cells += _cells(person, with_likelihood=len(coords) == 3)
         table.writerow([index, *cells, *[""] * (len(columns) - len(cells))])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def _cells(person: LabelledPerson, *, with_likelihood: bool) -> list[float | str]:

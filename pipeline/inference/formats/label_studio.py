@@ -55,7 +55,7 @@ def _task(picture: Picture, labels: Labels) -> dict[str, Any]:
         "score": sum(scores) / max(len(scores), 1),
         "result": result,
     }
-    image = f"/data/local-files/?d={quote(picture.name)}"
+    image = f"/data/local-files/?d={quote(picture.name, errors='surrogateescape')}"
     return {"data": {_IMAGE: image}, "predictions": [prediction]}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.inference.boxes.matching import MatchedBoxes
 from pipeline.inference.pyfunc import BOX, columns_of
 from pipeline.inference.results import Estimate, Failure, FoundPerson, people_of
+from pipeline.io.text import csv_cell, visible
 from pipeline.pose.joint_sets import JointSet
 
 
@@ -74,7 +75,7 @@ def csv_bytes(results: Results) -> bytes:
         for number, person in enumerate(estimate.people, start=1):
             box: Sequence[float | None] = person.box or [None] * len(BOX)
             joints = [value for joint in person.joints for value in joint]
-            place = [estimate.file, estimate.frame, estimate.time_s]
+            place = [csv_cell(estimate.file), estimate.frame, estimate.time_s]
             table.writerow([*place, number, *box, person.score, person.confidence, *joints])
     return text.getvalue().encode()
 
@@ -87,7 +88,8 @@ def mat_bytes(results: Results) -> bytes:
     preds = [[joint[:2] for joint in person.joints] for _, person in people_of(results.estimates)]
     annolist = [
         {
-            "image": {"name": estimate.file},
+            # MATLAB has no text that is no Unicode.
+            "image": {"name": visible(estimate.file)},
             "frame": np.nan if estimate.frame is None else estimate.frame,
             "annorect": _structs([_annorect(person) for person in estimate.people]),
         }

@@ -1,0 +1,41 @@
+"""Text from outside does not act: on a terminal, in a spreadsheet, or as another line."""
+
+import pytest
+
+from pipeline.io.console import fail, say
+from pipeline.io.text import csv_cell, one_line, visible
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b]0;title\x07b", "a\\x1b]0;title\\x07b"),
+        ("\x9b2J", "\\x9b2J"),
+        ("all fine\rerror", "all fine\\rerror"),
+        ("gpj.\u202eexe", "gpj.\\u202eexe"),
+        ("not UTF-8 \udcff", "not UTF-8 \\udcff"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("Füße 日本 é 😀", "Füße 日本 é 😀"),
+    ],
+)
+def test_characters_that_act_on_a_terminal_are_shown_as_escapes(capsys, text, shown):
+    assert visible(text) == shown
+    say(text)
+    with pytest.raises(SystemExit):
+        fail(text)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"{shown}\n", f"error: {shown}\n")
+
+
+def test_a_name_is_no_second_line():
+    assert one_line("a.jpg\nerror: none") == "a.jpg\\nerror: none"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\n=", "  =", "\uff1d"])
+def test_a_cell_that_a_spreadsheet_would_compute_is_text(start):
+    assert csv_cell(f"{start}cmd|'/c calc'!A0").startswith("'")
+
+
+@pytest.mark.parametrize("value", [-1.5, 3, None, "a=b.jpg", "photo-1.jpg", ""])
+def test_other_cells_are_unchanged(value):
+    assert csv_cell(value) == value

@@ -106,6 +106,7 @@ def kill_running(sweep: Sweep) -> None:
             writer = owned.enter_context(owner)
             Journal(path.parent, writer=writer).end("KILLED")
             uploaders.append(Uploader(path.parent, sweep.base.tracking.uri, writer))
+            uploaders[-1].finish()
         end = time.monotonic() + _HASTE_S
         for uploader in uploaders:
             uploader.close(max(0.0, end - time.monotonic()))

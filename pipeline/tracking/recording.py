@@ -79,6 +79,8 @@ class RunRecorder:
             self._upload()
         if self._uploader is None:
             return
+        if patience_s < _PATIENCE_S and not self._is_killed:
+            self._uploader.finish()
         try:
             backlog = self._uploader.close(patience_s)
         except KeyboardInterrupt:

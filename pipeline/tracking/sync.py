@@ -109,6 +109,13 @@ class JournalSync:
             self._position = SyncPosition(uri=redacted(self._uri))
             self._send_all(artifacts)
 
+    def end_ahead(self) -> None:
+        """Send the run's end ahead of what waits, if its start was sent; it is sent again later."""
+        ends = [entry for entry in self._journal.entries() if entry.kind == "end"]
+        if self._position.run_id and ends:
+            self._journal.check()
+            send_entry(self._run(), self._journal, ends[-1])
+
     def backlog(self, reason: str = "") -> Backlog:
         """Return what MLflow lacks, with a reason if there is one."""
         seq, later = self._position.seq, self._position.later

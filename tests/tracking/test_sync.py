@@ -20,6 +20,7 @@ from pipeline.tracking.client import AwayError, DoubtfulError
 from pipeline.tracking.recording import end_abandoned, set_aside
 from pipeline.tracking.runs import Run, find_or_create_run, state_of
 from pipeline.tracking.sync import JournalSync, deliver
+from pipeline.tracking.uploader import Uploader
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,30 @@ def rows(database: Path, run) -> list[tuple]:
 
 def waiting(journal: Journal, uri: str) -> dict[str, int]:
     return dict(JournalSync(journal.root, uri).backlog().waiting)
+
+
+def test_the_end_of_a_run_in_haste_does_not_wait_for_an_artifact(begin, uri, request, monkeypatch):
+    reached, released, ended = threading.Event(), threading.Event(), threading.Event()
+    monkeypatch.setattr(sync, "log_text", lambda *_: (reached.set(), released.wait(60)))
+    end_run = sync.end_run
+    monkeypatch.setattr(sync, "end_run", lambda *args: (end_run(*args), ended.set()))
+    journal = begin()
+    journal.text("per joint\n", "scores.txt")
+    uploader = Uploader(journal.root, uri)
+    assert reached.wait(60)
+    journal.end("KILLED")
+    uploader.finish()
+    assert ended.wait(60)
+    assert recorded(uri, request.node.name).info.status == "KILLED"
+    assert waiting(journal, uri) == {"text": 1, "end": 1}
+    released.set()
+    assert not uploader.close(60)
+
+
+def test_the_end_of_a_run_whose_start_was_not_sent_waits_for_it(begin):
+    journal = begin(uri="http://127.0.0.1:1")
+    journal.end("KILLED")
+    JournalSync(journal.root, "http://127.0.0.1:1").end_ahead()
 
 
 def test_every_entry_of_a_journal_arrives(begin, uri, database, request, tmp_path):

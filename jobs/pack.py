@@ -8,7 +8,7 @@ import tyro
 from jobs.options import Address
 from pipeline.io.console import Pace, bar, duration, say
 from pipeline.settings.cli import clear_errors, parse
-from pipeline.settings.packing import PackSettings, SourceName
+from pipeline.settings.packing import PackSettings
 
 if TYPE_CHECKING:
     import ray
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 class Arguments(PackSettings):
     """Cut people out of photographs and write WebDataset shards with an index, on Ray."""
 
-    source: tyro.conf.Positional[SourceName]
-    """Format of the annotations; synthetic: rendered people, without files."""
+    source: tyro.conf.Positional[str]
+    """File or folder of annotations, whose format its content tells; or a format's name, with
+    --annotations: coco, yolo-pose, deeplabcut, sleap, cvat, label-studio, table, mpii-json,
+    mpii-hrnet, mpii-mat, mpii-h5, lsp, lspet, flic. synthetic: rendered people, without files."""
     address: Address = ""
 
     @property
@@ -48,7 +50,7 @@ def pack_here(settings: PackSettings) -> "Index":
 
     plan = plan_packing(settings)
     open_plan(plan)
-    return close_plan(plan, [pack_shard(settings, job) for job in plan.jobs])
+    return close_plan(plan, [pack_shard(plan.settings, job) for job in plan.jobs])
 
 
 def pack(settings: PackSettings, address: str = "") -> "Index":
@@ -73,7 +75,7 @@ def pack(settings: PackSettings, address: str = "") -> "Index":
         from pipeline.cluster.start import cluster
 
         with cluster(address):
-            finished |= _run(settings, missing)
+            finished |= _run(plan.settings, missing)
     index = close_plan(plan, [finished[str(job.name)] for job in plan.jobs])
     _conclude(index)
     return index

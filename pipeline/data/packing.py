@@ -18,8 +18,9 @@ from pipeline.data.packing_plan import (
     ShardJob,
     check_left_out,
 )
+from pipeline.data.photographs.frames import Pictures
 from pipeline.data.photographs.match import LeftOut
-from pipeline.data.photographs.pixels import open_photograph, rgb
+from pipeline.data.photographs.pixels import rgb
 from pipeline.data.shards.crop import Image, cut_crop
 from pipeline.data.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes, members_from
@@ -159,14 +160,16 @@ def _samples(
     job: ShardJob, settings: PackSettings, left_out: LeftOut, converted: Counter[str]
 ) -> Iterator[Sample]:
     """Yield the samples that can be cut; add the keys of the others to `left_out`."""
+    pictures = Pictures(settings.images or Path(), settings.max_pixels)
     # People of an image follow one another, so one image is enough to keep.
-    load = lru_cache(maxsize=1)(partial(_load, settings, converted))
+    load = lru_cache(maxsize=1)(partial(_load, settings, pictures, converted))
     for person in job.people:
         sample = _sample(person, load, settings)
         if isinstance(sample, Sample):
             yield sample
         else:
             left_out.setdefault(sample, []).append(person.key)
+    pictures.close()
 
 
 def _sample(person: Person, load: Callable[[str], Image], settings: PackSettings) -> Sample | str:
@@ -183,10 +186,10 @@ def _sample(person: Person, load: Callable[[str], Image], settings: PackSettings
     return Sample(person=replace(person, image_size=size), crop=crop)
 
 
-def _load(settings: PackSettings, converted: Counter[str], name: str) -> Image:
+def _load(settings: PackSettings, pictures: Pictures, converted: Counter[str], name: str) -> Image:
     """Read or render an image, upright; count it in `converted` if its values were scaled."""
     if settings.images is not None:
-        photograph = open_photograph(settings.images / name, settings.max_pixels)
+        photograph = pictures.read(name)
         if photograph.conversion:
             converted[photograph.conversion] += 1
         return rgb(photograph)

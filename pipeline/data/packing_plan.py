@@ -6,24 +6,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from pipeline.data.formats.annotations import Annotations
-from pipeline.data.formats.registry import SOURCES, read_annotations
+from pipeline.data.formats.registry import SOURCES, read_annotations, recognise
 from pipeline.data.measurable import Measurable, counts_of
+from pipeline.data.photographs.files import holds_photograph
 from pipeline.data.photographs.header import Header
 from pipeline.data.photographs.match import LeftOut, Matched, match_people
 from pipeline.data.shards.writer import ShardName
 from pipeline.data.synthetic.scene import scene_people
 from pipeline.pose.joint_sets import SYNTHETIC, JointSet
-from pipeline.pose.person import Person, Split, Visibility
-from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings
+from pipeline.pose.person import Person, Split, Visibility, frame_of
+from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings, SourceName
 
 STATE_NAME = ".packing"
 # Images probed before packing, to see whether the annotations are theirs.
 _PROBED_IMAGES = 64
+# Folders above the annotations in which their photographs are sought.
+_FOLDERS_ABOVE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,11 @@ def plan_packing(settings: PackSettings) -> PackPlan:
     Images that are missing or can't be opened are found here. Raises ValueError naming the part
     that does not fit, or if more than the allowed share of people have no image.
     """
+    settings, reason = _recognised(settings)
     annotations = _read(settings)
+    if settings.images is None and settings.annotations is not None:
+        settings = _with_images(settings, settings.annotations, annotations)
+        reason.append(f"photographs are those in {settings.images}")
     matched = _match(annotations, settings)
     check_left_out(matched.left_out, len(annotations.people), settings, matched.notes)
     check_fit(matched, settings.images)
@@ -85,6 +92,7 @@ def plan_packing(settings: PackSettings) -> PackPlan:
         sums=sums,
         fingerprint=_fingerprint(settings, sums),
         notes=(
+            *reason,
             *annotations.notes,
             *matched.notes,
             *_measure_notes(people, annotations.joint_set),
@@ -150,6 +158,29 @@ def _file_sums(settings: PackSettings, annotations: Annotations) -> dict[str, st
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _recognised(settings: PackSettings) -> tuple[PackSettings, list[str]]:
+    """Name the format of annotations that are given by their path; return why, to print."""
+    if settings.source in get_args(SourceName):
+        return settings, []
+    source, path, reason = recognise(Path(settings.source))
+    named = replace(settings, source=source, annotations=path)
+    return named, [f"{path} is read as {source}: {reason}"]
+
+
+def _with_images(settings: PackSettings, path: Path, annotations: Annotations) -> PackSettings:
+    """Find the folder of the photographs of annotations at `path`.
+
+    It is that of the annotations or the nearest one above, or its folder `images`.
+    """
+    nearest = path if path.is_dir() else path.parent
+    # Photographs of some people may be missing.
+    names = list(dict.fromkeys(person.image for person in annotations.people))[:_PROBED_IMAGES]
+    folders = [nearest, *list(nearest.absolute().parents)[:_FOLDERS_ABOVE]]
+    candidates = [found for folder in folders for found in (folder, folder / "images")]
+    holding = (folder for folder in candidates if holds_photograph(folder, names))
+    return replace(settings, images=next(holding, nearest))
 
 
 def _read(settings: PackSettings) -> Annotations:
@@ -256,7 +287,15 @@ def _jobs(people: list[Person], settings: PackSettings) -> Iterator[ShardJob]:
             order = np.random.default_rng([settings.seed, 2]).permutation(len(images))
             images = [images[i] for i in order]
         for number, shard in enumerate(_filled(images, settings.people_per_shard)):
-            yield ShardJob(name=ShardName(split=split, number=number), people=tuple(shard))
+            # A video is read forward.
+            in_order = tuple(sorted(shard, key=_place_in_video))
+            yield ShardJob(name=ShardName(split=split, number=number), people=in_order)
+
+
+def _place_in_video(person: Person) -> tuple[str, str, int]:
+    path, place = frame_of(person.image)
+    group, _, number = place.rpartition("/")
+    return (path, group, int(number)) if place else ("", "", 0)
 
 
 def _filled(images: list[list[Person]], size: int) -> Iterator[list[Person]]:

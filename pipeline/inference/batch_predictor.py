@@ -12,12 +12,12 @@ import torch
 from pipeline.data.loader import look_ahead
 from pipeline.data.photographs.header import TooManyPixelsError
 from pipeline.data.photographs.pixels import read_photograph
+from pipeline.data.photographs.video import Video
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.inference.boxes.matching import MatchedBoxes, Place
 from pipeline.inference.predictor import Frame, Pose, Predictor, View
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.inference.sources import MediaFile
-from pipeline.inference.video import Video
 from pipeline.run.checkpoint import Weights
 from pipeline.settings.packing import MAX_PIXELS
 

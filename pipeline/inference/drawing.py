@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from pipeline.data.photographs.pixels import read_photograph
+from pipeline.data.photographs.video import Video
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.inference.batch_predictor import file_name
 from pipeline.inference.results import Estimate, FoundPerson
-from pipeline.inference.video import Video
 from pipeline.io.atomic import atomic_write
 from pipeline.io.own import create_own
 from pipeline.pose.joint_sets import JointSet

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.photographs.video import count_frames
 from pipeline.inference.boxes.files import read_boxes
 from pipeline.inference.boxes.matching import MatchedBoxes
 from pipeline.inference.results import Failure
 from pipeline.inference.sources import MediaFile, find_sources
-from pipeline.inference.video import count_frames
 from pipeline.run.checkpoint import Weights, check_file, find_weights, weights_name
 from pipeline.run.metadata import CheckpointMetadata, read_checksums, read_metadata
 

@@ -1,8 +1,11 @@
 """The record of all annotation readers: one person in one photograph."""
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
+
+_FRAME = re.compile(r"(.+)#((?:\w+/)?[0-9]{1,12})", re.ASCII)
 
 Split = Literal["train", "val"]
 
@@ -19,6 +22,7 @@ class Visibility(IntEnum):
 class Person:
     """One annotated person.
 
+    `image` is the path of a photograph, or PATH#NUMBER of a frame in a video, counted from 0.
     Coordinates are pixels of the original image, with the first pixel's centre at 0. A network sees
     the square of side 200 * `scale` around `center`. `joints` are (x, y); they may lie outside the
     image, and are undefined where `visibility` is MISSING. `head_size` is 0.6 times the diagonal of
@@ -47,7 +51,23 @@ class Person:
         return f"{self.name or image_name(self.image)}_{self.person:02d}"
 
 
+def frame_of(image: str) -> tuple[str, str]:
+    """Split the name of a frame, PATH#NUMBER, into the path and the place in it.
+
+    In a file of several videos the place is VIDEO/NUMBER. It is empty for any other picture.
+    """
+    found = _FRAME.fullmatch(image)
+    return (found[1], found[2]) if found else (image, "")
+
+
 def image_name(image: str) -> str:
-    """Return an image's name in keys: its path without suffix, slashes and dots."""
-    stem, _, _ = image.rpartition(".")
-    return (stem or image).replace("/", "-").replace(".", "-")
+    """Return an image's name in keys: its path without suffix, slashes and dots.
+
+    The number of a frame has six digits, so that names are in its order.
+    """
+    path, place = frame_of(image)
+    stem, _, _ = path.rpartition(".")
+    if place:
+        group, _, number = place.rpartition("/")
+        stem = "-".join(filter(None, (stem or path, group, number.zfill(6))))
+    return (stem or path).replace("/", "-").replace(".", "-")

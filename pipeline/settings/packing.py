@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.settings.check import require
 
@@ -14,6 +14,11 @@ SourceName = Literal[
     "lsp",
     "lspet",
     "coco",
+    "yolo-pose",
+    "deeplabcut",
+    "sleap",
+    "cvat",
+    "label-studio",
     "flic",
     "table",
     "synthetic",
@@ -73,12 +78,13 @@ class CropSettings:
 class PackSettings:
     """Annotations to pack, their split, and the form of the shards."""
 
-    source: SourceName
-    """Format of the annotations. synthetic: renders people, without files."""
+    source: str
+    """File or folder of annotations, whose format its content tells; or a format's name, with
+    --annotations. synthetic: renders people, without files."""
     images: Path | None = None
-    """Folder of the photographs."""
+    """Folder of the photographs; by default where the annotations are, or above."""
     annotations: Path | None = None
-    """Annotation file."""
+    """Annotation file or folder of a format that is named."""
     head_boxes: Path | None = None
     """MPII's detections_our_format.mat: the head boxes of validation people, for PCKh."""
     joint_set: Path | None = None
@@ -126,14 +132,15 @@ class PackSettings:
         require(0 <= share <= 1, "max_left_out", "from 0 to 1", share)
         if self.source == SYNTHETIC_NAME and self.head_boxes is not None:
             raise ValueError("--head-boxes is not for synthetic, whose people have head sizes")
-        for name, is_needed in (
-            ("images", self.source != SYNTHETIC_NAME),
-            ("annotations", self.source != SYNTHETIC_NAME),
+        is_format, is_rendered = self.source in get_args(SourceName), self.source == SYNTHETIC_NAME
+        if is_format and not is_rendered and self.annotations is None:
+            raise ValueError(f"--annotations is required for {self.source}")
+        for name, is_taken in (
+            ("images", not is_rendered),
+            ("annotations", is_format and not is_rendered),
         ):
-            if (getattr(self, name) is not None) != is_needed:
-                option = name.replace("_", "-")
-                fits = "required for" if is_needed else "not for"
-                raise ValueError(f"--{option} is {fits} {self.source}")
+            if getattr(self, name) is not None and not is_taken:
+                raise ValueError(f"--{name} is not for {self.source}")
         if self.source == TABLE_NAME and self.joint_set is None:
             raise ValueError(f"--joint-set is required for {self.source}")
 

@@ -393,7 +393,7 @@ def test_a_person_of_coco_without_a_box_is_framed_by_the_joints(tmp_path, field,
     [person] = annotations.people
     # Joints from (100, 200) to (116, 216): a square of 1.25 times 16 pixels.
     assert (person.box, person.center, person.scale) == (None, (108.0, 208.0), 0.1)
-    assert annotations.notes == ("1 people have no box of a size: their joints frame them",)
+    assert annotations.notes[0] == "1 people have no box of a size: their joints frame them"
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,31 @@
 """Files that labelling tools wrote, and public datasets of other joints, as they are packed."""
 
+import json
+import re
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+from tool_files import (
+    FILES,
+    JOINTS,
+    MICE,
+    coco,
+    deeplabcut,
+    label_studio,
+    pictures,
+    sleap,
+    yolo_pose,
+)
 
+from jobs.pack import pack_here
+from pipeline.data.formats.registry import read_annotations
 from pipeline.data.packing_plan import plan_packing
+from pipeline.data.shards.reader import ShardReader
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Visibility
-from pipeline.settings.packing import PackSettings
+from pipeline.settings.packing import AnnotationFiles, PackSettings
 
 MISSING, OCCLUDED, VISIBLE = Visibility
 
@@ -71,3 +89,310 @@ def test_coco_itself_is_packed_as_coco(tmp_path, tools_dir, part, people):
     folder = tools_dir / "coco_mini"
     plan = plan_of(folder / f"person_keypoints_{part}.json", tmp_path, images=folder / part)
     assert (len(people_of(plan)), plan.joint_set) == (people, COCO)
+
+
+def found_in(path: Path, out: Path, **options: object):
+    """Plan the pack of a file or folder whose format nothing names."""
+    defaults = {"split": "train", "max_left_out": 0.0}
+    return plan_packing(PackSettings(source=str(path), out=out, **defaults | options))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "flip_pairs", "limbs", "occluded"),
+    [
+        ("coco", "coco", ((1, 2),), ((0, 1), (0, 2)), ()),
+        ("yolo-pose", "yolo-pose", ((1, 2),), (), ()),
+        ("deeplabcut", "deeplabcut", ((1, 2),), ((0, 3),), ()),
+        ("deeplabcut-h5", "deeplabcut", ((1, 2),), (), ()),
+        ("cvat", "cvat", ((1, 2),), ((0, 3),), (1,)),
+        ("label-studio", "label-studio", ((1, 2),), (), ()),
+        ("sleap", "sleap", ((1, 2),), ((0, 3),), ()),
+        ("sleap-package", "sleap", ((1, 2),), ((0, 3),), ()),
+    ],
+)
+def test_each_tools_file_is_recognised_and_gives_the_same_mice(
+    tmp_path, name, source, flip_pairs, limbs, occluded
+):
+    path = FILES[name](tmp_path / "in")
+    plan = found_in(path, tmp_path / "out")
+    assert plan.notes[0].startswith(f"{path} is read as {source}: ")
+    assert (plan.joint_set.joints, plan.joint_set.limbs) == (JOINTS, limbs)
+    assert plan.joint_set.flip_pairs == flip_pairs
+    people = people_of(plan)
+    assert len(people) == 2
+    for person, mouse in zip(people, MICE, strict=True):
+        for joint, (point, state) in enumerate(zip(person.joints, person.visibility, strict=True)):
+            expected = mouse[joint]
+            if expected is None:
+                assert state == MISSING
+            else:
+                assert point == pytest.approx(expected, abs=1e-5)
+                assert state == (OCCLUDED if joint in occluded else VISIBLE)
+
+
+def test_frames_of_a_video_are_the_right_ones(tmp_path):
+    path = sleap(tmp_path / "in")
+    pack_here(PackSettings(source=str(path), out=tmp_path / "out", split="train"))
+    samples = {s.key: s for s in ShardReader([str(tmp_path / "out/train-000000.tar")])}
+    # Frame n has the grey 20 + 30 n.
+    greys = {key: sample.picture().mean() for key, sample in samples.items()}
+    assert greys == {
+        "mice-000001_00": pytest.approx(50, abs=8),
+        "mice-000004_00": pytest.approx(140, abs=8),
+    }
+
+
+@pytest.mark.parametrize(("order", "red", "blue"), [("RGB", 200, 40), ("BGR", 40, 200)])
+def test_pictures_in_a_package_have_their_colours(tmp_path, order, red, blue):
+    path = sleap(tmp_path / "in", is_package=True)
+    with h5py.File(path, "a") as file:
+        file["video0/video"].attrs["channel_order"] = order
+    pack_here(PackSettings(source=str(path), out=tmp_path / "out", split="train"))
+    last = list(ShardReader([str(tmp_path / "out/train-000000.tar")]))[-1]
+    means = last.picture().reshape(-1, 3).mean(axis=0)
+    assert means == pytest.approx([red, 0, blue], abs=6)
+
+
+def test_joints_between_keyframes_of_cvat_are_interpolated(tmp_path):
+    people = people_of(found_in(FILES["cvat-video"](tmp_path / "in"), tmp_path / "out"))
+    assert [person.image for person in people] == [f"mice.mp4#{n}" for n in range(5)]
+    # A quarter of the way from (40.25, 30.5) to (100, 80).
+    assert people[1].joints[0] == (55.1875, 42.875)
+    # The tail leaves the picture in frame 2, the mouse in frame 5.
+    assert [person.visibility[3] for person in people] == [VISIBLE, VISIBLE, *[MISSING] * 3]
+
+
+def test_frames_that_a_tool_extracted_stand_in_for_their_video(tmp_path):
+    path = sleap(tmp_path / "in")
+    (tmp_path / "in/mice.mp4").unlink()
+    pictures(tmp_path / "in/images", ("frame_000001.png", "frame_000004.png"))
+    people = people_of(found_in(path, tmp_path / "out"))
+    assert [person.image for person in people] == [
+        "images/frame_000001.png",
+        "images/frame_000004.png",
+    ]
+
+
+def test_predictions_are_labels_only_where_that_is_asked(tmp_path):
+    path = sleap(tmp_path / "in")
+    assert found_in(path, tmp_path / "out").skipped == {
+        "a tool's prediction, no label (--predictions true)": 1
+    }
+    people = people_of(found_in(path, tmp_path / "out", predictions=True))
+    assert [person.image for person in people] == [f"mice.mp4#{n}" for n in (1, 2, 4)]
+
+
+def test_pixels_of_old_sleap_files_count_from_their_corner(tmp_path):
+    path = sleap(tmp_path / "in", version=1.0)
+    assert people_of(found_in(path, tmp_path / "out"))[0].joints[0] == (39.75, 30.0)
+
+
+def test_a_joint_set_file_chooses_joints_and_their_order(tmp_path):
+    path = deeplabcut(tmp_path / "in")
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'name = "own"\njoints = ["tail", "snout"]\nnormaliser = ["tail", "snout"]\nindex_base = 0\n'
+    )
+    plan = found_in(path, tmp_path / "out", joint_set=own)
+    assert plan.joint_set.joints == ("tail", "snout")
+    # The second mouse has but one of the two joints, and no box.
+    [person] = people_of(plan)
+    assert person.joints == ((90.0, 33.0), (40.25, 30.5))
+    assert plan.skipped == {"one labelled joint and no box": 1}
+    assert f"joints that {own} lacks are left out: leftear, rightear" in plan.notes
+    own.write_text(own.read_text().replace("tail", "tails"))
+    said = f"--joint-set {own}: {path} has no joint 'tails'; did you mean 'tail'?"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        found_in(path, tmp_path / "out", joint_set=own)
+
+
+def test_unnamed_joints_of_yolo_take_the_names_of_a_joint_set_file(tmp_path):
+    path = yolo_pose(tmp_path / "in")
+    content = path.read_text()
+    path.write_text(content[: content.index("kpt_names")])
+    own = tmp_path / "own.toml"
+    own.write_text(
+        f'name = "own"\njoints = {list(JOINTS)}\nnormaliser = "box"\nindex_base = 0\n'
+        'flip_pairs = [["leftear", "rightear"]]\n'
+    )
+    assert found_in(path, tmp_path / "out").joint_set.joints[0] == "joint_1"
+    plan = found_in(path, tmp_path / "out", joint_set=own)
+    assert plan.joint_set.joints == JOINTS
+    assert people_of(plan)[0].joints[0] == pytest.approx((40.25, 30.5), abs=1e-5)
+
+
+def test_yolos_joints_without_visibility_are_missing_below_0_or_at_0(tmp_path):
+    path = yolo_pose(tmp_path / "in")
+    path.write_text(path.read_text().replace("[4, 3]", "[4, 2]"))
+    for name in "ab":
+        text = tmp_path / f"in/labels/train/{name}.txt"
+        text.write_text("0 0.375 0.5 0.5 0.75 0.25 0 -1 -1 0 0 0.5 0.5\n")
+    person = people_of(found_in(path, tmp_path / "out"))[0]
+    assert person.visibility == (VISIBLE, MISSING, MISSING, VISIBLE)
+    assert person.joints[0] == (40.0, 0.0)
+
+
+def test_keypoints_of_label_studio_on_a_turned_picture_are_turned_back(tmp_path):
+    path = label_studio(tmp_path / "in")
+    tasks = json.loads(path.read_text())
+    # Turned clockwise by 90 degrees, what was at x of 40 and y of 30 pixels of 160 x 120 lies at
+    # 90 pixels of 120, and 40 of 160.
+    tasks = tasks[:1]
+    for item in tasks[0]["annotations"][0]["result"]:
+        item["image_rotation"] = 90
+        item["value"] |= {"x": 75.0, "y": 25.0}
+    path.write_text(json.dumps(tasks))
+    person = people_of(found_in(path, tmp_path / "out"))[0]
+    assert person.joints[0] == (40.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "old", "new", "said"),
+    [
+        (coco, '"bbox"', '"score": 0.5, "bbox"', "no people; passed over were a tool's prediction"),
+        (yolo_pose, "kpt_shape: [4, 3]", "kpt_shape: 4", "kpt_shape must be [joints, 2 or 3]"),
+        (yolo_pose, "flip_idx: [0, 2, 1, 3]", "flip_idx: [0, 2, 3, 1]", "flip_idx must have each"),
+        (yolo_pose, "images/train", "images/there", "there is no such folder or list in"),
+        (deeplabcut, "40.25", "4O.25", "line 4: expected a number, or nothing, got '4O.25'"),
+        (deeplabcut, "40.25", "", "line 4: snout has x nan and y 30.5, expected two numbers"),
+        (deeplabcut, "bodyparts", "parts", "the first rows are scorer, parts, coords"),
+        (deeplabcut, "rightear", "leftear", "leftear has the column x 2 times, expected once"),
+        (FILES["cvat"], 'label="tail"', 'label="tall"', "'tall' is no joint of mouse"),
+        (FILES["cvat"], "40.25,30.5", "40.25", "snout: points must be x,y, got '40.25'"),
+        (FILES["cvat"], "<annotations>", "<!DOCTYPE a><annotations>", "expected no DOCTYPE"),
+        (FILES["cvat-video"], 'frame="4"', 'frame="x"', "frame must be a whole number, got 'x'"),
+        (label_studio, '["snout"]', '["snout", "tail"]', "keypointlabels must be one name"),
+        (label_studio, '"original_width": 160', '"original_width": 0', "original_width and"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(tmp_path, make, old, new, said):
+    path = make(tmp_path / "in")
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        found_in(path, tmp_path / "out")
+    assert str(path.parent) in str(error.value)
+
+
+def test_columns_that_would_run_a_program_are_refused(tmp_path):
+    path = tmp_path / "CollectedData_me.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("df_with_missing")
+        group["table"] = np.zeros(1, [("index", "S9"), ("values_block_0", "<f8", (2,))])
+        group.attrs["non_index_axes"] = np.bytes_(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(ValueError, match=r"is not plain: it would run os\.system; convert"):
+        found_in(path, tmp_path / "out")
+
+
+def test_data_of_other_files_are_not_read(tmp_path):
+    path, other = sleap(tmp_path / "in"), sleap(tmp_path / "other")
+    with h5py.File(path, "a") as file:
+        del file["points"]
+        file["points"] = h5py.ExternalLink(str(other), "points")
+    with pytest.raises(ValueError, match="points: it is a link to elsewhere, expected data of"):
+        found_in(path, tmp_path / "out")
+
+
+def test_a_folder_of_several_files_needs_a_choice(tmp_path):
+    coco(tmp_path / "in")
+    label_studio(tmp_path / "in")
+    said = "has 2 files of annotations, expected one or its path: mice.json (coco), tasks.json"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        found_in(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(ValueError, match="no such file or folder, nor a format by name"):
+        found_in(tmp_path / "there", tmp_path / "out")
+
+
+# The genuine files
+
+
+def test_the_mouse_of_deeplabcut_is_packed_alike_from_table_file_and_folder(tmp_path, tools_dir):
+    folder = tools_dir / "dlc_openfield"
+    table = folder / "labeled-data/m4s1/CollectedData_Pranav"
+    plans = [
+        found_in(path, tmp_path)
+        for path in (folder, table.with_suffix(".csv"), table.with_suffix(".h5"))
+    ]
+    people = [people_of(plan) for plan in plans]
+    assert [len(found) for found in people] == [116] * 3
+    assert plans[0].joint_set.joints == ("snout", "leftear", "rightear", "tailbase")
+    assert plans[0].joint_set.flip_pairs == ((1, 2),)
+    for found in people:
+        assert found[0].image == "labeled-data/m4s1/img0000.png"
+        assert found[0].joints[0] == (21.521, 265.428)
+        np.testing.assert_allclose(
+            [person.joints for person in found], [person.joints for person in people[0]], atol=1e-9
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "people", "joints"),
+    [
+        ("dlc_testdata", 3, 3),
+        ("dlc_testdata_v2", 3, 3),
+        ("madlc_testdata", 5, 3),
+        ("madlc_testdata_v2", 5, 3),
+        ("maudlc_testdata", 7, 5),
+        ("maudlc_testdata_v2", 7, 5),
+    ],
+)
+def test_every_variant_of_deeplabcuts_table_is_packed(tmp_path, tools_dir, name, people, joints):
+    path = tools_dir / f"dlc_variants/labeled-data/video/{name}.csv"
+    plan = found_in(path, tmp_path)
+    found = people_of(plan)
+    assert (len(found), len(plan.joint_set.joints)) == (people, joints)
+    assert plan.skipped == {"image without a label": 1}
+    # B of the first animal is empty in the second picture.
+    second = next(person for person in found if person.image == "labeled-data/video/img001.png")
+    assert second.joints[:3] == ((12, 13), (0, 0), (15, 16))
+    assert second.visibility[:3] == (VISIBLE, MISSING, VISIBLE)
+    if joints == 5:
+        single = found_in(path, tmp_path, category="single")
+        assert single.joint_set.joints == ("D", "E")
+        assert people_of(single)[0].joints == ((22, 23), (24, 25))
+
+
+def test_lightning_poses_example_is_packed(tmp_path, tools_dir):
+    plan = found_in(tools_dir / "lightning_pose_mouse", tmp_path)
+    people = people_of(plan)
+    assert (len(people), len(plan.joint_set.joints)) == (90, 17)
+    first = next(person for person in people if person.image == "labeled-data/img01.png")
+    assert first.joints[:2] == ((77.25, 36.25), (253.5, 101.900392541708))
+    # tailBase_top
+    assert first.visibility[4] == MISSING
+
+
+def test_sleaps_dancer_is_packed_without_the_predictions(tmp_path, tools_dir):
+    plan = found_in(tools_dir / "sleap/dance.mp4.labels.slp", tmp_path)
+    people = people_of(plan)
+    assert plan.joint_set == COCO
+    assert [person.image for person in people] == [f"dance.mp4#{n}" for n in range(3)]
+    assert people[0].joints[0] == pytest.approx((193.83285522, 230.05151367))
+    assert list(plan.skipped.values()) == [450]
+
+
+def test_cvats_images_and_yolos_datasets_are_packed(tmp_path, tools_dir):
+    plan = found_in(tools_dir / "cvat/for_images/train.xml", tmp_path)
+    assert plan.joint_set.joints == ("1", "2", "3", "4")
+    assert plan.joint_set.limbs == ((2, 1), (0, 3))
+    assert [person.joints[1] for person in people_of(plan)] == [(2, 2), (4, 4)]
+    for name in ("yolo_pose", "yolo_pose_xy"):
+        [person] = people_of(found_in(tools_dir / name, tmp_path))
+        # Shares of 15 x 10 pixels.
+        assert np.array(person.joints) == pytest.approx(np.array([(1.5, 2), (4.5, 4), (7.5, 6)]))
+
+
+def test_the_figure_of_label_studio_is_where_its_percents_are(tmp_path, tools_dir):
+    pictures(tmp_path / "images", ("image1.jpg",))
+    path = tools_dir / "label_studio/data_keypoints.json"
+    said = "has (160, 120) pixels, expected (216, 174)"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        found_in(path, tmp_path / "out", images=tmp_path / "images")
+    found = read_annotations("label-studio", AnnotationFiles(annotations=path))
+    [person] = found.people
+    assert found.joint_set == COCO
+    # 64.44 percent of 216, 39.29 percent of 174.
+    assert person.joints[0] == pytest.approx((139.2, 68.36595744680851))
+    assert sum(state == VISIBLE for state in person.visibility) == 3
+    assert person.box == pytest.approx((83.914893, 13.32765957, 102.17872, 88.60425532))

@@ -12,6 +12,7 @@ import scipy.io
 from factories import checkpoint, film, photograph, touched
 
 from pipeline.data.formats.mpii import read_mpii_predictions
+from pipeline.data.photographs.video import Video, count_frames
 from pipeline.inference.batch_predictor import Estimator, Options, file_name
 from pipeline.inference.boxes.files import read_boxes
 from pipeline.inference.drawing import draw_people, enlargement
@@ -21,7 +22,6 @@ from pipeline.inference.formats.tables import Results
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.inference.sources import MediaFile, find_sources
 from pipeline.inference.store import Store, spans
-from pipeline.inference.video import Video, count_frames
 from pipeline.pose.joint_sets import MPII
 
 # Inputs

@@ -205,7 +205,7 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("jobs.train", "--model.stacks two", "--model.stacks: invalid literal"),
         ("jobs.train", "--evaluation.flip-test maybe", "expected true or false, got 'maybe'"),
         ("jobs.train", "--optim.batch-size 3 --ray.workers 2", "a multiple of ray.workers=2"),
-        ("jobs.pack", "mpii-hrnet --out o", "--images is required for mpii-hrnet"),
+        ("jobs.pack", "mpii-hrnet --out o", "--annotations is required for mpii-hrnet"),
         (
             "jobs.pack",
             "table --images i --annotations a.csv --out o",

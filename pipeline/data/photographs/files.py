@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.io.inside import path_inside
 from pipeline.io.parsing import composed
+from pipeline.pose.person import frame_of
 
 # A path of Windows or POSIX that starts at a root, or a URL.
 _ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]|[A-Za-z][A-Za-z0-9+.-]*://")
@@ -51,6 +52,16 @@ def find_photographs(folder: Path, names: Iterable[str]) -> Found:
     return Found(paths=paths, missing=dict.fromkeys(missing) | nearest)
 
 
+def holds_photograph(folder: Path, names: Iterable[str]) -> bool:
+    """Whether any of the files that annotations name is below a folder, which is not listed."""
+    return any(
+        (folder / candidate).is_file()
+        for name in names
+        for candidate in _candidates(frame_of(name)[0])
+        if ".." not in PurePosixPath(candidate).parts
+    )
+
+
 class _Listing:
     """The files below a folder, listed only if a name is not simply there."""
 
@@ -58,7 +69,25 @@ class _Listing:
         self._folder = folder
 
     def path_of(self, name: str) -> str | None:
-        """Return the path below the folder, None if there is no such file."""
+        """Return the path below the folder, None if there is no such file.
+
+        A frame whose video is not there may be a picture of its own, as tools extract them:
+        frame_000012.png.
+        """
+        path, place = frame_of(name)
+        if not place:
+            return self._file_of(name)
+        video = self._file_of(path)
+        if video:
+            return f"{video}#{place}"
+        pictures = sorted(
+            file
+            for folder in (self._folder, self._folder / "images")
+            for file in folder.glob(f"frame_{place.rpartition('/')[2].zfill(6)}.*")
+        )
+        return self._file_of(pictures[0].relative_to(self._folder).as_posix()) if pictures else None
+
+    def _file_of(self, name: str) -> str | None:
         candidates = list(_candidates(name))
         for candidate in candidates:
             if self._inside(name, candidate).is_file():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.data.formats.annotations import image_counter
 from pipeline.data.photographs.files import Found, find_photographs
-from pipeline.data.photographs.header import Header, TooManyPixelsError, read_header
+from pipeline.data.photographs.frames import Pictures
+from pipeline.data.photographs.header import Header, TooManyPixelsError
 from pipeline.data.photographs.orientation import Held, held_upright, orientations
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Person, image_name
@@ -89,15 +90,16 @@ def _headers(
     folder: Path, paths: Iterable[str], max_pixels: int
 ) -> tuple[dict[str, Header], dict[str, _Fault]]:
     headers, faults = {}, {}
+    pictures = Pictures(folder, max_pixels)
     for path in paths:
         try:
-            with (folder / path).open("rb") as file:
-                headers[path] = read_header(file, max_pixels)
+            headers[path] = pictures.header(path)
         except TooManyPixelsError as error:
             reason = f"image of more than {max_pixels:,} pixels (--max-pixels)"
             faults[path] = _Fault(reason=reason, why=str(error))
         except (OSError, ValueError) as error:
             faults[path] = _Fault(reason="unreadable image", why=str(error))
+    pictures.close()
     return headers, faults
 
 

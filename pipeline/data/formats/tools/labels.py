@@ -155,8 +155,14 @@ def _in_file(joint_file: JointFile, skeleton: Skeleton, files: AnnotationFiles) 
             f"{where}: index_base must be 0 and unit not 'share' for {files.annotations}, whose "
             "format states how it counts pixels"
         )
-    if not skeleton.joints:
-        return list(joint_file.joint_set.joints)
+    if not skeleton.is_named:
+        names = joint_file.joint_set.joints
+        if len(names) != len(skeleton.joints):
+            raise ValueError(
+                f"{where} has {len(names)} joints, expected {len(skeleton.joints)}: "
+                f"{files.annotations} names none, so that their order counts"
+            )
+        return list(skeleton.joints)
     spelled = {plain_name(name): name for name in skeleton.joints}
     for name in joint_file.joint_set.joints:
         if plain_name(name) not in spelled:
@@ -177,8 +183,7 @@ def _people(
     """Make a person of each figure that can be framed, its joints in the order of `names`."""
     people, number_in = [], image_counter()
     places = {
-        category: _places(skeleton.joints or names, names)
-        for category, skeleton in labels.skeletons.items()
+        category: _places(skeleton.joints, names) for category, skeleton in labels.skeletons.items()
     }
     missing = joint_file.missing if joint_file else None
     for figure in figures:

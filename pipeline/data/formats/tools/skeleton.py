@@ -28,7 +28,8 @@ _MOST_NAMED = 4
 class Skeleton:
     """Joints as a file names them, with limbs by their numbers.
 
-    `flip_pairs` are None where the file doesn't state them; `sigmas` are empty then. Raises
+    `flip_pairs` are None where the file doesn't state them; `sigmas` are empty then. `is_named` is
+    false where the file has no names. Raises
     ValueError for a name that is empty or there twice, and for a number that is no joint's.
     """
 
@@ -37,6 +38,7 @@ class Skeleton:
     limbs: tuple[tuple[int, int], ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] | None = None
     sigmas: tuple[float, ...] = ()
+    is_named: bool = True
 
     def __post_init__(self) -> None:
         for joint, count in Counter(self.joints).items():
@@ -63,7 +65,7 @@ def joint_set_of(skeleton: Skeleton, people: Sequence[Person]) -> tuple[JointSet
     ValueError if pairs contradict the names.
     """
     if list(map(plain_name, skeleton.joints)) == list(map(plain_name, COCO.joints)):
-        return COCO, []
+        return COCO, ["joint set coco: COCO's 17 joints in their order"]
     names = joint_names(skeleton.joints)
     stated = skeleton.flip_pairs is not None
     pairs = skeleton.flip_pairs if skeleton.flip_pairs is not None else side_pairs(skeleton.joints)

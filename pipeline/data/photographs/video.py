@@ -21,6 +21,13 @@ class Video:
         # The number of the next frame, from 0.
         self.position = 0
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames as they are read."""
+        sides = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+        width, height = (int(self._capture.get(side)) for side in sides)
+        return width, height
+
     def frames_by_header(self) -> int:
         """Return the header's number of frames; 0 if it has none."""
         return max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))

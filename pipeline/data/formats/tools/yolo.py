@@ -1,0 +1,341 @@
+"""Reader of YOLO-pose datasets, as Ultralytics defines them: data.yaml, and a text an image."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.formats.annotations import PREDICTION, Annotations
+from pipeline.data.formats.recognition import Peek
+from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
+from pipeline.data.formats.tools.skeleton import Skeleton
+from pipeline.data.formats.tools.yaml_files import read_yaml
+from pipeline.data.photographs.header import SUFFIXES, read_header
+from pipeline.pose.joint_sets import COCO
+from pipeline.pose.person import Split, Visibility
+from pipeline.settings.packing import MAX_PIXELS, AnnotationFiles
+
+_SPLITS: dict[str, Split | None] = {"train": "train", "val": "val", "test": None}
+# Shares of the picture; a joint may lie outside.
+_FARTHEST = 2.0
+
+
+def read_yolo_pose(files: AnnotationFiles) -> Annotations:
+    """Read a dataset by its data.yaml or folder: class, box and joints as shares of the picture.
+
+    `kpt_names` name the joints; without, 17 with COCO's `flip_idx` are COCO's, others joint_1 and
+    so on. `flip_idx` has the flip pairs. Of `kpt_shape: [K, 2]` a joint below 0 or at (0, 0) is
+    missing. The split is the dataset's if it has images for training and for validation. Raises
+    ValueError naming file, line, field and value.
+    """
+    path = _yaml_in(files.annotations)
+    content = read_yaml(path)
+    joints, values = _shape(content, path)
+    skeletons, notes = _skeletons(content, joints, path)
+    root = files.images or path.parent
+    pictures = _pictures(content, root, path)
+    splits = set(pictures.values())
+    skipped: Counter[str] = Counter()
+    figures: list[Figure] = []
+    texts: list[Path] = []
+    for picture, split in pictures.items():
+        text = _text_of(picture)
+        if not text.is_file():
+            continue
+        texts.append(text)
+        size = _size(picture, files)
+        for line in _lines(text, joints, values, skipped, files):
+            if size is None:
+                skipped["unreadable image"] += 1
+            elif split == "test":
+                skipped["of the split test"] += 1
+            else:
+                shares = _Shares(size=size, line=line)
+                figures.append(
+                    Figure(
+                        image=picture.relative_to(root).as_posix(),
+                        category=_class_of(line, skeletons, text),
+                        joints=shares.joints(joints, values),
+                        states=shares.states(joints, values, text),
+                        box=shares.box,
+                        image_size=size,
+                        split=_SPLITS[split] if {"train", "val"} <= splits else None,
+                    )
+                )
+    labels = Labels(
+        name=path.parent.absolute().name,
+        skeletons=skeletons,
+        figures=figures,
+        skipped=skipped,
+        states_unit=True,
+        files=(*([path] if path != files.annotations else []), *texts),
+        notes=tuple(notes),
+    )
+    return annotations_of(labels, files)
+
+
+def is_yolo_pose(peek: Peek) -> str:
+    """Recognise a data.yaml with the shape of keypoints, or its folder."""
+    path = peek.path
+    candidates = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
+    for file in candidates:
+        if file.suffix in (".yaml", ".yml") and b"kpt_shape" in Peek(file).start:
+            return f"{file.name} has kpt_shape, as Ultralytics' pose datasets"
+    return ""
+
+
+def _yaml_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = [file for file in sorted(path.glob("*.y*ml")) if b"kpt_shape" in Peek(file).start]
+    if len(found) != 1:
+        raise ValueError(
+            f"{path} has {len(found)} YAML files with kpt_shape, expected one; give its path"
+        )
+    return found[0]
+
+
+def _shape(content: dict[str, Any], path: Path) -> tuple[int, int]:
+    shape = content.get("kpt_shape")
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 2
+        or not all(type(number) is int for number in shape)
+        or not 1 <= shape[0] <= 1000
+        or shape[1] not in (2, 3)
+    ):
+        raise ValueError(
+            f"{path}: kpt_shape must be [joints, 2 or 3], at most 1,000 joints, got {shape!r:.80}"
+        )
+    return shape[0], shape[1]
+
+
+def _skeletons(
+    content: dict[str, Any], count: int, path: Path
+) -> tuple[dict[str, Skeleton], list[str]]:
+    names = content.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{path}: names must list the classes, got {names!r:.80}")
+    flip_idx = content.get("flip_idx")
+    pairs = None if flip_idx is None else _pairs(flip_idx, count, path)
+    stated, notes = content.get("kpt_names"), []
+    skeletons = {}
+    for number, name in names.items():
+        own = stated.get(number, stated.get(str(number))) if isinstance(stated, dict) else stated
+        is_named = own is not None
+        if not is_named:
+            is_coco = count == len(COCO.joints) and flip_idx == list(COCO.mirror)
+            own = list(COCO.joints) if is_coco else [f"joint_{k + 1}" for k in range(count)]
+            note = (
+                "17 joints with COCO's flip_idx are read as COCO's"
+                if is_coco
+                else "the dataset does not name its joints (kpt_names); --joint-set FILE does"
+            )
+            notes = [note]
+        if not isinstance(own, list) or len(own) != count:
+            raise ValueError(
+                f"{path}: kpt_names of class {number} must be {count} names as in kpt_shape, got "
+                f"{own!r:.80}"
+            )
+        skeletons[str(name)] = Skeleton(
+            name=str(name), joints=tuple(map(str, own)), flip_pairs=pairs, is_named=is_named
+        )
+    if len(skeletons) != len(names):
+        raise ValueError(f"{path}: names must differ from class to class, got {names!r:.80}")
+    return skeletons, notes
+
+
+def _pairs(flip_idx: Any, count: int, path: Path) -> tuple[tuple[int, int], ...]:
+    is_order = isinstance(flip_idx, list) and sorted(map(str, flip_idx)) == sorted(
+        map(str, range(count))
+    )
+    if not is_order or any(flip_idx[other] != joint for joint, other in enumerate(flip_idx)):
+        raise ValueError(
+            f"{path}: flip_idx must have each of the {count} joints once, pairs changing places, "
+            f"got {flip_idx!r:.80}"
+        )
+    return tuple((joint, other) for joint, other in enumerate(flip_idx) if joint < other)
+
+
+def _pictures(content: dict[str, Any], root: Path, path: Path) -> dict[Path, str]:
+    """Return the pictures of the dataset, each with its split."""
+    found: dict[Path, str] = {}
+    for split in _SPLITS:
+        entries = content.get(split)
+        for entry in entries if isinstance(entries, list) else [entries]:
+            if entry is None or entry == "":
+                continue
+            place = _inside(entry, content.get("path"), root)
+            if place is None and split != "test":
+                raise ValueError(
+                    f"{path}: {split} is {entry!r:.200}, but there is no such folder or list in "
+                    f"{root}; give the folder that it is in as --images"
+                )
+            for picture in _listed(place, root) if place else ():
+                found.setdefault(picture, split)
+    if not found:
+        raise ValueError(f"{path}: no images, expected folders of images as train and val")
+    return found
+
+
+def _inside(entry: Any, base: Any, root: Path) -> Path | None:
+    """Find a folder or list below the root, however its path begins."""
+    parts = [
+        part for part in str(entry).strip().replace("\\", "/").split("/") if part not in ("", ".")
+    ]
+    before = [
+        part for part in str(base or "").replace("\\", "/").split("/") if part not in ("", ".")
+    ]
+    # Ultralytics joins both; exports are moved, and write ../train/images of their own folder.
+    for whole in (before + parts, parts):
+        for start in range(len(whole)):
+            end = whole[start:]
+            if ".." not in end and (root.joinpath(*end)).exists():
+                return root.joinpath(*end)
+    return None
+
+
+def _listed(place: Path, root: Path) -> Iterator[Path]:
+    """Yield the pictures in a folder, or those that a text lists."""
+    if place.is_dir():
+        for path in sorted(place.rglob("*")):
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path
+        return
+    for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
+        found = _inside(line, None, root) if line.strip() else None
+        if found is not None and found.is_file():
+            yield found
+
+
+def _text_of(picture: Path) -> Path:
+    """Return the labels of a picture: under labels/ as it is under the last images/."""
+    parts = list(picture.absolute().parts)
+    if "images" in parts[:-1]:
+        last = len(parts) - 1 - parts[::-1].index("images", 1)
+        parts[last] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _size(picture: Path, files: AnnotationFiles) -> tuple[int, int] | None:
+    """Return the picture's size as its labels see it; None if it can't be read."""
+    try:
+        with picture.open("rb") as file:
+            header = read_header(file, MAX_PIXELS)
+    except (OSError, ValueError):
+        return None
+    return header.stored_size if files.exif == "stored" else header.upright_size
+
+
+@dataclass(frozen=True)
+class _Line:
+    where: str
+    values: list[float]
+
+
+def _lines(
+    text: Path, joints: int, values: int, skipped: Counter[str], files: AnnotationFiles
+) -> Iterator[_Line]:
+    """Yield the lines of a text that have joints. Raises ValueError naming a wrong one."""
+    count = 5 + joints * values
+    known: set[str] = set()
+    for number, line in enumerate(
+        text.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+    ):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{text}: line {number}"
+        if len(words) == 5:
+            skipped["no keypoints"] += 1
+            continue
+        if line in known:
+            skipped["the same annotation again"] += 1
+            continue
+        known.add(line)
+        if len(words) == count + 1 and not files.predictions:
+            skipped[PREDICTION] += 1
+            continue
+        if len(words) not in (count, count + 1):
+            raise ValueError(
+                f"{where} has {len(words)} numbers, expected {count}: class, box, and "
+                f"{joints} joints of {values} numbers as in kpt_shape"
+            )
+        yield _Line(where, [_share(word, where) for word in words])
+
+
+def _share(word: str, where: str) -> float:
+    try:
+        number = float("x" if "_" in word else word)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: expected finite numbers, got {word!r:.80}")
+    return number
+
+
+def _class_of(line: _Line, skeletons: dict[str, Skeleton], text: Path) -> str:
+    number = line.values[0]
+    if not number.is_integer() or not 0 <= number < len(skeletons):
+        raise ValueError(
+            f"{line.where}: class must be from 0 to {len(skeletons) - 1}, got {number:g}"
+        )
+    return list(skeletons)[int(number)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shares:
+    """A line's shares in pixels of a picture of `size`."""
+
+    size: tuple[int, int]
+    line: _Line
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        x, y, width, height = self._checked(self.line.values[1:5], "box")
+        wide, high = self.size
+        if width <= 0 or height <= 0:
+            return None
+        return (x - width / 2) * wide, (y - height / 2) * high, width * wide, height * high
+
+    def _points(self, joints: int, values: int) -> np.ndarray:
+        return np.array(self.line.values[5 : 5 + joints * values]).reshape(joints, values)
+
+    def joints(self, joints: int, values: int) -> np.ndarray:
+        points = self._points(joints, values)
+        missing = self._missing(points)
+        shares = np.where(missing[:, None], 0, points[:, :2])
+        self._checked(shares.ravel().tolist(), "joints")
+        pixels: np.ndarray = shares * np.array(self.size, np.float64)
+        return pixels
+
+    def states(self, joints: int, values: int, text: Path) -> np.ndarray:
+        points = self._points(joints, values)
+        missing = self._missing(points)
+        if values == 2:
+            return np.where(missing, Visibility.MISSING, Visibility.VISIBLE).astype(np.int64)
+        if not np.isin(points[:, 2], (0, 1, 2)).all():
+            raise ValueError(
+                f"{self.line.where}: visibility must be 0, 1 or 2, got {points[:, 2].tolist()}"
+            )
+        return points[:, 2].astype(np.int64)
+
+    def _missing(self, points: np.ndarray) -> np.ndarray:
+        if points.shape[1] == 3:
+            return np.asarray(points[:, 2] == 0)
+        return np.asarray((points < 0).any(axis=1) | (points == 0).all(axis=1))
+
+    def _checked(self, shares: Sequence[float], what: str) -> Sequence[float]:
+        for share in shares:
+            if abs(share) > _FARTHEST:
+                raise ValueError(
+                    f"{self.line.where}: {what} has {share:g}, expected shares of the picture from "
+                    "0 to 1"
+                )
+        return shares

@@ -27,7 +27,7 @@ class OptimSettings:
     reference_batch: int = 6
     """Samples per step that optim.learning_rate is meant for; 6 in the paper."""
     warmup_samples: int = 0
-    """Samples over which the learning rate rises linearly from 0; the paper has no warm-up."""
+    """Samples over which the learning rate rises linearly; the paper has no warm-up."""
     weight_decay: float = 0.0
     """Weight decay. adamw: decoupled, on convolution kernels only.
     rmsprop: an L2 penalty on all weights."""
@@ -41,7 +41,8 @@ class OptimSettings:
     Not given in the paper."""
     ema_samples: int = 0
     """Time constant, in samples, of an exponential moving average of the weights; 0: none, as in
-    the paper. The average is evaluated too, and the run's primary metric is the average's."""
+    the paper, else at least optim.batch_size. The average is evaluated too, and the run's primary
+    metric is the average's."""
     batch_size: int = 6
     """Samples per step over all workers together (the paper's 6)."""
     accumulate: int = 1
@@ -89,6 +90,13 @@ class OptimSettings:
         require_at_least(self, "optim", 0, "warmup_samples", "ema_samples", "max_bad_steps", "seed")
         require_at_least(self, "optim", 0, "weight_decay", "clip_norm")
         require_at_most_one(self, "optim", "cosine_end")
+        require(
+            self.ema_samples == 0 or self.ema_samples >= self.batch_size,
+            "optim.ema_samples",
+            f"0, or at least optim.batch_size={self.batch_size}, as an average over less than a "
+            "step is none",
+            self.ema_samples,
+        )
         require(
             not (self.checkpointing and self.compile),
             "optim.checkpointing",

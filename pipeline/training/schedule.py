@@ -28,11 +28,12 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of a step after `samples` of `total` samples.
 
-    It rises linearly from 0 over `optim.warmup_samples`; then the schedule begins.
+    It rises linearly over `optim.warmup_samples`, the step's own included, so that the first step
+    moves the weights; then the schedule begins.
     """
     rate, warmup = full_rate(settings), settings.warmup_samples
     if samples < warmup:
-        return rate * samples / warmup
+        return rate * min((samples + settings.batch_size) / warmup, 1.0)
     if settings.schedule == "cosine":
         # If the number of epochs was reduced, the rate stays at the end and does not rise again.
         done = min((samples - warmup) / max(total - warmup, 1), 1.0)

@@ -65,6 +65,11 @@ NAME = (
         ("optim.batch_size", 0, "at least 1"),
         ("optim.warmup_samples", -1, "at least 0"),
         ("optim.ema_samples", -1, "at least 0"),
+        (
+            "optim.ema_samples",
+            5,
+            "0, or at least optim.batch_size=6, as an average over less than a step is none",
+        ),
         ("optim.max_bad_steps", -1, "at least 0"),
         ("optim.seed", -1, "at least 0"),
         ("optim.accumulate", 0, "at least 1"),

@@ -28,12 +28,18 @@ def test_the_learning_rate_follows_its_schedule(schedule, samples, rate):
 
 
 @pytest.mark.parametrize(
-    ("samples", "rate"), [(0, 0.0), (25, 0.001), (75, 0.003), (100, 0.004), (500, 0.0025)]
+    ("samples", "rate"),
+    # The step's own five samples count, so the first has a rate above 0, and none exceeds the peak.
+    [(0, 0.0002), (20, 0.001), (70, 0.003), (98, 0.004), (100, 0.004), (500, 0.0025)],
 )
 def test_the_rate_rises_linearly_before_the_schedule_begins(samples, rate):
     # From 100 samples on a cosine of 800, half-way at 500: between 0.004 and a quarter of it.
     settings = OptimSettings(
-        learning_rate=0.004, schedule="cosine", warmup_samples=100, cosine_end=0.25
+        learning_rate=0.004,
+        batch_size=5,
+        schedule="cosine",
+        warmup_samples=100,
+        cosine_end=0.25,
     )
     assert learning_rate(settings, samples, 900) == pytest.approx(rate)
     assert learning_rate(settings, 900, 900) == pytest.approx(0.001)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
+from pipeline.data.formats.registry import SOURCES
 from pipeline.data.measurable import counts_of
 from pipeline.data.packing_plan import (
     STATE_NAME,
@@ -24,12 +25,18 @@ from pipeline.data.photographs.pixels import rgb
 from pipeline.data.shards.crop import Image, cut_crop
 from pipeline.data.shards.index import INDEX_NAME, Index, ShardEntry
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_bytes, members_from
+from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.data.shards.writer import write_shard
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.io.atomic import atomic_write
+from pipeline.pose.joint_file import joint_file_text
 from pipeline.pose.person import Person
 from pipeline.settings.packing import PackSettings
+
+JOINT_SET_NAME = "joint-set.toml"
+# People of whom one is drawn with the names of the joints.
+_LOOKED_AT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +120,27 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
         left_out=left_out,
         converted=dict(converted),
     )
+    if settings.source in SOURCES and SOURCES[settings.source].describes_joints:
+        _write_joint_set(index, settings)
     index.write(settings.out)
     for path in plan.state.iterdir():
         path.unlink()
     plan.state.rmdir()
     return index
+
+
+def _write_joint_set(index: Index, settings: PackSettings) -> None:
+    """Write the joint set that the source describes, and draw it on one of the people."""
+    # Matplotlib takes a second to load, and most commands draw nothing.
+    from pipeline.data.pictures import draw_joint_set, png
+
+    with atomic_write(settings.out / JOINT_SET_NAME) as aside:
+        aside.write_text(joint_file_text(index.joint_set))
+    if index.shards:
+        reader = ShardReader([str(settings.out / index.shards[0].name)])
+        seen = [reader[position] for position in range(min(len(reader), _LOOKED_AT))]
+        with atomic_write(settings.out / "joint-set.png") as aside:
+            aside.write_bytes(png(draw_joint_set(seen, index.joint_set)))
 
 
 def _measured(plan: PackPlan, entry: ShardEntry, absent: set[str]) -> ShardEntry:

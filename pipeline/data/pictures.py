@@ -59,6 +59,30 @@ def draw_truth(loader: SampleLoader, positions: np.ndarray, title: str) -> Figur
     return overlay(poses, loader.joint_set, title)
 
 
+def draw_joint_set(samples: Sequence[Sample], joint_set: JointSet) -> Figure:
+    """Draw the person with most annotated joints, with the name of each and the limbs."""
+    sample = max(samples, key=lambda sample: sum(map(bool, sample.person.visibility)))
+    pose = pose_of(sample, np.array(sample.person.joints))
+    pose = replace(pose, shown=np.array(sample.person.visibility) != Visibility.MISSING, truth=None)
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    axis = figure.subplots()
+    axis.set_axis_off()
+    _draw_pose(axis, pose, joint_set)
+    for joint, name in enumerate(joint_set.joints):
+        if pose.shown[joint]:
+            axis.annotate(
+                name,
+                tuple(pose.joints[joint]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                color=_TRUTH,
+                fontsize=8,
+                bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0},
+            )
+    figure.suptitle(f"joint set {joint_set.name}", fontsize=11, parse_math=False)
+    return figure
+
+
 def draw_augmented(
     loader: SampleLoader,
     settings: DataSettings,

@@ -1,5 +1,6 @@
 """Joint-set files: a user's own joints in TOML, and how their table counts pixels."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,32 @@ def read_joint_file(path: Path) -> JointFile:
         raise ValueError(f"{path}: not readable as TOML: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def joint_file_text(joint_set: JointSet) -> str:
+    """Write a joint set with its first measure as a joint-set file, which counts pixels from 0."""
+    content, measure = joint_set.to_json(), joint_set.measures[0]
+    is_segment = measure.normaliser == "segment"
+    segment = [joint_set.joints[joint] for joint in measure.segment]
+    groups = ", ".join(f"{json.dumps(name)} = {_toml(v)}" for name, v in content["groups"].items())
+    lines = {
+        "name": _toml(joint_set.name),
+        "joints": _toml(content["joints"]),
+        "flip_pairs": _toml(content["flip_pairs"]),
+        "limbs": _toml(content["limbs"]),
+        "groups": f"{{ {groups} }}",
+        "in_mean": _toml(content["in_mean"]),
+        "normaliser": _toml(segment if is_segment else measure.normaliser),
+        "thresholds": _toml(list(measure.thresholds)),
+        **({"sigmas": _toml(content["sigmas"])} if joint_set.sigmas else {}),
+        "index_base": "0",
+    }
+    return "".join(f"{name} = {value}\n" for name, value in lines.items())
+
+
+def _toml(value: str | list[Any]) -> str:
+    # Texts, numbers and lists of them are alike in JSON and TOML.
+    return json.dumps(value)
 
 
 def _joint_file(content: dict[str, Any]) -> JointFile:

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from jobs.pack import pack_here
 from pipeline.data.formats.registry import read_annotations
 from pipeline.data.packing_plan import plan_packing
 from pipeline.data.shards.reader import ShardReader
+from pipeline.pose.joint_file import read_joint_file
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles, PackSettings
@@ -302,6 +304,18 @@ def test_a_folder_of_several_files_needs_a_choice(tmp_path):
         found_in(tmp_path / "in", tmp_path / "out")
     with pytest.raises(ValueError, match="no such file or folder, nor a format by name"):
         found_in(tmp_path / "there", tmp_path / "out")
+
+
+def test_the_joint_set_is_written_and_drawn_beside_the_shards(tmp_path):
+    path = sleap(tmp_path / "in")
+    index = pack_here(PackSettings(source=str(path), out=tmp_path / "out", split="train"))
+    written = tmp_path / "out/joint-set.toml"
+    assert read_joint_file(written).joint_set == index.joint_set
+    image = cv2.imread(str(tmp_path / "out/joint-set.png"))
+    assert image.shape == (800, 800, 3)
+    # Packed again with that file, the mice and their joints are the same.
+    plan = found_in(path, tmp_path / "again", joint_set=written)
+    assert plan.joint_set == index.joint_set
 
 
 # The genuine files

@@ -55,6 +55,11 @@ class AnnotationFormat:
     held: Held = "stored"
     advice: Advice = field(default_factory=Advice)
 
+    @property
+    def describes_joints(self) -> bool:
+        """Whether the files name their own joints."""
+        return self.takes == _OWN_JOINTS
+
 
 def _is_list_of(*fields: str) -> Recognise:
     """Recognise a JSON list of objects with these fields."""

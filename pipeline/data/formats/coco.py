@@ -182,13 +182,11 @@ def _limbs(value: Any, joints: int, where: str) -> tuple[tuple[int, int], ...] |
     if not isinstance(value, list):
         raise ValueError(f"{where} must be a list of pairs of joints, got {value!r:.80}")
     pairs = [
-        numbers(pair, (2,), f"{where}[{number}]").astype(np.int64).tolist()
-        for number, pair in enumerate(value)
+        numbers(pair, (2,), f"{where}[{number}]").tolist() for number, pair in enumerate(value)
     ]
     base = 0 if any(0 in pair for pair in pairs) else 1
-    limbs = tuple((start - base, end - base) for start, end in pairs)
-    is_fit = all(0 <= joint < joints for limb in limbs for joint in limb)
-    return limbs if is_fit else None
+    is_fit = all(joint - base in range(joints) for pair in pairs for joint in pair)
+    return tuple((int(start) - base, int(end) - base) for start, end in pairs) if is_fit else None
 
 
 def _reason_to_skip(record: Mapping[str, Any], files: AnnotationFiles) -> str | None:

@@ -18,6 +18,8 @@ from pipeline.pose.sides import plain_name
 from pipeline.settings.packing import AnnotationFiles
 
 _MOST_NAMED = 4
+# No picture has as many pixels along a side.
+_FARTHEST = 1e7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ def annotations_of(labels: Labels, files: AnnotationFiles) -> Annotations:
         left = [name for name in skeleton.joints if name not in names]
         if left:
             notes.append(f"joints that {files.joint_set} lacks are left out: {some(left)}")
-    people = _people(figures, labels, names, joint_file, skipped)
+    people = _people(figures, labels, names, joint_file, skipped, files.annotations)
     without_box = sum(person.box is None for person in people)
     if without_box:
         notes.append(f"{without_box:,} people have no box of a size: their joints frame them")
@@ -179,6 +181,7 @@ def _people(
     names: Sequence[str],
     joint_file: JointFile | None,
     skipped: Counter[str],
+    where: Path,
 ) -> list[Person]:
     """Make a person of each figure that can be framed, its joints in the order of `names`."""
     people, number_in = [], image_counter()
@@ -187,6 +190,7 @@ def _people(
     }
     missing = joint_file.missing if joint_file else None
     for figure in figures:
+        _check_pixels(figure, labels.skeletons[figure.category], where)
         joints, states = _ordered(figure, places[figure.category])
         if missing is not None:
             states[(joints == missing).all(axis=1)] = Visibility.MISSING
@@ -213,6 +217,19 @@ def _people(
             )
         )
     return people
+
+
+def _check_pixels(figure: Figure, skeleton: Skeleton, where: Path) -> None:
+    """Raise ValueError if a labelled joint or the box is nowhere near any picture."""
+    for joint in np.flatnonzero(figure.states).tolist():
+        x, y = figure.joints[joint].tolist()
+        if not max(abs(x), abs(y)) < _FARTHEST:
+            raise ValueError(
+                f"{where}: {figure.image}: {skeleton.joints[joint]} is labelled at ({x:g}, {y:g}), "
+                "expected pixels"
+            )
+    if figure.box is not None and not max(map(abs, figure.box)) < _FARTHEST:
+        raise ValueError(f"{where}: {figure.image} has the box {figure.box}, expected pixels")
 
 
 def _places(joints: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import cv2
 import torch
 
-from jobs.processes import cpu_seconds
 from pipeline.io.console import bar, duration, say
+from pipeline.io.processes import cpu_seconds
 from pipeline.settings.check import require
 from pipeline.settings.ray import KEEP_MEMORY
 

@@ -8,7 +8,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from jobs.chaos.programs import free_port
-from jobs.processes import children, send
+from pipeline.io.processes import children, send
 
 _STORE_BYTES = 80 * 2**20
 # Loopback, which no other machine reaches. Ray's clients replace 127.0.0.1 by the outer address.

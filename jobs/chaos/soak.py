@@ -12,8 +12,8 @@ from jobs.chaos.faults import Draw, Fault, Kind
 from jobs.chaos.nodes import Nodes
 from jobs.chaos.programs import Program, Server
 from jobs.chaos.training import STOPPED, TERMINATED, Training
-from jobs.processes import send
 from pipeline.io.console import duration, say
+from pipeline.io.processes import send
 from pipeline.run.journal import Journal
 from pipeline.tracking.sync_state import read_position
 

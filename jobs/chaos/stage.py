@@ -18,8 +18,8 @@ from jobs.chaos.programs import Server
 from jobs.chaos.report import result_of, stalled_s
 from jobs.chaos.soak import NODES, Soak
 from jobs.chaos.training import Training, pack
-from jobs.processes import descendants, wait_for_end
 from pipeline.io.console import say
+from pipeline.io.processes import descendants, wait_for_end
 from pipeline.run.journal import JOURNAL_NAME
 from pipeline.training.probes import TRACE_FOLDER
 

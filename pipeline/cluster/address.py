@@ -1,12 +1,10 @@
 """The address of a cluster to join: where it is set, and whether a Ray cluster answers there."""
 
 import os
-import queue
 import socket
-import threading
-from collections.abc import Callable
 
 from pipeline.io.redaction import redacted
+from pipeline.io.threads import within
 
 # Seconds to look up a host's name and connect, and to wait for a server's first bytes.
 _CONNECT_S, _ANSWER_S = 8.0, 5.0
@@ -54,7 +52,8 @@ def check_answer(address: str) -> None:
             raise ValueError(f"{shown}: expected host:port, such as 192.0.2.10:6379, or auto")
     found = f"{shown}: {{}}; the port of 'ray start --head' is 6379 unless --port changes it"
     try:
-        connection = _within(_CONNECT_S, lambda: _connected(host.strip("[]"), int(port)))
+        # The look-up of a name has no time limit of its own.
+        connection = within(_CONNECT_S, lambda: _connected(host.strip("[]"), int(port)))
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConnectionError(found.format(f"nothing answers there ({error})")) from error
     with connection:
@@ -65,26 +64,6 @@ def check_answer(address: str) -> None:
 
 def _connected(host: str, port: int) -> socket.socket:
     return socket.create_connection((host, port), timeout=_CONNECT_S)
-
-
-def _within(seconds: float, call: Callable[[], socket.socket]) -> socket.socket:
-    """Return the result of a call; the look-up of a name has no time limit of its own."""
-    results: queue.SimpleQueue[socket.socket | Exception] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            results.put(call())
-        except Exception as error:
-            results.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        result = results.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def _is_grpc(connection: socket.socket) -> bool:

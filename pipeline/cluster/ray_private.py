@@ -50,8 +50,6 @@ NO_METRICS = {
     "event_stats": False,
     "task_events_report_interval_ms": 0,
 }
-# Variable that a submitted job has in its environment.
-SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # Actor that shares a cluster's resources among requesters; there is no public way to cancel a
 # request of another process.
 _COORDINATOR = "AutoscalingCoordinator"

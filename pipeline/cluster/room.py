@@ -1,10 +1,9 @@
 """Room for a run's workers on a cluster that others use too: who holds it, and the wait for it."""
 
-import queue
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -13,6 +12,7 @@ from ray.util import placement_group, remove_placement_group
 
 from pipeline.cluster.ray_private import available_by_node
 from pipeline.io.console import Pace, duration, say
+from pipeline.io.threads import within
 from pipeline.settings import RaySettings
 
 _LOOK_S = 0.5
@@ -103,13 +103,10 @@ def _shortage(settings: RaySettings) -> str:
 
 def _holders(kind: str) -> str:
     """Name the jobs that hold a kind of resource, those that hold most first."""
-    answers: queue.SimpleQueue[Counter[str]] = queue.SimpleQueue()
+    held = Counter[str]()
     # Where the cluster has no dashboard, the State API tries for most of a minute.
-    threading.Thread(target=lambda: answers.put(_held(kind)), daemon=True).start()
-    try:
-        held = answers.get(timeout=_ANSWER_S)
-    except queue.Empty:
-        held = Counter()
+    with suppress(TimeoutError):
+        held = within(_ANSWER_S, lambda: _held(kind))
     return ", ".join(f"{job} ({amount:g})" for job, amount in held.most_common(4)) or "other jobs"
 
 

@@ -14,13 +14,13 @@ from pipeline.cluster.address import check_answer, named_cluster
 from pipeline.cluster.ray_private import (
     LOOPBACK,
     NO_METRICS,
-    SUBMITTED,
     bound_to_loopback,
     few_attempts,
     signals_kept,
     temp_folder,
 )
 from pipeline.io.console import say
+from pipeline.run.plan import is_submitted
 from pipeline.settings import RaySettings
 
 # Samples never pass through the object store, whose default is 30% of the memory.
@@ -86,7 +86,7 @@ def protect_token() -> None:
 def _join(address: str) -> None:
     named, origin = named_cluster(address)
     # A submitted job has brought its code along.
-    sent = {} if SUBMITTED in os.environ else {"py_modules": _package_folders()}
+    sent = {} if is_submitted() else {"py_modules": _package_folders()}
     try:
         with few_attempts():
             ray.init(address=named, runtime_env=sent or None, logging_level=logging.WARNING)

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Self
 from uuid import uuid4
 
 from pipeline.io.console import say
+from pipeline.io.processes import state_and_start
 
 # Folder of the claims, in the folder that they are about.
 CLAIMS = "owners"
@@ -59,7 +60,7 @@ class Owner:
     def of_this_process(cls) -> Self:
         """Return a new owner."""
         pid = os.getpid()
-        state = _process(pid)
+        state = state_and_start(pid)
         return cls(
             token=uuid4().hex,
             host=socket.gethostname(),
@@ -238,7 +239,7 @@ def _is_dead(claim: Claim, owner: Owner, what: str) -> bool:
     """
     if not owner.machine or owner.machine != _machine():
         return False
-    process = _process(owner.pid)
+    process = state_and_start(owner.pid)
     if process is None or process[1] != owner.ticks:
         return True
     with tempfile.NamedTemporaryFile(dir=claim.path.parent, prefix=".probe-") as probe:
@@ -326,15 +327,3 @@ def _machine() -> str:
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
-
-
-def _process(pid: int) -> tuple[str, int] | None:
-    """Return a process's state, and its start in clock ticks after boot; None if it has ended."""
-    try:
-        # The name of the program, in parentheses, may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    # Fields 3 and 22 of proc(5).
-    state, ticks = fields[0], int(fields[19])
-    return None if state in "ZX" else (state, ticks)

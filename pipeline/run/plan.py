@@ -23,6 +23,8 @@ from pipeline.run.ownership import check_free
 from pipeline.run.start import Start, find_local, plan_start
 from pipeline.settings import DataSettings, Settings
 
+# Variable of Ray's that a submitted job has in its environment.
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # A writable disk must have room for a page.
 _PROBE_BYTES = 4096
 # Schemes that MLflow's client takes, without those of plug-ins.
@@ -104,16 +106,17 @@ def working_root() -> Path:
 
     A submitted job runs in a temporary copy of the working folder.
     """
-    return Path.home() / "hourglass-ray" if _is_submitted() else Path.cwd()
+    return Path.home() / "hourglass-ray" if is_submitted() else Path.cwd()
 
 
-def _is_submitted() -> bool:
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+def is_submitted() -> bool:
+    """Whether this process is that of a job that was submitted to a Ray cluster."""
+    return SUBMITTED in os.environ
 
 
 def _absolute(setting: str, value: str, path: str) -> Path:
     """Return an absolute path. Raises ValueError for a relative one in a submitted job."""
-    if _is_submitted() and not Path(path).expanduser().is_absolute():
+    if is_submitted() and not Path(path).expanduser().is_absolute():
         raise ValueError(
             f"{setting} must be absolute in a submitted job, which runs in a temporary folder, "
             f"got {value!r}"

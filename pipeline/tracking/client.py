@@ -4,11 +4,9 @@ import fcntl
 import hashlib
 import logging
 import os
-import queue
 import re
 import shlex
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.io.own import open_own
 from pipeline.io.redaction import redacted
+from pipeline.io.threads import within
 
 # MLflow's codes of requests that are wrong in themselves. Other errors may be temporary.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
@@ -77,24 +76,16 @@ def reach(uri: str, within_s: float) -> None:
     """Raise AwayError unless a server at `uri` answers within `within_s` s; skip databases."""
     if not is_server(uri):
         return
-    answers: queue.SimpleQueue[ValueError | None] = queue.SimpleQueue()
 
     def ask() -> None:
-        try:
-            with mlflow_client(uri) as client:
-                client.search_experiments(max_results=1)
-            answers.put(None)
-        except ValueError as error:
-            answers.put(error)
+        with mlflow_client(uri) as client:
+            client.search_experiments(max_results=1)
 
     # Name lookup, connection and answer have separate time limits, and the lookup has none.
-    threading.Thread(target=ask, daemon=True).start()
     try:
-        error = answers.get(timeout=within_s)
-    except queue.Empty:
-        raise AwayError(message(uri, f"no answer within {within_s:g} s")) from None
-    if error is not None:
-        raise error
+        within(within_s, ask)
+    except TimeoutError as error:
+        raise AwayError(message(uri, error)) from None
 
 
 def ui_command(uri: str) -> str:

@@ -1,6 +1,5 @@
 """A run from its start to its end: its owner, its journal on disk, and the upload to MLflow."""
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.io.console import say
 from pipeline.io.interruption import is_ending, last_words
 from pipeline.io.redaction import redacted
+from pipeline.io.threads import beside
 from pipeline.run.journal import JOURNAL_NAME, End, Journal, RunSpec
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.ownership import CLAIMS, HeldError, Writer, newest_claim, own
@@ -169,7 +169,7 @@ def record(
     journal = Journal(folder, writer=writer)
     journal.run(spec)
     record_long(journal, spec.params, spec.tags)
-    recorder = RunRecorder(folder, spec.uri, _beside(prepare), writer)
+    recorder = RunRecorder(folder, spec.uri, beside(prepare, "prepare"), writer)
     end: End = "FAILED"
     with last_words(recorder.kill):
         try:
@@ -180,20 +180,6 @@ def record(
             raise
         finally:
             recorder.end("KILLED" if is_ending() else end)
-
-
-def _beside(prepare: Callable[[], list[Path]]) -> Future[list[Path]]:
-    """Call `prepare` on a thread that can't keep the program from ending."""
-    future: Future[list[Path]] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(prepare())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, name="prepare", daemon=True).start()
-    return future
 
 
 def _prepare(plan: Plan, writer: Writer) -> list[Path]:

@@ -14,6 +14,7 @@ from ray._private.utils import check_version_info
 from pipeline.cluster import address, start
 from pipeline.cluster.address import check_answer, named_cluster
 from pipeline.cluster.start import refusal
+from pipeline.run.plan import SUBMITTED
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +185,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     monkeypatch.setattr(start.ray, "init", lambda **words: arguments.update(words))
     monkeypatch.setattr(start.ray, "shutdown", lambda: None)
     monkeypatch.setattr(start, "check_answer", lambda address: None)
-    monkeypatch.delenv(start.SUBMITTED, raising=False)
+    monkeypatch.delenv(SUBMITTED, raising=False)
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
         monkeypatch.setenv(name, "")
     return arguments
@@ -197,7 +198,7 @@ def test_a_cluster_that_is_joined_gets_the_code(given):
 
 
 def test_a_submitted_job_has_brought_its_code(given, monkeypatch):
-    monkeypatch.setenv(start.SUBMITTED, "{}")
+    monkeypatch.setenv(SUBMITTED, "{}")
     with start.cluster("192.0.2.1:6379"):
         assert given["runtime_env"] is None
 

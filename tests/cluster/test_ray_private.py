@@ -95,9 +95,10 @@ def test_ray_still_reads_the_environment_variable(variable, constant):
 
 
 def test_every_environment_variable_of_ray_that_the_pipeline_sets_is_tested():
-    sources = "".join(path.read_text() for path in (ROOT / "pipeline" / "cluster").glob("*.py"))
+    files = [*(ROOT / "pipeline" / "cluster").glob("*.py"), ROOT / "pipeline" / "run" / "plan.py"]
+    sources = "".join(path.read_text() for path in files)
     # These are public.
-    public = {"RAY_ADDRESS", "RAY_USE_TLS"}
+    public = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_USE_TLS"}
     assert set(re.findall(r'"(RAY_\w+)"', sources)) - public == set(VARIABLES)
 
 

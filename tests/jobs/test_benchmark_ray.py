@@ -26,7 +26,7 @@ from jobs.benchmark.overhead.overhead import (
 from jobs.benchmark.rounds.data import PEOPLE_PER_SHARD
 from jobs.benchmark.rounds.processes import RoundFiles, stopped, wait_until
 from jobs.benchmark.rounds.trainer import RoundTrainer, conditions
-from jobs.processes import descendants
+from pipeline.io.processes import descendants
 from pipeline.training.probes import STARTUP_FILE, note_startup, startup_times
 
 CPU = torch.device("cpu")

@@ -31,7 +31,7 @@ from jobs.chaos.evidence import Evidence, Rank, Taking
 from jobs.chaos.faults import Fault, Kind, draws
 from jobs.chaos.programs import Program, free_port
 from jobs.chaos.report import is_good, report, result_of, stalled_s
-from jobs.processes import children, wait_for_end
+from pipeline.io.processes import children, wait_for_end
 from pipeline.training.probes import StepTrace
 
 # Two epochs of two steps of two, of five people: one of them is dropped each epoch.

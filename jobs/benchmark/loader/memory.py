@@ -9,10 +9,10 @@ import torch
 
 from jobs.benchmark.loader.variants import INPUT_PX
 from jobs.benchmark.timing import in_fresh_process
-from jobs.processes import memory_mib
 from pipeline.data.loader import SampleLoader, stream_training
 from pipeline.data.sampler import epoch_order, rank_batches
 from pipeline.data.shards.reader import ShardReader
+from pipeline.io.processes import memory_mib
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import DataSettings
 

@@ -24,8 +24,8 @@ from jobs.benchmark.timing import (
     ratio,
     speed,
 )
-from jobs.processes import memory_mib
 from pipeline.io.console import aligned, say
+from pipeline.io.processes import memory_mib
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import ModelSettings
 

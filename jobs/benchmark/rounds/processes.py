@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.benchmark.timing import environment, order
-from jobs.processes import cpu_seconds, descendants, send
 from pipeline.io.atomic import atomic_write
 from pipeline.io.console import say
+from pipeline.io.processes import cpu_seconds, descendants, send
 
 _POLL_S = 0.01
 # A variant's main function: takes settings by dotted key and the folder of its files.

@@ -20,8 +20,8 @@ from jobs.benchmark.timing import (
     ratio,
     speed,
 )
-from jobs.processes import memory_mib
 from pipeline.io.console import say
+from pipeline.io.processes import memory_mib
 from pipeline.model.build import DTYPES, training_dtype
 from pipeline.model.cost import network_cost
 from pipeline.settings import OptimSettings

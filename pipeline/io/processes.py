@@ -16,6 +16,17 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
 
 
+def state_and_start(pid: int) -> tuple[str, int] | None:
+    """Return a process's state, and its start in clock ticks after boot; None if it has ended."""
+    try:
+        fields = _stat(pid)
+    except OSError:
+        return None
+    # Fields 3 and 22 of proc(5).
+    state, ticks = fields[0], int(fields[19])
+    return None if state in "ZX" else (state, ticks)
+
+
 def memory_mib(field: str) -> float:
     """Return a memory figure of this process: VmRSS is resident now, VmHWM its peak."""
     status = Path("/proc/self/status").read_text()

@@ -114,7 +114,7 @@ class _RemoteStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         size = min(len(buffer), self._size - self._done)
         if size:
             buffer[:size] = read_part(self._location, self._done, size)

@@ -2,10 +2,11 @@
 
 import glob
 import io
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import TypeVar
 
 from pipeline.io import transport
@@ -21,6 +22,12 @@ Result = TypeVar("Result")
 ATTEMPTS = 6
 # Wait before the second attempt, doubled before each later one.
 _FIRST_WAIT_SECONDS = 0.5
+# Bytes of a remote file that are held in memory at once, a whole index or a sample.
+_MOST_IN_MEMORY = 2**30
+# A transfer has this time, and the time of its bytes at a rate below that of any network, so that
+# it ends even if the server sends a byte now and then.
+_PATIENCE_SECONDS = 600.0
+_LEAST_BYTES_PER_SECOND = 2**13
 
 
 def expand(pattern: str) -> list[str]:
@@ -74,8 +81,13 @@ def read_all(location: str) -> bytes:
 def read_range(location: str, start: int, size: int) -> bytes:
     """Read `size` bytes of a remote file from `start`. Threads may call it concurrently.
 
-    Raises like `size_of`, and ValueError if an http server ignores Range requests.
+    Raises like `size_of`, and ValueError if an http server ignores Range requests, or for more
+    bytes than are held in memory.
     """
+    if not 0 <= size <= _MOST_IN_MEMORY:
+        raise ValueError(
+            f"{redacted(location)}: {size:,} bytes, expected at most {_MOST_IN_MEMORY:,}"
+        )
     read = io.BytesIO()
     _pour(location, start, start + size, read, may_skip=False)
     return read.getvalue()
@@ -115,12 +127,17 @@ def fetch(location: str, target: Path, *, size: int, sha256: str | None) -> None
 def _pour(location: str, start: int, end: int, file: io.BufferedIOBase, *, may_skip: bool) -> None:
     """Append bytes `start` to `end` to `file`, resuming where a connection breaks."""
     offset = start - file.tell()
+    deadline = monotonic() + _PATIENCE_SECONDS + (end - start) / _LEAST_BYTES_PER_SECOND
 
     def resume() -> None:
         if offset + file.tell() < end:
-            transport.pour(location, offset + file.tell(), end, file, may_skip=may_skip)
+            transport.pour(
+                *(location, offset + file.tell(), end, file),
+                may_skip=may_skip,
+                seconds=max(deadline - monotonic(), 0.0),
+            )
 
-    _persist(location, resume, file.tell, end - offset)
+    _persist(location, resume, file.tell, end - offset, deadline)
 
 
 def _persist(
@@ -128,8 +145,9 @@ def _persist(
     attempt: Callable[[], Result],
     progress: Callable[[], int] = lambda: 0,
     expected: int | None = None,
+    deadline: float = math.inf,
 ) -> Result:
-    """Retry until success, or ATTEMPTS failures without progress (in bytes)."""
+    """Retry until success, ATTEMPTS failures without progress (in bytes), or the deadline."""
     had, failures = progress(), 0
     while True:
         try:
@@ -137,8 +155,12 @@ def _persist(
         except transport.TransferError as error:
             failures = failures + 1 if progress() == had else 0
             had = progress()
+            amount = "" if expected is None else f", with {had:,} of {expected:,} bytes"
+            if monotonic() >= deadline:
+                raise ConnectionError(
+                    f"{redacted(location)}: given up, since it takes too long{amount}: {error}"
+                ) from error
             if failures == ATTEMPTS:
-                amount = "" if expected is None else f", with {had:,} of {expected:,} bytes"
                 raise ConnectionError(
                     f"{redacted(location)}: given up after {ATTEMPTS} attempts without "
                     f"progress{amount}: {error}"

@@ -6,6 +6,7 @@ credentials. Public buckets need none with FSSPEC_S3_ANON=true and FSSPEC_GS_TOK
 proxies of HTTPS_PROXY and the passwords of ~/.netrc, which no redirect takes to another server.
 """
 
+import asyncio
 import errno
 import functools
 import os
@@ -31,6 +32,10 @@ STALL_SECONDS = 20.0
 _CHUNK_BYTES = 16 * 2**20
 # With aiohttp's 64 KiB the connection would pause at every other read.
 _BUFFER_BYTES = 2**20
+# Seconds in which a server has to state a size.
+_SIZE_SECONDS = 60.0
+# The bytes of an answer, and of the whole file: RFC 9110, 14.4. No file has more digits.
+_RANGE = re.compile(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20}|\*)")
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 # Request timeout, too early, too many requests: RFC 9110, 8470 and 6585 allow a retry.
 _LATER = (408, 425, 429)
@@ -55,29 +60,38 @@ def size(location: str) -> int:
     return sync(get_loop(), _http_size, location)
 
 
-def pour(location: str, start: int, end: int, file: BufferedIOBase, *, may_skip: bool) -> None:
-    """Write bytes `start` to `end` of a remote file to `file`.
+def pour(
+    location: str, start: int, end: int, file: BufferedIOBase, *, may_skip: bool, seconds: float
+) -> None:
+    """Write bytes `start` to `end` of a remote file to `file`, and never more.
 
-    Raises ValueError if they can't be read, or TransferError after writing the bytes received until
-    then. With `may_skip` it reads and drops the bytes before `start` if an http server ignores
-    Range requests.
+    Raises ValueError if they can't be read or others are sent, or TransferError after writing the
+    bytes received until then, by http within `seconds`. With `may_skip` it reads and drops the
+    bytes before `start` if an http server ignores Range requests.
     """
     if scheme_of(location) in _PACKAGES:
         for at in range(start, end, _CHUNK_BYTES):
             stop = min(at + _CHUNK_BYTES, end)
             data = _ask(location, "cat_file", start=at, end=stop)
+            if len(data) > stop - at:
+                raise ValueError(
+                    f"{redacted(location)}: {len(data):,} bytes are sent, expected {stop - at:,}"
+                )
             file.write(data)
             if len(data) < stop - at:
                 raise TransferError(f"it ended after {at + len(data):,} bytes")
     else:
-        sync(get_loop(), _http_pour, location, start, end, file, may_skip)
+        sync(get_loop(), _http_pour, location, start, end, file, may_skip, seconds)
 
 
 async def _http_pour(
-    location: str, start: int, end: int, file: BufferedIOBase, may_skip: bool
+    location: str, start: int, end: int, file: BufferedIOBase, may_skip: bool, seconds: float
 ) -> None:
-    async with _http_reply(location, start, end) as reply:
-        position = start if reply.status == 206 else 0
+    async with _http_reply(location, start, end, seconds) as reply:
+        position = 0
+        if reply.status == 206:
+            _check_range(location, start, end, reply)
+            position = start
         if position < start and not may_skip:
             raise ValueError(
                 f"{redacted(location)}: the server ignores Range requests, expected to get bytes "
@@ -95,43 +109,62 @@ async def _http_pour(
 
 async def _http_size(location: str) -> int:
     # Signed URLs refuse HEAD requests.
-    async with _http_reply(location, 0, 1) as reply:
-        total = re.fullmatch(r"bytes .*/(\d+)", reply.headers.get("Content-Range", ""))
-        length = int(total[1]) if total else reply.content_length
-        if length is None or (reply.status == 206 and not total):
+    async with _http_reply(location, 0, 1, _SIZE_SECONDS) as reply:
+        stated = _RANGE.fullmatch(reply.headers.get("Content-Range", ""))
+        length = reply.content_length if reply.status == 200 else None
+        if stated and stated[3] != "*":
+            length = int(stated[3])
+        if length is None:
             raise ValueError(f"{redacted(location)}: the server does not say how many bytes it has")
         return length
 
 
+def _check_range(location: str, start: int, end: int, reply: aiohttp.ClientResponse) -> None:
+    """Raise ValueError if a reply is of other bytes than `start` to `end`, or of more."""
+    got = reply.headers.get("Content-Range", "")
+    stated = _RANGE.fullmatch(got)
+    if stated is None or int(stated[1]) != start or int(stated[2]) >= end:
+        raise ValueError(
+            f"{redacted(location)}: the server sends the range {got!r:.80}, expected bytes "
+            f"{start}-{end - 1}"
+        )
+
+
 @asynccontextmanager
-async def _http_reply(location: str, start: int, end: int) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Request bytes `start` to `end`; the response has status 206, or 200 and the whole file."""
+async def _http_reply(
+    location: str, start: int, end: int, seconds: float
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Request bytes `start` to `end`; the response has status 206, or 200 and the whole file.
+
+    All of it has to come within `seconds`.
+    """
     filesystem = _filesystem("http", os.getpid())
     session = await filesystem.set_session()
     try:
-        first = url = filesystem.encode_url(location)
-        for _ in range(_MOST_REDIRECTS):
-            async with session.get(
-                url,
-                # With a compressed transfer the range would be one of compressed bytes.
-                headers={"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"},
-                timeout=_timeout(),
-                allow_redirects=False,
-                middlewares=() if _is_same_server(first, url) else (_without_password,),
-            ) as reply:
-                if reply.status in _REDIRECTS:
-                    url = _next(first, url, reply.headers.get("Location", ""), location)
-                    continue
-                answer = f"the server answers {reply.status} {reply.reason}"
-                if reply.status in _LATER or reply.status >= 500:
-                    raise TransferError(answer)
-                if reply.status not in (200, 206):
-                    raise ValueError(
-                        f"{redacted(location)}: {answer}, expected a file that may be read"
-                    )
-                yield reply
-                return
-        raise ValueError(f"{redacted(location)}: more than {_MOST_REDIRECTS} redirects")
+        async with asyncio.timeout(seconds):
+            first = url = filesystem.encode_url(location)
+            for _ in range(_MOST_REDIRECTS):
+                async with session.get(
+                    url,
+                    # With a compressed transfer the range would be one of compressed bytes.
+                    headers={"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"},
+                    timeout=_timeout(),
+                    allow_redirects=False,
+                    middlewares=() if _is_same_server(first, url) else (_without_password,),
+                ) as reply:
+                    if reply.status in _REDIRECTS:
+                        url = _next(first, url, reply.headers.get("Location", ""), location)
+                        continue
+                    answer = f"the server answers {reply.status} {reply.reason}"
+                    if reply.status in _LATER or reply.status >= 500:
+                        raise TransferError(answer)
+                    if reply.status not in (200, 206):
+                        raise ValueError(
+                            f"{redacted(location)}: {answer}, expected a file that may be read"
+                        )
+                    yield reply
+                    return
+            raise ValueError(f"{redacted(location)}: more than {_MOST_REDIRECTS} redirects")
     except aiohttp.InvalidURL:
         # Not chained: the error's text is the URL, with its secrets.
         raise ValueError(f"{redacted(location)}: not a URL") from None

@@ -50,7 +50,7 @@ HOMES = {
     "pandas": ("pipeline.inference.pyfunc", "pipeline.tracking.models", "jobs.compare", "tune"),
     "playwright": (),
     "psutil": ("pipeline.run.system_metrics",),
-    "pyarrow": ("pipeline.data.formats.table_cells",),
+    "pyarrow": ("pipeline.data.formats.table_cells", "pipeline.inference.request"),
     "pynvml": ("pipeline.run.system_metrics",),
     "ray": ("pipeline.cluster", "pipeline.inference.ray_data", "jobs", "tune"),
     "s3fs": ("pipeline.io.transport",),

@@ -25,6 +25,7 @@ from pipeline.pose.geometry import (
 )
 from pipeline.pose.shapes import Float, UInt8
 from pipeline.run.checkpoint import Weights, load_network
+from pipeline.settings.packing import MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +102,9 @@ class Predictor:
         self._decoder = CropDecoder()
         self.joint_set = metadata.joint_set
 
-    def read(self, photograph: bytes) -> ImageRGBA:
+    def read(self, photograph: bytes, max_pixels: int = MAX_PIXELS) -> ImageRGBA:
         """Decode a photograph as `read_photograph`; valid until the next call."""
-        return read_photograph(photograph, self._decoder).image
+        return read_photograph(photograph, self._decoder, max_pixels).image
 
     def view(self, image: ImageRGBA, frame: Frame) -> View:
         """Crop a photograph to the network's input."""

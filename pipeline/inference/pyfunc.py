@@ -12,13 +12,17 @@ import pandas as pd
 import torch
 
 from pipeline.inference.predictor import Frame, Predictor, View
+from pipeline.inference.request import (
+    MOST_PIXELS,
+    check_bytes,
+    check_pixels_in_all,
+    check_rows,
+)
 from pipeline.pose.joint_sets import JointSet
 
 IMAGE = "image"
 BOX = ("x", "y", "width", "height")
 FRAME = ("center_x", "center_y", "scale")
-# Photographs take a tenth of it. The server limits whole requests.
-_MOST_BYTES = 60 * 2**20
 
 
 def columns_of(joint_set: JointSet) -> list[str]:
@@ -40,7 +44,7 @@ class ServedModel:
         There is one row per person. `image` has an image file's bytes, or these in base64. A
         person is in a box `x`, `y`, `width`, `height` in pixels, or in a frame `center_x`,
         `center_y` and `scale` of side 200 * scale; without either it fills the image. Raises
-        ValueError naming the row that can't be read.
+        ValueError naming the row that can't be read, or a bound that the table exceeds.
         """
         poses = self._predictor.predict(self._views(table))
         rows = [np.column_stack([pose.joints, pose.confidence]).ravel().tolist() for pose in poses]
@@ -49,9 +53,14 @@ class ServedModel:
     def _views(self, table: pd.DataFrame) -> Iterator[View]:
         if IMAGE not in table.columns:
             raise ValueError(f"a column {IMAGE!r} is required, got {list(table.columns)}")
+        check_rows(len(table))
+        check_bytes(sum(len(v) for v in table[IMAGE] if isinstance(v, str | bytes | bytearray)))
+        pixels = 0
         for number, row in enumerate(table.to_dict("records")):
             try:
-                image = self._predictor.read(_bytes_of(row[IMAGE]))
+                image = self._predictor.read(_bytes_of(row[IMAGE]), MOST_PIXELS)
+                pixels += image.shape[0] * image.shape[1]
+                check_pixels_in_all(pixels)
                 frame = _frame_of(row)
                 yield self._predictor.view(image, frame or Frame.of_whole(image))
             except ValueError as error:
@@ -66,8 +75,6 @@ def _bytes_of(value: Any) -> bytes:
             raise ValueError(f"{IMAGE} is neither bytes nor base64: {error}") from None
     if not isinstance(value, bytes | bytearray):
         raise ValueError(f"{IMAGE} must be bytes or base64, got {type(value).__name__}")
-    if len(value) > _MOST_BYTES:
-        raise ValueError(f"{IMAGE} has {len(value):,} bytes, expected at most {_MOST_BYTES:,}")
     return bytes(value)
 
 

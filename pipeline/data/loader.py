@@ -131,6 +131,9 @@ class SampleLoader:
         person, wanted = sample.person, len(self.joint_set.joints)
         if len(person.joints) != wanted:
             raise BadSampleError(f"{sample.where}: {len(person.joints)} joints, expected {wanted}")
+        if len(person.visibility) != wanted:
+            states = len(person.visibility)
+            raise BadSampleError(f"{sample.where}: {states} visibilities, expected {wanted}")
         annotated = np.array([state != Visibility.MISSING for state in person.visibility])
         if not annotated.any():
             raise BadSampleError(f"{sample.where}: no joint is annotated")

@@ -181,6 +181,11 @@ def read_results(path: Path) -> PersonResults:
     shapes = {values.shape for values in errors.values()} | {joints.shape[:2]}
     if len(shapes) > 1 or not keys.shape == positions.shape == truths.shape == joints.shape[:1]:
         raise ValueError(f"{path}: its arrays differ in their numbers of people or joints")
+    if joints.ndim != 3 or joints.shape[2] != 2 or keys.dtype.kind != "U":
+        raise ValueError(f"{path}: joints must be (person, joint, 2), and keys names")
+    kinds = {values.dtype for values in (joints, *errors.values())}
+    if kinds != {np.dtype(np.float32)} or {positions.dtype, truths.dtype} != {np.dtype(np.int64)}:
+        raise ValueError(f"{path}: its arrays must be float32, positions and truths int64")
     return PersonResults(
         keys=tuple(map(str, keys)),
         positions=positions,
@@ -202,4 +207,7 @@ def _instances(path: Path, arrays: dict[str, Any], joints: np.ndarray) -> Instan
     }
     if {name: values.shape for name, values in arrays.items()} != shapes:
         raise ValueError(f"{path}: its arrays {_INSTANCES}* differ in their numbers of people")
+    for name, values in arrays.items():
+        if values.dtype != (bool if name == "annotated" else np.float32):
+            raise ValueError(f"{path}: {_INSTANCES}{name} must not be {values.dtype}")
     return Instances(**arrays)

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pipeline.inference.request import (
     check_pixels_in_all,
     check_rows,
 )
+from pipeline.io.parsing import number_of
 from pipeline.pose.joint_sets import JointSet
 
 IMAGE = "image"
@@ -90,7 +90,8 @@ def _frame_of(row: Mapping[Any, Any]) -> Frame | None:
 
 def _given(row: Mapping[Any, Any], names: tuple[str, ...]) -> list[float]:
     values = [(name, row.get(name)) for name in names]
-    found = {n: float(v) for n, v in values if v is not None and not math.isnan(v)}
+    # Where other rows of a table have a value, an absent one is NaN.
+    found = {n: number_of(v, n) for n, v in values if not (v is None or v != v)}
     if found and len(found) < len(names):
         raise ValueError(f"{', '.join(names)} go together, got {', '.join(found)} alone")
     return list(found.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.inference.sources import MediaFile
-from pipeline.io.parsing import fields_of, items_of, number_of, text_of
+from pipeline.io.parsing import fields_of, items_of, number_of, text_of, whole_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,10 @@ class Estimate:
         return cls(
             file=text_of(fields["file"], f"{where}.file"),
             people=list(items_of(fields["people"], f"{where}.people", FoundPerson.from_json)),
-            frame=None if frame is None else _whole(frame, f"{where}.frame"),
+            frame=None if frame is None else whole_of(frame, f"{where}.frame"),
             time_s=None if time_s is None else number_of(time_s, f"{where}.time_s"),
             frames_per_s=None if rate is None else number_of(rate, f"{where}.frames_per_s"),
-            **{name: _whole(fields[name], f"{where}.{name}") for name in whole},
+            **{name: whole_of(fields[name], f"{where}.{name}") for name in whole},
         )
 
 
@@ -154,9 +154,3 @@ def _numbers(value: Any, where: str, *, count: int) -> list[float]:
     if len(found) != count:
         raise ValueError(f"{where} must have {count} numbers, got {value!r:.80}")
     return list(found)
-
-
-def _whole(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{where} must be a whole number, got {value!r:.80}")
-    return value

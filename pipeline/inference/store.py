@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.inference.results import Estimate, Found, Part
 from pipeline.inference.sources import MediaFile
 from pipeline.io.atomic import atomic_write
+from pipeline.io.parsing import parse_json
 
 # Pictures in a part, which a worker that is killed repeats.
 _PHOTOGRAPHS, _FRAMES = 64, 256
@@ -110,9 +111,10 @@ def _found(path: Path) -> Found:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        text = path.read_bytes()
+    except OSError as error:
         raise ValueError(f"{path}: not readable: {error}") from None
+    return parse_json(text, str(path))
 
 
 def _write(path: Path, data: bytes) -> None:

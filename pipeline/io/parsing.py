@@ -1,9 +1,13 @@
 """Strict reading of JSON and TOML: errors name the field, the value and what was expected."""
 
 import difflib
+import json
+import math
 import re
+import tomllib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -30,12 +34,33 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return folded[close[0]] if close else None
 
 
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse JSON. Raises ValueError naming `where`, also for nesting too deep to parse."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{where}: not readable as JSON: nested too deeply") from None
+    # UnicodeDecodeError and json's own are such, and so is that on numbers of too many digits.
+    except ValueError as error:
+        raise ValueError(f"{where}: not readable as JSON: {error}") from error
+
+
+def parse_toml(text: bytes, where: str) -> dict[str, Any]:
+    """Parse TOML. Raises ValueError naming `where`, also for nesting too deep to parse."""
+    try:
+        return tomllib.loads(text.decode())
+    except RecursionError:
+        raise ValueError(f"{where}: not readable as TOML: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: not readable as TOML: {error}") from error
+
+
 def fields_of(
     value: Any, where: str, *, required: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, Any]:
     """Return a table of fields. Raises ValueError if a field is unknown or absent."""
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be a table of fields, got {value!r:.80}")
+        raise ValueError(f"{where} must be a table of fields, got {_shown(value)}")
     known = [*required, *optional]
     for name in value:
         if name not in known:
@@ -49,22 +74,47 @@ def fields_of(
 def items_of(value: Any, where: str, read: Callable[[Any, str], Item]) -> tuple[Item, ...]:
     """Read each item of a list with `read(item, where)`. Raises ValueError if it is no list."""
     if not isinstance(value, list):
-        raise ValueError(f"{where} must be a list, got {value!r:.80}")
+        raise ValueError(f"{where} must be a list, got {_shown(value)}")
     return tuple(read(item, f"{where}[{number}]") for number, item in enumerate(value))
 
 
 def text_of(value: Any, where: str) -> str:
     """Return a string. Raises ValueError for anything else."""
     if not isinstance(value, str):
-        raise ValueError(f"{where} must be a string, got {value!r:.80}")
+        raise ValueError(f"{where} must be a string, got {_shown(value)}")
     return value
 
 
 def number_of(value: Any, where: str) -> float:
-    """Return a number. Raises ValueError for anything else, booleans included."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{where} must be a number, got {value!r:.80}")
-    return float(value)
+    """Return a finite number. Raises ValueError for anything else, booleans included."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
+    raise ValueError(f"{where} must be a finite number, got {_shown(value)}")
+
+
+def whole_of(value: Any, where: str, least: int = 0, most: int = 2**53) -> int:
+    """Return a whole number within bounds. Raises ValueError for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    bounds = f"of at least {least}" if most == 2**53 else f"from {least} to {most}"
+    raise ValueError(f"{where} must be a whole number {bounds}, got {_shown(value)}")
+
+
+def table_of(value: Any, where: str, read: Callable[[Any, str], Item]) -> dict[str, Item]:
+    """Read each value of a table with `read(value, where)`. Raises ValueError if it is none."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be a table of fields, got {_shown(value)}")
+    return {key: read(item, f"{where}.{key}") for key, item in value.items()}
+
+
+def _shown(value: Any) -> str:
+    """Show the beginning of a value, also of a number with more digits than Python writes."""
+    try:
+        return f"{value!r:.80}"
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to show"
 
 
 def identifier_of(value: Any, where: str) -> Identifier:
@@ -78,5 +128,5 @@ def identifier_of(value: Any, where: str) -> Identifier:
         word = value.strip()
         return int(float(word)) if re.fullmatch(r"\d{1,15}(\.0*)?", word) else word
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{where} must be a number or a name, got {value!r:.80}")
+        raise ValueError(f"{where} must be a number or a name, got {_shown(value)}")
     return value

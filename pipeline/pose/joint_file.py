@@ -1,13 +1,12 @@
 """Joint-set files: a user's own joints in TOML, and how their table counts pixels."""
 
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of
+from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of, parse_toml
 from pipeline.pose.joint_set import JointNames, JointSet, Measure, read_fields
 from pipeline.pose.joint_sets import PCK_BOX, PCKH
 from pipeline.pose.sides import are_sides, side_of, side_pairs
@@ -42,11 +41,11 @@ class JointFile:
 def read_joint_file(path: Path) -> JointFile:
     """Read a joint-set file. Raises ValueError with file, field, value and what was expected."""
     try:
-        return _joint_file(tomllib.loads(path.read_text(encoding="utf-8")))
+        content = parse_toml(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as TOML: {error}") from error
+    try:
+        return _joint_file(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

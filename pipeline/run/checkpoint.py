@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -196,13 +195,15 @@ def load_training(
         _fit_groups(state["param_groups"], optimizer.param_groups)
         stored, random = state.pop(_SCALER, None), state.pop(_RANDOM)
         ranks: Tensor | None = state.pop(_RANKS, None)
+        if ranks is not None and (ranks.ndim != 2 or not ranks.is_floating_point()):
+            raise ValueError(f"{_RANKS} must be a table of numbers, got shape {tuple(ranks.shape)}")
         optimizer.load_state_dict(state)
         if scaler is not None and stored is not None:
             scaler.load_state_dict(stored)
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, UnpicklingError) as error:
+    except Exception as error:  # torch's loaders raise errors of any kind for a damaged file
         raise ValueError(f"{path}: optimizer state can't be loaded: {error}") from error
     return ranks
 

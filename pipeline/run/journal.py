@@ -9,12 +9,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.io.inside import check_files_inside, path_inside
+from pipeline.io.parsing import number_of, parse_json, table_of, text_of, whole_of
 from pipeline.io.redaction import redacted
 from pipeline.run.ownership import Writer
 
@@ -253,25 +255,66 @@ class Journal:
         """Add a line's entry, unless its writer had been superseded."""
         number = len(self._entries) + 1
         try:
-            content = json.loads(line)
-            seq, time_ms, kind = (content.pop(name) for name in ("seq", "time_ms", "kind"))
-            generation = int(content.pop("generation", 0))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            entry, generation = _parsed(line)
+        except ValueError as error:
             raise ValueError(f"{self.path}: line {number} is damaged: {error}") from error
         if generation < self._generation:
             return
-        if generation > self._generation and seq == number - 1:
+        if generation > self._generation and entry.seq == number - 1:
             # Both were written at once, the former by a writer that had just been superseded.
             former = self._entries.pop()
             self._known.discard(_key(former))
-            number = seq
-        if seq != number:
-            raise ValueError(f"{self.path}: line {number} must have seq {number}, got {seq!r:.80}")
+            number = entry.seq
+        if entry.seq != number:
+            raise ValueError(f"{self.path}: line {number} must have seq {number}, got {entry.seq}")
         self._generation = generation
-        entry = Entry(seq=seq, time_ms=time_ms, kind=kind, content=content)
         self._entries.append(entry)
-        if kind == "metrics":
+        if entry.kind == "metrics":
             self._known.add(_key(entry))
+
+
+def _parsed(line: bytes) -> tuple[Entry, int]:
+    """Return a line's entry and its writer's generation. Raises ValueError naming the field."""
+    content = parse_json(line, "it")
+    if not isinstance(content, dict):
+        raise ValueError(f"must be an object, got {content!r:.80}")
+    kind, generation = (
+        content.pop("kind", None),
+        whole_of(content.pop("generation", 0), "generation"),
+    )
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise ValueError(f"kind must be one of {', '.join(_FIELDS)}, got {kind!r:.80}")
+    entry = Entry(
+        seq=whole_of(content.pop("seq", None), "seq", 1),
+        time_ms=whole_of(content.pop("time_ms", None), "time_ms"),
+        kind=kind,  # type: ignore[arg-type]
+        content=content,
+    )
+    for name, read in _FIELDS[kind].items():
+        read(content.get(name), name)
+    return entry, generation
+
+
+_texts, _numbers = partial(table_of, read=text_of), partial(table_of, read=number_of)
+# The fields that an entry of each kind must have.
+_FIELDS: Mapping[str, Mapping[str, Callable[[Any, str], object]]] = {
+    "run": {
+        **dict.fromkeys(("uri", "experiment", "name", "artifacts", "parent"), text_of),
+        **dict.fromkeys(("params", "tags"), _texts),
+    },
+    "metrics": {"step": whole_of, "values": _numbers},
+    "tags": {"tags": _texts},
+    "end": {"status": text_of},
+    "file": {"path": text_of, "folder": text_of},
+    "folder": {"path": text_of, "at": text_of},
+    "text": {"text": text_of, "path": text_of},
+    "model": {"path": text_of, "name": text_of, "step": whole_of},
+    "forget_model": {"name": text_of},
+    "register": {
+        **dict.fromkeys(("name", "as", "metric", "checksum"), text_of),
+        "value": number_of,
+    },
+}
 
 
 def _key(entry: Entry) -> tuple[int, frozenset[str]]:

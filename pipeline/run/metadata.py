@@ -5,11 +5,12 @@ import json
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.parsing import fields_of, number_of, parse_json, table_of, text_of, whole_of
 from pipeline.pose.joint_sets import JointSet
 from pipeline.settings import Settings
 
@@ -114,34 +115,56 @@ def read_metadata(folder: Path) -> CheckpointMetadata:
     content = _read(folder)
     try:
         return CheckpointMetadata(
-            settings=Settings.from_flat(content["settings"]),
-            joint_set=JointSet.from_json(content["joint_set"]),
-            progress=Progress(**content["progress"]),
-            metrics=content["metrics"],
-            plateau=Plateau(**content["plateau"]),
-            data=content.get("data", {}),
-            origin=content.get("origin", {}),
+            settings=Settings.from_flat(table_of(content.get("settings"), "settings", _any)),
+            joint_set=JointSet.from_json(content.get("joint_set")),
+            progress=_progress(content.get("progress")),
+            metrics=table_of(content.get("metrics"), "metrics", number_of),
+            plateau=_plateau(content.get("plateau")),
+            data=table_of(content.get("data", {}), "data", text_of),
+            origin=table_of(content.get("origin", {}), "origin", text_of),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{folder / METADATA_NAME}: {error}") from error
+
+
+def _any(value: Any, _: str) -> Any:
+    """Return a setting as it is; `Settings` checks its type."""
+    return value
+
+
+def _progress(value: Any) -> Progress:
+    names = [item.name for item in fields(Progress)]
+    given = fields_of(value, "progress", required=(), optional=names)
+    return Progress(**{name: whole_of(v, f"progress.{name}") for name, v in given.items()})
+
+
+def _plateau(value: Any) -> Plateau:
+    names = [item.name for item in fields(Plateau)]
+    given = fields_of(value, "plateau", required=names)
+    best, has_dropped = given["best"], given["has_dropped"]
+    if not isinstance(has_dropped, bool):
+        raise ValueError(f"plateau.has_dropped must be true or false, got {has_dropped!r:.80}")
+    return Plateau(
+        best=None if best is None else number_of(best, "plateau.best"),
+        epochs_since=whole_of(given["epochs_since"], "plateau.epochs_since"),
+        has_dropped=has_dropped,
+    )
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of a checkpoint's other files by name. Raises as `read_metadata`."""
-    files = _read(folder).get("files")
-    if not isinstance(files, dict):
-        raise ValueError(f"{folder / METADATA_NAME}: files must be an object, got {files!r}")
-    return files
+    try:
+        return table_of(_read(folder).get("files"), "files", text_of)
+    except ValueError as error:
+        raise ValueError(f"{folder / METADATA_NAME}: {error}") from None
 
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / METADATA_NAME
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = parse_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder}: not a checkpoint folder (no {METADATA_NAME})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as JSON: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != _FORMAT:
         raise ValueError(f"{path}: expected format {_FORMAT}, got {found!r}")

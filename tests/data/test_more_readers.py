@@ -552,7 +552,7 @@ def test_every_source_of_this_file_has_its_conventions():
     known = ("mpii-mat", "mpii-h5", "lsp", "flic")
     assert [SOURCES[name].index_base for name in known] == [1, 1, 0, 1]
     assert [SOURCES[name].center_adjusted for name in known] == [False, True, False, True]
-    assert not any(SOURCES[name].second for name in known)
+    assert not any(SOURCES[name].takes for name in known)
 
 
 @pytest.mark.parametrize(

@@ -404,8 +404,11 @@ def test_people_that_were_left_out_stay_listed_in_the_index(tmp_path):
             {"joint_set": {"name": "mpii", "joint": []}},
             "joint set: unknown field 'joint'; did you mean 'joints'?",
         ),
-        ({"surprise": 1}, "not an index: "),
-        ({"shards": [{"name": "train-000000.tar"}]}, "not an index: "),
+        ({"surprise": 1}, "index: unknown field 'surprise'"),
+        ({"shards": [{"name": "train-000000.tar"}]}, "shards[0]: field 'split' is absent"),
+        ({"shards": [1]}, "shards[0] must be a table of fields, got 1"),
+        ({"crop": {}}, "crop.margin must be from 1 to 100, got {}"),
+        ({"skipped": {"crowd": -1}}, "skipped.crowd must be a whole number of at least 0, got -1"),
     ],
 )
 def test_an_index_that_cannot_be_used_is_named(pack, change, message):

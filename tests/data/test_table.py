@@ -194,7 +194,7 @@ def test_thresholds_mean_groups_and_base_are_free_to_choose(tmp_path):
         ),
         ({"thresholds": "[0.7]"}, "thresholds[0] must be hundredths from 0.01 to 0.5, got 0.7"),
         ({"thresholds": "0.2"}, "thresholds must be a list, got 0.2"),
-        ({"thresholds": '["0.2"]'}, "thresholds[0] must be a number, got '0.2'"),
+        ({"thresholds": '["0.2"]'}, "thresholds[0] must be a finite number, got '0.2'"),
         ({"in_mean": '["ear"]'}, "in_mean[0]: unknown joint 'ear'"),
         (
             {"joints": '["nose", "left_ear", "right_ear", "withers", "left ear"]'},

@@ -25,6 +25,7 @@ from pipeline.evaluation.evaluate import Predictions, evaluate_people
 from pipeline.evaluation.oks import average_precision, match, precision_of, similarity
 from pipeline.evaluation.per_person import read_results
 from pipeline.pose.joint_sets import COCO
+from pipeline.settings.packing import AnnotationFiles
 
 JOINTS = len(COCO.joints)
 
@@ -247,10 +248,8 @@ def packed_people(folder: Path, truth: dict, pack: Callable[..., list[Path]]) ->
     for one in truth["images"]:
         one |= {"file_name": f"{one['id']:06d}.jpg", "width": 1200, "height": 1200}
     (folder / "truth.json").write_text(json.dumps(truth))
-    people = [
-        replace(person, person=number)
-        for number, person in enumerate(read_coco(folder / "truth.json").people)
-    ]
+    read = read_coco(AnnotationFiles(annotations=folder / "truth.json"))
+    people = [replace(person, person=number) for number, person in enumerate(read.people)]
     crop = sample(image="a.jpg").crop
     shard = pack([Sample(person=one, crop=crop) for one in people], joint_set=COCO, split="val")
     return SampleLoader(ShardReader(list(map(str, shard))), COCO, 64)

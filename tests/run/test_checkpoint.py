@@ -320,7 +320,9 @@ def test_metadata_that_are_no_json_are_refused(saved, content):
         ({"settings": {"model.stacks": 0}}, "model.stacks must be at least 1, got 0"),
         ({"settings": {"model.stacks": "1"}}, "model.stacks must be of type int, got '1'"),
         ({"joint_set": None}, "joint set must be a table of fields, got None"),
-        ({"progress": {"epoch": 3}}, "unexpected keyword argument 'epoch'"),
+        ({"progress": {"epoch": 3}}, "progress: unknown field 'epoch'; did you mean 'epochs'?"),
+        ({"progress": {"epochs": -1}}, "progress.epochs must be a whole number of at least 0"),
+        ({"metrics": {"pckh_0.5": "1"}}, "metrics.pckh_0.5 must be a finite number, got '1'"),
     ],
 )
 def test_metadata_that_are_not_ours_are_refused_by_name(saved, change, message):

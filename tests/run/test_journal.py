@@ -164,10 +164,24 @@ def test_a_journal_whose_only_line_is_torn_starts_over(tmp_path):
 @pytest.mark.parametrize(
     ("middle", "message"),
     [
-        ('{"seq": 2, "time', "line 2 is damaged: Unterminated string"),
+        ('{"seq": 2, "time', "line 2 is damaged: it: not readable as JSON: Unter"),
         ("[2]", "line 2 is damaged: "),
-        ('{"seq": 2, "kind": "end"}', "line 2 is damaged: 'time_ms'"),
-        ('{"seq": 3, "time_ms": 1, "kind": "end"}', "line 2 must have seq 2, got 3"),
+        (
+            '{"seq": 2, "kind": "end", "status": "FAILED"}',
+            "line 2 is damaged: time_ms must be a whole number of at least 0, got None",
+        ),
+        (
+            '{"seq": 3, "time_ms": 1, "kind": "end", "status": "FAILED"}',
+            "line 2 must have seq 2, got 3",
+        ),
+        (
+            '{"seq": 2, "time_ms": 1, "kind": "end"}',
+            "line 2 is damaged: status must be a string, got None",
+        ),
+        (
+            '{"seq": 2, "time_ms": 1, "kind": "other"}',
+            "line 2 is damaged: kind must be one of run, metrics, ",
+        ),
     ],
 )
 def test_damage_elsewhere_is_named_by_its_line(tmp_path, middle, message):

@@ -1,7 +1,6 @@
 """The annotations of a file, and the readers' common parts: opening it, checking its fields."""
 
 import itertools
-import json
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.io.parsing import parse_json
 from pipeline.io.unfolding import check_mat, unfolded
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Person, Visibility
@@ -60,7 +60,8 @@ def read_json(path: Path) -> Any:
         reading(path, "JSON", OSError, EOFError, zlib.error, ValueError),
         path.open("rb") as file,
     ):
-        return json.load(unfolded(file) if path.suffix == ".gz" else file)
+        text = unfolded(file).read() if path.suffix == ".gz" else file.read()
+    return parse_json(text, str(path))
 
 
 def read_mat(path: Path, *, as_structs: bool = False) -> dict[str, Any]:

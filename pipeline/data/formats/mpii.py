@@ -81,7 +81,10 @@ def _records(path: Path) -> Iterator[tuple[Any, str]]:
     if not isinstance(records, list):
         raise ValueError(f"{path}: expected a list of people, got {type(records).__name__}")
     for number, record in enumerate(records):
-        yield record, f"{path}: entry {number}"
+        where = f"{path}: entry {number}"
+        if not isinstance(record, dict):
+            raise ValueError(f"{where} must be an object, got {record!r:.80}")
+        yield record, where
 
 
 def _json_person(record: Any, where: str) -> Person:

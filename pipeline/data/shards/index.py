@@ -3,21 +3,34 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_from
 from pipeline.io.atomic import atomic_write
 from pipeline.io.files import content_of, size_in_bytes
 from pipeline.io.location import is_remote, local_path, name_of, sibling, split_pattern
+from pipeline.io.parsing import (
+    fields_of,
+    items_of,
+    number_of,
+    parse_json,
+    table_of,
+    text_of,
+    whole_of,
+)
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Split
 
 INDEX_NAME = "index.json"
 _FORMAT = 2
+# Frame sides that a stored crop may have.
+_WIDEST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +89,24 @@ class Index:
     def at(cls, path: str) -> Self:
         """Read an index, local or remote. Raises ValueError like `read`."""
         try:
-            content = json.loads(content_of(path))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{redacted(path)}: not readable as JSON: {error}") from error
+            text = content_of(path)
         except ValueError as error:
             raise ValueError(
                 f"{error}; shards need the index that jobs.pack writes beside them"
             ) from None
+        shown = redacted(path)
+        content = parse_json(text, shown)
         form = content.pop("format", None) if isinstance(content, dict) else None
         if form != _FORMAT:
             raise ValueError(
-                f"{redacted(path)}: expected an index of format {_FORMAT}, got {form!r}; "
+                f"{shown}: expected an index of format {_FORMAT}, got {form!r:.80}; "
                 "pack the dataset again"
             )
         content.pop("splits", None)
         try:
-            shards = tuple(ShardEntry(**entry) for entry in content.pop("shards"))
-            joint_set = JointSet.from_json(content.pop("joint_set"))
-            return cls(shards=shards, joint_set=joint_set, **content)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{redacted(path)}: not an index: {error}") from error
+            return cls(**_checked(content))
         except ValueError as error:
-            raise ValueError(f"{redacted(path)}: {error}") from None
+            raise ValueError(f"{shown}: {error}") from None
 
     def entry(self, name: str) -> ShardEntry | None:
         """Return the entry of the shard `name`, None if there is none."""
@@ -112,6 +121,58 @@ class Index:
             total["images"] += shard.images
             total["shards"] += 1
         return totals
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """Read the fields of an index. Raises ValueError naming the field."""
+    required = [item.name for item in fields(Index) if item.default_factory is MISSING]
+    required.remove("members")
+    given = fields_of(content, "index", required=required, optional=("members", "converted"))
+    read: dict[str, Callable[[Any, str], Any]] = {
+        "source": text_of,
+        "joint_set": lambda value, _: JointSet.from_json(value),
+        "annotations": partial(table_of, read=text_of),
+        "conventions": partial(table_of, read=lambda value, _: value),
+        "crop": _crop,
+        "plan": text_of,
+        "shards": partial(items_of, read=_entry),
+        "skipped": partial(table_of, read=whole_of),
+        "left_out": partial(table_of, read=lambda v, at: list(items_of(v, at, text_of))),
+        "members": text_of,
+        "converted": partial(table_of, read=whole_of),
+    }
+    found = {name: read[name](value, name) for name, value in given.items()}
+    for name, count in Counter(entry.name for entry in found["shards"]).items():
+        if count > 1:
+            raise ValueError(f"shards must hold a name once, got {name!r} {count} times")
+    return found
+
+
+def _crop(value: Any, where: str) -> dict[str, Any]:
+    numbers = table_of(value, where, number_of)
+    if not 1 <= numbers.get("margin", 0) <= _WIDEST:
+        raise ValueError(f"{where}.margin must be from 1 to {_WIDEST}, got {value!r:.80}")
+    return dict(value)
+
+
+def _entry(value: Any, where: str) -> ShardEntry:
+    counts = ("people", "images", "head_sizes", "bytes")
+    given = fields_of(
+        value, where, required=("name", "split", *counts, "sha256"), optional=("measured",)
+    )
+    name, split = text_of(given["name"], f"{where}.name"), given["split"]
+    if not name or name_of(name) != name:
+        raise ValueError(f"{where}.name must be the name of a file, got {name!r:.80}")
+    if split not in get_args(Split):
+        raise ValueError(f"{where}.split must be train or val, got {split!r:.80}")
+    measured = given.get("measured")
+    return ShardEntry(
+        name=name,
+        split=split,
+        sha256=text_of(given["sha256"], f"{where}.sha256"),
+        measured=None if measured is None else table_of(measured, f"{where}.measured", whole_of),
+        **{count: whole_of(given[count], f"{where}.{count}") for count in counts},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

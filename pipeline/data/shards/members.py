@@ -17,6 +17,8 @@ from pipeline.io.unfolding import BoundedInfo, UnfoldsError, check_member, load_
 
 MEMBERS_NAME = "members.npz"
 _COLUMNS = ("starts", "sizes", "crc32")
+# Bytes of a member. Stored crops have some 50 kB.
+_LARGEST = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ def members_from(content: bytes, where: str) -> dict[str, Members]:
     """Read members.npz. Raises ValueError naming `where` if it is not one."""
     try:
         columns = load_npz(content)
+        _check(columns)
         begin, held = 0, {}
         for name, end in zip(columns["shards"].tolist(), columns["ends"].tolist(), strict=True):
             held[name] = Members(
@@ -89,6 +92,32 @@ def members_from(content: bytes, where: str) -> dict[str, Members]:
             f"{redacted(where)}: not readable as members of shards: {error}"
         ) from error
     return held
+
+
+def _check(columns: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the columns are of one length, and spans are ones of a tar."""
+    keys, ends, shards = columns["keys"], columns["ends"], columns["shards"]
+    if not (keys.dtype.kind == shards.dtype.kind == "U" and keys.ndim == shards.ndim == 1):
+        raise ValueError("keys and shards must be lists of names")
+    whole = {name: columns[name] for name in ("ends", *_COLUMNS)}
+    for name, values in whole.items():
+        shape = ends.shape if name == "ends" else (len(keys), 2)
+        if values.dtype != np.int64 or values.shape != shape:
+            raise ValueError(f"{name} must be int64 of shape {shape}, got {values.dtype}")
+        if (values < 0).any():
+            raise ValueError(f"{name} must be at least 0, got {values.min()}")
+    bounds = [0, *ends.tolist()]
+    if bounds != sorted(bounds) or bounds[-1] != len(keys) or len(ends) != len(shards):
+        raise ValueError(f"ends must rise to the {len(keys)} keys, got {ends.tolist()!r:.80}")
+    starts, sizes = columns["starts"], columns["sizes"]
+    if (starts > 2**62).any() or (sizes > _LARGEST).any():
+        raise ValueError(f"members must be below {_LARGEST:,} bytes, got {sizes.max():,}")
+    # One read fetches both members of a sample.
+    apart = (starts + sizes).max(axis=1, initial=0) - starts.min(axis=1, initial=2**62)
+    if len(keys) and apart.max() > 2 * _LARGEST:
+        raise ValueError(
+            f"{keys[apart.argmax()]}: image and record are {apart.max():,} bytes apart"
+        )
 
 
 def _scanned(path: Path) -> dict[str, dict[str, tuple[int, int, int]]]:

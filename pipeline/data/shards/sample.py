@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain, compress
 from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,9 @@ from pipeline.pose.person import Person, Visibility
 SUFFIXES = IMAGE_SUFFIX, RECORD_SUFFIX = "jpg", "json"
 # Looking a state up takes a tenth of the time of asking the enumeration for it.
 _STATES = {state.value: state for state in Visibility}
+
+# Pixels; no photograph is as large.
+_FARTHEST = 1e9
 
 
 class BadSampleError(ValueError):
@@ -109,11 +113,41 @@ def sample_from(
         fields: dict[str, Any] = {**(absent or {}), **json.loads(record)}
         crop = Crop(jpeg=jpeg, **fields.pop("crop"))
         # JSON's lists become the tuples that a Person holds.
-        fields["center"] = tuple(fields["center"])
-        fields["joints"] = tuple(map(tuple, fields["joints"]))
+        fields["center"] = x, y = tuple(fields["center"])
+        fields["joints"] = joints = tuple((left, top) for left, top in fields["joints"])
         fields["visibility"] = tuple(_STATES[state] for state in fields["visibility"])
-        for name in ("box", "image_size"):
-            fields[name] = None if fields[name] is None else tuple(fields[name])
-        return Sample(person=Person(**fields), crop=crop, place=where)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadSampleError(f"{where}: not a sample record: {error!r}") from error
+        for name, count in (("box", 4), ("image_size", 2)):
+            value = fields[name]
+            fields[name] = None if value is None else _tuple(value, count, name)
+        person = Person(**fields)
+        # A missing joint may hold any number.
+        annotated = chain.from_iterable(compress(joints, person.visibility))
+        numbers = [x, y, *annotated, *(person.box or ())]
+        _check(person, crop, numbers)
+    except RecursionError:
+        raise BadSampleError(f"{where}: not a sample record: nested too deeply") from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise BadSampleError(f"{where}: not a sample record: {error!r:.200}") from error
+    return Sample(person=person, crop=crop, place=where)
+
+
+def _tuple(value: Any, count: int, name: str) -> tuple[Any, ...]:
+    found = tuple(value)
+    if len(found) != count:
+        raise ValueError(f"{name} must have {count} numbers, got {len(found)}")
+    return found
+
+
+def _check(person: Person, crop: Crop, numbers: list[float]) -> None:
+    """Raise ValueError or TypeError if a value is of another type or out of its range."""
+    # A single sum finds NaN, infinity, and whatever is no number.
+    if not sum(map(abs, numbers)) < _FARTHEST:
+        raise ValueError(f"coordinates must be finite and below {_FARTHEST:g} pixels in all")
+    if not (type(person.image) is type(person.name) is str and type(person.person) is int):
+        raise TypeError("image and name must be text, person a whole number")
+    sizes = person.scale, person.head_size, person.area, crop.factor_x, crop.factor_y
+    for value in (*sizes, *(person.image_size or ())):
+        if value is not None and not 0 < value < _FARTHEST:
+            raise ValueError(f"sizes must be above 0 and below {_FARTHEST:g}, got {value!r:.20}")
+    if not abs(crop.left) + abs(crop.top) < _FARTHEST:
+        raise ValueError(f"the crop must be within {_FARTHEST:g} pixels")

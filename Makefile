@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install quickstart test test-fast check docs
+.PHONY: install quickstart test test-fast check docs fuzz
 
 install: $(STAMP)
 
@@ -29,6 +29,10 @@ test: check
 # Without clusters, servers, browsers, compilers and long trainings.
 test-fast: install
 	$(PYTEST) -m "not cluster and not hosts and not slow"
+
+# Mutated files for every reader of outside bytes, for 20 minutes. FUZZ_SEED chooses others.
+fuzz: install
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-1200} $(BIN)/python -m pytest -p no:xdist -s tests/fuzz
 
 # A broken link, a missing anchor or a name that is not in the sources is an error.
 docs: install

@@ -1,0 +1,105 @@
+"""Readers of outside bytes on mutated files: they read them, or raise one ValueError.
+
+`make fuzz` takes longer than `make test`: FUZZ_SECONDS are shared among the readers, FUZZ_SEED
+chooses the mutations. Each reader runs in a process of its own with a limit on memory, and each
+case has a limit on CPU time.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import time
+import traceback
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz.readers import READERS, Reader
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
+# More than a reader of small files needs, and less than a bomb does.
+_MEMORY = 2**30
+_CASE_S = 10.0
+_ROUND = 50
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_mutated_file_is_read_or_refused_with_one_error(tmp_path: Path, name: str) -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_run, args=(READERS[name], tmp_path, SECONDS / len(READERS), theirs)
+    )
+    process.start()
+    theirs.close()
+    try:
+        found: dict[str, Any] = ours.recv()
+    except EOFError:
+        found = {"failure": "the process died"}
+    process.join(60)
+    assert "failure" not in found, found["failure"]
+    print(f"\n{name}: {json.dumps(found)}")
+    assert found["refused"] > 0
+
+
+def _run(reader: Reader, folder: Path, seconds: float, results: Connection) -> None:
+    """Try mutations until the time is up, and send the counts, or the first failure."""
+    counts: Counter[str] = Counter()
+    try:
+        reader.prepare(folder)
+        data = (folder / reader.name).read_bytes()
+        reader.read(folder)
+        signal.signal(signal.SIGPROF, _too_slow)
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + _MEMORY, resource.RLIM_INFINITY))
+        number, until = 0, time.monotonic() + seconds
+        while number == 0 or time.monotonic() < until:
+            _round(reader, folder, data, SEED + number, until, counts)
+            number += 1
+    except BaseException:
+        results.send({"failure": traceback.format_exc()[-6000:]})
+    else:
+        results.send(dict(counts))
+
+
+def _round(
+    reader: Reader, folder: Path, data: bytes, number: int, until: float, counts: Counter[str]
+) -> None:
+    mutated = st.one_of([mutation(data) for mutation in reader.mutations])
+
+    @seed(number)
+    @settings(
+        max_examples=_ROUND,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(mutated)
+    def holds(content: bytes) -> None:
+        if counts["cases"] and time.monotonic() > until:
+            return
+        (folder / reader.name).write_bytes(reader.sign(content))
+        counts["cases"] += 1
+        signal.setitimer(signal.ITIMER_PROF, _CASE_S)
+        try:
+            reader.read(folder)
+        except ValueError:
+            counts["refused"] += 1
+        else:
+            counts["read"] += 1
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    holds()
+
+
+def _too_slow(*_: object) -> None:
+    raise TimeoutError(f"a case took more than {_CASE_S:g} s of CPU")

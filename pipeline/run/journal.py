@@ -296,7 +296,7 @@ def _parsed(line: bytes) -> tuple[Entry, int]:
 
 
 _texts, _numbers = partial(table_of, read=text_of), partial(table_of, read=number_of)
-# The fields that an entry of each kind must have.
+# The fields that an entry of each kind must have. `path_of` checks paths.
 _FIELDS: Mapping[str, Mapping[str, Callable[[Any, str], object]]] = {
     "run": {
         **dict.fromkeys(("uri", "experiment", "name", "artifacts", "parent"), text_of),
@@ -305,10 +305,10 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[Any, str], object]]] = {
     "metrics": {"step": whole_of, "values": _numbers},
     "tags": {"tags": _texts},
     "end": {"status": text_of},
-    "file": {"path": text_of, "folder": text_of},
-    "folder": {"path": text_of, "at": text_of},
+    "file": {"folder": text_of},
+    "folder": {"at": text_of},
     "text": {"text": text_of, "path": text_of},
-    "model": {"path": text_of, "name": text_of, "step": whole_of},
+    "model": {"name": text_of, "step": whole_of},
     "forget_model": {"name": text_of},
     "register": {
         **dict.fromkeys(("name", "as", "metric", "checksum"), text_of),

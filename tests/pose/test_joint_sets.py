@@ -156,7 +156,7 @@ def test_json_without_a_field_or_no_table_at_all_is_refused():
         ({"title": 1}, "measures[0].title must be a string, got 1"),
         (
             {"thresholds": [0.5, "0.1"]},
-            "measures[0].thresholds[1] must be a finite number",
+            "measures[0].thresholds[1] must be a finite number, got '0.1'",
         ),
         ({"thresholds": []}, "measures[0].thresholds must hold at least one threshold, got none"),
         (

@@ -134,7 +134,7 @@ def uneven(path):
         (lambda path: None, "no such file"),
         (pickled, f"{UNREADABLE}: Object arrays cannot be loaded when allow_pickle=False"),
         (torn, f"{UNREADABLE}: "),
-        (other, f"{UNREADABLE}: 'keys is not a file in the archive'"),
+        (other, f"{UNREADABLE}: 'keys'"),
         (uneven, "its arrays differ in their numbers of people or joints"),
     ],
 )

@@ -139,12 +139,12 @@ def check(path: Path, mutated: Path, read: Read, source: Path | None = None) -> 
         try:
             joint_set, people = read(mutated if source is None else source)
         except ValueError as found:
-            said = str(found)
+            message = str(found)
         else:
-            said = "packed"
+            message = "packed"
             assert all(len(person.joints) == len(joint_set.joints) for person in people)
             assert np.isfinite([person.joints for person in people]).all()
-        assert 0 < len(said) < 2000
+        assert 0 < len(message) < 2000
 
     is_packed_or_refused()
 

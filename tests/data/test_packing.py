@@ -134,11 +134,11 @@ def test_too_many_missing_images_are_an_error_that_names_them(tmp_path):
     assert plan_packing(settings).left_out == {"missing image": ["photo-000_00", "photo-001_00"]}
     for image in names(8)[2:4]:
         (tmp_path / "images" / image).unlink()
-    said = (
+    message = (
         "4 of 8 people can't be packed (50.00%), allowed by --max-left-out are 25.00%: "
         "missing image: 4 (photo-000_00, photo-001_00, photo-002_00, ...)"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         plan_packing(settings)
     assert not settings.out.exists()
 
@@ -147,11 +147,11 @@ def test_a_folder_with_none_of_the_images_is_another_folder(tmp_path):
     settings = made_dataset(tmp_path, max_left_out=1.0)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    said = (
+    message = (
         f"--images {elsewhere} holds none of the 8 images of {settings.annotations}, "
         "such as photo-000.jpg"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         plan_packing(replace(settings, images=elsewhere))
     with pytest.raises(ValueError, match=r"^--images .*/nowhere: no such folder$"):
         plan_packing(replace(settings, images=tmp_path / "nowhere"))
@@ -173,11 +173,11 @@ def cut_off() -> bytes:
 def test_packing_again_with_a_greater_share_resumes_from_the_finished_shards(tmp_path):
     settings = made_dataset(tmp_path)
     (tmp_path / "images" / "photo-005.jpg").write_bytes(cut_off())
-    said = (
+    message = (
         "1 of 8 people can't be packed (12.50%), allowed by --max-left-out are 0.00%: "
         "unreadable image: 1 (photo-005_00)"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         pack_all(settings)
     shards = sorted(settings.out.glob("*.tar"))
     assert len(shards) == 3
@@ -242,11 +242,11 @@ def test_annotations_of_other_sizes_do_not_fit(tmp_path):
     write_photographs(tmp_path, names(4))
     write_annotations(tmp_path, coco_content(dict.fromkeys(names(4), (999, 160))))
     folder = tmp_path / "images"
-    said = (
+    message = (
         f"the annotations don't fit the images in {folder}: 4 of 4 looked at; "
         f"{folder / 'photo-000.jpg'} has (200, 160) pixels, expected (999, 160)"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         plan_packing(settings_of(tmp_path, source="coco", max_left_out=1.0))
 
 
@@ -255,13 +255,13 @@ def test_annotations_with_joints_outside_do_not_fit(tmp_path):
     outside = [[400.0 + k, 300.0] for k in range(16)]
     records = [hrnet_record(image, joints=outside) for image in names(4)]
     write_annotations(tmp_path, records)
-    said = (
+    message = (
         f"3 of 4 looked at; {tmp_path / 'images' / 'photo-001.jpg'} of (200, 160) pixels, "
         "joints up to [414.0, 299.0]"
     )
     records[0] = hrnet_record("photo-000.jpg")
     write_annotations(tmp_path, records)
-    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
         plan_packing(settings_of(tmp_path))
     # Half of them might be an odd dataset.
     records[1] = hrnet_record("photo-001.jpg")
@@ -272,11 +272,11 @@ def test_annotations_with_joints_outside_do_not_fit(tmp_path):
 def test_unreadable_images_are_named_with_their_fault_before_a_shard_is_written(tmp_path):
     settings = made_dataset(tmp_path, 3)
     (tmp_path / "images" / "photo-001.jpg").write_bytes(b"no photograph")
-    said = (
+    message = (
         "1 of 3 people can't be packed (33.33%), allowed by --max-left-out are 0.00%: unreadable "
         "image: 1 (photo-001_00); photo-001.jpg: not a readable image (13 bytes)"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         plan_packing(settings)
     assert not settings.out.exists()
 
@@ -364,8 +364,10 @@ def test_a_size_that_fits_no_way_of_holding_names_the_orientation(tmp_path):
     for image in names(4):
         save_turned(tmp_path, image, 6)
     write_annotations(tmp_path, coco_content(dict.fromkeys(names(4), (200, 160))))
-    said = r"has \(160, 200\) pixels held upright by its EXIF orientation 6, expected \(200, 160\)$"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        r"has \(160, 200\) pixels held upright by its EXIF orientation 6, expected \(200, 160\)$"
+    )
+    with pytest.raises(ValueError, match=message):
         plan_packing(settings_of(tmp_path, source="coco", exif="upright"))
 
 
@@ -541,8 +543,8 @@ def test_training_images_are_shuffled_and_validation_images_are_not(tmp_path):
 
 def test_too_large_a_validation_split_is_refused(tmp_path):
     settings = made_dataset(tmp_path, val_images=8)
-    said = r"^--val-images must be below the 8 images there are, got 8$"
-    with pytest.raises(ValueError, match=said):
+    message = r"^--val-images must be below the 8 images there are, got 8$"
+    with pytest.raises(ValueError, match=message):
         plan_packing(settings)
     assert len(plan_packing(replace(settings, split="train")).jobs) == 3
 
@@ -577,16 +579,16 @@ def test_an_image_in_both_splits_is_refused(tmp_path):
             mpii_record("photo-001.jpg", validation=True, person=2),
         ],
     )
-    said = r"^photo-001\.jpg is in both splits; expected each image in one$"
-    with pytest.raises(ValueError, match=said):
+    message = r"^photo-001\.jpg is in both splits; expected each image in one$"
+    with pytest.raises(ValueError, match=message):
         plan_packing(settings_of(tmp_path, source="mpii-json"))
 
 
 def test_people_who_share_a_key_are_refused(tmp_path):
     write_photographs(tmp_path, names(1))
     write_annotations(tmp_path, [mpii_record("photo-000.jpg", validation=False)] * 2)
-    said = r"^1 people share a key with another, expected each once: \['photo-000_00'\]$"
-    with pytest.raises(ValueError, match=said):
+    message = r"^1 people share a key with another, expected each once: \['photo-000_00'\]$"
+    with pytest.raises(ValueError, match=message):
         plan_packing(settings_of(tmp_path, source="mpii-json"))
 
 
@@ -672,11 +674,11 @@ def test_a_full_disk_is_named_and_finished_shards_stay(tmp_path, small_disk, cap
     with pytest.raises(SystemExit) as end, clear_errors():
         pack_shard(settings, second)
     assert end.value.code == 1
-    said = (
+    message = (
         rf"error: \[Errno 28\] the disk of {re.escape(str(settings.out))} is full: {second.name} "
         r"needs more than the 4,096 bytes available\n"
     )
-    assert re.fullmatch(said, capsys.readouterr().err)
+    assert re.fullmatch(message, capsys.readouterr().err)
     assert {path.name for path in settings.out.iterdir()} == {".packing", str(first.name)}
     assert (settings.out / str(first.name)).read_bytes() == whole
     assert open_plan(plan) == {str(first.name): done}
@@ -752,8 +754,8 @@ def test_a_finished_pack_is_recognised_and_leaves_no_other_files(tmp_path):
 def test_a_folder_with_another_dataset_is_refused(tmp_path, change):
     settings = made_dataset(tmp_path)
     pack_all(settings)
-    said = f"--out {settings.out} holds another dataset; choose an empty folder"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    message = f"--out {settings.out} holds another dataset; choose an empty folder"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         open_plan(plan_packing(replace(settings, **change)))
 
 
@@ -761,11 +763,11 @@ def test_a_folder_with_an_unfinished_pack_of_other_annotations_is_refused(tmp_pa
     settings = made_dataset(tmp_path)
     open_plan(plan_packing(settings))
     write_annotations(tmp_path, [hrnet_record(image, scale=0.41) for image in names(8)])
-    said = (
+    message = (
         f"--out {settings.out} holds an unfinished pack of other data or settings; "
         "choose an empty folder or remove it"
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         open_plan(plan_packing(settings))
 
 
@@ -846,7 +848,7 @@ def test_a_finished_shard_survives_its_record(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"annotations": None}, "--annotations is required for mpii-hrnet"),
         ({"source": "synthetic"}, "--images is not for synthetic"),
@@ -859,21 +861,21 @@ def test_a_finished_shard_survives_its_record(tmp_path):
         ({"max_left_out": 1.5}, "max_left_out must be from 0 to 1, got 1.5"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(tmp_path, change, said):
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+def test_settings_out_of_range_are_refused_by_name(tmp_path, change, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         settings_of(tmp_path, **change)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"person_px": 31}, "crop.person_px must be from 32 to 4096, got 31"),
         ({"margin": 0.9}, "crop.margin must be from 1 to 4, got 0.9"),
         ({"jpeg_quality": 101}, "crop.jpeg_quality must be from 1 to 100, got 101"),
     ],
 )
-def test_crop_settings_out_of_range_are_refused_by_name(change, said):
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+def test_crop_settings_out_of_range_are_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         CropSettings(**change)
 
 
@@ -980,7 +982,7 @@ def fault_settings(folder: Path, out: Path, name: str, images: str = "img") -> P
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("04/a.json", "images[0] (im00001.jpg) and images[8] (im00009.jpg) share the id 1"),
         ("05/t.csv", "flip_pairs lacks ['leftear', 'rightear']"),
@@ -989,8 +991,8 @@ def fault_settings(folder: Path, out: Path, name: str, images: str = "img") -> P
         ("28/t.csv", "27 of 224 joints that are not missing lie at (-1, -1)"),
     ],
 )
-def test_a_known_fault_is_refused_by_name(tmp_path, faults_dir, name, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_a_known_fault_is_refused_by_name(tmp_path, faults_dir, name, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         plan_packing(fault_settings(faults_dir, tmp_path / "out", name))
 
 

@@ -203,8 +203,8 @@ def test_a_joint_set_file_chooses_joints_and_their_order(tmp_path):
     assert plan.skipped == {"one labelled joint and no box": 1}
     assert f"joints that {own} lacks are left out: leftear, rightear" in plan.notes
     own.write_text(own.read_text().replace("tail", "tails"))
-    said = f"--joint-set {own}: {path} has no joint 'tails'; did you mean 'tail'?"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = f"--joint-set {own}: {path} has no joint 'tails'; did you mean 'tail'?"
+    with pytest.raises(ValueError, match=re.escape(message)):
         found_in(path, tmp_path / "out", joint_set=own)
 
 
@@ -249,7 +249,7 @@ def test_keypoints_of_label_studio_on_a_turned_picture_are_turned_back(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("make", "old", "new", "said"),
+    ("make", "old", "new", "message"),
     [
         (coco, '"bbox"', '"score": 0.5, "bbox"', "no people; passed over were a tool's prediction"),
         (yolo_pose, "kpt_shape: [4, 3]", "kpt_shape: 4", "kpt_shape must be [joints, 2 or 3]"),
@@ -267,12 +267,12 @@ def test_keypoints_of_label_studio_on_a_turned_picture_are_turned_back(tmp_path)
         (label_studio, '"original_width": 160', '"original_width": 0', "original_width and"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_place(tmp_path, make, old, new, said):
+def test_a_wrong_value_is_named_with_its_place(tmp_path, make, old, new, message):
     path = make(tmp_path / "in")
     content = path.read_text()
     assert old in content
     path.write_text(content.replace(old, new))
-    with pytest.raises(ValueError, match=re.escape(said)) as error:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
         found_in(path, tmp_path / "out")
     assert str(path.parent) in str(error.value)
 
@@ -299,8 +299,8 @@ def test_data_of_other_files_are_not_read(tmp_path):
 def test_a_folder_of_several_files_needs_a_choice(tmp_path):
     coco(tmp_path / "in")
     label_studio(tmp_path / "in")
-    said = "has 2 files of annotations, expected one or its path: mice.json (coco), tasks.json"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = "has 2 files of annotations, expected one or its path: mice.json (coco), tasks.json"
+    with pytest.raises(ValueError, match=re.escape(message)):
         found_in(tmp_path / "in", tmp_path / "out")
     with pytest.raises(ValueError, match="no such file or folder, nor a format by name"):
         found_in(tmp_path / "there", tmp_path / "out")
@@ -400,8 +400,8 @@ def test_cvats_images_and_yolos_datasets_are_packed(tmp_path, tools_dir):
 def test_the_figure_of_label_studio_is_where_its_percents_are(tmp_path, tools_dir):
     pictures(tmp_path / "images", ("image1.jpg",))
     path = tools_dir / "label_studio/data_keypoints.json"
-    said = "has (160, 120) pixels, expected (216, 174)"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = "has (160, 120) pixels, expected (216, 174)"
+    with pytest.raises(ValueError, match=re.escape(message)):
         found_in(path, tmp_path / "out", images=tmp_path / "images")
     found = read_annotations("label-studio", AnnotationFiles(annotations=path))
     [person] = found.people

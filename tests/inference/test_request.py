@@ -36,8 +36,8 @@ def table(*images: object) -> pd.DataFrame:
     return pd.DataFrame({"image": list(images)})
 
 
-def refused(served: ServedModel, asked: pd.DataFrame, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def refused(served: ServedModel, asked: pd.DataFrame, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         served.predict(asked)
 
 
@@ -81,12 +81,12 @@ def test_a_request_in_parquet_of_few_images_is_passed_on():
     check_body(b"{}", "application/json; charset=utf-8")
 
 
-@pytest.mark.parametrize(("rows", "said"), [(1025, "1,025 rows"), (1000, "bytes in all")])
-def test_a_request_in_parquet_that_repeats_an_image_is_refused(rows, said):
+@pytest.mark.parametrize(("rows", "message"), [(1025, "1,025 rows"), (1000, "bytes in all")])
+def test_a_request_in_parquet_that_repeats_an_image_is_refused(rows, message):
     body = parquet(b"x" * 100_000, repeats=rows)
     assert len(body) < 1_000_000
     for kind in (PARQUET, f"{PARQUET}; charset=utf-8"):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             check_body(body, kind)
 
 
@@ -110,5 +110,5 @@ def test_a_request_in_parquet_is_refused_without_the_memory_of_its_table(tmp_pat
     image = b"".join(number.to_bytes(4, "big") for number in range(12_500))
     (tmp_path / "body").write_bytes(parquet(image, repeats=20_000))
     assert (tmp_path / "body").stat().st_size < 100_000
-    [said] = run_limited(UNFOLDED, str(tmp_path / "body"))
-    assert said == "a request of 20,000 rows, expected at most 1,024"
+    [message] = run_limited(UNFOLDED, str(tmp_path / "body"))
+    assert message == "a request of 20,000 rows, expected at most 1,024"

@@ -120,7 +120,7 @@ def npz(**members: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (npz(keys=npy("(25_000_000,)".replace("_", ""), bytes(100_000_000))), "that unfold to"),
         (npz(keys=npy("(1099511627776,)", b"")), "states 4,398,046,511,104 bytes"),
@@ -128,13 +128,13 @@ def npz(**members: bytes) -> bytes:
     ],
     ids=["zeros", "a terabyte", "more than 64 bits"],
 )
-def test_arrays_that_unfold_or_state_too_much_are_refused(tmp_path, content, said):
-    with pytest.raises(UnfoldsError, match=said):
+def test_arrays_that_unfold_or_state_too_much_are_refused(tmp_path, content, message):
+    with pytest.raises(UnfoldsError, match=message):
         load_npz(content)
-    with pytest.raises(ValueError, match=rf"^members\.npz: not readable .*{said}"):
+    with pytest.raises(ValueError, match=rf"^members\.npz: not readable .*{message}"):
         members_from(content, "members.npz")
     (tmp_path / "people.npz").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"people\.npz: not readable .*{said}"):
+    with pytest.raises(ValueError, match=rf"people\.npz: not readable .*{message}"):
         read_results(tmp_path / "people.npz")
 
 

@@ -189,7 +189,7 @@ def run(main: Callable[[list[str]], None], *arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
-def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
+def error_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
     """Run a command that must end with `status`; return its standard error."""
     with pytest.raises(SystemExit) as end:
         run(main, *arguments)
@@ -199,7 +199,7 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "said"),
+    ("command", "arguments", "message"),
     [
         ("jobs.train", "--model.stacks 0", "model.stacks must be at least 1, got 0"),
         ("jobs.train", "--model.stacks two", "--model.stacks: invalid literal"),
@@ -247,19 +247,19 @@ def said_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         ("tune.sweep", "--stacks 1 two", "two"),
     ],
 )
-def test_a_bad_value_ends_with_a_message(capsys, command, arguments, said):
-    assert said in said_on_failure(capsys, COMMANDS[command], *arguments.split())
+def test_a_bad_value_ends_with_a_message(capsys, command, arguments, message):
+    assert message in error_on_failure(capsys, COMMANDS[command], *arguments.split())
 
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_an_unknown_option_ends_with_a_message(capsys, command):
     name, *subcommand = command.split()
-    said = said_on_failure(capsys, COMMANDS[name], *subcommand, "--nonsense", "1")
-    assert said
+    message = error_on_failure(capsys, COMMANDS[name], *subcommand, "--nonsense", "1")
+    assert message
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "said"),
+    ("command", "arguments", "message"),
     [
         ("jobs.train", "--data.train x-*.tar", "error: no shards match data.train='x-*.tar'"),
         (
@@ -289,8 +289,8 @@ def test_an_unknown_option_ends_with_a_message(capsys, command):
         ("tune.sweep", "--data.train x-*.tar", "error: no shards match data.train='x-*.tar'"),
     ],
 )
-def test_a_missing_file_ends_with_a_sentence(capsys, working_folder, command, arguments, said):
-    assert said_on_failure(capsys, COMMANDS[command], *arguments.split()).startswith(said)
+def test_a_missing_file_ends_with_a_sentence(capsys, working_folder, command, arguments, message):
+    assert error_on_failure(capsys, COMMANDS[command], *arguments.split()).startswith(message)
     assert list(working_folder.iterdir()) == []
 
 
@@ -327,16 +327,16 @@ def test_a_dry_run_prints_the_cost_of_training_and_creates_nothing(
     arguments = packed(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     run(jobs.train.main, *arguments, "--model.stacks", 2, "--dry-run")
-    said = capsys.readouterr().out
-    assert "parameters: 6,570,400\n" in said
-    assert "  model.joints = 16\n" in said
-    assert f"  ray.storage = '{working_folder}/runs'\n" in said
-    assert "train: 6 people in 2 shards, joint set mpii, source made\n" in said
-    assert "val: 3 people in 1 shards, joint set mpii, source made\n" in said
-    assert "epoch: 1 steps of 6\n" in said
-    assert "learning rate: 0.00025, constant\n" in said
+    output = capsys.readouterr().out
+    assert "parameters: 6,570,400\n" in output
+    assert "  model.joints = 16\n" in output
+    assert f"  ray.storage = '{working_folder}/runs'\n" in output
+    assert "train: 6 people in 2 shards, joint set mpii, source made\n" in output
+    assert "val: 3 people in 1 shards, joint set mpii, source made\n" in output
+    assert "epoch: 1 steps of 6\n" in output
+    assert "learning rate: 0.00025, constant\n" in output
     # 2 and 6 operations for each of 8.33 billion multiply-accumulates.
-    assert re.search(r"^GFLOPs: 16\.6\d forward, (49\.9|50\.0)\d training, an image$", said, re.M)
+    assert re.search(r"^GFLOPs: 16\.6\d forward, (49\.9|50\.0)\d training, an image$", output, re.M)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -352,16 +352,18 @@ def test_a_dry_run_counts_the_people_that_fill_no_batch(tmp_path, capsys):
 def test_a_dry_run_without_data_prints_the_cost_of_the_network(capsys, working_folder):
     scaled = ("--optim.rate-scaling", "linear", "--optim.batch-size", 24)
     run(jobs.train.main, "--model.stacks", 8, *scaled, "--dry-run")
-    told = capsys.readouterr().out
-    assert "learning rate: 0.001 (optim.learning_rate=0.00025, linear in optim.batch_size=" in told
-    assert "no data given: assuming 16 joints" in told
-    assert "parameters: 25,434,112" in told
+    output = capsys.readouterr().out
+    assert (
+        "learning rate: 0.001 (optim.learning_rate=0.00025, linear in optim.batch_size=" in output
+    )
+    assert "no data given: assuming 16 joints" in output
+    assert "parameters: 25,434,112" in output
     assert not list(working_folder.iterdir())
 
 
 @pytest.mark.slow
 def test_a_dry_run_estimates_memory_with_checkpointing(capsys, working_folder):
-    said = []
+    message = []
     for checkpointing in (False, True):
         run(
             jobs.train.main,
@@ -371,10 +373,10 @@ def test_a_dry_run_estimates_memory_with_checkpointing(capsys, working_folder):
             checkpointing,
             "--dry-run",
         )
-        said += re.findall(
+        message += re.findall(
             "^memory: about (.*) GiB a .*, (.*) GiB in (.*)$", capsys.readouterr().out, re.M
         )
-    (fp32, bf16, how), (less_fp32, less_bf16, less_how) = said
+    (fp32, bf16, how), (less_fp32, less_bf16, less_how) = message
     assert float(less_fp32) < 0.5 * float(fp32)
     assert float(less_bf16) < 0.5 * float(bf16)
     assert less_how == f"{how}, with activation checkpointing"
@@ -417,9 +419,9 @@ def test_help_describes_each_preset():
         text=True,
         check=True,
     )
-    told = " ".join(re.sub(r"[│╭╮╰╯─]", " ", answer.stdout).split())
+    output = " ".join(re.sub(r"[│╭╮╰╯─]", " ", answer.stdout).split())
     for name, preset in PRESETS.items():
-        assert f"{name}: {preset.summary}" in told
+        assert f"{name}: {preset.summary}" in output
 
 
 @pytest.mark.slow
@@ -440,8 +442,8 @@ def test_help_describes_each_preset():
 )
 def test_an_ablation_runs_the_papers_networks(tmp_path, capsys, space, trials):
     run(tune.sweep.main, *packed(tmp_path), "--space", space, "--dry-run")
-    said = capsys.readouterr().out.splitlines()[1:-1]
-    assert [line.split(": ")[0].strip() for line in said] == trials
+    message = capsys.readouterr().out.splitlines()[1:-1]
+    assert [line.split(": ")[0].strip() for line in message] == trials
 
 
 def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, working_folder):
@@ -480,10 +482,10 @@ def test_losses_are_compared_with_either_start_of_the_heads(tmp_path, capsys):
 def test_a_listed_space_is_multiplied_by_other_settings_alone(tmp_path, capsys):
     space = (*packed(tmp_path), "--space", "ablation-stacks", "--dry-run")
     run(tune.sweep.main, *space, "--learning-rates", 1e-3, 1e-4)
-    said = capsys.readouterr().out.splitlines()[1:-1]
-    assert len(said) == 6
-    assert said[1].startswith("  stacks-2_modules-4_learning_rate-0.0001: 24,590,752 parameters")
-    assert said_on_failure(capsys, tune.sweep.main, *space, "--stacks", 1) == (
+    message = capsys.readouterr().out.splitlines()[1:-1]
+    assert len(message) == 6
+    assert message[1].startswith("  stacks-2_modules-4_learning_rate-0.0001: 24,590,752 parameters")
+    assert error_on_failure(capsys, tune.sweep.main, *space, "--stacks", 1) == (
         "error: --space ablation-stacks sets model.stacks for each of its trials; "
         "no values of it can be given"
     )
@@ -538,9 +540,9 @@ def test_predictions_are_scored_by_hand(tmp_path, capsys, name):
         *("--predictions", tmp_path / name, "--truth", tmp_path / "truth.mat"),
         *("--json", tmp_path / "scores.json"),
     )
-    said = capsys.readouterr().out
-    assert said.startswith("2 people of truth.mat\n")
-    rows = {line[:16].strip(): line[16:].split() for line in said.splitlines() if line[16:]}
+    output = capsys.readouterr().out
+    assert output.startswith("2 people of truth.mat\n")
+    rows = {line[:16].strip(): line[16:].split() for line in output.splitlines() if line[16:]}
     assert rows["joint"] == ["PCKh@0.5", "PCKh@0.1", "annotated"]
     assert rows["right_ankle"] == ["50.00", "0.00", "2"]
     assert rows["left_wrist"] == ["100.00", "50.00", "2"]
@@ -563,11 +565,11 @@ def test_predictions_of_another_shape_are_refused(tmp_path, capsys):
     path = tmp_path / "predictions.mat"
     write_predictions(path, joints[:1])
     arguments = ("--predictions", path, "--truth", tmp_path / "truth.mat")
-    said = said_on_failure(capsys, jobs.score.main, *arguments)
-    assert said == f"error: {path}: preds has shape (1, 16, 2), expected (2, 16, 2)"
+    message = error_on_failure(capsys, jobs.score.main, *arguments)
+    assert message == f"error: {path}: preds has shape (1, 16, 2), expected (2, 16, 2)"
     scipy.io.savemat(path, {"predictions": joints})
-    said = said_on_failure(capsys, jobs.score.main, *arguments)
-    assert said == f"error: {path}: field 'preds' is absent"
+    message = error_on_failure(capsys, jobs.score.main, *arguments)
+    assert message == f"error: {path}: field 'preds' is absent"
 
 
 # Published: groups in the order of the table, then pooled, unweighted, pooled at 0.1, and the area.
@@ -637,9 +639,9 @@ def test_a_checkpoint_is_measured_beside_a_constant_pose(tmp_path, capsys, check
     shards = packed(tmp_path)
     options = ("--threads", 1, "--figures", figures, "--json", path)
     run(jobs.evaluate.main, "--checkpoint", checkpoint, *shards, *options)
-    said = capsys.readouterr().out
-    assert said.count("\nnetwork\njoint ") == said.count("\nconstant pose\njoint ") == 2
-    assert f"written: {path}\n" in said
+    output = capsys.readouterr().out
+    assert output.count("\nnetwork\njoint ") == output.count("\nconstant pose\njoint ") == 2
+    assert f"written: {path}\n" in output
     content = json.loads(path.read_text())
     assert (content["people"], content["flip_test"]) == (3, True)
     assert content["loss"] > 0
@@ -672,9 +674,9 @@ def test_every_stack_is_measured(tmp_path, capsys):
     folder = saved(tmp_path, **{"model.stacks": 3})
     options = ("--threads", 1, "--json", tmp_path / "s.json", "--every-stack")
     run(jobs.evaluate.main, "--checkpoint", folder, *validation, *options)
-    told = capsys.readouterr().out
-    assert told.count("\nnetwork\njoint ") == 2
-    rows = re.findall(r"^(\d/3) +(\S+)", told, re.M)
+    output = capsys.readouterr().out
+    assert output.count("\nnetwork\njoint ") == 2
+    rows = re.findall(r"^(\d/3) +(\S+)", output, re.M)
     assert [row[0] for row in rows] == ["1/3", "2/3", "3/3"] * 2
     content = json.loads((tmp_path / "s.json").read_text())
     assert len(content["stacks"]) == 3
@@ -697,8 +699,10 @@ def test_people_are_written_beside_a_checkpoint_that_lacks_them(tmp_path, capsys
     # It is none of the files that the checkpoint was written with; those stay as they are.
     assert check_sound(checkpoint).progress.epochs == 2
     weights = checkpoint / "weights.safetensors"
-    said = said_on_failure(capsys, jobs.evaluate.main, *arguments, "--people", weights)
-    assert said == f"error: --people {weights}: belongs to the checkpoint there; give another file"
+    message = error_on_failure(capsys, jobs.evaluate.main, *arguments, "--people", weights)
+    assert (
+        message == f"error: --people {weights}: belongs to the checkpoint there; give another file"
+    )
 
 
 @pytest.mark.parametrize("model", ["pose", "runs/pose", "runs/pose/epoch_0002"])
@@ -711,8 +715,8 @@ def test_a_run_is_measured_by_its_best_checkpoint(tmp_path, capsys, working_fold
         made.rename(working_folder / "runs" / "pose" / epoch)
     _, _, *validation = packed(tmp_path)
     run(jobs.evaluate.main, model, *validation, "--threads", 1, "--json", tmp_path / "s.json")
-    said = capsys.readouterr().out
-    [found] = re.findall("^checkpoint: (.+)$", said, re.M)
+    output = capsys.readouterr().out
+    [found] = re.findall("^checkpoint: (.+)$", output, re.M)
     assert Path(found).resolve() == working_folder / "runs" / "pose" / "epoch_0002"
     assert json.loads((tmp_path / "s.json").read_text())["checkpoint"] == found
 
@@ -729,9 +733,10 @@ def test_either_weights_can_be_measured(tmp_path, capsys, checkpoint):
     _, _, *validation = packed(tmp_path)
     path = tmp_path / "s.json"
     arguments = ("--checkpoint", checkpoint, *validation, "--threads", 1, "--json", path)
-    said = said_on_failure(capsys, jobs.evaluate.main, *arguments, "--weights", "ema")
+    message = error_on_failure(capsys, jobs.evaluate.main, *arguments, "--weights", "ema")
     assert (
-        said == f"error: {checkpoint}: no ema.safetensors: it was trained with optim.ema_samples=0"
+        message
+        == f"error: {checkpoint}: no ema.safetensors: it was trained with optim.ema_samples=0"
     )
     model = load_network(checkpoint, CPU)[1].settings.model
     other = build_network(model, 5, CPU, zero_heads=False)
@@ -758,8 +763,8 @@ def test_people_on_whom_no_measure_is_defined_are_refused(tmp_path, capsys, chec
     states[MPII.joints.index("right_hip")] = Visibility.MISSING
     _, _, *validation = packed(tmp_path, head_size=None, visibility=tuple(states))
     options = ("--checkpoint", checkpoint, *validation, "--threads", 1)
-    said = said_on_failure(capsys, jobs.evaluate.main, *options)
-    assert "none of 3 people has a head size or both left_shoulder and right_hip, so" in said
+    message = error_on_failure(capsys, jobs.evaluate.main, *options)
+    assert "none of 3 people has a head size or both left_shoulder and right_hip, so" in message
 
 
 @pytest.mark.parametrize("setting", ["data.val", "data.train"])
@@ -767,8 +772,8 @@ def test_shards_of_other_joints_are_refused(tmp_path, capsys, checkpoint, settin
     ours, theirs = packed(tmp_path), packed(tmp_path, LSP)
     position = ours.index(f"--{setting}") + 1
     shards = [*ours[:position], theirs[position], *ours[position + 1 :]]
-    said = said_on_failure(capsys, jobs.evaluate.main, "--checkpoint", checkpoint, *shards)
-    assert said == (
+    message = error_on_failure(capsys, jobs.evaluate.main, "--checkpoint", checkpoint, *shards)
+    assert message == (
         f"error: {setting}={theirs[position]!r} and the checkpoint have different joint sets: "
         "lsp and mpii; expected the same"
     )
@@ -776,5 +781,5 @@ def test_shards_of_other_joints_are_refused(tmp_path, capsys, checkpoint, settin
 
 def test_no_threads_are_refused(capsys, checkpoint):
     arguments = ("--checkpoint", checkpoint, "--data.val", "v", "--threads", 0)
-    said = said_on_failure(capsys, jobs.evaluate.main, *arguments)
-    assert said == "error: --threads must be at least 1, got 0"
+    message = error_on_failure(capsys, jobs.evaluate.main, *arguments)
+    assert message == "error: --threads must be at least 1, got 0"

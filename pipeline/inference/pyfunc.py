@@ -44,15 +44,10 @@ class ServedModel:
         There is one row per person. `image` has an image file's bytes, or these in base64. A
         person is in a box `x`, `y`, `width`, `height` in pixels, or in a frame `center_x`,
         `center_y` and `scale` of side 200 * scale; without either it fills the image. Raises
-        ValueError naming the row that can't be read or whose joints are not finite, or a bound that
-        the table exceeds.
+        ValueError naming the row that can't be read, or a bound that the table exceeds.
         """
         poses = self._predictor.predict(self._views(table))
-        rows = [np.column_stack([pose.joints, pose.confidence]).ravel() for pose in poses]
-        for number, row in enumerate(rows):
-            # JSON has no NaN, and the server would answer with it.
-            if not np.isfinite(row).all():
-                raise ValueError(f"row {number}: its frame is too small or too large for joints")
+        rows = [np.column_stack([pose.joints, pose.confidence]).ravel().tolist() for pose in poses]
         return pd.DataFrame(rows, columns=columns_of(self._predictor.joint_set), index=table.index)
 
     def _views(self, table: pd.DataFrame) -> Iterator[View]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -140,7 +141,10 @@ def _typed(section: object, name: str, key: str, value: Any) -> Scalar:
         choices = get_args(annotation)
         require(value in choices, key, f"one of {', '.join(choices)}", value)
         return value
-    if annotation is float and type(value) is int:
+    if annotation is float and type(value) in (int, float):
+        # NaN is in no range, and a larger whole number no float.
+        most = sys.float_info.max
+        require(-most <= value <= most, key, "a finite number", value)
         return float(value)
     types = get_args(annotation) or (annotation,)
     names = " or ".join(kind.__name__ for kind in types)

@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain, compress
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from pipeline.data.shards.crop import Crop, CropDecoder, Image, ImageRGBA
-from pipeline.pose.person import Person, Visibility
+from pipeline.pose.person import Person, Split, Visibility
 
 SUFFIXES = IMAGE_SUFFIX, RECORD_SUFFIX = "jpg", "json"
 # Looking a state up takes a tenth of the time of asking the enumeration for it.
 _STATES = {state.value: state for state in Visibility}
 
+_SPLITS = (None, *get_args(Split))
 # Pixels; no photograph is as large.
 _FARTHEST = 1e9
 
@@ -111,7 +112,7 @@ def sample_from(
     """
     try:
         fields: dict[str, Any] = {**(absent or {}), **json.loads(record)}
-        crop = Crop(jpeg=jpeg, **fields.pop("crop"))
+        crop = fields.pop("crop")
         # JSON's lists become the tuples that a Person holds.
         fields["center"] = x, y = tuple(fields["center"])
         fields["joints"] = joints = tuple((left, top) for left, top in fields["joints"])
@@ -119,16 +120,14 @@ def sample_from(
         for name, count in (("box", 4), ("image_size", 2)):
             value = fields[name]
             fields[name] = None if value is None else _tuple(value, count, name)
-        person = Person(**fields)
         # A missing joint may hold any number.
-        annotated = chain.from_iterable(compress(joints, person.visibility))
-        numbers = [x, y, *annotated, *(person.box or ())]
-        _check(person, crop, numbers)
+        annotated = chain.from_iterable(compress(joints, fields["visibility"]))
+        _check(fields, crop, [x, y, *annotated, *(fields["box"] or ())])
+        return Sample(person=Person(**fields), crop=Crop(jpeg=jpeg, **crop), place=where)
     except RecursionError:
         raise BadSampleError(f"{where}: not a sample record: nested too deeply") from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise BadSampleError(f"{where}: not a sample record: {error!r:.200}") from error
-    return Sample(person=person, crop=crop, place=where)
 
 
 def _tuple(value: Any, count: int, name: str) -> tuple[Any, ...]:
@@ -138,16 +137,23 @@ def _tuple(value: Any, count: int, name: str) -> tuple[Any, ...]:
     return found
 
 
-def _check(person: Person, crop: Crop, numbers: list[float]) -> None:
+def _check(fields: Mapping[str, Any], crop: Mapping[str, Any], numbers: list[float]) -> None:
     """Raise ValueError or TypeError if a value is of another type or out of its range."""
     # A single sum finds NaN, infinity, and whatever is no number.
     if not sum(map(abs, numbers)) < _FARTHEST:
         raise ValueError(f"coordinates must be finite and below {_FARTHEST:g} pixels in all")
-    if not (type(person.image) is type(person.name) is str and type(person.person) is int):
-        raise TypeError("image and name must be text, person a whole number")
-    sizes = person.scale, person.head_size, person.area, crop.factor_x, crop.factor_y
-    for value in (*sizes, *(person.image_size or ())):
-        if value is not None and not 0 < value < _FARTHEST:
+    if not (type(fields["image"]) is type(fields.get("name", "")) is str):
+        raise TypeError("image and name must be text")
+    split = fields.get("split")
+    if split not in _SPLITS:
+        raise ValueError(f"split must be train, val or null, got {split!r:.20}")
+    sizes = (
+        *(fields["scale"], crop["factor_x"], crop["factor_y"], *(fields["image_size"] or ())),
+        *(size for size in (fields.get("head_size"), fields.get("area")) if size is not None),
+    )
+    for value in sizes:
+        if not 0 < value < _FARTHEST:
             raise ValueError(f"sizes must be above 0 and below {_FARTHEST:g}, got {value!r:.20}")
-    if not abs(crop.left) + abs(crop.top) < _FARTHEST:
-        raise ValueError(f"the crop must be within {_FARTHEST:g} pixels")
+    for value in (fields["person"], crop["left"], crop["top"], *(fields["image_size"] or ())):
+        if type(value) is not int or not -_FARTHEST < value < _FARTHEST:
+            raise ValueError(f"person, left, top and image_size must be whole, got {value!r:.20}")

@@ -190,5 +190,5 @@ def _number(value: Any, where: str) -> float:
         if isinstance(value, bool):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where} must be a number, got {value!r:.80}") from None

@@ -17,6 +17,7 @@ from pipeline.inference.request import (
     check_pixels_in_all,
     check_rows,
 )
+from pipeline.inference.serving import guard_server
 from pipeline.io.parsing import number_of
 from pipeline.pose.joint_sets import JointSet
 
@@ -99,4 +100,5 @@ def _given(row: Mapping[Any, Any], names: tuple[str, ...]) -> list[float]:
 
 def _load_pyfunc(path: str) -> ServedModel:
     """Load the checkpoint in the folder `path`; MLflow calls this."""
+    guard_server()
     return ServedModel(Path(path))

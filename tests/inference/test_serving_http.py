@@ -151,12 +151,21 @@ OVERSIZED = base64.b64encode(bytes(61 * 2**20)).decode()
         (records({"picture": IMAGE}), "application/json"),
         (records({"image": IMAGE, "x": 1.0}), "application/json"),
         (records({"image": OVERSIZED}), "application/json"),
+        (b'{"dataframe_records": ' + b"[" * 100_000, "application/json"),
+        (
+            records({"image": IMAGE, "center_x": 0, "center_y": 0, "scale": 1e200}),
+            "application/json",
+        ),
     ],
-    ids=["half", "empty", "jpeg", "text", "cut", "url", "column", "box", "oversized"],
+    ids=[
+        *("half", "empty", "jpeg", "text", "cut", "url", "column", "box", "oversized", "deep"),
+        "far",
+    ],
 )
 def test_bytes_that_are_no_image_are_refused_and_the_server_stays_up(server, body, kind):
     status, answer = ask(server, body, kind)
     assert 400 <= status < 500, answer
+    assert not any(word in answer for word in ("Traceback", "File ", "stack_trace"))
     assert ask(server, records({"image": IMAGE}))[0] == 200
 
 

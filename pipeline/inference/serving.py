@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from pipeline.inference.request import check_body
+
 SERVER = "mlflow.pyfunc.scoring_server"
 # MLflow's errors repeat the request around the reason.
 _REASON, _REQUEST = "\nError: ", "\nInput: "
@@ -26,13 +28,18 @@ def answering(
 ) -> Callable[..., Any]:
     """Return MLflow's function of requests with other errors.
 
-    Its own ones hold a stack trace instead of the reason, and JSON nested too deeply ends with
-    status 500. The stack of an error that no request should cause is logged. `refusal` is MLflow's
+    A request is first checked by `check_body`. MLflow's own errors hold a stack trace instead of
+    the reason, and JSON nested too deeply ends with status 500. The stack of an error that no
+    request should cause is logged. `refusal` is MLflow's
     exception, whose message is the response, and `bad_request` its code for status 400.
     """
 
     @wraps(invocations)
     def answer(*request: Any) -> Any:
+        try:
+            check_body(*request[:2])
+        except ValueError as error:
+            raise refusal(str(error), bad_request) from None
         try:
             return invocations(*request)
         except refusal as error:

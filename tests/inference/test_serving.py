@@ -1,10 +1,13 @@
 """The served model's errors: a sentence with status 400, whatever the request."""
 
 import importlib
+import io
 import json
 import sys
 from types import SimpleNamespace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
@@ -39,6 +42,14 @@ def refusal_of(body: bytes, kind: str = "application/json", error: str = "") -> 
 
 def test_json_nested_too_deeply_is_a_bad_request():
     assert refusal_of(DEEP)["message"] == "the request is nested too deeply"
+
+
+def test_a_table_in_parquet_is_refused_before_it_is_read():
+    file = io.BytesIO()
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1025), pyarrow.array([b"x"]))
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), file)
+    said = refusal_of(file.getvalue(), "application/vnd.apache.parquet", "the model was asked")
+    assert said["message"] == "a request of 1,025 rows, expected at most 1,024"
 
 
 @pytest.mark.parametrize(

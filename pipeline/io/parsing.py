@@ -94,12 +94,13 @@ def number_of(value: Any, where: str) -> float:
     raise ValueError(f"{where} must be a finite number, got {_shown(value)}")
 
 
-def whole_of(value: Any, where: str, least: int = 0, most: int = 2**53) -> int:
+def whole_of(value: Any, where: str, least: int = 0, most: int = 2**63 - 1) -> int:
     """Return a whole number within bounds. Raises ValueError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return value
-    bounds = f"of at least {least}" if most == 2**53 else f"from {least} to {most}"
-    raise ValueError(f"{where} must be a whole number {bounds}, got {_shown(value)}")
+    is_above = isinstance(value, int) and value > most
+    bound = f"at most {most}" if is_above else f"at least {least}"
+    raise ValueError(f"{where} must be a whole number of {bound}, got {_shown(value)}")
 
 
 def table_of(value: Any, where: str, read: Callable[[Any, str], Item]) -> dict[str, Item]:

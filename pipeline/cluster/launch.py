@@ -78,7 +78,8 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
         _fit(plan, recording, stop, label)
         progress = _progress(plan)
         if stop.is_asked:
-            recording.killed()
+            if stop.is_by_signal:
+                recording.killed()
             kept = f"with a checkpoint after {progress.samples:,} samples"
             raise InterruptedRunError(
                 f"stopped {kept if progress.samples else 'before its first checkpoint'}; "

@@ -21,6 +21,8 @@ class Stop:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / STOP_NAME
+        # Whether a signal to this process asked, and not another process.
+        self.is_by_signal = False
 
     @property
     def is_asked(self) -> bool:
@@ -60,6 +62,7 @@ def stopping(folder: Path, writer: Writer, metric: str) -> Iterator[Stop]:
             return False
         writer.check()
         say(f"{signal_name}: stopping after a checkpoint; a second signal ends the process at once")
+        stop.is_by_signal = True
         stop.ask()
         number = signal.Signals[signal_name]
         threading.Thread(target=end_before_evaluation, args=(number,), daemon=True).start()

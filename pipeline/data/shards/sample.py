@@ -112,7 +112,7 @@ def sample_from(
     """
     try:
         fields: dict[str, Any] = {**(absent or {}), **json.loads(record)}
-        crop = fields.pop("crop")
+        crop = dict(fields.pop("crop"))
         # JSON's lists become the tuples that a Person holds.
         fields["center"] = x, y = tuple(fields["center"])
         fields["joints"] = joints = tuple((left, top) for left, top in fields["joints"])
@@ -147,13 +147,14 @@ def _check(fields: Mapping[str, Any], crop: Mapping[str, Any], numbers: list[flo
     split = fields.get("split")
     if split not in _SPLITS:
         raise ValueError(f"split must be train, val or null, got {split!r:.20}")
-    sizes = (
-        *(fields["scale"], crop["factor_x"], crop["factor_y"], *(fields["image_size"] or ())),
-        *(size for size in (fields.get("head_size"), fields.get("area")) if size is not None),
-    )
+    sizes = fields["scale"], crop["factor_x"], crop["factor_y"], *(fields["image_size"] or ())
     for value in sizes:
         if not 0 < value < _FARTHEST:
             raise ValueError(f"sizes must be above 0 and below {_FARTHEST:g}, got {value!r:.20}")
+    # One of 0 is none.
+    for name in ("head_size", "area"):
+        if not 0 <= (fields.get(name) or 0) < _FARTHEST:
+            raise ValueError(f"{name} must be from 0 to {_FARTHEST:g}, got {fields[name]!r:.20}")
     for value in (fields["person"], crop["left"], crop["top"], *(fields["image_size"] or ())):
         if type(value) is not int or not -_FARTHEST < value < _FARTHEST:
             raise ValueError(f"person, left, top and image_size must be whole, got {value!r:.20}")

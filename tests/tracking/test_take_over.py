@@ -93,7 +93,10 @@ def content(folder: Path, database: Path) -> dict[str, object]:
     files: dict[str, object] = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and POSITION_NAME not in path.name
+        if path.is_file()
+        and POSITION_NAME not in path.name
+        # An unfinished checkpoint is none; a thread that was stopped within it fills its folder.
+        and not path.parent.name.startswith(".writing-")
     }
     # A thread that was stopped just before a write ends it. A line is no entry then, and a former
     # position of the upload only lets entries be sent again, which changes nothing.

@@ -21,7 +21,7 @@ from pipeline.data.formats.annotations import (
     read_json,
     read_mat,
 )
-from pipeline.data.formats.h5 import read_h5
+from pipeline.io.hdf5 import read_h5
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Person, Visibility
 

@@ -15,7 +15,7 @@ from pipeline.data.formats.annotations import (
     numbers_in,
     person_of,
 )
-from pipeline.data.formats.h5 import read_h5
+from pipeline.io.hdf5 import read_h5
 from pipeline.pose.joint_sets import FLIC, MPII, JointSet
 from pipeline.pose.person import Visibility
 

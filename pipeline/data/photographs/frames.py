@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.data.photographs.header import Header, TooManyPixelsError, read_header
 from pipeline.data.photographs.pixels import Photograph, open_photograph, read_photograph
 from pipeline.data.photographs.video import Video
-from pipeline.io.hdf5 import Hdf5File
+from pipeline.io.hdf5 import Hdf5File, as_text
 from pipeline.pose.person import frame_of
 
 # SLEAP's first format that states the order of a picture's channels.
@@ -124,7 +124,7 @@ class _Package:
             order = self._file.attribute(f"{group}/video", "channel_order")
             version = self._file.attribute("metadata", "format_id")
             is_old = order is None and (version is None or float(version) < _FORMAT_IN_ORDER)
-            if not is_old and _text(order) != "BGR":
+            if not is_old and as_text(order) != "BGR":
                 return photograph
             return replace(photograph, image=photograph.image[..., [2, 1, 0, 3]])
         if stored.ndim != 3 or stored.shape[-1] not in (1, 3):
@@ -143,7 +143,3 @@ class _Package:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -16,7 +16,7 @@ from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
 from pipeline.data.formats.tools.yaml_files import read_yaml
-from pipeline.io.hdf5 import Hdf5File
+from pipeline.io.hdf5 import Hdf5File, as_text
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
 
@@ -341,10 +341,7 @@ def _texts(file: Hdf5File, values: np.ndarray) -> list[str]:
             f"{file.path}: {_KEY} has an index of type {values.dtype}, expected text; convert the "
             "file to CSV in DeepLabCut"
         )
-    return [
-        word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
-        for word in values.tolist()
-    ]
+    return [as_text(word) for word in values.tolist()]
 
 
 class _PlainUnpickler(pickle.Unpickler):

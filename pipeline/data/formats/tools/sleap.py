@@ -1,6 +1,5 @@
 """Reader of SLEAP's .slp and .pkg.slp files."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from pipeline.data.formats.annotations import PREDICTION, Annotations
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
-from pipeline.io.hdf5 import Hdf5File
+from pipeline.io.hdf5 import Hdf5File, as_text
+from pipeline.io.parsing import parse_json
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
 
@@ -79,13 +79,9 @@ def is_sleap(peek: Peek) -> str:
 
 
 def _json(file: Hdf5File, value: Any, name: str) -> dict[str, Any]:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    if not isinstance(text, str):
+    if not isinstance(value, bytes | str):
         raise ValueError(f"{file.path}: {name} has no json, expected SLEAP's")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.path}: {name}: not readable as JSON: {error}") from error
+    content = parse_json(as_text(value), f"{file.path}: {name}")
     if not isinstance(content, dict):
         raise ValueError(f"{file.path}: {name} must be an object, got {content!r:.80}")
     return content

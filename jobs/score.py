@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def score(arguments: Arguments) -> None:
     """Print the table and write the JSON. Raises ValueError naming file, field and shape."""
-    if {".json"} & set(arguments.truth.suffixes):
+    if ".json" in arguments.truth.suffixes:
         _score_coco(arguments)
     else:
         _score_mpii(arguments)

@@ -65,17 +65,11 @@ def send(processes: Collection[int], number: signal.Signals) -> None:
 def wait_for_end(processes: Collection[int], patience_s: float) -> bool:
     """Wait until processes have ended; return False if some run past `patience_s`."""
     end = time.monotonic() + patience_s
-    while any(map(_is_running, processes)):
+    while any(map(state_and_start, processes)):
         if time.monotonic() > end:
             return False
         time.sleep(0.1)
     return True
-
-
-def _is_running(pid: int) -> bool:
-    with suppress(OSError):
-        return _stat(pid)[0] != "Z"
-    return False
 
 
 def _stat(pid: int) -> list[str]:

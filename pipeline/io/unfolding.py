@@ -17,7 +17,8 @@ import numpy as np
 # in JSON hold themselves some ten times; zeros a thousand times.
 _UNQUESTIONED = 2**26
 _MOST_TIMES = 100
-# Bytes of a tar's member that is read whole, and of a header that extends another.
+# Bytes of a tar's member that is read whole (stored crops have some 50 kB), and of a header that
+# extends another.
 MOST_MEMBER_BYTES = 2**28
 _MOST_HEADER_BYTES = 2**20
 _CHUNK = 2**16

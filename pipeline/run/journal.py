@@ -278,10 +278,8 @@ def _parsed(line: bytes) -> tuple[Entry, int]:
     content = parse_json(line, "it")
     if not isinstance(content, dict):
         raise ValueError(f"must be an object, got {content!r:.80}")
-    kind, generation = (
-        content.pop("kind", None),
-        whole_of(content.pop("generation", 0), "generation"),
-    )
+    kind = content.pop("kind", None)
+    generation = whole_of(content.pop("generation", 0), "generation")
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise ValueError(f"kind must be one of {', '.join(_FIELDS)}, got {kind!r:.80}")
     entry = Entry(

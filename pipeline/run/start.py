@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.sides import plain_name
 from pipeline.run.checkpoint import check_file, find_weights, weights_name
 from pipeline.run.checkpoint_manager import best, checkpoints
 from pipeline.run.metadata import METADATA_NAME, read_metadata
@@ -50,7 +51,7 @@ def _best(folder: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a network takes from the checkpoint in `folder`.
+    """The part of a checkpoint in `folder` that a network takes.
 
     `whole` are tensors that fit as they are. `by_joint` have the joints along the axis given;
     `joints` are pairs of joints of equal name, there and here. `lines` describe it all, the source
@@ -64,10 +65,9 @@ class Start:
     lines: tuple[str, ...]
 
     def load(self, network: nn.Module) -> None:
-        """Load the weights into a network. Raises ValueError naming a damaged file."""
-        path = self.folder / weights_name(self.folder, "auto")
-        check_file(self.folder, path.name)
-        stored, own = load_file(path), network.state_dict()
+        """Load the weights, whose checksum `plan_start` has checked, into a network."""
+        stored = load_file(self.folder / weights_name(self.folder, "auto"))
+        own = network.state_dict()
         taken: dict[str, Tensor] = {name: stored[name] for name in self.whole}
         there, here = ([pair[side] for pair in self.joints] for side in (0, 1))
         for name, axis in self.by_joint.items():
@@ -89,9 +89,10 @@ def plan_start(folder: Path, model: ModelSettings, joint_set: JointSet) -> Start
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not readable as weights: {error}") from error
-    own, axes = _shapes(model), _joint_axes(model)
-    names = [_plain(name) for name in joint_set.joints]
-    known = {_plain(name): at for at, name in enumerate(metadata.joint_set.joints)}
+    own = _shapes(model)
+    axes = _joint_axes(own, _shapes(replace(model, joints=model.joints + 1)))
+    names = [plain_name(name) for name in joint_set.joints]
+    known = {plain_name(name): at for at, name in enumerate(metadata.joint_set.joints)}
     joints = tuple((known[name], at) for at, name in enumerate(names) if name in known)
     in_both = [name for name in own if name in stored]
     by_joint = {
@@ -127,9 +128,8 @@ def _shapes(model: ModelSettings) -> dict[str, _Shape]:
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def _joint_axes(model: ModelSettings) -> dict[str, int]:
-    """Return the axis of each tensor along which the joints lie, found by adding one."""
-    own, more = _shapes(model), _shapes(replace(model, joints=model.joints + 1))
+def _joint_axes(own: Mapping[str, _Shape], more: Mapping[str, _Shape]) -> dict[str, int]:
+    """Return the axis of each tensor along which the joints lie; `more` has one joint more."""
     return {
         name: next(axis for axis, size in enumerate(shape) if size != more[name][axis])
         for name, shape in own.items()
@@ -139,11 +139,6 @@ def _joint_axes(model: ModelSettings) -> dict[str, int]:
 
 def _without(shape: _Shape, axis: int) -> _Shape:
     return shape[:axis] + shape[axis + 1 :]
-
-
-def _plain(name: str) -> str:
-    """Return a joint's name without case and separators: `left_eye` and `leftEye` are one."""
-    return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
 def _joint_lines(joints: Sequence[str], kept: Sequence[int]) -> Iterable[str]:

@@ -2,11 +2,11 @@
 
 import threading
 import traceback
-from contextlib import suppress
 from pathlib import Path
 
 from pipeline.io.console import say
 from pipeline.io.redaction import redacted
+from pipeline.io.threads import beside
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME
 from pipeline.run.ownership import SupersededError, Writer
 from pipeline.tracking.client import AwayError
@@ -38,12 +38,8 @@ class Uploader:
     def finish(self) -> None:
         """Begin to try a last time, in haste: the run's end is sent beside what waits before it."""
         self._closing.set()
-        threading.Thread(target=self._end_ahead, name="end", daemon=True).start()
-
-    def _end_ahead(self) -> None:
-        # What fails here is tried again in its turn.
-        with suppress(Exception):
-            JournalSync(self._folder, self._uri, self._writer).end_ahead()
+        # What fails there is tried again in its turn.
+        beside(lambda: JournalSync(self._folder, self._uri, self._writer).end_ahead(), "end")
 
     def close(self, patience_s: float) -> Backlog:
         """Try a last time, for at most `patience_s` seconds; return what MLflow lacks then.

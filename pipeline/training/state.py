@@ -181,7 +181,7 @@ class TrainState:
         start = plan_start(Path(folder), self._settings.model, self._joint_set)
         start.load(self.network)
         if self._average is not None:
-            start.load(self._average.network)
+            self._average.network.load_state_dict(self.network.state_dict())
 
     def restore(self, folder: Path) -> CheckpointMetadata:
         """Load a checkpoint and return its metadata.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -72,7 +73,7 @@ def _is_list_of(*fields: str) -> Recognise:
 
 
 def _is_h5_of(joints: int) -> Recognise:
-    """Recognise pose-hg-train's HDF5 file of so many joints."""
+    """Recognise pose-hg-train's HDF5 file with this number of joints."""
 
     def recognise(peek: Peek) -> str:
         is_one = peek.h5.get("part", ())[1:] == (joints, 2)
@@ -116,6 +117,9 @@ def _read_table(files: AnnotationFiles) -> Annotations:
     return read_table(files.annotations, read_joint_file(files.joint_set))
 
 
+# A format that labelling tools write: files name their joints, and tools show pictures upright.
+_tool = partial(AnnotationFormat, takes=_OWN_JOINTS, held="upright")
+
 SOURCES = {
     "mpii-json": AnnotationFormat(
         read=lambda files: read_mpii_json(files.annotations, files.head_boxes),
@@ -135,40 +139,16 @@ SOURCES = {
     ),
     "lsp": AnnotationFormat(read=_alone(read_lsp), recognise=_is_mat_of(3, 14)),
     "lspet": AnnotationFormat(read=_alone(read_lspet), recognise=_is_mat_of(14, 3)),
-    "coco": AnnotationFormat(
+    "coco": _tool(
         read=read_coco,
         recognise=_is_coco,
-        takes=_OWN_JOINTS,
-        held="upright",
         advice=Advice(missing="expected the visibility 0 where a joint is not annotated"),
     ),
-    "yolo-pose": AnnotationFormat(
-        read=read_yolo_pose, recognise=is_yolo_pose, takes=_OWN_JOINTS, held="upright"
-    ),
-    "deeplabcut": AnnotationFormat(
-        read=read_deeplabcut,
-        recognise=is_deeplabcut,
-        takes=_OWN_JOINTS,
-        held="upright",
-        advice=_OWN_ADVICE,
-    ),
-    "sleap": AnnotationFormat(
-        read=read_sleap,
-        recognise=is_sleap,
-        takes=_OWN_JOINTS,
-        held="upright",
-        advice=_OWN_ADVICE,
-    ),
-    "cvat": AnnotationFormat(
-        read=read_cvat,
-        recognise=is_cvat,
-        takes=_OWN_JOINTS,
-        held="upright",
-        advice=_OWN_ADVICE,
-    ),
-    "label-studio": AnnotationFormat(
-        read=read_label_studio, recognise=is_label_studio, takes=_OWN_JOINTS, held="upright"
-    ),
+    "yolo-pose": _tool(read=read_yolo_pose, recognise=is_yolo_pose),
+    "deeplabcut": _tool(read=read_deeplabcut, recognise=is_deeplabcut, advice=_OWN_ADVICE),
+    "sleap": _tool(read=read_sleap, recognise=is_sleap, advice=_OWN_ADVICE),
+    "cvat": _tool(read=read_cvat, recognise=is_cvat, advice=_OWN_ADVICE),
+    "label-studio": _tool(read=read_label_studio, recognise=is_label_studio),
     "flic": AnnotationFormat(
         read=_alone(read_flic), recognise=_is_h5_of(11), index_base=1, center_adjusted=True
     ),

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 
-from pipeline.data.photographs.header import Header, TooManyPixelsError, read_header
+from pipeline.data.photographs.header import Header, check_pixels, read_header
 from pipeline.data.photographs.pixels import Photograph, open_photograph, read_photograph
 from pipeline.data.photographs.video import Video
 from pipeline.io.hdf5 import Hdf5File, as_text
@@ -78,12 +78,9 @@ class _VideoFrames:
         self._path = path
         self._video = Video(path)
         self._frames = self._video.frames_by_header()
-        self._header = Header(width=self._video.size[0], height=self._video.size[1])
-        if self._header.width * self._header.height > max_pixels:
-            raise TooManyPixelsError(
-                f"a video of {self._header.width} x {self._header.height} pixels, expected at most "
-                f"{max_pixels:,} in all"
-            )
+        width, height = self._video.size
+        check_pixels(width, height, max_pixels, "a video")
+        self._header = Header(width=width, height=height)
 
     def header(self, place: str) -> Header:
         if self._frames and int(place) >= self._frames:

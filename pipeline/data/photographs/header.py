@@ -105,11 +105,11 @@ def read_header(file: io.BufferedIOBase, max_pixels: int) -> Header:
         return header
 
 
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
+def check_pixels(width: int, height: int, max_pixels: int, what: str = "an image") -> None:
     """Raise TooManyPixelsError for a picture of more than `max_pixels`."""
     if width * height > max_pixels:
         raise TooManyPixelsError(
-            f"an image of {width} x {height} pixels, expected at most {max_pixels:,} in all"
+            f"{what} of {width} x {height} pixels, expected at most {max_pixels:,} in all"
         )
 
 

@@ -5,7 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -125,9 +125,6 @@ class Index:
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
     """Read the fields of an index. Raises ValueError naming the field."""
-    required = [item.name for item in fields(Index) if item.default_factory is MISSING]
-    required.remove("members")
-    given = fields_of(content, "index", required=required, optional=("members", "converted"))
     read: dict[str, Callable[[Any, str], Any]] = {
         "source": text_of,
         "joint_set": lambda value, _: JointSet.from_json(value),
@@ -141,6 +138,9 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         "members": text_of,
         "converted": partial(table_of, read=whole_of),
     }
+    optional = ("members", "converted")
+    required = [name for name in read if name not in optional]
+    given = fields_of(content, "index", required=required, optional=optional)
     found = {name: read[name](value, name) for name, value in given.items()}
     for name, count in Counter(entry.name for entry in found["shards"]).items():
         if count > 1:

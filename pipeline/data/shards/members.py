@@ -13,12 +13,16 @@ from jaxtyping import Int64
 
 from pipeline.data.shards.sample import SUFFIXES, is_inside
 from pipeline.io.redaction import redacted
-from pipeline.io.unfolding import BoundedInfo, UnfoldsError, check_member, load_npz
+from pipeline.io.unfolding import (
+    MOST_MEMBER_BYTES,
+    BoundedInfo,
+    UnfoldsError,
+    check_member,
+    load_npz,
+)
 
 MEMBERS_NAME = "members.npz"
 _COLUMNS = ("starts", "sizes", "crc32")
-# Bytes of a member. Stored crops have some 50 kB.
-_LARGEST = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +114,11 @@ def _check(columns: Mapping[str, Any]) -> None:
     if bounds != sorted(bounds) or bounds[-1] != len(keys) or len(ends) != len(shards):
         raise ValueError(f"ends must rise to the {len(keys)} keys, got {ends.tolist()!r:.80}")
     starts, sizes = columns["starts"], columns["sizes"]
-    if (starts > 2**62).any() or (sizes > _LARGEST).any():
-        raise ValueError(f"members must be below {_LARGEST:,} bytes, got {sizes.max():,}")
+    if (starts > 2**62).any() or (sizes > MOST_MEMBER_BYTES).any():
+        raise ValueError(f"members must be below {MOST_MEMBER_BYTES:,} bytes, got {sizes.max():,}")
     # One read fetches both members of a sample.
     apart = (starts + sizes).max(axis=1, initial=0) - starts.min(axis=1, initial=2**62)
-    if len(keys) and apart.max() > 2 * _LARGEST:
+    if len(keys) and apart.max() > 2 * MOST_MEMBER_BYTES:
         raise ValueError(
             f"{keys[apart.argmax()]}: image and record are {apart.max():,} bytes apart"
         )

@@ -119,11 +119,14 @@ def _picture(estimate: Estimate, name: str) -> Picture:
 
 def _person(person: FoundPerson) -> LabelledPerson:
     found = np.array(person.joints, np.float64)
-    box = None if person.box is None else (*person.box[:2], *person.box[2:])
+    box: Box | None = None
+    if person.box is not None:
+        left, top, width, height = person.box
+        box = left, top, width, height
     return LabelledPerson(
         joints=found[:, :2],
         states=np.full(len(found), int(Visibility.VISIBLE), np.int64),
         confidence=found[:, 2],
         score=person.confidence * (1.0 if person.score is None else person.score),
-        box=box,  # type: ignore[arg-type]
+        box=box,
     )

@@ -1,6 +1,5 @@
 """Convert weights of other code into a checkpoint: `python -m jobs.convert --help`."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pipeline.io.console import say
+from pipeline.io.own import file_sha256
 from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
@@ -63,15 +63,14 @@ def convert_file(arguments: Arguments) -> None:
         joint_set=joints,
         progress=Progress(),
         metrics={},
-        origin={"file": weights.name, "sha256": _sha256(weights), "layout": conversion.layout.name},
+        origin={
+            "file": weights.name,
+            "sha256": file_sha256(weights),
+            "layout": conversion.layout.name,
+        },
     )
     write_checkpoint(out, take_snapshot(conversion.network, metadata))
     say(f"written: {out}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _report(path: Path, state: "StateDict", conversion: "Conversion", joints: "JointSet") -> None:

@@ -64,8 +64,8 @@ class Arguments:
     boxes_category: Annotated[str, tyro.conf.arg(metavar="ID|NAME")] = ""
     """Category of a .json file's entries to find joints of; empty: person, or the only one."""
     formats: tuple[Format, ...] = ("json",)
-    """Files to write: predictions.json, predictions.csv, coco_results.json, predictions.mat (as
-    in MPII)."""
+    """Files to write: predictions.json, .csv or .mat (as in MPII), COCO's results and annotations,
+    or what a labelling tool opens for correction."""
     overlays: bool = False
     """Draw skeletons, joint names and confidences over the pictures, in DIR/overlays."""
     heatmaps: bool = False

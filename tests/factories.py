@@ -21,12 +21,23 @@ from pipeline.data.shards.sample import Sample
 from pipeline.data.shards.writer import ShardName, write_shard
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.model.build import build_network
-from pipeline.pose.joint_sets import MPII, JointSet
+from pipeline.pose.joint_sets import MPII, PCK_BOX, JointSet
 from pipeline.pose.person import Person, Split, Visibility
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
 from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
+
+# A joint set of a user's own.
+BIRD = JointSet(
+    name="bird",
+    joints=("beak", "left_wing", "right_wing"),
+    flip_pairs=((1, 2),),
+    limbs=((0, 1), (0, 2)),
+    groups=(),
+    in_mean=(0, 1, 2),
+    measures=(PCK_BOX,),
+)
 
 
 def person(*, joint_set: JointSet = MPII, **changes: Any) -> Person:

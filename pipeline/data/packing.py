@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -183,16 +184,15 @@ def _samples(
     job: ShardJob, settings: PackSettings, left_out: LeftOut, converted: Counter[str]
 ) -> Iterator[Sample]:
     """Yield the samples that can be cut; add the keys of the others to `left_out`."""
-    pictures = Pictures(settings.images or Path(), settings.max_pixels)
-    # People of an image follow one another, so one image is enough to keep.
-    load = lru_cache(maxsize=1)(partial(_load, settings, pictures, converted))
-    for person in job.people:
-        sample = _sample(person, load, settings)
-        if isinstance(sample, Sample):
-            yield sample
-        else:
-            left_out.setdefault(sample, []).append(person.key)
-    pictures.close()
+    with closing(Pictures(settings.images or Path(), settings.max_pixels)) as pictures:
+        # People of an image follow one another, so one image is enough to keep.
+        load = lru_cache(maxsize=1)(partial(_load, settings, pictures, converted))
+        for person in job.people:
+            sample = _sample(person, load, settings)
+            if isinstance(sample, Sample):
+                yield sample
+            else:
+                left_out.setdefault(sample, []).append(person.key)
 
 
 def _sample(person: Person, load: Callable[[str], Image], settings: PackSettings) -> Sample | str:

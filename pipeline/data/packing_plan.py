@@ -18,6 +18,7 @@ from pipeline.data.photographs.header import Header
 from pipeline.data.photographs.match import LeftOut, Matched, match_people
 from pipeline.data.shards.writer import ShardName
 from pipeline.data.synthetic.scene import scene_people
+from pipeline.io.own import file_sha256
 from pipeline.pose.joint_sets import SYNTHETIC, JointSet
 from pipeline.pose.person import Person, Split, Visibility, frame_of
 from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings, SourceName
@@ -145,19 +146,14 @@ def _file_sums(settings: PackSettings, annotations: Annotations) -> dict[str, st
     That of a folder is of the files that were read there.
     """
     given = settings.files.paths if settings.files else ()
-    sums = {path.name: _sha256(path) for path in given if path.is_file()}
+    sums = {path.name: file_sha256(path) for path in given if path.is_file()}
     if annotations.files:
         assert settings.annotations is not None, "files beside the annotations"
-        others = "".join(f"{path.name} {_sha256(path)}\n" for path in sorted(annotations.files))
+        others = "".join(f"{path.name} {file_sha256(path)}\n" for path in sorted(annotations.files))
         sums[f"{settings.annotations.name} and beside"] = hashlib.sha256(
             others.encode()
         ).hexdigest()
     return sums
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recognised(settings: PackSettings) -> tuple[PackSettings, list[str]]:

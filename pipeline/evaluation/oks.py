@@ -4,7 +4,7 @@ A detection is matched with at most one annotated person of its image and catego
 higher scores first. Precision is averaged over 101 recalls and ten OKS from 0.50 to 0.95. The
 rules are those of COCO's evaluation (cocodataset.org/#keypoints-eval), to the last detail: people
 who are crowds, have no labelled joint, or an area outside the range are ignored, and so is a
-detection that is matched with one of them, or that is matched with nobody and out of the range.
+detection that is matched with one of them, or that is unmatched and out of the range.
 """
 
 from dataclasses import dataclass, fields

@@ -41,6 +41,12 @@ def read_own(path: Path) -> BufferedReader | None:
         return None
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return sha256_of(file)
+
+
 def sha256_of(file: BufferedRandom | BufferedReader) -> str:
     """Return the SHA-256 of an open file, and move to its start."""
     file.seek(0)

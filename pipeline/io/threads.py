@@ -25,7 +25,7 @@ def beside(call: Callable[[], Result], name: str = "beside") -> Future[Result]:
 def within(seconds: float, call: Callable[[], Result]) -> Result:
     """Return the result of a call that has no time limit of its own, or raise its error.
 
-    Raises TimeoutError when the time is over; the call then goes on unheeded.
+    Raises TimeoutError when the time is over. The call then continues, and its result is dropped.
     """
     future = beside(call)
     try:

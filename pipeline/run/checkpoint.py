@@ -1,6 +1,5 @@
 """Checkpoints on disk: weights and their average (safetensors), training state, and metadata."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline.io.own import file_sha256
 from pipeline.model.build import build_network
 from pipeline.model.network import PoseNetwork
 from pipeline.run.metadata import (
@@ -106,7 +106,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
         names.append(OPTIMIZER_NAME)
     for name, content in snapshot.extras.items():
         (folder / name).write_bytes(content)
-    write_metadata(folder, snapshot.metadata, {name: _sha256(folder / name) for name in names})
+    write_metadata(folder, snapshot.metadata, {name: file_sha256(folder / name) for name in names})
     for name in (*names, METADATA_NAME):
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -131,11 +131,6 @@ def _save_training(path: Path, state: Mapping[str, Any]) -> None:
             raise OSError(f"{path}: can't be written: {error}") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_sound(folder: Path) -> CheckpointMetadata:
     """Verify a checkpoint's files and return its metadata. Raises ValueError naming the file."""
     metadata = read_metadata(folder)
@@ -151,7 +146,7 @@ def check_file(folder: Path, name: str) -> None:
         return
     if Path(name).name != name or not path.is_file():
         raise ValueError(f"{path}: missing, though the checkpoint was written with it")
-    if _sha256(path) != expected:
+    if file_sha256(path) != expected:
         raise ValueError(f"{path}: checksum mismatch: the file was modified after it was written")
 
 

@@ -55,7 +55,7 @@ class RunRecorder:
         self._upload()
 
     def killed(self) -> None:
-        """Record that a signal has stopped the run; the upload goes on while Ray ends."""
+        """Record that a signal has stopped the run. The upload continues while Ray ends."""
         self._is_killed = True
         self.journal.end("KILLED")
         if self._uploader is not None:

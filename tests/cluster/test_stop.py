@@ -86,8 +86,8 @@ def test_a_run_that_was_asked_to_stop_is_interrupted_also_when_its_epochs_are_do
         recording = RunRecorder(plan.folder, "", Future(), writer)
         with pytest.raises(InterruptedRunError, match="a checkpoint after 8 samples; the same"):
             train(plan, recording)
-        # Before the cluster ends, so that the upload goes on meanwhile. A sweep may stop a trial
-        # for good, which is then finished.
+        # Recorded before the cluster ends, so that the upload continues meanwhile. A trial that a
+        # sweep stops for good is finished, not killed.
         ends = [(entry.kind, entry.content["status"]) for entry in recording.journal.entries()]
     assert ends == ([("end", "KILLED")] if is_by_signal else [])
     assert not (plan.folder / STOP_NAME).exists()

@@ -193,7 +193,7 @@ def test_two_people_found_and_one_ghost_between_them_give_the_precision_by_hand(
     # Precision is 1 at the recalls 0 to 0.5, 51 of the 101, and 2/3 above.
     assert values["ap"] == pytest.approx(100 * (51 + 50 * 2 / 3) / 101)
     assert values["ar"] == 100.0
-    # A person of 100 x 100 pixels is large; nobody is medium.
+    # A person of 100 x 100 pixels is large, so that there are no medium ones.
     assert "ap_m" not in values
     # The ghost's joints span 80 x 9 pixels, so that it is ignored where large people count.
     assert values["ap_l"] == pytest.approx(100)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from factories import BIRD
 
 from jobs.predict import Format
 from pipeline.inference.formats.coco import coco_files
@@ -23,17 +24,7 @@ from pipeline.inference.formats.sleap import sleap_files
 from pipeline.inference.formats.tables import Results
 from pipeline.inference.formats.yolo import yolo_files
 from pipeline.inference.results import Estimate, FoundPerson
-from pipeline.pose.joint_sets import PCK_BOX, JointSet
 
-BIRD = JointSet(
-    name="bird",
-    joints=("beak", "left_wing", "right_wing"),
-    flip_pairs=((1, 2),),
-    limbs=((0, 1), (0, 2)),
-    groups=(),
-    in_mean=(0, 1, 2),
-    measures=(PCK_BOX,),
-)
 # The right wing is missing, the left one occluded.
 PERSON = LabelledPerson(
     joints=np.array([[20.0, 10.0], [60.0, 50.0], [0.0, 0.0]]),

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from factories import BIRD
 
 from pipeline.data.formats.registry import read_annotations, recognise
 from pipeline.inference.formats.coco import coco_files
@@ -12,18 +13,8 @@ from pipeline.inference.formats.label_studio import label_studio_files
 from pipeline.inference.formats.labels import LabelledPerson, Labels, Picture
 from pipeline.inference.formats.sleap import sleap_files
 from pipeline.inference.formats.yolo import yolo_files
-from pipeline.pose.joint_sets import PCK_BOX, JointSet
 from pipeline.settings.packing import AnnotationFiles
 
-BIRD = JointSet(
-    name="bird",
-    joints=("beak", "left_wing", "right_wing"),
-    flip_pairs=((1, 2),),
-    limbs=((0, 1), (0, 2)),
-    groups=(),
-    in_mean=(0, 1, 2),
-    measures=(PCK_BOX,),
-)
 # The right wing is missing.
 PERSON = LabelledPerson(
     joints=np.array([[20.25, 10.5], [60.125, 50.0], [0.0, 0.0]]),

@@ -72,28 +72,32 @@ def read_coco_truth(path: Path, joint_set: JointSet | None = None) -> CocoTruth:
         for number, record in enumerate(records_of(contents, "images", str(path)))
         for where in [f"{path}: images[{number}]"]
     }
-    people: list[dict[str, Any]] = []
+    records = records_of(contents, "annotations", str(path))
+    count, joints = len(records), len(names)
+    people = AnnotatedPeople(
+        images=np.zeros(count, np.int64),
+        categories=np.zeros(count, np.int64),
+        joints=np.zeros((count, joints, 2)),
+        annotated=np.zeros((count, joints), bool),
+        boxes=np.zeros((count, 4)),
+        areas=np.zeros(count),
+        crowd=np.zeros(count, bool),
+    )
     without = {"box": 0, "area": 0}
-    for number, record in enumerate(records_of(contents, "annotations", str(path))):
-        where = f"{path}: annotations[{number}]"
-        joints, annotated = _keypoints(record, len(names), where)
-        box, has_box = _box(record, joints[annotated], where)
+    for row, record in enumerate(records):
+        where = f"{path}: annotations[{row}]"
+        people.images[row] = _known(record, "image_id", images, where)
+        people.categories[row] = _known(record, "category_id", categories, where)
+        people.joints[row], people.annotated[row] = _keypoints(record, joints, where)
+        labelled = people.joints[row][people.annotated[row]]
+        people.boxes[row], has_box = _box(record, labelled, where)
         area = record.get("area")
         if area is None:
-            area = AREA_OF_BOX * box[2] * box[3]
+            area = AREA_OF_BOX * people.boxes[row, 2] * people.boxes[row, 3]
             without["area"] += 1
         without["box"] += not has_box
-        people.append(
-            {
-                "images": _known(record, "image_id", images, where),
-                "categories": _known(record, "category_id", categories, where),
-                "joints": joints,
-                "annotated": annotated,
-                "boxes": box,
-                "areas": float(numbers(area, (), f"{where}: area")),
-                "crowd": bool(record.get("iscrowd")),
-            }
-        )
+        people.areas[row] = numbers(area, (), f"{where}: area")
+        people.crowd[row] = bool(record.get("iscrowd"))
     instead = {
         "box": "that of their labelled joints is taken",
         "area": f"{AREA_OF_BOX:g} times the box's is taken",
@@ -101,21 +105,8 @@ def read_coco_truth(path: Path, joint_set: JointSet | None = None) -> CocoTruth:
     notes = [
         f"{count:,} people have no {it}: {instead[it]}" for it, count in without.items() if count
     ]
-    shapes = {
-        "images": ((), np.int64),
-        "categories": ((), np.int64),
-        "joints": ((len(names), 2), np.float64),
-        "annotated": ((len(names),), bool),
-        "boxes": ((4,), np.float64),
-        "areas": ((), np.float64),
-        "crowd": ((), bool),
-    }
-    arrays: dict[str, Any] = {
-        name: np.array([one[name] for one in people], kind).reshape(len(people), *shape)
-        for name, (shape, kind) in shapes.items()
-    }
     return CocoTruth(
-        people=AnnotatedPeople(**arrays),
+        people=people,
         sigmas=_sigmas(path, names, joint_set),
         images=images,
         categories=categories,

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -90,16 +91,15 @@ def _headers(
     folder: Path, paths: Iterable[str], max_pixels: int
 ) -> tuple[dict[str, Header], dict[str, _Fault]]:
     headers, faults = {}, {}
-    pictures = Pictures(folder, max_pixels)
-    for path in paths:
-        try:
-            headers[path] = pictures.header(path)
-        except TooManyPixelsError as error:
-            reason = f"image of more than {max_pixels:,} pixels (--max-pixels)"
-            faults[path] = _Fault(reason=reason, why=str(error))
-        except (OSError, ValueError) as error:
-            faults[path] = _Fault(reason="unreadable image", why=str(error))
-    pictures.close()
+    with closing(Pictures(folder, max_pixels)) as pictures:
+        for path in paths:
+            try:
+                headers[path] = pictures.header(path)
+            except TooManyPixelsError as error:
+                reason = f"image of more than {max_pixels:,} pixels (--max-pixels)"
+                faults[path] = _Fault(reason=reason, why=str(error))
+            except (OSError, ValueError) as error:
+                faults[path] = _Fault(reason="unreadable image", why=str(error))
     return headers, faults
 
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
-from scipy import stats
 
 from pipeline.evaluation.metrics import THRESHOLDS, Scores, scores
 from pipeline.evaluation.per_person import PersonResults
@@ -222,6 +221,9 @@ def interval(
     `annotated` the number of joints that count, above 0. People of equal `clusters` are drawn
     together. A single cluster says nothing: its interval is all that a percentage can differ by.
     """
+    # It takes most of a second to load, and every training looks checkpoints up beside this.
+    from scipy import stats
+
     points = 100 * float(gained.sum() / annotated.sum())
     _, rows = np.unique(clusters, return_inverse=True)
     count = int(rows.max()) + 1

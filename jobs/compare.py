@@ -16,7 +16,7 @@ from pipeline.settings.cli import clear_errors, parse
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.evaluation.comparison import ComparedRun, Comparison
+    from pipeline.evaluation.comparison import Comparison
     from pipeline.evaluation.metrics import Scores
 
 # Head of a column of differences.
@@ -54,27 +54,33 @@ def compare_runs(arguments: Arguments) -> None:
     if len(set(arguments.runs)) < max(2, len(arguments.runs)):
         raise ValueError(f"RUN must name two different runs or more, got {list(arguments.runs)}")
     from pipeline.evaluation.comparison import compare
+    from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs
+    from pipeline.tracking.lookup import compared_run
 
     with tempfile.TemporaryDirectory() as folder:
-        runs = [_find(run, arguments, Path(folder)) for run in arguments.runs]
+        checkpoints = [_find(run, arguments, Path(folder)) for run in arguments.runs]
+        runs = [compared_run(*each) for each in zip(arguments.runs, checkpoints, strict=True)]
+        recorded = recorded_runs([checkpoint.parent for checkpoint in checkpoints])
     compared = compare(runs, arguments.unit)
     found = table(compared)
     say(f"{settings_text(compared)}\n\n{table_text(found)}\n")
     for sentence in sentences(compared):
         say(sentence)
+    if len(set(recorded)) == len(runs) and len({run.uri for run in recorded}) == 1:
+        page = comparison_page(recorded)
+        say(f"to compare them in MLflow:\n  {how_to_open(recorded[0].uri, page)}")
     write_json(arguments.json, content(compared))
     if arguments.csv is not None:
         found.rename(columns=csv_cell).map(csv_cell).to_csv(arguments.csv, index_label="metric")
         say(f"written: {arguments.csv}")
 
 
-def _find(run: str, arguments: Arguments, into: Path) -> "ComparedRun":
+def _find(run: str, arguments: Arguments, into: Path) -> Path:
     from pipeline.run.plan import storage_folder
-    from pipeline.tracking.lookup import COMPARED, compared_run, find_checkpoint
+    from pipeline.tracking.lookup import COMPARED, find_checkpoint
 
     storage, uri = storage_folder(arguments.storage), arguments.uri
-    checkpoint = find_checkpoint(run, storage, uri, into, argument="RUN", files=COMPARED)
-    return compared_run(run, checkpoint)
+    return find_checkpoint(run, storage, uri, into, argument="RUN", files=COMPARED)
 
 
 def settings_text(compared: "Comparison") -> str:

@@ -181,9 +181,9 @@ def train_plan(plan: "Plan") -> "Outcome":
 
 
 def conclude(plan: "Plan", outcome: "Outcome") -> None:
-    """Print the scores, the best checkpoint and how to open MLflow."""
+    """Print the scores, the best checkpoint, and the run's page in MLflow."""
     from pipeline.evaluation.metrics import table
-    from pipeline.tracking.client import ui_command
+    from pipeline.tracking.links import how_to_open, recorded_runs, run_page
 
     settings = plan.settings
     say(f"\n{table(outcome.scores[plan.measure.key])}")
@@ -192,7 +192,8 @@ def conclude(plan: "Plan", outcome: "Outcome") -> None:
             say(f"{scores.measure.headline} (pooled): {scores.headline:.2f}")
     say(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
     say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to open it:")
-    say(f"  {ui_command(settings.tracking.uri)}")
+    page = "".join(map(run_page, recorded_runs([plan.folder])))
+    say(f"  {how_to_open(settings.tracking.uri, page)}")
 
 
 if __name__ == "__main__":

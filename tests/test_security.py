@@ -34,7 +34,7 @@ from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, take_snapshot, write_checkpoint
 from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
-from pipeline.tracking.client import ui_command
+from pipeline.tracking.links import how_to_open
 from pipeline.tracking.runs import start_run
 
 SECRET = "hunter2"
@@ -169,9 +169,9 @@ def test_an_error_of_mlflow_shows_no_secret(tmp_path, uri):
 
 
 def test_the_command_that_opens_the_ui_shows_no_secret():
-    shown = ui_command(f"postgresql://anna:{SECRET}@host/runs")
+    shown = how_to_open(f"postgresql://anna:{SECRET}@host/runs")
     assert "--backend-store-uri 'postgresql://***@host/runs' --host 127.0.0.1" in shown
-    assert ui_command(f"http://anna:{SECRET}@host") == "open 'http://***@host'"
+    assert how_to_open(f"http://anna:{SECRET}@host") == "http://host/"
 
 
 # Pickles

@@ -85,9 +85,10 @@ def _plan(arguments: Arguments) -> "Sweep":
 
 def _run(sweep: "Sweep") -> None:
     from pipeline.run.ownership import SupersededError
-    from pipeline.tracking.client import ui_command
+    from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs
     from pipeline.tracking.recording import InterruptedRunError
     from tune.report.command import best_command
+    from tune.report.leaderboard import ranked
     from tune.report.table import leaderboard_text
     from tune.runner import run_sweep
 
@@ -103,7 +104,9 @@ def _run(sweep: "Sweep") -> None:
         say(f"best settings:\n  {command}\n")
     say(f"report: {sweep.folder / 'report.html'}")
     say(f"MLflow run {sweep.name} in experiment {sweep.base.tracking.experiment}; to compare:")
-    say(f"  {ui_command(sweep.base.tracking.uri)}")
+    trials = recorded_runs([sweep.folder / trial.name for trial in ranked(outcome)])
+    page = comparison_page(trials) if trials else ""
+    say(f"  {how_to_open(sweep.base.tracking.uri, page)}")
     failures = sum(trial.status == "failed" for trial in outcome.trials)
     if failures:
         fail(f"{failures} of {sweep.trials} trials failed")

@@ -28,8 +28,9 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[\w.~%+$\[\]-]{1,64}=")
-# MLflow's interface has its pages behind the #.
-_PAGE = re.compile(r"(?:/[\w.~%-]*)+(?=\s|\Z|['\"`),.:])")
+# MLflow's interface has its pages behind the #. Those that compare runs name their ids in a query.
+_IDS = r"%5B(?:%22(?:[0-9a-f]{32}|\d{1,20})%22(?:%2C)?)+%5D"
+_PAGE = re.compile(rf"(?:/[\w.~%-]*)+(?:\?runs={_IDS}&experiments={_IDS})?(?=\s|\Z|['\"`),.:])")
 _IN_A_VALUE = re.compile(
     r"(?P<scheme>%3a%2f%2f)(?:(?:(?!%3a%2f%2f|%40)\S)*+(?P<at>%40))+", re.IGNORECASE
 )
@@ -96,15 +97,16 @@ def _user_end(text: str, start: int, word_end: int, *, is_uri: bool, is_web: boo
 
 
 def _without_values(text: str) -> str:
-    parts, at = [], 0
+    parts, at, page_end = [], 0, 0
     for found in _QUERY.finditer(text):
         start = found.end()
-        if start < at:
+        if start < max(at, page_end):
             continue
         if not _NAME.match(text, start):
             if found["uri"] is None or found["mark"] not in "?#":
                 continue
-            if found["mark"] == "#" and _PAGE.match(text, start):
+            if found["mark"] == "#" and (page := _PAGE.match(text, start)):
+                page_end = page.end()
                 continue
         end = _value_end(text, start)
         parts += [text[at:start], "&".join(map(_shown, text[start:end].split("&")))]

@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import re
 import shlex
 import tempfile
 import time
@@ -21,11 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.io.own import open_own
 from pipeline.io.redaction import redacted
 from pipeline.io.threads import within
+from pipeline.tracking.links import is_server
 
 # MLflow's codes of requests that are wrong in themselves. Other errors may be temporary.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
-# Schemes that MLflow reads itself, without a server.
-_STORES = ("sqlite", "postgresql", "mysql", "mssql", "file")
 # HTTP errors of the client that may be temporary: missing rights, timeouts, too many requests.
 _TEMPORARY = (401, 403, 407, 408, 425, 429)
 # Seconds to wait for another process that holds a lock, and between two tries.
@@ -50,12 +48,6 @@ class RefusedError(ValueError):
 
 class DoubtfulError(RefusedError):
     """A refusal that MLflow also gives when its database has no connection left."""
-
-
-def is_server(uri: str) -> bool:
-    """Whether a URI belongs to a server, not to a database or a folder."""
-    scheme = re.split("[:+]", uri, maxsplit=1)[0]
-    return scheme not in _STORES
 
 
 def has_credentials(uri: str) -> bool:
@@ -86,19 +78,6 @@ def reach(uri: str, within_s: float) -> None:
         within(within_s, ask)
     except TimeoutError as error:
         raise AwayError(message(uri, error)) from None
-
-
-def ui_command(uri: str) -> str:
-    """Return the command that opens the MLflow UI at `uri`, with `***` for passwords."""
-    uri = redacted(uri)
-    if is_server(uri):
-        is_page = uri.startswith(("http:", "https:"))
-        return f"open {shlex.quote(uri)}" if is_page else f"open the workspace of {uri}"
-    # With job execution, which is not needed here, the server starts seven more processes.
-    return (
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
-        f"--backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
-    )
 
 
 @contextmanager

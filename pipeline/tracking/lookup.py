@@ -8,12 +8,14 @@ from pathlib import Path
 
 from pipeline.evaluation.comparison import ComparedRun
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
+from pipeline.io.redaction import redacted
 from pipeline.run.checkpoint import OPTIMIZER_NAME, check_file
 from pipeline.run.checkpoint_manager import BEST_CHECKPOINT
 from pipeline.run.metadata import METADATA_NAME, read_metadata
 from pipeline.run.plan import storage_folder, tracking_uri
 from pipeline.run.start import find_local
 from pipeline.settings import Settings
+from pipeline.tracking.sync_state import SyncPosition, write_position
 
 # Folder of the storage with downloaded checkpoints that runs start from.
 STARTS = ".starts"
@@ -85,6 +87,7 @@ def with_start(settings: Settings) -> Settings:
 def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:
     """Download `files` of an MLflow run's best checkpoint; return their folder.
 
+    The folder above it has the run's place in MLflow, as a run's own folder has.
     `run` is an id or a name. Raises ValueError if no run or several match, AwayError or
     RefusedError.
     """
@@ -97,10 +100,15 @@ def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:
         ids = ", ".join(sorted(found.run_id for found in runs))
         known = f"{len(runs)} runs are called {run!r}: {ids}" if runs else f"no run is {run!r}"
         raise ValueError(f"tracking.uri={uri!r}: {known}; expected the id or the name of one")
-    folder = into / runs[0].run_id / BEST_CHECKPOINT
+    [found] = runs
+    folder = into / found.run_id / BEST_CHECKPOINT
     folder.mkdir(parents=True)
+    recorded = SyncPosition(
+        uri=redacted(uri), experiment_id=found.experiment_id, run_id=found.run_id
+    )
+    write_position(folder.parent, recorded)
     return download_folder(
-        runs[0], BEST_CHECKPOINT, folder, lambda kept: files or set(kept) - {OPTIMIZER_NAME}
+        found, BEST_CHECKPOINT, folder, lambda kept: files or set(kept) - {OPTIMIZER_NAME}
     )
 
 

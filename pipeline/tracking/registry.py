@@ -14,10 +14,10 @@ from pipeline.tracking.client import (
     AwayError,
     RefusedError,
     artifact_client,
-    is_server,
     message,
     mlflow_client,
 )
+from pipeline.tracking.links import is_server
 from pipeline.tracking.models import DATA, find_model
 from pipeline.tracking.runs import Run
 

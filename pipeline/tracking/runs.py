@@ -14,12 +14,12 @@ from mlflow.exceptions import MlflowException
 from pipeline.io.redaction import redacted
 from pipeline.tracking.client import (
     RefusedError,
-    is_server,
     machine_lock,
     message,
     mlflow_client,
     with_uri,
 )
+from pipeline.tracking.links import is_server
 from pipeline.tracking.long_values import shortened_params, shortened_tags, tags_of_long
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]

@@ -72,18 +72,26 @@ def read_position(folder: Path, uri: str) -> SyncPosition:
 
     Raises ValueError naming the file if it is damaged.
     """
-    path, start = folder / POSITION_NAME, SyncPosition(uri=redacted(uri))
+    start, position = SyncPosition(uri=redacted(uri)), last_position(folder)
+    return position if position and redacted(position.uri) == start.uri else start
+
+
+def last_position(folder: Path) -> SyncPosition | None:
+    """Read the position of the journal in `folder` at the last URI; None if it was never sent.
+
+    Raises ValueError naming the file if it is damaged.
+    """
+    path = folder / POSITION_NAME
     if not path.exists():
-        return start
+        return None
     try:
         fields: dict[str, Any] = json.loads(path.read_text())
-        position = SyncPosition(**fields | {"later": tuple(fields["later"])})
+        return SyncPosition(**fields | {"later": tuple(fields["later"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged: {error}; remove it to send everything again, which stores "
             "nothing twice"
         ) from error
-    return position if redacted(position.uri) == start.uri else start
 
 
 def write_position(folder: Path, position: SyncPosition) -> None:

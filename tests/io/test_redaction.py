@@ -4,6 +4,9 @@ import pytest
 
 from pipeline.io.redaction import redacted
 
+# The query of a page of MLflow that compares two runs.
+COMPARED = f"runs=%5B%22{'0a' * 16}%22%2C%22{'1b' * 16}%22%5D&experiments=%5B%2212%22%5D"
+
 
 @pytest.mark.parametrize(
     ("text", "shown"),
@@ -52,6 +55,11 @@ from pipeline.io.redaction import redacted
         ("https://h/a.tar?x=a;b=SECRET", "https://h/a.tar?x=***"),
         ("https://h/a.tar#access_token=SECRET", "https://h/a.tar#access_token=***"),
         ("https://h/a.tar?x=1#SECRET", "https://h/a.tar?x=***"),
+        ("https://h/#/page?token=SECRET", "https://h/#***"),
+        ("https://h/#/compare-runs?runs=SECRET", "https://h/#***"),
+        ("https://h/#/compare-runs?runs=%5B%22SECRET%22%5D", "https://h/#***"),
+        (f"https://h/#/compare-runs?{COMPARED}&a=SECRET", "https://h/#***&experiments=***&a=***"),
+        (f"https://h/?{COMPARED}", "https://h/?runs=***&experiments=***"),
         ("https://h/a;session=SECRET/b", "https://h/a;session=***"),
         ("sqlite:///a.db?x=SECRET", "sqlite:///a.db?x=***"),
         ("http%3A%2F%2Fanna%3ASECRET%40h", "http%3A%2F%2F***%40h"),
@@ -84,6 +92,8 @@ def test_secrets_are_hidden(text, shown):
         "(http://mlflow:5000), http://mlflow: no answer",
         "http://mlflow:5000/experiments/1/runs/a@b",
         "open 'http://mlflow:5000/#/experiments/1/runs/abc'",
+        f"see http://mlflow:5000/#/compare-runs?{COMPARED}",
+        f"(https://mlflow/a/#/compare-runs?{COMPARED}), and http://h/#/experiments/1",
         "http://[::1]:5000/runs",
         "out/lspet/train-?.tar,out/v-{000..012}.tar",
         "s3://pose/train-*.tar,s3://pose/val-?.tar",

@@ -19,6 +19,7 @@ from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.tracking.artifacts import log_folder
 from pipeline.tracking.runs import Run, start_run
+from pipeline.tracking.sync_state import SyncPosition, write_position
 
 PEOPLE = 50
 
@@ -201,6 +202,34 @@ def test_runs_of_mlflow_are_compared_by_name_and_id(database, runs, capsys):
     output = capsys.readouterr().out
     assert "two: epoch 4, 50 people\none: epoch 4, 50 people\n" in output
     assert "PCKh@0.5: one is worse than two by 20.00 points" in output
+    one = start_run(database, "first", "one", params={}, tags={}, artifacts=Path()).run_id
+    page = (
+        f"/#/compare-runs?runs=%5B%22{found.run_id}%22%2C%22{one}%22%5D&experiments=%5B%221%22%5D"
+    )
+    assert output.count("to compare them in MLflow:\n") == 1
+    assert page in output
+
+
+def test_runs_recorded_at_one_server_are_linked(runs, capsys):
+    def recorded(name: str, run_id: str, uri: str = "http://host") -> None:
+        position = SyncPosition(uri=uri, experiment_id="3", run_id=run_id)
+        write_position(runs / name, position)
+
+    recorded("one", "a" * 32)
+    run("one", "two")
+    assert "MLflow" not in capsys.readouterr().out
+    recorded("two", "b" * 32)
+    run("one", "two")
+    ids = f"%5B%22{'a' * 32}%22%2C%22{'b' * 32}%22%5D"
+    assert capsys.readouterr().out.endswith(
+        f"to compare them in MLflow:\n  http://host/#/compare-runs?runs={ids}"
+        "&experiments=%5B%223%22%5D\n"
+    )
+    run("two", "runs/two/epoch_0001")
+    assert "MLflow" not in capsys.readouterr().out
+    recorded("two", "b" * 32, "http://other")
+    run("one", "two")
+    assert "MLflow" not in capsys.readouterr().out
 
 
 def test_a_run_that_mlflow_lacks_is_named(database, runs, capsys):

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.plan import _STORES
 from pipeline.tracking.artifacts import log_file, log_folder, log_text
-from pipeline.tracking.client import AwayError, machine_lock, ui_command
+from pipeline.tracking.client import AwayError, machine_lock
 from pipeline.tracking.long_values import record_long
 from pipeline.tracking.runs import Run, end_run, set_tags, start_run
 from pipeline.tracking.sync import JournalSync
@@ -126,18 +126,6 @@ def test_a_database_that_is_none_is_refused_by_its_uri(tmp_path):
     uri = f"sqlite:///{path}"
     with pytest.raises(ValueError, match=f"^{re.escape(f'tracking.uri={uri!r}: MLflow: ')}"):
         start_run(uri, "any", "run", params={}, tags={}, artifacts=tmp_path)
-
-
-def test_the_command_that_opens_the_ui_depends_on_the_uri():
-    assert ui_command("http://host:5000") == "open http://host:5000"
-    assert ui_command("sqlite:////runs/mlflow.db") == (
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
-        "--backend-store-uri sqlite:////runs/mlflow.db --host 127.0.0.1 --port 5000 --workers 1"
-    )
-    assert "--backend-store-uri 'sqlite:////my runs/m.db' --host" in (
-        ui_command("sqlite:////my runs/m.db")
-    )
-    assert ui_command("databricks://team") == "open the workspace of databricks://team"
 
 
 def test_the_schemes_that_are_let_through_are_mlflow_s():

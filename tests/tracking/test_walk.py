@@ -15,6 +15,7 @@ from pipeline.cluster.launch import task_of
 from pipeline.run.journal import Journal
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
+from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs, run_page
 from pipeline.tracking.recording import record_run
 from pipeline.tracking.runs import end_run, start_run
 from pipeline.training.checkpointing import Checkpointer
@@ -30,9 +31,10 @@ NAMES = [f"stacks-{stacks}" for stacks in STACKS]
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """A sweep's runs on a server: its URI, and each run's last metrics by name."""
+    """A sweep's runs on a server: its URI, their folders, and each one's last metrics by name."""
 
     uri: str
+    folders: list[Path]
     metrics: dict[str, dict[str, float]]
 
 
@@ -63,7 +65,8 @@ def swept(
         parent = start_run(uri, "hourglass", "stacks", params=params, tags={}, artifacts=folder)
         metrics = {f"stacks-{stacks}": train_trial(folder, uri, stacks) for stacks in STACKS}
         end_run(parent, "FINISHED")
-        yield Swept(uri=uri, metrics=metrics)
+        folders = [folder / "runs" / name for name in NAMES]
+        yield Swept(uri=uri, folders=folders, metrics=metrics)
 
 
 def train_trial(folder: Path, uri: str, stacks: int) -> dict[str, float]:
@@ -172,6 +175,21 @@ def test_pictures_of_an_epoch_stand_side_by_side(page):
     boxes = [picture.bounding_box() for picture in pictures.all()]
     assert len({box["y"] for box in boxes}) == 1
     assert len({box["x"] for box in boxes}) == len(STACKS)
+
+
+def test_a_printed_link_opens_the_comparison_of_the_trials(tab, swept):
+    tab.goto("about:blank")
+    tab.goto(how_to_open(swept.uri, comparison_page(recorded_runs(swept.folders))))
+    tab.get_by_text("Comparing 3 Runs from 1 Experiment").wait_for()
+    for name in NAMES:
+        expect(tab.get_by_text(name, exact=True).first).to_be_visible(timeout=walk.LIMIT_MS)
+
+
+def test_a_printed_link_opens_a_run(tab, swept):
+    tab.goto("about:blank")
+    [run] = recorded_runs(swept.folders[:1])
+    tab.goto(how_to_open(swept.uri, run_page(run)))
+    expect(tab.get_by_role("heading", name=NAMES[0])).to_be_visible(timeout=walk.LIMIT_MS)
 
 
 def test_a_runs_artifacts_show_its_pictures(page):

@@ -1,0 +1,89 @@
+"""Links to pages of MLflow's interface."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.io.redaction import redacted
+from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs, run_page
+from pipeline.tracking.sync_state import SyncPosition, write_position
+
+URI = "http://host:5000"
+
+
+def recorded(number: int, experiment: str = "7", uri: str = URI) -> SyncPosition:
+    return SyncPosition(uri=uri, experiment_id=experiment, run_id=f"{number:032x}")
+
+
+def test_a_run_has_a_page_in_its_experiment():
+    page = run_page(recorded(10))
+    assert how_to_open(URI, page) == f"{URI}/#/experiments/7/runs/{'a':0>32}"
+
+
+def test_a_comparison_names_runs_and_experiments_as_quoted_json():
+    page = comparison_page([recorded(1), recorded(2, "8"), recorded(3)])
+    one, two, three = (f"{n:032d}" for n in (1, 2, 3))
+    assert how_to_open(URI, page) == (
+        f"{URI}/#/compare-runs?runs=%5B%22{one}%22%2C%22{two}%22%2C%22{three}%22%5D"
+        "&experiments=%5B%227%22%2C%228%22%5D"
+    )
+
+
+def test_a_comparison_has_the_first_fifty_runs_of_many():
+    page = comparison_page([recorded(number) for number in range(60)])
+    assert page.count("%22") == 2 * (50 + 1)
+    assert f"{49:032x}" in page
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("https://host", "https://host/"),
+        ("https://host/mlflow/", "https://host/mlflow/"),
+        ("http://[::1]:5000", "http://[::1]:5000/"),
+        ("http://anna:secret@host:1", "http://host:1/"),
+        ("http://anna:se@/cret@host:1/a", "http://host:1/a/"),
+        ("http://***@host:1", "http://host:1/"),
+        ("https://host?token=secret", "https://host/"),
+    ],
+)
+def test_a_link_has_the_server_s_address_without_a_password(uri, address):
+    assert how_to_open(uri, run_page(recorded(1))) == f"{address}#/{run_page(recorded(1))}"
+    assert how_to_open(uri) == address
+
+
+def test_printed_links_are_whole():
+    for page in (run_page(recorded(1)), comparison_page([recorded(1), recorded(2)]), ""):
+        for uri in (URI, "sqlite:////runs/mlflow.db"):
+            assert redacted(how_to_open(uri, page)) == how_to_open(uri, page)
+
+
+def test_a_database_has_the_command_that_shows_it_and_the_link_then():
+    assert how_to_open("sqlite:////my runs/m.db", run_page(recorded(1))) == (
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri "
+        "'sqlite:////my runs/m.db' --host 127.0.0.1 --port 5000 --workers 1\n"
+        f"  then http://127.0.0.1:5000/#/{run_page(recorded(1))}"
+    )
+
+
+def test_of_a_workspace_no_page_s_address_is_known():
+    assert how_to_open("databricks://team", "any") == "open the workspace of databricks://team"
+
+
+def test_runs_that_mlflow_does_not_have_are_left_out(tmp_path: Path):
+    for name, position in {
+        "sent": recorded(1),
+        "not": SyncPosition(uri=URI),
+        "other": recorded(2, uri="sqlite:////m.db"),
+    }.items():
+        (tmp_path / name).mkdir()
+        write_position(tmp_path / name, position)
+    folders = [tmp_path / name for name in ("sent", "not", "none", "other")]
+    assert recorded_runs(folders) == [recorded(1), recorded(2, uri="sqlite:////m.db")]
+
+
+def test_a_damaged_position_is_named(tmp_path: Path):
+    (tmp_path / "delivered.json").write_text(json.dumps({"run_id": 3}))
+    with pytest.raises(ValueError, match=r"delivered\.json is damaged"):
+        recorded_runs([tmp_path])

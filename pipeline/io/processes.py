@@ -7,6 +7,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+# Added to the name of a process in state T or t.
+STOPPED = " (stopped, as by SIGSTOP)"
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -25,6 +27,29 @@ def state_and_start(pid: int) -> tuple[str, int] | None:
     # Fields 3 and 22 of proc(5).
     state, ticks = fields[0], int(fields[19])
     return None if state in "ZX" else (state, ticks)
+
+
+def described(pid: int) -> str:
+    """Return a process's number, and whether it is stopped."""
+    found = state_and_start(pid)
+    return f"{pid}{STOPPED if found is not None and found[0] in 'Tt' else ''}"
+
+
+def lock_holders(path: Path) -> list[int]:
+    """Return the processes of this machine that have locked parts of a file for writing."""
+    try:
+        inode = str(path.stat().st_ino)
+        locks = [line.split()[1:6] for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return []
+    # Kind, mode, access, process, and device with inode. Those that wait begin with an arrow;
+    # processes of other containers have no number here.
+    found = {
+        int(process)
+        for _, _, access, process, place in locks
+        if access == "WRITE" and place.rpartition(":")[2] == inode
+    }
+    return sorted(pid for pid in found if pid > 0)
 
 
 def memory_mib(field: str) -> float:

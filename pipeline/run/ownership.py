@@ -6,6 +6,7 @@ the newest claim may write to the folder; all others stop.
 
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any, NoReturn, Self
 from uuid import uuid4
 
 from pipeline.io.console import say
-from pipeline.io.processes import state_and_start
+from pipeline.io.processes import STOPPED, send, state_and_start, wait_for_end
 
 # Folder of the claims, in the folder that they are about.
 CLAIMS = "owners"
@@ -28,6 +29,8 @@ CLAIMS = "owners"
 _LOOK_S, _SIGN_S = 0.5, 2.0
 # Seconds without a sign of life after which an owner on another machine counts as dead.
 _LEASE_S = 30.0
+# Seconds in which an owner that was stopped, and is continued, ends itself.
+_WAKE_S = 10.0
 _SUPERSEDED = 1
 
 
@@ -222,6 +225,8 @@ def _claim(folder: Path, what: str, take_over: bool) -> Owner:
         if newest is not None and newest.owner is not None and not take_over:
             _wait_for_end(folder, newest, newest.owner, what)
         if _create(folder, 1 if newest is None else newest.generation + 1, owner):
+            if newest is not None and newest.owner is not None:
+                _end_if_stopped(newest.owner)
             return owner
 
 
@@ -237,14 +242,36 @@ def _is_dead(claim: Claim, owner: Owner, what: str) -> bool:
 
     Raises HeldError if it is alive.
     """
-    if not owner.machine or owner.machine != _machine():
-        return False
-    process = state_and_start(owner.pid)
-    if process is None or process[1] != owner.ticks:
-        return True
+    state = _state(owner)
+    if not state:
+        return state is not None
     with tempfile.NamedTemporaryFile(dir=claim.path.parent, prefix=".probe-") as probe:
         age_s = _age_s(probe.name, _sign_of_life(claim))
-    raise _held(what, owner, age_s, " (stopped, as by SIGSTOP)" if process[0] in "Tt" else "")
+    raise _held(what, owner, age_s, STOPPED if state in "Tt" else "")
+
+
+def _state(owner: Owner) -> str | None:
+    """Return the state of an owner on this machine, empty if it has ended; None elsewhere."""
+    if not owner.machine or owner.machine != _machine():
+        return None
+    process = state_and_start(owner.pid)
+    return process[0] if process is not None and process[1] == owner.ticks else ""
+
+
+def _end_if_stopped(owner: Owner) -> None:
+    """Let a former owner that is stopped on this machine end itself, as a running one does.
+
+    It could hold a lock on MLflow's database, and a GPU's memory, for ever.
+    """
+    if _state(owner) not in ("T", "t"):
+        return
+    with suppress(PermissionError):
+        send([owner.pid], signal.SIGCONT)
+    if not wait_for_end([owner.pid], _WAKE_S):
+        say(
+            f"{owner}, is stopped and did not end within {_WAKE_S:g} s of a SIGCONT: nothing of it "
+            "is recorded any more, but it may hold memory and locks"
+        )
 
 
 def _wait_for_end(folder: Path, claim: Claim, owner: Owner, what: str) -> None:

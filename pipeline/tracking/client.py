@@ -15,9 +15,10 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from pipeline.io.own import open_own
+from pipeline.io.processes import described, lock_holders
 from pipeline.io.redaction import redacted
 from pipeline.io.threads import within
 from pipeline.tracking.links import is_server
@@ -87,17 +88,30 @@ def mlflow_client(uri: str) -> Iterator[MlflowClient]:
     Errors of MLflow and its database are raised as AwayError or RefusedError.
     """
     # They log every migration of a new database, and every step of saving a model.
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+    for noisy in ("alembic", "mlflow.pyfunc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It prints the stack of each error that it raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         yield MlflowClient(uri)
     except MlflowException as error:
         kind = RefusedError if error.error_code in _REFUSALS else AwayError
         if error.error_code == "BAD_REQUEST":
             kind = DoubtfulError
-        raise kind(message(uri, error)) from None  # a chain of errors would show the whole URI
+        # A chain of errors would show the whole URI.
+        raise kind(message(uri, _of_database(uri, error.__cause__) or error)) from None
     except SQLAlchemyError as error:
-        raise AwayError(message(uri, error)) from None
+        raise AwayError(message(uri, _of_database(uri, error) or error)) from None
+
+
+def _of_database(uri: str, error: BaseException | None) -> str:
+    """Return what a database answered, and which processes have locked it; empty if it did not."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return ""
+    answer, (scheme, _, path) = str(error.orig), uri.partition(":///")
+    is_locked = scheme == "sqlite" and "locked" in answer
+    holders = lock_holders(Path(path.partition("?")[0])) if is_locked else []
+    return answer + f" by process {', '.join(map(described, holders))}" * bool(holders)
 
 
 @contextmanager

@@ -109,16 +109,13 @@ def test_a_process_number_that_was_given_again_is_not_the_owner(tmp_path):
         assert writer.check() == 2
 
 
-def test_an_owner_that_is_stopped_counts_as_alive_and_ends_when_it_wakes_after_a_take_over(
-    tmp_path,
-):
+def test_an_owner_that_is_stopped_counts_as_alive_and_a_take_over_lets_it_end_itself(tmp_path):
     with holder(tmp_path) as first:
         first.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WNOWAIT)
         with pytest.raises(HeldError, match=r"\(stopped, as by SIGSTOP\)"), own(tmp_path, "run"):
             pass
         with own(tmp_path, "run", take_over=True) as writer:
-            first.send_signal(signal.SIGCONT)
             assert first.wait(PATIENCE_S) == 1
             output, error = first.communicate()
             assert output == ""

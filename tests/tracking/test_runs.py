@@ -2,18 +2,26 @@
 
 import os
 import re
+import signal
 import socket
+import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
+from mlflow.store.db.utils import _get_managed_session_maker
+from sqlalchemy.orm import sessionmaker
 
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.plan import _STORES
 from pipeline.tracking.artifacts import log_file, log_folder, log_text
-from pipeline.tracking.client import AwayError, machine_lock
+from pipeline.tracking.client import AwayError, machine_lock, mlflow_client
 from pipeline.tracking.long_values import record_long
 from pipeline.tracking.runs import Run, end_run, set_tags, start_run
 from pipeline.tracking.sync import JournalSync
@@ -240,3 +248,41 @@ def test_a_process_that_never_finishes_a_task_is_not_waited_for(monkeypatch):
             raise AssertionError("two processes have the task")
     with machine_lock("this task"):
         pass
+
+
+HOLD = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("begin immediate")
+print("locked", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_locked_database_is_one_line_that_names_the_process(tmp_path, caplog):
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table runs (name)")
+    uri, pipe = f"sqlite:///{path}", subprocess.PIPE
+    engine = sqlalchemy.create_engine(uri, connect_args={"timeout": 0})
+    # MLflow's own sessions wait 20 seconds first.
+    session = _get_managed_session_maker(sessionmaker(bind=engine), "")
+    with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=pipe) as holder:
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            holder.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, holder.pid, os.WSTOPPED | os.WNOWAIT)
+            with pytest.raises(AwayError) as through_mlflow, mlflow_client(uri), session() as held:
+                held.execute(sqlalchemy.text("insert into runs values ('mine')"))
+            with pytest.raises(AwayError) as direct, mlflow_client(uri), engine.begin() as begun:
+                begun.execute(sqlalchemy.text("insert into runs values ('mine')"))
+        finally:
+            holder.kill()
+            engine.dispose()
+    assert str(through_mlflow.value) == str(direct.value)
+    assert str(direct.value) == (
+        f"tracking.uri='{uri}': MLflow: database is locked by process {holder.pid} "
+        "(stopped, as by SIGSTOP)"
+    )
+    assert caplog.text == ""

@@ -1,6 +1,8 @@
 """Two drivers of one run: the second is refused, or takes over and leaves nothing of the first.
 
-The drivers train on this process's copies instead of Ray's workers.
+The drivers train on this process's copies instead of Ray's workers. A first driver that is stopped
+is continued by the second, which waits for its end. One on another machine can't be: there the
+first continues after the second has ended.
 """
 
 import json
@@ -20,6 +22,7 @@ from pipeline.cluster.heartbeats import remove_heartbeats
 from pipeline.cluster.launch import task_of
 from pipeline.cluster.watchdog import Watchdog
 from pipeline.io.console import fail
+from pipeline.run import ownership
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.ownership import HeldError, Owner, SupersededError, Writer
 from pipeline.run.plan import plan_training
@@ -70,22 +73,42 @@ def stop_before(owner: object, name: str, call: int = 1) -> None:
     setattr(owner, name, stopping)
 
 
-PHASES: dict[str, Callable[[], None]] = {
-    "start": lambda: stop_before(summary, "draw_augmented"),
-    "training": lambda: stop_before(Checkpointer, "request", 4),
-    "evaluation": lambda: stop_before(Trainer, "evaluate_people", 2),
-    "conclusion": lambda: stop_before(summary, "curves"),
+def lock_before(database: sqlite3.Connection, owner: object, name: str) -> None:
+    """Make this process lock MLflow's database and stop itself before a function is called."""
+    stop_before(owner, name)
+    stopping = getattr(owner, name)
+
+    def locking(*arguments: object, **named: object) -> object:
+        database.execute("begin immediate")
+        return stopping(*arguments, **named)
+
+    setattr(owner, name, locking)
+
+
+PHASES: dict[str, Callable[[sqlite3.Connection], None]] = {
+    "start": lambda _: stop_before(summary, "draw_augmented"),
+    "training": lambda _: stop_before(Checkpointer, "request", 4),
+    "evaluation": lambda _: stop_before(Trainer, "evaluate_people", 2),
+    "conclusion": lambda database: lock_before(database, summary, "curves"),
 }
+# The phase in which the second driver is on the first one's machine.
+HERE = "conclusion"
 
 
-def first_driver(settings: Settings, phase: str) -> None:
+def first_driver(settings: Settings, phase: str, database: Path) -> None:
     error = os.open(f"{settings.ray.storage}/{phase}.error", os.O_CREAT | os.O_WRONLY)
     os.dup2(error, 2)
-    PHASES[phase]()
+    PHASES[phase](sqlite3.connect(database, timeout=PATIENCE_S))
     try:
         drive(settings)
     except SupersededError as error:
         fail(str(error))
+
+
+def second_driver(settings: Settings, phase: str) -> None:
+    if phase != HERE:
+        ownership._machine = lambda: "another"
+    drive(settings)
 
 
 def content(folder: Path, database: Path) -> dict[str, object]:
@@ -125,7 +148,7 @@ def stage(_: int, folder: Path) -> None:
     (folder / "runs").mkdir()
     for phase in PHASES:
         settings = base.replaced({"ray.name": phase})
-        first = fork.Process(target=first_driver, args=(settings, phase))
+        first = fork.Process(target=first_driver, args=(settings, phase, database))
         first.start()
         os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         try:
@@ -133,7 +156,7 @@ def stage(_: int, folder: Path) -> None:
         except HeldError as error:
             refusal = str(error)
         second = settings.replaced({"ray.take_over": True})
-        other = fork.Process(target=drive, args=(second,))
+        other = fork.Process(target=second_driver, args=(second, phase))
         other.start()
         other.join(PATIENCE_S)
         run = folder / "runs" / phase

@@ -36,20 +36,26 @@ class RunRecorder:
     Both act as `writer`, and raise SupersededError once another start owns the run.
     """
 
-    def __init__(
-        self, folder: Path, uri: str, preparing: Future[list[Path]], writer: Writer
-    ) -> None:
-        self._folder, self._uri, self._preparing = folder, uri, preparing
+    def __init__(self, folder: Path, uri: str, writer: Writer) -> None:
+        self._folder, self._uri = folder, uri
+        self._preparing: Future[list[Path]] | None = None
         self._uploader: Uploader | None = None
         self._is_killed = self._has_ended = False
         self.writer = writer
         self.journal = Journal(folder, writer=writer)
+
+    def start(self, spec: RunSpec, prepare: Callable[[], list[Path]]) -> None:
+        """Record the start of the run, and begin to prepare it on a thread."""
+        self.journal.run(spec)
+        record_long(self.journal, spec.params, spec.tags)
+        self._preparing = beside(prepare, "prepare")
 
     def begin(self) -> None:
         """Wait until MLflow has the start of the run. Later errors of MLflow do not affect the run.
 
         Raises AwayError if tracking.required and MLflow does not answer.
         """
+        assert self._preparing is not None, "the run was started"
         for picture in self._preparing.result():
             self.journal.file(picture, "")
         self._upload()
@@ -73,7 +79,7 @@ class RunRecorder:
         if self._has_ended:
             return
         self._has_ended = True
-        if not self._is_killed:
+        if not self._is_killed and not _has_end(self.journal):
             self.journal.end(end)
         if self._uploader is None and self._is_started_within(patience_s):
             self._upload()
@@ -84,15 +90,15 @@ class RunRecorder:
         try:
             backlog = self._uploader.close(patience_s)
         except KeyboardInterrupt:
-            say(str(self._uploader.close(_LAST_S)))
+            self._uploader.finish()
+            say(str(self._uploader.close(_HASTE_S)))
             raise
         if backlog:
             say(str(backlog))
 
     def _is_started_within(self, patience_s: float) -> bool:
         """Whether MLflow may have the start of a run that ends before it began."""
-        wait([self._preparing], patience_s)
-        if not self._preparing.done():
+        if self._preparing is None or wait([self._preparing], patience_s).not_done:
             return False
         from pipeline.tracking.client import AwayError
 
@@ -166,13 +172,11 @@ def record(
     that the run begins with. Once another start owns the run, nothing more is recorded, and
     SupersededError is raised.
     """
-    journal = Journal(folder, writer=writer)
-    journal.run(spec)
-    record_long(journal, spec.params, spec.tags)
-    recorder = RunRecorder(folder, spec.uri, beside(prepare, "prepare"), writer)
+    recorder = RunRecorder(folder, spec.uri, writer)
     end: End = "FAILED"
     with last_words(recorder.kill):
         try:
+            recorder.start(spec, prepare)
             yield recorder
             end = "FINISHED"
         except (InterruptedRunError, KeyboardInterrupt, SystemExit):

@@ -1,7 +1,6 @@
 """A signal to a run's driver: what it asks of the workers, and how the run then ends."""
 
 import signal
-from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -83,7 +82,7 @@ def test_a_run_that_was_asked_to_stop_is_interrupted_also_when_its_epochs_are_do
         settings_of(packed(tmp_path), **{"optim.epochs": 2, "optim.batch_size": 2})
     )
     with own(plan.folder, "run r") as writer:
-        recording = RunRecorder(plan.folder, "", Future(), writer)
+        recording = RunRecorder(plan.folder, "", writer)
         with pytest.raises(InterruptedRunError, match="a checkpoint after 8 samples; the same"):
             train(plan, recording)
         # Recorded before the cluster ends, so that the upload continues meanwhile. A trial that a

@@ -1,44 +1,82 @@
-"""The record of a run that a signal ends while MLflow is contacted."""
+"""The record of a run that a signal ends while it waits: for its owner, MLflow, or an upload."""
 
 import json
 import signal
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
-PROGRAM = """
+from pipeline.run.ownership import Owner
+
+RECORD = """
 import sys, threading
 from pathlib import Path
 from pipeline.io.console import clear_errors
 from pipeline.run.journal import RunSpec
 from pipeline.run.ownership import own
 from pipeline.tracking.recording import record
-
-def prepare():
-    print("here", flush=True)
-    threading.Event().wait()  # a server that accepts connections, and does not answer
+{patch}
+forever = threading.Event().wait
 
 folder = Path(sys.argv[1])
 spec = RunSpec(
-    uri="http://127.0.0.1:1", experiment="e", name="r", params={}, tags={}, artifacts=folder
+    uri="http://127.0.0.1:1", experiment="e", name="r", params={{}}, tags={{}}, artifacts=folder
 )
-with clear_errors(), own(folder, "run r") as writer, record(spec, folder, writer, prepare) as run:
+with clear_errors(), own(folder, "run r") as writer, record(spec, folder, writer, {prepare}) as run:
     run.begin()
 """
+# A server that accepts connections, and does not answer.
+MLFLOW = RECORD.format(patch="", prepare="lambda: (print('here', flush=True), forever())")
+# An artifact that is sent takes long; the program has done the rest.
+UPLOAD = RECORD.format(
+    patch="""
+from pipeline.tracking.sync import JournalSync
+JournalSync.send = lambda self: (print("here", flush=True), forever())
+JournalSync.end_ahead = lambda self: (folder / "sent").write_text(self._journal.path.read_text())
+""",
+    prepare="list",
+)
 
 
-def test_a_run_that_waits_for_mlflow_ends_by_a_signal_and_is_recorded_as_killed(tmp_path: Path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "here\n"
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (143, "error: stopped by SIGTERM\n")
-    lines = (tmp_path / "journal.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    assert [entry["kind"] for entry in entries] == ["run", "end"]
-    assert "KILLED" in lines[-1]
+def ended_by(number: signal.Signals, program: str, folder: Path, begin: str) -> tuple[int, str]:
+    """Send a signal when a program has printed a line that begins so; return status and errors."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(begin)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return process.returncode, errors
+
+
+def kinds(journal: Path) -> list[str]:
+    """List the kinds of a journal's entries, an end by its status."""
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    return [entry.get("status", entry["kind"]) for entry in entries]
+
+
+def test_a_run_that_waits_for_mlflow_ends_by_a_signal_and_is_recorded_as_killed(tmp_path):
+    found = ended_by(signal.SIGTERM, MLFLOW, tmp_path, "here")
+    assert found == (143, "error: stopped by SIGTERM\n")
+    assert kinds(tmp_path / "journal.jsonl") == ["run", "KILLED"]
+
+
+def test_a_run_that_waits_for_its_last_upload_ends_by_a_signal_and_sends_its_end_first(tmp_path):
+    found = ended_by(signal.SIGINT, UPLOAD, tmp_path, "here")
+    assert found == (130, "error: stopped by SIGINT\n")
+    assert kinds(tmp_path / "sent") == ["run", "FINISHED"]
+
+
+def test_a_run_that_waits_for_its_last_owner_ends_by_a_signal_and_records_nothing(tmp_path):
+    claims = tmp_path / "owners"
+    claims.mkdir()
+    owner = replace(Owner.of_this_process(), host="far", machine="another boot")
+    (claims / "00000001.json").write_text(json.dumps(asdict(owner)))
+    found = ended_by(signal.SIGHUP, MLFLOW, tmp_path, "run r: waiting for at most ")
+    assert found == (129, "error: stopped by SIGHUP\n")
+    assert [path.name for path in tmp_path.rglob("*")] == ["owners", "00000001.json"]

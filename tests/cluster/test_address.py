@@ -1,7 +1,10 @@
 """The address of a cluster to join: a wrong one is an error at once that names its origin."""
 
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,6 +124,30 @@ def test_a_server_that_says_nothing_is_not_a_cluster(monkeypatch):
         pytest.raises(ConnectionError, match="what answers there is not a Ray cluster"),
     ):
         check_answer(f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_the_wait_for_an_answer_ends_by_a_signal():
+    program = (
+        "import sys\n"
+        "from pipeline.cluster import address\n"
+        "from pipeline.io.console import clear_errors\n"
+        "address._ANSWER_S = 600\n"
+        "with clear_errors('the same command resumes the run'):\n"
+        "    address.check_answer(sys.argv[1])\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = f"127.0.0.1:{server.getsockname()[1]}"
+        command = [sys.executable, "-c", program, name]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                connection, _ = server.accept()
+                with connection:
+                    process.send_signal(signal.SIGTERM)
+                    _, errors = process.communicate(timeout=60)
+            finally:
+                process.kill()
+    assert process.returncode == 143
+    assert errors == "error: stopped by SIGTERM; the same command resumes the run\n"
 
 
 def test_auto_without_a_cluster_on_this_machine_names_the_way_out(monkeypatch):

@@ -194,6 +194,33 @@ def test_8_bits_in_a_file_of_16_stay_as_they_are():
     assert found.image[4, 4].tolist() == [200, 200, 200, 255]
 
 
+COLOURS = np.full((8, 8, 3), 0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (cv2.imencode(".hdr", COLOURS)[1].tobytes(), "a Radiance HDR image; convert it to PNG"),
+        (cv2.imencode(".pfm", COLOURS)[1].tobytes(), "a PFM image in colour; convert it to PNG"),
+        (
+            cv2.imencode(".tiff", COLOURS)[1].tobytes(),
+            "a damaged TIFF, or one of values that are not read, such as a camera's raw file or "
+            "three channels of floating point; convert it to 8 or 16 bits a channel",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "a pointer of Git LFS; fetch the image by git lfs pull",
+        ),
+        (b"<!DOCTYPE html>", "a text such as SVG or a web page; export an image"),
+        (b"no image", ""),
+    ],
+)
+def test_a_file_of_another_kind_is_named_with_the_way_out(data, named):
+    said = f"not a readable image ({len(data)} bytes)" + f": {named}" * bool(named)
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_photograph(data)
+
+
 @pytest.mark.parametrize(("value", "shown"), [(0.5, 128), (200.0, 200), (4095.0, 255)])
 def test_floating_point_is_a_share_or_a_value(value, shown):
     grey = np.full((8, 8), value, np.float32)

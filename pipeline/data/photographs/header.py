@@ -47,6 +47,25 @@ _TILE_SIDES = (322, 323)
 # Brands of HEVC pictures in HEIF files (ISO/IEC 23008-12); AVIF has brands of its own.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
+# Starts of other files that are given as photographs, and what these are.
+_TIFF = (
+    "a damaged TIFF, or one of values that are not read, such as a camera's raw file or three "
+    "channels of floating point; convert it to 8 or 16 bits a channel"
+)
+_OTHERS = {
+    b"#?R": "a Radiance HDR image; convert it to PNG",
+    b"PF\n": "a PFM image in colour; convert it to PNG",
+    b"v/1\x01": "an OpenEXR image; convert it to PNG",
+    b"8BPS": "a Photoshop file; export it as PNG",
+    b"\xff\x0a": "a JPEG XL image; convert it to PNG",
+    b"\0\0\0\x0cJXL ": "a JPEG XL image; convert it to PNG",
+    b"%PDF": "a PDF document; export its images",
+    b"<": "a text such as SVG or a web page; export an image",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the image by git lfs pull",
+    b"II*\0": _TIFF,
+    b"MM\0*": _TIFF,
+}
+
 # `opened` bounds the pixels itself, by a setting. Pillow's own bound is one for all.
 PillowImage.MAX_IMAGE_PIXELS = None
 
@@ -171,7 +190,8 @@ def _unreadable(file: io.BufferedIOBase, size: int) -> str:
         if find_spec("pillow_heif") is None:
             return "a HEIC image, which needs the extra heic: pip install 'hourglass-ray[heic]'"
         return f"not a readable HEIC image ({size:,} bytes)"
-    return f"not a readable image ({size:,} bytes)"
+    found = next((what for begin, what in _OTHERS.items() if start.startswith(begin)), "")
+    return f"not a readable image ({size:,} bytes)" + f": {found}" * bool(found)
 
 
 @cache

@@ -45,6 +45,7 @@ def read_coco(files: AnnotationFiles) -> Annotations:
     figures: list[Figure] = []
     skipped: Counter[str] = Counter()
     known: set[tuple[Any, ...]] = set()
+    ids: Counter[str] = Counter()
     for number, record in enumerate(records_of(contents, "annotations", str(path))):
         where = f"{path}: annotations[{number}]"
         reason = _reason_to_skip(record, files)
@@ -58,15 +59,23 @@ def read_coco(files: AnnotationFiles) -> Annotations:
             if "id" not in record or this not in known:
                 known.add(this)
                 figures.append(found)
+                ids.update([this[0]] if "id" in record else [])
                 continue
             reason = "the same annotation again"
         skipped[reason] += 1
+    repeated = sum(count > 1 for count in ids.values())
+    notes = list(categories.notes)
+    if repeated:
+        notes.append(
+            f"{repeated:,} ids of annotations are there several times with other content, as in "
+            "joined exports; all are read, since each annotation names its image"
+        )
     labels = Labels(
         name=path.name.removesuffix(".gz").removesuffix(".json"),
         skeletons={skeleton.name: skeleton for skeleton in categories.skeletons.values()},
         figures=figures,
         skipped=skipped,
-        notes=tuple(categories.notes),
+        notes=tuple(notes),
     )
     return annotations_of(labels, files)
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from pipeline.data.formats.annotations import Annotations
+from pipeline.data.formats.plausible import check_percentages
 from pipeline.data.formats.registry import SOURCES, read_annotations, recognise
 from pipeline.data.measurable import Measurable, counts_of
 from pipeline.data.photographs.files import holds_photograph
@@ -77,6 +78,7 @@ def plan_packing(settings: PackSettings) -> PackPlan:
     matched = _match(annotations, settings)
     check_left_out(matched.left_out, len(annotations.people), settings, matched.notes)
     check_fit(matched, settings.images)
+    _check_unit(annotations, matched, settings)
     people, left_out = _of_right_size(matched)
     check_left_out(left_out, len(annotations.people), settings, matched.notes)
     people = _split(people, settings)
@@ -120,6 +122,17 @@ def check_fit(matched: Matched, images: Path | None) -> None:
             f"the annotations don't fit the images in {images}: {len(unfit)} of {len(problems)} "
             f"looked at; {unfit[0]}"
         )
+
+
+def _check_unit(annotations: Annotations, matched: Matched, settings: PackSettings) -> None:
+    """Raise ValueError if joints are percentages of their images, and no file states the unit."""
+    if annotations.states_unit or not matched.people or settings.source == SYNTHETIC_NAME:
+        return
+    source = SOURCES[settings.source]
+    # A joint-set file states it. Published datasets have their own unit.
+    if "joint_set" in source.takes:
+        sizes = {name: header.upright_size for name, header in matched.headers.items()}
+        check_percentages(matched.people, sizes, str(settings.annotations), source.advice)
 
 
 def check_left_out(

@@ -20,16 +20,19 @@ PCK_SEGMENT = Measure(
     thresholds=(0.2, 0.1),
 )
 _MEASURES = {"head": PCKH, "box": PCK_BOX}
-_UNITS = ("pixels", "share")
+# Units that are parts of the image's size, and the number of them in the whole.
+PARTS = {"share": 1, "percent": 100}
+_UNITS = ("pixels", *PARTS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointFile:
     """A joint set, and how its table counts.
 
-    `index_base` is the number, 0 or 1, of the first pixel. `unit` is that of coordinates, pixels or
-    shares of the image's size; None where the file doesn't state it, and they are pixels. `missing`
-    is the x and y of a joint that is not annotated, None where its cells are empty.
+    `index_base` is the number, 0 or 1, of the first pixel. `unit` is that of coordinates: pixels,
+    or shares or percentages of the image's size; None where the file doesn't state it, and they are
+    pixels. `missing` is the x and y of a joint that is not annotated, None where its cells are
+    empty.
     """
 
     joint_set: JointSet

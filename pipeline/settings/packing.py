@@ -40,6 +40,7 @@ class AnnotationFiles:
     predictions: bool = False
     images: Path | None = None
     exif: Literal["auto", "upright", "stored"] = "auto"
+    max_pixels: int = MAX_PIXELS
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -157,4 +158,5 @@ class PackSettings:
             predictions=self.predictions,
             images=self.images,
             exif=self.exif,
+            max_pixels=self.max_pixels,
         )

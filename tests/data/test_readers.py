@@ -564,6 +564,11 @@ def test_an_annotation_that_is_there_again_is_counted_once(tmp_path):
     moved = {"id": 0, "keypoints": [n for k in range(17) for n in (200 + k, 200 + k, 2)]}
     annotations = read_coco(coco_file(tmp_path / "a.json", {"id": 0}, {"id": 0}, moved))
     assert (len(annotations.people), annotations.skipped) == (2, {"the same annotation again": 1})
+    [note] = [note for note in annotations.notes if "ids" in note]
+    assert note == (
+        "1 ids of annotations are there several times with other content, as in joined exports; "
+        "all are read, since each annotation names its image"
+    )
 
 
 # All of them
@@ -587,7 +592,8 @@ def test_shares_of_the_image_are_refused_in_coco(tmp_path):
     files = AnnotationFiles(annotations=coco_file(tmp_path / "a.json", shares, {}, shares))
     message = (
         "a.json: of 2 of 3 people all joints lie below 2 px, as shares of the image would; "
-        "expected pixels: multiply x by the image's width and y by its height"
+        "expected pixels: multiply x by the image's width and y by its height (a --joint-set file "
+        "with unit = 'pixels' if these are pixels)"
     )
     with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
         read_annotations("coco", files)

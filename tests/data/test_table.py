@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from factories import photograph
+from PIL import Image as PillowImage
 
 import jobs.evaluate
 import jobs.inspect
@@ -717,16 +718,82 @@ def test_a_column_of_shares_is_refused_by_its_joint(tmp_path):
 
 def test_shares_come_with_the_sizes_that_they_are_of(tmp_path):
     said = (
-        "column 'image_width' is absent; unit = 'share' of the joint-set file needs image_width "
-        "and image_height, and takes no centre"
+        "unit = 'share' of the joint-set file needs the photographs' sizes: give their folder by "
+        "--images, or the columns image_width and image_height"
     )
     refused(tmp_path, said, SHARES, unit='"share"')
     size = {"image_width": 200, "image_height": 400}
-    with pytest.raises(ValueError, match="column 'center_x' is there; unit = 'share'"):
+    with pytest.raises(ValueError, match=r"unit = 'share' .* takes no centre, got .* 'center_x'$"):
         checked(tmp_path, SHARES | FRAME | size, unit='"share"')
+    with pytest.raises(ValueError, match=r"line 3, column image_height: expected .*, got nothing$"):
+        checked(tmp_path, SHARES | size, SHARES | size | {"image_height": None}, unit='"share"')
     box = {"box_x": 0.1, "box_y": 0.2, "box_width": 0.5, "box_height": 0.25}
     person = checked(tmp_path, SHARES | box | size, ROW | box | size, unit='"share"').people[0]
     assert person.box == (20.0, 80.0, 100.0, 100.0)
+
+
+@pytest.mark.parametrize(("unit", "whole"), [("share", 1), ("percent", 100)])
+def test_parts_of_photographs_need_no_sizes_in_the_table(tmp_path, unit, whole):
+    PillowImage.new("RGB", (200, 400)).save(tmp_path / "a.jpg")
+    turned = PillowImage.Exif()
+    turned[0x0112] = 6
+    # Viewers show it as 100 x 300.
+    PillowImage.new("RGB", (300, 100)).save(tmp_path / "b.jpg", exif=turned)
+    parts = ROW | {"nose_x": 0.05 * whole, "nose_y": 0.25 * whole}
+    files = AnnotationFiles(
+        annotations=csv_of(tmp_path, *(parts | {"image": f"{name}.jpg"} for name in "abc")),
+        joint_set=toml_of(tmp_path, unit=f'"{unit}"'),
+        images=tmp_path,
+    )
+    first, second, absent = read_annotations("table", files).people
+    assert (first.joints[0], first.image_size) == ((10.0, 100.0), (200, 400))
+    assert (second.joints[0], second.image_size) == ((5.0, 75.0), (100, 300))
+    # Packing leaves it out, and says so.
+    assert absent.image_size is None
+    _, second, _ = read_annotations("table", replace(files, exif="stored")).people
+    assert (second.joints[0], second.image_size) == ((15.0, 25.0), (300, 100))
+
+
+def percentages(folder: Path, images: int = 10, size: tuple[int, int] = (300, 200)) -> PackSettings:
+    """A table of joints from 5 to 60, each in a photograph of its own."""
+    rows = [ROW | {"image": f"{number}.png", "withers_x": 55} for number in range(images)]
+    for number in range(images):
+        PillowImage.new("RGB", size).save(folder / f"{number}.png")
+    return PackSettings(
+        source="table",
+        images=folder,
+        annotations=csv_of(folder, *rows),
+        joint_set=toml_of(folder),
+        out=folder / "packed",
+        val_images=1,
+    )
+
+
+def test_percentages_of_the_image_are_refused_with_the_setting_that_reads_them(tmp_path):
+    settings = percentages(tmp_path)
+    said = (
+        "horses.csv: 40 of 40 joints lie within the first 100 px of 10 images that are all larger, "
+        "as percentages of the image would; expected pixels, or unit = 'percent' in the joint-set "
+        "file (unit = 'pixels' if these are pixels)"
+    )
+    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+        plan_packing(settings)
+    toml_of(tmp_path, unit='"pixels"')
+    assert plan_packing(settings).people == 10
+    toml_of(tmp_path, unit='"percent"')
+    # 10 and 20 percent of 300 and 200 pixels.
+    assert plan_packing(settings).jobs[0].people[0].joints[0] == pytest.approx((30, 40))
+
+
+@pytest.mark.parametrize("change", [{"images": 9}, {"size": (300, 199)}])
+def test_few_or_small_photographs_tell_nothing_of_percentages(tmp_path, change):
+    assert plan_packing(percentages(tmp_path, **change)).people == change.get("images", 10)
+
+
+def test_joints_beyond_the_corner_of_a_photograph_are_pixels(tmp_path):
+    settings = percentages(tmp_path)
+    csv_of(tmp_path, *(ROW | {"image": f"{number}.png"} for number in range(10)))
+    assert plan_packing(settings).people == 10
 
 
 def test_a_box_without_a_size_leaves_the_frame_to_the_joints(tmp_path):
@@ -746,7 +813,7 @@ def test_the_header_rows_of_deeplabcut_are_named_with_the_way_from_there(tmp_pat
     path.write_text("scorer,me,me\nbodyparts,nose,nose\ncoords,x,y\na.jpg,1,2\n")
     said = (
         f"{path}: expected one row of column names, got DeepLabCut's rows scorer, bodyparts and "
-        "coords; write a row image, NAME_x, NAME_y, ... instead (docs/custom-joints.md)"
+        f"coords; give it as it is instead: python -m jobs.pack {path}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         read_table(path, read_joint_file(toml_of(tmp_path)))

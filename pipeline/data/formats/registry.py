@@ -20,6 +20,7 @@ from pipeline.data.formats.tools.deeplabcut import is_deeplabcut, read_deeplabcu
 from pipeline.data.formats.tools.label_studio import is_label_studio, read_label_studio
 from pipeline.data.formats.tools.sleap import is_sleap, read_sleap
 from pipeline.data.formats.tools.yolo import is_yolo_pose, read_yolo_pose
+from pipeline.data.photographs.frames import sizes_of_pictures
 from pipeline.data.photographs.orientation import Held
 from pipeline.pose.joint_file import read_joint_file
 from pipeline.settings.packing import AnnotationFiles
@@ -114,7 +115,8 @@ def _alone(read: Callable[[Path], Annotations]) -> Callable[[AnnotationFiles], A
 
 def _read_table(files: AnnotationFiles) -> Annotations:
     assert files.joint_set is not None, "the settings demand it"
-    return read_table(files.annotations, read_joint_file(files.joint_set))
+    sizes = partial(sizes_of_pictures, files) if files.images else None
+    return read_table(files.annotations, read_joint_file(files.joint_set), sizes)
 
 
 # A format that labelling tools write: files name their joints, and tools show pictures upright.
@@ -142,7 +144,10 @@ SOURCES = {
     "coco": _tool(
         read=read_coco,
         recognise=_is_coco,
-        advice=Advice(missing="expected the visibility 0 where a joint is not annotated"),
+        advice=Advice(
+            missing="expected the visibility 0 where a joint is not annotated",
+            unit=f"{Advice.unit} (a --joint-set file with unit = 'pixels' if these are pixels)",
+        ),
     ),
     "yolo-pose": _tool(read=read_yolo_pose, recognise=is_yolo_pose),
     "deeplabcut": _tool(read=read_deeplabcut, recognise=is_deeplabcut, advice=_OWN_ADVICE),
@@ -161,7 +166,7 @@ SOURCES = {
         advice=Advice(
             missing="expected empty cells where a joint is not annotated, or missing = {value} in "
             "the joint-set file",
-            unit="expected pixels, or unit = 'share' in the joint-set file (unit = 'pixels' if "
+            unit="expected pixels, or unit = '{unit}' in the joint-set file (unit = 'pixels' if "
             "these are pixels)",
         ),
     ),

@@ -1,6 +1,7 @@
 """Reader of a user's own table: a row a person, its joints as a joint-set file names them."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,9 +16,12 @@ from pipeline.data.formats.annotations import (
 from pipeline.data.formats.table_cells import Cells, read_cells
 from pipeline.io.parsing import did_you_mean
 from pipeline.pose.geometry import frame_box
-from pipeline.pose.joint_file import JointFile
+from pipeline.pose.joint_file import PARTS, JointFile
 from pipeline.pose.joint_set import JointSet, Measure
 from pipeline.pose.person import Person, Visibility
+
+Sizes = Mapping[str, tuple[int, int]]
+SizesOf = Callable[[Sequence[str]], Sizes]
 
 _BOX = ("box_x", "box_y", "box_width", "box_height")
 _FRAME = ("center_x", "center_y", "scale")
@@ -34,10 +38,12 @@ _STATES = {
 _SUSPICIOUS_JOINTS, _SUSPICIOUS_SHARE = 10, 0.01
 
 
-def read_table(path: Path, joint_file: JointFile) -> Annotations:
+def read_table(path: Path, joint_file: JointFile, sizes_of: SizesOf | None = None) -> Annotations:
     """Read a table of the joints that a joint-set file names; its pixels count from `index_base`.
 
-    With the unit `share`, coordinates and box are shares of image_width and image_height.
+    With the unit `share` or `percent`, coordinates and box are parts of image_width and
+    image_height; without these columns, of the sizes that `sizes_of` finds for images. One that it
+    does not find has no photograph, and what it holds is not packed.
 
     Columns: `image`, and for each joint NAME_x and NAME_y, in pixels; by choice NAME_visibility,
     `person`, `split`, `head_size`, box, centre and scale, and size of the image. A joint is missing
@@ -49,11 +55,14 @@ def read_table(path: Path, joint_file: JointFile) -> Annotations:
     joint_set, base = joint_file.joint_set, joint_file.index_base
     cells = read_cells(path)
     _check_columns(cells, joint_set)
-    _check_unit(cells, joint_file)
+    _check_unit(cells, joint_file, sizes_of)
+    sizes: Sizes = {}
+    if sizes_of is not None and joint_file.unit in PARTS and not _has_sizes(cells):
+        sizes = sizes_of([_image(cells, row) for row in range(len(cells.rows))])
     people: list[Person] = []
     skipped: Counter[str] = Counter()
     for row, number in enumerate(_person_numbers(cells)):
-        person = _person(cells, row, number, joint_file)
+        person = _person(cells, row, number, joint_file, sizes)
         if isinstance(person, Person):
             people.append(person)
         else:
@@ -92,17 +101,22 @@ def _check_columns(cells: Cells, joint_set: JointSet) -> None:
             )
 
 
-def _check_unit(cells: Cells, joint_file: JointFile) -> None:
-    """Raise ValueError if coordinates are shares of sizes that the table lacks."""
-    if joint_file.unit != "share":
+def _has_sizes(cells: Cells) -> bool:
+    return _IMAGE_SIZE[0] in cells.columns
+
+
+def _check_unit(cells: Cells, joint_file: JointFile, sizes_of: SizesOf | None) -> None:
+    """Raise ValueError if coordinates are parts of sizes that nothing tells."""
+    if joint_file.unit not in PARTS:
         return
-    for column in (*_FRAME, *_IMAGE_SIZE):
-        if (column in cells.columns) != (column in _IMAGE_SIZE):
-            expected = "is absent" if column in _IMAGE_SIZE else "is there"
-            raise ValueError(
-                f"{cells.path}: column {column!r} {expected}; unit = 'share' of the joint-set file "
-                f"needs {' and '.join(_IMAGE_SIZE)}, and takes no centre"
-            )
+    where = f"{cells.path}: unit = {joint_file.unit!r} of the joint-set file"
+    if _FRAME[0] in cells.columns:
+        raise ValueError(f"{where} takes no centre, got the column {_FRAME[0]!r}")
+    if sizes_of is None and not _has_sizes(cells):
+        raise ValueError(
+            f"{where} needs the photographs' sizes: give their folder by --images, or the columns "
+            f"{' and '.join(_IMAGE_SIZE)}"
+        )
 
 
 def _person_numbers(cells: Cells) -> list[int]:
@@ -125,14 +139,19 @@ def _person_numbers(cells: Cells) -> list[int]:
     return numbers
 
 
-def _person(cells: Cells, row: int, number: int, joint_file: JointFile) -> Person | str:
+def _person(
+    cells: Cells, row: int, number: int, joint_file: JointFile, sizes: Sizes
+) -> Person | str:
     """Make a row's person, or return the reason to skip it."""
     base = joint_file.index_base
     points, states = zip(
         *(_joint(cells, row, name, joint_file.missing) for name in joint_file.joint_set.joints),
         strict=True,
     )
-    unit = _unit(cells, row, joint_file)
+    image = _image(cells, row)
+    is_part = joint_file.unit in PARTS
+    size = _image_size(cells, row, is_needed=is_part) or sizes.get(image)
+    unit = _unit(size, joint_file)
     joints, visibility = np.array(points) * unit - base, np.array(states)
     if not visibility.any():
         return "no annotated joint"
@@ -145,13 +164,13 @@ def _person(cells: Cells, row: int, number: int, joint_file: JointFile) -> Perso
     return person_of(
         joints,
         visibility,
-        image=_image(cells, row),
+        image=image,
         person=number,
         center=center,
         scale=scale,
         head_size=cells.positive("head_size", row) if cells.has(row, "head_size") else None,
         box=box,
-        image_size=_image_size(cells, row),
+        image_size=size,
         split=_split(cells, row),
     )
 
@@ -174,12 +193,12 @@ def _split(cells: Cells, row: int) -> str | None:
     return name
 
 
-def _unit(cells: Cells, row: int, joint_file: JointFile) -> tuple[float, float]:
-    """Return the pixels of a coordinate's unit, along x and y."""
-    if joint_file.unit != "share":
+def _unit(size: tuple[int, int] | None, joint_file: JointFile) -> tuple[float, float]:
+    """Return the pixels of a coordinate's unit, along x and y, in a picture of a size."""
+    parts = PARTS.get(joint_file.unit or "")
+    if parts is None or size is None:
         return 1.0, 1.0
-    width, height = (cells.whole(column, row, least=1) for column in _IMAGE_SIZE)
-    return float(width), float(height)
+    return size[0] / parts, size[1] / parts
 
 
 def _joint(cells: Cells, row: int, name: str, missing: float | None) -> tuple[Point, Visibility]:
@@ -231,8 +250,9 @@ def _frame(cells: Cells, row: int, base: int) -> tuple[Point, float] | None:
     return (x, y), cells.positive("scale", row)
 
 
-def _image_size(cells: Cells, row: int) -> tuple[int, int] | None:
-    if not cells.has(row, *_IMAGE_SIZE):
+def _image_size(cells: Cells, row: int, *, is_needed: bool) -> tuple[int, int] | None:
+    """Return the size that the table has; None where it may be absent and is."""
+    if not _has_sizes(cells) or not (is_needed or cells.has(row, *_IMAGE_SIZE)):
         return None
     width, height = (cells.whole(column, row, least=1) for column in _IMAGE_SIZE)
     return width, height

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def _header(path: Path, names: list[str]) -> list[str]:
     if header and header[0].lower() == "scorer":
         raise ValueError(
             f"{path}: expected one row of column names, got DeepLabCut's rows scorer, bodyparts "
-            "and coords; write a row image, NAME_x, NAME_y, ... instead (docs/custom-joints.md)"
+            f"and coords; give it as it is instead: python -m jobs.pack {shlex.quote(str(path))}"
         )
     if not any(header):
         raise ValueError(f"{path}: expected a header of columns, got none")

@@ -1,5 +1,7 @@
 """Pictures by name: files, frames of videos, and frames that a SLEAP package embeds."""
 
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -7,14 +9,32 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 
+from pipeline.data.photographs.files import find_photographs
 from pipeline.data.photographs.header import Header, check_pixels, read_header
 from pipeline.data.photographs.pixels import Photograph, open_photograph, read_photograph
 from pipeline.data.photographs.video import Video
 from pipeline.io.hdf5 import Hdf5File, as_text
 from pipeline.pose.person import frame_of
+from pipeline.settings.packing import AnnotationFiles
 
 # SLEAP's first format that states the order of a picture's channels.
 _FORMAT_IN_ORDER = 1.4
+
+
+def sizes_of_pictures(files: AnnotationFiles, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return width and height, as the annotations see them, of pictures that they name.
+
+    Those that are absent, can't be read or are too large have none.
+    """
+    assert files.images is not None, "pictures lie in a folder"
+    sizes: dict[str, tuple[int, int]] = {}
+    with closing(Pictures(files.images, files.max_pixels)) as pictures:
+        for name, path in find_photographs(files.images, dict.fromkeys(names)).paths.items():
+            with suppress(OSError, ValueError):
+                header = pictures.header(path)
+                is_stored = files.exif == "stored"
+                sizes[name] = header.stored_size if is_stored else header.upright_size
+    return sizes
 
 
 @runtime_checkable

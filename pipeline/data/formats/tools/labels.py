@@ -11,7 +11,7 @@ from pipeline.data.formats.annotations import Annotations, frame_joints, image_c
 from pipeline.data.formats.tools.skeleton import Skeleton, joint_set_of, some
 from pipeline.io.parsing import did_you_mean
 from pipeline.pose.geometry import frame_box
-from pipeline.pose.joint_file import JointFile, read_joint_file
+from pipeline.pose.joint_file import PARTS, JointFile, read_joint_file
 from pipeline.pose.person import Person, Split, Visibility
 from pipeline.pose.shapes import Float, Int64
 from pipeline.pose.sides import plain_name
@@ -152,10 +152,10 @@ def _joined(name: str, skeletons: Sequence[Skeleton]) -> Skeleton:
 def _in_file(joint_file: JointFile, skeleton: Skeleton, files: AnnotationFiles) -> list[str]:
     """Return the joints of a joint-set file as the annotations spell them."""
     where = f"--joint-set {files.joint_set}"
-    if joint_file.index_base or joint_file.unit == "share":
+    if joint_file.index_base or joint_file.unit in PARTS:
         raise ValueError(
-            f"{where}: index_base must be 0 and unit not 'share' for {files.annotations}, whose "
-            "format states how it counts pixels"
+            f"{where}: index_base must be 0 and unit 'pixels', if given, for {files.annotations}, "
+            "whose format states how it counts"
         )
     if not skeleton.is_named:
         names = joint_file.joint_set.joints

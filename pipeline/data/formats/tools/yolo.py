@@ -17,7 +17,7 @@ from pipeline.data.formats.tools.yaml_files import read_yaml
 from pipeline.data.photographs.header import SUFFIXES, read_header
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Split, Visibility
-from pipeline.settings.packing import MAX_PIXELS, AnnotationFiles
+from pipeline.settings.packing import AnnotationFiles
 
 _SPLITS: dict[str, Split | None] = {"train": "train", "val": "val", "test": None}
 # Shares of the picture; a joint may lie outside.
@@ -227,7 +227,7 @@ def _size(picture: Path, files: AnnotationFiles) -> tuple[int, int] | None:
     """Return the picture's size as its labels see it; None if it can't be read."""
     try:
         with picture.open("rb") as file:
-            header = read_header(file, MAX_PIXELS)
+            header = read_header(file, files.max_pixels)
     except (OSError, ValueError):
         return None
     return header.stored_size if files.exif == "stored" else header.upright_size

@@ -67,8 +67,10 @@ def compare_runs(arguments: Arguments) -> None:
     for sentence in sentences(compared):
         say(sentence)
     if len(set(recorded)) == len(runs) and len({run.uri for run in recorded}) == 1:
-        page = comparison_page(recorded)
-        say(f"to compare them in MLflow:\n  {how_to_open(recorded[0].uri, page)}")
+        uri, ids = recorded[0].uri, [run.run_id for run in recorded]
+        names = [*ids, "--tracking.uri", uri]
+        opening = how_to_open(uri, comparison_page(recorded), names)
+        say(f"to compare them in MLflow:\n  {opening}")
     write_json(arguments.json, content(compared))
     if arguments.csv is not None:
         found.rename(columns=csv_cell).map(csv_cell).to_csv(arguments.csv, index_label="metric")

@@ -1,6 +1,5 @@
 """Send to MLflow what runs recorded while it was away: `python -m jobs.deliver --help`."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -63,30 +62,16 @@ def uri_of(run: Path, given: str) -> str:
     its server would get a password that is not for it.
     """
     from pipeline.run.plan import tracking_uri
-    from pipeline.tracking.client import has_credentials
+    from pipeline.tracking.client import recorded_uri
 
     journal = Journal(run)
     starts = [entry.content for entry in journal.entries() if entry.kind == "run"]
     if not starts:
         raise ValueError(f"{run} must be the folder of a run that has started: no {JOURNAL_NAME}")
-    recorded, environment = starts[-1]["uri"], os.environ.get("MLFLOW_TRACKING_URI", "")
+    recorded = starts[-1]["uri"]
     if given or not recorded:
         return tracking_uri(given)
-    if redacted(environment) == redacted(recorded):
-        return environment
-    if "***" in recorded:
-        raise ValueError(
-            f"{journal.path} has the URI {recorded} without its secrets; "
-            "give the complete one by --tracking-uri or MLFLOW_TRACKING_URI"
-        )
-    uri = tracking_uri(recorded)
-    # A journal may come from anywhere.
-    if has_credentials(uri):
-        raise ValueError(
-            f"{journal.path} names the server {recorded}, which would get the password or token "
-            "of this environment; if it should, give it by --tracking-uri or MLFLOW_TRACKING_URI"
-        )
-    return uri
+    return recorded_uri(recorded, journal.path, "--tracking-uri")
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def train_plan(plan: "Plan") -> "Outcome":
 def conclude(plan: "Plan", outcome: "Outcome") -> None:
     """Print the scores, the best checkpoint, and the run's page in MLflow."""
     from pipeline.evaluation.metrics import table
-    from pipeline.tracking.links import how_to_open, recorded_runs, run_page
+    from pipeline.tracking.links import how_to_open, recorded_runs, run_page, shown_folder
 
     settings = plan.settings
     say(f"\n{table(outcome.scores[plan.measure.key])}")
@@ -193,7 +193,7 @@ def conclude(plan: "Plan", outcome: "Outcome") -> None:
     say(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
     say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to open it:")
     page = "".join(map(run_page, recorded_runs([plan.folder])))
-    say(f"  {how_to_open(settings.tracking.uri, page)}")
+    say(f"  {how_to_open(settings.tracking.uri, page, [shown_folder(plan.folder)])}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,12 @@ def _plan(arguments: Arguments) -> "Sweep":
 
 def _run(sweep: "Sweep") -> None:
     from pipeline.run.ownership import SupersededError
-    from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs
+    from pipeline.tracking.links import (
+        comparison_page,
+        how_to_open,
+        recorded_runs,
+        shown_folder,
+    )
     from pipeline.tracking.recording import InterruptedRunError
     from tune.report.command import best_command
     from tune.report.leaderboard import ranked
@@ -106,7 +111,7 @@ def _run(sweep: "Sweep") -> None:
     say(f"MLflow run {sweep.name} in experiment {sweep.base.tracking.experiment}; to compare:")
     trials = recorded_runs([sweep.folder / trial.name for trial in ranked(outcome)])
     page = comparison_page(trials) if trials else ""
-    say(f"  {how_to_open(sweep.base.tracking.uri, page)}")
+    say(f"  {how_to_open(sweep.base.tracking.uri, page, [shown_folder(sweep.folder)])}")
     failures = sum(trial.status == "failed" for trial in outcome.trials)
     if failures:
         fail(f"{failures} of {sweep.trials} trials failed")

@@ -21,6 +21,7 @@ from pipeline.io.own import open_own
 from pipeline.io.processes import described, lock_holders
 from pipeline.io.redaction import redacted
 from pipeline.io.threads import within
+from pipeline.run.plan import tracking_uri
 from pipeline.tracking.links import is_server
 
 # MLflow's codes of requests that are wrong in themselves. Other errors may be temporary.
@@ -58,6 +59,29 @@ def has_credentials(uri: str) -> bool:
     """
     credentials = is_server(uri) and get_default_host_creds(uri)
     return bool(credentials and (credentials.password or credentials.token))
+
+
+def recorded_uri(uri: str, where: Path, option: str) -> str:
+    """Return the URI that the file or folder `where` names, with the environment's secrets for it.
+
+    Raises ValueError naming `option` if it lacks its secrets, or if its server would get a password
+    that is not for it: such files may come from anywhere.
+    """
+    environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if redacted(environment) == redacted(uri):
+        return environment
+    if "***" in uri:
+        raise ValueError(
+            f"{where} has the URI {uri} without its secrets; "
+            f"give the complete one by {option} or MLFLOW_TRACKING_URI"
+        )
+    found = tracking_uri(uri)
+    if has_credentials(found):
+        raise ValueError(
+            f"{where} names the server {uri}, which would get the password or token "
+            f"of this environment; if it should, give it by {option} or MLFLOW_TRACKING_URI"
+        )
+    return found
 
 
 def with_uri(uri: str, command: str) -> str:

@@ -12,8 +12,6 @@ from pipeline.tracking.sync_state import SyncPosition, last_position
 
 # Schemes that MLflow reads itself, without a server.
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file")
-# Where the server listens that `how_to_open` starts.
-_OWN = "http://127.0.0.1:5000"
 # More runs than these make a page that a browser draws slowly, and a long address.
 MOST_COMPARED = 50
 
@@ -21,6 +19,11 @@ MOST_COMPARED = 50
 def run_page(run: SyncPosition) -> str:
     """Return the page of a run."""
     return f"experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
+def experiment_page(run: SyncPosition) -> str:
+    """Return the page that lists the runs of a run's experiment."""
+    return f"experiments/{run.experiment_id}/runs"
 
 
 def comparison_page(runs: Sequence[SyncPosition]) -> str:
@@ -36,22 +39,21 @@ def _listed(ids: Sequence[str]) -> str:
     return quote(json.dumps(ids, separators=(",", ":")), safe="")
 
 
-def how_to_open(uri: str, page: str = "") -> str:
-    """Return what opens a page of the MLflow UI at `uri`, or its first page: a link or a command.
-
-    Of passwords there is no trace in a link, and `***` in a command.
-    """
-    if uri.startswith(("http://", "https://")):
-        return _link(uri, page)
-    uri = redacted(uri)
+def how_to_open(uri: str, page: str, names: Sequence[str]) -> str:
+    """Return the link to a page at `uri`, or for a database the command that opens `names`."""
     if is_server(uri):
-        return f"open the workspace of {uri}"
-    # With job execution, which is not needed here, the server starts seven more processes.
-    command = (
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
-        f"--backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
-    )
-    return f"{command}\n  then {_link(_OWN, page)}"
+        return link(uri, page)
+    return shlex.join(["python", "-m", "jobs.ui", *names])
+
+
+def link(uri: str, page: str) -> str:
+    """Return the link to a page of the server at `uri`, without user and password."""
+    shown = redacted(uri)
+    if not uri.startswith(("http://", "https://")):
+        return f"open the workspace of {shown}"
+    parts = urlsplit(shown)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}/" + (f"#/{page}" if page else "")
 
 
 def is_server(uri: str) -> bool:
@@ -60,14 +62,13 @@ def is_server(uri: str) -> bool:
     return scheme not in _STORES
 
 
-def _link(uri: str, page: str) -> str:
-    # A password may hold any letter.
-    parts = urlsplit(redacted(uri))
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}/" + (f"#/{page}" if page else "")
-
-
 def recorded_runs(folders: Sequence[Path]) -> list[SyncPosition]:
     """Return where the runs in `folders` are recorded, without those that MLflow does not have."""
     found = map(last_position, folders)
     return [position for position in found if position is not None and position.run_id]
+
+
+def shown_folder(folder: Path) -> str:
+    """Return a folder as a command names it: relative if it lies in the working folder."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)

@@ -47,7 +47,7 @@ def find_checkpoint(
 
     if model.startswith(REGISTERED):
         uri = tracking_uri(uri)
-        _reach(uri)
+        reach_store(uri)
         # Two models have equal names of folders.
         return download_model(uri, model, Path(tempfile.mkdtemp(dir=into)))
     checkpoint = find_local(model, storage)
@@ -94,7 +94,7 @@ def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:
     from pipeline.tracking.artifacts import download_folder
     from pipeline.tracking.runs import find_runs
 
-    _reach(uri)
+    reach_store(uri)
     runs = find_runs(uri, run)
     if len(runs) != 1:
         ids = ", ".join(sorted(found.run_id for found in runs))
@@ -112,7 +112,7 @@ def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:
     )
 
 
-def _reach(uri: str) -> None:
+def reach_store(uri: str) -> None:
     """Raise ValueError if a database is missing, AwayError if a server does not answer."""
     from pipeline.tracking.client import reach
 

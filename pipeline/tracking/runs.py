@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,6 +172,28 @@ def find_runs(uri: str, run: str) -> list[Run]:
             for condition in (f"tags.`{NAME_TAG}` = '{run}'", f"attributes.run_id = '{run}'")
             for found in client.search_runs(experiments, condition)
         ]
+
+
+def children_of(run: Run) -> list[Run]:
+    """Return the runs nested under a run, oldest first. Raises AwayError or RefusedError."""
+    condition = f"tags.`{_PARENT_TAG}` = '{run.run_id}'"
+    with mlflow_client(run.uri) as client:
+        found = client.search_runs([run.experiment_id], condition, order_by=["start_time ASC"])
+        return [replace(run, run_id=child.info.run_id) for child in found]
+
+
+def newest_run(uri: str) -> Run | None:
+    """Return the run of all experiments that began last, or None without any.
+
+    Raises AwayError or RefusedError.
+    """
+    with mlflow_client(uri) as client:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        order = ["start_time DESC"]
+        for found in client.search_runs(experiments, order_by=order, max_results=1):
+            info = found.info
+            return Run(uri=uri, experiment_id=info.experiment_id, run_id=info.run_id)
+    return None
 
 
 def _experiment(client: MlflowClient, uri: str, name: str, artifacts: Path) -> str:

@@ -28,6 +28,7 @@ import jobs.pack
 import jobs.predict
 import jobs.score
 import jobs.train
+import jobs.ui
 import tune.sweep
 from pipeline.evaluation.metrics import scores
 from pipeline.evaluation.per_person import read_results
@@ -87,6 +88,7 @@ OPTIONS = {
     ),
     "jobs.inspect": ("out", "seed"),
     "jobs.score": ("predictions", "truth", "joint-set", "json"),
+    "jobs.ui": ("ray.storage", "tracking.uri", "port", "open"),
     "jobs.benchmark loader": ("photographs", "rounds", "threads", "json"),
     "jobs.benchmark step": (
         *("device", "stacks", "batch", "input_px", "precision", "compile"),
@@ -179,6 +181,7 @@ COMMANDS = {
     "jobs.predict": jobs.predict.main,
     "jobs.inspect": jobs.inspect.main,
     "jobs.score": jobs.score.main,
+    "jobs.ui": jobs.ui.main,
     "jobs.benchmark": jobs.benchmark.__main__.main,
     "jobs.chaos": jobs.chaos.__main__.main,
     "tune.sweep": tune.sweep.main,

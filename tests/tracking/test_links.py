@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.io.redaction import redacted
-from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs, run_page
+from pipeline.tracking.links import (
+    comparison_page,
+    experiment_page,
+    how_to_open,
+    link,
+    recorded_runs,
+    run_page,
+    shown_folder,
+)
 from pipeline.tracking.sync_state import SyncPosition, write_position
 
 URI = "http://host:5000"
@@ -18,13 +26,13 @@ def recorded(number: int, experiment: str = "7", uri: str = URI) -> SyncPosition
 
 def test_a_run_has_a_page_in_its_experiment():
     page = run_page(recorded(10))
-    assert how_to_open(URI, page) == f"{URI}/#/experiments/7/runs/{'a':0>32}"
+    assert link(URI, page) == f"{URI}/#/experiments/7/runs/{'a':0>32}"
 
 
 def test_a_comparison_names_runs_and_experiments_as_quoted_json():
     page = comparison_page([recorded(1), recorded(2, "8"), recorded(3)])
     one, two, three = (f"{n:032d}" for n in (1, 2, 3))
-    assert how_to_open(URI, page) == (
+    assert link(URI, page) == (
         f"{URI}/#/compare-runs?runs=%5B%22{one}%22%2C%22{two}%22%2C%22{three}%22%5D"
         "&experiments=%5B%227%22%2C%228%22%5D"
     )
@@ -49,26 +57,33 @@ def test_a_comparison_has_the_first_fifty_runs_of_many():
     ],
 )
 def test_a_link_has_the_server_s_address_without_a_password(uri, address):
-    assert how_to_open(uri, run_page(recorded(1))) == f"{address}#/{run_page(recorded(1))}"
-    assert how_to_open(uri) == address
+    assert link(uri, run_page(recorded(1))) == f"{address}#/{run_page(recorded(1))}"
+    assert link(uri, "") == address
 
 
 def test_printed_links_are_whole():
     for page in (run_page(recorded(1)), comparison_page([recorded(1), recorded(2)]), ""):
-        for uri in (URI, "sqlite:////runs/mlflow.db"):
-            assert redacted(how_to_open(uri, page)) == how_to_open(uri, page)
+        assert redacted(link(URI, page)) == link(URI, page)
 
 
-def test_a_database_has_the_command_that_shows_it_and_the_link_then():
-    assert how_to_open("sqlite:////my runs/m.db", run_page(recorded(1))) == (
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --backend-store-uri "
-        "'sqlite:////my runs/m.db' --host 127.0.0.1 --port 5000 --workers 1\n"
-        f"  then http://127.0.0.1:5000/#/{run_page(recorded(1))}"
-    )
+def test_an_experiment_has_a_page_of_its_runs():
+    assert link(URI, experiment_page(recorded(1))) == f"{URI}/#/experiments/7/runs"
+
+
+def test_a_server_is_opened_by_a_link_and_a_database_by_a_command():
+    assert how_to_open(URI, "a", ["runs/one"]) == f"{URI}/#/a"
+    opening = how_to_open("sqlite:////runs/m.db", "a", ["my runs/one"])
+    assert opening == "python -m jobs.ui 'my runs/one'"
 
 
 def test_of_a_workspace_no_page_s_address_is_known():
-    assert how_to_open("databricks://team", "any") == "open the workspace of databricks://team"
+    assert how_to_open("databricks://team", "a", []) == "open the workspace of databricks://team"
+
+
+def test_a_folder_is_named_from_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shown_folder(tmp_path / "runs" / "one") == "runs/one"
+    assert shown_folder(Path("/elsewhere/one")) == "/elsewhere/one"
 
 
 def test_runs_that_mlflow_does_not_have_are_left_out(tmp_path: Path):

@@ -15,7 +15,7 @@ from pipeline.cluster.launch import task_of
 from pipeline.run.journal import Journal
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
-from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs, run_page
+from pipeline.tracking.links import comparison_page, link, recorded_runs, run_page
 from pipeline.tracking.recording import record_run
 from pipeline.tracking.runs import end_run, start_run
 from pipeline.training.checkpointing import Checkpointer
@@ -179,7 +179,7 @@ def test_pictures_of_an_epoch_stand_side_by_side(page):
 
 def test_a_printed_link_opens_the_comparison_of_the_trials(tab, swept):
     tab.goto("about:blank")
-    tab.goto(how_to_open(swept.uri, comparison_page(recorded_runs(swept.folders))))
+    tab.goto(link(swept.uri, comparison_page(recorded_runs(swept.folders))))
     tab.get_by_text("Comparing 3 Runs from 1 Experiment").wait_for()
     for name in NAMES:
         expect(tab.get_by_text(name, exact=True).first).to_be_visible(timeout=walk.LIMIT_MS)
@@ -188,7 +188,7 @@ def test_a_printed_link_opens_the_comparison_of_the_trials(tab, swept):
 def test_a_printed_link_opens_a_run(tab, swept):
     tab.goto("about:blank")
     [run] = recorded_runs(swept.folders[:1])
-    tab.goto(how_to_open(swept.uri, run_page(run)))
+    tab.goto(link(swept.uri, run_page(run)))
     expect(tab.get_by_role("heading", name=NAMES[0])).to_be_visible(timeout=walk.LIMIT_MS)
 
 

@@ -27,6 +27,8 @@ from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings, SourceName
 STATE_NAME = ".packing"
 # Images probed before packing, to see whether the annotations are theirs.
 _PROBED_IMAGES = 64
+# Images for validation by default, at most one in so many.
+_VAL_IMAGES, _VAL_SHARE = 500, 5
 # Folders above the annotations in which their photographs are sought.
 _FOLDERS_ABOVE = 3
 
@@ -81,6 +83,8 @@ def plan_packing(settings: PackSettings) -> PackPlan:
     _check_unit(annotations, matched, settings)
     people, left_out = _of_right_size(matched)
     check_left_out(left_out, len(annotations.people), settings, matched.notes)
+    settings, drawn = _with_val_images(settings, people)
+    reason += drawn
     people = _split(people, settings)
     _check_people(people)
     sums = _file_sums(settings, annotations)
@@ -188,7 +192,12 @@ def _with_images(settings: PackSettings, path: Path, annotations: Annotations) -
     names = list(dict.fromkeys(person.image for person in annotations.people))[:_PROBED_IMAGES]
     folders = [nearest, *list(nearest.absolute().parents)[:_FOLDERS_ABOVE]]
     candidates = [found for folder in folders for found in (folder, folder / "images")]
-    holding = (folder for folder in candidates if holds_photograph(folder, names))
+    holding = (
+        folder
+        for is_whole in (True, False)
+        for folder in candidates
+        if holds_photograph(folder, names, is_whole=is_whole)
+    )
     return replace(settings, images=next(holding, nearest))
 
 
@@ -238,17 +247,38 @@ def _misfit(person: Person, header: Header, images: Path | None) -> str | None:
     return None
 
 
+def _with_val_images(
+    settings: PackSettings, people: Sequence[Person]
+) -> tuple[PackSettings, list[str]]:
+    """Choose the number of images for validation where none is given; return what to print."""
+    if settings.val_images is not None:
+        return settings, []
+    images = len({person.image for person in people})
+    count = _VAL_IMAGES
+    if _is_drawn(people, settings):
+        count = min(count, max(1, images // _VAL_SHARE))
+    note = f"validation: {count:,} of {images:,} images, drawn at random (--val-images)"
+    return replace(settings, val_images=count), [note] if count < _VAL_IMAGES else []
+
+
+def _is_drawn(people: Sequence[Person], settings: PackSettings) -> bool:
+    """Whether images for validation are drawn at random."""
+    has_own = settings.split == "auto" and all(person.split for person in people)
+    return settings.split not in ("train", "val") and not has_own
+
+
 def _split(people: list[Person], settings: PackSettings) -> list[Person]:
     """Give every person a split, all people of an image the same."""
     if settings.split in ("train", "val"):
         return [replace(person, split=settings.split) for person in people]
-    if settings.split == "auto" and all(person.split for person in people):
+    if not _is_drawn(people, settings):
         return people
     names = sorted({person.image for person in people})
+    assert settings.val_images is not None, "chosen before"
     if settings.val_images >= len(names):
         raise ValueError(
             f"--val-images must be below the {len(names):,} images there are, "
-            f"got {settings.val_images:,}"
+            f"got {settings.val_images:,}; --split train or --split val takes all of them"
         )
     drawn = np.random.default_rng([settings.seed, 1]).permutation(len(names))
     held_out = {names[i] for i in drawn[: settings.val_images]}

@@ -100,8 +100,8 @@ class PackSettings:
     split: Literal["auto", "random", "train", "val"] = "auto"
     """Split of the people. auto: the source's own, else random images for validation.
     train, val: all people in that split."""
-    val_images: int = 500
-    """Images for validation in a random split."""
+    val_images: int | None = None
+    """Images for validation in a random split. None: 500, or a fifth where that is fewer."""
     people_per_shard: int = 512
     """People per shard, or a few more, since an image's people stay together. Training needs at
     least as many shards as workers."""
@@ -128,7 +128,7 @@ class PackSettings:
             ("max_pixels", 1),
         ):
             value = getattr(self, name)
-            require(value >= least, name, f"at least {least}", value)
+            require(value is None or value >= least, name, f"at least {least}", value)
         share = self.max_left_out
         require(0 <= share <= 1, "max_left_out", "from 0 to 1", share)
         if self.source == SYNTHETIC_NAME and self.head_boxes is not None:

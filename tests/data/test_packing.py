@@ -543,10 +543,22 @@ def test_training_images_are_shuffled_and_validation_images_are_not(tmp_path):
 
 def test_too_large_a_validation_split_is_refused(tmp_path):
     settings = made_dataset(tmp_path, val_images=8)
-    message = r"^--val-images must be below the 8 images there are, got 8$"
+    message = (
+        r"^--val-images must be below the 8 images there are, got 8; --split train or --split val "
+    )
     with pytest.raises(ValueError, match=message):
         plan_packing(settings)
     assert len(plan_packing(replace(settings, split="train")).jobs) == 3
+
+
+def test_a_fifth_of_few_images_validates_unless_a_number_is_given(tmp_path):
+    plan = plan_packing(made_dataset(tmp_path, 12, val_images=None))
+    assert sum(len(job.people) for job in plan.jobs if job.name.split == "val") == 2
+    assert "validation: 2 of 12 images, drawn at random (--val-images)" in plan.notes
+    # As given, so that a packed dataset is known again.
+    assert plan.fingerprint == plan_packing(made_dataset(tmp_path, 12, val_images=2)).fingerprint
+    with pytest.raises(ValueError, match="below the 1 images there are, got 1; --split train"):
+        plan_packing(made_dataset(tmp_path, 1, val_images=None))
 
 
 def test_a_file_with_a_split_of_its_own_keeps_it(tmp_path):

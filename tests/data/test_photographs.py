@@ -411,6 +411,28 @@ def test_links_to_the_folder_and_within_it_are_followed(tmp_path):
     assert find_photographs(tmp_path / "given", names).paths == {name: name for name in names}
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        # COCO's exports begin with the folder's name, DeepLabCut's tables with labeled-data.
+        ("train2017", "train2017/day/a.jpg"),
+        ("train2017", r"coco\train2017\day\a.jpg"),
+        ("pictures", "labeled-data/day/a.jpg"),
+        ("pictures", "labeled-data/pictures/day/a.jpg"),
+    ],
+)
+def test_what_follows_the_name_of_the_folder_is_found_in_it(tmp_path, folder, name):
+    made_folder(tmp_path / folder, "day/a.jpg")
+    assert find_photographs(tmp_path / folder, [name]).paths == {name: "day/a.jpg"}
+
+
+def test_a_frame_of_two_videos_is_not_one_picture(tmp_path):
+    made_folder(tmp_path, "frame_000003.png")
+    assert find_photographs(tmp_path, ["a.mp4#3"]).paths == {"a.mp4#3": "frame_000003.png"}
+    with pytest.raises(ValueError, match=r"'a.mp4#3' and 'b.mp4#3' would both be frame_000003"):
+        find_photographs(tmp_path, ["a.mp4#3", "b.mp4#3"])
+
+
 def test_two_absolute_paths_that_would_be_one_file_are_refused(tmp_path):
     made_folder(tmp_path, "a.jpg")
     with pytest.raises(ValueError, match=r"'/x/a.jpg' and '/y/a.jpg' would both be a.jpg"):

@@ -15,6 +15,9 @@ from pipeline.pose.person import frame_of
 # A path of Windows or POSIX that starts at a root, or a URL.
 _ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]|[A-Za-z][A-Za-z0-9+.-]*://")
 
+# The folder of a DeepLabCut project that its tables begin their paths with.
+_PROJECT = "labeled-data"
+
 # Missing names for which the nearest file is sought.
 _MOST_COMPARED = 20
 
@@ -34,7 +37,8 @@ class Found:
 def find_photographs(folder: Path, names: Iterable[str]) -> Found:
     """Find the files that annotations name, written with slashes or backslashes.
 
-    Of an absolute path or URL the end counts. Names are equal whatever their Unicode form, NFC or
+    Of an absolute path or URL the end counts, and of another path what follows the folder's own
+    name, or DeepLabCut's `labeled-data`. Names are equal whatever their Unicode form, NFC or
     NFD. Raises ValueError naming a file outside the folder, or two absolute paths that would be
     one file.
     """
@@ -46,19 +50,23 @@ def find_photographs(folder: Path, names: Iterable[str]) -> Found:
             missing.append(name)
         else:
             paths[name] = path
-    _check_absolute(folder, paths)
+    _check_ends(folder, paths)
     unused = listing.others(set(paths.values())) if missing else []
     nearest = {name: _nearest(name, unused) for name in missing[:_MOST_COMPARED]}
     return Found(paths=paths, missing=dict.fromkeys(missing) | nearest)
 
 
-def holds_photograph(folder: Path, names: Iterable[str]) -> bool:
-    """Whether any of the files that annotations name is below a folder, which is not listed."""
+def holds_photograph(folder: Path, names: Iterable[str], *, is_whole: bool) -> bool:
+    """Whether any of the files that annotations name is below a folder, which is not listed.
+
+    With `is_whole` files are there by their whole names, else by the ends of these too.
+    """
     return any(
         (folder / candidate).is_file()
-        for name in names
-        for candidate in _candidates(frame_of(name)[0])
+        for name, _ in map(frame_of, names)
+        for candidate in ([name] if is_whole else _candidates(name, folder))
         if ".." not in PurePosixPath(candidate).parts
+        and not (is_whole and _ABSOLUTE.match(candidate))
     )
 
 
@@ -88,7 +96,7 @@ class _Listing:
         return self._file_of(pictures[0].relative_to(self._folder).as_posix()) if pictures else None
 
     def _file_of(self, name: str) -> str | None:
-        candidates = list(_candidates(name))
+        candidates = list(_candidates(name, self._folder))
         for candidate in candidates:
             if self._inside(name, candidate).is_file():
                 return candidate
@@ -122,29 +130,41 @@ class _Listing:
         return {composed(path): path for path in self._all}
 
 
-def _candidates(name: str) -> Iterator[str]:
-    """Yield the paths that a name may mean, the likeliest first."""
+def _candidates(name: str, folder: Path) -> Iterator[str]:
+    """Yield the paths below a folder that a name may mean, the likeliest first."""
     if not _ABSOLUTE.match(name):
         yield str(PurePosixPath(name))
+        path = PurePosixPath(name.replace("\\", "/"))
         if "\\" in name:
-            yield str(PurePosixPath(name.replace("\\", "/")))
+            yield str(path)
+        for place, part in enumerate(path.parts[:-1]):
+            if (place == 0 and part == _PROJECT) or part == folder.absolute().name:
+                yield str(PurePosixPath(*path.parts[place + 1 :]))
         return
     parts = [part for part in re.split(r"[\\/]+", name) if part]
     for start in range(1, len(parts)) if len(parts) > 1 else [0]:
         yield str(PurePosixPath(*parts[start:]))
 
 
-def _check_absolute(folder: Path, paths: dict[str, str]) -> None:
-    """Raise ValueError if an absolute path and another name are one file."""
+def _check_ends(folder: Path, paths: dict[str, str]) -> None:
+    """Raise ValueError if a file that stands for the end of a path stands for another name too."""
     names = defaultdict(list)
     for name, path in paths.items():
         names[path].append(name)
     for path, same in names.items():
-        if len(same) > 1 and any(map(_ABSOLUTE.match, same)):
+        if len(same) > 1 and any(_is_end(name, path) for name in same):
             raise ValueError(
                 f"--images {folder}: {same[0]!r} and {same[1]!r} would both be {path}; expected "
                 "paths below the folder that tell them apart"
             )
+
+
+def _is_end(name: str, path: str) -> bool:
+    """Whether a file is found by the end of its name in the annotations, or by a frame's number."""
+    if _ABSOLUTE.match(name) or bool(frame_of(name)[1]) != bool(frame_of(path)[1]):
+        return True
+    parts = [PurePosixPath(one.replace("\\", "/")).parts for one in (name, path)]
+    return len(parts[1]) < len(parts[0])
 
 
 def _nearest(name: str, unused: list[str]) -> str | None:

@@ -45,7 +45,7 @@ def sleap_files(labels: Labels) -> Written:
         metadata = file.create_group("metadata")
         metadata.attrs["format_id"] = _FORMAT
         metadata.attrs["json"] = np.bytes_(json.dumps(_metadata(labels.joint_set)))
-        texts = [json.dumps({"filename": _first(b), "backend": b}).encode() for _, b in videos]
+        texts = [json.dumps({"filename": b["filename"], "backend": b}).encode() for _, b in videos]
         file["videos_json"] = np.array(texts, "S") if texts else np.zeros(0)
         file["tracks_json"] = file["suggestions_json"] = np.zeros(0)
         file["frames"] = np.array(frames, _FRAMES)
@@ -61,17 +61,15 @@ def _videos(labels: Labels) -> list[tuple[str, dict[str, Any]]]:
     photographs = labels.photographs
     if photographs:
         names = [str(labels.root / picture.name) for picture in photographs]
-        shape = [len(names), photographs[0].height, photographs[0].width, 3]
-        found.append(("", {"type": "ImageVideo", "filename": names, "shape": shape}))
+        height, width = photographs[0].height, photographs[0].width
+        sides = {"height_": height, "width_": width, "channels_": 3, "grayscale": False}
+        shape = [len(names), height, width, 3]
+        several = {"type": "ImageVideo", "filename": names[0], "filenames": names, "shape": shape}
+        found.append(("", several | sides))
     for name in labels.videos:
         backend = {"type": "MediaVideo", "filename": str(labels.root / name), "grayscale": False}
         found.append((name, backend))
     return found
-
-
-def _first(backend: dict[str, Any]) -> str:
-    name = backend["filename"]
-    return name if isinstance(name, str) else name[0]
 
 
 def _rows(labels: Labels, videos: list[str]) -> tuple[list[Any], list[Any], list[Any]]:

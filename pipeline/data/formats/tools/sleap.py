@@ -132,7 +132,8 @@ def _image(videos: dict[int, dict[str, Any]], video: int, frame: int, path: Path
     if video not in videos:
         raise ValueError(f"{path}: frame {frame} is of video {video}, which is not in videos_json")
     backend = videos[video]
-    filename = backend.get("filename") or backend.get("filenames")
+    # Of a sequence of pictures `filename` is the first one's.
+    filename = backend.get("filenames") or backend.get("filename")
     if isinstance(filename, list):
         if not 0 <= frame < len(filename):
             raise ValueError(f"{path}: video {video} has {len(filename)} pictures, no {frame}")

@@ -246,7 +246,7 @@ def _lines(
     count = 5 + joints * values
     known: set[str] = set()
     for number, line in enumerate(
-        text.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+        text.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1
     ):
         words = line.split()
         if not words:

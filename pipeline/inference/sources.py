@@ -8,12 +8,9 @@ from pathlib import Path
 
 from pipeline.data.photographs.header import SUFFIXES as PHOTOGRAPHS
 from pipeline.data.photographs.header import read_header
+from pipeline.data.photographs.video import SUFFIXES as VIDEOS
 from pipeline.io.parsing import composed, nearest_name
 
-VIDEOS = (
-    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
-    *(".ogv", ".webm", ".wmv"),
-)
 # Cameras' raw files and others that a reader of TIFF would take for their small preview.
 _UNREAD = (
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),

@@ -64,7 +64,9 @@ def image(name: str, *rects: dict) -> dict:
     }
 
 
-def write_release(path: Path, images: list[dict], is_training: list[int] | None = None) -> Path:
+def write_release(
+    path: Path, images: list[dict], is_training: list[int] | None = None, absent: str = ""
+) -> Path:
     flags = [1] * len(images) if is_training is None else is_training
     single = np.empty((len(images), 1), object)
     single[:] = [[NOTHING]] * len(images)
@@ -74,6 +76,7 @@ def write_release(path: Path, images: list[dict], is_training: list[int] | None 
         "version": "12",
         "single_person": single,
     }
+    release.pop(absent, None)
     scipy.io.savemat(path, {"RELEASE": release})
     return path
 
@@ -177,6 +180,11 @@ def test_a_bad_field_of_the_published_mpii_is_named_as_matlab_counts(tmp_path, c
     with pytest.raises(ValueError, match=re.escape("mpii.mat: annolist(2).annorect(2)")) as error:
         read_release(tmp_path, image("a.jpg"), image("b.jpg", rect(), rect(**change)))
     assert str(error.value).endswith(message)
+
+
+def test_without_img_train_all_images_are_for_training(tmp_path):
+    path = write_release(tmp_path / "mpii.mat", [image("a.jpg", rect())], absent="img_train")
+    assert len(read_mpii_mat(path).people) == 1
 
 
 def test_a_file_that_is_not_mpiis_release_is_refused(tmp_path):

@@ -388,12 +388,13 @@ def test_a_bad_annotation_of_coco_is_named(tmp_path, change, message):
     ("field", "value"),
     [("bbox", None), ("bbox", []), ("bbox", [0, 0, 0, 0]), ("bbox", [50, 60, 80, -1])],
 )
-def test_a_person_of_coco_without_a_box_is_framed_by_the_joints(tmp_path, field, value):
+def test_a_person_of_coco_without_a_box_has_that_of_the_joints(tmp_path, field, value):
     annotations = read_coco(coco_file(tmp_path / "a.json", {field: value}))
     [person] = annotations.people
     # Joints from (100, 200) to (116, 216): a square of 1.25 times 16 pixels.
-    assert (person.box, person.center, person.scale) == (None, (108.0, 208.0), 0.1)
-    assert annotations.notes[0] == "1 people have no box of a size: their joints frame them"
+    assert person.box == (100, 200, 16, 16)
+    assert (person.center, person.scale) == ((108.0, 208.0), 0.1)
+    assert annotations.notes[0] == "1 people have no box of a size: that of their joints stands in"
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,13 @@ def people(*rows: list[tuple[float, float] | None], **fields: object):
     ]
 
 
+def described(skeleton: Skeleton, seen: list):
+    return joint_set_of(skeleton, seen, [person.box is not None for person in seen])
+
+
 def test_a_skeleton_becomes_a_joint_set_that_is_described_line_by_line():
     seen = people([(0, 0), (1, 1), (2, 1), (30, 0)], [(0, 0), None, None, (40, 0)])
-    joint_set, lines = joint_set_of(MOUSE, seen)
+    joint_set, lines = described(MOUSE, seen)
     assert joint_set.name == "mouse-4"
     assert joint_set.joints == ("snout", "leftear", "rightear", "tail_base")
     assert joint_set.flip_pairs == ((1, 2),)
@@ -52,14 +56,14 @@ def test_a_skeleton_becomes_a_joint_set_that_is_described_line_by_line():
 def test_the_longest_pair_of_joints_that_most_people_have_is_the_normaliser():
     # Snout and tail are farthest apart, but only one of four people has both.
     row = [(0, 0), (5, 0), (0, 3), None]
-    joint_set, lines = joint_set_of(MOUSE, people(row, row, row, [(0, 0), None, None, (90, 0)]))
+    joint_set, lines = described(MOUSE, people(row, row, row, [(0, 0), None, None, (90, 0)]))
     assert joint_set.measures[0].segment == (1, 2)
     assert "which 75% of the people have" in lines[-1]
 
 
 def test_the_box_is_the_normaliser_where_most_people_have_one():
     row = [(0, 0), (5, 0), (0, 3), None]
-    joint_set, lines = joint_set_of(MOUSE, people(row, box=(0, 0, 9, 9)))
+    joint_set, lines = described(MOUSE, people(row, box=(0, 0, 9, 9)))
     assert joint_set.measures[0].key == "pck_box"
     assert lines[-1] == (
         "errors are divided by the longer side of the box, which 100% of the people have "
@@ -69,9 +73,7 @@ def test_the_box_is_the_normaliser_where_most_people_have_one():
 
 def test_the_torso_is_the_normaliser_where_the_names_have_one():
     skeleton = Skeleton(name="top", joints=("neck", "Left Shoulder", "Right-Shoulder", "RightHip"))
-    joint_set, _ = joint_set_of(
-        skeleton, people([(0, 0), (1, 1), (2, 1), (3, 9)], box=(0, 0, 9, 9))
-    )
+    joint_set, _ = described(skeleton, people([(0, 0), (1, 1), (2, 1), (3, 9)], box=(0, 0, 9, 9)))
     assert joint_set.measures[0].segment == (1, 3)
     assert joint_set.flip_pairs == ((1, 2),)
 
@@ -93,7 +95,7 @@ def test_the_torso_is_the_normaliser_where_the_names_have_one():
 )
 def test_flip_pairs_are_found_in_every_spelling(names, pairs):
     seen = people([(0, 0), (1, 1), (9, 9)])
-    joint_set, _ = joint_set_of(Skeleton(name="x", joints=(*names, "x")), seen)
+    joint_set, _ = described(Skeleton(name="x", joints=(*names, "x")), seen)
     assert list(joint_set.flip_pairs) == pairs
 
 
@@ -101,16 +103,16 @@ def test_flip_pairs_of_the_file_have_to_agree_with_the_names():
     skeleton = Skeleton(name="x", joints=("earL", "earR", "tail"), flip_pairs=((0, 2),))
     message = "flip_pairs lacks ['earL', 'earR'], which change places in a mirrored image"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        joint_set_of(skeleton, people([(0, 0), (1, 1), (9, 9)]))
+        described(skeleton, people([(0, 0), (1, 1), (9, 9)]))
     stated = Skeleton(name="x", joints=("a", "b", "c"), flip_pairs=((0, 2), (2, 0)))
-    joint_set, lines = joint_set_of(stated, people([(0, 0), (1, 1), (9, 9)]))
+    joint_set, lines = described(stated, people([(0, 0), (1, 1), (9, 9)]))
     assert joint_set.flip_pairs == ((0, 2),)
     assert lines[1] == "flip pairs of the file: a-c"
 
 
 def test_cocos_joints_in_their_order_are_the_known_set():
     spelled = tuple(name.title().replace("_", " ") for name in COCO.joints)
-    assert joint_set_of(Skeleton(name="person", joints=spelled), [])[0] is COCO
+    assert described(Skeleton(name="person", joints=spelled), [])[0] is COCO
 
 
 def test_joints_of_a_known_set_have_its_sigmas_in_any_order():

@@ -164,6 +164,34 @@ def test_joints_between_keyframes_of_cvat_are_interpolated(tmp_path):
     assert [person.visibility[3] for person in people] == [VISIBLE, VISIBLE, *[MISSING] * 3]
 
 
+def test_frames_of_a_video_in_cvats_format_for_images_are_the_videos(tmp_path):
+    path = FILES["cvat"](tmp_path / "in")
+    text = path.read_text().replace("<name>mice</name>", "<source>mice.mp4</source>")
+    path.write_text(text.replace('"a.png"', '"frame_000001"').replace('"b.png"', '"frame_000004"'))
+    sleap(tmp_path / "in")
+    people = people_of(found_in(path, tmp_path / "out"))
+    assert [person.image for person in people] == ["mice.mp4#1", "mice.mp4#4"]
+
+
+@pytest.mark.parametrize("index", ["0,1", "1,4"])
+def test_deeplabcuts_analysis_of_a_video_is_packed_where_that_is_asked(tmp_path, index):
+    sleap(tmp_path / "in/videos")
+    path = tmp_path / "in/videos/miceDLC_resnet50_mouseAug20shuffle1_30000.csv"
+    rows = [
+        "scorer" + ",DLC_resnet50" * 12,
+        "bodyparts," + ",".join(f"{name},{name},{name}" for name in JOINTS),
+        "coords" + ",x,y,likelihood" * 4,
+        *(f"{number}" + ",40.5,30.25,0.9" * 4 for number in index.split(",")),
+    ]
+    path.write_text("\n".join(rows))
+    with pytest.raises(ValueError, match="passed over were a tool's prediction, no label"):
+        found_in(path, tmp_path / "out")
+    people = people_of(found_in(path, tmp_path / "out", predictions=True))
+    assert [person.image for person in people] == [f"mice.mp4#{n}" for n in index.split(",")]
+    other = people_of(found_in(path, tmp_path / "out", predictions=True, images=tmp_path / "in"))
+    assert other[0].image == f"videos/mice.mp4#{index[0]}"
+
+
 def test_frames_that_a_tool_extracted_stand_in_for_their_video(tmp_path):
     path = sleap(tmp_path / "in")
     (tmp_path / "in/mice.mp4").unlink()

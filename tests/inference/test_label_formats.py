@@ -92,6 +92,10 @@ def test_yolo_counts_in_shares_of_the_picture():
     ]
     assert written.files["yolo/labels/film_000003.txt"] == b""
     assert "link or copy /birds/park to yolo/images" in written.notes[0]
+    # Ultralytics looks for labels below the last folder images of a picture's path.
+    within = yolo_files(labels(picture("day/images/a.jpg")))
+    assert "yolo/images/day/labels/a.txt" in within.files
+    assert "copy the pictures of /birds/park to yolo/images" in within.notes[0]
 
 
 def test_deeplabcut_has_a_table_a_folder_and_one_a_video():
@@ -117,6 +121,12 @@ def test_deeplabcut_names_individuals_where_there_are_several():
     rows = list(csv.reader(io.StringIO(files[_collected("day")].decode())))
     assert rows[1] == ["individuals", *["individual1"] * 6, *["individual2"] * 6]
     assert rows[5] == ["labeled-data/day/b.jpg", "20.0", "10.0", "60.0", "50.0", *[""] * 8]
+
+
+def test_deeplabcut_tells_folders_of_one_name_apart():
+    names = ("day/a.jpg", "old/day/a.jpg", "night/a.jpg")
+    files = deeplabcut_files(labels(*map(picture, names))).files
+    assert list(files) == [_collected("park-day"), _collected("park-old-day"), _collected("night")]
 
 
 def _collected(folder: str) -> str:
@@ -147,6 +157,15 @@ def test_cvat_has_skeletons_of_points():
     ]
     frames = ElementTree.fromstring(files["cvat/film.xml"]).iter("image")
     assert [frame.get("name") for frame in frames] == ["frame_000003"]
+    assert ElementTree.fromstring(files["cvat/film.xml"]).findtext("meta/task/source") == "film.mp4"
+    # The editor's drawing of the skeleton has a line for each limb.
+    drawing = ElementTree.fromstring(f"<svg>{root.findtext('meta/task/labels/label/svg')}</svg>")
+    nodes = [
+        (line.get("data-node-from"), line.get("data-node-to")) for line in drawing.iter("line")
+    ]
+    assert nodes == [("1", "2"), ("1", "3")]
+    names = [node.get("data-label-name") for node in drawing.iter("circle")]
+    assert names == ["beak", "left_wing", "right_wing"]
 
 
 def test_label_studio_counts_in_percent_and_leaves_frames_out():
@@ -175,7 +194,8 @@ def test_sleap_has_predicted_instances_on_photographs_and_videos():
         frames, instances = file["frames"][:], file["instances"][:]
         points = file["pred_points"][:]
         metadata = json.loads(bytes(file["metadata"].attrs["json"]))
-    assert videos[0]["backend"]["filename"] == ["/birds/park/day/a.jpg"]
+    assert videos[0]["backend"]["filename"] == "/birds/park/day/a.jpg"
+    assert videos[0]["backend"]["filenames"] == ["/birds/park/day/a.jpg"]
     assert videos[1]["backend"]["filename"] == "/birds/park/film.mp4"
     assert frames["video"].tolist() == [0, 1]
     assert frames["frame_idx"].tolist() == [0, 3]

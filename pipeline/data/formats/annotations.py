@@ -180,6 +180,18 @@ def person_of(
     )
 
 
+def box_of_joints(
+    joints: Float[np.ndarray, "joint 2"], states: Int64[np.ndarray, " joint"]
+) -> tuple[float, float, float, float] | None:
+    """Return the box (left, top, width, height) of the annotated joints; None if it has no size."""
+    annotated = joints[states != Visibility.MISSING]
+    if not len(annotated):
+        return None
+    left, top = annotated.min(axis=0).tolist()
+    width, height = (annotated.max(axis=0) - (left, top)).tolist()
+    return (left, top, width, height) if width > 0 and height > 0 else None
+
+
 def frame_joints(
     joints: Float[np.ndarray, "joint 2"], states: Int64[np.ndarray, " joint"]
 ) -> tuple[Point, float]:

@@ -36,7 +36,9 @@ def read_mpii_mat(path: Path) -> Annotations:
     """
     release = entry(read_mat(path, as_structs=True), "RELEASE", str(path))
     images = elements(_field(release, "annolist", f"{path}: RELEASE"))
-    is_training = elements(_field(release, "img_train", f"{path}: RELEASE"))
+    # Tools that write this format leave it away.
+    trains = _optional(release, "img_train")
+    is_training = [True] * len(images) if trains is None else elements(trains)
     if len(images) != len(is_training):
         raise ValueError(
             f"{path}: img_train has {len(is_training)} values, expected {len(images)}, "
@@ -44,8 +46,8 @@ def read_mpii_mat(path: Path) -> Annotations:
         )
     people: list[Person] = []
     skipped: Counter[str] = Counter()
-    for number, (image, trains) in enumerate(zip(images, is_training, strict=True), start=1):
-        for result in _read_image(image, bool(trains), f"{path}: annolist({number})"):
+    for number, (image, is_one) in enumerate(zip(images, is_training, strict=True), start=1):
+        for result in _read_image(image, bool(is_one), f"{path}: annolist({number})"):
             if isinstance(result, Person):
                 people.append(result)
             else:

@@ -7,6 +7,11 @@ import cv2
 
 from pipeline.data.shards.crop import ImageRGBA
 
+SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+    *(".ogv", ".webm", ".wmv"),
+)
+
 
 class Video:
     """A video file, upright as players show it. Raises ValueError if it can't be opened.

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -15,11 +16,8 @@ def deeplabcut_files(labels: Labels) -> Written:
     Where a picture has more than one person the header names individuals, as in projects of
     several animals. A missing joint's cells are empty.
     """
-    folders: dict[str, list[Picture]] = {}
-    for picture in labels.photographs:
-        parent = PurePosixPath(picture.name).parent.name or labels.root.name
-        folders.setdefault(parent, []).append(picture)
     files = {}
+    folders = _folders(labels)
     for folder, pictures in folders.items():
         rows = [(_index(folder, picture), picture) for picture in pictures]
         name = f"labeled-data/{folder}/CollectedData_{labels.author}.csv"
@@ -30,6 +28,19 @@ def deeplabcut_files(labels: Labels) -> Written:
         files[f"deeplabcut/{name}"] = _table(labels, rows, ("x", "y", "likelihood"))
     note = "deeplabcut: copy the files into the project, then run deeplabcut.convertcsv2h5"
     return Written(files=files, notes=[note] if folders else [])
+
+
+def _folders(labels: Labels) -> dict[str, list[Picture]]:
+    """Group photographs by their folder; folders of one name are called by their paths."""
+    parents: dict[PurePosixPath, list[Picture]] = {}
+    for picture in labels.photographs:
+        parents.setdefault(PurePosixPath(picture.name).parent, []).append(picture)
+    names = Counter(parent.name or labels.root.name for parent in parents)
+    found = {}
+    for parent, pictures in parents.items():
+        name = parent.name or labels.root.name
+        found["-".join((labels.root.name, *parent.parts)) if names[name] > 1 else name] = pictures
+    return found
 
 
 def _index(folder: str, picture: Picture) -> str:

@@ -34,13 +34,11 @@ def label_studio_files(labels: Labels) -> Written:
             f"label-studio: {frames:,} frames of videos are left out, since it labels keypoints "
             "in photographs only"
         )
-    return Written(
-        files={
-            "label_studio/tasks.json": (json.dumps(tasks, indent=1) + "\n").encode(),
-            "label_studio/config.xml": _config(labels.joint_set),
-        },
-        notes=notes,
-    )
+    files = {
+        "label_studio/tasks.json": (json.dumps(tasks, indent=1) + "\n").encode(),
+        "label_studio/config.xml": _config(labels.joint_set),
+    }
+    return Written(files=files if tasks else {}, notes=notes)
 
 
 def _task(picture: Picture, labels: Labels) -> dict[str, Any]:

@@ -22,6 +22,8 @@ Element = ElementTree.Element
 _MOST_FRAMES = 2_000_000
 _EDGE = re.compile(r"<line\b[^>]*>")
 _NODE = re.compile(r"<circle\b[^>]*>")
+# The name that CVAT gives a video's frame in its format for images.
+_FRAME = re.compile(r"frame_(\d{6,12})", re.ASCII)
 
 
 def read_cvat(files: AnnotationFiles) -> Annotations:
@@ -37,8 +39,9 @@ def read_cvat(files: AnnotationFiles) -> Annotations:
     skeletons = _skeletons(root, path)
     skipped: Counter[str] = Counter()
     figures: list[Figure] = []
+    video = root.findtext("meta/task/source") or root.findtext("meta/source") or ""
     for image in root.iter("image"):
-        figures += _of_image(image, skeletons, skipped, path)
+        figures += _of_image(image, skeletons, skipped, path, video)
     notes = []
     tracks = [track for track in root.findall("track") if track.find("skeleton") is not None]
     skipped.update(
@@ -138,11 +141,13 @@ def _value(tag: str, name: str) -> str:
 
 
 def _of_image(
-    image: Element, skeletons: Mapping[str, Skeleton], skipped: Counter[str], path: Path
+    image: Element, skeletons: Mapping[str, Skeleton], skipped: Counter[str], path: Path, video: str
 ) -> Iterator[Figure]:
     name = image.get("name", "")
     if not name.strip():
         raise ValueError(f"{path}: image {image.get('id')} has no name, expected its path")
+    if video and (frame := _FRAME.fullmatch(name)):
+        name = f"{video}#{int(frame[1])}"
     where = f"{path}: image {name}"
     sides = [image.get(side) for side in ("width", "height")]
     size = None

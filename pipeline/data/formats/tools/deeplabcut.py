@@ -3,9 +3,10 @@
 import csv
 import io
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
 from pipeline.data.formats.tools.yaml_files import read_yaml
+from pipeline.data.photographs.video import SUFFIXES as VIDEOS
 from pipeline.io.hdf5 import Hdf5File, as_text
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
@@ -25,6 +27,7 @@ _CONFIG = "config.yaml"
 # The individual that has the body parts which an image shows once.
 _UNIQUE = "single"
 _NOTHING = ("", "nan", "na")
+_WHOLE = re.compile(r"\d{1,12}", re.ASCII)
 # Above a file's folder: labeled-data/VIDEO lies two below the project.
 _PROJECT_ABOVE = 2
 
@@ -35,9 +38,10 @@ def read_deeplabcut(files: AnnotationFiles) -> Annotations:
     Of a folder with both the CSV is read. Pixels are 0-based; an empty x and y are missing.
     Individuals of several animals are people, and body parts that an image shows once belong to a
     person of their own, `single`. The project's config.yaml has the limbs. Tables with likelihoods
-    are the tool's predictions. Raises ValueError naming file, row, column and value.
+    are the tool's predictions, those whose index numbers frames of the video VIDEO in a file
+    VIDEODLC_*. Raises ValueError naming file, row, column and value.
     """
-    tables = [_read(path) for path in _paths(files.annotations)]
+    tables = [_of_video(_read(path), files.images) for path in _paths(files.annotations)]
     config = _config(files.annotations)
     skipped: Counter[str] = Counter()
     figures: list[Figure] = []
@@ -180,6 +184,26 @@ def _point(table: _Table, row: int, individual: str, part: str) -> tuple[float, 
             "numbers, or nothing in both"
         )
     return x, y
+
+
+def _of_video(table: _Table, folder: Path | None) -> _Table:
+    """Name the frames of a video's analysis, whose index has their numbers, VIDEO#NUMBER."""
+    if not (table.likelihood and all(_WHOLE.fullmatch(image) for image in table.images)):
+        return table
+    root, stem = folder or table.path.parent, table.path.stem
+    videos = [
+        path.relative_to(root).as_posix()
+        for path in (root.rglob("*") if folder else root.glob("*"))
+        if path.suffix.lower() in VIDEOS
+        and (path.stem == stem or stem.startswith(f"{path.stem}DLC"))
+    ]
+    first = stem.find("DLC", 1)
+    name = (
+        max(videos, key=lambda video: len(Path(video).stem))
+        if videos
+        else (f"{stem[:first] if first > 0 else stem}.mp4")
+    )
+    return replace(table, images=[f"{name}#{image}" for image in table.images])
 
 
 def _read(path: Path) -> _Table:
@@ -336,6 +360,8 @@ def _column(file: Hdf5File, name: Sequence[str]) -> tuple[str, str, str]:
 
 
 def _texts(file: Hdf5File, values: np.ndarray) -> list[str]:
+    if values.dtype.kind in "iu" and values.ndim == 1:
+        return list(map(str, values.tolist()))
     if values.dtype.kind not in "SUO" or values.ndim != 1:
         raise ValueError(
             f"{file.path}: {_KEY} has an index of type {values.dtype}, expected text; convert the "

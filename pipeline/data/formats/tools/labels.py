@@ -7,7 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.formats.annotations import Annotations, frame_joints, image_counter, person_of
+from pipeline.data.formats.annotations import (
+    Annotations,
+    box_of_joints,
+    frame_joints,
+    image_counter,
+    person_of,
+)
 from pipeline.data.formats.tools.skeleton import Skeleton, joint_set_of, some
 from pipeline.io.parsing import did_you_mean
 from pipeline.pose.geometry import frame_box
@@ -61,10 +67,10 @@ class Labels:
 def annotations_of(labels: Labels, files: AnnotationFiles) -> Annotations:
     """Make people of figures, with the joint set of their category or of `files.joint_set`.
 
-    The frame is a square a quarter wider than the box's longer side, or where there is no box than
-    the labelled joints. Figures of another category than `files.category`, without a labelled
-    joint, or with one and no box, are skipped. Raises ValueError where categories differ in their
-    joints and none is chosen, and naming a joint that is unknown.
+    The frame is a square a quarter wider than the box's longer side; where there is no box, that of
+    the labelled joints stands in. Figures of another category than `files.category`, without a
+    labelled joint, or with one and no box, are skipped. Raises ValueError where categories differ
+    in their joints and none is chosen, and naming a joint that is unknown.
     """
     skipped = Counter(labels.skipped)
     figures, skeleton = _chosen(labels, files, skipped)
@@ -75,12 +81,14 @@ def annotations_of(labels: Labels, files: AnnotationFiles) -> Annotations:
         left = [name for name in skeleton.joints if name not in names]
         if left:
             notes.append(f"joints that {files.joint_set} lacks are left out: {some(left)}")
-    people = _people(figures, labels, names, joint_file, skipped, files.annotations)
-    without_box = sum(person.box is None for person in people)
+    people, has_box = _people(figures, labels, names, joint_file, skipped, files.annotations)
+    without_box = has_box.count(False)
     if without_box:
-        notes.append(f"{without_box:,} people have no box of a size: their joints frame them")
+        notes.append(
+            f"{without_box:,} people have no box of a size: that of their joints stands in"
+        )
     if joint_file is None:
-        joint_set, about = joint_set_of(skeleton, people)
+        joint_set, about = joint_set_of(skeleton, people, has_box)
     else:
         joint_set, about = joint_file.joint_set, [f"joint set of {files.joint_set}"]
     return Annotations(
@@ -182,9 +190,12 @@ def _people(
     joint_file: JointFile | None,
     skipped: Counter[str],
     where: Path,
-) -> list[Person]:
-    """Make a person of each figure that can be framed, its joints in the order of `names`."""
-    people, number_in = [], image_counter()
+) -> tuple[list[Person], list[bool]]:
+    """Make a person of each figure that can be framed, its joints in the order of `names`.
+
+    Return also whether each has a box of its own.
+    """
+    people, has_box, number_in = [], [], image_counter()
     places = {
         category: _places(skeleton.joints, names) for category, skeleton in labels.skeletons.items()
     }
@@ -202,6 +213,7 @@ def _people(
         center, scale = (
             frame_box(figure.box) if figure.box is not None else frame_joints(joints, states)
         )
+        has_box.append(figure.box is not None)
         people.append(
             person_of(
                 joints,
@@ -210,13 +222,13 @@ def _people(
                 person=number_in(figure.image),
                 center=center,
                 scale=scale,
-                box=figure.box,
+                box=figure.box or box_of_joints(joints, states),
                 image_size=figure.image_size,
                 split=figure.split,
                 area=figure.area,
             )
         )
-    return people
+    return people, has_box
 
 
 def _check_pixels(figure: Figure, skeleton: Skeleton, where: Path) -> None:

@@ -29,8 +29,8 @@ class Skeleton:
     """Joints as a file names them, with limbs by their numbers.
 
     `flip_pairs` are None where the file doesn't state them; `sigmas` are empty then. `is_named` is
-    false where the file has no names. Raises
-    ValueError for a name that is empty or there twice, and for a number that is no joint's.
+    false where the file has no names. Raises ValueError for a name that is empty or there twice,
+    and for a number that is no joint's.
     """
 
     name: str
@@ -56,8 +56,12 @@ class Skeleton:
                     )
 
 
-def joint_set_of(skeleton: Skeleton, people: Sequence[Person]) -> tuple[JointSet, list[str]]:
+def joint_set_of(
+    skeleton: Skeleton, people: Sequence[Person], has_box: Sequence[bool]
+) -> tuple[JointSet, list[str]]:
     """Make the joint set of a skeleton, and lines that describe it.
+
+    `has_box` tells which people have a box in the file.
 
     COCO's 17 joints, in their order and any spelling, are the known set. Mirror pairs that the file
     doesn't state are those of names that differ in left and right alone. The normaliser is the
@@ -69,9 +73,11 @@ def joint_set_of(skeleton: Skeleton, people: Sequence[Person]) -> tuple[JointSet
     names = joint_names(skeleton.joints)
     stated = skeleton.flip_pairs is not None
     pairs = skeleton.flip_pairs if skeleton.flip_pairs is not None else side_pairs(skeleton.joints)
-    measure, share = _measure(names, people)
+    measure, share = _measure(names, people, has_box)
+    # Written to a tool's file and read again, the name stays.
+    word = (_word(skeleton.name) or "joints").removesuffix(f"-{len(names)}")
     joint_set = JointSet(
-        name=f"{_word(skeleton.name) or 'joints'}-{len(names)}",
+        name=f"{word}-{len(names)}",
         joints=names,
         flip_pairs=tuple(_once(pairs)),
         limbs=tuple(_once(skeleton.limbs)),
@@ -113,13 +119,15 @@ def _once(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(ordered.values())[::-1]
 
 
-def _measure(names: Sequence[str], people: Sequence[Person]) -> tuple[Measure, float]:
+def _measure(
+    names: Sequence[str], people: Sequence[Person], has_box: Sequence[bool]
+) -> tuple[Measure, float]:
     """Choose what errors are divided by; return it with the share of people who have it."""
     step = -(-len(people) // _LOOKED_AT) or 1
     seen = people[::step]
     annotated = np.array([person.visibility for person in seen]) != Visibility.MISSING
     joints = np.array([person.joints for person in seen], np.float64)
-    boxes = float(np.mean([person.box is not None for person in seen])) if seen else 0.0
+    boxes = float(np.mean(has_box)) if has_box else 0.0
     plain = list(map(plain_name, names))
     if {"leftshoulder", "righthip"} <= set(plain):
         torso = plain.index("leftshoulder"), plain.index("righthip")

@@ -91,11 +91,10 @@ def test_yolo_counts_in_shares_of_the_picture():
         *(0.1, 0.1, 2, 0.3, 0.5, 1, 0, 0, 0),
     ]
     assert written.files["yolo/labels/film_000003.txt"] == b""
-    assert "link or copy /birds/park to yolo/images" in written.notes[0]
+    assert "copy the pictures in /birds/park to yolo/images" in written.notes[0]
     # Ultralytics looks for labels below the last folder images of a picture's path.
     within = yolo_files(labels(picture("day/images/a.jpg")))
     assert "yolo/images/day/labels/a.txt" in within.files
-    assert "copy the pictures of /birds/park to yolo/images" in within.notes[0]
 
 
 def test_deeplabcut_has_a_table_a_folder_and_one_a_video():

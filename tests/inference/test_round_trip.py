@@ -1,6 +1,7 @@
 """Labels that are written for each tool, and packed again from its file."""
 
 import os
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,12 @@ import cv2
 import numpy as np
 import pytest
 from factories import BIRD
+from PIL import Image
+from PIL.ExifTags import Base
 
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.registry import read_annotations, recognise
+from pipeline.data.packing_plan import plan_packing
 from pipeline.data.photographs.files import find_photographs
 from pipeline.data.photographs.header import read_header
 from pipeline.inference.formats.coco import coco_files
@@ -19,11 +23,14 @@ from pipeline.inference.formats.cvat import cvat_files
 from pipeline.inference.formats.deeplabcut import deeplabcut_files
 from pipeline.inference.formats.label_studio import label_studio_files
 from pipeline.inference.formats.labels import LabelledPerson, Labels, Picture
+from pipeline.inference.formats.registry import FORMATS
 from pipeline.inference.formats.sleap import sleap_files
+from pipeline.inference.formats.tables import Results
 from pipeline.inference.formats.yolo import yolo_files
+from pipeline.inference.results import Estimate, FoundPerson
 from pipeline.pose.joint_set import JointSet
 from pipeline.pose.person import Person, frame_of
-from pipeline.settings.packing import AnnotationFiles
+from pipeline.settings.packing import AnnotationFiles, PackSettings
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ TOOLS = {
     "cvat": Tool(cvat_files, "cvat/annotations.xml", occluded=True, limbs=True),
     "label-studio": Tool(label_studio_files, "label_studio/tasks.json", box=True, frames=False),
 }
+ORIENTATION = Base.Orientation
 # Of many people some.
 MOST = 30
 
@@ -243,6 +251,52 @@ def test_what_is_written_for_a_tool_is_read_again(tmp_path, name, pictures):
         assert not tool.write(labels).files
         return
     check_round_trip(tool, labels, tmp_path / "out")
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("name", TOOLS)
+def test_predictions_on_a_turned_photograph_are_packed_where_they_were_found(
+    tmp_path, name, orientation
+):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    (tmp_path / "birds").mkdir()
+    Image.new("RGB", (200, 100)).save(tmp_path / "birds/a.jpg", exif=exif)
+    width, height = (200, 100) if orientation == 3 else (100, 200)
+    found = FoundPerson(
+        joints=[[20.25, 90.5, 0.9], [60.125, 50.0, 0.5], [90.0, 12.5, 0.1]],
+        center=[50.0, 50.0],
+        scale=0.5,
+    )
+    results = Results(
+        joint_set=BIRD,
+        model={},
+        estimates=[
+            Estimate(
+                file=str(tmp_path / "birds/a.jpg"),
+                size=1,
+                modified_ns=1,
+                width=width,
+                height=height,
+                people=[found],
+            )
+        ],
+        failures=[],
+        boxes=None,
+        notes={},
+    )
+    out = tmp_path / "out"
+    for file, content in FORMATS[name](results).files.items():
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        (out / file).write_bytes(content)
+    images = tmp_path / "birds"
+    if name == "yolo-pose":
+        shutil.copytree(images, out / "yolo/images")
+        images = out / "yolo"
+    settings = {"source": str(out / TOOLS[name].file), "images": images, "predictions": True}
+    plan = plan_packing(PackSettings(**settings, out=tmp_path / "packed", split="train"))
+    [person] = [person for job in plan.jobs for person in job.people]
+    np.testing.assert_allclose(person.joints, np.array(found.joints)[:, :2], atol=0.01)
 
 
 GENUINE = {

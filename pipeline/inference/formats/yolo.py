@@ -37,9 +37,7 @@ def yolo_files(labels: Labels) -> Written:
         files[f"yolo/{_name(picture)}.txt"] = "".join(f"{row}\n" for row in rows)
     notes = []
     if labels.photographs:
-        is_within = any(name.startswith("yolo/images/") for name in files)
-        how = "copy the pictures of" if is_within else "link or copy"
-        notes.append(f"yolo: {how} {labels.root} to yolo/images, beside yolo/labels")
+        notes.append(f"yolo: copy the pictures in {labels.root} to yolo/images, beside yolo/labels")
     outside = sum(
         int((_is_outside(person, picture) & (person.states != Visibility.MISSING)).sum())
         for picture in labels.pictures

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Head of a column of differences.
 _MORE = "vs first"
+# Average precision by object keypoint similarity.
+OKS_AP = "OKS AP"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +100,16 @@ def table(compared: "Comparison") -> "pd.DataFrame":
     """Return a row for each percentage, a column for each run, and its gain over the first."""
     import pandas as pd
 
-    rows = [_percentages(scores) for scores in compared.scores]
+    rows = [
+        _percentages(scores) | ({OKS_AP: found.ap} if found else {})
+        for scores, found in zip(compared.scores, compared.precisions, strict=True)
+    ]
     columns = {compared.runs[0].name: rows[0]}
     for one, row in zip(compared.runs[1:], rows[1:], strict=True):
         columns[one.name] = row
-        columns[f"{one.name} {_MORE}"] = {name: row[name] - rows[0][name] for name in row}
+        columns[f"{one.name} {_MORE}"] = {
+            name: row[name] - rows[0][name] for name in row if name in rows[0]
+        }
     return pd.DataFrame(columns)
 
 
@@ -130,7 +137,9 @@ def sentences(compared: "Comparison") -> list[str]:
 
     first, *others = compared.runs
     lines = [f"{one.name}: epoch {one.epoch}, {len(one.results):,} people" for one in compared.runs]
-    for other, differences in zip(others, compared.differences, strict=True):
+    for other, differences, by_oks in zip(
+        others, compared.differences, compared.precision_differences, strict=True
+    ):
         people, both = differences[0].people, (len(first.results), len(other.results))
         if people < max(both):
             lines.append(
@@ -138,6 +147,8 @@ def sentences(compared: "Comparison") -> list[str]:
                 f"{both[1]:,} people; the intervals are of these alone"
             )
         lines += [d.sentence(other.name, first.name, compared.measure.title) for d in differences]
+        if by_oks:
+            lines.append(by_oks.sentence(other.name, first.name, OKS_AP))
         if 1 < differences[0].clusters < FEW:
             lines.append(
                 f"note: {differences[0].drawn} are few: the interval holds the true difference in "
@@ -157,6 +168,7 @@ def content(compared: "Comparison") -> dict[str, Any]:
     from pipeline.evaluation.comparison import PERCENT, RESAMPLES
 
     differences = ((), *compared.differences)
+    by_oks = (None, *compared.precision_differences)
     return {
         "measure": compared.measure.key,
         "settings": compared.settings,
@@ -169,8 +181,17 @@ def content(compared: "Comparison") -> dict[str, Any]:
                 "people": len(one.results),
                 "scores": scores.as_dict(),
                 "differences": [asdict(d) | {"is_resolved": d.is_resolved} for d in more],
+                "oks": precision.as_dict() if precision else {},
+                "oks_difference": asdict(gain) | {"is_resolved": gain.is_resolved} if gain else {},
             }
-            for one, scores, more in zip(compared.runs, compared.scores, differences, strict=True)
+            for one, scores, more, precision, gain in zip(
+                compared.runs,
+                compared.scores,
+                differences,
+                compared.precisions,
+                by_oks,
+                strict=True,
+            )
         ],
     }
 

@@ -13,14 +13,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 
 from pipeline.evaluation.metrics import THRESHOLDS, Scores, scores
+from pipeline.evaluation.oks import (
+    AveragePrecision,
+    average_precision,
+    matches_of,
+    precision_of,
+    resampled_precision,
+)
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.settings import Settings
 
 RESAMPLES = 10_000
+# Average precision takes a thousand times as long as a percentage.
+PRECISION_RESAMPLES = 1_000
 PERCENT = 95
 # Fewer clusters give an interval that is too short.
 FEW = 100
@@ -47,11 +56,11 @@ class ComparedRun:
 class Difference:
     """A run's pooled percentage at a threshold minus the first run's, in points.
 
-    It is over the `people` of both runs; `low` and `high` are the ends of its interval, drawn from
-    `clusters` images or videos.
+    Without a threshold it is of the average precision. It is over the `people` of both runs; `low`
+    and `high` are the ends of its interval, drawn from `clusters` images or videos.
     """
 
-    threshold: float
+    threshold: float | None
     people: int
     unit: Unit
     clusters: int
@@ -79,18 +88,25 @@ class Difference:
         interval = f"{PERCENT}% interval {self.low:+.2f} to {self.high:+.2f} over {self.drawn}"
         if self.clusters == 1:
             interval = f"a single {self.unit} is no evidence"
-        return f"{title}@{self.threshold:g}: {finding}, {interval}"
+        at = "" if self.threshold is None else f"@{self.threshold:g}"
+        return f"{title}{at}: {finding}, {interval}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Runs by the measure of the first: scores of all, and the others' differences from it."""
+    """Runs by the measure of the first: scores of all, and the others' differences from it.
+
+    `precisions` are the runs' average precision by OKS, and `precision_differences` the others'
+    from the first's; None where people have no areas, or the joint set no sigmas.
+    """
 
     runs: tuple[ComparedRun, ...]
     measure: Measure
     settings: dict[str, list[Any]]
     scores: tuple[Scores, ...]
     differences: tuple[tuple[Difference, ...], ...]
+    precisions: tuple[AveragePrecision | None, ...]
+    precision_differences: tuple[Difference | None, ...]
 
 
 def compare(runs: Sequence[ComparedRun], unit: Unit = "image") -> Comparison:
@@ -111,6 +127,10 @@ def compare(runs: Sequence[ComparedRun], unit: Unit = "image") -> Comparison:
         settings=differing([one.settings for one in runs]),
         scores=tuple(scores(one.results.counts(measure), joint_set, measure) for one in runs),
         differences=tuple(_differences(first, other, joint_set, measure, unit) for other in others),
+        precisions=tuple(precision_of(one.results, joint_set) for one in runs),
+        precision_differences=tuple(
+            _precision_difference(first, other, joint_set, unit) for other in others
+        ),
     )
 
 
@@ -151,6 +171,38 @@ def _differences(
             )
         )
     return tuple(found)
+
+
+def _precision_difference(
+    first: ComparedRun, other: ComparedRun, joint_set: JointSet, unit: Unit
+) -> Difference | None:
+    """Return the difference of average precision over the people of both runs."""
+    people = _same_people(first, other)
+    left, right = (matches_of(results, joint_set) for results in people)
+    if left is None or right is None:
+        return None
+    # Groups are the images in the order of their names, of which a cluster has one or more.
+    keys = people[0].keys
+    _, places = np.unique(clusters_of(keys, "image"), return_index=True)
+    _, clusters = np.unique(clusters_of(keys, unit)[places], return_inverse=True)
+    count = int(clusters.max()) + 1
+    points = average_precision(right).ap - average_precision(left).ap
+    low, high = -100.0, 100.0
+    if count > 1:
+        random = np.random.default_rng(_SEED)
+        drawn = random.multinomial(count, np.full(count, 1 / count), PRECISION_RESAMPLES)
+        weights = drawn[:, clusters]
+        gained = resampled_precision(right, weights) - resampled_precision(left, weights)
+        low, high = _ends(gained, count)
+    return Difference(
+        threshold=None,
+        people=len(people[0]),
+        unit=unit,
+        clusters=count,
+        points=points,
+        low=low,
+        high=high,
+    )
 
 
 def clusters_of(keys: Sequence[str], unit: Unit) -> Int64[np.ndarray, " person"]:
@@ -221,9 +273,6 @@ def interval(
     `annotated` the number of joints that count, above 0. People of equal `clusters` are drawn
     together. A single cluster says nothing: its interval is all that a percentage can differ by.
     """
-    # It takes most of a second to load, and every training looks checkpoints up beside this.
-    from scipy import stats
-
     points = 100 * float(gained.sum() / annotated.sum())
     _, rows = np.unique(clusters, return_inverse=True)
     count = int(rows.max()) + 1
@@ -235,8 +284,16 @@ def interval(
     random = np.random.default_rng(_SEED)
     drawn = random.multinomial(count, alike / count, RESAMPLES)
     resampled = 100 * (drawn @ kinds[0]) / (drawn @ kinds[1])
+    return points, *_ends(resampled, count)
+
+
+def _ends(resampled: Float[np.ndarray, " resample"], count: int) -> tuple[float, float]:
+    """Return the ends of the interval of a statistic that was resampled from `count` clusters."""
+    # It takes most of a second to load, and every training looks checkpoints up beside this.
+    from scipy import stats
+
     # A resample spreads less than the sample by (n - 1) / n, and its tails are those of a normal.
     quantile = stats.t.ppf((100 - PERCENT) / 200, count - 1) * np.sqrt(count / (count - 1))
     tail = float(stats.norm.cdf(quantile))
     low, high = np.quantile(resampled, [tail, 1 - tail]).tolist()
-    return points, low, high
+    return low, high

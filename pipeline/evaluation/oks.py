@@ -162,8 +162,32 @@ def average_precision(
     """Compute COCO's ten numbers; `weights` is how often each group counts, by default once."""
     if weights is None:
         weights = np.ones(len(matches.groups), np.int64)
+    return AveragePrecision.of(*_precision_recall(matches, weights))
+
+
+def resampled_precision(
+    matches: Matches, weights: Int64[np.ndarray, "resample group"]
+) -> Float[np.ndarray, " resample"]:
+    """Return the average precision over people of all sizes of each resample of the groups."""
+    of_all = Matches(
+        groups=matches.groups,
+        people=matches.people[:1],
+        group=matches.group,
+        correct=matches.correct[:1],
+        ignored=matches.ignored[:1],
+    )
+    with np.errstate(invalid="ignore"):
+        return np.array([100 * _precision_recall(of_all, row)[0].mean() for row in weights])
+
+
+def _precision_recall(
+    matches: Matches, weights: Int64[np.ndarray, " group"]
+) -> tuple[
+    Float[np.ndarray, "category area similarity"], Float[np.ndarray, "category area similarity"]
+]:
+    """Return mean precision and greatest recall; NaN where nobody should be found."""
     categories = np.unique(matches.groups[:, 1])
-    shape = len(categories), len(AREAS), len(SIMILARITIES)
+    shape = len(categories), len(matches.people), len(SIMILARITIES)
     precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)
     for number, category in enumerate(categories):
         inside = matches.groups[:, 1] == category
@@ -183,11 +207,20 @@ def average_precision(
                 places = np.searchsorted(row, _RECALLS)
                 precision[number, area, at] = exact[area, at, places].mean()
             recall[number, area] = reached[:, -1] if reached.shape[1] else 0
-    return AveragePrecision.of(precision, recall)
+    return precision, recall
 
 
 def precision_of(results: PersonResults, joint_set: JointSet) -> AveragePrecision | None:
     """Compute the ten numbers of people who were each predicted in their own frame.
+
+    None where `matches_of` is.
+    """
+    matches = matches_of(results, joint_set)
+    return None if matches is None else average_precision(matches)
+
+
+def matches_of(results: PersonResults, joint_set: JointSet) -> Matches | None:
+    """Match people who were each predicted in their own frame; groups are images by name.
 
     None if the joint set has no sigmas, or a person neither area nor box. A person's image is the
     key without the person's number.
@@ -214,7 +247,7 @@ def precision_of(results: PersonResults, joint_set: JointSet) -> AveragePrecisio
         joints=results.joints.astype(np.float64),
         scores=instances.scores.astype(np.float64),
     )
-    return average_precision(match(truth, detected, np.array(joint_set.sigmas)))
+    return match(truth, detected, np.array(joint_set.sigmas))
 
 
 def precision_table(found: AveragePrecision) -> str:

@@ -17,8 +17,8 @@ from pipeline.evaluation.comparison import (
     shared,
     videos_in,
 )
-from pipeline.evaluation.per_person import PersonResults
-from pipeline.pose.joint_sets import LSP, MPII, JointSet
+from pipeline.evaluation.per_person import Instances, PersonResults
+from pipeline.pose.joint_sets import COCO, LSP, MPII, JointSet
 from pipeline.settings import Settings
 
 RIGHT, WRONG = 0.05, 0.7
@@ -324,3 +324,64 @@ def test_a_sentence_states_whether_a_difference_is_resolved(ends, message):
     worse = replace(found, points=-1.3, low=-ends[1], high=-ends[0])
     word = "worse than a by 1.30" if worse.is_resolved else "differ significantly: -1.30"
     assert word in worse.sentence("b", "a", "PCKh")
+
+
+# Average precision
+
+
+def detected(name: str, found: list[bool], images: list[int]) -> ComparedRun:
+    """Return a run that puts all joints of some people where they are, and of others far away."""
+    people = len(found)
+    truth = np.full((people, 17, 2), 50.0)
+    off = np.where(found, 0.0, 1000.0)[:, None]
+    results = PersonResults.of(
+        [f"photo-{image}_{number:02d}" for number, image in enumerate(images)],
+        np.arange(people),
+        np.arange(people),
+        truth + off[..., None],
+        {measure.key: np.repeat(off, 17, axis=1) for measure in COCO.measures},
+        Instances(
+            truth=truth.astype(np.float32),
+            annotated=np.ones((people, 17), bool),
+            boxes=np.full((people, 4), 100.0, np.float32),
+            areas=np.full(people, 10_000.0, np.float32),
+            # Those who are found come first.
+            scores=np.where(found, 0.9, 0.1).astype(np.float32),
+        ),
+    )
+    settings = Settings.from_flat({"ray.name": name})
+    return ComparedRun(name=name, settings=settings, joint_set=COCO, epoch=1, results=results)
+
+
+def test_average_precision_is_compared_over_the_same_images():
+    every = detected("every", [True] * 30, list(range(30)))
+    most = detected("most", [True] * 20 + [False] * 10, list(range(30)))
+    compared = compare([every, most])
+    # Two thirds are found with full precision: 67 of the 101 recalls from 0 to 1.
+    assert compared.precisions[0].ap == pytest.approx(100)
+    assert compared.precisions[1].ap == pytest.approx(100 * 67 / 101)
+    [difference] = compared.precision_differences
+    assert difference.points == pytest.approx(-100 * 34 / 101)
+    # A third of 30 images is 10 with a standard deviation of 2.6, or 8.6 points of recall.
+    assert difference.low == pytest.approx(-33.7 - 2 * 8.6, abs=4)
+    assert difference.high == pytest.approx(-33.7 + 2 * 8.6, abs=4)
+    assert difference.sentence("most", "every", "OKS AP").startswith(
+        "OKS AP: most is worse than every by 33.66 points, 95% interval -5"
+    )
+
+
+def test_people_of_an_image_are_drawn_together_for_average_precision():
+    every = detected("every", [True] * 4, [1, 1, 2, 2])
+    same = compare([every, detected("same", [True] * 4, [1, 1, 2, 2])])
+    [difference] = same.precision_differences
+    assert (difference.clusters, difference.points) == (2, 0)
+    assert (difference.low, difference.high, difference.is_resolved) == (0, 0, False)
+    single = compare([every, detected("other", [True, True, True, False], [1, 1, 2, 2])], "video")
+    [difference] = single.precision_differences
+    assert (difference.clusters, difference.low, difference.high) == (1, -100, 100)
+
+
+def test_without_sigmas_there_is_no_average_precision_to_compare():
+    compared = compare([run("a", errors_of([3, 4])), run("b", errors_of([4, 4]))])
+    assert compared.precisions == (None, None)
+    assert compared.precision_differences == (None,)

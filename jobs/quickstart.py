@@ -1,14 +1,15 @@
 """Pack, train and predict on rendered people in minutes, on CPU: `make quickstart`."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.pack import pack
 from jobs.train import describe, train_plan
 from pipeline.io.console import Pace, duration, say
-from pipeline.run.plan import plan_training
+from pipeline.io.installation import command
 from pipeline.settings import Settings
-from pipeline.settings.cli import clear_errors
+from pipeline.settings.cli import clear_errors, parse
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 _DATA = Path("out") / SYNTHETIC_NAME
@@ -38,8 +39,14 @@ _SETTINGS = {
 }
 
 
-def main() -> None:
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Render people, train a small network on them with two workers, and draw predictions."""
+
+
+def main(argv: list[str] | None = None) -> None:
     """Entry point."""
+    parse(Arguments, None, argv)
     with clear_errors():
         quickstart()
 
@@ -47,6 +54,7 @@ def main() -> None:
 def quickstart() -> None:
     """Pack synthetic people, train on them with two DDP workers, and draw predictions."""
     from pipeline.cluster.start import cluster
+    from pipeline.run.plan import plan_training
 
     pace = Pace(0)
     say("stage 1/3: start Ray on this machine")
@@ -66,6 +74,7 @@ def quickstart() -> None:
         plan = plan_training(Settings.from_flat(_SETTINGS))
         describe(plan)
         outcome = train_plan(plan)
+    pack_command, train_command = (" ".join(command(f"jobs.{name}")) for name in ("pack", "train"))
     shutil.copy(outcome.overlay, _PICTURE)
     say(
         f"\nDone in {duration(pace.elapsed_s())}. The people are rendered (synthetic), not "
@@ -74,8 +83,8 @@ def quickstart() -> None:
         "Next, train on photographs, such as LSP Extended (docs/data.md has MPII and COCO;\n"
         "training takes two cores about 15 minutes; --help explains the settings):\n"
         "  source .venv/bin/activate\n"
-        "  python -m jobs.pack lspet --images IMAGES --annotations joints.mat --out out/lspet\n"
-        "  python -m jobs.train --data.train 'out/lspet/train-*.tar' \\\n"
+        f"  {pack_command} lspet --images IMAGES --annotations joints.mat --out out/lspet\n"
+        f"  {train_command} --data.train 'out/lspet/train-*.tar' \\\n"
         "      --data.val 'out/lspet/val-*.tar' --model.stacks 1 --model.features 64 \\\n"
         "      --model.input-px 128 --optim.optimizer adamw --optim.learning-rate 5e-3 \\\n"
         "      --optim.schedule cosine --optim.batch-size 32 --optim.epochs 36 \\\n"

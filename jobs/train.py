@@ -8,10 +8,8 @@ import tyro
 
 from pipeline.io.console import say
 from pipeline.io.interruption import status
-from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
-from pipeline.training.probes import note_startup
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
@@ -43,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def dry_run(settings: Settings) -> None:
     """Print what training would do. Raises ValueError if it could not start."""
+    from pipeline.pose.joint_sets import MPII
     from pipeline.run.plan import plan_training
     from pipeline.tracking.lookup import with_start
 
@@ -61,6 +60,8 @@ def dry_run(settings: Settings) -> None:
 
 def run(settings: Settings) -> None:
     """Train. Raises ValueError, before it starts a cluster, if the input is wrong."""
+    from pipeline.training.probes import note_startup
+
     note_startup("called")
     from pipeline.cluster.address import check_answer
 

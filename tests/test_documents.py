@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hourglass_ray.__main__ import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 # tests/jobs/test_cluster_files.py holds the commands of the guide to clusters.
 GUIDE = ROOT / "jobs/cluster/README.md"
@@ -22,7 +24,7 @@ DOCUMENTS = [
 # A fenced block of shell lines, or lines that are indented as code.
 FENCED = re.compile(r"^ *```(?:bash|sh|shell)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^ {4,}\S[^\n]*\n)+", re.MULTILINE)
-COMMAND = re.compile(r"python3? -m ((?:jobs|tune)\.\w+)(.*)")
+COMMAND = re.compile(r"(?:python3? -m ((?:jobs|tune)\.\w+)|(?:^|\s)hourglass ([a-z]\w*))(.*)")
 
 
 def shell_blocks(text: str) -> list[str]:
@@ -30,13 +32,13 @@ def shell_blocks(text: str) -> list[str]:
 
 
 def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield module and arguments of every `python -m` command line in a document."""
+    """Yield module and arguments of every command line of ours in a document."""
     text = path.read_text()
     outside = FENCED.sub("", text)
     for block in (*shell_blocks(text), *INDENTED.findall(outside)):
         for line in block.replace("\\\n", " ").splitlines():
-            for module, rest in COMMAND.findall(line.partition(" #")[0]):
-                yield module, shlex.split(rest)
+            for module, name, rest in COMMAND.findall(line.partition(" #")[0]):
+                yield module or COMMANDS[name].module, shlex.split(rest)
 
 
 FOUND = [
@@ -53,6 +55,7 @@ class ParsedError(Exception):
 @pytest.mark.parametrize(("module", "arguments"), FOUND)
 def test_every_command_line_is_one_that_its_program_reads(module, arguments, monkeypatch):
     program = importlib.import_module(module)
+    module = module.removesuffix(".__main__")
     if module in ("jobs.benchmark", "jobs.chaos"):
         program = importlib.import_module(f"{module}.__main__")
     if module == "jobs.quickstart":

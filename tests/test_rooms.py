@@ -15,7 +15,13 @@ import pytest
 from beartype.roar import BeartypeCallHintParamViolation
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("pipeline", "jobs", "tune")
+PACKAGES = ("pipeline", "jobs", "tune", "hourglass_ray")
+# Above the rooms, and what each may not import.
+ABOVE = {
+    "jobs": {"jobs", "tune", "hourglass_ray"},
+    "tune": {"jobs", "tune", "hourglass_ray"},
+    "hourglass_ray": set(),
+}
 
 # The rooms of `pipeline`, from the ground up, and the rooms that each may import beside itself.
 MAY_IMPORT = {
@@ -79,7 +85,7 @@ def is_within(module: str, name: str) -> bool:
 
 
 def room_of(module: str) -> str | None:
-    """Return the room that a module of `pipeline` lies in; `tune` and `jobs` are their own."""
+    """Return the room that a module of `pipeline` lies in; other packages are their own."""
     package, _, rest = module.partition(".")
     return rest.partition(".")[0] if package == "pipeline" else package
 
@@ -124,8 +130,8 @@ def may_import(module: str, target: str) -> bool:
     room, other = room_of(module), room_of(target)
     if room == other or target == "pipeline":
         return True
-    if room in ("jobs", "tune"):
-        return other not in ("jobs", "tune")
+    if room in ABOVE:
+        return other not in ABOVE[room]
     return other in MAY_IMPORT[room]
 
 
@@ -257,6 +263,11 @@ def test_the_training_loop_imports_neither_ray_nor_mlflow():
             "tune.sweep imports jobs.train, which tune may not",
         ),
         (
+            "jobs.pack",
+            "from hourglass_ray import train",
+            "jobs.pack imports hourglass_ray, which jobs may not",
+        ),
+        (
             "pipeline.training.loop",
             "from ray.train import report",
             "pipeline.training.loop imports ray, whose home is pipeline.cluster and "
@@ -284,6 +295,7 @@ def test_the_training_loop_imports_neither_ray_nor_mlflow():
         ("pipeline.data.packing", "from pipeline.data.shards.writer import write_shard", None),
         ("pipeline.tracking.runs", "from matplotlib.figure import Figure", None),
         ("tune.sweep", "import ray.tune\nfrom ray.tune import Tuner", None),
+        ("hourglass_ray.api", "from tune import sweep\nfrom jobs.train import run", None),
     ],
 )
 def test_the_checker_finds_forbidden_imports(module, source, sentence):
@@ -298,6 +310,7 @@ def test_the_checker_finds_forbidden_imports(module, source, sentence):
         "pipeline.tracking",
         "jobs.train",
         "tune",
+        "hourglass_ray",
     )
     modules = dict.fromkeys(others, "") | {module: source}
     assert violations(modules) == ([sentence] if sentence else [])

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.io.console import clear_errors, duration, say
+from pipeline.io.installation import command
 
 # The result as JSON, and its tables.
 Measured = tuple[dict[str, Any], str]
@@ -95,7 +96,7 @@ def benchmark_scaling(options: dict[str, Any]) -> Measured:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="jobs.benchmark",
+        prog=" ".join(command("jobs.benchmark")),
         description="Measure how fast parts of the pipeline are on this machine. "
         "Needs no cluster; ray and scaling start their own.",
     )

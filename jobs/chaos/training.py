@@ -5,6 +5,7 @@ from typing import Any
 
 from jobs.chaos.programs import Program
 from jobs.pack import pack_here
+from pipeline.io.installation import module
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 EXPERIMENT = "chaos"
@@ -90,11 +91,11 @@ class Training:
         changes = {"ray.name": self.runs[-1], "data.seed": seed, "optim.seed": seed}
         chosen = self._settings | changes
         words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
-        self._program = Program("jobs.train", words, self.log, {"OMP_NUM_THREADS": "1"})
+        self._program = Program(module("jobs.train"), words, self.log, {"OMP_NUM_THREADS": "1"})
 
     def deliver(self, *folders: Path) -> Program:
         """Start `jobs.deliver`, as a run advises that ends before MLflow has everything."""
-        self._deliveries.append(Program("jobs.deliver", list(map(str, folders)), self.log))
+        self._deliveries.append(Program(module("jobs.deliver"), list(map(str, folders)), self.log))
         return self._deliveries[-1]
 
     def kill(self) -> None:

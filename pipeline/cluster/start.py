@@ -20,6 +20,7 @@ from pipeline.cluster.ray_private import (
     temp_folder,
 )
 from pipeline.io.console import say
+from pipeline.io.installation import package_folders
 from pipeline.run.plan import is_submitted
 from pipeline.settings import RaySettings
 
@@ -30,8 +31,6 @@ _SOCKET_BYTES = 107
 _SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 # Folder of the sessions where the usual one has too long a path: Ray's own default.
 _SHORT_FOLDER = "/tmp/ray"
-# Packages of this repository, which the workers import.
-_PACKAGES = ("pipeline", "jobs", "tune")
 _is_for_one_run = False
 
 
@@ -86,7 +85,7 @@ def protect_token() -> None:
 def _join(address: str) -> None:
     named, origin = named_cluster(address)
     # A submitted job has brought its code along.
-    sent = {} if is_submitted() else {"py_modules": _package_folders()}
+    sent = {} if is_submitted() else {"py_modules": list(map(str, package_folders()))}
     try:
         with few_attempts():
             ray.init(address=named, runtime_env=sent or None, logging_level=logging.WARNING)
@@ -110,12 +109,6 @@ def refusal(error: BaseException) -> str:
         return f"other versions than here; install the same on both: {' '.join(versions.split())}"
     # A stack may come before it.
     return f"Ray can't join the cluster: {text.rpartition(chr(10))[2] or type(cause).__name__}"
-
-
-def _package_folders() -> list[str]:
-    """Return the folders of this repository's packages, to be sent to the cluster's nodes."""
-    root = Path(__file__).resolve().parents[2]
-    return [str(root / name) for name in _PACKAGES if (root / name).is_dir()]
 
 
 def _start(is_shared: bool) -> None:

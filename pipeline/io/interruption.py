@@ -97,13 +97,14 @@ class _Command:
 _commands: list[_Command] = []
 
 
-def end_by_signals_early() -> None:
+def end_by_signals_early(*, is_program: bool = False) -> None:
     """End a program by a signal with one line also before its `main`, while it imports packages.
 
-    To be called first in the package of a command; without effect unless `python -m` imports it.
+    To be called first in the package of a command; without effect unless `python -m` imports it, or
+    `is_program` says that this process is a command's.
     """
     # That is the name of the program until its module has been found.
-    if sys.argv[0] != "-m":
+    if not is_program and sys.argv[0] != "-m":
         return
     for number in _SIGNALS:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):

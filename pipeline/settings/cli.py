@@ -4,7 +4,7 @@ import io
 import re
 import sys
 from argparse import ArgumentParser
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar, cast
@@ -137,6 +137,19 @@ def parse(
         # Without `refused` it is another error, which comes first here too.
         read(_shown(words, refused, known), return_unknown_args=not refused)
         raise ValueError("wrong options; --help lists those that there are")
+
+
+def print_completion(
+    program: str, parsers: Mapping[str, Callable[..., Any]], argv: list[str]
+) -> None:
+    """Print or write a shell's completion of a program with commands, as tyro's option says."""
+    tyro.extras.subcommand_cli_from_dict(
+        dict(parsers),
+        prog=program,
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        registry=_registry,
+    )
 
 
 def _shown(words: list[str], refused: Collection[str], known: Collection[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from pipeline.io import installation
 from pipeline.model.cost import Cost, network_cost
 from pipeline.run.changes import listed
 from pipeline.run.journal import RunSpec
@@ -64,7 +65,7 @@ def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:
 
 def command(settings: Settings) -> str:
     """Return the command line of `jobs.train` that repeats a run, with `***` for secrets."""
-    default, words = Settings().flat(), ["python", "-m", "jobs.train"]
+    default, words = Settings().flat(), installation.command("jobs.train")
     for key, value in settings.shown().items():
         # The data determine the number of joints.
         if value != default[key] and key != "model.joints":

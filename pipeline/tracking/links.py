@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from pipeline.io.installation import command
 from pipeline.io.redaction import redacted
 from pipeline.tracking.sync_state import SyncPosition, last_position
 
@@ -43,7 +44,7 @@ def how_to_open(uri: str, page: str, names: Sequence[str]) -> str:
     """Return the link to a page at `uri`, or for a database the command that opens `names`."""
     if is_server(uri):
         return link(uri, page)
-    return shlex.join(["python", "-m", "jobs.ui", *names])
+    return shlex.join([*command("jobs.ui"), *names])
 
 
 def link(uri: str, page: str) -> str:

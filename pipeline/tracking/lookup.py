@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.evaluation.comparison import ComparedRun
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
+from pipeline.io.installation import command
 from pipeline.io.redaction import redacted
 from pipeline.run.checkpoint import OPTIMIZER_NAME, check_file
 from pipeline.run.checkpoint_manager import BEST_CHECKPOINT
@@ -132,8 +133,8 @@ def compared_run(name: str, checkpoint: Path) -> ComparedRun:
     if not people.exists():
         raise ValueError(
             f"{checkpoint}: no {PEOPLE_NAME}, as it was written without an evaluation; to "
-            f"create it: python -m jobs.evaluate {shlex.quote(str(checkpoint))} --data.val SHARDS "
-            f"--people {shlex.quote(str(people))}"
+            f"create it: {shlex.join([*command('jobs.evaluate'), str(checkpoint)])} "
+            f"--data.val SHARDS --people {shlex.quote(str(people))}"
         )
     return ComparedRun(
         name=name,

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import packages_distributions, version
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from mlflow.types import ColSpec, Schema
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.inference.pyfunc import BOX, FRAME, IMAGE, columns_of
+from pipeline.io.installation import import_path
 from pipeline.pose.joint_sets import JointSet
 from pipeline.run.checkpoint import OPTIMIZER_NAME
 from pipeline.run.metadata import read_metadata
@@ -28,12 +30,11 @@ from pipeline.settings.packing import CropSettings
 from pipeline.tracking.client import artifact_client, machine_lock
 from pipeline.tracking.runs import Point, Run
 
-_LOADER = "pipeline.inference.pyfunc"
+_LOADER = columns_of.__module__
 # The checkpoint's folder in a model. MLflow puts a model's data below `data`.
 CHECKPOINT = "checkpoint"
 DATA = f"data/{CHECKPOINT}"
-_ROOT = Path(__file__).parents[2]
-_PACKAGE = "pipeline"
+_PACKAGE = _LOADER.partition(".")[0]
 # It reads the lists of files of all that is installed, which takes longer than all of the rest.
 _distributions = cache(packages_distributions)
 
@@ -134,20 +135,29 @@ def example() -> pd.DataFrame:
     return pd.DataFrame({IMAGE: [crop.jpeg]})
 
 
+class _PackageFinder(ModuleFinder):
+    """A finder that follows imports within the package alone."""
+
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
+        """Find a module as usual, unless it is outside the package."""
+        if parent is None and name != _PACKAGE:
+            raise ImportError(name)
+        return super().find_module(name, path, parent)
+
+
 def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
     """Copy `module`, and the modules of the package that it needs, into a folder.
 
     Returns the package's folder there, and pip's requirements: the outside libraries that the
     modules import and that are installed here, with their versions.
     """
-    finder = ModuleFinder([str(_ROOT)])
+    finder = _PackageFinder([str(import_path())])
     finder.import_hook(module)
     # The types of the standard library's stubs lack `__file__`, which is None for built-in modules.
     for file in filter(None, [vars(found)["__file__"] for found in finder.modules.values()]):
-        copy = into / Path(file).relative_to(_ROOT)
+        copy = into / Path(file).relative_to(import_path())
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-    # Modules outside the repository are not on the finder's path.
     outside = {name.partition(".")[0] for name in finder.badmodules}
     known = _distributions()
     # Those of extras, as pillow-heif, may not be installed.

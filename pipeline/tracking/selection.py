@@ -1,8 +1,10 @@
 """The runs that a user wants to see in MLflow's interface, and the page that shows them."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.io.installation import command
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME
 from pipeline.run.layout import SWEEP_NAME
@@ -71,7 +73,7 @@ def _named(name: str, storage: Path, uri: str) -> list[SyncPosition]:
         if not here:
             raise ValueError(
                 f"RUN={name!r}: MLflow at {redacted(uri)} does not have it yet; to send it: "
-                f"python -m jobs.deliver {folder}"
+                f"{shlex.join([*command('jobs.deliver'), str(folder)])}"
             )
         return here
     runs = find_runs(uri, name)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.installation import command
 from pipeline.io.own import create_own
 from pipeline.io.redaction import redacted
 
@@ -53,7 +54,7 @@ class Backlog:
             because = f" ({self.reason})" if self.reason else ""
             lines.append(
                 f"MLflow lacks {counted(self.waiting)} of {self.folder}{because}; "
-                f"to send them: python -m jobs.deliver {shlex.quote(str(self.folder))}"
+                f"to send them: {shlex.join([*command('jobs.deliver'), str(self.folder)])}"
             )
         if self.refused:
             lines.append(f"MLflow refused {self.refused}, listed in {self.folder / REFUSED_NAME}")

@@ -21,11 +21,13 @@ import jobs.chaos.__main__
 import jobs.compare
 import jobs.convert
 import jobs.deliver
+import jobs.doctor
 import jobs.evaluate
 import jobs.export
 import jobs.inspect
 import jobs.pack
 import jobs.predict
+import jobs.quickstart
 import jobs.score
 import jobs.train
 import jobs.ui
@@ -65,6 +67,8 @@ OPTIONS = {
     "jobs.compare": ("ray.storage", "tracking.uri", "json", "csv"),
     "jobs.convert": ("weights", "out", "joint_set"),
     "jobs.deliver": ("tracking_uri",),
+    "jobs.doctor": ("ray.address", "ray.storage", "tracking.uri"),
+    "jobs.quickstart": (),
     "jobs.export": (
         *("to", "out", "decode", "evaluation.decoding", "flip_test", "weights"),
         *("photographs", "data.val", "ray.storage", "tracking.uri"),
@@ -177,6 +181,8 @@ COMMANDS = {
     "jobs.compare": jobs.compare.main,
     "jobs.convert": jobs.convert.main,
     "jobs.deliver": jobs.deliver.main,
+    "jobs.doctor": jobs.doctor.main,
+    "jobs.quickstart": jobs.quickstart.main,
     "jobs.export": jobs.export.main,
     "jobs.predict": jobs.predict.main,
     "jobs.inspect": jobs.inspect.main,

@@ -4,13 +4,14 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.io import installation
 from pipeline.settings import Settings
 from tune.outcome import SweepOutcome
 from tune.report.leaderboard import best
 
 
 def best_command(outcome: SweepOutcome) -> str | None:
-    """Return the `python -m jobs.train ...` that trains with the best trial's settings.
+    """Return the command `jobs.train` that trains with the best trial's settings.
 
     It is quoted for a shell, and holds the secrets of its URIs. None if no trial has a score.
     """
@@ -18,7 +19,7 @@ def best_command(outcome: SweepOutcome) -> str | None:
     if trial is None:
         return None
     options = [word for key, value in trial.point.items() for word in _option(key, value)]
-    return shlex.join(["python", "-m", "jobs.train", *outcome.command, *options])
+    return shlex.join([*installation.command("jobs.train"), *outcome.command, *options])
 
 
 def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:

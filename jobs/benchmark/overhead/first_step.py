@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pipeline
 from jobs.benchmark.rounds.data import settings_for
 from jobs.benchmark.timing import spread
 from pipeline.io.console import say
+from pipeline.io.installation import import_path, module
 from pipeline.settings import Settings
 from pipeline.training.probes import STARTUP_FILE, startup_times
 
@@ -69,11 +69,10 @@ def start_once(data: Path, number: int) -> dict[str, float]:
     given = {key: value for key, value in settings.flat().items() if value != defaults[key]}
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
     marks = data.parent / f"stages-{number}"
-    root = Path(pipeline.__file__).parents[1]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(import_path()), *filter(None, [os.environ.get("PYTHONPATH")])])
     start = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.train", *words],
+        [sys.executable, "-m", module("jobs.train"), *words],
         cwd=data.parent,
         env=os.environ | {STARTUP_FILE: str(marks), "PYTHONPATH": path},
         capture_output=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.formats.annotations import reading
+from pipeline.io.installation import command
 
 # pandas and R write these for a number that is not there, as others leave the cell empty.
 _NOTHING = ("", "nan", "na")
@@ -141,7 +142,8 @@ def _header(path: Path, names: list[str]) -> list[str]:
     if header and header[0].lower() == "scorer":
         raise ValueError(
             f"{path}: expected one row of column names, got DeepLabCut's rows scorer, bodyparts "
-            f"and coords; give it as it is instead: python -m jobs.pack {shlex.quote(str(path))}"
+            "and coords; give it as it is instead: "
+            f"{shlex.join([*command('jobs.pack'), str(path)])}"
         )
     if not any(header):
         raise ValueError(f"{path}: expected a header of columns, got none")

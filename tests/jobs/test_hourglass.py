@@ -1,0 +1,90 @@
+"""The command `hourglass`: its table, its list, and what reads the options."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hourglass_ray.__main__ import COMMANDS, listing, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_command_of_jobs_and_tune_is_one_of_hourglass():
+    programs = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for folder in ("jobs", "tune")
+        for path in (ROOT / folder).rglob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    }
+    assert {command.module for command in COMMANDS.values()} == programs
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_gets_the_words_after_its_name_and_shows_its_own_usage(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hourglass"])
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    called = "python -m jobs.benchmark" if name == "benchmark" else f"hourglass {name}"
+    assert f"usage: {called} " in capsys.readouterr().out
+
+
+def test_without_a_command_it_lists_them_and_loads_no_heavy_library():
+    watched = (
+        "import sys; sys.argv = ['hourglass']; from hourglass_ray.__main__ import main; main(); "
+        "print(sorted({'torch', 'numpy', 'ray', 'mlflow', 'tyro'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True, cwd=ROOT)
+    *lines, loaded = done.stdout.splitlines()
+    assert "\n".join(lines) == listing()
+    assert loaded == "[]"
+    for name in COMMANDS:
+        assert any(line.split()[:1] == [name] for line in lines)
+
+
+def test_the_help_of_training_loads_neither_torch_nor_numpy():
+    importing = "import sys, jobs.train; print({'torch', 'numpy', 'ray'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", importing], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout == "set()\n"
+
+
+def test_an_unknown_command_is_refused_with_the_nearest_one(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["trian"])
+    assert end.value.code == 2
+    assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_bash_completes_the_names_of_commands_and_of_their_options(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--tyro-print-completion", "bash"])
+    script = tmp_path / "hourglass"
+    script.write_text(capsys.readouterr().out)
+
+    def completed(*words: str) -> set[str]:
+        asked = (
+            f"source {script}; complete -p hourglass >/dev/null || exit 3; "
+            f"COMP_WORDS=(hourglass {' '.join(words)}); COMP_CWORD={len(words)}; "
+            f"COMP_LINE='hourglass {' '.join(words)}'; COMP_POINT=${{#COMP_LINE}}; "
+            "$(complete -p hourglass | sed 's/.*-F \\([^ ]*\\).*/\\1/'); "
+            "printf '%s\\n' \"${COMPREPLY[@]}\""
+        )
+        return set(subprocess.check_output(["bash", "-c", asked], text=True).split())
+
+    assert completed("tra") == {"train"}
+    assert "--model.stacks" in completed("train", "--model.sta")
+
+
+def test_quickstart_explains_itself_before_it_renders_anything(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module("jobs.quickstart").main(["--help"])
+    assert end.value.code == 0
+    assert "Render people" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

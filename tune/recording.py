@@ -11,6 +11,7 @@ from pipeline.io.console import say
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.run.ownership import Writer, own
+from pipeline.tracking.description import datasets_of, source_tags
 from pipeline.tracking.recording import RunRecorder, record, set_aside
 from pipeline.tracking.summary import conclude
 from pipeline.tracking.sync import deliver_start
@@ -64,8 +65,13 @@ def _spec(sweep: Sweep) -> RunSpec:
         experiment=settings.tracking.experiment,
         name=sweep.name,
         params=params,
-        tags={"joint_set": plan.joint_set.name, "source": plan.train.source},
+        tags={
+            "joint_set": plan.joint_set.name,
+            "source": plan.train.source,
+            **source_tags("tune.sweep"),
+        },
         artifacts=sweep.folder.parent.parent / "mlruns",
+        datasets=datasets_of(plan),
     )
 
 

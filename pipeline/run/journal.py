@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.io.inside import check_files_inside, path_inside
-from pipeline.io.parsing import number_of, parse_json, table_of, text_of, whole_of
+from pipeline.io.parsing import (
+    fields_of,
+    items_of,
+    number_of,
+    parse_json,
+    table_of,
+    text_of,
+    whole_of,
+)
 from pipeline.io.redaction import redacted
 from pipeline.run.ownership import Writer
 
@@ -44,6 +52,8 @@ class RunSpec:
     """Artifact folder of a new experiment, unless a server decides."""
     parent: str = ""
     """Name of the run that this one is nested under, if any."""
+    datasets: Sequence[Mapping[str, str]] = ()
+    """The data: name, digest, source (shards), people, and context, `training` or `validation`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +99,10 @@ class Journal:
             "params": {key: redacted(str(value)) for key, value in spec.params.items()},
             "tags": {key: redacted(value) for key, value in spec.tags.items()},
             "artifacts": str(spec.artifacts),
+            "datasets": [
+                {key: redacted(value) for key, value in dataset.items()}
+                for dataset in spec.datasets
+            ],
         }
         self._append("run", vars(spec) | shown)
 
@@ -294,11 +308,24 @@ def _parsed(line: bytes) -> tuple[Entry, int]:
 
 
 _texts, _numbers = partial(table_of, read=text_of), partial(table_of, read=number_of)
+
+
+def _datasets(value: Any, where: str) -> None:
+    """Check the datasets of a run's start, which earlier versions did not record."""
+    items_of([] if value is None else value, where, _dataset)
+
+
+def _dataset(value: Any, where: str) -> None:
+    required = ("name", "digest", "source", "people", "context")
+    fields_of(_texts(value, where), where, required=required)
+
+
 # The fields that an entry of each kind must have. `path_of` checks paths.
 _FIELDS: Mapping[str, Mapping[str, Callable[[Any, str], object]]] = {
     "run": {
         **dict.fromkeys(("uri", "experiment", "name", "artifacts", "parent"), text_of),
         **dict.fromkeys(("params", "tags"), _texts),
+        "datasets": _datasets,
     },
     "metrics": {"step": whole_of, "values": _numbers},
     "tags": {"tags": _texts},

@@ -7,7 +7,7 @@ from pipeline.io import installation
 from pipeline.model.cost import Cost, network_cost
 from pipeline.run.changes import listed
 from pipeline.run.journal import RunSpec
-from pipeline.run.plan import Plan
+from pipeline.run.plan import Plan, is_submitted
 from pipeline.run.provenance import origin
 from pipeline.settings import Settings
 from pipeline.training.schedule import describe_course
@@ -34,11 +34,38 @@ def run_spec(plan: Plan, parent: str = "") -> RunSpec:
             NOTE: describe_run(plan, cost),
             **({"start": plan.start.lines[0]} if plan.start else {}),
             **({"changed": listed(plan.changes)} if plan.changes and not plan.restarts else {}),
+            **source_tags("tune.sweep" if parent else "jobs.train"),
             **origin(),
         },
         artifacts=Path(settings.ray.storage).parent / "mlruns",
         parent=parent,
+        datasets=datasets_of(plan),
     )
+
+
+def source_tags(command: str) -> dict[str, str]:
+    """Return the tags that MLflow shows as the source of a run."""
+    kind = "JOB" if is_submitted() else "LOCAL"
+    return {"mlflow.source.name": command, "mlflow.source.type": kind}
+
+
+def datasets_of(plan: Plan) -> list[dict[str, str]]:
+    """Describe the plan's training and validation data for MLflow.
+
+    The name has the split, since MLflow keeps one dataset of equal name and digest for a run.
+    """
+    data = plan.settings.data
+    splits = (("train", "training", data.train), ("val", "validation", data.val))
+    return [
+        {
+            "name": f"{shards.source}-{split}",
+            "digest": f"{shards.checksum:.12}",
+            "source": pattern,
+            "people": str(shards.people),
+            "context": context,
+        }
+        for (split, context, pattern), shards in zip(splits, (plan.train, plan.val), strict=True)
+    ]
 
 
 def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:

@@ -1,5 +1,6 @@
 """Runs in MLflow: found by name or created, with parameters, metrics, tags and status."""
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.io.redaction import redacted
 from pipeline.tracking.client import (
@@ -28,6 +30,10 @@ State = Literal["active", "deleted", "absent"]
 # Tag by which a run is found, and the tag that MLflow shows as its name.
 NAME_TAG, SHOWN_NAME_TAG = "hourglass.name", "mlflow.runName"
 _PARENT_TAG = "mlflow.parentRunId"
+# MLflow's types of sources of datasets by the scheme of a URI; others are local.
+_SOURCE_TYPES = {"http": "http", "https": "http", "s3": "s3", "gs": "gs"}
+# Letters of a dataset's name and source that MLflow takes; of the source it takes more.
+_MOST_OF_NAME, _MOST_OF_SOURCE = 500, 60_000
 # Ids of runs, as MLflow itself checks them.
 _ID = re.compile(r"[A-Za-z0-9][\w-]{0,255}", re.ASCII)
 
@@ -64,6 +70,7 @@ def start_run(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     artifacts: Path,
+    datasets: Sequence[Mapping[str, str]] = (),
     parent: Run | None = None,
     time_ms: int | None = None,
 ) -> Run:
@@ -71,8 +78,8 @@ def start_run(
 
     `artifacts` is where a new experiment keeps its files, unless a server decides. `time_ms` is
     the start of a new run, None: now. A parameter that has changed since the first start keeps its
-    value, as MLflow demands; the new value is tagged `changed.<parameter>`. Secrets in parameters
-    and tags are replaced by `***`. Raises AwayError or RefusedError.
+    value, as MLflow demands; the new value is tagged `changed.<parameter>`. `datasets` are as in
+    `RunSpec`. Secrets are replaced by `***`. Raises AwayError or RefusedError.
     """
     with mlflow_client(uri) as client:
         run = find_or_create_run(
@@ -82,6 +89,8 @@ def start_run(
         values = _redacted(params)
         named = shortened_tags(_redacted(tags)) | tags_of_long(values)
         _log_params(client, run.run_id, shortened_params(values), named)
+        if datasets:
+            client.log_inputs(run.run_id, list(map(_dataset_input, datasets)))
     return run
 
 
@@ -231,6 +240,23 @@ def _find_run(
         if parent or _PARENT_TAG not in run.data.tags:
             return str(run.info.run_id)
     return None
+
+
+def _dataset_input(dataset: Mapping[str, str]) -> DatasetInput:
+    """Return a dataset as MLflow's run list and run page show it."""
+    shards = redacted(dataset["source"])[:_MOST_OF_SOURCE]
+    scheme = shards.partition("://")[0] if "://" in shards else ""
+    kind = _SOURCE_TYPES.get(scheme, "local")
+    return DatasetInput(
+        dataset=Dataset(
+            name=dataset["name"][:_MOST_OF_NAME],
+            digest=dataset["digest"],
+            source_type=kind,
+            source=json.dumps({"url" if kind == "http" else "uri": shards}),
+            profile=json.dumps({"people": dataset["people"]}),
+        ),
+        tags=[InputTag(MLFLOW_DATASET_CONTEXT, dataset["context"])],
+    )
 
 
 def _redacted(values: Mapping[str, Any]) -> dict[str, str]:

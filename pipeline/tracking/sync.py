@@ -158,6 +158,7 @@ class JournalSync:
                 self._name(content["name"]),
                 params=content["params"],
                 tags=content["tags"],
+                datasets=content.get("datasets", ()),
                 parent=parent or None,
                 **new,
             )

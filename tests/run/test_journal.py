@@ -28,6 +28,30 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
+DATASET = {
+    "name": "made-train",
+    "digest": "abc",
+    "source": "https://anna:secret@host/train.tar",
+    "people": "6",
+    "context": "training",
+}
+
+
+def test_datasets_are_recorded_without_secrets_and_checked(tmp_path):
+    journal = Journal(tmp_path)
+    journal.run(spec(datasets=[DATASET]))
+    [line] = lines(tmp_path)
+    assert line["datasets"] == [DATASET | {"source": "https://***@host/train.tar"}]
+    for wrong in ({"name": 3}, {"name": "a"}, "made-train"):
+        line["datasets"] = [wrong]
+        (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(ValueError, match=r"line 1 is damaged: datasets\[0\]"):
+            Journal(tmp_path).entries()
+    del line["datasets"]
+    (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
+    assert Journal(tmp_path).entries()[0].content["name"] == "run"
+
+
 def test_every_entry_is_a_numbered_line_of_json(tmp_path, monkeypatch):
     times = iter(range(1_000_000_000, 10_000_000_000, 1_000_000_000))
     monkeypatch.setattr(module.time, "time_ns", lambda: next(times))
@@ -52,6 +76,7 @@ def test_every_entry_is_a_numbered_line_of_json(tmp_path, monkeypatch):
             "tags": {"source": "made"},
             "artifacts": "/runs/mlruns",
             "parent": "sweep",
+            "datasets": [],
         },
         {
             "seq": 2,

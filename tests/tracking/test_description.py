@@ -11,11 +11,11 @@ from factories import packed, settings_of
 from jobs.train import Arguments
 from pipeline.model.cost import Cost
 from pipeline.run.metadata import versions
-from pipeline.run.plan import plan_training
+from pipeline.run.plan import SUBMITTED, plan_training
 from pipeline.run.provenance import device_name, origin
 from pipeline.settings import Settings
 from pipeline.settings.cli import parse
-from pipeline.tracking.description import command, describe_run
+from pipeline.tracking.description import command, describe_run, run_spec
 
 
 def test_a_note_describes_a_run_and_how_to_repeat_it(tmp_path, monkeypatch):
@@ -62,6 +62,37 @@ def test_the_command_of_a_note_gives_its_settings_again():
 def test_a_note_hides_secrets():
     uri = "http://me:secret@host:5000"
     assert "secret" not in command(Settings.from_flat({"tracking.uri": uri}))
+
+
+def test_a_run_names_its_data_and_the_command_that_began_it(tmp_path, monkeypatch):
+    folder = packed(tmp_path)
+    plan = plan_training(settings_of(folder))
+    spec = run_spec(plan)
+    assert spec.datasets == [
+        {
+            "name": "made-train",
+            "digest": plan.train.checksum[:12],
+            "source": f"{folder}/train/*.tar",
+            "people": "6",
+            "context": "training",
+        },
+        {
+            "name": "made-val",
+            "digest": plan.val.checksum[:12],
+            "source": f"{folder}/val/*.tar",
+            "people": "2",
+            "context": "validation",
+        },
+    ]
+
+    def source(parent: str = "") -> list[str]:
+        tags = run_spec(plan, parent).tags
+        return [tags[f"mlflow.source.{name}"] for name in ("name", "type")]
+
+    assert source() == ["jobs.train", "LOCAL"]
+    assert source("sweep") == ["tune.sweep", "LOCAL"]
+    monkeypatch.setenv(SUBMITTED, "{}")
+    assert source() == ["jobs.train", "JOB"]
 
 
 @pytest.fixture

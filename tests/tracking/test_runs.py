@@ -1,5 +1,6 @@
 """MLflow on a real database: runs are found again, with all that was logged."""
 
+import json
 import os
 import re
 import signal
@@ -193,6 +194,43 @@ def test_long_values_are_cut_and_lie_whole_in_artifacts(database, tmp_path, requ
     folder = tmp_path / "artifacts" / run.info.run_id / "artifacts" / "whole"
     assert (folder / "data.train.txt").read_text() == shards
     assert (folder / "mlflow.note.content.txt").read_text() == note
+
+
+def test_the_data_of_a_run_are_its_inputs_also_after_another_start(database, tmp_path, request):
+    def described(split: str, source: str, context: str) -> dict[str, str]:
+        names = {"name": f"made-{split}", "digest": "0a1b2c", "source": source}
+        return names | {"people": "12", "context": context}
+
+    datasets = [
+        described("train", "s3://pose/train-*.tar?token=secret", "training"),
+        described("val", "/data/val.tar,/data/more.tar", "validation"),
+        described("x" * 600, "https://host/val.tar", "test"),
+    ]
+    given = {"params": {}, "tags": {}, "artifacts": tmp_path / "artifacts"}
+    for _ in range(2):
+        run = start_run(database, request.node.name, "run", datasets=datasets, **given)
+    found = {
+        item.dataset.name[:12]: (
+            item.dataset.digest,
+            item.dataset.source_type,
+            json.loads(item.dataset.source),
+            json.loads(item.dataset.profile),
+            {tag.key: tag.value for tag in item.tags},
+        )
+        for item in MlflowClient(database).get_run(run.run_id).inputs.dataset_inputs
+    }
+    people, context = {"people": "12"}, "mlflow.data.context"
+    train = {"uri": "s3://pose/train-*.tar?token=***"}
+    assert found == {
+        "made-train": ("0a1b2c", "s3", train, people, {context: "training"}),
+        "made-val": (
+            *("0a1b2c", "local", {"uri": "/data/val.tar,/data/more.tar"}),
+            *(people, {context: "validation"}),
+        ),
+        "made-xxxxxxx": (
+            *("0a1b2c", "http", {"url": "https://host/val.tar"}, people, {context: "test"}),
+        ),
+    }
 
 
 def test_a_long_tag_that_is_set_later_is_cut_too(start):

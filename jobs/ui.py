@@ -53,7 +53,7 @@ def show(arguments: Arguments) -> None:
     names, storage = arguments.runs, storage_folder(arguments.storage)
     uri = store_of(names, storage, arguments.uri)
     runs = selected(names, storage, uri)
-    page = page_of(names, runs)
+    page = page_of(names, runs, uri)
     if is_server(uri):
         _say_link(link(uri, page), arguments)
         return

@@ -28,9 +28,10 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[\w.~%+$\[\]-]{1,64}=")
-# MLflow's interface has its pages behind the #. Those that compare runs name their ids in a query.
+# MLflow's interface has its pages behind the #. Their queries name ids of runs, and saved views.
 _IDS = r"%5B(?:%22(?:[0-9a-f]{32}|\d{1,20})%22(?:%2C)?)+%5D"
-_PAGE = re.compile(rf"(?:/[\w.~%-]*)+(?:\?runs={_IDS}&experiments={_IDS})?(?=\s|\Z|['\"`),.:])")
+_VIEW = rf"runs={_IDS}&experiments={_IDS}|viewStateShareKey=scores_\w+\.\d+"
+_PAGE = re.compile(rf"(?:/[\w.~%-]*)+(?:\?(?:{_VIEW}))?(?=\s|\Z|['\"`),.:])")
 _IN_A_VALUE = re.compile(
     r"(?P<scheme>%3a%2f%2f)(?:(?:(?!%3a%2f%2f|%40)\S)*+(?P<at>%40))+", re.IGNORECASE
 )

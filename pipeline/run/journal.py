@@ -52,6 +52,8 @@ class RunSpec:
     """Artifact folder of a new experiment, unless a server decides."""
     parent: str = ""
     """Name of the run that this one is nested under, if any."""
+    scores: Sequence[str] = ()
+    """Names of the metrics by which runs are compared, the primary one first."""
     datasets: Sequence[Mapping[str, str]] = ()
     """The data: name, digest, source (shards), people, and context, `training` or `validation`."""
 
@@ -99,6 +101,7 @@ class Journal:
             "params": {key: redacted(str(value)) for key, value in spec.params.items()},
             "tags": {key: redacted(value) for key, value in spec.tags.items()},
             "artifacts": str(spec.artifacts),
+            "scores": list(spec.scores),
             "datasets": [
                 {key: redacted(value) for key, value in dataset.items()}
                 for dataset in spec.datasets
@@ -310,6 +313,11 @@ def _parsed(line: bytes) -> tuple[Entry, int]:
 _texts, _numbers = partial(table_of, read=text_of), partial(table_of, read=number_of)
 
 
+def _scores(value: Any, where: str) -> None:
+    """Check the scores of a run's start, which earlier versions did not record."""
+    items_of([] if value is None else value, where, text_of)
+
+
 def _datasets(value: Any, where: str) -> None:
     """Check the datasets of a run's start, which earlier versions did not record."""
     items_of([] if value is None else value, where, _dataset)
@@ -325,6 +333,7 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[Any, str], object]]] = {
     "run": {
         **dict.fromkeys(("uri", "experiment", "name", "artifacts", "parent"), text_of),
         **dict.fromkeys(("params", "tags"), _texts),
+        "scores": _scores,
         "datasets": _datasets,
     },
     "metrics": {"step": whole_of, "values": _numbers},

@@ -22,9 +22,10 @@ def run_page(run: SyncPosition) -> str:
     return f"experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
-def experiment_page(run: SyncPosition) -> str:
-    """Return the page that lists the runs of a run's experiment."""
-    return f"experiments/{run.experiment_id}/runs"
+def experiment_page(run: SyncPosition, view: str = "") -> str:
+    """Return the page that lists the runs of a run's experiment, in a saved view if given."""
+    page = f"experiments/{run.experiment_id}/runs"
+    return f"{page}?viewStateShareKey={quote(view, safe='')}" if view else page
 
 
 def comparison_page(runs: Sequence[SyncPosition]) -> str:

@@ -14,6 +14,7 @@ from pipeline.tracking.links import comparison_page, experiment_page, recorded_r
 from pipeline.tracking.lookup import reach_store
 from pipeline.tracking.runs import Run, children_of, find_runs, newest_run
 from pipeline.tracking.sync_state import SyncPosition, last_position
+from pipeline.tracking.views import view_of
 
 
 def store_of(names: Sequence[str], storage: Path, given: str) -> str:
@@ -46,12 +47,16 @@ def selected(names: Sequence[str], storage: Path, uri: str) -> list[SyncPosition
     return list({position.run_id: position for position in found}.values())
 
 
-def page_of(names: Sequence[str], runs: Sequence[SyncPosition]) -> str:
-    """Return the page of the runs that `names` selected; empty if there is none at all."""
+def page_of(names: Sequence[str], runs: Sequence[SyncPosition], uri: str) -> str:
+    """Return the page of the runs that `names` selected; empty if there is none at all.
+
+    Without names it is that of the experiment, in its view of scores if it has one.
+    """
     if not runs:
         return ""
     if not names:
-        return experiment_page(runs[0])
+        ids = {"experiment_id": runs[0].experiment_id, "run_id": runs[0].run_id}
+        return experiment_page(runs[0], view_of(Run(uri=uri, **ids)))
     return run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
 
 

@@ -42,6 +42,7 @@ from pipeline.tracking.sync_state import (
     read_position,
     write_position,
 )
+from pipeline.tracking.views import keep_view
 
 # A server that is away must be an error within ten seconds.
 _REACH_S = 8.0
@@ -162,6 +163,8 @@ class JournalSync:
                 parent=parent or None,
                 **new,
             )
+            if scores := content.get("scores"):
+                keep_view(run, scores, entry.time_ms)
         except RefusedError as error:
             # Without the run nothing of it can be recorded: a person has to decide.
             raise AwayError(str(error), error.summary) from error

@@ -12,7 +12,12 @@ from pipeline.evaluation.per_person import PEOPLE_NAME, PersonResults
 from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.console_logger import ConsoleLogger
 from pipeline.training.distributed import Request
-from pipeline.training.metrics import beside_metrics, evaluated_metrics, trained_metrics
+from pipeline.training.metrics import (
+    beside_metrics,
+    evaluated_metrics,
+    trained_metrics,
+    with_glance,
+)
 from pipeline.training.probes import note_startup
 from pipeline.training.trainer import Trainer
 
@@ -61,6 +66,7 @@ def train(trainer: Trainer, checkpointer: Checkpointer, host: LoopHooks, label: 
         evaluation, results = trainer.evaluate_people()
         metrics = trained | evaluated_metrics(trainer, evaluation, results)
         metrics |= beside_metrics(trainer, evaluation)
+        metrics = with_glance(trainer.measure, metrics)
         trained = {}
         state.judge(metrics[trainer.measure.metric_name])
         logger.passed_over()

@@ -2,15 +2,20 @@
 
 import math
 import resource
+from collections.abc import Mapping
 
 import torch
 
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.oks import precision_of
 from pipeline.evaluation.per_person import PersonResults
+from pipeline.pose.joint_sets import Measure
 from pipeline.training.trainer import StepReport, Trainer
 
 FLAT_NAME = "flat_heatmaps_percent"
+# MLflow's pages have charts in groups by what is before the slash, in alphabetical order. This one
+# comes before those of the joints.
+GLANCE = "at_a_glance"
 
 
 def memory(device: torch.device) -> dict[str, float]:
@@ -68,6 +73,15 @@ def evaluated_metrics(
             "the length that normalises it; set evaluation.measure to another"
         )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def with_glance(measure: Measure, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics after copies of the primary one and the losses under `at_a_glance/`.
+
+    They come first, because MLflow draws its comparisons with the first metric.
+    """
+    shown = (measure.metric_name, "train_loss", "val_loss")
+    return {f"{GLANCE}/{name}": metrics[name] for name in shown if name in metrics} | dict(metrics)
 
 
 def beside_metrics(trainer: Trainer, averaged: Evaluation) -> dict[str, float]:

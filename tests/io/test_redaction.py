@@ -94,6 +94,7 @@ def test_secrets_are_hidden(text, shown):
         "open 'http://mlflow:5000/#/experiments/1/runs/abc'",
         f"see http://mlflow:5000/#/compare-runs?{COMPARED}",
         f"(https://mlflow/a/#/compare-runs?{COMPARED}), and http://h/#/experiments/1",
+        "http://mlflow:5000/#/experiments/1/runs?viewStateShareKey=scores_pck_torso_0.2",
         "http://[::1]:5000/runs",
         "out/lspet/train-?.tar,out/v-{000..012}.tar",
         "s3://pose/train-*.tar,s3://pose/val-?.tar",

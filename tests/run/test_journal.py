@@ -76,6 +76,7 @@ def test_every_entry_is_a_numbered_line_of_json(tmp_path, monkeypatch):
             "tags": {"source": "made"},
             "artifacts": "/runs/mlruns",
             "parent": "sweep",
+            "scores": [],
             "datasets": [],
         },
         {

@@ -58,7 +58,7 @@ def test_a_run_is_found_by_folder_name_and_the_folder_of_a_checkpoint(tmp_path, 
     for name in (str(folder), "one", str(folder / "epoch_0001"), "one/epoch_0001"):
         found = selected([name], tmp_path / "runs", uri)
         assert numbers(found) == [1]
-        assert page_of([name], found) == run_page(found[0])
+        assert page_of([name], found, uri) == run_page(found[0])
 
 
 def test_a_sweep_means_its_trials_and_each_run_comes_once(tmp_path, uri):
@@ -69,7 +69,7 @@ def test_a_sweep_means_its_trials_and_each_run_comes_once(tmp_path, uri):
     names = [str(sweep / "b"), "stacks"]
     found = selected(names, tmp_path, uri)
     assert numbers(found) == [3, 2]
-    assert page_of(names, found) == comparison_page(found)
+    assert page_of(names, found, uri) == comparison_page(found)
 
 
 def test_a_sweep_without_trials_in_mlflow_means_its_own_run(tmp_path, uri):
@@ -106,10 +106,10 @@ def test_a_run_that_was_not_sent_is_named_with_the_command_that_sends_it(tmp_pat
 def test_without_names_the_newest_run_s_experiment_is_shown(tmp_path, uri, new_database):
     [newest] = selected([], tmp_path, uri)
     assert newest.run_id == id_of(uri, "twice", "second")
-    assert page_of([], [newest]) == experiment_page(newest)
+    assert page_of([], [newest], uri) == experiment_page(newest)
     empty = new_database(tmp_path / "empty.db")
     assert selected([], tmp_path, empty) == []
-    assert page_of([], []) == ""
+    assert page_of([], [], uri) == ""
 
 
 def test_the_store_is_the_given_one_then_that_of_the_folder_then_the_default(

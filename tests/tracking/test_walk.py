@@ -15,7 +15,7 @@ from pipeline.cluster.launch import task_of
 from pipeline.run.journal import Journal
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
-from pipeline.tracking.links import comparison_page, link, recorded_runs, run_page
+from pipeline.tracking.links import comparison_page, experiment_page, link, recorded_runs, run_page
 from pipeline.tracking.recording import record_run
 from pipeline.tracking.runs import end_run, start_run
 from pipeline.training.checkpointing import Checkpointer
@@ -190,6 +190,44 @@ def test_a_printed_link_opens_a_run(tab, swept):
     [run] = recorded_runs(swept.folders[:1])
     tab.goto(link(swept.uri, run_page(run)))
     expect(tab.get_by_role("heading", name=NAMES[0])).to_be_visible(timeout=walk.LIMIT_MS)
+
+
+def test_the_saved_view_lists_runs_by_score_with_settings_data_and_source(tab, swept):
+    open_view(tab, swept)
+    for title in ("pckh_0.5", "pckh_0.1", "model.stacks", "samples_per_s", "Dataset", "Source"):
+        expect(tab.get_by_role("columnheader", name=title).first).to_be_visible()
+    cells = tab.locator('[col-id="metrics.`pckh_0.5`"][role="gridcell"]')
+    shown = [float(text) for text in cells.all_inner_texts() if text.strip() not in ("", "-")]
+    assert len(shown) == len(STACKS)
+    assert shown == sorted(shown, reverse=True)
+    expect(tab.get_by_text("made-train").first).to_be_visible()
+    expect(tab.get_by_text("tune.sweep").first).to_be_visible()
+
+
+def test_the_saved_view_has_charts_of_scores_first(tab, swept):
+    open_view(tab, swept, "&compareRunsMode=CHART")
+    area = tab.get_by_test_id("experiment-view-compare-runs-chart-area")
+    area.locator(".js-plotly-plot").first.wait_for()
+    text = area.inner_text()
+    assert text.index("Scores") < text.index("Model metrics")
+    cards = tab.get_by_test_id("experiment-view-compare-runs-card")
+    expect(cards.first).to_contain_text("model.stacks")
+
+
+def open_view(tab, swept, more: str = "") -> None:
+    [run] = recorded_runs(swept.folders[:1])
+    tab.goto("about:blank")
+    tab.goto(link(swept.uri, experiment_page(run, f"scores_{HEADLINE}")) + more)
+    expect(walk.run_link(tab, NAMES[0])).to_be_visible(timeout=walk.LIMIT_MS)
+
+
+def test_the_first_chart_of_a_run_is_of_the_primary_metric(tab, swept):
+    [run] = recorded_runs(swept.folders[:1])
+    tab.goto("about:blank")
+    tab.goto(f"{link(swept.uri, run_page(run))}/model-metrics")
+    cards = tab.get_by_test_id("experiment-view-compare-runs-card")
+    expect(cards.first).to_contain_text(HEADLINE, timeout=walk.LIMIT_MS)
+    expect(tab.get_by_text("at_a_glance (3)")).to_be_visible()
 
 
 def test_a_runs_artifacts_show_its_pictures(page):

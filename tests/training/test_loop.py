@@ -6,7 +6,7 @@ from factories import pack_samples, samples
 
 from pipeline.pose.joint_sets import COCO, MPII
 from pipeline.pose.person import Visibility
-from pipeline.training.metrics import beside_metrics, evaluated_metrics
+from pipeline.training.metrics import beside_metrics, evaluated_metrics, with_glance
 from pipeline.training.trainer import Task, Trainer
 
 
@@ -41,6 +41,17 @@ def test_the_average_gives_the_primary_metric_and_raw_metrics_stand_beside_it(
     raw = trainer.evaluate("raw")
     assert beside["raw/val_loss"] == raw.loss_sum / raw.people
     assert beside["raw/val_loss"] != beside["ema/val_loss"]
+
+
+def test_the_primary_metric_and_the_losses_lead_an_epochs_metrics():
+    measure = MPII.measure("pckh")
+    metrics = {"epoch": 2.0, "val_loss": 3.0, "pckh_0.1": 4.0, "pckh_0.5": 5.0}
+    found = with_glance(measure, metrics)
+    assert found == metrics | {"at_a_glance/pckh_0.5": 5.0, "at_a_glance/val_loss": 3.0}
+    assert next(iter(found)) == "at_a_glance/pckh_0.5"
+    # The groups of charts of a run whose weights have a moving average, in MLflow's order.
+    groups = {name.rpartition("/")[0] for name in (*found, "ema/val_loss", "pck_torso_0.2/neck")}
+    assert min(groups - {""}) == "at_a_glance"
 
 
 def test_average_precision_is_among_an_epochs_metrics_where_sigmas_and_areas_are_known(tmp_path):

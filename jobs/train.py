@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.io.console import say
+from pipeline.io.console import amount, say
 from pipeline.io.interruption import status
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
@@ -91,16 +91,16 @@ def _say_cost(settings: Settings) -> None:
     )
     say(f"parameters: {cost.parameters:,}")
     say(
-        f"GFLOPs: {2 * cost.macs / 1e9:.2f} forward, {cost.training_flops / 1e9:.2f} training, "
-        "an image"
+        f"GFLOPs: {amount(2 * cost.macs / 1e9)} forward, "
+        f"{amount(cost.training_flops / 1e9)} training, an image"
     )
     fp32, bf16 = (
         training_bytes(settings.model, at_once, dtype, forgetful=settings.optim.checkpointing)
         for dtype in (torch.float32, torch.bfloat16)
     )
     say(
-        f"memory: about {fp32 / 2**30:.2f} GiB a worker in fp32, {bf16 / 2**30:.2f} GiB in bf16, "
-        f"at {at_once} samples at once"
+        f"memory: about {amount(fp32 / 2**30)} GiB a worker in fp32, "
+        f"{amount(bf16 / 2**30)} GiB in bf16, at {at_once} samples at once"
         + ", with activation checkpointing"
         * settings.optim.checkpointing
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from pipeline.cluster.address import check_answer
-from pipeline.io.console import say
+from pipeline.io.console import amount, say
 from pipeline.io.interruption import status
 from pipeline.settings import Settings
 from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
@@ -131,11 +131,12 @@ def describe(sweep: "Sweep") -> None:
         samples = samples_of(plan, settings.optim.epochs)
         flops.append(samples * cost.training_flops / 1e15)
         say(
-            f"  {settings.ray.name}: {cost.parameters:,} parameters, {cost.macs / 1e9:.2f} GMAC, "
-            f"{samples:,} samples, {flops[-1]:.2f} PFLOP of training"
+            f"  {settings.ray.name}: {cost.parameters:,} parameters, "
+            f"{amount(cost.macs / 1e9)} GMAC, {samples:,} samples, "
+            f"{amount(flops[-1])} PFLOP of training"
         )
     most = sum(flops) if sweep.is_grid else sweep.trials * max(flops)
-    say(f"  at most {sweep.trials * sweep.samples:,} samples and {most:.2f} PFLOP")
+    say(f"  at most {sweep.trials * sweep.samples:,} samples and {amount(most)} PFLOP")
 
 
 def _axes(sweep: "Sweep") -> str:

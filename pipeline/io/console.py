@@ -1,5 +1,6 @@
 """Output of the commands without secrets: progress lines, tables, and the message of an end."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,8 @@ from pipeline.io.redaction import redacted
 from pipeline.io.text import visible
 
 _FAILED, _BAD_INPUT = 1, 2
+# Smaller quantities are written with an exponent.
+_MOST_DECIMALS = 8
 
 
 def say(line: str) -> None:
@@ -29,6 +32,18 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def amount(value: float, decimals: int = 2) -> str:
+    """Format a quantity with `decimals`, or a small one with two digits of its own: `0.0034`.
+
+    Thousands are separated. Not finite: empty.
+    """
+    if not math.isfinite(value):
+        return ""
+    if value:
+        decimals = max(decimals, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}" if decimals <= _MOST_DECIMALS else f"{value:.1e}"
 
 
 class Pace:

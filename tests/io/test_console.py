@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.console import Pace, amount, bar, duration, say
 
 
 class Clock:
@@ -72,3 +72,23 @@ def test_a_bar_fills_up(done, total, text):
 def test_a_line_is_printed_on_standard_output(capsys):
     say("half way")
     assert capsys.readouterr() == ("half way\n", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (12.345, 2, "12.35"),
+        (1234.5, 1, "1,234.5"),
+        (0.5, 2, "0.50"),
+        (0.1, 2, "0.10"),
+        (0.05, 2, "0.050"),
+        (0.003_42, 2, "0.0034"),
+        (-0.003_42, 2, "-0.0034"),
+        (0.4, 1, "0.40"),
+        (0.0, 2, "0.00"),
+        (1.23e-12, 2, "1.2e-12"),
+        (float("nan"), 2, ""),
+    ],
+)
+def test_a_small_quantity_has_two_digits_that_are_not_zero(value, decimals, text):
+    assert amount(value, decimals) == text

@@ -466,7 +466,7 @@ def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, work
         rf"{working_folder}/runs/\1, search grid",
         head,
     )
-    assert re.fullmatch(r"  at most [\d,]+ samples and \d+\.\d\d PFLOP", most)
+    assert re.fullmatch(r"  at most [\d,]+ samples and \d+\.\d{2,} PFLOP", most)
     assert [line.split(",  ")[0].split(" parameters")[0] for line in trials] == [
         "  stacks-1_learning_rate-0.001: 3,426,448",
         "  stacks-1_learning_rate-0.0001: 3,426,448",

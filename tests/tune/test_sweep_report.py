@@ -222,6 +222,14 @@ def test_the_text_lists_constant_settings_once():
     assert second.split()[:5] == ["2", "40.00", "t1", "finished", "1"]
 
 
+def test_costs_of_small_networks_keep_two_digits_that_are_not_zero():
+    tiny = trial("tiny", 40.0, macs=3.456e6, samples_per_s=0.0345)
+    text = leaderboard_text(sweep(tiny, trial("large", 50.0)))
+    large, small = (line.split() for line in text.splitlines()[-2:])
+    assert (large[-3], large[-1]) == ("4.0", "2.00")
+    assert (small[-3], small[-1]) == ("0.035", "0.0035")
+
+
 def test_the_text_of_many_trials_fits_the_terminal_and_names_omitted_columns():
     text = leaderboard_text(many(50))
     assert max(map(len, text.splitlines())) <= 120

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.io.atomic import atomic_write
-from pipeline.io.console import duration
+from pipeline.io.console import amount, duration
 from pipeline.io.redaction import redacted
 from pipeline.io.text import csv_cell
 from tune.outcome import SweepOutcome, TrialOutcome
@@ -115,9 +115,9 @@ def _facts(trial: TrialOutcome) -> dict[str, str]:
         "best epoch": str(trial.best_epoch or ""),
         "training samples seen": f"{trial.samples:,}",
         "wall time": duration(trial.seconds) if is_number(trial.seconds) else "",
-        "training samples/s": number(trial.samples_per_s, 1),
+        "training samples/s": amount(trial.samples_per_s, 1),
         "parameters": f"{trial.parameters:,}",
-        "GMAC of one image, forward": number(trial.macs / 1e9, 3),
+        "GMAC of one image, forward": amount(trial.macs / 1e9, 3),
         "best checkpoint": str(trial.checkpoint or ""),
     }
     return {name: value or "not known" for name, value in facts.items()}

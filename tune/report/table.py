@@ -6,7 +6,7 @@ from functools import partial
 from textwrap import wrap
 from typing import Any, Literal
 
-from pipeline.io.console import duration
+from pipeline.io.console import amount, duration
 from tune.outcome import SweepOutcome, TrialOutcome
 from tune.report.leaderboard import differing_keys, ranked, ranks, summary, varied_keys
 from tune.report.values import clipped, is_number, last_line, number, short_keys, shortened, shown
@@ -50,9 +50,9 @@ def columns_of(outcome: SweepOutcome) -> list[Column]:
         _numbers("best epoch", [trial.best_epoch or None for trial in trials], whole),
         _numbers("samples", [trial.samples for trial in trials], whole),
         _numbers("time", [trial.seconds for trial in trials], duration),
-        _numbers("samples/s", [t.samples_per_s for t in trials], partial(number, digits=1)),
+        _numbers("samples/s", [t.samples_per_s for t in trials], partial(amount, decimals=1)),
         _numbers("parameters", [trial.parameters for trial in trials], whole),
-        _numbers("GMAC", [trial.macs / 1e9 for trial in trials], two_digits),
+        _numbers("GMAC", [trial.macs / 1e9 for trial in trials], amount),
     ]
 
 

@@ -15,7 +15,9 @@ from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.sides import plain_name
 from pipeline.run.checkpoint import check_file, find_weights, weights_name
-from pipeline.run.checkpoint_manager import best, checkpoints
+from pipeline.run.checkpoint_manager import best, checkpoints, ranked
+from pipeline.run.journal import JOURNAL_NAME, Journal
+from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.metadata import METADATA_NAME, read_metadata
 from pipeline.settings import ModelSettings
 
@@ -25,12 +27,15 @@ _Shape = tuple[int, ...]
 def find_local(run: str, storage: Path) -> Path | None:
     """Return the local checkpoint that `run` names, or None.
 
-    `run` is a checkpoint's folder, a run's folder, or the name of a run in `storage`. A run means
-    its best checkpoint. Raises ValueError if it has none.
+    `run` is a checkpoint's folder, a run's or a sweep's folder, or the name of a run or a sweep in
+    `storage`. A run means its best checkpoint, a sweep that of its best trial that did not fail.
+    Raises ValueError if there is none.
     """
     for folder in (Path(run), storage / run):
         if (folder / METADATA_NAME).exists():
             return folder
+        if (folder / SWEEP_NAME).exists():
+            return _best_of_sweep(folder)
         if folder.is_dir():
             return _best(folder)
     return None
@@ -41,12 +46,29 @@ def _best(folder: Path) -> Path:
     kept = checkpoints(folder)
     if not kept:
         raise ValueError(f"{folder}: holds no checkpoint, expected the folder of a run or of one")
-    newest = read_metadata(kept[-1])
-    measure = newest.joint_set.measure(newest.settings.evaluation.measure)
-    found = best(folder, measure.metric_name)
+    found = best(folder, _metric(kept))
     if found is None:
         raise ValueError(f"{folder}: none of its {len(kept)} checkpoints has been evaluated yet")
     return found[0]
+
+
+def _best_of_sweep(folder: Path) -> Path:
+    """Return the best checkpoint of the trials that did not fail, by their primary metric."""
+    found: list[tuple[float, Path]] = []
+    for trial in sorted(path.parent for path in folder.glob(f"*/{JOURNAL_NAME}")):
+        kept, ends = checkpoints(trial), [e for e in Journal(trial).entries() if e.kind == "end"]
+        if kept and not (ends and ends[-1].content["status"] == "FAILED"):
+            metric = _metric(kept)
+            found += [(m.metrics[metric], path) for path, m in ranked(trial, metric)[:1]]
+    if not found:
+        raise ValueError(f"{folder}: no trial of this sweep has a checkpoint with a score yet")
+    return max(found, key=lambda scored: scored[0])[1]
+
+
+def _metric(kept: Sequence[Path]) -> str:
+    """Return the name of the primary metric of a run with these checkpoints."""
+    newest = read_metadata(kept[-1])
+    return newest.joint_set.measure(newest.settings.evaluation.measure).metric_name
 
 
 @dataclass(frozen=True, kw_only=True)

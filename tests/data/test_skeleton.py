@@ -61,9 +61,12 @@ def test_the_longest_pair_of_joints_that_most_people_have_is_the_normaliser():
     assert "which 75% of the people have" in lines[-1]
 
 
-def test_the_box_is_the_normaliser_where_most_people_have_one():
+def test_the_box_is_the_normaliser_where_few_people_have_two_joints():
     row = [(0, 0), (5, 0), (0, 3), None]
-    joint_set, lines = described(MOUSE, people(row, box=(0, 0, 9, 9)))
+    joint_set, _ = described(MOUSE, people(row, box=(0, 0, 9, 9)))
+    assert joint_set.measures[0].segment == (1, 2)
+    one = [(0, 0), None, None, None]
+    joint_set, lines = described(MOUSE, people(one, one, one, row, box=(0, 0, 9, 9)))
     assert joint_set.measures[0].key == "pck_box"
     assert lines[-1] == (
         "errors are divided by the longer side of the box, which 100% of the people have "

@@ -50,7 +50,7 @@ def people_of(plan):
         ("crowdpose", 4, 14, 6, "segment", {"no labelled joint": 1}),
         ("aic", 9, 14, 6, "segment", {}),
         ("ap10k", 2, 17, 7, "segment", {}),
-        ("horse10", 3, 22, 0, "box", {}),
+        ("horse10", 3, 22, 0, "segment", {}),
         ("macaque", 2, 17, 8, "segment", {}),
     ],
 )

@@ -17,7 +17,7 @@ from pipeline.pose.sides import plain_name, side_pairs
 
 # As many people tell which joints are annotated together.
 _LOOKED_AT = 2000
-# A box, or a torso, is the normaliser if at least this share of the people have it.
+# A torso, or a pair of joints, is the normaliser if at least this share of the people have it.
 _MOST_PEOPLE = 0.5
 # Pairs of joints that about as many people have; the longest of them is the normaliser.
 _AS_MANY = 0.98
@@ -65,8 +65,8 @@ def joint_set_of(
 
     COCO's 17 joints, in their order and any spelling, are the known set. Mirror pairs that the file
     doesn't state are those of names that differ in left and right alone. The normaliser is the
-    torso, the box, or the longest pair of joints, whichever most of the people have. Raises
-    ValueError if pairs contradict the names.
+    torso, else the longest pair of joints, else the box, the first that most of the people have.
+    Raises ValueError if pairs contradict the names.
     """
     if list(map(plain_name, skeleton.joints)) == list(map(plain_name, COCO.joints)):
         return COCO, ["joint set coco: COCO's 17 joints in their order"]
@@ -134,10 +134,11 @@ def _measure(
         share = float(annotated[:, torso].all(axis=1).mean()) if seen else 0.0
         if share >= _MOST_PEOPLE:
             return _segment(torso), share
-    if boxes >= _MOST_PEOPLE or len(names) < 2 or not seen:
-        return PCK_BOX, boxes
-    pair, share = _longest_pair(joints, annotated)
-    return _segment(pair), share
+    pair, share = _longest_pair(joints, annotated) if len(names) > 1 and seen else ((0, 1), 0.0)
+    # Few people may have any two joints, where each shows another part.
+    if share >= _MOST_PEOPLE or share > boxes:
+        return _segment(pair), share
+    return PCK_BOX, boxes
 
 
 def _segment(pair: tuple[int, int]) -> Measure:

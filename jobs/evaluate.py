@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 _Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+_File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,15 @@ class Arguments:
     checkpoint: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
     """MODEL as an option."""
     weights: Weights = "auto"
-    val: Annotated[str, tyro.conf.arg(name="data.val")]
+    val: Annotated[str, tyro.conf.arg(name="data.val")] = ""
     """Validation shards: a glob or comma-separated globs."""
+    boxes: _File = None
+    """In place of shards, a detector's boxes with scores, such as COCO's detections: average
+    precision (OKS) over all people of --truth on the photographs in --images."""
+    truth: _File = None
+    """COCO annotation file, for --boxes."""
+    images: _Folder = None
+    """Folder of the annotated photographs, for --boxes."""
     train: Annotated[str, tyro.conf.arg(name="data.train")] = ""
     """Training shards; with them their mean pose is measured as a baseline."""
     flip_test: Annotated[
@@ -87,6 +95,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
     from pipeline.run.plan import storage_folder
     from pipeline.tracking.lookup import find_checkpoint
 
+    _check_data(arguments)
     device = torch_device(arguments.device, arguments.threads)
     _check_people_file(arguments.people)
     model = _model(arguments)
@@ -99,6 +108,9 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
     say(f"checkpoint: {measured}")
     if weights == "ema":
         say("weights: their moving average (ema)")
+    if arguments.boxes is not None:
+        _evaluate_boxes(arguments, checkpoint, metadata, measured)
+        return
     fitting = metadata.joint_set, metadata.settings.model.input_px
     loader = shard_loader("data.val", arguments.val, *fitting)
     check_any_measurable(f"data.val={redacted(arguments.val)!r}", loader.samples, loader.joint_set)
@@ -128,6 +140,65 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
         say(f"written: {arguments.people}")
     if arguments.figures is not None:
         _draw(evaluator, evaluation, people, arguments.figures)
+
+
+def _check_data(arguments: Arguments) -> None:
+    """Raise ValueError unless there are shards, or boxes with photographs and their truth."""
+    given = {name: getattr(arguments, name) for name in ("boxes", "truth", "images")}
+    if arguments.val and any(given.values()):
+        raise ValueError("--data.val: give shards, or --boxes with --truth and --images, not both")
+    absent = [f"--{name}" for name, value in given.items() if value is None]
+    if not arguments.val and absent:
+        raise ValueError(
+            f"{' and '.join(absent)} missing, expected all of --boxes, --truth and --images"
+            if len(absent) < len(given)
+            else "--data.val is required: validation shards; or --boxes with --truth and --images"
+        )
+    if arguments.val:
+        return
+    for name in ("train", "every_stack", "figures", "people"):
+        if getattr(arguments, name):
+            option = "data.train" if name == "train" else name.replace("_", "-")
+            raise ValueError(f"--{option}: needs the shards of --data.val, not --boxes")
+    if not arguments.flip_test or arguments.decoding is not None:
+        raise ValueError("--boxes: flip test and decoding are those of the checkpoint's settings")
+
+
+def _evaluate_boxes(
+    arguments: Arguments, checkpoint: Path, metadata: "CheckpointMetadata", measured: str
+) -> None:
+    """Predict in a detector's boxes, and print and write COCO's ten numbers."""
+    import numpy as np
+
+    from pipeline.data.formats.coco_truth import read_coco_truth
+    from pipeline.evaluation.oks import average_precision, match, precision_table
+    from pipeline.inference.batch_predictor import Options
+    from pipeline.inference.detections import match_boxes, predict_boxes
+
+    assert arguments.boxes is not None, "checked before"
+    assert arguments.truth is not None, "checked before"
+    assert arguments.images is not None, "checked before"
+    joint_set = metadata.joint_set
+    truth = read_coco_truth(arguments.truth, joint_set)
+    detected = match_boxes(arguments.boxes, truth, arguments.images)
+    for note in (*truth.notes, *detected.notes):
+        say(note)
+    options = Options(
+        root=Path.cwd(),
+        weights=arguments.weights,
+        exact=True,
+        threads=arguments.threads,
+        is_cuda=torch_device(arguments.device, arguments.threads).type == "cuda",
+    )
+    people = predict_boxes(checkpoint, detected, options, len(joint_set.joints))
+    matches = match(truth.people, people, np.array(truth.sigmas))
+    found = average_precision(matches)
+    say(
+        f"\nnetwork, by OKS, {len(people.scores):,} boxes of {arguments.boxes.name}, "
+        f"{int(matches.people[0].sum()):,} people\n{precision_table(found)}"
+    )
+    content = {"checkpoint": measured, "boxes": str(arguments.boxes), "oks": found.as_dict()}
+    write_json(arguments.json, content)
 
 
 def _model(arguments: Arguments) -> str:

@@ -117,13 +117,15 @@ def pack_samples(
     return [folder / entry.name for entry in entries]
 
 
-def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes) -> Settings:
+def checkpoint(
+    folder: Path, metrics: dict[str, float] | None = None, joint_set: JointSet = MPII, **changes
+) -> Settings:
     """Write a tiny checkpoint whose random heads find joints somewhere; return its settings."""
     settings = Settings.from_flat(
         {
             "model.stacks": 2,
             "model.features": 8,
-            "model.joints": 16,
+            "model.joints": len(joint_set.joints),
             "model.input_px": 64,
             "evaluation.batch_size": 2,
         }
@@ -132,7 +134,7 @@ def checkpoint(folder: Path, metrics: dict[str, float] | None = None, **changes)
     folder.mkdir(parents=True)
     network = build_network(settings.model, 0, torch.device("cpu"), zero_heads=False)
     metadata = CheckpointMetadata(
-        settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics=metrics or {}
+        settings=settings, joint_set=joint_set, progress=Progress(epochs=1), metrics=metrics or {}
     )
     write_checkpoint(folder, take_snapshot(network, metadata))
     return settings

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from pipeline.data.formats.annotations import entry, numbers, numbers_in, read_json, records_of
+from pipeline.data.formats.annotations import (
+    entry,
+    numbers,
+    numbers_in,
+    path_in,
+    read_json,
+    records_of,
+)
 from pipeline.io.parsing import Identifier, identifier_of, items_of, text_of
 from pipeline.pose.joint_sets import JOINT_SETS, JointSet
 
@@ -48,13 +55,15 @@ class DetectedPeople:
 class CocoTruth:
     """The people of an annotation file.
 
-    `images` and `categories` number the file's ids. `notes` say what the file lacked.
+    `images` and `categories` number the file's ids, and `files` has the images' paths where the
+    file names them. `notes` say what the file lacked.
     """
 
     people: AnnotatedPeople
     sigmas: tuple[float, ...]
     images: Mapping[Identifier, int]
     categories: Mapping[Identifier, int]
+    files: Mapping[Identifier, str]
     notes: tuple[str, ...]
 
 
@@ -71,6 +80,11 @@ def read_coco_truth(path: Path, joint_set: JointSet | None = None) -> CocoTruth:
         identifier_of(entry(record, "id", where), f"{where}: id"): number
         for number, record in enumerate(records_of(contents, "images", str(path)))
         for where in [f"{path}: images[{number}]"]
+    }
+    files = {
+        identifier_of(record["id"], f"{path}: images"): path_in(record, "file_name", str(path))
+        for record in records_of(contents, "images", str(path))
+        if "file_name" in record
     }
     records = records_of(contents, "annotations", str(path))
     count, joints = len(records), len(names)
@@ -110,6 +124,7 @@ def read_coco_truth(path: Path, joint_set: JointSet | None = None) -> CocoTruth:
         sigmas=_sigmas(path, names, joint_set),
         images=images,
         categories=categories,
+        files=files,
         notes=tuple(notes),
     )
 

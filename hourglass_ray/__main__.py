@@ -26,6 +26,7 @@ COMMANDS = {
     "sweep": Command("tune.sweep", "train runs that differ in some settings; print a leaderboard"),
     "evaluate": Command("jobs.evaluate", "measure a checkpoint on validation shards"),
     "compare": Command("jobs.compare", "compare runs on the same validation people"),
+    "compare_sweeps": Command("tune.compare", "compare the trials of two sweeps"),
     "predict": Command("jobs.predict", "predict joints on photographs, videos or shards"),
     "export": Command("jobs.export", "export a checkpoint for other runtimes"),
     "convert": Command("jobs.convert", "convert weights of other code into a checkpoint"),
@@ -72,7 +73,7 @@ def _answer(name: str, argv: list[str]) -> None:
 
 def listing() -> str:
     """Return the commands, one a line."""
-    lines = [f"  {name:10}  {command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:14}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: hourglass COMMAND [OPTIONS]",

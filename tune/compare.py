@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from pipeline.io.console import aligned, say
+from pipeline.io.installation import command
 from pipeline.io.parsing import parse_json, table_of, text_of
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.settings import Settings
@@ -79,7 +81,7 @@ def compare_sweeps(sweeps: tuple[str, str], storage: str) -> list[str]:
     return [
         *lines,
         "whether the best trials differ by more than chance:",
-        f"  python -m jobs.compare {first.folder} {second.folder}",
+        f"  {shlex.join([*command('jobs.compare'), str(first.folder), str(second.folder)])}",
     ]
 
 

@@ -259,6 +259,13 @@ def test_a_picture_is_meant_by_number_stem_or_name(tmp_path, name, file):
     assert matched.unknown == 0
 
 
+def test_boxes_that_are_shares_of_the_picture_are_refused(tmp_path):
+    path = detections(tmp_path, {"bbox": [0.1, 0.2, 0.5, 1.5]}, {"bbox": [0, 0, 1, 1]})
+    with pytest.raises(ValueError, match="all 2 boxes are below 2 px, as shares of the "):
+        read_boxes(path)
+    read_boxes(detections(tmp_path, {"bbox": [0.1, 0.2, 0.5, 1.5]}, {"bbox": [0, 0, 1, 2]}))
+
+
 @pytest.mark.parametrize("name", [[1], {"id": 1}, True, None, 1.5, "", " "])
 def test_an_image_id_that_is_no_number_or_name_is_refused(tmp_path, name):
     path = detections(tmp_path, {}, {"image_id": name})
@@ -274,6 +281,14 @@ def test_annotations_name_an_image_s_id_as_number_or_text(tmp_path):
     boxes = read_boxes(path)
     assert set(boxes.places) == {("a.jpg", None), ("b.jpg", None)}
     assert boxes.ids == {"a.jpg": 7, "b.jpg": 8}
+
+
+def test_an_id_of_two_categories_is_refused(tmp_path):
+    listed = [{"id": 3, "name": "person"}, {"id": 3, "name": "dog"}]
+    with pytest.raises(
+        ValueError, match=r"categories\[1\]: id 3 belongs to person and to dog, exp"
+    ):
+        read_boxes(coco_file(tmp_path, categories=listed))
 
 
 def test_an_id_of_two_images_is_refused(tmp_path):

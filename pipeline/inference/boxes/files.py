@@ -15,6 +15,8 @@ from pipeline.io.parsing import Identifier, composed, identifier_of, items_of, t
 
 # A box's columns in a table of jobs.pack.
 _PACKED_BOX = tuple(f"box_{name}" for name in BOX)
+# Shares of a picture lie from 0 to 1, or a little outside.
+_SHARES_BELOW = 2
 _NO_BOX, _NO_SIZE = "without a box", "of no size"
 
 
@@ -34,10 +36,17 @@ def read_boxes(path: Path, category: str = "") -> Boxes:
 
 
 def _checked(boxes: Boxes) -> Boxes:
-    """Raise ValueError if the file has no box to use."""
+    """Raise ValueError if the file has no box to use, or only shares of pictures."""
     if not boxes.places:
         left_out = ", ".join(f"{count:,} {why}" for why, count in boxes.left_out.items())
         raise ValueError(f"{boxes.path}: expected people's boxes, got {left_out or 'no entry'}")
+    sides = [max(place.box[2:]) for found in boxes.places.values() for place in found if place.box]
+    if sides and max(sides) < _SHARES_BELOW:
+        raise ValueError(
+            f"{boxes.path}: all {len(sides):,} boxes are below {_SHARES_BELOW} px, as shares of "
+            "the picture would be; expected pixels: multiply x and width by the picture's width, "
+            "y and height by its height"
+        )
     return boxes
 
 
@@ -53,7 +62,12 @@ def _read_coco(path: Path, category: str) -> Boxes:
         listed = content.get("categories") or []
         for record, where in _records(listed, f"{path}: categories"):
             name = text_of(entry(record, "name", where), f"{where}: name")
-            names[identifier_of(entry(record, "id", where), f"{where}: id")] = name
+            number = identifier_of(entry(record, "id", where), f"{where}: id")
+            if names.setdefault(number, name) != name:
+                raise ValueError(
+                    f"{where}: id {number!r} belongs to {names[number]} and to {name}, expected an "
+                    "id for each category"
+                )
         records, label = entry(content, "annotations", str(path)), "annotations"
     entries = _records(records, f"{path}: {label}")
     categories = [_category_of(record, where) for record, where in entries]

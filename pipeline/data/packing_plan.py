@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from pipeline.data.formats.annotations import Annotations
-from pipeline.data.formats.plausible import check_percentages
+from pipeline.data.formats.plausible import box_note, check_percentages
 from pipeline.data.formats.registry import SOURCES, read_annotations, recognise
 from pipeline.data.measurable import Measurable, counts_of
 from pipeline.data.photographs.files import holds_photograph
@@ -102,6 +102,7 @@ def plan_packing(settings: PackSettings) -> PackPlan:
             *reason,
             *annotations.notes,
             *matched.notes,
+            *_box_notes(matched),
             *_measure_notes(people, annotations.joint_set),
         ),
     )
@@ -299,6 +300,12 @@ def _check_people(people: list[Person]) -> None:
         raise ValueError(
             f"{len(repeated):,} people share a key with another, expected each once: {repeated[:3]}"
         )
+
+
+def _box_notes(matched: Matched) -> Iterator[str]:
+    sizes = {name: header.upright_size for name, header in matched.headers.items()}
+    if sizes and (note := box_note(matched.people, sizes)):
+        yield note
 
 
 def _measure_notes(people: Sequence[Person], joint_set: JointSet) -> Iterator[str]:

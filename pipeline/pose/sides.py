@@ -9,7 +9,7 @@ from typing import Literal
 
 Side = Literal["left", "right"]
 
-_WORDS: dict[str, Side] = {"left": "left", "right": "right"}
+_WORDS: dict[str, Side] = {"left": "left", "right": "right", "lft": "left", "rgt": "right"}
 _LETTERS: dict[str, Side] = {"l": "left", "r": "right"}
 # left and EAR of left_EAR, ear and L of earL, LF and Paw of LFPaw, Left and Ear of LeftEar.
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")

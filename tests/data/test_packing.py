@@ -253,8 +253,8 @@ def test_annotations_of_other_sizes_do_not_fit(tmp_path):
 def test_annotations_with_joints_outside_do_not_fit(tmp_path):
     write_photographs(tmp_path, names(4))
     outside = [[400.0 + k, 300.0] for k in range(16)]
-    records = [hrnet_record(image, joints=outside) for image in names(4)]
-    write_annotations(tmp_path, records)
+    placed = {"joints": outside, "center": [408.0, 295.0]}
+    records = [hrnet_record(image, **placed) for image in names(4)]
     message = (
         f"3 of 4 looked at; {tmp_path / 'images' / 'photo-001.jpg'} of (200, 160) pixels, "
         "joints up to [414.0, 299.0]"

@@ -622,7 +622,7 @@ def test_a_joint_that_is_not_finite_is_refused_whatever_the_source(tmp_path):
         patch.setitem(SOURCES, "lsp", source)
         message = (
             "joints.mat: person 0 of 000000000785.jpg: nose is annotated at (inf, 1), expected "
-            "finite pixels"
+            "pixels"
         )
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             read_annotations("lsp", AnnotationFiles(annotations=Path("joints.mat")))
@@ -725,3 +725,43 @@ def test_two_of_cocos_fourteen_people_have_no_labelled_joint(coco_dir):
     assert annotations.skipped == {"no labelled joint": 2}
     for person in annotations.people:
         assert (coco_dir / "images" / person.image).is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"bbox": [0.1, 0.1, 0.5, 0.5]}, "box (0.1, 0.1, 0.5, 0.5)"),
+        ({"bbox": [50, 60, 8000, 16000]}, "box (50.0, 60.0, 8000.0, 16000.0)"),
+    ],
+)
+def test_boxes_in_another_unit_than_the_joints_are_refused(tmp_path, change, field):
+    files = AnnotationFiles(annotations=coco_file(tmp_path / "a.json", change, change, {}))
+    message = (
+        f"a.json: {field} of 000000000785.jpg does not fit its joints, nor does it in 2 of 3 "
+        "people; expected the unit of the joints (a frame has sides of 200 * scale)"
+    )
+    with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
+        read_annotations("coco", files)
+    coco_file(tmp_path / "a.json", change, {}, {})
+    assert len(read_annotations("coco", files).people) == 3
+
+
+def test_a_joint_at_the_corner_in_all_of_several_people_is_refused(tmp_path):
+    corner = {"keypoints": [0, 0, 2] + [100, 200, 2] * 16}
+    files = AnnotationFiles(annotations=coco_file(tmp_path / "a.json", corner, corner, corner))
+    message = "3 of 51 joints that are not missing lie at (0, 0); expected the visibility 0 where a"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_annotations("coco", files)
+    coco_file(tmp_path / "a.json", corner, corner)
+    assert len(read_annotations("coco", files).people) == 2
+
+
+def test_a_category_id_twice_is_refused_unless_it_is_the_same_category(tmp_path):
+    path = coco_file(tmp_path / "a.json", {})
+    content = json.loads(path.read_text())
+    content["categories"].append(content["categories"][0])
+    assert len(read_coco(write_json(path, content)).people) == 1
+    content["categories"][1] = content["categories"][0] | {"keypoints": ["a", "b"]}
+    said = "categories[1] has the id 1 of another category before it, expected one id a category"
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}$"):
+        read_coco(write_json(path, content))

@@ -661,7 +661,7 @@ def checked(folder: Path, *rows: dict, **lines: str | None) -> Annotations:
 GONE = ROW | {"nose_x": -1, "nose_y": -1}
 
 
-@pytest.mark.parametrize("value", [-1, -999, 99999])
+@pytest.mark.parametrize("value", [-1, -999, 99999, -8388607])
 def test_a_value_for_missing_joints_is_refused_with_the_setting_that_reads_it(tmp_path, value):
     gone = ROW | {"nose_x": value, "nose_y": value}
     said = (
@@ -687,6 +687,29 @@ def test_a_joint_that_is_both_visible_and_missing_is_refused(tmp_path):
         GONE | {"nose_visibility": "visible"},
         missing="-1",
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scale": 140.0}, "scale 140.0 of a.jpg does not fit its joints"),
+        ({"scale": 0.0035}, "scale 0.0035 of a.jpg does not fit its joints"),
+        ({"center_x": 900}, "scale 0.7 of a.jpg does not fit its joints"),
+        ({"head_size": 0.1}, "head_size 0.1 of a.jpg does not fit its joints"),
+        ({"head_size": 800.0}, "head_size 800.0 of a.jpg does not fit its joints"),
+    ],
+)
+def test_frames_and_head_sizes_in_another_unit_than_the_joints_are_refused(tmp_path, change, said):
+    row = ROW | FRAME | {"head_size": 20}
+    with pytest.raises(ValueError, match=f"horses.csv: {re.escape(said)}, nor does it in 2 of 3 "):
+        checked(tmp_path, row | change, row | change, row)
+    assert len(checked(tmp_path, row | change, row).people) == 2
+
+
+def test_joints_farther_than_any_picture_reaches_are_refused(tmp_path):
+    said = "horses.csv: person 0 of a.jpg: nose is annotated at (1e+10, 20), expected pixels"
+    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+        checked(tmp_path, ROW | {"nose_x": 1e10}, ROW)
 
 
 SHARES = {name: value / 200 for name, value in ROW.items() if name != "image"} | {"image": "a.jpg"}
@@ -788,6 +811,21 @@ def test_percentages_of_the_image_are_refused_with_the_setting_that_reads_them(t
 @pytest.mark.parametrize("change", [{"images": 9}, {"size": (300, 199)}])
 def test_few_or_small_photographs_tell_nothing_of_percentages(tmp_path, change):
     assert plan_packing(percentages(tmp_path, **change)).people == change.get("images", 10)
+
+
+def test_boxes_that_look_like_two_corners_are_noted(tmp_path):
+    settings = percentages(tmp_path)
+    corners = {"box_x": 5, "box_y": 2, "box_width": 299, "box_height": 150}
+    rows = [ROW | corners | {"image": f"{number}.png"} for number in range(10)]
+    csv_of(tmp_path, *rows)
+    said = (
+        "10 of 10 boxes would reach beyond their image: if they are two corners, make x, y, width "
+        "and height of them"
+    )
+    assert said in plan_packing(settings).notes
+    # One that is no corner: its width is less than its x.
+    csv_of(tmp_path, *rows[:9], rows[9] | {"box_x": 200, "box_width": 90})
+    assert said not in plan_packing(settings).notes
 
 
 def test_joints_beyond_the_corner_of_a_photograph_are_pixels(tmp_path):

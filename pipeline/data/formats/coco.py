@@ -152,12 +152,21 @@ def _categories(contents: Mapping[str, Any], files: AnnotationFiles) -> _Categor
         return _Categories(
             names=dict.fromkeys(ids, "person"), skeletons=dict.fromkeys(ids, only), notes=()
         )
+    records: dict[Identifier, Mapping[str, Any]] = {}
     names: dict[Identifier, str] = {}
     skeletons: dict[Identifier, Skeleton] = {}
     notes: list[str] = []
     for number, record in enumerate(records_of(contents, "categories", str(path))):
         where = f"{path}: categories[{number}]"
         known = identifier_of(entry(record, "id", where), f"{where}: id")
+        if records.setdefault(known, record) is not record:
+            # Joined exports hold the same categories again.
+            if records[known] != record:
+                raise ValueError(
+                    f"{where} has the id {known!r} of another category before it, expected one id "
+                    "a category"
+                )
+            continue
         name = str(record.get("name", known))
         # Two categories may share a name.
         names[known] = f"{name} ({known})" if name in names.values() else name
@@ -206,7 +215,7 @@ def _reason_to_skip(record: Mapping[str, Any], files: AnnotationFiles) -> str | 
         return "no keypoints"
     if record.get("score") is not None and not files.predictions:
         return PREDICTION
-    if isinstance(keypoints, list) and not any(keypoints[2::3]):
+    if isinstance(keypoints, list) and len(keypoints) % 3 == 0 and not any(keypoints[2::3]):
         return "no labelled joint"
     return None
 

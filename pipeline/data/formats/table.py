@@ -29,6 +29,7 @@ _IMAGE_SIZE = ("image_width", "image_height")
 # Columns that a table has all of or none.
 _TOGETHER = (_BOX, _FRAME, _IMAGE_SIZE)
 _COLUMNS = ("image", "person", "split", "head_size", *_BOX, *_FRAME, *_IMAGE_SIZE)
+_NO_PAIRS = "flip pairs: none, so that joints keep their names in mirrored images"
 _STATES = {
     **{str(state.value): state for state in Visibility},
     **{state.name.lower(): state for state in Visibility},
@@ -75,6 +76,7 @@ def read_table(path: Path, joint_file: JointFile, sizes_of: SizesOf | None = Non
         skipped=skipped,
         index_base=base,
         states_unit=joint_file.unit is not None,
+        notes=() if joint_set.flip_pairs else (_NO_PAIRS,),
     )
 
 

@@ -1,17 +1,17 @@
 """Failures of workers: how they are reported, which ones are permanent, and what caused them.
 
-Ray Train's controller imports this file, so it imports little: neither MLflow nor the training.
+Ray Train's controller imports this file, so it imports little: no torch, and neither MLflow nor the
+training.
 """
 
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from ray.train import ControllerError, TrainingFailedError, UserCallback, WorkerGroupError
 
 from pipeline.cluster.heartbeats import last_heard
 from pipeline.io.console import say
-from pipeline.run.checkpoint_manager import StorageError
+from pipeline.run.layout import StorageError
 from pipeline.run.ownership import SupersededError
 
 # Errors that every retry would meet again.
@@ -54,6 +54,8 @@ def reason(error: TrainingFailedError) -> str:
 
 def _is_collateral(error: Exception) -> bool:
     """Whether a rank only lost its connection to another rank, which had failed before."""
+    import torch.distributed as dist
+
     # Gloo raises a plain RuntimeError.
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)

@@ -168,7 +168,7 @@ def trainer(
         loop,
         train_loop_config=asdict(task),
         is_shared=not is_for_one_run(),
-        torch_config=RendezvousConfig(timeout_s=max(_COLLECTIVE_TIMEOUT_S, timeout_s)),
+        backend_config=RendezvousConfig(timeout_s=max(_COLLECTIVE_TIMEOUT_S, timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=(fewest, most) if most > fewest and settings.is_elastic else most,
             elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,

@@ -17,7 +17,7 @@ from pipeline.cluster.ray_private import TRACEBACKS
 from pipeline.cluster.watchdog import Watchdog
 from pipeline.data.shards.sample import BadSampleError
 from pipeline.pose.shapes import Positions
-from pipeline.run.checkpoint_manager import StorageError
+from pipeline.run.layout import StorageError
 from pipeline.run.ownership import Owner, SupersededError, Writer
 from pipeline.run.provenance import equipment
 from pipeline.run.system_metrics import Monitor
@@ -59,7 +59,7 @@ def train_worker(fields: dict[str, Any]) -> None:
     task, host, marker = Task(**fields), RayHost(), ProgressMarker()
     rank, workers, folder = context.get_world_rank(), context.get_world_size(), Path(task.folder)
     patience_s = 60 * Settings.from_flat(task.settings).ray.hang_minutes
-    device = ray.train.torch.get_device()
+    device = own_device()
     try:
         # Of the ranks, the first writes. The others share its generation.
         writer = Writer.of_worker(folder, Owner(**task.owner)) if rank == 0 else None
@@ -82,6 +82,14 @@ def train_worker(fields: dict[str, Any]) -> None:
         # Their messages are complete; a stack would only hide them.
         logging.getLogger(TRACEBACKS).disabled = True
         raise
+
+
+def own_device() -> torch.device:
+    """Return the device that Ray gave this rank, which becomes the process's default device."""
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def quieten_ray_train() -> None:

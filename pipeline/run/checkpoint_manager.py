@@ -12,7 +12,7 @@ from pipeline.io.atomic import atomic_write
 from pipeline.io.console import say
 from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
 from pipeline.run.journal import Journal, sync_folder
-from pipeline.run.layout import OVERLAYS, overlay_path
+from pipeline.run.layout import OVERLAYS, StorageError, overlay_path
 from pipeline.run.metadata import METADATA_NAME, CheckpointMetadata, Progress, read_metadata
 from pipeline.run.ownership import SupersededError, Writer
 
@@ -114,10 +114,6 @@ def enter_models(journal: Journal, folder: Path, metric: str, most: int) -> None
     for name, (path, metadata) in wanted.items():
         if name not in entered:
             journal.model(path, metadata.progress.epochs)
-
-
-class StorageError(OSError):
-    """A checkpoint could not be written."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Names of the files in a run's folder."""
+"""Names of the files in a run's folder, and the error of one that can't be written."""
 
 from pathlib import Path
 
@@ -12,6 +12,10 @@ STOP_NAME = "stop"
 SWEEP_NAME = "sweep.json"
 # This file in a run's folder tells its driver that it has no workers: they start, or wait for room.
 STARTING_NAME = "starting"
+
+
+class StorageError(OSError):
+    """A checkpoint could not be written."""
 
 
 def overlay_path(folder: Path, epoch: int) -> Path:

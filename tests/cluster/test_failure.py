@@ -4,7 +4,7 @@ import pytest
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.cluster.failures import FailureReporter, reason
-from pipeline.run.checkpoint_manager import StorageError
+from pipeline.run.layout import StorageError
 from pipeline.training.bad_steps import BadStepsError
 
 GLOO = RuntimeError(

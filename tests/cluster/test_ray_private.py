@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import ray._raylet
 from ray.train import ControllerError, WorkerGroupError
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE, get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller.state import (
@@ -22,12 +21,14 @@ from ray.train.v2._internal.execution.controller.state import (
     RunningState,
     SchedulingState,
 )
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.cluster import ray_private, start
 from pipeline.cluster.ray_private import LeanTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator"
+TRAINER = "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer"
 WORKERS = "ray.train.v2._internal.execution.worker_group:ExecutionGroup"
 EXECUTION = "ray.train.v2._internal.execution"
 WATCHED = ("after_controller_start", "after_controller_state_update")
@@ -37,17 +38,17 @@ NAMES = [
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
     "ray._private.services:get_node_ip_address",
     # rendezvous.py, and what it calls of the workers
-    "ray.train.torch.config:_TorchBackend.on_start",
+    "ray.train.backend:Backend.on_start",
     *(f"{WORKERS}.{name}" for name in ("execute", "execute_single", "execute_single_async")),
     f"{WORKERS}.get_resources_per_worker",
     # LeanTrainer
-    "ray.train.torch:TorchTrainer._create_default_callbacks",
+    f"{TRAINER}._create_default_callbacks",
     "ray.train.v2._internal.callbacks.datasets:DatasetsCallback",
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
     # take_over
     f"{COORDINATOR}:_AutoscalingCoordinatorActor.cancel_request",
     "ray.train.v2._internal.execution.context:TrainRunContext",
-    "ray.train.torch:TorchTrainer._register_sigint_handler",
+    f"{TRAINER}._register_sigint_handler",
     # StartWatch, has_not_started
     *(f"{EXECUTION}.callback:ControllerCallback.{name}" for name in WATCHED),
     *(f"{EXECUTION}.controller.state:{name}State" for name in STATES),
@@ -137,7 +138,7 @@ def test_ray_train_still_requests_resources_by_the_name_that_is_cancelled():
         assert f'{kind}="{ray_private._COORDINATOR}"' in created
     policy = "ray.train.v2._internal.execution.scaling_policy:ScalingPolicy"
     assert 'f"train-{train_run_context.run_id}"' in inspect.getsource(pkgutil.resolve_name(policy))
-    assert TorchTrainer(print).train_run_context.run_id
+    assert DataParallelTrainer(print).train_run_context.run_id
 
 
 def test_ray_init_still_installs_its_handler_by_the_function_that_is_replaced(monkeypatch):
@@ -236,10 +237,10 @@ def test_stacks_of_what_the_driver_explains_are_not_printed(tmp_path):
 
 
 def omitted(*, is_shared: bool) -> set[str]:
-    def names(trainer: TorchTrainer) -> set[str]:
+    def names(trainer: DataParallelTrainer) -> set[str]:
         return {type(callback).__name__ for callback in trainer._create_default_callbacks()}
 
-    return names(TorchTrainer(print)) - names(LeanTrainer(print, is_shared=is_shared))
+    return names(DataParallelTrainer(print)) - names(LeanTrainer(print, is_shared=is_shared))
 
 
 def test_no_actor_distributes_datasets_and_on_its_own_cluster_a_run_frees_nothing_for_others():

@@ -1,12 +1,21 @@
 """Where the ranks of a run listen for one another."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from pipeline.cluster import rendezvous
 from pipeline.run.system_metrics import interface_of
+
+ROOT = Path(__file__).resolve().parents[2]
+# What its process loads of this repository: callbacks, and the configuration of the process group.
+CONTROLLER = [f"pipeline.cluster.{name}" for name in ("failures", "ray_private", "rendezvous")]
+HEAVY = {"torch", "mlflow", "matplotlib", "scipy", "cv2"}
 
 
 @pytest.fixture
@@ -57,20 +66,43 @@ def test_a_single_rank_gets_no_process_group():
     assert not dist.is_initialized()
 
 
-def test_ranks_that_may_be_on_several_nodes_meet_as_in_ray_train(node, monkeypatch):
-    calls = []
+_JOIN = """
+import sys, torch, torch.distributed as dist
+from pipeline.cluster import rendezvous
+rank, host, port = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+rendezvous._join(rank, "gloo", (host, port), 2, 60)
+dist.all_reduce(torch.full((1,), 2.0))
+dist.destroy_process_group()
+"""
 
-    class Pair:
-        """A group of two, which notes what it is asked to do."""
 
-        def __len__(self) -> int:
-            return 2
+def test_ranks_meet_at_the_address_of_the_first(node, monkeypatch):
+    node("127.0.0.2")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    found = rendezvous._open_store(60)
+    assert found[0] == "127.0.0.2"
+    other = subprocess.Popen([sys.executable, "-c", _JOIN, "1", *map(str, found)], cwd=ROOT)
+    try:
+        rendezvous._join(0, "gloo", found, 2, 60)
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        assert total == 3
+        dist.destroy_process_group()
+        assert other.wait(60) == 0
+    finally:
+        other.kill()
+        other.wait()
 
-        def execute(self, function) -> None:
-            calls.append(function)
 
-    monkeypatch.setattr(rendezvous.TorchBackend, "on_start", lambda *_: calls.append("Ray Train"))
-    node("192.0.2.1")
-    config = rendezvous.RendezvousConfig()
-    config.backend_cls().on_start(Pair(), config)
-    assert calls == [rendezvous._listen_where_ray_does, "Ray Train"]
+def test_the_store_listens_on_loopback_alone_where_the_cluster_is_this_machine():
+    with rendezvous._listening("127.0.0.1") as alone, rendezvous._listening("192.0.2.1") as reached:
+        assert alone.getsockname()[0] == "127.0.0.1"
+        assert reached.getsockname()[0] in ("::", "0.0.0.0")
+
+
+def test_the_controller_of_ray_train_loads_neither_torch_nor_mlflow():
+    code = f"import sys, {', '.join(CONTROLLER)}; print(*{HEAVY} & sys.modules.keys())"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "\n"

@@ -15,7 +15,6 @@ from pipeline.run.checkpoint import Snapshot, check_sound, write_checkpoint
 from pipeline.run.checkpoint_manager import (
     CheckpointManager,
     EpochEntry,
-    StorageError,
     awaits_evaluation,
     best,
     checkpoint_name,
@@ -23,6 +22,7 @@ from pipeline.run.checkpoint_manager import (
     newest_sound,
 )
 from pipeline.run.journal import Journal
+from pipeline.run.layout import StorageError
 from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.run.ownership import SupersededError, Writer, own
 from pipeline.settings import Settings

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray.train.torch
+import ray.train
 import torch
 import torch.distributed as dist
 
 from jobs.benchmark.rounds.processes import RoundFiles, wait_until, write_json
 from pipeline.cluster.launch import task_of, trainer
 from pipeline.cluster.start import cluster
-from pipeline.cluster.worker import RayHost, quieten_ray_train
+from pipeline.cluster.worker import RayHost, own_device, quieten_ray_train
 from pipeline.run.plan import plan_training
 from pipeline.settings import Settings
 from pipeline.settings.ray import KEEP_MEMORY
@@ -106,7 +106,7 @@ def _train_worker(fields: dict[str, Any], folder: Path) -> None:
     quieten_ray_train()
     task, host, context = Task(**fields), RayHost(), ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    worker = RoundTrainer(RoundFiles(folder), task, rank, workers, ray.train.torch.get_device())
+    worker = RoundTrainer(RoundFiles(folder), task, rank, workers, own_device())
     with Checkpointer(
         worker, Path(task.folder), preemption_check_s=host.preemption_check_s
     ) as checkpointer:

@@ -15,6 +15,7 @@ from pipeline.data.shards.sample import Sample
 from pipeline.pose.geometry import heatmap_from_input, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
+from pipeline.pose.sides import common_side
 from pipeline.settings import DataSettings
 
 _LEFT, _RIGHT, _MIDDLE, _TRUTH = "#ff7f0e", "#1f9bff", "#7bd34f", "#ffffff"
@@ -60,27 +61,49 @@ def draw_truth(loader: SampleLoader, positions: np.ndarray, title: str) -> Figur
 
 
 def draw_joint_set(samples: Sequence[Sample], joint_set: JointSet) -> Figure:
-    """Draw the person with most annotated joints, with the name of each and the limbs."""
-    sample = max(samples, key=lambda sample: sum(map(bool, sample.person.visibility)))
+    """Draw the person with most annotated joints, with the name of each and the limbs.
+
+    Of several it is the largest one, and the picture ends a little beyond the joints.
+    """
+
+    def rank(sample: Sample) -> tuple[int, float]:
+        return sum(map(bool, sample.person.visibility)), sample.person.scale
+
+    sample = max(samples, key=rank)
     pose = pose_of(sample, np.array(sample.person.joints))
     pose = replace(pose, shown=np.array(sample.person.visibility) != Visibility.MISSING, truth=None)
     figure = Figure(figsize=(8, 8), layout="constrained")
     axis = figure.subplots()
     axis.set_axis_off()
     _draw_pose(axis, pose, joint_set)
+    middle = _look_closely(axis, pose)
     for joint, name in enumerate(joint_set.joints):
         if pose.shown[joint]:
+            # Names go outwards, where there is more room between them.
+            is_left = pose.joints[joint, 0] < middle
             axis.annotate(
                 name,
                 tuple(pose.joints[joint]),
-                xytext=(4, 4),
+                xytext=(-4 if is_left else 4, 4),
                 textcoords="offset points",
+                ha="right" if is_left else "left",
                 color=_TRUTH,
                 fontsize=8,
                 bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0},
             )
     figure.suptitle(f"joint set {joint_set.name}", fontsize=11, parse_math=False)
     return figure
+
+
+def _look_closely(axis: Axes, pose: DrawnPose) -> float:
+    """Show a square around the joints, with room for their names; return its middle's x."""
+    joints = pose.joints[pose.shown]
+    low, high = joints.min(axis=0), joints.max(axis=0)
+    x, y = (low + high) / 2
+    half = 0.7 * max(*(high - low), 8.0)
+    axis.set_xlim(x - half, x + half)
+    axis.set_ylim(y + half, y - half)
+    return float(x)
 
 
 def draw_augmented(
@@ -192,7 +215,5 @@ def _draw_pose(axis: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
 
 
 def _side_color(*names: str) -> str:
-    for side, color in (("left", _LEFT), ("right", _RIGHT)):
-        if all(name.startswith(side) for name in names):
-            return color
-    return _MIDDLE
+    side = common_side(names)
+    return _MIDDLE if side is None else {"left": _LEFT, "right": _RIGHT}[side]

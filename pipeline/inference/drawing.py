@@ -16,6 +16,7 @@ from pipeline.io.atomic import atomic_write
 from pipeline.io.own import create_own
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
+from pipeline.pose.sides import common_side
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Enlarged = UInt8[np.ndarray, "enlarged_height enlarged_width 3"]
@@ -154,9 +155,8 @@ def _label(
 
 
 def _side(*names: str) -> tuple[int, int, int]:
-    if all(name.startswith("left") for name in names):
-        return _LEFT
-    return _RIGHT if all(name.startswith("right") for name in names) else _MIDDLE
+    side = common_side(names)
+    return _MIDDLE if side is None else {"left": _LEFT, "right": _RIGHT}[side]
 
 
 def _fixed(point: np.ndarray) -> tuple[int, int]:

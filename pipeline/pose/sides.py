@@ -48,6 +48,12 @@ def side_of(name: str) -> Side | None:
     return sides.pop() if len(sides) == 1 else None
 
 
+def common_side(names: Sequence[str]) -> Side | None:
+    """Return the side that all names state; None if they state none or differ."""
+    sides = set(map(side_of, names))
+    return sides.pop() if len(sides) == 1 else None
+
+
 def plain_name(name: str) -> str:
     """Return a joint's name without case and separators: tools write Left Eye or left-eye."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())

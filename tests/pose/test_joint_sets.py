@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.pose.joint_sets import COCO, FLIC, JOINT_SETS, LSP, MPII, JointSet, Measure, joint_set
+from pipeline.pose.sides import common_side
 
 
 def test_the_flip_map_of_mpii_is_the_published_one():
@@ -253,3 +254,17 @@ def test_a_measure_that_contradicts_itself_is_refused(change, message):
     assert Measure(**right).headline == "PCKh@0.5"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Measure(**right | change)
+
+
+@pytest.mark.parametrize(
+    ("names", "side"),
+    [
+        (("left_ear",), "left"),
+        (("Right_Knee", "Right_Ankle"), "right"),
+        (("earL", "L_shoulder"), "left"),
+        (("left_hip", "right_hip"), None),
+        (("nose", "left_eye"), None),
+    ],
+)
+def test_the_side_of_a_limb_is_the_one_that_both_joints_have(names, side):
+    assert common_side(names) == side

@@ -14,7 +14,7 @@ from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.plausible import box_note, check_percentages
 from pipeline.data.formats.registry import SOURCES, read_annotations, recognise
 from pipeline.data.measurable import Measurable, counts_of
-from pipeline.data.photographs.files import holds_photograph
+from pipeline.data.photographs.files import count_photographs
 from pipeline.data.photographs.header import Header
 from pipeline.data.photographs.match import LeftOut, Matched, match_people
 from pipeline.data.shards.writer import ShardName
@@ -186,20 +186,16 @@ def _recognised(settings: PackSettings) -> tuple[PackSettings, list[str]]:
 def _with_images(settings: PackSettings, path: Path, annotations: Annotations) -> PackSettings:
     """Find the folder of the photographs of annotations at `path`.
 
-    It is that of the annotations or the nearest one above, or its folder `images`.
+    It is that of the annotations, one above, or a folder `images` there: the nearest one with most
+    of the photographs.
     """
     nearest = path if path.is_dir() else path.parent
     # Photographs of some people may be missing.
     names = list(dict.fromkeys(person.image for person in annotations.people))[:_PROBED_IMAGES]
     folders = [nearest, *list(nearest.absolute().parents)[:_FOLDERS_ABOVE]]
     candidates = [found for folder in folders for found in (folder, folder / "images")]
-    holding = (
-        folder
-        for is_whole in (True, False)
-        for folder in candidates
-        if holds_photograph(folder, names, is_whole=is_whole)
-    )
-    return replace(settings, images=next(holding, nearest))
+    best = max(candidates, key=lambda folder: count_photographs(folder, names))
+    return replace(settings, images=best)
 
 
 def _read(settings: PackSettings) -> Annotations:

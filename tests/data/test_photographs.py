@@ -350,11 +350,22 @@ def made_folder(folder: Path, *names: str) -> Path:
         r"\\server\share\day\a.jpg",
         "/home/me/day/a.jpg",
         "https://host/pictures/day/a.jpg",
+        "s3://bucket/day/a.jpg?X-Signature=1&expires=2",
+        "/data/upload/1/day/a.jpg",
     ],
 )
 def test_a_photograph_is_found_however_its_path_is_written(tmp_path, name):
     made_folder(tmp_path, "day/a.jpg")
     assert find_photographs(tmp_path, [name]).paths == {name: "day/a.jpg"}
+
+
+def test_a_file_that_label_studio_renamed_is_found(tmp_path):
+    made_folder(tmp_path, "a.jpg", "0123abcd-b.jpg")
+    names = ["/data/upload/1/0123abcd-a.jpg", "/data/upload/1/0123abcd-b.jpg"]
+    assert find_photographs(tmp_path, names).paths == {
+        names[0]: "a.jpg",
+        names[1]: "0123abcd-b.jpg",
+    }
 
 
 def test_a_name_is_found_in_either_unicode_form(tmp_path):

@@ -305,6 +305,31 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path, make, old, new, message
     assert str(path.parent) in str(error.value)
 
 
+def test_a_project_of_deeplabcut_may_be_given_by_its_config(tmp_path):
+    deeplabcut(tmp_path / "in")
+    plan = found_in(tmp_path / "in/config.yaml", tmp_path / "out")
+    assert [person.image for person in people_of(plan)] == [
+        "labeled-data/m1/a.png",
+        "labeled-data/m1/b.png",
+    ]
+
+
+def test_two_scorers_of_the_same_images_are_refused(tmp_path):
+    path = deeplabcut(tmp_path / "in")
+    (path.parent / "CollectedData_you.csv").write_text(path.read_text().replace("me", "you"))
+    message = "labeled-data/m1/a.png is labelled in CollectedData_me.csv and in CollectedData_you"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        found_in(tmp_path / "in", tmp_path / "out")
+
+
+def test_flip_pairs_of_a_file_that_contradict_the_names_are_named_with_it(tmp_path):
+    path = yolo_pose(tmp_path / "in")
+    path.write_text(path.read_text().replace("[0, 2, 1, 3]", "[0, 1, 2, 3]"))
+    message = f"{path}: flip_pairs lacks ['leftear', 'rightear']"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        found_in(path, tmp_path / "out")
+
+
 def test_columns_that_would_run_a_program_are_refused(tmp_path):
     path = tmp_path / "CollectedData_me.h5"
     with h5py.File(path, "w") as file:

@@ -3,10 +3,11 @@
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from pipeline.io.inside import path_inside
 from pipeline.io.parsing import composed
@@ -17,6 +18,9 @@ _ABSOLUTE = re.compile(r"([A-Za-z]:)?[\\/]|[A-Za-z][A-Za-z0-9+.-]*://")
 
 # The folder of a DeepLabCut project that its tables begin their paths with.
 _PROJECT = "labeled-data"
+
+# Label Studio puts eight digits before the names of uploaded files.
+_UPLOADED = re.compile(r"(/upload/\d+/)[0-9a-f]{8}-", re.ASCII)
 
 # Missing names for which the nearest file is sought.
 _MOST_COMPARED = 20
@@ -56,18 +60,22 @@ def find_photographs(folder: Path, names: Iterable[str]) -> Found:
     return Found(paths=paths, missing=dict.fromkeys(missing) | nearest)
 
 
-def holds_photograph(folder: Path, names: Iterable[str], *, is_whole: bool) -> bool:
-    """Whether any of the files that annotations name is below a folder, which is not listed.
+def count_photographs(folder: Path, names: Iterable[str]) -> tuple[int, int]:
+    """Count the files that annotations name below a folder, which is not listed.
 
-    With `is_whole` files are there by their whole names, else by the ends of these too.
+    Return those that are there by any way to read their names, and those by their whole names.
     """
-    return any(
-        (folder / candidate).is_file()
-        for name, _ in map(frame_of, names)
-        for candidate in ([name] if is_whole else _candidates(name, folder))
-        if ".." not in PurePosixPath(candidate).parts
-        and not (is_whole and _ABSOLUTE.match(candidate))
-    )
+    paths = [path for path, _ in map(frame_of, names)]
+
+    def count(ways: Callable[[str], Iterable[str]]) -> int:
+        return sum(any(_is_below(folder, way) for way in ways(path)) for path in paths)
+
+    return count(lambda path: _candidates(path, folder)), count(_spellings)
+
+
+def _is_below(folder: Path, path: str) -> bool:
+    is_relative = not _ABSOLUTE.match(path) and ".." not in PurePosixPath(path).parts
+    return is_relative and (folder / path).is_file()
 
 
 class _Listing:
@@ -133,17 +141,29 @@ class _Listing:
 def _candidates(name: str, folder: Path) -> Iterator[str]:
     """Yield the paths below a folder that a name may mean, the likeliest first."""
     if not _ABSOLUTE.match(name):
-        yield str(PurePosixPath(name))
+        yield from _spellings(name)
         path = PurePosixPath(name.replace("\\", "/"))
-        if "\\" in name:
-            yield str(path)
         for place, part in enumerate(path.parts[:-1]):
             if (place == 0 and part == _PROJECT) or part == folder.absolute().name:
                 yield str(PurePosixPath(*path.parts[place + 1 :]))
         return
-    parts = [part for part in re.split(r"[\\/]+", name) if part]
-    for start in range(1, len(parts)) if len(parts) > 1 else [0]:
-        yield str(PurePosixPath(*parts[start:]))
+    ways = [name]
+    if "://" in name:
+        # A signed URL ends with a query, and its path may be escaped.
+        ways.append(unquote(re.split(r"[?#]", name, maxsplit=1)[0]))
+    if _UPLOADED.search(name):
+        ways.append(_UPLOADED.sub(r"\1", name))
+    for way in dict.fromkeys(ways):
+        parts = [part for part in re.split(r"[\\/]+", way) if part]
+        for start in range(1, len(parts)) if len(parts) > 1 else [0]:
+            yield str(PurePosixPath(*parts[start:]))
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """Yield a path as it is written, and with slashes."""
+    yield str(PurePosixPath(name))
+    if "\\" in name:
+        yield str(PurePosixPath(name.replace("\\", "/")))
 
 
 def _check_ends(folder: Path, paths: dict[str, str]) -> None:

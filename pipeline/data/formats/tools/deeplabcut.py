@@ -42,6 +42,7 @@ def read_deeplabcut(files: AnnotationFiles) -> Annotations:
     VIDEODLC_*. Raises ValueError naming file, row, column and value.
     """
     tables = [_of_video(_read(path), files.images) for path in _paths(files.annotations)]
+    _check_scorers(tables, files.annotations)
     config = _config(files.annotations)
     skipped: Counter[str] = Counter()
     figures: list[Figure] = []
@@ -71,7 +72,9 @@ def read_deeplabcut(files: AnnotationFiles) -> Annotations:
 
 
 def is_deeplabcut(peek: Peek) -> str:
-    """Recognise a table of DeepLabCut's, or a folder of such tables."""
+    """Recognise a table of DeepLabCut's, a folder of such tables, or a project's config.yaml."""
+    if peek.path.name == _CONFIG and b"bodyparts" in peek.start:
+        return "it has bodyparts, as DeepLabCut's projects"
     if peek.cells and peek.cells[0].lower() == "scorer":
         return "its first row names the scorer, as DeepLabCut's"
     if _KEY in peek.h5:
@@ -103,7 +106,22 @@ class _Table:
         return list(dict.fromkeys(part for name, part, _ in self.columns if name == individual))
 
 
+def _check_scorers(tables: Sequence[_Table], path: Path) -> None:
+    """Raise ValueError if two tables of a folder label the same image."""
+    labelled: dict[tuple[Path, str], Path] = {}
+    for table in tables:
+        for image in table.images:
+            other = labelled.setdefault((table.path.parent, image), table.path)
+            if other != table.path:
+                raise ValueError(
+                    f"{path}: {image} is labelled in {other.name} and in {table.path.name}, "
+                    "expected one scorer; give the path of one table"
+                )
+
+
 def _paths(path: Path) -> list[Path]:
+    if path.name == _CONFIG:
+        path = path.parent
     if not path.is_dir():
         return [path]
     found = _tables_in(path)

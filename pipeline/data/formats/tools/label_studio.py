@@ -235,7 +235,8 @@ def _image(task: Mapping[str, Any], where: str) -> str:
         return url
     if local := parse_qs(parts.query).get("d"):
         return local[0]
-    return unquote(parts.path) if parts.scheme in ("http", "https") else unquote(url)
+    is_served = parts.scheme in ("http", "https") or url.startswith("/data/")
+    return unquote(parts.path) if is_served else unquote(url)
 
 
 def _order(found: Sequence[_Points], path: Path) -> tuple[tuple[str, ...], Path | None, str]:

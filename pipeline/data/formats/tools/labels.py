@@ -88,7 +88,12 @@ def annotations_of(labels: Labels, files: AnnotationFiles) -> Annotations:
             f"{without_box:,} people have no box of a size: that of their joints stands in"
         )
     if joint_file is None:
-        joint_set, about = joint_set_of(skeleton, people, has_box)
+        try:
+            joint_set, about = joint_set_of(skeleton, people, has_box)
+        except ValueError as error:
+            raise ValueError(
+                f"{files.annotations}: {error}; --joint-set FILE states other joints"
+            ) from None
     else:
         joint_set, about = joint_file.joint_set, [f"joint set of {files.joint_set}"]
     return Annotations(

@@ -55,9 +55,12 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keep BatchNorm's running statistics, which the first computation has updated already."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        # Without its statistics a norm would save other tensors than it did at first.
+    for norm, (_, count) in zip(norms, before, strict=True):
+        # Without its statistics a norm would save other tensors than it did at first. A
+        # SyncBatchNorm needs a count to add to; others skip an absent one.
         norm.momentum, norm.num_batches_tracked = 0.0, None
+        if isinstance(norm, nn.SyncBatchNorm) and count is not None:
+            norm.num_batches_tracked = count.clone()
     try:
         yield
     finally:

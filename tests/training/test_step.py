@@ -411,12 +411,23 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_halved():
 # Memory for time
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_recomputed_residuals_train_as_kept_ones_do(precision):
+@pytest.mark.parametrize(
+    ("precision", "norm"),
+    [
+        (torch.float32, torch.nn.BatchNorm2d),
+        (torch.bfloat16, torch.nn.BatchNorm2d),
+        # Without other ranks it computes on CPU too.
+        (torch.float32, torch.nn.SyncBatchNorm),
+    ],
+)
+def test_recomputed_residuals_train_as_kept_ones_do(precision, norm):
     settings = OptimSettings(target_peak=10.0, accumulate=2)
     found = []
     for recompute in (False, True):
         network = build_network(TINY, 0, CPU)
+        if norm is torch.nn.SyncBatchNorm:
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        assert any(type(module) is norm for module in network.modules())
         if recompute:
             network.recompute_residuals()
         optimizer = build_optimizer(network, settings)

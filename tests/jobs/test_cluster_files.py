@@ -104,6 +104,21 @@ def test_a_launcher_file_fits_rays_own_schema(name):
             jsonschema.validate(config | wrong, schema)
 
 
+def test_every_container_on_a_machine_with_gpus_is_given_them():
+    aws = launcher("aws.yaml")
+    for name, kind in aws["available_node_types"].items():
+        options = aws["docker"] | kind.get("docker", {})
+        # Docker refuses the option on a machine without a GPU.
+        has_gpus = kind["resources"].get("GPU", 0) > 0
+        assert ("--gpus=all" in options.get("worker_run_options", [])) is has_gpus, name
+        # Ray's own default has a driver that is too old.
+        assert "nvidia-driver" in kind["node_config"]["ImageId"], name
+    assert "--gpus=all" not in aws["docker"]["run_options"]
+    machines = launcher("machines.yaml")["docker"]
+    assert machines["worker_run_options"] == ["--gpus=all"]
+    assert "--gpus=all" not in machines["run_options"]
+
+
 # Commands
 
 

@@ -89,7 +89,8 @@ def _copied(state: Any) -> Any:
 def _random_states() -> dict[str, Tensor]:
     # Training draws nothing from torch's generators today; later additions might.
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    # Not where a GPU is merely there: to ask it would open a context on it, also for a run on CPU.
+    if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
@@ -196,7 +197,7 @@ def load_training(
         if scaler is not None and stored is not None:
             scaler.load_state_dict(stored)
         torch.set_rng_state(random["cpu"])
-        if "cuda" in random and torch.cuda.is_available():
+        if "cuda" in random and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(random["cuda"])
     except Exception as error:  # torch's loaders raise errors of any kind for a damaged file
         raise ValueError(f"{path}: optimizer state can't be loaded: {error}") from error
@@ -211,9 +212,8 @@ def _fit_groups(stored: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
             "optim.weight_decay was changed; use another ray.name to start over"
         )
     for group, own in zip(stored, expected, strict=True):
-        if "fused" in own:
-            # The checkpoint may come from another kind of device.
-            group["fused"] = own["fused"]
+        # The checkpoint may come from another kind of device.
+        group |= {name: own[name] for name in ("fused", "capturable") if name in own}
 
 
 def load_network(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+import pynvml
 
 from pipeline.io.console import say
 from pipeline.run.journal import SYSTEM_NAME, Journal
@@ -14,11 +15,6 @@ from pipeline.run.ownership import SupersededError, Writer
 
 # Seconds between samples, and samples per journal entry.
 _EVERY_S, _SAMPLES = 5.0, 6
-
-try:
-    import pynvml
-except ModuleNotFoundError:
-    pynvml = None
 
 
 class Monitor:
@@ -67,6 +63,7 @@ class Monitor:
         means = {
             name: sum(sample[name] for sample in taken) / len(taken)
             for name in (taken[0] if taken else ())
+            if all(name in sample for sample in taken)
         }
         traffic = {
             "network_receive_megabytes": (network.bytes_recv - self._network.bytes_recv) / 1e6,
@@ -107,9 +104,7 @@ def interface_of(address: str) -> str:
 
 
 def _gpus() -> list[tuple[int, Any]]:
-    """Return index and handle of each GPU. There are none without NVIDIA's library or driver."""
-    if pynvml is None:
-        return []
+    """Return index and handle of each GPU. There are none without NVIDIA's driver."""
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
@@ -118,8 +113,13 @@ def _gpus() -> list[tuple[int, Any]]:
 
 
 def _gpu_sample(index: int, handle: Any) -> Iterator[tuple[str, float]]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    yield f"gpu_{index}_memory_usage_megabytes", memory.used / 1e6
-    yield f"gpu_{index}_memory_usage_percentage", 100 * memory.used / memory.total
-    yield f"gpu_{index}_utilization_percentage", pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
-    yield f"gpu_{index}_power_usage_watts", pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
+    """Yield what the driver tells of a GPU; of a part of one (MIG) it may not tell its load."""
+    with contextlib.suppress(pynvml.NVMLError):
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        yield f"gpu_{index}_memory_usage_megabytes", memory.used / 1e6
+        yield f"gpu_{index}_memory_usage_percentage", 100 * memory.used / memory.total
+    with contextlib.suppress(pynvml.NVMLError):
+        load = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
+        yield f"gpu_{index}_utilization_percentage", load
+    with contextlib.suppress(pynvml.NVMLError):
+        yield f"gpu_{index}_power_usage_watts", pynvml.nvmlDeviceGetPowerUsage(handle) / 1000

@@ -135,10 +135,26 @@ def test_an_optimizer_with_other_groups_is_refused(saved):
 def test_an_optimizer_from_a_gpu_runs_on_as_this_device_does(saved):
     _, optimizer = trained()
     state = torch.load(saved / "optimizer.pt")
-    state["param_groups"][0]["fused"] = True
+    state["param_groups"][0] |= {"fused": True, "capturable": True}
     torch.save(state, saved / "optimizer.pt")
     load_training(saved, optimizer)
-    assert optimizer.param_groups[0]["fused"] is None
+    [group] = optimizer.param_groups
+    assert (group["fused"], group["capturable"]) == (None, False)
+
+
+def test_a_checkpoint_of_a_run_on_cpu_asks_no_gpu(saved, monkeypatch, tmp_path):
+    # There is one, which this process has not used.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked: list[str] = []
+    for name in ("get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: asked.append(name))
+    network, optimizer = trained()
+    assert "cuda" not in take_snapshot(network, METADATA, optimizer=optimizer).training["random"]
+    state = torch.load(saved / "optimizer.pt")
+    state["random"]["cuda"] = state["random"]["cpu"]
+    torch.save(state, saved / "optimizer.pt")
+    load_training(saved, optimizer)
+    assert asked == []
 
 
 def test_weights_and_their_average_lie_side_by_side(tmp_path):

@@ -82,3 +82,24 @@ def test_an_error_of_a_driver_is_logged_and_does_not_reach_the_run(tmp_path, mon
     assert capsys.readouterr().out.splitlines() == [
         "system metrics are no longer recorded: RuntimeError: GPU is lost"
     ]
+
+
+def test_what_the_driver_does_not_tell_of_a_part_of_a_gpu_is_left_out(
+    machine, monkeypatch, tmp_path
+):
+    def refuse(_):
+        raise system.pynvml.NVMLError(system.pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(system, "_gpus", lambda: [(0, "part")])
+    held = SimpleNamespace(used=5e9, total=20e9)
+    monkeypatch.setattr(system.pynvml, "nvmlDeviceGetMemoryInfo", lambda _: held)
+    monkeypatch.setattr(system.pynvml, "nvmlDeviceGetUtilizationRates", refuse)
+    monkeypatch.setattr(system.pynvml, "nvmlDeviceGetPowerUsage", lambda _: 70_000)
+    monitor = Monitor(tmp_path)
+    monitor.sample()
+    shown = {name: value for name, value in monitor.summary().items() if "gpu" in name}
+    assert shown == {
+        "system/gpu_0_memory_usage_megabytes": 5000.0,
+        "system/gpu_0_memory_usage_percentage": 25.0,
+        "system/gpu_0_power_usage_watts": 70.0,
+    }

@@ -404,6 +404,28 @@ def test_code_in_a_file_is_not_executed(tmp_path, capsys):
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_refusal_never_advises_to_execute_a_file(tmp_path, capsys):
+    path, plain = tmp_path / "jit.pt", tmp_path / "plain.pth"
+    archive = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))
+    torch.jit.save(archive, str(path))
+    plain.write_bytes(b"no weights at all")
+    for file, said in (
+        (
+            path,
+            "a TorchScript archive, which is code; expected only tensors, as "
+            "torch.save(network.state_dict()) writes",
+        ),
+        (
+            plain,
+            "not readable as a torch.save file, damaged or cut off: Weights only load failed",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            jobs.convert.main(["--weights", str(file), "--out", str(tmp_path / "out")])
+        assert capsys.readouterr().err == f"error: {file}: {said}\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -73,7 +73,13 @@ def _torch_file(path: Path) -> Any:
                 f"{path}: holds objects of {foreign[1]}, and reading these executes code; expected "
                 "only tensors, as torch.save(network.state_dict()) writes"
             ) from error
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path}: a TorchScript archive, which is code; expected only tensors, as "
+                "torch.save(network.state_dict()) writes"
+            ) from error
+        # PyTorch's next sentences advise to execute what the file says.
+        reason = re.split(r"\n|\. ", str(error))[0] or type(error).__name__
         raise ValueError(
             f"{path}: not readable as a torch.save file, damaged or cut off: {reason}"
         ) from error

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jobs.options import OutFile, Storage, TrackingUri, write_json
-from pipeline.io.console import say
-from pipeline.io.text import csv_cell
+from pipeline.io.console import say, say_text
+from pipeline.io.text import csv_cell, one_line
 from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def compare_runs(arguments: Arguments) -> None:
         recorded = recorded_runs([checkpoint.parent for checkpoint in checkpoints])
     compared = compare(runs, arguments.unit)
     found = table(compared)
-    say(f"{settings_text(compared)}\n\n{table_text(found)}\n")
+    say_text(f"{settings_text(compared)}\n\n{table_text(found)}\n")
     for sentence in sentences(compared):
         say(sentence)
     if len(set(recorded)) == len(runs) and len({run.uri for run in recorded}) == 1:
@@ -90,7 +90,7 @@ def _find(run: str, arguments: Arguments, into: Path) -> Path:
 def settings_text(compared: "Comparison") -> str:
     """Format the settings that differ, one a line, with the values of each run."""
     lines = [
-        f"  {key}: {' | '.join(str(value) for value in values)}"
+        one_line(f"  {key}: {' | '.join(str(value) for value in values)}")
         for key, values in compared.settings.items()
     ]
     return "\n".join(["settings that differ:", *lines]) if lines else "settings: all the same"

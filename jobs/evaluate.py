@@ -18,7 +18,7 @@ from jobs.options import (
     torch_device,
     write_json,
 )
-from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.console import Pace, bar, duration, say, say_text
 from pipeline.io.redaction import redacted
 from pipeline.settings import Decoding
 from pipeline.settings.cli import clear_errors, parse
@@ -134,13 +134,14 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
         results["constant pose"] = _constant_pose(training, loader).scores(joint_set)
     for name, scores in results.items():
         for score in scores.values():
-            say(f"\n{name}\n{table(score)}")
+            say_text(f"\n{name}\n{table(score)}")
     by_stack = [stack.scores(joint_set) for stack in stacks] if arguments.every_stack else []
     for key in by_stack[-1] if by_stack else ():
-        say(f"\n{stack_table([scores[key] for scores in by_stack])}")
+        say_text(f"\n{stack_table([scores[key] for scores in by_stack])}")
     precision = precision_of(people, joint_set)
     if precision:
-        say(f"\nnetwork, by OKS, each person in the annotated frame\n{precision_table(precision)}")
+        title = "network, by OKS, each person in the annotated frame"
+        say_text(f"\n{title}\n{precision_table(precision)}")
     described: dict[str, Any] = {"checkpoint": measured, "weights": weights}
     if precision:
         described["oks"] = precision.as_dict()

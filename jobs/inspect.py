@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.console import Pace, bar, duration, say, say_text
 from pipeline.settings.cli import clear_errors, fail, parse
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def inspect_shards(arguments: Arguments) -> None:
     card = card_of(
         columns, found, joint_set=joint_set, source=shards.source, shards=len(shards.paths)
     )
-    say(card_text(card))
+    say_text(card_text(card))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in SHEET_FILES:
         # Left from an earlier run that had more sheets.
@@ -77,7 +77,7 @@ def inspect_shards(arguments: Arguments) -> None:
             (arguments.out / name).write_bytes(picture)
     (arguments.out / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
     (arguments.out / "index.html").write_text(card_page(card, sheets), encoding="utf-8")
-    say(f"\nwritten: {arguments.out}/index.html, card.json, {2 * len(sheets)} pictures")
+    say_text(f"\nwritten: {arguments.out}/index.html, card.json, {2 * len(sheets)} pictures")
     if columns.damaged:
         fail(f"damaged samples: {len(columns.damaged):,}; all are in {arguments.out}/card.json")
 

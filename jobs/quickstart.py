@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jobs.pack import pack
 from jobs.train import describe, train_plan
-from pipeline.io.console import Pace, duration, say
+from pipeline.io.console import Pace, duration, say, say_text
 from pipeline.io.installation import command
 from pipeline.settings import Settings
 from pipeline.settings.cli import clear_errors, parse
@@ -76,7 +76,7 @@ def quickstart() -> None:
         outcome = train_plan(plan)
     pack_command, train_command = (" ".join(command(f"jobs.{name}")) for name in ("pack", "train"))
     shutil.copy(outcome.overlay, _PICTURE)
-    say(
+    say_text(
         f"\nDone in {duration(pace.elapsed_s())}. The people are rendered (synthetic), not "
         "photographed;\nthe validation people were not in the training data.\n"
         f"Predictions drawn over the truth: {_PICTURE}\n\n"

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from jobs.options import OutFile, write_json
-from pipeline.io.console import say
+from pipeline.io.console import say, say_text
 from pipeline.settings.cli import clear_errors, parse
 
 _File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
@@ -58,7 +58,7 @@ def _score_mpii(arguments: Arguments) -> None:
     errors = normalised_errors(predictions, truth.joints, truth.annotated, truth.head_sizes)
     result = scores(joint_counts(errors), MPII, MPII.measure("pckh"))
     say(f"{len(predictions):,} people of {arguments.truth.name}")
-    say(table(result))
+    say_text(table(result))
     write_json(arguments.json, result.as_dict())
 
 
@@ -85,7 +85,7 @@ def _score_coco(arguments: Arguments) -> None:
         f"{counts['detections']:,} detections of {counts['people']:,} people in "
         f"{counts['images']:,} images of {arguments.truth.name}"
     )
-    say(precision_table(found))
+    say_text(precision_table(found))
     write_json(arguments.json, {"measure": "oks", **counts, **found.as_dict()})
 
 

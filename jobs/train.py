@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.io.console import amount, say
+from pipeline.io.console import amount, say, say_text
 from pipeline.io.interruption import status
 from pipeline.settings import Settings
 from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_settings, parse
@@ -189,11 +189,11 @@ def conclude(plan: "Plan", outcome: "Outcome") -> None:
     from pipeline.tracking.links import how_to_open, recorded_runs, run_page, shown_folder
 
     settings = plan.settings
-    say(f"\n{table(outcome.scores[plan.measure.key])}")
+    say_text(f"\n{table(outcome.scores[plan.measure.key])}")
     for scores in outcome.scores.values():
         if scores.measure != plan.measure:
             say(f"{scores.measure.headline} (pooled): {scores.headline:.2f}")
-    say(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
+    say_text(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
     say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to open it:")
     page = "".join(map(run_page, recorded_runs([plan.folder])))
     say(f"  {how_to_open(settings.tracking.uri, page, [shown_folder(plan.folder)])}")

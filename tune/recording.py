@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.console import say
+from pipeline.io.console import say, say_text
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.run.ownership import Writer, own
@@ -145,4 +145,4 @@ def _deliver(folder: Path, uri: str, writer: Writer) -> None:
     """Upload the pending entries of a run that has ended, and name those that remain."""
     pending = Uploader(folder, uri, writer).close(_PATIENCE_S)
     if pending:
-        say(str(pending))
+        say_text(str(pending))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster.address import check_answer
-from pipeline.io.console import amount, say
+from pipeline.io.console import amount, say, say_text
 from pipeline.io.interruption import status
 from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_settings, parse
 from tune.settings import Budget, EarlySettings, SearchSettings
@@ -104,10 +104,10 @@ def _run(sweep: "Sweep") -> None:
         fail(str(error))
     except InterruptedRunError as stopped:
         fail(f"sweep {sweep.name} {stopped}", status())
-    say(f"\n{leaderboard_text(outcome)}\n")
+    say_text(f"\n{leaderboard_text(outcome)}\n")
     command = best_command(outcome)
     if command:
-        say(f"best settings:\n  {command}\n")
+        say_text(f"best settings:\n  {command}\n")
     say(f"report: {sweep.folder / 'report.html'}")
     say(f"MLflow run {sweep.name} in experiment {sweep.base.tracking.experiment}; to compare:")
     trials = recorded_runs([sweep.folder / trial.name for trial in ranked(outcome)])

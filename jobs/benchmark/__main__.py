@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.io.console import clear_errors, duration, say
+from pipeline.io.console import clear_errors, duration, say, say_text
 from pipeline.io.installation import command
 
 # The result as JSON, and its tables.
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     with clear_errors():
         result, report = run(options)
         result |= {"seconds": time.monotonic() - begin}
-        say(f"measured in {duration(result['seconds'])}\n\n{report}")
+        say_text(f"measured in {duration(result['seconds'])}\n\n{report}")
         if path is not None:
             path.write_text(json.dumps(result, indent=1) + "\n")
             say(f"written: {path}")

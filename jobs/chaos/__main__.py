@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.io.console import say
+from pipeline.io.console import say, say_text
 from pipeline.settings.cli import clear_errors, fail, parse
 
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         result = soak(folder, arguments.minutes, arguments.seed)
         if arguments.json_file is not None:
             arguments.json_file.write_text(json.dumps(result, indent=1) + "\n")
-    say(f"\n{report(result)}")
+    say_text(f"\n{report(result)}")
     if not is_good(result):
         fail(f"something was lost, counted twice or not survived; the files stay in {folder}")
     remove_folder(folder)

@@ -12,7 +12,7 @@ from jobs.chaos.faults import Draw, Fault, Kind
 from jobs.chaos.nodes import Nodes
 from jobs.chaos.programs import Program, Server
 from jobs.chaos.training import STOPPED, TERMINATED, Training
-from pipeline.io.console import duration, say
+from pipeline.io.console import duration, say, say_text
 from pipeline.io.processes import send
 from pipeline.run.journal import Journal
 from pipeline.tracking.sync_state import read_position
@@ -238,4 +238,4 @@ class Soak:
             self.delivered_by_command += 1
 
     def _say(self, line: str) -> None:
-        say(f"[{self._elapsed():6.1f} s] {line}")
+        say_text(f"[{self._elapsed():6.1f} s] {line}")

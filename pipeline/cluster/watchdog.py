@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
-from pipeline.io.console import say
+from pipeline.io.console import say, say_text
 from pipeline.training.probes import Mark, ProgressMarker
 
 # Exit status of a rank that hung: "temporary failure, try again".
@@ -125,7 +125,7 @@ class Watchdog:
             lines.append("  this rank only waits")
         stacks = self._stacks()
         path = self._folder / HANGS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-rank_{self._rank:05d}.txt"
-        say("\n".join([*lines, f"  stacks: {path}"] if is_waiting else [*lines, *stacks]))
+        say_text("\n".join([*lines, f"  stacks: {path}"] if is_waiting else [*lines, *stacks]))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join([*lines, *stacks]) + "\n")

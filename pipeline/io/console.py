@@ -1,6 +1,7 @@
 """Output of the commands without secrets: progress lines, tables, and the message of an end."""
 
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import NoReturn
 
 from pipeline.io.interruption import WITHIN_S, ended_by_signals
 from pipeline.io.redaction import redacted
-from pipeline.io.text import visible
+from pipeline.io.text import one_line, visible
 
 _FAILED, _BAD_INPUT = 1, 2
 # Smaller quantities are written with an exponent.
@@ -17,11 +18,17 @@ _MOST_DECIMALS = 8
 
 
 def say(line: str) -> None:
-    """Print text and flush it, so that Ray's log streams show it at once.
+    """Print a line and flush it, so that Ray's log streams show it at once.
 
-    Characters that would act on the terminal are shown as escapes.
+    Line ends in it, and other characters that would act on the terminal, are shown as escapes: a
+    name from outside can't pass for a line of its own.
     """
-    print(visible(redacted(line)), flush=True)
+    print(one_line(redacted(line)), flush=True)
+
+
+def say_text(text: str) -> None:
+    """Print lines like `say`. Names from outside in them must hold no line end."""
+    print(visible(redacted(text)), flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -77,7 +84,11 @@ def bar(done: int, total: int, width: int = 24) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Format rows in columns, the first flush left, the others right; short rows end early."""
+    """Format rows in columns, the first flush left, the others right; short rows end early.
+
+    Line ends in cells are shown as escapes.
+    """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[k]) for row in rows if k < len(row)) for k in range(max(map(len, rows)))]
     return "\n".join(
         "  ".join(
@@ -105,6 +116,7 @@ def clear_errors(advice: str = "", within_s: float = WITHIN_S) -> Iterator[None]
 
 
 def fail(message: str, status: int = _FAILED) -> NoReturn:
-    """Print a message on standard error and end the program."""
-    print(f"error: {visible(redacted(message))}", file=sys.stderr, flush=True)
+    """Print a message on standard error and end the program; further lines of it are indented."""
+    shown = re.sub(r"\n(?=\S)", "\n  ", visible(redacted(message)))
+    print(f"error: {shown}", file=sys.stderr, flush=True)
     raise SystemExit(status)

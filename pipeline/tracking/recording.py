@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.io.console import say
+from pipeline.io.console import say, say_text
 from pipeline.io.interruption import is_ending, last_words
 from pipeline.io.redaction import redacted
 from pipeline.io.threads import beside
@@ -91,10 +91,10 @@ class RunRecorder:
             backlog = self._uploader.close(patience_s)
         except KeyboardInterrupt:
             self._uploader.finish()
-            say(str(self._uploader.close(_HASTE_S)))
+            say_text(str(self._uploader.close(_HASTE_S)))
             raise
         if backlog:
-            say(str(backlog))
+            say_text(str(backlog))
 
     def _is_started_within(self, patience_s: float) -> bool:
         """Whether MLflow may have the start of a run that ends before it began."""

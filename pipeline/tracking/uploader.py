@@ -4,7 +4,7 @@ import threading
 import traceback
 from pathlib import Path
 
-from pipeline.io.console import say
+from pipeline.io.console import say, say_text
 from pipeline.io.redaction import redacted
 from pipeline.io.threads import beside
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME
@@ -60,7 +60,7 @@ class Uploader:
         except Exception as error:
             # A bug in the upload must not end the run. jobs.deliver can send the rest later.
             self._reason = f"{type(error).__name__}: {error}"
-            say(f"the upload to MLflow has stopped:\n{traceback.format_exc()}")
+            say_text(f"the upload to MLflow has stopped:\n{traceback.format_exc()}")
 
     def _send_until_closed(self) -> None:
         sync = JournalSync(self._folder, self._uri, self._writer)

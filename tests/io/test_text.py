@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.io.console import fail, say
+from pipeline.io.console import aligned, fail, say, say_text
 from pipeline.io.text import csv_cell, one_line, visible
 
 
@@ -14,7 +14,7 @@ from pipeline.io.text import csv_cell, one_line, visible
         ("all fine\rerror", "all fine\\rerror"),
         ("gpj.\u202eexe", "gpj.\\u202eexe"),
         ("not UTF-8 \udcff", "not UTF-8 \\udcff"),
-        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("a\tb", "a\tb"),
         ("Füße 日本 é 😀", "Füße 日本 é 😀"),
     ],
 )
@@ -27,8 +27,18 @@ def test_characters_that_act_on_a_terminal_are_shown_as_escapes(capsys, text, sh
     assert (printed.out, printed.err) == (f"{shown}\n", f"error: {shown}\n")
 
 
-def test_a_name_is_no_second_line():
-    assert one_line("a.jpg\nerror: none") == "a.jpg\\nerror: none"
+def test_a_name_is_no_second_line(capsys):
+    name = "a.jpg\nerror: none"
+    assert one_line(name) == "a.jpg\\nerror: none"
+    say(name)
+    say_text(aligned([("image", "people"), (name, "2")]))
+    with pytest.raises(SystemExit):
+        fail(name)
+    printed = capsys.readouterr()
+    table = "image               people\na.jpg\\nerror: none       2\n"
+    assert printed.out == f"a.jpg\\nerror: none\n{table}"
+    # Messages may have several lines; only the first begins at the left.
+    assert printed.err == "error: a.jpg\n  error: none\n"
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\n=", "  =", "\uff1d"])

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.data.inspection.card import PERCENTILES, Card
 from pipeline.data.inspection.sheets import Sheet
 from pipeline.io.console import aligned
+from pipeline.io.text import one_line
 
 # Findings of one kind that the text and the page list.
 _PRINTED = 10
@@ -27,13 +28,13 @@ Table = Sequence[Sequence[str]]
 
 def card_text(card: Card) -> str:
     """Format the card as text, with the first ten entries of long lists."""
-    lines = [_counts(card)]
+    lines = [one_line(_counts(card))]
     for table in _tables(card):
         lines += ["", aligned(table)]
     lines.append("")
     for title, entries in _findings(card).items():
         lines.append(f"{title}: {len(entries):,}")
-        lines += [f"  {name}  {reason}".rstrip() for name, reason in entries[:_PRINTED]]
+        lines += [one_line(f"  {name}  {reason}".rstrip()) for name, reason in entries[:_PRINTED]]
         if len(entries) > _PRINTED:
             lines.append(f"  and {len(entries) - _PRINTED:,} more")
     return "\n".join(lines)

@@ -7,9 +7,8 @@ import lzma
 import math
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, Literal, Self, cast
+from typing import IO, Any, Self, cast
 
 import numpy as np
 
@@ -24,8 +23,6 @@ _MOST_HEADER_BYTES = 2**20
 _CHUNK = 2**16
 # For the dictionary that an xz file may state.
 _XZ_MEMORY = 2**28
-# Type of an element of a MATLAB file.
-_MAT_COMPRESSED = 15
 # Headers that tarfile reads whole, as the rest of the header that follows.
 _EXTENDING = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -126,27 +123,6 @@ def check_zip(archive: zipfile.ZipFile, size: int) -> None:
     total = sum(member.file_size for member in archive.infolist())
     if total > bound_of(size):
         raise UnfoldsError(f"{size:,} bytes that unfold to {total:,}, {_expected(size)}")
-
-
-def check_mat(file: io.BufferedIOBase, size: int) -> None:
-    """Raise UnfoldsError if the compressed elements of a MATLAB file of `size` bytes do.
-
-    Files of MATLAB 5 to 7.2 have a header of 128 bytes, then elements of type, length and data.
-    """
-    head = file.read(128)
-    order: Literal["big", "little"] = "big" if head[126:] == b"MI" else "little"
-    left = bound_of(size)
-    while len(tag := file.read(8)) == 8:
-        kind, length = (int.from_bytes(part, order) for part in (tag[:4], tag[4:]))
-        if kind != _MAT_COMPRESSED:
-            file.seek(length, io.SEEK_CUR)
-            continue
-        unpacker, data = zlib.decompressobj(), file.read(min(length, size))
-        while data and not unpacker.eof and left >= 0:
-            left -= len(unpacker.decompress(data, _CHUNK))
-            data = unpacker.unconsumed_tail
-        if left < 0:
-            raise UnfoldsError(f"{size:,} bytes that unfold to more, {_expected(size)}")
 
 
 class _Counted(io.RawIOBase):

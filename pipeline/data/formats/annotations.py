@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.io.matlab import matlab_variables
 from pipeline.io.parsing import parse_json
-from pipeline.io.unfolding import check_mat, unfolded
+from pipeline.io.unfolding import unfolded
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Person, Visibility
 from pipeline.pose.shapes import Float, Int64
@@ -67,18 +68,11 @@ def read_json(path: Path) -> Any:
 def read_mat(path: Path, *, as_structs: bool = False) -> dict[str, Any]:
     """Read a MATLAB file. Raises ValueError naming the file.
 
-    With `as_structs`, structs are objects with attributes and axes of length 1 are dropped: a lone
-    struct is itself, not an array of one (see `elements`).
+    With `as_structs`, axes of length 1 are dropped: a lone struct is itself, not an array of one
+    (see `elements`).
     """
-    import scipy.io
-
-    options = {"struct_as_record": False, "squeeze_me": True} if as_structs else {}
-    # scipy's parser raises errors of any kind, and for an absent Path no FileNotFoundError.
-    with reading(path, "a MATLAB file", Exception):
-        with path.open("rb") as file:
-            check_mat(file, path.stat().st_size)
-        contents: dict[str, Any] = scipy.io.loadmat(str(path), appendmat=False, **options)
-        return contents
+    with reading(path, "a MATLAB file", OSError, ValueError, zlib.error):
+        return matlab_variables(path.read_bytes(), drops_axes=as_structs)
 
 
 def elements(value: Any) -> list[Any]:

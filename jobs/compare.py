@@ -72,7 +72,8 @@ def compare_runs(arguments: Arguments) -> None:
         uri, ids = recorded[0].uri, [run.run_id for run in recorded]
         names = [*ids, "--tracking.uri", uri]
         opening = how_to_open(uri, comparison_page(recorded), names)
-        say(f"to compare them in MLflow:\n  {opening}")
+        say("to compare them in MLflow:")
+        say(f"  {opening}")
     write_json(arguments.json, content(compared))
     if arguments.csv is not None:
         found.rename(columns=csv_cell).map(csv_cell).to_csv(arguments.csv, index_label="metric")

@@ -14,6 +14,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # Models are not loaded from MLflow here. Should one be, then without running its content.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+# A redirect would take the password of ~/.netrc to another server, or go from https to http.
+os.environ.setdefault("MLFLOW_ALLOW_HTTP_REDIRECTS", "false")
 # The sync retries by itself.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 # A server answers the upload of a checkpoint only when its own storage has taken it.

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
+from google.protobuf.json_format import Error as ShapeError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
@@ -22,7 +23,10 @@ from pipeline.io.processes import described, lock_holders
 from pipeline.io.redaction import redacted
 from pipeline.io.threads import within
 from pipeline.run.plan import tracking_uri
+from pipeline.tracking.answers import bound_answers
 from pipeline.tracking.links import is_server
+
+bound_answers()
 
 # MLflow's codes of requests that are wrong in themselves. Other errors may be temporary.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
@@ -124,6 +128,9 @@ def mlflow_client(uri: str) -> Iterator[MlflowClient]:
             kind = DoubtfulError
         # A chain of errors would show the whole URI.
         raise kind(message(uri, _of_database(uri, error.__cause__) or error)) from None
+    # An answer of another shape than MLflow's.
+    except ShapeError as error:
+        raise AwayError(message(uri, error)) from None
     except SQLAlchemyError as error:
         raise AwayError(message(uri, _of_database(uri, error) or error)) from None
 

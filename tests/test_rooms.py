@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "io": set(),
     "settings": {"io"},
     "pose": {"io"},
-    "model": {"settings", "pose"},
+    "model": {"io", "settings", "pose"},
     "data": {"io", "settings", "pose"},
     "run": {"io", "settings", "pose", "model", "data"},
     "evaluation": {"io", "settings", "pose", "model", "data"},

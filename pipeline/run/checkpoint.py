@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.io.own import file_sha256
 from pipeline.model.build import build_network
 from pipeline.model.network import PoseNetwork
+from pipeline.model.tensors import load_tensors
 from pipeline.run.metadata import (
     METADATA_NAME,
     CheckpointMetadata,
@@ -27,6 +28,8 @@ AVERAGE_NAME = "ema.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 # Weights of a checkpoint: as trained or their moving average. auto: the average if there is one.
 Weights = Literal["auto", "raw", "ema"]
+# What torch's optimizers keep of each parameter.
+_STATE = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "RMSprop": {"step", "square_avg"}}
 # Beside the optimizer's state, optimizer.pt holds the loss scaler's, the states of torch's random
 # generators, and a row of values of each rank.
 _SCALER, _RANDOM, _RANKS = "scaler", "random", "ranks"
@@ -187,8 +190,9 @@ def load_training(
     if not path.exists():
         raise ValueError(f"{folder}: has no {OPTIMIZER_NAME}, so training can't resume from it")
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = load_tensors(path)
         _fit_groups(state["param_groups"], optimizer.param_groups)
+        _check_state(state, optimizer)
         stored, random = state.pop(_SCALER, None), state.pop(_RANDOM)
         ranks: Tensor | None = state.pop(_RANKS, None)
         if ranks is not None and (ranks.ndim != 2 or not ranks.is_floating_point()):
@@ -212,8 +216,28 @@ def _fit_groups(stored: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
             "optim.weight_decay was changed; use another ray.name to start over"
         )
     for group, own in zip(stored, expected, strict=True):
-        # The checkpoint may come from another kind of device.
-        group |= {name: own[name] for name in ("fused", "capturable") if name in own}
+        # The settings decide, as when it was stored; the device may be of another kind.
+        group |= own | {"params": group["params"]}
+
+
+def _check_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if what is stored for a parameter does not fit it."""
+    known = [name for group in state["param_groups"] for name in group["params"]]
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = dict(zip(known, own, strict=True))
+    names = _STATE[type(optimizer).__name__]
+    for key, values in state["state"].items():
+        shape = parameters[key].shape
+        if values.keys() != names:
+            expected = ", ".join(sorted(names))
+            raise ValueError(f"state {key} has {', '.join(values)}, expected {expected}")
+        for name, value in values.items():
+            wanted = torch.Size() if name == "step" else shape
+            if value.shape != wanted or not value.is_floating_point():
+                raise ValueError(
+                    f"{name} of state {key} must be numbers of shape {tuple(wanted)}, got "
+                    f"{value.dtype} of shape {tuple(value.shape)}"
+                )
 
 
 def load_network(

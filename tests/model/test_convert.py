@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import jobs.convert
 import jobs.evaluate
+from pipeline.model.conversion.state_dict import read_state_dict
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import load_network, load_training
 from pipeline.run.metadata import read_metadata
@@ -474,3 +476,22 @@ def test_a_folder_that_exists_is_not_written_to(tmp_path, capsys):
     message = f"error: --out {tmp_path / 'converted'} exists; expected a new folder\n"
     assert capsys.readouterr().err == message
     assert (tmp_path / "converted" / "checkpoint.json").stat().st_mtime_ns == before
+
+
+def test_weights_that_are_compressed_are_refused_before_they_are_unpacked(tmp_path):
+    plain, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save({"a": torch.zeros(1000)}, plain)
+    with zipfile.ZipFile(plain) as stored, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as z:
+        for name in stored.namelist():
+            z.writestr(name, stored.read(name))
+    assert read_state_dict(plain).tensors["a"].shape == (1000,)
+    with pytest.raises(ValueError, match=r"packed\.pth: .* it is compressed, expected a file as"):
+        read_state_dict(packed)
+
+
+def test_a_tensor_that_repeats_an_element_is_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.zeros(1).expand(2**40)}, path)
+    assert path.stat().st_size < 2000
+    with pytest.raises(ValueError, match=r"its tensors state 4,398,046,511,104 bytes, expected at"):
+        read_state_dict(path)

@@ -385,3 +385,26 @@ def test_a_checkpoint_from_before_a_setting_has_its_default(saved):
     rewritten(saved, settings=settings)
     assert check_sound(saved) == METADATA
     check_resumable(saved, read_metadata(saved), SETTINGS, MPII)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("exp_avg"), "state 0 has step, exp_avg_sq, expected exp_avg, "),
+        (
+            lambda state: state.update(exp_avg=state["exp_avg"][:1]),
+            "exp_avg of state 0 must be numbers of shape",
+        ),
+        (
+            lambda state: state.update(step=torch.ones(2)),
+            "step of state 0 must be numbers of shape",
+        ),
+    ],
+)
+def test_what_an_optimizer_has_stored_must_fit_its_parameters(saved, change, message):
+    _, optimizer = trained()
+    stored = torch.load(saved / "optimizer.pt")
+    change(stored["state"][0])
+    torch.save(stored, saved / "optimizer.pt")
+    with pytest.raises(ValueError, match=f"optimizer state can't be loaded: {message}"):
+        load_training(saved, optimizer)

@@ -7,10 +7,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from pipeline.model.tensors import load_tensors
 
 # Preferred where a checkpoint holds the weights of several networks.
 _NESTED = "state_dict"
@@ -63,7 +64,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _torch_file(path: Path) -> Any:
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        return load_tensors(path)
     except OSError:
         raise
     except Exception as error:  # a damaged pickle is arbitrary instructions

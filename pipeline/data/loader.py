@@ -26,6 +26,7 @@ from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Positions
 from pipeline.settings import DataSettings
+from pipeline.settings.packing import MAX_PIXELS
 
 # The source of one batch.
 Item = TypeVar("Item")
@@ -38,19 +39,24 @@ _HEATMAP_FROM_INPUT = heatmap_from_input()
 class _Scratch(local):
     """Memory that a thread reuses for every sample."""
 
-    def __init__(self, input_px: int) -> None:
-        self.decoder = CropDecoder()
+    def __init__(self, input_px: int, max_pixels: int) -> None:
+        self.decoder = CropDecoder(max_pixels)
         self.warped = np.empty((input_px, input_px, 4), np.uint8)
 
 
 class SampleLoader:
     """A loader of stored samples as batches of network inputs of side `input_px`.
 
-    `bad` counts the samples that can't be used.
+    `bad` counts the samples that can't be used, among them pictures of more than `max_pixels`.
     """
 
     def __init__(
-        self, samples: Samples, joint_set: JointSet, input_px: int, bad_allowed: int = 0
+        self,
+        samples: Samples,
+        joint_set: JointSet,
+        input_px: int,
+        bad_allowed: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         # Parallelism is over samples; OpenCV's own threads would only compete.
         cv2.setNumThreads(1)
@@ -58,7 +64,7 @@ class SampleLoader:
         self.joint_set = joint_set
         self.input_px = input_px
         self.bad = BadSamples(bad_allowed)
-        self._scratch = _Scratch(input_px)
+        self._scratch = _Scratch(input_px, max_pixels)
         self._mirror = np.array(joint_set.mirror)
 
     def batch(

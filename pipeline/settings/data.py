@@ -9,6 +9,7 @@ from pipeline.settings.check import (
     require_at_least,
     require_at_most_one,
 )
+from pipeline.settings.packing import MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class DataSettings:
     bad_samples: int = 0
     """Truncated or damaged samples, or samples without joints, that each worker may skip.
     They are logged and counted; 0: stop at the first."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of a stored picture; one that states more is a bad sample."""
     scale_jitter: float = 0.25
     """Standard deviation of log2 of the scale factor, clipped at twice this value; 0: none."""
     rotation_deg: float = 30.0
@@ -52,7 +55,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require_at_least(self, "data", 0, "seed", "bad_samples")
-        require_at_least(self, "data", 1, "shuffle_window", "threads")
+        require_at_least(self, "data", 1, "shuffle_window", "threads", "max_pixels")
         require_above_zero(self, "data", "cache_gb")
         require(
             (self.epoch_samples > 0) == (self.reading == "streaming"),

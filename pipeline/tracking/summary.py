@@ -47,7 +47,8 @@ def prepare(plan: Plan, writer: Writer) -> Path:
         if isinstance(shards, ShardReader)
         else shards.first(_SHOWN, BadSamples(data.bad_samples))
     )
-    loader = SampleLoader(samples, plan.joint_set, plan.settings.model.input_px, data.bad_samples)
+    input_px = plan.settings.model.input_px
+    loader = SampleLoader(samples, plan.joint_set, input_px, data.bad_samples, data.max_pixels)
     figure = draw_augmented(loader, data, spaced(len(samples), _SHOWN))
     return _save(plan, figure, "samples.png", writer.check)
 

@@ -114,10 +114,8 @@ class Trainer:
         self._requests = RequestSync(workers if dist.is_initialized() else 1)
 
     def _loader(self, samples: Samples) -> SampleLoader:
-        settings = self.settings
-        return SampleLoader(
-            samples, self.joint_set, settings.model.input_px, settings.data.bad_samples
-        )
+        input_px, data = self.settings.model.input_px, self.settings.data
+        return SampleLoader(samples, self.joint_set, input_px, data.bad_samples, data.max_pixels)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -50,6 +50,7 @@ NAME = (
         ("data.threads", 0, "at least 1"),
         ("data.shuffle_window", 0, "at least 1"),
         ("data.bad_samples", -1, "at least 0"),
+        ("data.max_pixels", 0, "at least 1"),
         ("data.cache_gb", 0.0, "above 0"),
         ("data.epoch_samples", 1, "above 0 with data.reading=streaming, else 0"),
         ("data.scale_jitter", 1.5, "from 0 to 1"),

@@ -319,6 +319,12 @@ def test_bad_samples_are_skipped_and_counted_once_each(tmp_path):
         train(alone(task_of([path], [val])), 1)
 
 
+def test_the_bound_on_pixels_of_stored_pictures_is_a_setting(shards):
+    trainer = alone(task_of(*shards, **{"data.max_pixels": 1_000}))
+    with pytest.raises(ValueError, match=r"photo-.* pixels, expected at most 1,000 in all"):
+        train(trainer, 1)
+
+
 def test_a_checkpoint_describes_its_training(shards, tmp_path):
     task = task_of(*shards)
     trainer = alone(task)

@@ -27,12 +27,16 @@ from pipeline.pose.shapes import Float, UInt8
 from pipeline.run.checkpoint import Weights, load_network
 from pipeline.settings.packing import MAX_PIXELS
 
+# Of a photograph's pixels, and of a scale.
+_FARTHEST = 1e9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """A person's square in a photograph, of side 200 * scale pixels around `center`.
 
-    Raises ValueError if a number is not finite, or the scale not positive.
+    Raises ValueError if a number is not finite, the scale not positive, or if it is larger, smaller
+    or farther away than a frame of any photograph.
     """
 
     center: tuple[float, float]
@@ -43,6 +47,11 @@ class Frame:
             raise ValueError(
                 "a frame needs a finite center and a scale above 0, "
                 f"got {self.center} and {self.scale}"
+            )
+        if max(*map(abs, self.center), self.scale, 1 / self.scale) > _FARTHEST:
+            raise ValueError(
+                f"a frame must lie within {_FARTHEST:g} pixels, with a scale from "
+                f"{1 / _FARTHEST:g} to {_FARTHEST:g}, got {self.center} and {self.scale}"
             )
 
     @classmethod

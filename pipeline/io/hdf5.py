@@ -66,7 +66,9 @@ class Hdf5File:
         """List what is in a group; nothing if there is no such group."""
         try:
             found = self._own(group)
-            return [] if found is None or hasattr(found, "shape") else list(found)
+            names = [] if found is None or hasattr(found, "shape") else list(found)
+            # h5py gives names that are no UTF-8 as bytes, and finds nothing by them.
+            return [name for name in names if isinstance(name, str)]
         except _DAMAGE as error:
             raise self._damaged(group, error) from error
 

@@ -310,3 +310,16 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "sleap": sleap,
     "sleap-package": sleap_package,
 }
+
+# What each of them returns, below the folder.
+PATHS = {
+    "coco": "mice.json",
+    "yolo-pose": "data.yaml",
+    "deeplabcut": "labeled-data/m1/CollectedData_me.csv",
+    "deeplabcut-h5": "labeled-data/m1/CollectedData_me.h5",
+    "cvat": "annotations.xml",
+    "cvat-video": "annotations.xml",
+    "label-studio": "tasks.json",
+    "sleap": "mice.slp",
+    "sleap-package": "mice.pkg.slp",
+}

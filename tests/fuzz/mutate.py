@@ -1,12 +1,14 @@
-"""Mutations of files, which Hypothesis chooses: bytes, JSON trees, and arrays."""
+"""Mutations of files, which Hypothesis chooses: bytes, text, JSON, arrays, tensors and URIs."""
 
 import copy
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 _DEEP = 3000
@@ -120,18 +122,79 @@ def of_arrays(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 @st.composite
-def of_text(draw: st.DrawFn, data: bytes) -> bytes:
-    """Replace words of a text, such as cells of a table or values of TOML."""
-    text = data.decode()
-    words = [word for word in text.replace(",", " ").split() if word]
-    for _ in range(draw(st.integers(1, 3))):
-        word = draw(st.sampled_from(words))
-        other = draw(
-            st.sampled_from(["", "nan", "-1", "1e400", '"x"', "[", "é", ",", "\n", "0", "="])
-        )
-        if draw(st.booleans()):
-            text = text.replace(word, other, 1)
+def of_tensors(draw: st.DrawFn, data: bytes) -> bytes:
+    """Change tensors, numbers and containers of a torch.save file."""
+    state = torch.load(io.BytesIO(data), weights_only=True)
+    for _ in range(draw(st.integers(1, 2))):
+        places = list(_places(state))
+        if not places:
+            break
+        parent, key = draw(st.sampled_from(places))
+        change = draw(st.sampled_from(["gone", "nasty", "shorter", "deeper", "nan", "whole"]))
+        if change == "gone":
+            del parent[key]
+        elif isinstance(parent[key], torch.Tensor) and change != "nasty":
+            value = parent[key]
+            parent[key] = {
+                "shorter": value[:-1] if value.ndim else value,
+                "deeper": value[None],
+                "nan": torch.full_like(value, float("nan")) if value.is_floating_point() else value,
+                "whole": value.to(torch.int32),
+            }[change]
         else:
-            at = draw(st.integers(0, len(text)))
-            text = text[:at] + other + text[at:]
-    return text.encode()
+            parent[key] = copy.deepcopy(draw(st.sampled_from(_NASTY)))
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+_NUMBER = re.compile(rb"-?\d+(\.\d+)?")
+_WORD = re.compile(rb"[A-Za-z_]{2,}")
+_NUMBERS = (
+    *(b"", b"-1", b"0", b"nan", b"null", b"1e999", b"99999999999999999999", b"9" * 400),
+    *(b'"x"', b"[]", b"{}", b"=1+1"),
+)
+_WORDS = (b"x", b"", b"id", b"\xff", b"\xc3\xa9", b"../..", b"\x1b[31m", b"\0", b"x" * 5000)
+_MARKS = (b"[", b"{", b"<a>" * 1000, b'"', b",", b"\n", b"=", b":", b"&a;", b"<!DOCTYPE a>", b"*a")
+
+
+@st.composite
+def of_text(draw: st.DrawFn, data: bytes) -> bytes:
+    """Replace numbers and words of a text, drop lines of it, and insert marks."""
+    for _ in range(draw(st.integers(1, 3))):
+        change = draw(st.sampled_from(["number", "number", "word", "line", "mark"]))
+        if change == "line":
+            lines = data.splitlines(keepends=True)
+            at = draw(st.integers(0, len(lines)))
+            data = b"".join(lines[:at] + lines[at + 1 :])
+            continue
+        if change == "mark":
+            at = draw(st.integers(0, len(data)))
+            data = data[:at] + draw(st.sampled_from(_MARKS)) + data[at:]
+            continue
+        pattern, others = (_NUMBER, _NUMBERS) if change == "number" else (_WORD, _WORDS)
+        if found := list(pattern.finditer(data)):
+            match = draw(st.sampled_from(found))
+            data = data[: match.start()] + draw(st.sampled_from(others)) + data[match.end() :]
+    return data
+
+
+# Letters that a secret may have, and those of one that stands where a host or a path may.
+_ANY = "".join(set(map(chr, range(33, 127))) - set("'\"`,<>\\"))
+_PLAIN = "abyz019-._~+"
+_SENTENCES = ("{}", "tracking.uri='{}': no answer", "URL({})", '{{"uri":"{}","a":1}}', "a\n{}\nb")
+
+
+@st.composite
+def of_uri(draw: st.DrawFn, data: bytes) -> bytes:
+    """Put a secret into one of several URIs, other letters around it, and a sentence around all.
+
+    SECRET stands in the lines for one of any letters, WORD for one of plain letters.
+    """
+    line = draw(st.sampled_from(data.decode().splitlines()))
+    for name, letters in (("SECRET", _ANY), ("WORD", _PLAIN)):
+        around = st.text(letters, max_size=4)
+        line = line.replace(name, f"{draw(around)}SECRET{draw(around)}")
+    scheme, colon, rest = line.partition(":")
+    scheme = draw(st.sampled_from([scheme, scheme.upper()]))
+    return draw(st.sampled_from(_SENTENCES)).format(f"{scheme}{colon}{rest}").encode()

@@ -1,57 +1,61 @@
-"""The readers of outside bytes, each with seeds and the mutations that fit its format."""
+"""The one table of readers of outside bytes, each with seeds and mutations that fit its format."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+import author_files
 import numpy as np
 import pandas as pd
+import tool_files
 import torch
-from factories import pack_samples, sample, samples
-from fuzz.mutate import of_arrays, of_bytes, of_json, of_json_lines, of_text
+from factories import sample
+from fuzz import seeds
+from fuzz.mutate import (
+    of_arrays,
+    of_bytes,
+    of_json,
+    of_json_lines,
+    of_tensors,
+    of_text,
+    of_uri,
+)
 from hypothesis import strategies as st
 
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.formats.coco_truth import read_coco_results, read_coco_truth
-from pipeline.data.formats.registry import SOURCES
+from pipeline.data.formats.mpii import read_mpii_predictions, read_mpii_truth
+from pipeline.data.formats.registry import read_annotations, recognise
 from pipeline.data.loader import SampleLoader
+from pipeline.data.packing_plan import plan_packing
+from pipeline.data.photographs.pixels import open_photograph
 from pipeline.data.shards.crop import CropDecoder
 from pipeline.data.shards.index import INDEX_NAME, Index, find_shards
-from pipeline.data.shards.members import MEMBERS_NAME, members_from
-from pipeline.data.shards.sample import record_of, sample_from
-from pipeline.evaluation.per_person import PEOPLE_NAME, Instances, PersonResults, read_results
+from pipeline.data.shards.members import MEMBERS_NAME, Members, members_from
+from pipeline.data.shards.sample import BadSamples, record_of, sample_from
+from pipeline.data.shards.streaming import ShardStream
+from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
 from pipeline.inference.boxes.files import read_boxes
 from pipeline.inference.pyfunc import ServedModel
+from pipeline.inference.request import check_body
 from pipeline.io.parsing import parse_json
+from pipeline.io.redaction import redacted
 from pipeline.model.build import build_network
+from pipeline.model.conversion.state_dict import read_state_dict
 from pipeline.pose.joint_file import read_joint_file
-from pipeline.pose.joint_sets import COCO, MPII
+from pipeline.pose.joint_set import JointSet
+from pipeline.pose.joint_sets import MPII
+from pipeline.pose.person import Person
 from pipeline.run import metadata as checkpoint_json
-from pipeline.run.checkpoint import (
-    OPTIMIZER_NAME,
-    WEIGHTS_NAME,
-    load_training,
-    load_weights,
-    take_snapshot,
-    write_checkpoint,
-)
-from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
-from pipeline.run.metadata import METADATA_NAME, CheckpointMetadata, Progress, read_metadata
+from pipeline.run.checkpoint import OPTIMIZER_NAME, WEIGHTS_NAME, load_training, load_weights
+from pipeline.run.journal import JOURNAL_NAME, Journal
+from pipeline.run.metadata import METADATA_NAME, read_metadata
 from pipeline.settings import Settings
-from pipeline.settings.packing import AnnotationFiles
+from pipeline.settings.packing import AnnotationFiles, PackSettings
+from pipeline.training.step import build_optimizer
 
-_SMALL = {
-    "model.stacks": 1,
-    "model.features": 8,
-    "model.order": 2,
-    "model.joints": 16,
-    "model.input_px": 64,
-}
 Mutation = Callable[[bytes], st.SearchStrategy[bytes]]
 
 
@@ -60,18 +64,20 @@ class Reader:
     """A reader of the file `name` in a folder that `prepare` fills; the file is then mutated.
 
     `read` gets the folder. `sign` is applied to mutated bytes, where a checksum would otherwise
-    refuse them all.
+    refuse them all. Errors hold `names`, by default the file's name. Without `refuses` the reader
+    takes any bytes. `format` is the annotation format that is read. `genuine` is a file of a
+    labelling tool, which lies beside the repository.
     """
 
     name: str
-    prepare: Callable[[Path], object]
     read: Callable[[Path], object]
     mutations: Sequence[Mutation]
+    prepare: Callable[[Path], object] = lambda folder: None
     sign: Callable[[bytes], bytes] = bytes
-
-
-def _record(folder: Path) -> None:
-    (folder / "a.json").write_bytes(record_of(sample(0)))
+    names: str | None = None
+    refuses: bool = True
+    format: str = ""
+    genuine: str = ""
 
 
 def _read_record(folder: Path) -> None:
@@ -81,45 +87,9 @@ def _read_record(folder: Path) -> None:
     record_of(made)
 
 
-def _packed(folder: Path) -> None:
-    pack_samples(folder, [samples(2), samples(2, first=2)], members=True)
-
-
 def _read_index(folder: Path) -> None:
     Index.read(folder)
     find_shards("data.train", str(folder / "*.tar"))
-
-
-def _people(folder: Path) -> None:
-    random = np.random.default_rng(0)
-    count, joints = 3, len(COCO.joints)
-    errors = random.uniform(0, 1, (count, joints))
-    instances = Instances(
-        truth=random.uniform(0, 9, (count, joints, 2)).astype(np.float32),
-        annotated=errors < 0.5,
-        boxes=np.ones((count, 4), np.float32),
-        areas=np.ones(count, np.float32),
-        scores=np.ones(count, np.float32),
-    )
-    results = PersonResults.of(
-        ("a_00", "a_01", "b_00"),
-        *(np.arange(count), np.arange(count)),
-        random.uniform(0, 9, (count, joints, 2)),
-        {"pck_box": errors},
-        instances,
-    )
-    (folder / PEOPLE_NAME).write_bytes(results.to_bytes())
-
-
-def _checkpoint(folder: Path) -> None:
-    settings = Settings.from_flat(_SMALL)
-    network = build_network(settings.model, 0, torch.device("cpu"))
-    metadata = CheckpointMetadata(
-        settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics={"pckh_0.5": 1.0}
-    )
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
-    ranks = torch.zeros(1, 2)
-    write_checkpoint(folder, take_snapshot(network, metadata, optimizer=optimizer, ranks=ranks))
 
 
 def _signed(data: bytes) -> bytes:
@@ -133,32 +103,20 @@ def _signed(data: bytes) -> bytes:
 
 
 def _network() -> torch.nn.Module:
-    return build_network(Settings.from_flat(_SMALL).model, 0, torch.device("cpu"))
+    return build_network(Settings.from_flat(seeds.SMALL).model, 0, torch.device("cpu"))
 
 
 def _read_training(folder: Path) -> None:
-    load_training(folder, torch.optim.SGD(_network().parameters(), 0.1, momentum=0.9))
+    network = _network()
+    optimizer = build_optimizer(network, Settings().optim)
+    load_training(folder, optimizer)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
 
 
 def _read_weights(folder: Path) -> None:
     load_weights(folder, _network())
-
-
-def _journal(folder: Path) -> None:
-    journal = Journal(folder)
-    journal.run(
-        RunSpec(
-            uri="sqlite:///m.db",
-            experiment="e",
-            name="r",
-            params={"a": 1},
-            tags={"b": "c"},
-            artifacts=folder,
-        )
-    )
-    journal.metrics({"pckh_0.5": 1.0}, 1)
-    journal.tags({"t": "u"})
-    journal.end("FINISHED")
 
 
 def _read_journal(folder: Path) -> None:
@@ -168,107 +126,38 @@ def _read_journal(folder: Path) -> None:
     journal.history(["pckh_0.5"])
 
 
-_JOINT_SET = b"""name = "horse"
-joints = ["nose", "tail", "left_hoof", "right_hoof"]
-normaliser = ["nose", "tail"]
-index_base = 0
-flip_pairs = [["left_hoof", "right_hoof"]]
-limbs = [["nose", "tail"]]
-groups = { hoof = ["left_hoof", "right_hoof"] }
-thresholds = [0.2, 0.1]
-sigmas = [0.1, 0.1, 0.2, 0.2]
-"""
-
-
-def _joint_set(folder: Path) -> None:
-    (folder / "horse.toml").write_bytes(_JOINT_SET)
-
-
-def _table(folder: Path) -> None:
-    _joint_set(folder)
-    joints = ("nose", "tail", "left_hoof", "right_hoof")
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(["image", *(f"{joint}_{axis}" for joint in joints for axis in "xy")])
-    for number in range(3):
-        rows.writerow([f"{number}.jpg", *range(10 + number, 90 + number, 10)])
-    (folder / "a.csv").write_text(text.getvalue())
-
-
-def _coco_content() -> dict[str, Any]:
-    keypoints = [value for joint in range(17) for value in (10 + 3 * joint, 20 + 5 * joint, 2)]
-    return {
-        "images": [{"id": 1, "file_name": "1.jpg", "width": 200, "height": 160}],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.joints)}],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": 1,
-                "category_id": 1,
-                "keypoints": keypoints,
-                "num_keypoints": 17,
-                "bbox": [5, 6, 70, 90],
-                "area": 1000,
-                "iscrowd": 0,
-            }
-            for number in (1, 2)
-        ],
-    }
-
-
-def _coco(folder: Path) -> None:
-    content = _coco_content()
-    (folder / "a.json").write_text(json.dumps(content))
-    results = [
-        {name: one[name] for name in ("image_id", "category_id", "keypoints")} | {"score": 0.5}
-        for one in content["annotations"]
-    ]
-    (folder / "results.json").write_text(json.dumps(results))
-
-
 def _read_results(folder: Path) -> None:
     read_coco_results(folder / "results.json", read_coco_truth(folder / "a.json"))
 
 
-def _mpii_json(folder: Path) -> None:
-    person = {
-        "dataset": "MPI",
-        "isValidation": 0.0,
-        "img_paths": "1.jpg",
-        "objpos": [100.0, 80.0],
-        "scale_provided": 0.5,
-        "joint_self": [[10.0 + n, 20.0 + n, 1.0] for n in range(16)],
-        "annolist_index": 1,
-        "people_index": 1,
-    }
-    (folder / "a.json").write_text(json.dumps([person, person | {"people_index": 2}]))
+def _checked(joint_set: JointSet, people: Sequence[Person]) -> None:
+    assert all(len(person.joints) == len(joint_set.joints) for person in people)
+    assert np.isfinite([person.joints for person in people]).all()
 
 
-def _mpii_hrnet(folder: Path) -> None:
-    person = {
-        "image": "1.jpg",
-        "center": [100.0, 80.0],
-        "scale": 0.5,
-        "joints": [[10.0 + n, 20.0 + n] for n in range(16)],
-        "joints_vis": [1] * 16,
-    }
-    (folder / "a.json").write_text(json.dumps([person]))
+def _alone(name: str, joint_set: str = "") -> Callable[[Path], object]:
+    """Return a reader of annotations without their pictures, which takes a tenth of the time."""
 
-
-def _annotations(source: str, name: str, joint_set: bool = False) -> Callable[[Path], object]:
-    def read(folder: Path) -> object:
-        toml = folder / "horse.toml" if joint_set else None
-        files = AnnotationFiles(annotations=folder / name, joint_set=toml)
-        return SOURCES[source].read(files)
+    def read(folder: Path) -> None:
+        source, path, _ = recognise(folder / name)
+        given = folder / joint_set if joint_set else None
+        found = read_annotations(source, AnnotationFiles(annotations=path, joint_set=given))
+        _checked(found.joint_set, found.people)
 
     return read
 
 
-def _boxes(folder: Path) -> None:
-    content = _coco_content()
-    boxes = [{"image_id": 1, "category_id": 1, "bbox": [5, 6, 70, 90], "score": 0.5}]
-    (folder / "a.json").write_text(json.dumps(content))
-    (folder / "detections.json").write_text(json.dumps(boxes))
+def _planned(name: str) -> Callable[[Path], object]:
+    """Return a reader of annotations that plans to pack them with their pictures."""
+
+    def read(folder: Path) -> None:
+        settings = PackSettings(
+            source=str(folder / name), out=folder / "out", split="train", max_left_out=1.0
+        )
+        plan = plan_packing(settings)
+        _checked(plan.joint_set, [person for job in plan.jobs for person in job.people])
+
+    return read
 
 
 @cache
@@ -276,97 +165,279 @@ def _served(folder: Path) -> ServedModel:
     return ServedModel(folder)
 
 
-def _request(folder: Path) -> None:
-    import base64
-
-    (folder / "model").mkdir()
-    _checkpoint(folder / "model")
-    image = base64.b64encode(sample(0).crop.jpeg).decode()
-    row = {"image": image, "x": 1, "y": 2, "width": 30, "height": 40}
-    (folder / "request.json").write_text(json.dumps([row]))
-
-
 def _read_request(folder: Path) -> None:
     rows = parse_json((folder / "request.json").read_bytes(), "request")
     _served(folder / "model").predict(pd.DataFrame(rows))
 
 
+def _stream(folder: Path) -> None:
+    shards = ShardStream(locations=[str(folder / _SHARD)], seed=0, rank=0, workers=1, window=4)
+    for made in shards.first(2, BadSamples(0)):
+        made.pixels(CropDecoder())
+
+
+def _redact(folder: Path) -> None:
+    shown = redacted((folder / "uri.txt").read_text(errors="replace"))
+    assert "SECRET" not in shown
+    assert redacted(shown) == shown
+
+
+def _of_tool(name: str) -> Reader:
+    """Return a reader of a labelling tool's small file."""
+    inside = tool_files.PATHS[name]
+    is_json, is_binary = inside.endswith(".json"), inside.endswith((".h5", ".slp"))
+    return Reader(
+        name=inside,
+        prepare=tool_files.FILES[name],
+        read=_planned(inside),
+        mutations=JSON_TEXT if is_json else (of_bytes,) if is_binary else (of_text, of_bytes),
+        format=name.removesuffix("-h5").removesuffix("-video").removesuffix("-package"),
+    )
+
+
+def _genuine(path: str) -> Reader:
+    """Return a reader of a genuine file in tests' data."""
+    name = "data.yaml" if path.startswith("yolo") else Path(path).name
+    is_binary = path.endswith((".h5", ".slp", ".mat"))
+    mutations = (of_bytes,) if is_binary else (of_text, of_bytes)
+    return Reader(name=name, genuine=path, read=_alone(name), mutations=mutations)
+
+
+_SHARD = "train-000000.tar"
 JSON: tuple[Mutation, ...] = (of_json, of_json, of_json, of_bytes)
+JSON_TEXT: tuple[Mutation, ...] = (*JSON, of_text)
+_ARRAYS: tuple[Mutation, ...] = (of_arrays, of_arrays, of_bytes)
+_TEXT: tuple[Mutation, ...] = (of_text, of_text, of_bytes)
+_PARQUET = "application/vnd.apache.parquet"
+# Files beside the repository.
+_GENUINE = (
+    "coco_other_joints/aic/test_aic.json",
+    "coco_other_joints/ap10k/test_ap10k.json",
+    "coco_other_joints/crowdpose/test_crowdpose.json",
+    "coco_other_joints/horse10/test_horse10.json",
+    "coco_other_joints/macaque/test_macaque.json",
+    "cvat/for_images/train.xml",
+    "cvat/for_video/annotations.xml",
+    "dlc_openfield/labeled-data/m4s1/CollectedData_Pranav.csv",
+    "dlc_openfield/labeled-data/m4s1/CollectedData_Pranav.h5",
+    "dlc_variants/labeled-data/video/madlc_testdata_v2.csv",
+    "dlc_variants/labeled-data/video/maudlc_testdata.csv",
+    "label_studio/data_keypoints.json",
+    "lightning_pose_mouse/CollectedData.csv",
+    "sleap/dance.mp4.labels.slp",
+    "sleap/minimal_instance.slp",
+    "yolo_pose/data.yaml",
+    "yolo_pose_xy/data.yaml",
+)
+
 READERS: Mapping[str, Reader] = {
-    "shard record": Reader(name="a.json", prepare=_record, read=_read_record, mutations=JSON),
+    "shard record": Reader(
+        name="a.json", prepare=seeds.record, read=_read_record, mutations=JSON, names="a.tar: a"
+    ),
     "stored crop": Reader(
         name="a.jpg",
         prepare=lambda folder: (folder / "a.jpg").write_bytes(sample(0).crop.jpeg),
         read=lambda folder: CropDecoder().decode((folder / "a.jpg").read_bytes()),
         mutations=(of_bytes,),
+        names="",
     ),
-    "index.json": Reader(name=INDEX_NAME, prepare=_packed, read=_read_index, mutations=JSON),
+    "streamed shard": Reader(
+        name=_SHARD, prepare=seeds.packed, read=_stream, mutations=(of_bytes,)
+    ),
+    "scanned shard": Reader(
+        name=_SHARD,
+        prepare=seeds.packed,
+        read=lambda folder: Members.scan(folder / _SHARD),
+        mutations=(of_bytes,),
+    ),
+    "index.json": Reader(name=INDEX_NAME, prepare=seeds.packed, read=_read_index, mutations=JSON),
     "members.npz": Reader(
         name=MEMBERS_NAME,
-        prepare=_packed,
+        prepare=seeds.packed,
         read=lambda folder: members_from((folder / MEMBERS_NAME).read_bytes(), MEMBERS_NAME),
-        mutations=(of_arrays, of_arrays, of_bytes),
+        mutations=_ARRAYS,
     ),
     "people.npz": Reader(
         name=PEOPLE_NAME,
-        prepare=_people,
+        prepare=seeds.people,
         read=lambda folder: read_results(folder / PEOPLE_NAME),
-        mutations=(of_arrays, of_arrays, of_bytes),
+        mutations=_ARRAYS,
     ),
     "checkpoint.json": Reader(
-        name=METADATA_NAME, prepare=_checkpoint, read=read_metadata, mutations=JSON, sign=_signed
+        name=METADATA_NAME,
+        prepare=seeds.checkpoint,
+        read=read_metadata,
+        mutations=JSON,
+        sign=_signed,
     ),
     "optimizer.pt": Reader(
-        name=OPTIMIZER_NAME, prepare=_checkpoint, read=_read_training, mutations=(of_bytes,)
+        name=OPTIMIZER_NAME,
+        prepare=seeds.checkpoint,
+        read=_read_training,
+        mutations=(of_tensors, of_tensors, of_bytes),
     ),
     "weights.safetensors": Reader(
-        name=WEIGHTS_NAME, prepare=_checkpoint, read=_read_weights, mutations=(of_bytes,)
+        name=WEIGHTS_NAME, prepare=seeds.checkpoint, read=_read_weights, mutations=(of_bytes,)
+    ),
+    "weights to convert": Reader(
+        name="a.pth",
+        prepare=seeds.torch_weights,
+        read=lambda folder: read_state_dict(folder / "a.pth"),
+        mutations=(of_tensors, of_bytes),
     ),
     "journal.jsonl": Reader(
         name=JOURNAL_NAME,
-        prepare=_journal,
+        prepare=seeds.journal,
         read=_read_journal,
         mutations=(of_json_lines, of_json_lines, of_bytes),
     ),
     "joint-set file": Reader(
         name="horse.toml",
-        prepare=_joint_set,
+        prepare=seeds.joint_set,
         read=lambda folder: read_joint_file(folder / "horse.toml"),
-        mutations=(of_text, of_bytes),
+        mutations=_TEXT,
     ),
-    "table": Reader(
-        name="a.csv",
-        prepare=_table,
-        read=_annotations("table", "a.csv", joint_set=True),
-        mutations=(of_text, of_bytes),
-    ),
-    "coco": Reader(
-        name="a.json", prepare=_coco, read=_annotations("coco", "a.json"), mutations=JSON
-    ),
+    **{
+        f"picture, {kind}": Reader(
+            name=f"a.{kind}",
+            prepare=seeds.picture(f"a.{kind}"),
+            read=lambda folder, name=f"a.{kind}": open_photograph(folder / name),
+            mutations=(of_bytes,),
+        )
+        for kind in ("jpg", "png", "webp", "tiff", "bmp", "gif", "ppm", "jp2")
+    },
     "mpii-json": Reader(
-        name="a.json", prepare=_mpii_json, read=_annotations("mpii-json", "a.json"), mutations=JSON
+        name="a.json",
+        prepare=seeds.mpii_json,
+        read=_alone("a.json"),
+        mutations=JSON,
+        format="mpii-json",
     ),
     "mpii-hrnet": Reader(
         name="a.json",
-        prepare=_mpii_hrnet,
-        read=_annotations("mpii-hrnet", "a.json"),
+        prepare=seeds.mpii_hrnet,
+        read=_alone("a.json"),
         mutations=JSON,
+        format="mpii-hrnet",
     ),
-    "coco truth": Reader(name="a.json", prepare=_coco, read=_read_results, mutations=JSON),
-    "coco results": Reader(name="results.json", prepare=_coco, read=_read_results, mutations=JSON),
+    "mpii-mat": Reader(
+        name="a.mat",
+        prepare=lambda folder: author_files.write_release(
+            folder / "a.mat", [author_files.image("a.jpg", author_files.rect())]
+        ),
+        read=_alone("a.mat"),
+        mutations=(of_bytes,),
+        format="mpii-mat",
+    ),
+    "mpii-h5": Reader(
+        name="a.h5",
+        prepare=lambda folder: author_files.write_h5(folder / "a.h5", author_files.h5_fields()),
+        read=_alone("a.h5"),
+        mutations=(of_bytes,),
+        format="mpii-h5",
+    ),
+    "flic": Reader(
+        name="a.h5",
+        prepare=lambda folder: author_files.write_h5(
+            folder / "a.h5", author_files.h5_fields(joints=11)
+        ),
+        read=_alone("a.h5"),
+        mutations=(of_bytes,),
+        format="flic",
+    ),
+    "lsp": Reader(
+        name="a.mat",
+        prepare=lambda folder: author_files.write_lsp(folder / "a.mat", author_files.lsp_array()),
+        read=_alone("a.mat"),
+        mutations=(of_bytes,),
+        format="lsp",
+    ),
+    "lspet": Reader(
+        name="a.mat",
+        prepare=lambda folder: author_files.write_lsp(folder / "a.mat", author_files.lspet_array()),
+        read=_alone("a.mat"),
+        mutations=(of_bytes,),
+        format="lspet",
+    ),
+    "table": Reader(
+        name="a.csv",
+        prepare=seeds.table,
+        read=_alone("a.csv", joint_set="horse.toml"),
+        mutations=_TEXT,
+        format="table",
+    ),
+    "table in Parquet": Reader(
+        name="a.parquet",
+        prepare=seeds.parquet,
+        read=lambda folder: read_boxes(folder / "a.parquet"),
+        mutations=(of_bytes,),
+    ),
+    "coco, people": Reader(
+        name="a.json", prepare=seeds.coco, read=_alone("a.json"), mutations=JSON, format="coco"
+    ),
+    **{name: _of_tool(name) for name in tool_files.FILES},
+    "yolo-pose, labels": Reader(
+        name="labels/train/a.txt",
+        prepare=tool_files.FILES["yolo-pose"],
+        read=_alone("data.yaml"),
+        mutations=_TEXT,
+        format="yolo-pose",
+        refuses=False,
+    ),
+    "label-studio, configuration": Reader(
+        name="config.xml",
+        prepare=tool_files.FILES["label-studio"],
+        read=_alone("tasks.json"),
+        mutations=_TEXT,
+        format="label-studio",
+        refuses=False,
+    ),
+    "head boxes": Reader(
+        name="a.mat",
+        prepare=seeds.truth,
+        read=lambda folder: read_mpii_truth(folder / "a.mat"),
+        mutations=(of_bytes,),
+    ),
+    "predictions, mat": Reader(
+        name="preds.mat",
+        prepare=seeds.truth,
+        read=lambda folder: read_mpii_predictions(folder / "preds.mat", 2),
+        mutations=(of_bytes,),
+    ),
+    "predictions, h5": Reader(
+        name="preds.h5",
+        prepare=seeds.truth,
+        read=lambda folder: read_mpii_predictions(folder / "preds.h5", 2),
+        mutations=(of_bytes,),
+    ),
+    "coco truth": Reader(name="a.json", prepare=seeds.coco, read=_read_results, mutations=JSON),
+    "coco results": Reader(
+        name="results.json", prepare=seeds.coco, read=_read_results, mutations=JSON
+    ),
     "boxes of annotations": Reader(
         name="a.json",
-        prepare=_boxes,
+        prepare=seeds.boxes,
         read=lambda folder: read_boxes(folder / "a.json"),
         mutations=JSON,
     ),
     "detections": Reader(
         name="detections.json",
-        prepare=_boxes,
+        prepare=seeds.boxes,
         read=lambda folder: read_boxes(folder / "detections.json"),
         mutations=JSON,
     ),
     "served request": Reader(
-        name="request.json", prepare=_request, read=_read_request, mutations=(of_json,)
+        name="request.json", prepare=seeds.request, read=_read_request, mutations=JSON, names=""
     ),
+    "served request in Parquet": Reader(
+        name="a.parquet",
+        prepare=seeds.parquet,
+        read=lambda folder: check_body((folder / "a.parquet").read_bytes(), _PARQUET),
+        mutations=(of_bytes,),
+        refuses=False,
+    ),
+    "URI to redact": Reader(
+        name="uri.txt", prepare=seeds.uris, read=_redact, mutations=(of_uri,), refuses=False
+    ),
+    **{f"genuine {path}": _genuine(path) for path in _GENUINE},
 }

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import time
 import traceback
@@ -19,8 +20,10 @@ from typing import Any
 
 import pytest
 from fuzz.readers import READERS, Reader
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
+
+from pipeline.data.formats.registry import SOURCES
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -28,15 +31,22 @@ SEED = int(os.environ.get("FUZZ_SEED", "0"))
 _MEMORY = 2**30
 _CASE_S = 10.0
 _ROUND = 50
+# Characters of an error.
+_LONGEST = 8000
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_mutated_file_is_read_or_refused_with_one_error(tmp_path: Path, name: str) -> None:
+def test_a_mutated_file_is_read_or_refused_with_one_error(
+    tmp_path: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    reader = READERS[name]
+    if reader.genuine:
+        genuine: Path = request.getfixturevalue("tools_dir") / reader.genuine
+        # A format may read files beside it.
+        shutil.copytree(genuine.parent, tmp_path, dirs_exist_ok=True)
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_run, args=(READERS[name], tmp_path, SECONDS / len(READERS), theirs)
-    )
+    process = context.Process(target=_run, args=(reader, tmp_path, SECONDS / len(READERS), theirs))
     process.start()
     theirs.close()
     try:
@@ -46,7 +56,11 @@ def test_a_mutated_file_is_read_or_refused_with_one_error(tmp_path: Path, name: 
     process.join(60)
     assert "failure" not in found, found["failure"]
     print(f"\n{name}: {json.dumps(found)}")
-    assert found["refused"] > 0
+    assert found.get("refused") or not reader.refuses
+
+
+def test_every_annotation_format_is_fuzzed() -> None:
+    assert {reader.format for reader in READERS.values()} - {""} == set(SOURCES)
 
 
 def _run(reader: Reader, folder: Path, seconds: float, results: Connection) -> None:
@@ -73,15 +87,17 @@ def _round(
     reader: Reader, folder: Path, data: bytes, number: int, until: float, counts: Counter[str]
 ) -> None:
     mutated = st.one_of([mutation(data) for mutation in reader.mutations])
+    named = Path(reader.name).name if reader.names is None else reader.names
 
     @seed(number)
     @settings(
         max_examples=_ROUND,
         deadline=None,
         database=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
+    @example(b"\xff")
     @given(mutated)
     def holds(content: bytes) -> None:
         if counts["cases"] and time.monotonic() > until:
@@ -91,12 +107,16 @@ def _round(
         signal.setitimer(signal.ITIMER_PROF, _CASE_S)
         try:
             reader.read(folder)
-        except ValueError:
+        except ValueError as error:
+            refusal = str(error)
             counts["refused"] += 1
         else:
+            refusal = named
             counts["read"] += 1
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+        assert named in refusal
+        assert len(refusal) < _LONGEST
 
     holds()
 

@@ -1,7 +1,7 @@
 """Redaction of secrets in output: a URI shows its scheme, host, path and the names in its query.
 
 Everything else may be a secret and becomes `***`: user and password, the values of the query, and
-the fragment.
+the fragment. So do parts of a web address's path that look like tokens, or follow a part `token`.
 """
 
 import re
@@ -16,9 +16,9 @@ _AUTHORITY = re.compile(
     re.IGNORECASE,
 )
 _HOST = re.compile(r"\[[^\]\s]*\]|[^\s:/?#@]*")
-_PORT = re.compile(r":\d{1,5}(?=[/?#\s'\"`,;:)\]}>.]|\Z)")
 _ENCODED = re.compile("%40|%3a", re.IGNORECASE)
 _NEXT = r"[,;|][A-Za-z][A-Za-z0-9+.-]{0,40}://"
+_PORT = re.compile(rf":\d{{1,5}}(?=[/?#]|['\"`,;:)\]}}>.]{{0,8}}(?:\s|\Z)|['\"][,:)\]}}]|{_NEXT})")
 _WORD_END = re.compile(rf"\s|\Z|{_NEXT}")
 # A value also ends at the punctuation of the sentence, the call or the JSON around it.
 _VALUE_END = re.compile(rf"['\"`)\]}}>]{{0,8}}[:,.;!]{{0,3}}(?:\s|\Z)|['\"](?=[,:)\]}}])|{_NEXT}")
@@ -43,14 +43,33 @@ _ASSIGNED = re.compile(
     re.IGNORECASE,
 )
 
+# The path of a web address, and its parts before a token.
+_PATH = re.compile(
+    r"(?P<server>\bhttps?://[^\s/?#'\"`]*)(?P<path>/[^\s?#'\"`)\]}>]*)", re.IGNORECASE
+)
+_BEFORE_TOKEN = re.compile(
+    r"(?:access|api|auth|bearer|refresh)?[_-]?tokens?|api[_-]?keys?|secrets?|passwords?|passwd|pwd"
+    r"|sig|signature|sas|credentials?",
+    re.IGNORECASE,
+)
+# Tokens of known services, which say so, and three parts in base64 that begin as JSON does.
+_TOKEN = re.compile(
+    r"(?:gh[a-z]_|github_pat_|glpat-|xox[a-z]-|sk-|hf_|AKIA|ya29\.|bot\d+:).{8,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"
+)
+# A random word of letters of both cases and digits; hashes and ids are in lower case.
+_RANDOM = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)[\w+=~%-]{20,}", re.ASCII)
+_CHANGE = re.compile(r"(?<=[a-z])(?=[A-Z\d])|(?<=[A-Z])(?=[a-z\d])|(?<=\d)(?=[A-Za-z])")
+_LEAST_CHANGES = 8
+
 
 def redacted(text: str) -> str:
     """Replace by `***` whatever in the URIs of a text may be a secret.
 
-    Scheme, host and path remain, and the names of a query's parameters. Credentials that are
-    assigned in other text, such as `password=...`, are hidden too.
+    Scheme, host and path remain, without what looks like a token, and the names of a query's
+    parameters. Credentials that are assigned in other text, such as `password=...`, are hidden too.
     """
-    text = _without_values(_without_users(text))
+    text = _PATH.sub(_without_tokens, _without_values(_without_users(text)))
     text = _IN_A_VALUE.sub(rf"\g<scheme>{_HIDDEN}\g<at>", text)
     return _ASSIGNED.sub(rf"\g<name>{_HIDDEN}", text)
 
@@ -84,10 +103,11 @@ def _user_end(text: str, start: int, word_end: int, *, is_uri: bool, is_web: boo
     if follows != ":":
         return colon if is_uri and _ENCODED.search(host[0]) else start
     port = _PORT.match(text, colon)
-    if is_uri and port and (is_web or "@" not in text[port.end() : word_end]):
+    behind = text.rfind("@", colon, word_end) + 1
+    # Of the web, a path may hold an @; a password may begin with digits and hold a slash.
+    if is_uri and port and (not behind or (is_web and text.count("/", colon, behind) > 1)):
         return start
     # A password can hold any letter, up to the last @ of the word.
-    behind = text.rfind("@", colon, word_end) + 1
     if behind or not is_uri:
         return behind or start
     if not text[colon + 1 : colon + 2].strip() or host[0].endswith(("'", '"', "`")):
@@ -115,12 +135,27 @@ def _without_values(text: str) -> str:
     return "".join([*parts, text[at:]])
 
 
+def _without_tokens(found: re.Match[str]) -> str:
+    parts = found["path"].split("/")
+    hidden = [
+        _HIDDEN if part and (_BEFORE_TOKEN.fullmatch(before) or _is_token(part)) else part
+        for before, part in zip(["", *parts], parts, strict=False)
+    ]
+    return found["server"] + "/".join(hidden)
+
+
+def _is_token(part: str) -> bool:
+    if _TOKEN.fullmatch(part):
+        return True
+    return bool(_RANDOM.fullmatch(part)) and len(_CHANGE.findall(part)) >= _LEAST_CHANGES
+
+
 def _shown(parameter: str) -> str:
     name, equals, value = parameter.partition("=")
     if not parameter:
         return ""
     # A word that ends in = is rather a value in base64 than a name.
-    is_named = value.strip("=") and _NAME.fullmatch(name + equals)
+    is_named = value.partition("#")[0].strip("=") and _NAME.fullmatch(name + equals)
     return f"{name}={_HIDDEN}" if is_named else _HIDDEN
 
 

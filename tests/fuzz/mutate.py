@@ -180,7 +180,7 @@ def of_text(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 # Letters that a secret may have, and those of one that stands where a host or a path may.
-_ANY = "".join(set(map(chr, range(33, 127))) - set("'\"`,<>\\"))
+_ANY = "".join(set(map(chr, range(33, 127))) - set("'\"`,<>\\&"))
 _PLAIN = "abyz019-._~+"
 _SENTENCES = ("{}", "tracking.uri='{}': no answer", "URL({})", '{{"uri":"{}","a":1}}', "a\n{}\nb")
 

@@ -229,7 +229,7 @@ https://WORD:x-oauth-basic@host/a.tar
 redis://:SECRET@h:6379
 s3://KEY:SECRET@bucket/a.tar
 https://h/a.tar?x=1&sig=SECRET
-https://h/a.tar?SECRET
+https://h/a.tar?WORD
 https://h/a.tar?to%6ben=SECRET
 https://h/a.tar#access_token=SECRET
 https://h/a.tar?x=1#SECRET

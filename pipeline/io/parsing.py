@@ -1,4 +1,4 @@
-"""Strict reading of JSON and TOML: errors name the field, the value and what was expected."""
+"""Strict reading of JSON, TOML and XML: errors name the field, the value and what was expected."""
 
 import difflib
 import json
@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
+from xml.etree import ElementTree
+from xml.parsers import expat
 
 Item = TypeVar("Item")
 # Of an image or a category: 1, "1" and 1.0 are one and the same.
@@ -53,6 +55,26 @@ def parse_toml(text: bytes, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}: not readable as TOML: nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{where}: not readable as TOML: {error}") from error
+
+
+def parse_xml(data: bytes, where: str) -> ElementTree.Element:
+    """Parse XML without a document type, whose entities can unfold.
+
+    Raises ValueError naming `where`.
+    """
+
+    def refuse(*_: object) -> None:
+        raise ValueError("expected no DOCTYPE, nor entities")
+
+    # Found by the parser, since the text may be in any encoding.
+    first = expat.ParserCreate()
+    first.StartDoctypeDeclHandler = refuse
+    try:
+        first.Parse(data, True)
+        return ElementTree.fromstring(data)
+    # LookupError: of an encoding that Python does not know.
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise ValueError(f"{where}: not readable as XML: {error}") from error
 
 
 def fields_of(

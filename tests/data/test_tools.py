@@ -330,14 +330,31 @@ def test_flip_pairs_of_a_file_that_contradict_the_names_are_named_with_it(tmp_pa
         found_in(path, tmp_path / "out")
 
 
-def test_columns_that_would_run_a_program_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"cos\nsystem\n(S'true'\ntR.", "it holds GLOBAL os system"),
+        # Python's reader would ask for 64 GiB.
+        (b"\x80\x04]r\xff\xff\xff\xff.", "it numbers a value 4,294,967,295"),
+        (b"\x80\x05\x96\1\1\1\1\1\1\1\1.", "expected 72340172838076673 bytes in a"),
+    ],
+)
+def test_columns_that_would_run_a_program_or_fill_memory_are_refused(tmp_path, pickled, message):
     path = tmp_path / "CollectedData_me.h5"
     with h5py.File(path, "w") as file:
         group = file.create_group("df_with_missing")
         group["table"] = np.zeros(1, [("index", "S9"), ("values_block_0", "<f8", (2,))])
-        group.attrs["non_index_axes"] = np.bytes_(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(ValueError, match=r"is not plain: it would run os\.system; convert"):
+        group.attrs["non_index_axes"] = np.bytes_(pickled)
+    with pytest.raises(ValueError, match=f"is not plain: {message}"):
         found_in(path, tmp_path / "out")
+
+
+def test_a_document_type_is_refused_in_any_encoding(tmp_path):
+    path = FILES["cvat"](tmp_path / "in")
+    text = path.read_text().replace('encoding="utf-8"', 'encoding="utf-16"')
+    path.write_text(text.replace("<annotations>", "<!DOCTYPE a><annotations>"), "utf-16")
+    with pytest.raises(ValueError, match=r"annotations\.xml: not readable as XML: expected no DOC"):
+        read_annotations("cvat", AnnotationFiles(annotations=path))
 
 
 def test_data_of_other_files_are_not_read(tmp_path):

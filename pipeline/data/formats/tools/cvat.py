@@ -14,6 +14,7 @@ from pipeline.data.formats.annotations import Annotations, reading
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
+from pipeline.io.parsing import parse_xml
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
 
@@ -80,11 +81,9 @@ def is_cvat(peek: Peek) -> str:
 
 
 def _parsed(path: Path) -> Element:
-    with reading(path, "XML", OSError, ElementTree.ParseError, ValueError, LookupError):
+    with reading(path, "XML", OSError):
         data = path.read_bytes()
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            raise ValueError("expected no DOCTYPE or entities, which CVAT does not write")
-        root = ElementTree.fromstring(data)
+    root = parse_xml(data, str(path))
     if root.tag != "annotations":
         raise ValueError(f"{path}: the outermost element is {root.tag!r:.80}, expected annotations")
     return root

@@ -3,6 +3,7 @@
 import csv
 import io
 import pickle
+import pickletools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -388,11 +389,13 @@ def _texts(file: Hdf5File, values: np.ndarray) -> list[str]:
     return [as_text(word) for word in values.tolist()]
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reader of lists, tuples, texts and numbers, which refuses every object and function."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise ValueError(f"it would run {module}.{name}")
+# What pickles of lists, tuples, texts and numbers consist of. Others name functions, or lengths
+# for which memory is asked.
+_PLAIN = re.compile(
+    r"PROTO|FRAME|STOP|MARK|NONE|NEW(TRUE|FALSE)|(EMPTY_)?(LIST|TUPLE)|TUPLE[123]|APPENDS?|MEMOIZE"
+    r"|(LONG_)?(BIN)?(PUT|GET)|(BIN)?INT[12]?|LONG1?|(BIN)?FLOAT|(SHORT_)?(BIN)?(UNICODE|STRING)"
+    r"|(SHORT_)?BINBYTES"
+)
 
 
 def _plain_pickle(file: Hdf5File, data: Any, name: str) -> Any:
@@ -400,7 +403,13 @@ def _plain_pickle(file: Hdf5File, data: Any, name: str) -> Any:
     if not isinstance(data, bytes):
         raise ValueError(f"{file.path}: {_KEY} has no attribute {name}, expected pandas' table")
     try:
-        return _PlainUnpickler(io.BytesIO(data)).load()
+        for operation, value, _ in pickletools.genops(data):
+            if not _PLAIN.fullmatch(operation.name):
+                raise ValueError(f"it holds {operation.name} {value or ''}".rstrip())
+            # The reader has a place for each number up to the highest.
+            if "PUT" in operation.name and value > len(data):
+                raise ValueError(f"it numbers a value {value:,}")
+        return pickle.loads(data)
     except Exception as error:
         raise ValueError(
             f"{file.path}: attribute {name} of {_KEY} is not plain: {error}; convert the file to "

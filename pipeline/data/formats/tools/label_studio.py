@@ -1,13 +1,11 @@
 """Reader of Label Studio's JSON export: keypoints in percent of the picture."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.etree import ElementTree
 
 import numpy as np
 
@@ -21,6 +19,7 @@ from pipeline.data.formats.annotations import (
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
+from pipeline.io.parsing import parse_xml
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
@@ -256,11 +255,11 @@ def _configured(path: Path) -> tuple[str, ...]:
     if path.stat().st_size > _CONFIG_BYTES:
         return ()
     data = path.read_bytes()
-    if b"KeyPointLabels" not in data or re.search(rb"<!(DOCTYPE|ENTITY)", data):
+    if b"KeyPointLabels" not in data:
         return ()
     try:
-        root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError):
+        root = parse_xml(data, str(path))
+    except ValueError:
         return ()
     labels = [label for group in root.iter("KeyPointLabels") for label in group.iter("Label")]
     numbers_of = [label.get("model_index", "") for label in labels]

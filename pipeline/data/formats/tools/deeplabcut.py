@@ -407,7 +407,7 @@ def _plain_pickle(file: Hdf5File, data: Any, name: str) -> Any:
             if not _PLAIN.fullmatch(operation.name):
                 raise ValueError(f"it holds {operation.name} {value or ''}".rstrip())
             # The reader has a place for each number up to the highest.
-            if "PUT" in operation.name and value > len(data):
+            if "PUT" in operation.name and value is not None and value > len(data):
                 raise ValueError(f"it numbers a value {value:,}")
         return pickle.loads(data)
     except Exception as error:

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.parsing import did_you_mean
+from pipeline.io.parsing import did_you_mean, parse_toml
 from pipeline.settings.presets import settings_of
 
 Point = dict[str, Any]
@@ -147,8 +147,8 @@ def space_of(named: str, given: Mapping[str, tuple[Any, ...]]) -> Space:
 def _read(path: Path) -> Space:
     """Read a TOML file: `[axes]` of lists or tables (low, high, log, step), and `[[points]]`."""
     try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        content = parse_toml(path.read_bytes(), f"--space {path}")
+    except OSError as error:
         raise ValueError(f"--space {path}: {error}") from error
     for part in content:
         if part not in ("axes", "points"):

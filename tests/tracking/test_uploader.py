@@ -114,7 +114,8 @@ def impatient(monkeypatch):
 def lines(monkeypatch) -> list[str]:
     """The lines that uploaders print."""
     printed: list[str] = []
-    monkeypatch.setattr(module, "say", printed.append)
+    for name in ("say", "say_text"):
+        monkeypatch.setattr(module, name, printed.append)
     return printed
 
 

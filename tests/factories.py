@@ -83,7 +83,7 @@ def index_of(entries: Sequence[Any], **changes: Any) -> Index:
         joint_set=MPII,
         annotations={"made.json": "0" * 64},
         conventions={"index_base": 0, "center_adjusted": False},
-        crop={"person_px": 64, "margin": 1.5, "jpeg_quality": 95},
+        crop=CropSettings(person_px=64, margin=1.5, jpeg_quality=95),
         plan="00000000",
         shards=tuple(entries),
         skipped={},
@@ -118,7 +118,11 @@ def pack_samples(
 
 
 def checkpoint(
-    folder: Path, metrics: dict[str, float] | None = None, joint_set: JointSet = MPII, **changes
+    folder: Path,
+    metrics: dict[str, float] | None = None,
+    joint_set: JointSet = MPII,
+    crop: CropSettings | None = None,
+    **changes,
 ) -> Settings:
     """Write a tiny checkpoint whose random heads find joints somewhere; return its settings."""
     settings = Settings.from_flat(
@@ -134,7 +138,11 @@ def checkpoint(
     folder.mkdir(parents=True)
     network = build_network(settings.model, 0, torch.device("cpu"), zero_heads=False)
     metadata = CheckpointMetadata(
-        settings=settings, joint_set=joint_set, progress=Progress(epochs=1), metrics=metrics or {}
+        settings=settings,
+        joint_set=joint_set,
+        progress=Progress(epochs=1),
+        metrics=metrics or {},
+        crop=crop,
     )
     write_checkpoint(folder, take_snapshot(network, metadata))
     return settings

@@ -148,6 +148,7 @@ def task_of(plan: Plan, label: str = "", owner: Owner | None = None) -> Task:
         label=label,
         owner={} if owner is None else asdict(owner),
         checksums=plan.checksums,
+        crop=None if plan.val.crop is None else asdict(plan.val.crop),
     )
 
 

@@ -113,7 +113,7 @@ def close_plan(plan: PackPlan, done: list[ShardDone]) -> Index:
         joint_set=plan.joint_set,
         annotations=plan.sums,
         conventions=plan.conventions,
-        crop=asdict(settings.crop),
+        crop=settings.crop,
         plan=plan.fingerprint,
         shards=entries,
         members=_write_members(plan, entries),

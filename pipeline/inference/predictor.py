@@ -25,7 +25,7 @@ from pipeline.pose.geometry import (
 )
 from pipeline.pose.shapes import Float, UInt8
 from pipeline.run.checkpoint import Weights, load_network
-from pipeline.settings.packing import MAX_PIXELS
+from pipeline.settings.packing import MAX_PIXELS, CropSettings
 
 # Of a photograph's pixels, and of a scale.
 _FARTHEST = 1e9
@@ -110,6 +110,7 @@ class Predictor:
         self._settings, self._device = metadata.settings, device
         self._decoder = CropDecoder()
         self.joint_set = metadata.joint_set
+        self._stored = metadata.crop
 
     def read(self, photograph: bytes, max_pixels: int = MAX_PIXELS) -> ImageRGBA:
         """Decode a photograph as `read_photograph`; valid until the next call."""
@@ -117,7 +118,7 @@ class Predictor:
 
     def view(self, image: ImageRGBA, frame: Frame) -> View:
         """Crop a photograph to the network's input."""
-        return crop_view(image, frame, self._settings.model.input_px)
+        return crop_view(image, frame, self._settings.model.input_px, self._stored)
 
     def predict(self, views: Iterable[View], with_heatmaps: bool = False) -> Iterator[Pose]:
         """Yield the pose of each view in order, computed in batches of evaluation.batch_size."""
@@ -148,10 +149,17 @@ class Predictor:
         ]
 
 
-def crop_view(image: ImageRGBA, frame: Frame, input_px: int) -> View:
-    """Crop a photograph to a network input of side `input_px`."""
+def crop_view(
+    image: ImageRGBA, frame: Frame, input_px: int, stored: CropSettings | None = None
+) -> View:
+    """Crop a photograph to a network input of side `input_px`.
+
+    `stored` is how crops were stored on which the network was evaluated; None: as by default, but
+    with no fewer pixels than the input.
+    """
+    stored = stored or CropSettings(person_px=max(CropSettings().person_px, input_px))
     matrix = input_from_original(frame.center, frame.scale, input_px)
     return View(
-        image=pixel_view(image, frame.center, frame.scale, input_px),
+        image=pixel_view(image, frame.center, frame.scale, input_px, stored),
         to_photograph=np.linalg.inv(heatmap_from_input() @ matrix),
     )

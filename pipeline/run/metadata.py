@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.io.parsing import fields_of, number_of, parse_json, table_of, text_of, whole_of
 from pipeline.pose.joint_sets import JointSet
 from pipeline.settings import Settings
+from pipeline.settings.packing import CropSettings
 
 METADATA_NAME = "checkpoint.json"
 _FORMAT = 3
@@ -62,8 +63,9 @@ class Plateau:
 class CheckpointMetadata:
     """The JSON of a checkpoint. `metrics` are those of its epoch that were known at the time.
 
-    `data` are the checksums of the training and validation data, empty if unknown. `origin` says
-    where weights that were not trained here come from.
+    `data` are the checksums of the training and validation data, empty if unknown. `crop` is how
+    the crops of the validation data are stored, None if unknown. `origin` says where weights that
+    were not trained here come from.
     """
 
     settings: Settings
@@ -72,6 +74,7 @@ class CheckpointMetadata:
     metrics: dict[str, float]
     plateau: Plateau = field(default_factory=Plateau)
     data: dict[str, str] = field(default_factory=dict)
+    crop: CropSettings | None = None
     origin: dict[str, str] = field(default_factory=dict)
 
 
@@ -89,6 +92,8 @@ def write_metadata(folder: Path, metadata: CheckpointMetadata, files: Mapping[st
     }
     if metadata.data:
         content["data"] = metadata.data
+    if metadata.crop:
+        content["crop"] = asdict(metadata.crop)
     if metadata.origin:
         content["origin"] = metadata.origin
     content[_CHECKSUM] = _checksum(content)
@@ -121,6 +126,7 @@ def read_metadata(folder: Path) -> CheckpointMetadata:
             metrics=table_of(content.get("metrics"), "metrics", number_of),
             plateau=_plateau(content.get("plateau")),
             data=table_of(content.get("data", {}), "data", text_of),
+            crop=CropSettings.from_json(content["crop"], "crop") if "crop" in content else None,
             origin=table_of(content.get("origin", {}), "origin", text_of),
         )
     except ValueError as error:

@@ -1,9 +1,10 @@
 """Settings of packing: the annotations to read, the split, and how crops are stored."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
+from pipeline.io.parsing import fields_of, number_of, whole_of
 from pipeline.settings.check import require
 
 SourceName = Literal[
@@ -73,6 +74,17 @@ class CropSettings:
         ):
             value = getattr(self, name)
             require(least <= value <= most, f"crop.{name}", f"from {least} to {most}", value)
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Self:
+        """Read the fields as JSON has them. Raises ValueError that names the field."""
+        names = [item.name for item in fields(cls)]
+        given = fields_of(value, where, required=names)
+        return cls(
+            person_px=whole_of(given["person_px"], f"{where}.person_px"),
+            margin=number_of(given["margin"], f"{where}.margin"),
+            jpeg_quality=whole_of(given["jpeg_quality"], f"{where}.jpeg_quality"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

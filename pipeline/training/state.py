@@ -21,6 +21,7 @@ from pipeline.run.metadata import (
 )
 from pipeline.run.start import plan_start
 from pipeline.settings import Settings
+from pipeline.settings.packing import CropSettings
 from pipeline.training.distributed import all_reduce_mean, gather_rows, parallel
 from pipeline.training.ema import WeightAverage
 from pipeline.training.schedule import learning_rate
@@ -44,9 +45,10 @@ class TrainState:
         workers: int,
         device: torch.device,
         checksums: Mapping[str, str] | None = None,
+        crop: CropSettings | None = None,
     ) -> None:
         self._settings, self._joint_set, self._device = settings, joint_set, device
-        self._checksums = dict(checksums or {})
+        self._checksums, self._crop = dict(checksums or {}), crop
         self._rank, self._workers = rank, workers
         optim = settings.optim
         self.network = build_network(
@@ -162,6 +164,7 @@ class TrainState:
                 metrics=metrics,
                 plateau=self.plateau,
                 data=self._checksums,
+                crop=self._crop,
             ),
             average=None if self._average is None else self._average.network,
             optimizer=self._optimizer,

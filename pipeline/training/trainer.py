@@ -36,6 +36,7 @@ from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import Positions
 from pipeline.run.checkpoint import Weights
 from pipeline.settings import Settings
+from pipeline.settings.packing import CropSettings
 from pipeline.training.bad_steps import BadStepsError, describe_bad_step, sample_names
 from pipeline.training.distributed import Request, RequestSync, all_reduce_sum, gather
 from pipeline.training.probes import ProgressMarker, no_trace
@@ -47,9 +48,9 @@ class Task:
     """A worker's task as plain data, since it crosses processes.
 
     `settings` are by dotted key, with `model.joints` resolved. `joint_set` is `JointSet.to_json()`.
-    `train` and `val` are absolute paths of shards, with `checksums` by the same names; `folder` is
-    the run's. `label` begins every printed line, to tell the trials of a sweep apart. `owner` has
-    the fields of the run's `Owner`.
+    `train` and `val` are absolute paths of shards, with `checksums` by the same names; `crop` has
+    the fields of the `CropSettings` of `val`. `folder` is the run's. `label` begins every printed
+    line, to tell the trials of a sweep apart. `owner` has the fields of the run's `Owner`.
     """
 
     settings: dict[str, Any]
@@ -60,6 +61,7 @@ class Task:
     label: str = ""
     owner: dict[str, Any] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
+    crop: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,10 @@ class Trainer:
         self._shards = training_shards(task.train, settings.data, rank, workers)
         self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
-        self.state = TrainState(settings, self.joint_set, rank, workers, device, task.checksums)
+        crop = None if task.crop is None else CropSettings(**task.crop)
+        self.state = TrainState(
+            settings, self.joint_set, rank, workers, device, task.checksums, crop
+        )
         self._requests = RequestSync(workers if dist.is_initialized() else 1)
 
     def _loader(self, samples: Samples) -> SampleLoader:

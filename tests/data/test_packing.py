@@ -801,7 +801,7 @@ def test_the_index_records_the_people_and_settings_of_a_pack(tmp_path):
         "center_adjusted": False,
         "exif": "auto",
     }
-    assert index.crop == {"person_px": 64, "margin": 2.0, "jpeg_quality": 90}
+    assert index.crop == CropSettings(person_px=64)
     assert (index.skipped, index.left_out) == ({}, {})
     assert [(e.name, e.split, e.people, e.images, e.head_sizes) for e in index.shards] == [
         ("train-000000.tar", "train", 3, 3, 0),

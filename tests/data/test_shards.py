@@ -381,6 +381,7 @@ def test_an_index_comes_back_as_it_was_written(pack):
     assert content["joint_set"]["flip_pairs"][0] == ["right_ankle", "left_ankle"]
     index = Index.read(path.parent)
     assert index == index_of(index.shards)
+    assert find_shards("data.train", str(path)).crop == index.crop
     assert index.splits() == {"train": {"people": 2, "images": 2, "shards": 1}}
     assert [entry.name for entry in path.parent.iterdir() if entry.suffix == ".part"] == []
 
@@ -407,7 +408,11 @@ def test_people_that_were_left_out_stay_listed_in_the_index(tmp_path):
         ({"surprise": 1}, "index: unknown field 'surprise'"),
         ({"shards": [{"name": "train-000000.tar"}]}, "shards[0]: field 'split' is absent"),
         ({"shards": [1]}, "shards[0] must be a table of fields, got 1"),
-        ({"crop": {}}, "crop.margin must be from 1 to 100, got {}"),
+        ({"crop": {}}, "crop: field 'person_px' is absent"),
+        (
+            {"crop": {"person_px": 64, "margin": 5, "jpeg_quality": 90}},
+            "crop.margin must be from 1 to 4, got 5",
+        ),
         ({"skipped": {"crowd": -1}}, "skipped.crowd must be a whole number of at least 0, got -1"),
     ],
 )

@@ -12,13 +12,14 @@ import torch
 from factories import checkpoint, photograph, samples
 
 from pipeline.data.loader import SampleLoader
-from pipeline.data.shards.crop import Crop
+from pipeline.data.shards.crop import Crop, pixel_view
 from pipeline.evaluation.evaluate import Evaluator
 from pipeline.inference.predictor import Frame, Predictor
 from pipeline.inference.pyfunc import ServedModel, columns_of
 from pipeline.model.build import build_network
 from pipeline.pose.geometry import transform
 from pipeline.pose.joint_sets import MPII
+from pipeline.settings.packing import CropSettings
 
 CPU = torch.device("cpu")
 
@@ -60,6 +61,19 @@ def test_joints_are_those_of_evaluation(tmp_path, changes):
     ):
         assert transform(pose.joints, sample.crop.to_original) == pytest.approx(joints, abs=1e-3)
         assert pose.confidence == pytest.approx(confidence, abs=1e-6)
+
+
+def test_a_photograph_is_seen_as_the_crops_of_the_evaluation_were_stored(tmp_path):
+    stored = CropSettings(person_px=32, margin=1.5)
+    checkpoint(tmp_path / "known", crop=stored)
+    checkpoint(tmp_path / "unknown")
+    image = cv2.cvtColor(photograph(400, 300), cv2.COLOR_RGB2RGBA)
+    frame = Frame(center=(190.0, 140.0), scale=1.1)
+    for name, expected in (("known", stored), ("unknown", CropSettings())):
+        view = Predictor(tmp_path / name, CPU, exact=True).view(image, frame)
+        seen = pixel_view(image, frame.center, frame.scale, 64, expected)
+        assert np.array_equal(view.image, seen)
+    assert not np.array_equal(seen, pixel_view(image, frame.center, frame.scale, 64, stored))
 
 
 def test_confidence_is_a_share_of_the_target_s_peak(tmp_path):

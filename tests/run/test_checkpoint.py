@@ -31,6 +31,7 @@ from pipeline.run.metadata import (
     read_metadata,
 )
 from pipeline.settings import Settings
+from pipeline.settings.packing import CropSettings
 from pipeline.training.step import build_optimizer, build_scaler
 
 CPU = torch.device("cpu")
@@ -50,6 +51,7 @@ METADATA = CheckpointMetadata(
     progress=Progress(epochs=3, steps=12, samples=48),
     metrics={"pckh_0.5": 12.5, "val_loss": 0.25},
     plateau=Plateau(best=13.0, epochs_since=1, has_dropped=True),
+    crop=CropSettings(person_px=96, margin=1.5),
 )
 
 
@@ -202,6 +204,7 @@ def test_the_metadata_are_readable_json(saved):
     assert content["metrics"] == {"pckh_0.5": 12.5, "val_loss": 0.25}
     assert content["plateau"] == {"best": 13.0, "epochs_since": 1, "has_dropped": True}
     assert content["joint_set"] == MPII.to_json()
+    assert content["crop"] == {"person_px": 96, "margin": 1.5, "jpeg_quality": 90}
     assert content["format"] == 3
     assert content["versions"]["torch"] == version("torch")
     assert content["versions"]["python"] == platform.python_version()

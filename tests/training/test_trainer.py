@@ -5,7 +5,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from pipeline.evaluation.per_person import read_results
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.run.metadata import Progress, read_metadata
+from pipeline.settings.packing import CropSettings
 from pipeline.training.trainer import Task, Trainer
 
 
@@ -56,6 +57,15 @@ def test_an_epoch_takes_as_many_whole_batches_as_there_are(shards):
     [report] = trainer.train_epoch(every_s=1e9)
     assert (report.epoch, report.step) == (1, 2)
     assert trainer.state.progress == Progress(epochs=2, steps=4, samples=12)
+
+
+def test_a_checkpoint_says_how_the_crops_of_its_evaluation_are_stored(shards, tmp_path):
+    stored = CropSettings(person_px=96, margin=1.5)
+    for name, crop in (("known", asdict(stored)), ("unknown", None)):
+        (tmp_path / name).mkdir()
+        save(alone(replace(task_of(*shards), crop=crop)), tmp_path / name, {})
+    assert read_metadata(tmp_path / "known").crop == stored
+    assert read_metadata(tmp_path / "unknown").crop is None
 
 
 def test_a_checkpoint_of_other_joints_is_refused(shards, tmp_path):

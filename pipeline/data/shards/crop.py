@@ -140,15 +140,19 @@ def warp(
 
 
 def pixel_view(
-    image: ImageRGBA, center: tuple[float, float], scale: float, input_px: int
+    image: ImageRGBA,
+    center: tuple[float, float],
+    scale: float,
+    input_px: int,
+    stored: CropSettings,
 ) -> UInt8[np.ndarray, "input_px input_px 3"]:
     """Return the network input of a person's frame straight from a photograph.
 
-    It is the input that a crop stored with `input_px` pixels a frame gives, but for the JPEG.
-    Black if the frame misses the photograph.
+    It is the input that a crop `stored` with these settings gives, but for the JPEG. Black if the
+    frame misses the photograph.
     """
     seen = np.zeros((input_px, input_px, 3), np.uint8)
-    cut = cut_frame(image, center, scale, CropSettings(person_px=input_px))
+    cut = cut_frame(image, center, scale, stored)
     if cut is not None:
         matrix = input_from_original(center, scale, input_px) @ cut.to_original
         warp(cut.pixels, matrix, np.empty((input_px, input_px, 4), np.uint8), seen)

@@ -17,7 +17,6 @@ from pipeline.io.location import is_remote, local_path, name_of, sibling, split_
 from pipeline.io.parsing import (
     fields_of,
     items_of,
-    number_of,
     parse_json,
     table_of,
     text_of,
@@ -26,11 +25,10 @@ from pipeline.io.parsing import (
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Split
+from pipeline.settings.packing import CropSettings
 
 INDEX_NAME = "index.json"
 _FORMAT = 2
-# Frame sides that a stored crop may have.
-_WIDEST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ class Index:
     joint_set: JointSet
     annotations: dict[str, str]
     conventions: dict[str, Any]
-    crop: dict[str, Any]
+    crop: CropSettings
     plan: str
     shards: tuple[ShardEntry, ...]
     skipped: dict[str, int]
@@ -130,7 +128,7 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         "joint_set": lambda value, _: JointSet.from_json(value),
         "annotations": partial(table_of, read=text_of),
         "conventions": partial(table_of, read=lambda value, _: value),
-        "crop": _crop,
+        "crop": CropSettings.from_json,
         "plan": text_of,
         "shards": partial(items_of, read=_entry),
         "skipped": partial(table_of, read=whole_of),
@@ -146,13 +144,6 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         if count > 1:
             raise ValueError(f"shards must hold a name once, got {name!r} {count} times")
     return found
-
-
-def _crop(value: Any, where: str) -> dict[str, Any]:
-    numbers = table_of(value, where, number_of)
-    if not 1 <= numbers.get("margin", 0) <= _WIDEST:
-        raise ValueError(f"{where}.margin must be from 1 to {_WIDEST}, got {value!r:.80}")
-    return dict(value)
 
 
 def _entry(value: Any, where: str) -> ShardEntry:
@@ -181,7 +172,8 @@ class ShardSet:
 
     `people` counts those in all shards, `head_sizes` those with a head size. `checksum` stands for
     the content of all of them. `margin` is the side of the smallest stored square over the person's
-    frame.
+    frame. `crop` is how crops are stored, in the first folder if there are several; None if they
+    have no index.
     """
 
     paths: tuple[str, ...]
@@ -192,6 +184,7 @@ class ShardSet:
     source: str
     checksum: str
     margin: float
+    crop: CropSettings | None = None
 
 
 def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
@@ -223,7 +216,8 @@ def find_shards(setting: str, pattern: str, bad_allowed: int = 0) -> ShardSet:
         joint_set=first,
         source=", ".join(sorted({index.source for index in indexes.values()})),
         checksum=_checksum("".join(entry.sha256 for entry in entries)),
-        margin=min(float(index.crop["margin"]) for index in indexes.values()),
+        margin=min(index.crop.margin for index in indexes.values()),
+        crop=next(iter(indexes.values())).crop,
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.model.hourglass import StackedHourglass
 from pipeline.model.network import Heatmaps, PoseNetwork
-from pipeline.settings import ModelSettings, OptimSettings
+from pipeline.settings import ModelSettings, NormWeights, OptimSettings
 
 # Values of ONEDNN_MAX_CPU_ISA without bf16: oneDNN's documentation, "CPU Dispatcher Control".
 _ISAS_WITHOUT_BF16 = (
@@ -19,11 +19,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_network(
-    model: ModelSettings, seed: int, device: torch.device, *, zero_heads: bool = True
+    model: ModelSettings,
+    seed: int,
+    device: torch.device,
+    *,
+    zero_heads: bool = True,
+    norm_weights: NormWeights = "one",
 ) -> PoseNetwork:
     """Create the network with the weights that `seed` determines, the same on every worker.
 
-    With `zero_heads` it starts with all-zero heatmaps. On the meta device it has no weights.
+    With `zero_heads` it starts with all-zero heatmaps; `norm_weights` is where BatchNorm's weights
+    start. On the meta device it has no weights.
     """
     # Weights are drawn on the CPU, so only its generator is saved and seeded: to save a GPU's
     # would create a CUDA context on every GPU of the machine.
@@ -31,6 +37,10 @@ def build_network(
     with torch.random.fork_rng(devices=[]), drawn_on:
         torch.default_generator.manual_seed(seed)
         network: PoseNetwork = StackedHourglass(model)
+        if norm_weights == "uniform":
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.uniform_(module.weight)
     if zero_heads:
         network.start_heads_at_zero()
     network = network.to(device)

@@ -6,6 +6,10 @@ from torch import Tensor
 from pipeline.pose.geometry import crop_from_original
 from pipeline.pose.shapes import Bool, Float
 
+# Pixels outside the map up to which a joint is drawn, as far as its Gaussian reaches into the map:
+# half of the 7 x 7 pixels of `drawGaussian` in the paper's code (pose-hg-train).
+_OUTSIDE_PX = 3
+
 
 def render(
     joints: Float[Tensor, "batch joint 2"],
@@ -13,14 +17,19 @@ def render(
     size: int,
     sigma_px: float,
     peak: float,
+    target_px: int = 0,
 ) -> Float[Tensor, "batch joint size size"]:
     """Render a Gaussian around each joint, given in fractions of heatmap pixels.
 
-    Joints that are not annotated or lie outside the map get an all-zero map (see `is_drawn`).
+    With `target_px` it is zero outside the square of that side around the joint's pixel. Joints
+    that are not drawn (see `is_drawn`) get an all-zero map.
     """
     grid = torch.arange(size, device=joints.device, dtype=joints.dtype)
     # The Gaussian is separable: two vectors instead of one exponential per pixel.
     along = torch.exp(-((grid - joints[..., None]) ** 2) / (2 * sigma_px**2))
+    if target_px:
+        nearest = torch.floor(joints[..., None] + 0.5)
+        along = along * ((grid - nearest).abs() <= target_px // 2)
     weight = peak * is_drawn(joints, annotated, size)
     columns = along[..., 0, :] * weight[..., None]
     return along[..., 1, :, None] * columns[..., None, :]
@@ -31,8 +40,9 @@ def is_drawn(
     annotated: Bool[Tensor, "batch joint"],
     size: int,
 ) -> Bool[Tensor, "batch joint"]:
-    """Return which joints are annotated and lie within a map of `size` pixels."""
-    within = (joints >= -0.5) & (joints < size - 0.5)
+    """Return which joints are annotated and lie within a map of `size` pixels, or nearly."""
+    edge = 0.5 + _OUTSIDE_PX
+    within = (joints >= -edge) & (joints < size - 1 + edge)
     return annotated & within.all(dim=-1)
 
 

@@ -139,9 +139,16 @@ def batch_loss(
     for maps in heatmaps.supervised:
         side = maps.shape[-1]
         points = rescale(joints, side / size)
-        target = render(points, annotated, side, settings.sigma_px, settings.target_peak)
-        losses.append(loss(maps, target, trained))
+        target = render(
+            points, annotated, side, settings.sigma_px, settings.target_peak, settings.target_px
+        )
+        losses.append(scale_weight(side / size) * loss(maps, target, trained))
     return torch.stack(losses).sum()
+
+
+def scale_weight(scale: float) -> float:
+    """Return the weight of the loss of heatmaps whose sides are `scale` times the output's."""
+    return scale**2
 
 
 def trained_joints(

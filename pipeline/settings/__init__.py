@@ -8,7 +8,7 @@ space, as an MLflow parameter, in a checkpoint's JSON and in errors. Defaults ar
 from pipeline.settings.data import DataSettings
 from pipeline.settings.evaluation import Decoding, EvaluationSettings
 from pipeline.settings.model import ModelSettings, Supervision
-from pipeline.settings.optim import Loss, OptimSettings
+from pipeline.settings.optim import Loss, NormWeights, OptimSettings
 from pipeline.settings.ray import RaySettings
 from pipeline.settings.tracking import TrackingSettings
 from pipeline.settings.tree import Scalar, Settings
@@ -19,6 +19,7 @@ __all__ = [
     "EvaluationSettings",
     "Loss",
     "ModelSettings",
+    "NormWeights",
     "OptimSettings",
     "RaySettings",
     "Scalar",

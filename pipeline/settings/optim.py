@@ -11,6 +11,7 @@ from pipeline.settings.check import (
 )
 
 Loss = Literal["mse", "cross-entropy"]
+NormWeights = Literal["one", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,9 @@ class OptimSettings:
     cross-entropy: between target and softmax of each heatmap, independent of the target's scale."""
     sigma_px: float = 1.75
     """Standard deviation of the target's Gaussian, in heatmap pixels."""
+    target_px: int = 0
+    """Side of the square of heatmap pixels around a joint in which its Gaussian is drawn, odd; 0:
+    the whole map. 7 in the paper's code."""
     target_peak: float = 1.0
     """Height of the target's Gaussian with optim.loss=mse. The paper's is 1; AdamW learns faster
     at 10."""
@@ -79,6 +83,9 @@ class OptimSettings:
     no gain on CPU."""
     seed: int = 0
     """Seed of the initial weights."""
+    norm_weights: NormWeights = "one"
+    """Weights at which BatchNorm starts. one: all 1. uniform: drawn from 0 to 1, as in the paper's
+    code (Torch7)."""
     zero_heads: bool = True
     """Start the weights of the heads that predict heatmaps at zero. The paper starts them at
     random, from where mse with a peak of 1 can stay at all-zero heatmaps."""
@@ -90,6 +97,9 @@ class OptimSettings:
         require_at_least(self, "optim", 0, "warmup_samples", "ema_samples", "max_bad_steps", "seed")
         require_at_least(self, "optim", 0, "weight_decay", "clip_norm")
         require_at_most_one(self, "optim", "cosine_end")
+        side = self.target_px
+        fits = side == 0 or (side > 0 and side % 2 == 1)
+        require(fits, "optim.target_px", "0 or a positive odd number", side)
         require(
             self.ema_samples == 0 or self.ema_samples >= self.batch_size,
             "optim.ema_samples",

@@ -28,7 +28,9 @@ NEWELL2016: dict[str, Scalar] = {
     "optim.clip_norm": 0.0,
     "optim.loss": "mse",
     "optim.sigma_px": 1.75,
+    "optim.target_px": 7,
     "optim.target_peak": 1.0,
+    "optim.norm_weights": "uniform",
     "optim.zero_heads": False,
     "optim.missing_joints": "zero",
     "data.scale_jitter": 0.25,
@@ -69,7 +71,9 @@ MODERN: dict[str, Scalar] = {
     # MSE with a peak of 1 can stay at all-zero heatmaps for long. With a peak of 10 and heads that
     # start at zero it learned as fast as any other loss in our comparison.
     "optim.loss": "mse",
+    "optim.target_px": 0,
     "optim.target_peak": 10.0,
+    "optim.norm_weights": "one",
     "optim.zero_heads": True,
     "data.flip_share": 0.5,
     "data.color_jitter": 0.4,

@@ -126,8 +126,8 @@ class Settings:
         """
         decisive = self.decisive()
         # A run that was begun before there were these settings keeps its name.
-        for key in ("model.stem_features", "model.start"):
-            if not decisive[key]:
+        for key in ("model.stem_features", "model.start", "optim.target_px", "optim.norm_weights"):
+            if decisive[key] in ("", 0, "one"):
                 del decisive[key]
         decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)

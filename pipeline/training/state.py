@@ -52,7 +52,11 @@ class TrainState:
         self._rank, self._workers = rank, workers
         optim = settings.optim
         self.network = build_network(
-            settings.model, optim.seed, device, zero_heads=optim.zero_heads
+            settings.model,
+            optim.seed,
+            device,
+            zero_heads=optim.zero_heads,
+            norm_weights=optim.norm_weights,
         )
         if optim.checkpointing:
             self.network.recompute_residuals()

@@ -56,20 +56,59 @@ def test_a_joint_that_is_not_annotated_gets_an_all_zero_map():
 @pytest.mark.parametrize(
     ("x", "y", "drawn"),
     [
-        (-0.5, 2.0, True),
-        (-0.51, 2.0, False),
-        (4.49, 2.0, True),
-        (4.5, 2.0, False),
-        (2.0, -0.51, False),
-        (2.0, 4.5, False),
+        (-3.5, 2.0, True),
+        (-3.51, 2.0, False),
+        (7.49, 2.0, True),
+        (7.5, 2.0, False),
+        (2.0, -3.51, False),
+        (2.0, 7.5, False),
+        (-3.0, 7.0, True),
         (0.0, 0.0, True),
     ],
 )
-def test_a_joint_outside_the_map_gets_an_all_zero_map(x, y, drawn):
+def test_a_joint_more_than_three_pixels_outside_the_map_gets_an_all_zero_map(x, y, drawn):
     assert bool(rendered(x, y).any()) is drawn
     joint = torch.tensor([[[x, y]]])
     assert is_drawn(joint, torch.tensor([[True]]), 5).item() is drawn
     assert not is_drawn(joint, torch.tensor([[False]]), 5).item()
+
+
+def test_of_a_joint_outside_the_map_the_part_inside_is_drawn():
+    heatmap = rendered(-2.0, 1.0)
+    assert heatmap[1, 0].item() == pytest.approx(exp(-4 / 2))
+    assert heatmap[2, 1].item() == pytest.approx(exp(-10 / 2))
+
+
+def test_a_cut_target_is_zero_outside_its_square():
+    joints, annotated = torch.tensor([[[4.4, 6.6]]]), torch.tensor([[True]])
+    [[heatmap]] = render(joints, annotated, 12, 1.75, 1.0, target_px=7)
+    [[whole]] = render(joints, annotated, 12, 1.75, 1.0)
+    # Seven columns around 4 and rows around 7.
+    inside = torch.zeros(12, 12, dtype=torch.bool)
+    inside[4:11, 1:8] = True
+    assert torch.equal(heatmap, whole.where(inside, 0.0))
+    assert whole.all()
+
+
+def test_a_cut_target_reaches_into_the_map_from_three_pixels_outside():
+    joints, annotated = torch.tensor([[[-3.0, 5.0]]]), torch.tensor([[True]])
+    [[heatmap]] = render(joints, annotated, 12, 1.75, 1.0, target_px=7)
+    assert heatmap[:, 0].nonzero().flatten().tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert not heatmap[:, 1:].any()
+
+
+def test_targets_are_those_of_the_authors_code_at_whole_pixels():
+    # `drawGaussian` with a size of 7: a Gaussian of 0.25 * 7 pixels around the window's middle.
+    window = torch.tensor(
+        [[exp(-(x * x + y * y) / (2 * 1.75**2)) for x in range(-3, 4)] for y in range(-3, 4)]
+    )
+    for x, y in ((0, 0), (5, 2), (-3, 9), (12, 4), (14, 14)):
+        # The map lies within eight more pixels on each side.
+        expected = torch.zeros(8 + 12 + 8, 8 + 12 + 8)
+        expected[8 + y - 3 : 8 + y + 4, 8 + x - 3 : 8 + x + 4] = window
+        joints = torch.tensor([[[float(x), float(y)]]])
+        [[found]] = render(joints, torch.tensor([[True]]), 12, 1.75, 1.0, target_px=7)
+        assert torch.allclose(found, expected[8:20, 8:20], atol=1e-7)
 
 
 def test_a_joint_lies_at_the_same_part_of_a_smaller_heatmap():

@@ -1,11 +1,13 @@
 """The network against figures that follow from the authors' definition."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from foreign_networks import Hg
 
+from pipeline.model.build import build_network
 from pipeline.model.cost import activation_bytes, network_cost, training_bytes
 from pipeline.model.hourglass import StackedHourglass
 from pipeline.settings import ModelSettings
@@ -261,6 +263,21 @@ def test_heads_inside_start_at_zero_too():
     network.start_heads_at_zero()
     _, supervised = network(images(settings))
     assert not any(maps.any() for maps in supervised)
+
+
+def test_norms_start_at_one_or_between_zero_and_one_on_the_same_kernels():
+    settings, cpu = tiny(), torch.device("cpu")
+    ones = build_network(settings, 3, cpu).state_dict()
+    drawn = build_network(settings, 3, cpu, norm_weights="uniform").state_dict()
+    again = build_network(settings, 3, cpu, norm_weights="uniform").state_dict()
+    norms = [name for name in ones if re.search(r"norm\d?\.weight$", name)]
+    weights = torch.cat([drawn[name] for name in norms])
+    assert all(ones[name].eq(1).all() for name in norms)
+    assert 0 <= weights.min() < 0.1
+    assert 0.9 < weights.max() < 1
+    assert weights.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert all(torch.equal(drawn[name], again[name]) for name in norms)
+    assert all(torch.equal(ones[name], drawn[name]) for name in ones if name not in norms)
 
 
 def test_supervised_heatmaps_are_half_precision_under_autocast():

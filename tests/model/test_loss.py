@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from math import exp, log
+from math import exp, log, pi
 from typing import get_args
 
 import pytest
@@ -10,11 +10,13 @@ import torch
 
 from pipeline.model.loss import (
     LOSSES,
+    batch_loss,
     heatmap_cross_entropy,
     heatmap_mse,
     to_heatmaps,
 )
-from pipeline.settings import Loss
+from pipeline.model.network import Heatmaps
+from pipeline.settings import Loss, OptimSettings
 
 # Two stacks, one sample, two joints, maps of 1 x 2 pixels.
 TARGET = torch.tensor([[[[0.0, 0.0]], [[0.0, 2.0]]]])
@@ -65,6 +67,20 @@ def test_half_precision_maps_are_compared_in_single_precision():
     loss = heatmap_mse(predicted, target, torch.tensor([[True]]))
     assert loss.dtype == torch.float32
     assert loss.item() == (2**-14 + 4) / 2
+
+
+def test_all_zero_maps_of_every_resolution_cost_the_same():
+    optim = OptimSettings(sigma_px=1.0, target_peak=10.0)
+    maps = [torch.zeros(1, 1, 1, side, side) for side in (16, 32, 64)]
+    middle = torch.tensor([[[31.5, 31.5]]])
+
+    def cost(*supervised: torch.Tensor) -> float:
+        predicted = Heatmaps(stacks=maps[-1], supervised=supervised)
+        return batch_loss(predicted, middle, torch.tensor([[True]]), optim).item()
+
+    # The integral of a squared Gaussian, pi * sigma ** 2, over the output's pixels.
+    assert cost(maps[-1]) == pytest.approx(100 * pi / 64**2, rel=1e-3)
+    assert cost(*maps) == pytest.approx(3 * cost(maps[-1]), rel=1e-3)
 
 
 # Cross-entropy

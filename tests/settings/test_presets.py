@@ -33,7 +33,13 @@ def test_a_recipe_sets_how_to_train_and_nothing_else(recipe):
 def test_the_papers_recipe_is_the_defaults_with_a_drop_and_the_authors_length():
     settings = Settings().replaced(NEWELL2016)
     assert settings == Settings().replaced(
-        {"optim.schedule": "plateau", "optim.epochs": 216, "optim.zero_heads": False}
+        {
+            "optim.schedule": "plateau",
+            "optim.epochs": 216,
+            "optim.target_px": 7,
+            "optim.norm_weights": "uniform",
+            "optim.zero_heads": False,
+        }
     )
     # The authors count 8,000 steps of 6 as an epoch, and take 100 of them.
     assert round(100 * 8000 * 6 / 22_246) == 216

@@ -252,7 +252,7 @@ def test_the_fingerprint_depends_on_settings_that_decide_the_outcome():
         assert Settings().replaced(decisive).fingerprint("data") != plain
 
 
-def test_a_run_from_before_stems_had_a_width_keeps_its_name(monkeypatch):
+def test_a_run_from_before_there_was_a_setting_keeps_its_name(monkeypatch):
     decisive = []
 
     def dumps(content, **_):
@@ -263,6 +263,10 @@ def test_a_run_from_before_stems_had_a_width_keeps_its_name(monkeypatch):
     Settings().fingerprint("data")
     assert "model.features" in decisive[0]
     assert "model.stem_features" not in decisive[0]
+    assert not {"optim.target_px", "optim.norm_weights"} & decisive[0].keys()
+    Settings.from_flat({"optim.target_px": 7, "optim.norm_weights": "uniform"}).fingerprint("data")
+    assert decisive[1]["optim.target_px"] == 7
+    assert decisive[1]["optim.norm_weights"] == "uniform"
 
 
 def test_what_concerns_one_start_alone_is_not_recorded():

@@ -123,10 +123,10 @@ class JointSet:
     joints: tuple[str, ...]
     flip_pairs: tuple[tuple[int, int], ...]
     limbs: tuple[tuple[int, int], ...]
-    groups: tuple[tuple[str, tuple[int, ...]], ...]
+    # Groups and sigmas decide nothing about training: sets with and without them are the same.
+    groups: tuple[tuple[str, tuple[int, ...]], ...] = field(compare=False)
     in_mean: tuple[int, ...]
     measures: tuple[Measure, ...]
-    # Decides nothing about training, so that sets with and without it are the same joints.
     sigmas: tuple[float, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:

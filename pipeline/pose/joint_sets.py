@@ -49,7 +49,8 @@ def _pck_torso(shoulder: int, hip: int) -> Measure:
 
 
 # Andriluka et al., CVPR 2014. As in the official toolkit, pelvis (6) and thorax (7) do not enter
-# the mean. As in published tables, the group "head" is head-top alone.
+# the mean. The group "head" is head-top alone, as in the tables of pytorch-pose and HRNet. The
+# toolkit, and so the paper's tables, take the mean of upper neck and head-top.
 MPII = JointSet(
     name="mpii",
     joints=_names("""
@@ -60,6 +61,7 @@ MPII = JointSet(
     limbs=_limbs("0-1-2-6 3-6 3-4-5 6-7-8-9 10-11-12-7 13-7 13-14-15"),
     groups=(
         ("head", (9,)),
+        ("head and neck", (8, 9)),
         ("shoulder", (12, 13)),
         ("elbow", (11, 14)),
         ("wrist", (10, 15)),

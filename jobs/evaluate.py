@@ -56,7 +56,7 @@ class Arguments:
     images: _Folder = None
     """Folder of the annotated photographs, for --boxes."""
     train: Annotated[str, tyro.conf.arg(name="data.train")] = ""
-    """Training shards; with them their mean pose is measured as a baseline."""
+    """Training shards; with them their median pose is measured as a baseline."""
     flip_test: Annotated[
         bool, tyro.conf.arg(name="evaluation.flip-test"), tyro.conf.FlagConversionOff
     ] = True

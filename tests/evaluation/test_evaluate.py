@@ -326,7 +326,7 @@ def test_an_evaluation_survives_json(pack):
 # The baseline that ignores the picture
 
 
-def test_a_constant_pose_is_the_mean_within_the_frames():
+def test_a_constant_pose_is_the_median_within_the_frames():
     small = sample(0, joints=((110.0, 80.0), (75.0, 80.0)) + ((100.0, 80.0),) * 14)
     states = (Visibility.VISIBLE, *_GONE) + (Visibility.VISIBLE,) * 14
     large = sample(
@@ -335,11 +335,12 @@ def test_a_constant_pose_is_the_mean_within_the_frames():
         joints=((100.0, 120.0), (5e6, -5e6)) + ((100.0, 80.0),) * 14,
         visibility=states,
     )
-    pose = constant_pose([small, large], 16)
-    # (0.1, 0) of a side of 100 and (0, 0.2) of a side of 200.
-    assert pose[0] == pytest.approx([0.05, 0.1])
-    # Missing in one, the other's alone.
-    assert pose[1] == pytest.approx([-0.25, 0.0])
+    far = sample(2, joints=((170.0, 90.0), (80.0, 90.0)) + ((100.0, 80.0),) * 14)
+    pose = constant_pose([small, large, far], 16)
+    # Of (0.1, 0) of a side of 100, (0, 0.2) of a side of 200, and (0.7, 0.1).
+    assert pose[0] == pytest.approx([0.1, 0.1])
+    # Missing in one, between the two others'.
+    assert pose[1] == pytest.approx([-0.225, 0.05])
     assert pose[2:] == pytest.approx(np.zeros((14, 2)))
 
 
@@ -359,7 +360,7 @@ def test_a_constant_pose_is_placed_in_every_frame():
     assert placed.positions.tolist() == [0, 1]
 
 
-def test_people_who_all_stand_alike_are_predicted_by_their_mean(pack):
+def test_people_who_all_stand_alike_are_predicted_by_their_median(pack):
     loader = loader_of(pack, samples(3))
     pose = constant_pose(loader.samples, 16)
     result = evaluate([predict_constant_pose(pose, loader.samples)], loader)

@@ -83,6 +83,12 @@ def mpii_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def lsp_dir() -> Path:
+    """Return the folder with the joints of Leeds Sports Pose, without its images."""
+    return _real("lsp")
+
+
+@pytest.fixture(scope="session")
 def lspet_dir() -> Path:
     """Return the folder with the first 6,000 images of Leeds Sports Pose Extended."""
     return _real("lspet")

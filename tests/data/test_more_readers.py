@@ -505,6 +505,35 @@ def test_leeds_sports_pose_extended_is_read_whole(lspet_dir):
     assert (lspet_dir / "images" / annotations.people[-1].image).is_file()
 
 
+def test_joints_of_leeds_sports_pose_count_pixels_from_zero(lsp_dir):
+    people = read_lsp(lsp_dir / "joints.mat").people
+    visible = [
+        value
+        for person in people
+        for joint, state in zip(person.joints, person.visibility, strict=True)
+        for value in joint
+        if state == VISIBLE
+    ]
+    assert len(people) == 2000
+    # A picture begins at -0.5 if its first pixel is 0, and at 0.5 if it is 1.
+    assert -0.5 < min(visible) < 0.5
+
+
+def test_joints_of_leeds_sports_pose_extended_count_pixels_from_zero(lspet_dir):
+    people = read_lspet(lspet_dir / "joints.mat").people
+    outside: dict[int, list[str]] = {0: [], 1: []}
+    for person in people:
+        joints = np.array(person.joints)[np.array(person.visibility) == VISIBLE]
+        if joints.min() >= 1:
+            # Elsewhere both numbers of the first pixel fit.
+            continue
+        for first, found in outside.items():
+            if joints.min() < first - 0.5:
+                found.append(person.image)
+    # Two of three joints at the border are in the picture only if it begins at -0.5.
+    assert (len(outside[0]), len(outside[1])) == (2, 10)
+
+
 def test_the_real_people_unadjusted_are_refused(tmp_path, mpii_dir):
     with h5py.File(mpii_dir / "valid.h5") as file:
         fields = {name: file[name][:] for name in file}

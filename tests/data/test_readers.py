@@ -17,6 +17,7 @@ from pipeline.data.formats.coco import read_coco as read_files
 from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json, with_head_sizes
 from pipeline.data.formats.pose_h5 import read_mpii_h5
 from pipeline.data.formats.registry import SOURCES, read_annotations
+from pipeline.pose.geometry import frame_box
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
@@ -765,3 +766,27 @@ def test_a_category_id_twice_is_refused_unless_it_is_the_same_category(tmp_path)
     said = "categories[1] has the id 1 of another category before it, expected one id a category"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}$"):
         read_coco(write_json(path, content))
+
+
+def test_boxes_of_coco_end_at_edges_of_pixels_and_joints_are_pixels(tools_dir):
+    content = json.loads((tools_dir / "coco_mini/person_keypoints_train2017.json").read_text())
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    at_the_end, joints = 0, []
+    for record in content["annotations"]:
+        left, top, width, height = record["bbox"]
+        size = np.array(sizes[record["image_id"]])
+        beyond = size - (left + width, top + height)
+        # A box around the middles of pixels would end at the last one's, a pixel before.
+        at_the_end += int((np.abs(beyond) < 1e-6).sum())
+        assert beyond.min() > -1e-6
+        points = np.array(record.get("keypoints") or []).reshape(-1, 3)
+        points = points[points[:, 2] > 0, :2]
+        joints += points.ravel().tolist()
+        assert (points <= size - 1).all()
+    assert at_the_end > 5
+    assert all(value == int(value) for value in joints)
+
+
+def test_the_frame_of_a_picture_s_own_box_is_around_its_middle():
+    # Pixels 0 to 9 and 0 to 5: their middle is at 4.5 and 2.5.
+    assert frame_box((0, 0, 10, 6)) == ((4.5, 2.5), 1.25 * 10 / 200)

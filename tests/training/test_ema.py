@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from factories import pack_samples, samples
 from torch import nn
+from trainers import alone, task_of
 
 from pipeline.training.ema import WeightAverage
 
@@ -82,3 +84,23 @@ def test_the_average_does_not_affect_training():
     assert network[0].weight.grad is not None
     assert all(weight.grad is None for weight in average.network.parameters())
     assert not any(weight.requires_grad for weight in average.network.parameters())
+
+
+def test_the_average_that_is_evaluated_is_that_of_the_weights_of_the_steps(tmp_path):
+    train = pack_samples(tmp_path / "train", [samples(8)])
+    val = pack_samples(tmp_path / "val", [samples(5, first=20)], split="val")
+    trainer = alone(task_of(train, val, **{"optim.ema_samples": 8, "optim.learning_rate": 0.05}))
+    live = trainer.state.network.state_dict()
+    names = [name for name, tensor in live.items() if tensor.is_floating_point()]
+    average = {name: live[name].double() for name in names}
+    for epoch in range(3):
+        for report in trainer.train_epoch(every_s=0.0):
+            reach = min(8, 0.1 * 2 * (4 * epoch + report.step))
+            for name in names:
+                average[name].lerp_(live[name].double(), 1 - math.exp(-2 / reach))
+    averaged, raw = trainer.evaluate("ema"), trainer.evaluate("raw")
+    trainer.state.network.load_state_dict(average, strict=False)
+    expected = trainer.evaluate("raw")
+    assert averaged.loss_sum == pytest.approx(expected.loss_sum, rel=1e-4)
+    assert abs(raw.loss_sum - expected.loss_sum) > 0.01 * expected.loss_sum
+    assert averaged.people == raw.people == 5

@@ -120,6 +120,21 @@ def test_ten_epochs_without_improvement_are_reported_once_until_there_is_one():
     assert lines_of(rising + [20.0] * 9 + [21.0] + [20.0] * 9) == {}
 
 
+def first_warning(accuracies: np.ndarray) -> float:
+    return min(lines_of(accuracies.tolist()), default=np.inf)
+
+
+def test_noise_is_reported_as_no_progress_and_progress_within_noise_is_not():
+    noise = np.random.default_rng(0).normal(0, 0.5, (100, 60))
+    firsts = [first_warning(row) for row in 10 + noise]
+    # In 500 such runs 5% were reported by epoch 11, half by 17, all by 40.
+    assert np.median(firsts) < 25
+    assert max(firsts) < 60
+    # As much as the noise's standard deviation in two epochs.
+    rising = [first_warning(row) for row in 10 + 0.25 * np.arange(60) + noise]
+    assert min(rising) == np.inf
+
+
 def test_a_run_that_never_beats_its_first_epochs_is_reported():
     found = lines_of([3.0, 5.0] + [4.0] * 30)
     assert list(found) == [12]

@@ -35,6 +35,7 @@ COMMANDS = {
     "deliver": Command("jobs.deliver", "send to MLflow what runs recorded while it was away"),
     "benchmark": Command("jobs.benchmark.__main__", "measure the speed of parts on this machine"),
     "chaos": Command("jobs.chaos.__main__", "train while workers, nodes and MLflow are killed"),
+    "fidelity": Command("jobs.fidelity.__main__", "repeat an experiment of docs/fidelity.md"),
 }
 # tyro's options, which print or write a shell's completion.
 _COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")

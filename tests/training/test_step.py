@@ -146,8 +146,8 @@ def test_a_missing_joint_trains_an_empty_map_or_nothing():
     assert float(mask) == pytest.approx(2 * known)
 
 
-def test_a_joint_outside_the_map_trains_as_a_missing_one():
-    batch = batch_of([[(15.6, 3.0), (4.0, 4.0)]])
+def test_a_joint_far_outside_the_map_trains_as_a_missing_one():
+    batch = batch_of([[(18.6, 3.0), (4.0, 4.0)]])
     heatmaps = torch.zeros(1, 1, 2, 16, 16)
     heatmaps[:, :, 0] = 3.0
     drawn = gaussian_square(4.0, 4.0, 1.0, 1.0)
@@ -172,7 +172,8 @@ def test_every_group_of_supervised_heatmaps_has_targets_of_its_own_size():
     expected = 0.0
     for size, joints in places.items():
         maps = render(torch.tensor([joints]).float(), torch.tensor([[True, True]]), size, 0.8, 1.0)
-        expected += float(maps.square().mean())
+        # Weighed by the area of the maps.
+        expected += (size / 16) ** 2 * float(maps.square().mean())
     loss = batch_loss(
         Heatmaps(stacks=output, supervised=groups), batch.joints, batch.annotated, optim
     )

@@ -192,7 +192,16 @@ def test_a_printed_link_opens_a_run(tab, swept):
     expect(tab.get_by_role("heading", name=NAMES[0])).to_be_visible(timeout=walk.LIMIT_MS)
 
 
-def test_the_saved_view_lists_runs_by_score_with_settings_data_and_source(tab, swept):
+@pytest.fixture
+def wide(tab: Page) -> Iterator[Page]:
+    """The page, so wide that the list draws all columns of the saved view."""
+    tab.set_viewport_size({"width": 1900, "height": 1000})
+    yield tab
+    tab.set_viewport_size(walk.SIZE)
+
+
+def test_the_saved_view_lists_runs_by_score_with_settings_data_and_source(wide, swept):
+    tab = wide
     open_view(tab, swept)
     for title in ("pckh_0.5", "pckh_0.1", "model.stacks", "samples_per_s", "Dataset", "Source"):
         expect(tab.get_by_role("columnheader", name=title).first).to_be_visible()
@@ -204,7 +213,8 @@ def test_the_saved_view_lists_runs_by_score_with_settings_data_and_source(tab, s
     expect(tab.get_by_text("tune.sweep").first).to_be_visible()
 
 
-def test_the_saved_view_has_charts_of_scores_first(tab, swept):
+def test_the_saved_view_has_charts_of_scores_first(wide, swept):
+    tab = wide
     open_view(tab, swept, "&compareRunsMode=CHART")
     area = tab.get_by_test_id("experiment-view-compare-runs-chart-area")
     area.locator(".js-plotly-plot").first.wait_for()
@@ -219,6 +229,7 @@ def open_view(tab, swept, more: str = "") -> None:
     tab.goto("about:blank")
     tab.goto(link(swept.uri, experiment_page(run, f"scores_{HEADLINE}")) + more)
     expect(walk.run_link(tab, NAMES[0])).to_be_visible(timeout=walk.LIMIT_MS)
+    walk.close_assistant(tab)
 
 
 def test_the_first_chart_of_a_run_is_of_the_primary_metric(tab, swept):

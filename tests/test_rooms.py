@@ -46,7 +46,7 @@ HOMES = {
     "botocore": ("pipeline.io.transport",),
     "fsspec": ("pipeline.io.transport",),
     "gcsfs": ("pipeline.io.transport",),
-    "jinja2": ("pipeline.data.inspection", "tune.report"),
+    "jinja2": ("pipeline.io.page", "pipeline.data.inspection"),
     "matplotlib": ("pipeline.data.pictures", "pipeline.evaluation.charts", "tune.figures"),
     "mlflow": ("pipeline.tracking",),
     "onnx": ("pipeline.inference.export",),

@@ -3,23 +3,36 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, Scores
 
+# The end of losses that fall by this ratio is visible on a logarithmic axis only.
+_LOG_RATIO = 5
 
-def curves(history: Mapping[str, Sequence[tuple[int, float]]], headline: str) -> Figure:
-    """Draw loss and the primary metric `headline`; `history` has (epoch, value) pairs by name."""
+
+def curves(
+    history: Mapping[str, Sequence[tuple[int, float]]], metric: str, headline: str
+) -> Figure:
+    """Draw loss and the primary `metric` titled `headline`; `history` has (epoch, value) pairs.
+
+    Losses of about the same size have a linear axis, whose numbers can be read.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     for name in ("train_loss", "val_loss"):
         if history.get(name):
             losses.plot(*zip(*history[name], strict=True), marker=".", label=name)
-    losses.set(xlabel="epoch", ylabel="loss (sum over stacks)", yscale="log")
+    values = [float(value) for line in losses.lines for value in line.get_ydata()]
+    is_wide = bool(values) and 0 < _LOG_RATIO * min(values) <= max(values)
+    scale = "log" if is_wide else "linear"
+    losses.set(xlabel="epoch", ylabel="loss (sum over stacks)", yscale=scale)
     losses.legend()
-    if history.get(headline):
-        accuracy.plot(*zip(*history[headline], strict=True), marker=".", color="tab:green")
+    if history.get(metric):
+        accuracy.plot(*zip(*history[metric], strict=True), marker=".", color="tab:green")
     accuracy.set(xlabel="epoch", ylabel=f"{headline} (%)", ylim=(0, 100))
     for axis in (losses, accuracy):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     return figure
 

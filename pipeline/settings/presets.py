@@ -117,6 +117,10 @@ PRESETS = {
 }
 
 
+# The presets that set everything but the network.
+RECIPES = ("newell2016", "modern")
+
+
 def settings_of(names: Iterable[str]) -> dict[str, Any]:
     """Return the settings of presets by dotted key, where later presets win.
 

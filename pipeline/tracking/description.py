@@ -80,10 +80,15 @@ def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:
 
     The end is cut off if it is too long for MLflow.
     """
+    parts = [f"    {command(plan.settings)}", *paragraphs(plan, cost)]
+    return "\n\n".join(([f"**Best: {result}**"] if result else []) + parts) + "\n"
+
+
+def paragraphs(plan: Plan, cost: Cost) -> list[str]:
+    """Describe a run's network, data, recipe and workers."""
     model, optim, ray = plan.settings.model, plan.settings.optim, plan.settings.ray
     gpus = f" and {ray.gpus_per_worker:g} GPUs" if ray.gpus_per_worker else ""
-    parts = [
-        f"    {command(plan.settings)}",
+    return [
         f"Stacked hourglass: {model.stacks} x {model.modules} (stacks x modules) of "
         f"{model.features} features, {model.joints} joints, input of {model.input_px} px; "
         f"{cost.parameters:,} parameters, {cost.macs / 1e9:.3g} GMAC per image.",
@@ -94,7 +99,6 @@ def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:
         f"batches of {optim.batch_size}, {optim.epochs} epochs.",
         f"Workers: {ray.workers}, each with {ray.cpus_per_worker:g} CPUs{gpus}.",
     ]
-    return "\n\n".join(([f"**Best: {result}**"] if result else []) + parts) + "\n"
 
 
 def command(settings: Settings) -> str:

@@ -18,6 +18,14 @@ from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation, Evaluator
 from pipeline.evaluation.metrics import Scores, table
 from pipeline.evaluation.overlays import draw_close_ups
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
+from pipeline.evaluation.report import (
+    ReportPicture,
+    RunReport,
+    against_recipe,
+    report_page,
+    score_table,
+)
+from pipeline.io.atomic import atomic_write
 from pipeline.model.cost import network_cost
 from pipeline.run.checkpoint import load_network
 from pipeline.run.checkpoint_manager import BEST_CHECKPOINT, best
@@ -25,12 +33,31 @@ from pipeline.run.journal import Journal
 from pipeline.run.layout import FIGURES, overlay_path
 from pipeline.run.ownership import Writer
 from pipeline.run.plan import Plan
-from pipeline.tracking.description import NOTE, describe_run
+from pipeline.tracking.description import NOTE, command, describe_run, paragraphs
 from pipeline.tracking.long_values import record_long
 from pipeline.tracking.sync import deliver_start
 
 # Training samples in the picture that a run starts with.
 _SHOWN = 12
+# The run's report in its folder, and its pictures by name, in order.
+REPORT_NAME = "report.html"
+_PICTURES = {
+    "curves": ("Curves", "Losses and the primary metric after each epoch."),
+    "joints": ("Joints", "The primary metric joint by joint; the line is the pooled mean."),
+    "thresholds": ("Thresholds", "Share of correct joints as the threshold grows."),
+    "overlay": (
+        "Predictions",
+        "Predictions on people spaced over the validation data after the best epoch. White rings "
+        "are the truth.",
+    ),
+    "worst": (
+        "Worst people",
+        "The validation people with the highest mean errors, worst first. Titles have the error, "
+        "white rings are the truth.",
+    ),
+    "stacks": ("Stacks", "Heatmaps of every stack for one person, over the network's input."),
+    "samples": ("Training samples", "Augmented samples as the network sees them."),
+}
 
 
 def prepare(plan: Plan, writer: Writer) -> Path:
@@ -82,7 +109,9 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
     scores = evaluation.scores(plan.joint_set)
     best_scores = scores[plan.measure.key]
     figures = {
-        "curves.png": curves(journal.history(["train_loss", "val_loss", metric]), metric),
+        "curves.png": curves(
+            journal.history(["train_loss", "val_loss", metric]), metric, plan.measure.headline
+        ),
         "joints.png": joint_bars(best_scores),
         "thresholds.png": threshold_curve(evaluation.counts[plan.measure.key], best_scores),
         **_close_ups(plan, folder),
@@ -96,10 +125,47 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
         value, checksum = metadata.metrics[metric], plan.val.checksum
         journal.register(folder.name, registered, metric, value, checksum)
     result = f"{plan.measure.headline} {best_scores.headline:.2f} after epoch {epoch}"
+    outcome = Outcome(checkpoint=folder, epoch=epoch, scores=scores)
+    journal.file(_write_report(plan, outcome, result, journal.check), "")
     note = {NOTE: describe_run(plan, network_cost(plan.settings.model), result)}
     journal.tags(note)
     record_long(journal, {}, note)
-    return Outcome(checkpoint=folder, epoch=epoch, scores=scores)
+    return outcome
+
+
+def _write_report(plan: Plan, outcome: Outcome, result: str, check: Callable[[], object]) -> Path:
+    """Write the run's report into its folder; return its path."""
+    recipe, differing = against_recipe(plan.settings)
+    figures = plan.folder / FIGURES
+    paths = {name: figures / f"{name}.png" for name in _PICTURES} | {"overlay": outcome.overlay}
+    report = RunReport(
+        name=plan.settings.ray.name,
+        result=result,
+        about=[
+            part.replace("`", "") for part in paragraphs(plan, network_cost(plan.settings.model))
+        ],
+        command=command(plan.settings),
+        facts={"best checkpoint": str(outcome.checkpoint)},
+        recipe=recipe,
+        settings=differing,
+        tables=list(map(score_table, outcome.scores.values())),
+        pictures=[
+            ReportPicture(
+                name=name,
+                title=title,
+                sentence=sentence,
+                png=paths[name].read_bytes(),
+                is_broad=name not in ("joints", "thresholds"),
+            )
+            for name, (title, sentence) in _PICTURES.items()
+            if paths[name].exists()
+        ],
+    )
+    path, page = plan.folder / REPORT_NAME, report_page(report)
+    check()
+    with atomic_write(path) as aside:
+        aside.write_text(page, encoding="utf-8")
+    return path
 
 
 def _close_ups(plan: Plan, checkpoint: Path) -> dict[str, Figure]:

@@ -208,7 +208,7 @@ def test_a_run_keeps_figures_and_its_best_checkpoint(trained: str, place: Path):
     top = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert top == {
         *("best_checkpoint", "images", "overlays", "curves.png", "joints.png"),
-        *("samples.png", "scores.txt", "stacks.png", "thresholds.png", "worst.png"),
+        *("report.html", "samples.png", "scores.txt", "stacks.png", "thresholds.png", "worst.png"),
     }
     overlays = [artifact.path for artifact in client.list_artifacts(run_id, "overlays")]
     assert overlays == ["overlays/overlay_0001.png", "overlays/overlay_0002.png"]

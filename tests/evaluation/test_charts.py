@@ -185,23 +185,30 @@ def test_a_long_name_is_shortened_and_never_read_as_a_formula():
 
 def test_curves_hold_loss_and_accuracy_by_epoch():
     history = {
-        "train_loss": [(1, 3.0), (2, 2.0)],
+        "train_loss": [(1, 3.0), (2, 0.5)],
         "val_loss": [(1, 4.0), (2, 2.5)],
         "pckh_0.5": [(1, 10.0), (2, 60.0)],
     }
-    figure = curves(history, "pckh_0.5")
+    figure = curves(history, "pckh_0.5", "PCKh@0.5")
     losses, accuracy = figure.axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
-    assert drawn == {"train_loss": [[1, 3], [2, 2]], "val_loss": [[1, 4], [2, 2.5]]}
+    assert drawn == {"train_loss": [[1, 3], [2, 0.5]], "val_loss": [[1, 4], [2, 2.5]]}
     assert losses.get_yscale() == "log"
     assert accuracy.lines[0].get_xydata().tolist() == [[1, 10], [2, 60]]
-    assert accuracy.get_ylabel() == "pckh_0.5 (%)"
+    assert accuracy.get_ylabel() == "PCKh@0.5 (%)"
     assert accuracy.get_ylim() == (0, 100)
+    assert all(float(place).is_integer() for axis in figure.axes for place in axis.get_xticks())
     assert is_picture(figure)
 
 
+def test_losses_of_about_the_same_size_have_an_axis_with_plain_numbers():
+    history = {"train_loss": [(1, 3.7), (2, 3.5)], "val_loss": [(1, 3.6), (2, 3.4)]}
+    assert curves(history, "pckh_0.5", "PCKh@0.5").axes[0].get_yscale() == "linear"
+
+
 def test_curves_of_a_single_epoch_and_no_accuracy_are_drawn_too():
-    figure = curves({"train_loss": [(1, 3.0)], "val_loss": [(1, 3.0)], "pckh_0.5": []}, "pckh_0.5")
+    history = {"train_loss": [(1, 3.0)], "val_loss": [(1, 3.0)], "pckh_0.5": []}
+    figure = curves(history, "pckh_0.5", "PCKh@0.5")
     assert figure.axes[1].lines[:] == []
     assert is_picture(figure)
 

@@ -1,16 +1,13 @@
 """The report of a sweep on disk: table, figures, and one HTML file of both that works offline."""
 
-import base64
-import hashlib
 import io
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pipeline.io.atomic import atomic_write
 from pipeline.io.console import amount, duration
+from pipeline.io.page import html_page, picture_source
 from pipeline.io.redaction import redacted
 from pipeline.io.text import csv_cell
 from tune.outcome import SweepOutcome, TrialOutcome
@@ -29,21 +26,8 @@ _MOST_VALUES = 12
 _ERROR_LETTERS = 20_000
 
 
-def _without_secrets(value: object) -> object:
-    return value if hasattr(value, "__html__") else redacted(str(value))
-
-
-_FOLDER = Path(__file__).parent
-_SCRIPT = (_FOLDER / "page.js").read_text()
-# Everything that a template puts in is stripped of secrets, then escaped.
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(_FOLDER),
-    autoescape=True,
-    finalize=_without_secrets,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATE = Path(__file__).parent / "page.html.j2"
+_SCRIPT = (_TEMPLATE.parent / "page.js").read_text()
 
 
 def write_report(outcome: SweepOutcome, folder: Path) -> list[Path]:
@@ -74,8 +58,9 @@ def report_page(
 ) -> str:
     """Return the page; `images` holds the pictures' PNG files by name."""
     command = best_command(outcome) or ""
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    return _TEMPLATES.get_template("page.html.j2").render(
+    return html_page(
+        _TEMPLATE,
+        _SCRIPT,
         outcome=outcome,
         summary=summary(outcome),
         swept={key: _values(outcome, key) for key in varied_keys(outcome)},
@@ -86,9 +71,7 @@ def report_page(
         has_secrets=redacted(command) != command,
         columns=columns_of(outcome),
         pictures=pictures,
-        images={name: base64.b64encode(image).decode() for name, image in images.items()},
-        script=_SCRIPT,
-        script_digest=digest,
+        images={name: picture_source(image) for name, image in images.items()},
         number=number,
         reason=lambda trial: clipped(last_line(trial.error), _REASON_LETTERS) or _NO_REASON,
         facts=_facts,

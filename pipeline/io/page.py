@@ -1,0 +1,39 @@
+"""HTML pages that open from disk: one file each, with their pictures, without secrets."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.io.redaction import redacted
+
+
+def html_page(template: Path, script: str = "", **values: Any) -> str:
+    """Return the page of a template that extends `base.html.j2`, which has the style.
+
+    Everything that a template puts in is stripped of secrets, then escaped. The page runs `script`
+    alone.
+    """
+    templates = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        finalize=_without_secrets,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return templates.get_template(template.name).render(
+        script=script, script_digest=digest, **values
+    )
+
+
+def picture_source(png: bytes) -> str:
+    """Return a PNG file as the source of a picture within the page."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _without_secrets(value: object) -> object:
+    return value if hasattr(value, "__html__") else redacted(str(value))

@@ -128,3 +128,15 @@ def test_markdown_wraps_at_100_columns_but_for_tables_and_links():
         if len(line) > 100 and not re.search(r"^\s*\||https?://|^!\[|^ {4}\S|^[\w,]+$", line)
     ]
     assert long == []
+
+
+def test_the_gallery_shows_each_of_its_pictures_and_each_figure_of_a_run():
+    from pipeline.tracking.summary import PICTURES
+
+    text = (ROOT / "docs/gallery.md").read_text()
+    shown = set(re.findall(r"\(gallery/(\w+)\.webp\)", text))
+    assert shown == {path.stem for path in (ROOT / "docs/gallery").glob("*.webp")}
+    named = {name.removesuffix(".png") for name in re.findall(r"`(\w+\.png)`", text)}
+    # The file of an epoch is named by its number.
+    assert named == set(PICTURES) - {"overlay"}
+    assert named | {"overlay_first", "overlay_last"} == shown

@@ -41,7 +41,7 @@ from pipeline.tracking.sync import deliver_start
 _SHOWN = 12
 # The run's report in its folder, and its pictures by name, in order.
 REPORT_NAME = "report.html"
-_PICTURES = {
+PICTURES = {
     "curves": ("Curves", "Losses and the primary metric after each epoch."),
     "joints": ("Joints", "The primary metric joint by joint; the line is the pooled mean."),
     "thresholds": ("Thresholds", "Share of correct joints as the threshold grows."),
@@ -137,7 +137,7 @@ def _write_report(plan: Plan, outcome: Outcome, result: str, check: Callable[[],
     """Write the run's report into its folder; return its path."""
     recipe, differing = against_recipe(plan.settings)
     figures = plan.folder / FIGURES
-    paths = {name: figures / f"{name}.png" for name in _PICTURES} | {"overlay": outcome.overlay}
+    paths = {name: figures / f"{name}.png" for name in PICTURES} | {"overlay": outcome.overlay}
     report = RunReport(
         name=plan.settings.ray.name,
         result=result,
@@ -157,7 +157,7 @@ def _write_report(plan: Plan, outcome: Outcome, result: str, check: Callable[[],
                 png=paths[name].read_bytes(),
                 is_broad=name not in ("joints", "thresholds"),
             )
-            for name, (title, sentence) in _PICTURES.items()
+            for name, (title, sentence) in PICTURES.items()
             if paths[name].exists()
         ],
     )

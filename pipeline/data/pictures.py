@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.data.augmentation import draw_augmentations
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.sample import Sample
+from pipeline.io.text import one_line
 from pipeline.pose.geometry import heatmap_from_input, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
@@ -207,7 +208,9 @@ def _draw_pose(axis: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
     height, width = pose.image.shape[:2]
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)
-    title, is_long = pose.title, len(pose.title) > _TITLE_LETTERS
+    # Of names that are no UTF-8 there is nothing to draw.
+    title = one_line(pose.title)
+    is_long = len(title) > _TITLE_LETTERS
     # Titles are often names of files, and their $ must not begin a formula.
     axis.set_title(
         "\u2026" + title[1 - _TITLE_LETTERS :] if is_long else title, fontsize=8, parse_math=False

@@ -52,8 +52,8 @@ class ServedModel:
         return pd.DataFrame(rows, columns=columns_of(self._predictor.joint_set), index=table.index)
 
     def _views(self, table: pd.DataFrame) -> Iterator[View]:
-        if IMAGE not in table.columns:
-            raise ValueError(f"a column {IMAGE!r} is required, got {list(table.columns)}")
+        if list(table.columns).count(IMAGE) != 1:
+            raise ValueError(f"one column {IMAGE!r} is required, got {list(table.columns)!r:.200}")
         check_rows(len(table))
         check_bytes(sum(len(v) for v in table[IMAGE] if isinstance(v, str | bytes | bytearray)))
         pixels = 0

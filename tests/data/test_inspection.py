@@ -11,10 +11,12 @@ from pipeline.data.inspection.card import Anomaly, Card, card_of
 from pipeline.data.inspection.columns import Columns, columns_of
 from pipeline.data.inspection.duplicates import Coinciding
 from pipeline.data.inspection.page import card_page, card_text
-from pipeline.data.inspection.sheets import Sheet, choose
+from pipeline.data.inspection.sheets import Sheet, choose, draw_sheets
+from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.sample import Sample
 from pipeline.pose.joint_sets import LSP, MPII
 from pipeline.pose.person import Visibility
+from pipeline.settings import DataSettings
 
 VISIBLE, OCCLUDED, MISSING = Visibility.VISIBLE, Visibility.OCCLUDED, Visibility.MISSING
 # The frame of 100 pixels lies well inside, in any photograph.
@@ -307,6 +309,17 @@ def test_people_without_a_picture_or_a_joint_are_on_no_sheet():
 
 
 # The page and the text
+
+
+def test_names_that_are_no_utf_8_or_would_act_are_shown_as_escapes():
+    name = "caf\udce9\nno sample: \x1b[31m"
+    shown = "caf\\udce9\\nno sample: \\x1b[31m"
+    made = replace(card(samples(1)), source=name, damaged_samples=(name,))
+    assert card_text(made).count(shown) == 2
+    assert "caf\\udce9" in card_page(made, []).encode().decode()
+    people = [replace(one, person=replace(one.person, image=name)) for one in samples(1)]
+    loader = SampleLoader(people, MPII, 64)
+    assert list(draw_sheets(loader, columns(people), {}, DataSettings(), seed=0))
 
 
 def test_names_from_outside_are_escaped():

@@ -189,8 +189,10 @@ def test_an_unusable_row_is_refused_by_number(served, row, message):
 
 
 def test_a_table_without_images_is_refused(served):
-    with pytest.raises(ValueError, match=r"^a column 'image' is required, got \['picture'\]$"):
+    with pytest.raises(ValueError, match=r"^one column 'image' is required, got \['picture'\]$"):
         served.predict(pd.DataFrame({"picture": [JPEG]}))
+    with pytest.raises(ValueError, match=r"^one column 'image' is required, got \['image', 'image"):
+        served.predict(pd.DataFrame([[JPEG, JPEG]], columns=["image", "image"]))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.data.inspection.card import PERCENTILES, Card
 from pipeline.data.inspection.sheets import Sheet
 from pipeline.io.console import aligned
-from pipeline.io.text import one_line
+from pipeline.io.text import one_line, visible
 
 # Findings of one kind that the text and the page list.
 _PRINTED = 10
@@ -43,7 +43,7 @@ def card_text(card: Card) -> str:
 def card_page(card: Card, sheets: Sequence[Sheet]) -> str:
     """Return the card and its sheets as one HTML file. Every name from the data is escaped."""
     findings = _findings(card)
-    return _TEMPLATES.get_template("page.html.j2").render(
+    page = _TEMPLATES.get_template("page.html.j2").render(
         card=card,
         counts=_counts(card),
         tables=_tables(card),
@@ -53,6 +53,8 @@ def card_page(card: Card, sheets: Sequence[Sheet]) -> str:
         sheets=sheets,
         base64=lambda picture: base64.b64encode(picture).decode(),
     )
+    # Names that are no UTF-8 could not be written.
+    return visible(page)
 
 
 def _counts(card: Card) -> str:

@@ -140,7 +140,8 @@ class _PackageFinder(ModuleFinder):
 
     def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
         """Find a module as usual, unless it is outside the package."""
-        if parent is None and name != _PACKAGE:
+        # Without a path it is a module at the top.
+        if path is None and name != _PACKAGE:
             raise ImportError(name)
         return super().find_module(name, path, parent)
 

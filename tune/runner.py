@@ -21,6 +21,7 @@ import ray
 import ray.tune
 from ray.tune import ExperimentAnalysis, ResumeConfig
 
+from pipeline.cluster.room import fed
 from pipeline.cluster.start import check_capacity, cluster
 from pipeline.io.console import Pace, duration, say
 from pipeline.run.journal import JOURNAL_NAME, Journal
@@ -57,7 +58,7 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
     with record_sweep(sweep) as recorder:
         try:
             with cluster(sweep.base.ray.address, is_shared=True):
-                check_capacity(sweep.base.ray)
+                check_capacity(fed(sweep.base)[0].ray)
                 recorder.begin()
                 tried, interruption = _search(sweep, recorder.writer)
                 if interruption:
@@ -133,7 +134,7 @@ class Narrator(ray.tune.Callback):
 
 def _search(sweep: Sweep, writer: Writer) -> tuple[list[Tried], str]:
     """Run the trials on Ray Tune. Return them, and the signal that interrupted it, if any."""
-    at_once = sweep.search.at_once or trials_at_once(sweep.base.ray)
+    at_once = sweep.search.at_once or trials_at_once(fed(sweep.base)[0].ray)
     narrator = Narrator(sweep)
     metric = sweep.measure.metric_name
     ending = Ending(sweep.folder, lambda: narrator.running, metric, writer)

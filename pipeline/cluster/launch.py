@@ -4,7 +4,8 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,7 +26,7 @@ from pipeline.cluster.ray_private import (
     take_over,
 )
 from pipeline.cluster.rendezvous import RendezvousConfig
-from pipeline.cluster.room import await_room, most_that_fit, needs
+from pipeline.cluster.room import await_room, fed, most_that_fit, needs
 from pipeline.cluster.start import check_capacity, is_for_one_run
 from pipeline.cluster.stop import Stop, stopping
 from pipeline.cluster.worker import train_worker
@@ -35,11 +36,11 @@ from pipeline.run.layout import STARTING_NAME
 from pipeline.run.metadata import Progress
 from pipeline.run.ownership import Owner
 from pipeline.run.plan import Plan
-from pipeline.settings import RaySettings
-from pipeline.settings.ray import KEEP_MEMORY
+from pipeline.settings import Settings
+from pipeline.settings.ray import COMPILED_NAME, KEEP_MEMORY
 from pipeline.tracking.recording import InterruptedRunError, RunRecorder
 from pipeline.tracking.summary import Outcome, conclude
-from pipeline.training.probes import note_startup
+from pipeline.training.probes import COMPILE_PATIENCE, note_startup
 from pipeline.training.trainer import Task
 
 __all__ = ["TrainingFailedError", "reason", "train"]
@@ -55,6 +56,8 @@ _START_S = 60.0
 _START_RETRIES = 3
 # Attempts in a row to start workers that die as they start.
 _START_TRIES = 5
+# Environment variable with the folder of torch.compile's results.
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 # Seconds between an elastic run's checks for more workers.
 _RESIZE_EVERY_S = 15.0
 
@@ -67,7 +70,11 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
     fails, InterruptedRunError when the run was asked to stop, and SupersededError when another
     start has taken it over.
     """
-    check_capacity(plan.settings.ray)
+    settings, sentence = fed(plan.settings)
+    if sentence:
+        say(f"{label}: {sentence}" if label else sentence)
+    plan = replace(plan, settings=settings)
+    check_capacity(settings.ray)
     (plan.folder / STARTING_NAME).touch()
     recording.begin()
     note_startup("cluster")
@@ -94,7 +101,7 @@ def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:
     A new checkpoint resets the count of failures and the time for which it waits for room.
     """
     settings, starting = plan.settings.ray, plan.folder / STARTING_NAME
-    watchdog_s = _watchdog_s(settings)
+    watchdog_s = _watchdog_s(plan.settings)
     if watchdog_s:
         # Ray Train reads it in the driver, and passes it to its controller.
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{watchdog_s:g}"
@@ -163,7 +170,7 @@ def trainer(
 
     An elastic run has at most `most` workers; 0: as many as its settings allow.
     """
-    settings, timeout_s = plan.settings.ray, math.ceil(_watchdog_s(plan.settings.ray))
+    settings, timeout_s = plan.settings.ray, math.ceil(_watchdog_s(plan.settings))
     fewest, most = settings.fewest_workers, most or settings.most_workers
     return LeanTrainer(
         loop,
@@ -188,11 +195,21 @@ def trainer(
                 max_failures=settings.max_failures, controller_failure_limit=_START_RETRIES
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
-            worker_runtime_env={"env_vars": KEEP_MEMORY},
+            worker_runtime_env={"env_vars": _environment(plan.settings)},
         ),
     )
 
 
-def _watchdog_s(settings: RaySettings) -> float:
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of workers: memory, and compiled code where all nodes find it."""
+    if not settings.optim.compile:
+        return KEEP_MEMORY
+    # A worker that is restarted, or one on another node, then compiles nothing again.
+    compiled = os.environ.get(_COMPILED) or str(Path(settings.ray.storage) / COMPILED_NAME)
+    return KEEP_MEMORY | {_COMPILED: compiled}
+
+
+def _watchdog_s(settings: Settings) -> float:
     """Seconds without progress after which a worker's watchdog has ended it; 0: no watchdog."""
-    return 60 * settings.hang_minutes * _AFTER_WATCHDOG
+    patience = COMPILE_PATIENCE if settings.optim.compile else 1.0
+    return 60 * settings.ray.hang_minutes * patience * _AFTER_WATCHDOG

@@ -1,5 +1,6 @@
 """Room for a run's workers on a cluster that others use too: who holds it, and the wait for it."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from ray.util import placement_group, remove_placement_group
 from pipeline.cluster.ray_private import available_by_node
 from pipeline.io.console import Pace, duration, say
 from pipeline.io.threads import within
-from pipeline.settings import RaySettings
+from pipeline.settings import RaySettings, Settings
 
 _LOOK_S = 0.5
 # Seconds of a wait before its first line, and between lines.
@@ -29,7 +30,41 @@ _LONGEST_ENTRYPOINT = 60
 def needs(settings: RaySettings) -> dict[str, float]:
     """Return the resources of one worker."""
     gpus = {"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}
-    return {"CPU": settings.cpus_per_worker} | gpus
+    return {"CPU": settings.cpus_per_worker or 1.0} | gpus
+
+
+def fed(settings: Settings) -> tuple[Settings, str]:
+    """Choose the CPUs and decode threads of a worker that are not set, for the connected cluster.
+
+    Returns a sentence on what was chosen for a GPU, or on a setting that starves it; "" without.
+    """
+    nodes = ray.nodes() if settings.ray.gpus_per_worker else []
+    return feed(settings, [node["Resources"] for node in nodes if node["Alive"]])
+
+
+def feed(settings: Settings, nodes: Iterable[Mapping[str, float]]) -> tuple[Settings, str]:
+    """Choose as `fed`, for nodes with these resources."""
+    cpus, threads = settings.ray.cpus_per_worker, settings.data.threads
+    shares = [node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU")]
+    gpus = settings.ray.gpus_per_worker
+    share = max(1, math.floor(min(shares) * gpus)) if gpus and shares else 1
+    chosen = settings.replaced(
+        {
+            "ray.cpus_per_worker": cpus or share,
+            "data.threads": threads or max(1, int(cpus or share) - 1),
+        }
+        if gpus
+        else {"ray.cpus_per_worker": cpus or 1.0, "data.threads": threads or 1}
+    )
+    if share == 1:
+        return chosen, ""
+    used = f"{chosen.ray.cpus_per_worker:g} CPUs and {chosen.data.threads} decode threads a GPU"
+    if min(chosen.ray.cpus_per_worker, chosen.data.threads + 1) >= share:
+        return chosen, used
+    return chosen, (
+        f"{used}, of the {share} cores that a node has for it: it may wait for its input; "
+        "ray.cpus_per_worker=0 and data.threads=0 use them all"
+    )
 
 
 def await_room(

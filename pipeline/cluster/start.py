@@ -161,7 +161,7 @@ def check_capacity(settings: RaySettings) -> None:
     """Raise ValueError if the whole cluster has too few CPUs or GPUs for the workers."""
     total = ray.cluster_resources()
     for kind, setting, each in (
-        ("CPU", "cpus_per_worker", settings.cpus_per_worker),
+        ("CPU", "cpus_per_worker", settings.cpus_per_worker or 1.0),
         ("GPU", "gpus_per_worker", settings.gpus_per_worker),
     ):
         needed, available = settings.fewest_workers * each, total.get(kind, 0)

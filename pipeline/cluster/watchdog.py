@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.cluster.heartbeats import Heartbeat, Heartbeats, stuck
-from pipeline.io.console import say, say_text
+from pipeline.io.console import duration, say, say_text
 from pipeline.training.probes import Mark, ProgressMarker
 
 # Exit status of a rank that hung: "temporary failure, try again".
@@ -53,6 +53,8 @@ class Watchdog:
         # The mark that the rank is stuck at, and the seconds after which it is ended.
         self._noticed: tuple[Mark, float] | None = None
         self._is_mute = False
+        # The mark that was announced last, and the minutes that it had lasted.
+        self._announced: tuple[Mark, int] | None = None
 
     def __enter__(self) -> Self:
         if self._patience_s:
@@ -68,14 +70,17 @@ class Watchdog:
     def _watch(self) -> None:
         every_s = min(_CHECK_EVERY_S, self._patience_s / _CHECKS)
         while True:
+            mark = self._marker.last
+            patience_s = self._patience_s * mark.patience
             # This works even if the thread itself is blocked, by the disk or by code that holds
             # Python's lock.
-            faulthandler.dump_traceback_later(self._patience_s, exit=True, file=_STANDARD_ERROR)
-            mark = self._marker.last
+            faulthandler.dump_traceback_later(patience_s, exit=True, file=_STANDARD_ERROR)
             still_s = time.monotonic() - mark.at
             self._publish(mark, still_s)
-            if still_s >= self._patience_s:
-                self._judge(mark, still_s)
+            if mark.patience > 1:
+                self._announce(mark, still_s)
+            if still_s >= patience_s:
+                self._judge(mark, still_s, patience_s)
             if self._over.wait(every_s):
                 self._heartbeats.remove(self._rank)
                 return
@@ -98,13 +103,20 @@ class Watchdog:
                 say(f"rank {self._rank}: can't write its heartbeat for the other ranks: {error}")
             self._is_mute = True
 
-    def _judge(self, mark: Mark, still_s: float) -> None:
+    def _announce(self, mark: Mark, still_s: float) -> None:
+        """Print once a minute on rank 0 what takes long and is no hang."""
+        minutes = int(still_s // 60)
+        if self._rank == 0 and (mark, minutes) != self._announced:
+            self._announced = mark, minutes
+            say(f"{mark.what}: {duration(still_s)} so far" if minutes else f"{mark.what} ...")
+
+    def _judge(self, mark: Mark, still_s: float, patience_s: float) -> None:
         """Report at the first check at which the rank is stuck; end it at a later one."""
         if self._noticed is None or self._noticed[0] is not mark:
             beats = self._heartbeats.read(self._rank, self._workers)
-            others = stuck(beats, self._workers, self._patience_s / 2)
+            others = stuck(beats, self._workers, patience_s / 2)
             is_waiting = bool(others) and self._rank not in others
-            self._noticed = mark, self._patience_s * (_WAITING if is_waiting else 1.0)
+            self._noticed = mark, patience_s * (_WAITING if is_waiting else 1.0)
             self._report(mark, still_s, others, is_waiting)
         elif still_s >= self._noticed[1]:
             say(f"rank {self._rank}: exits with status {STATUS}, to be restarted")

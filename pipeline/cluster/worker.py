@@ -76,7 +76,7 @@ def train_worker(fields: dict[str, Any]) -> None:
             with Checkpointer(
                 trainer, folder, writer=writer, preemption_check_s=host.preemption_check_s
             ) as checkpointer:
-                checkpointer.tag(equipment(device, workers))
+                checkpointer.tag(equipment(device, workers, trainer.settings))
                 train(trainer, checkpointer, host, task.label)
     except (BadStepsError, BadSampleError, StorageError, SupersededError):
         # Their messages are complete; a stack would only hide them.

@@ -182,7 +182,7 @@ def stream_training(
         drawn = draw_augmentations(settings, epoch, positions)
         return _filled(loader.batch(positions, drawn), len(positions))
 
-    return look_ahead(load, batches, settings.threads)
+    return look_ahead(load, batches, settings.threads or 1)
 
 
 def stream_given(
@@ -198,7 +198,7 @@ def stream_given(
         drawn = draw_augmentations(settings, epoch, numbers)
         return _filled(loader.batch(numbers, drawn, samples), len(numbers))
 
-    return look_ahead(load, batches, settings.threads)
+    return look_ahead(load, batches, settings.threads or 1)
 
 
 def stream_validation(

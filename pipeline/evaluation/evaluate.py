@@ -24,6 +24,7 @@ from pipeline.evaluation.metrics import (
     scores,
 )
 from pipeline.evaluation.per_person import Instances, PersonResults
+from pipeline.model.arithmetic import arithmetic, fp32_of
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.loss import batch_loss, is_flat
 from pipeline.model.network import Heatmaps
@@ -63,8 +64,9 @@ class Evaluator:
     def predict(self, batches: Iterable[Batch]) -> Iterator[Predictions]:
         """Yield the last stack's predictions for each batch, computed in float32.
 
-        With `evaluation.flip_test` heatmaps are averaged with those of the mirrored images. The
-        network is in evaluation mode meanwhile, and returns to its mode afterwards.
+        On a GPU `evaluation.precision` is the arithmetic. With `evaluation.flip_test` heatmaps are
+        averaged with those of the mirrored images. The network is in evaluation mode meanwhile, and
+        returns to its mode afterwards.
         """
         for batch, stacks, loss in self.heatmaps(batches):
             yield self._decode(batch, stacks[-1], loss)
@@ -76,40 +78,50 @@ class Evaluator:
 
     def heatmaps(
         self, batches: Iterable[Batch]
-    ) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], float]]:
-        """Yield each batch with every stack's heatmaps and the sum of its samples' losses."""
-        optim = self.settings.optim
+    ) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], Float[Tensor, ""]]]:
+        """Yield each batch with every stack's heatmaps and its mean loss, on the device."""
+        optim, fp32 = self.settings.optim, fp32_of(self.settings.evaluation.precision)
         mirror = self.loader.joint_set.mirror if self.settings.evaluation.flip_test else None
         was_training = self.network.training
         self.network.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), arithmetic(fp32):
                 for batch in batches:
                     images = network_input(batch, self.device)
                     predicted: Heatmaps = self.network(images)
-                    loss = float(batch_loss(predicted, batch.joints, batch.annotated, optim))
+                    loss = batch_loss(predicted, batch.joints, batch.annotated, optim)
                     maps = predicted_heatmaps(self.network, images, predicted, optim.loss, mirror)
-                    yield batch, maps, loss * len(batch)
+                    yield batch, maps, loss
         finally:
             self.network.train(was_training)
 
     def _decode(
-        self, batch: Batch, heatmaps: Float[Tensor, "batch joint height width"], loss: float
+        self,
+        batch: Batch,
+        heatmaps: Float[Tensor, "batch joint height width"],
+        loss: Float[Tensor, ""],
     ) -> Predictions:
         optim, pixels = self.settings.optim, heatmaps.shape[-2] * heatmaps.shape[-1]
-        joints, heights = decode(heatmaps, self.settings.evaluation.decoding, optim.sigma_px)
+        with arithmetic("ieee"):
+            joints, heights = decode(heatmaps, self.settings.evaluation.decoding, optim.sigma_px)
+        flat = is_flat(heights, optim.loss, optim.target_peak, pixels).sum()
+        # One copy from the device, which the host waits for.
+        parts = joints.ravel(), heights.ravel(), loss.reshape(1), flat.float().reshape(1)
+        row = torch.cat(parts).cpu().numpy()
+        points, confidence = np.split(row[:-2], [joints.numel()])
         return Predictions(
             positions=batch.positions,
-            joints=self._to_original(joints, batch.positions),
-            confidence=heights.cpu().numpy(),
-            loss=loss,
-            flat=int(is_flat(heights, optim.loss, optim.target_peak, pixels).sum()),
+            joints=self._to_original(
+                points.reshape(joints.shape).astype(np.float64), batch.positions
+            ),
+            confidence=confidence.reshape(heights.shape),
+            loss=float(row[-2]) * len(batch),
+            flat=int(row[-1]),
         )
 
     def _to_original(
-        self, joints: Float[Tensor, "batch joint 2"], positions: Positions
+        self, points: Float[np.ndarray, "batch joint 2"], positions: Positions
     ) -> Float[np.ndarray, "batch joint 2"]:
-        points = joints.double().cpu().numpy()
         for row, position in enumerate(positions.tolist()):
             sample = self.loader.samples[position]
             matrix = heatmap_from_input() @ self.loader.input_from_original(sample, Augmentation())

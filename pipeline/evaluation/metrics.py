@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
 
 from pipeline.pose.joint_sets import JointSet, Measure
+from pipeline.pose.shapes import Bool, Float, Int64
 
 # Every hundredth up to one half: contains the usual thresholds, and enough for a curve.
 THRESHOLDS = np.arange(51) / 100

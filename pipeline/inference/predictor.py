@@ -13,6 +13,7 @@ import torch
 from pipeline.data.batch import scaled
 from pipeline.data.photographs.pixels import read_photograph
 from pipeline.data.shards.crop import CropDecoder, ImageRGBA, pixel_view
+from pipeline.model.arithmetic import Fp32, arithmetic
 from pipeline.model.build import fastest
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.loss import LOSSES
@@ -93,8 +94,9 @@ class Pose:
 class Predictor:
     """A checkpoint's network with the flip test and decoding of its settings.
 
-    A CPU that multiplies bf16 predicts in bf16 (docs/benchmarks.md has the effect on joints);
-    with `exact` in fp32, as evaluation does. Raises ValueError as `load_network`.
+    A device that multiplies bf16 predicts in bf16 (docs/benchmarks.md has the effect on joints),
+    another GPU in TF32; with `exact` in IEEE fp32, as evaluation does. Raises ValueError as
+    `load_network`.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Predictor:
     ) -> None:
         network, metadata = load_network(folder, device, weights)
         self._network = network if exact else fastest(network, device)
+        self._fp32: Fp32 = "ieee" if exact else "tf32"
         self._settings, self._device = metadata.settings, device
         self._decoder = CropDecoder()
         self.joint_set = metadata.joint_set
@@ -129,15 +132,20 @@ class Predictor:
     def _poses(self, views: list[View], with_heatmaps: bool) -> list[Pose]:
         optim, evaluation = self._settings.optim, self._settings.evaluation
         pixels = torch.from_numpy(np.stack([view.image for view in views]))
-        with torch.inference_mode():
-            images = scaled(pixels, torch.ones(len(views), 3), self._device)
+        if self._device.type == "cuda":
+            # From page-locked memory it is copied while the host goes on.
+            pixels = pixels.pin_memory()
+        with torch.inference_mode(), arithmetic(self._fp32):
+            images = scaled(pixels, torch.ones(len(views), 3, device=self._device), self._device)
             predicted = self._network(images)
             mirror = self.joint_set.mirror if evaluation.flip_test else None
             maps = predicted_heatmaps(self._network, images, predicted, optim.loss, mirror)[-1]
-            joints, heights = decode(maps, evaluation.decoding, optim.sigma_px)
+            with arithmetic("ieee"):
+                joints, heights = decode(maps, evaluation.decoding, optim.sigma_px)
         unit = LOSSES[optim.loss].certain(optim.target_peak)
-        confidence = heights.double().cpu().numpy() / unit
-        points = joints.double().cpu().numpy()
+        # One copy from the device, which the host waits for.
+        found = torch.cat([joints, heights[..., None]], dim=-1).cpu().numpy().astype(np.float64)
+        points, confidence = found[..., :2], found[..., 2] / unit
         kept = (maps.float() / unit).cpu().numpy() if with_heatmaps else None
         return [
             Pose(

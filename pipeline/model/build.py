@@ -15,7 +15,12 @@ _ISAS_WITHOUT_BF16 = (
     *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
     *("AVX512_CORE", "AVX512_CORE_VNNI"),
 )
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def build_network(
@@ -54,12 +59,14 @@ def build_network(
     return network
 
 
-def compiled(network: nn.Module, device: torch.device, parts: int) -> nn.Module:
+def compiled(network: nn.Module, device: torch.device, parts: int, workers: int = 1) -> nn.Module:
     """Return the network to train through torch.compile; it shares the weights of `network`.
 
-    On a GPU whole passes become CUDA graphs, which launch their kernels together, unless a batch
-    comes in several `parts`: accumulated gradients would lie in a graph's memory, which its next
-    run overwrites. On CPU the code is C++. Raises ValueError if there is no compiler for it.
+    On a GPU whole passes become CUDA graphs, which launch their kernels together, where they are
+    known to hold: not if a batch comes in several `parts`, as accumulated gradients would lie in a
+    graph's memory, which its next run overwrites, and not with several `workers`, as torch skips
+    graphs that change BatchNorm's statistics under DDP (pytorch#139207). On CPU the code is C++.
+    Raises ValueError if there is no compiler for it.
     """
     if device.type == "cpu":
         # The compiler that torch calls.
@@ -71,7 +78,8 @@ def compiled(network: nn.Module, device: torch.device, parts: int) -> nn.Module:
         # With them torch 2.13 frees a buffer of the bf16 network's backward pass too early.
         faster = torch.compile(network, options={"inplace_buffers": False})
     else:
-        faster = torch.compile(network, mode="reduce-overhead" if parts == 1 else None)
+        holds = parts == 1 and workers == 1
+        faster = torch.compile(network, mode="reduce-overhead" if holds else None)
     assert isinstance(faster, nn.Module)
     return faster
 
@@ -99,8 +107,7 @@ def fastest(network: PoseNetwork, device: torch.device) -> nn.Module:
 
     The network given is changed; use only the one returned.
     """
-    dtype = training_dtype(OptimSettings(precision="auto"), device)
-    if device.type == "cpu" and dtype is torch.bfloat16:
+    if training_dtype(OptimSettings(precision="auto"), device) is torch.bfloat16:
         return Bf16Network(network)
     return network
 

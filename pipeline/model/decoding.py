@@ -47,8 +47,8 @@ def _quarter_step(maps: Tensor, pixel: Tensor) -> Tensor:
     ahead = torch.stack((around[..., 1, 2], around[..., 2, 1]), dim=-1)
     behind = torch.stack((around[..., 1, 0], around[..., 0, 1]), dim=-1)
     # At the border, where one neighbour is missing, no step is taken in that direction.
-    last = pixel.new_tensor((maps.shape[-1] - 1, maps.shape[-2] - 1))
-    inside = (pixel > 0) & (pixel < last)
+    below = [pixel[..., axis] < maps.shape[-1 - axis] - 1 for axis in (0, 1)]
+    inside = (pixel > 0) & torch.stack(below, dim=-1)
     return 0.25 * torch.sign(ahead - behind) * inside
 
 

@@ -61,4 +61,6 @@ def unmirror(
 
     `mirror` has each joint's counterpart.
     """
-    return heatmaps[..., list(mirror), :, :].flip(-1)
+    # A list as an index would be copied to a GPU by a host that waits for it.
+    order = torch.tensor(mirror).to(heatmaps.device, non_blocking=True)
+    return heatmaps.index_select(-3, order).flip(-1)

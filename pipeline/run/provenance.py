@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.model.build import training_dtype
 from pipeline.run.metadata import versions
+from pipeline.settings import Settings
 
 _PATIENCE_S = 10.0
 _CPUS = Path("/proc/cpuinfo")
@@ -47,9 +49,17 @@ def _git(folder: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def equipment(device: torch.device, workers: int) -> dict[str, str]:
-    """Return tags with the name of rank 0's device and the number of workers."""
-    return {"device": device_name(device), "workers": str(workers)}
+def equipment(device: torch.device, workers: int, settings: Settings) -> dict[str, str]:
+    """Return tags with the name of rank 0's device, the number of workers, and the arithmetic."""
+    trained, evaluated = settings.optim.precision, settings.evaluation.precision
+    if trained == "auto":
+        dtype = training_dtype(settings.optim, device)
+        trained = "bf16" if dtype is torch.bfloat16 else "fp32"
+    return {
+        "device": device_name(device),
+        "workers": str(workers),
+        "precision": f"{trained}, evaluated in {evaluated}",
+    }
 
 
 def device_name(device: torch.device) -> str:

@@ -25,8 +25,9 @@ class DataSettings:
     """Seed of sample order and augmentation."""
     shuffle_window: int = 2048
     """Samples that are shuffled together. The order of the shards is shuffled first."""
-    threads: int = 1
-    """Threads per worker that decode and warp images."""
+    threads: int = 0
+    """Threads per worker that decode and warp images; 0: one on CPU, for a GPU one less than the
+    worker's CPUs."""
     reading: Literal["exact", "streaming"] = "exact"
     """Access to training shards. exact: reads each sample once per epoch, through the index.
     streaming: reads front to back through webdataset, for compressed tars or tars without an index.
@@ -54,8 +55,8 @@ class DataSettings:
     """Largest change of a colour channel's gain: factors are from 1 - this to 1 + this."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, "data", 0, "seed", "bad_samples")
-        require_at_least(self, "data", 1, "shuffle_window", "threads", "max_pixels")
+        require_at_least(self, "data", 0, "seed", "bad_samples", "threads")
+        require_at_least(self, "data", 1, "shuffle_window", "max_pixels")
         require_above_zero(self, "data", "cache_gb")
         require(
             (self.epoch_samples > 0) == (self.reading == "streaming"),

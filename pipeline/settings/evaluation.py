@@ -23,6 +23,9 @@ class EvaluationSettings:
     dark: the maximum of a Gaussian fitted around the highest pixel, for precision."""
     batch_size: int = 32
     """Samples per forward pass."""
+    precision: Literal["fp32", "tf32"] = "fp32"
+    """Arithmetic on GPUs. fp32: IEEE, so that counts are those of a CPU. tf32: factors of 10 bits,
+    faster."""
     overlays: int = 12
     """Validation people in the picture of predictions."""
 

@@ -72,14 +72,15 @@ class OptimSettings:
     missing_joints: Literal["zero", "mask"] = "zero"
     """Target of a joint that is not annotated. zero: an all-zero heatmap, as in the paper, or with
     cross-entropy the uniform distribution. mask: none, the joint does not enter the loss."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Precision of the network in training. auto: bf16 where the device multiplies it natively,
-    else fp32. fp16: with a scaled loss, for GPUs without bf16."""
+    else fp32. tf32: fp32 whose factors a GPU rounds to 10 bits. fp16: with a scaled loss, for GPUs
+    without bf16."""
     checkpointing: bool = False
     """Keep only the inputs of residuals and recompute the rest in the backward pass, which takes
     less memory and more time."""
     compile: bool = False
-    """Train through torch.compile, on a GPU with CUDA graphs. Adds a minute or more at the start;
+    """Train through torch.compile, on a single GPU with CUDA graphs. The first step takes minutes;
     no gain on CPU."""
     seed: int = 0
     """Seed of the initial weights."""
@@ -112,4 +113,10 @@ class OptimSettings:
             "optim.checkpointing",
             "False with optim.compile, which chooses itself what to recompute",
             self.checkpointing,
+        )
+        require(
+            not (self.sync_batchnorm and self.compile),
+            "optim.sync_batchnorm",
+            "False with optim.compile, as its exchange between GPUs fails when compiled",
+            self.sync_batchnorm,
         )

@@ -6,7 +6,6 @@ from typing import Literal
 
 from pipeline.settings.check import (
     require,
-    require_above_zero,
     require_at_least,
     require_name,
 )
@@ -21,10 +20,13 @@ KEEP_MEMORY = {
 }
 
 
+# Folder in the storage of runs with what torch.compile made.
+COMPILED_NAME = "compiled"
 # Names in the folders of runs and sweeps, which may be the storage of others.
 _OWN_NAMES = (
     *("journal.jsonl", "system.jsonl", "delivered.json", "undeliverable.jsonl", "checkpoint.json"),
     *("owners", "heartbeats", "hangs", "figures", "overlays", "stop", "tune", "sweep.json"),
+    COMPILED_NAME,
 )
 
 
@@ -37,10 +39,12 @@ class RaySettings:
     workers: int | str = 1
     """Training workers (DDP ranks). A range such as 1:4 is elastic: it trains with 1 to 4 workers,
     as many as the cluster has room for, which share the samples of each step."""
-    cpus_per_worker: float = 1.0
-    """CPU cores per worker, also its number of compute threads."""
+    cpus_per_worker: float = 0.0
+    """CPU cores per worker, also its number of compute threads; 0: one on CPU, with a GPU the cores
+    of its node over the node's GPUs."""
     gpus_per_worker: float = 0.0
-    """GPUs per worker; 0: train on CPU."""
+    """GPUs per worker; 0: train on CPU. A worker computes on one GPU; if it trains alone, also on a
+    part of one."""
     storage: str = ""
     """Folder of runs and checkpoints, on a disk that every node sees. Empty: 'runs' in the working
     folder, or ~/hourglass-ray/runs in a submitted job."""
@@ -61,7 +65,7 @@ class RaySettings:
     hang_minutes: float = 10.0
     """Minutes without progress after which a worker counts as hung. It reports its stacks and is
     restarted like a failed one. Must exceed the time of its start, any step, evaluation batch or
-    checkpoint write; 0: never."""
+    checkpoint write; 0: never. The first step with optim.compile may take six times as long."""
     checkpoint_steps: int = 0
     """Steps between checkpoints within an epoch; 0: only ray.checkpoint_minutes counts. Each epoch
     ends with a checkpoint anyway."""
@@ -78,9 +82,13 @@ class RaySettings:
             fits = isinstance(self.workers, int) and self.workers >= 1
         require(fits, "ray.workers", "at least 1, or a range such as 1:4", self.workers)
         limits = ("max_failures", "hang_minutes", "checkpoint_steps", "checkpoint_minutes")
-        require_at_least(self, "ray", 0, *limits, "gpus_per_worker", "wait_minutes")
+        require_at_least(
+            self, "ray", 0, *limits, "cpus_per_worker", "gpus_per_worker", "wait_minutes"
+        )
         require_at_least(self, "ray", 1, "keep_checkpoints")
-        require_above_zero(self, "ray", "cpus_per_worker")
+        gpus = self.gpus_per_worker
+        expected = "at most 1, as a worker computes on one GPU"
+        require(gpus <= 1, "ray.gpus_per_worker", expected, gpus)
         require_name("ray.name", self.name)
         expected = "another name, as files of runs and sweeps have this one"
         require(self.name not in _OWN_NAMES, "ray.name", expected, self.name)

@@ -27,6 +27,15 @@ _INDECISIVE = (
     *("data.threads", "data.cache", "data.cache_gb", "data.max_pixels"),
     *("optim.checkpointing", "optim.compile", "optim.max_bad_steps"),
 )
+# Settings that runs which were begun before them did not have, with the values that change nothing:
+# such a run keeps its name.
+_ADDED = {
+    "model.stem_features": 0,
+    "model.start": "",
+    "optim.target_px": 0,
+    "optim.norm_weights": "one",
+    "evaluation.precision": "fp32",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_batch()
+        gpus, workers = self.ray.gpus_per_worker, self.ray.workers
+        # NCCL refuses two ranks on one GPU, after the workers have started.
+        fits = self.ray.most_workers == 1 or gpus in (0, 1)
+        expected = f"0 or 1 with ray.workers={workers}, as workers that train together share no GPU"
+        require(fits, "ray.gpus_per_worker", expected, gpus)
         expected = (
             "False without ray.gpus_per_worker, since torch synchronises BatchNorm on GPUs only"
         )
@@ -125,9 +139,8 @@ class Settings:
         Data enter by their checksum, not by their location.
         """
         decisive = self.decisive()
-        # A run that was begun before there were these settings keeps its name.
-        for key in ("model.stem_features", "model.start", "optim.target_px", "optim.norm_weights"):
-            if decisive[key] in ("", 0, "one"):
+        for key, before in _ADDED.items():
+            if decisive[key] == before:
                 del decisive[key]
         decisive |= {"data.train": data_checksum, "data.val": ""}
         text = json.dumps(decisive, sort_keys=True)

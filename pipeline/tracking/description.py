@@ -87,6 +87,9 @@ def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:
 def paragraphs(plan: Plan, cost: Cost) -> list[str]:
     """Describe a run's network, data, recipe and workers."""
     model, optim, ray = plan.settings.model, plan.settings.optim, plan.settings.ray
+    cpus = f"{ray.cpus_per_worker or 1:g}"
+    if ray.gpus_per_worker and not ray.cpus_per_worker:
+        cpus = "its GPU's share of"
     gpus = f" and {ray.gpus_per_worker:g} GPUs" if ray.gpus_per_worker else ""
     return [
         f"Stacked hourglass: {model.stacks} x {model.modules} (stacks x modules) of "
@@ -97,7 +100,7 @@ def paragraphs(plan: Plan, cost: Cost) -> list[str]:
         f"(`{plan.val.checksum:.12}`).",
         f"Recipe: {optim.optimizer}, learning rate {describe_course(optim)}; {optim.loss}; "
         f"batches of {optim.batch_size}, {optim.epochs} epochs.",
-        f"Workers: {ray.workers}, each with {ray.cpus_per_worker:g} CPUs{gpus}.",
+        f"Workers: {ray.workers}, each with {cpus} CPUs{gpus}.",
     ]
 
 

@@ -134,7 +134,7 @@ class Checkpointer:
         snapshot = self._trainer.state.snapshot(metrics, extras)
         self._trainer.marker.begin("the copy of a checkpoint")
         self._saved_at = self._clock()
-        if self._is_first:
+        if snapshot is not None:
             tags, self._tags = self._tags, {}
             name = checkpoint_name(position)
             self._manager.add(name, snapshot, epoch=epoch, tags=tags)

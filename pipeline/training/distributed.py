@@ -81,10 +81,18 @@ def gather_rows(row: Float[Tensor, " value"], workers: int) -> Float[Tensor, "ra
 
 def all_reduce_mean(tensors: Sequence[Tensor], workers: int) -> None:
     """Replace each tensor by its mean over the ranks, in place. Every rank must call it."""
-    if workers > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
-            tensor /= workers
+    if workers > 1 and tensors:
+        # One collective for all: hundreds of small ones take as long as their latencies.
+        row = torch.cat([tensor.ravel() for tensor in tensors])
+        dist.all_reduce(row)
+        spread(row / workers, tensors)
+
+
+def spread(row: Float[Tensor, " value"], tensors: Sequence[Tensor]) -> None:
+    """Copy consecutive pieces of a row into tensors."""
+    pieces = row.split([tensor.numel() for tensor in tensors])
+    for tensor, piece in zip(tensors, pieces, strict=True):
+        tensor.copy_(piece.view_as(tensor))
 
 
 class Request(IntFlag):

@@ -4,7 +4,9 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from pipeline.pose.shapes import Bool
 
 # Early in training the average reaches back over this share of the samples seen, so that it soon
 # forgets the random initial weights.
@@ -26,8 +28,17 @@ class WeightAverage:
         # Without BatchNorm's counts of batches, the only integers, which evaluation ignores.
         self._pairs = [(average, live) for average, live in pairs if live.is_floating_point()]
 
-    def update(self, batch: int, samples: int) -> None:
-        """Update the average after a step of `batch` samples, the last of `samples` in all."""
+    def update(self, batch: int, samples: int, is_good: Bool[Tensor, ""] | None = None) -> None:
+        """Update the average after a step of `batch` samples, the last of `samples` in all.
+
+        Given `is_good`, only if the device finds it; the host does not wait for that.
+        """
         reach = min(self._time_constant, _REACH * samples)
+        weight = -math.expm1(-batch / reach)
         averages, live = map(list, zip(*self._pairs, strict=True))
-        torch._foreach_lerp_(averages, live, -math.expm1(-batch / reach))
+        if is_good is None:
+            torch._foreach_lerp_(averages, live, weight)
+            return
+        moves = torch._foreach_sub(live, averages)
+        torch._foreach_mul_(moves, is_good * weight)
+        torch._foreach_add_(averages, moves)

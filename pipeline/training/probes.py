@@ -17,18 +17,22 @@ Item = TypeVar("Item")
 # Environment variables, which Ray's workers on this machine inherit.
 STARTUP_FILE = "HOURGLASS_STARTUP"
 TRACE_FOLDER = "HOURGLASS_TRACE"
+# The first step through torch.compile may take this many times as long as any other step.
+COMPILE_PATIENCE = 6.0
 
 
 class Mark(NamedTuple):
     """The last progress of a rank: `done` within stage number `stage`, its description, its time.
 
-    Stage and done compare between ranks. `at` is this process's `time.monotonic()`.
+    Stage and done compare between ranks. `at` is this process's `time.monotonic()`. What follows
+    may take `patience` times as long as usual.
     """
 
     stage: int
     done: int
     what: str
     at: float
+    patience: float = 1.0
 
 
 class ProgressMarker:
@@ -41,10 +45,9 @@ class ProgressMarker:
         """Mark the start of a stage. Every rank must have the same stages in the same order."""
         self.last = Mark(self.last.stage + 1, 0, what, time.monotonic())
 
-    def advance(self, what: str) -> None:
+    def advance(self, what: str, patience: float = 1.0) -> None:
         """Mark progress within the stage, whose number of marks may differ between ranks."""
-        stage, done, _, _ = self.last
-        self.last = Mark(stage, done + 1, what, time.monotonic())
+        self.last = Mark(self.last.stage, self.last.done + 1, what, time.monotonic(), patience)
 
     def of_each(self, items: Iterable[Item], stage: str) -> Iterator[Item]:
         """Yield the items of a stage, marking each."""

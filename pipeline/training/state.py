@@ -1,16 +1,18 @@
 """The state of training: the network, its moving average, the optimizer, and progress."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.data.batch import Batch
-from pipeline.model.build import build_network, compiled, training_dtype
+from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import JointSet
+from pipeline.pose.shapes import Positions
 from pipeline.run.checkpoint import Snapshot, Weights, load_training, load_weights, take_snapshot
 from pipeline.run.metadata import (
     CheckpointMetadata,
@@ -22,16 +24,34 @@ from pipeline.run.metadata import (
 from pipeline.run.start import plan_start
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
-from pipeline.training.distributed import all_reduce_mean, gather_rows, parallel
-from pipeline.training.ema import WeightAverage
+from pipeline.training.deferred import LateRead
+from pipeline.training.distributed import all_reduce_mean, gather_rows, spread
 from pipeline.training.schedule import learning_rate
-from pipeline.training.step import (
-    Step,
-    build_optimizer,
-    build_scaler,
-    set_learning_rate,
-    train_step,
-)
+from pipeline.training.step import has_overflowed, set_learning_rate
+from pipeline.training.updater import Updater
+
+
+class BadStep(NamedTuple):
+    """A step of an epoch, from 1, that was not taken: why, at which rate, on which samples.
+
+    `number` counts the run's bad steps, from 1.
+    """
+
+    number: int
+    step: int
+    wrong: str
+    rate: float
+    positions: Positions
+
+
+class _Launched(NamedTuple):
+    """A step whose outcome the host has not read."""
+
+    step: int
+    rate: float
+    positions: Positions
+    loss: Tensor
+    outcome: LateRead
 
 
 class TrainState:
@@ -58,69 +78,76 @@ class TrainState:
             zero_heads=optim.zero_heads,
             norm_weights=optim.norm_weights,
         )
-        if optim.checkpointing:
-            self.network.recompute_residuals()
-        self._average = (
-            WeightAverage(self.network, optim.ema_samples) if optim.ema_samples else None
-        )
-        self._optimizer = build_optimizer(self.network, optim)
-        self._dtype = training_dtype(optim, device)
-        self._scaler = build_scaler(self._dtype, device)
-        self.parallel = parallel(self.network, device, sync_batchnorm=optim.sync_batchnorm)
-        if optim.compile:
-            # Only training: evaluation has batches of other sizes.
-            self.parallel = compiled(self.parallel, device, optim.accumulate)
-        self._running = RunningStatistics(self.network)
+        self._updater = Updater(self.network, optim, device, workers)
+        self.parallel = self._updater.parallel
+        self._launched: _Launched | None = None
         self.progress = Progress()
         # Sum of this rank's losses over the epoch's good steps, on the device.
         self.losses = torch.zeros((), device=device)
         self.plateau = Plateau()
 
-    def step(self, batch: Batch, samples_in_all: int) -> tuple[Tensor, float, str]:
+    def step(self, batch: Batch, samples_in_all: int) -> tuple[Tensor, float, Sequence[BadStep]]:
         """Take a step on this rank's share of a batch.
 
-        Returns the mean loss of the epoch's good steps (on the device), the learning rate, and for
-        a bad step the reason. A bad step changes nothing but the progress, on any rank.
+        Returns the mean loss of the epoch's good steps (on the device), the learning rate, and the
+        bad steps that have become known. A bad step changes nothing but the progress, on any rank.
+        On a GPU the outcome of a step is known after the next one, or after `settle`.
         """
         optim, done = self._settings.optim, self.progress
         rate = learning_rate(
             optim, done.samples, samples_in_all, has_dropped=self.plateau.has_dropped
         )
-        set_learning_rate(self._optimizer, rate)
-        self._running.keep()
-        step = train_step(
-            self.parallel,
-            self._optimizer,
-            batch,
-            optim,
-            self._device,
-            self._dtype,
-            self._scaler,
-            self._workers,
-        )
-        if not step.is_taken:
-            self._running.put_back()
-        wrong = "" if step.is_taken else self._what_is_wrong(step)
+        set_learning_rate(self._updater.optimizer, rate)
+        seen = done.samples + optim.batch_size
+        step = self._updater.step(batch, seen)
         self.progress = done = replace(
             done,
             epoch_steps=done.epoch_steps + 1,
             steps=done.steps + 1,
-            samples=done.samples + optim.batch_size,
-            bad_steps=done.bad_steps + bool(wrong),
-            epoch_bad_steps=done.epoch_bad_steps + bool(wrong),
+            samples=seen,
         )
-        if self._average is not None and step.is_taken:
-            self._average.update(optim.batch_size, done.samples)
-        before = torch.zeros_like(self.losses) if done.epoch_steps == 1 else self.losses
-        self.losses = before if wrong else before + step.loss
-        return self.losses / (done.epoch_steps - done.epoch_bad_steps), rate, wrong
+        if done.epoch_steps == 1:
+            self.losses = torch.zeros_like(self.losses)
+        before, outcome = self._launched, LateRead(step.outcome)
+        self._launched = _Launched(done.epoch_steps, rate, batch.positions, step.loss, outcome)
+        bad = self._judged(before) if self._updater.is_late else self.settle()
+        return self.mean_loss(), rate, bad
 
-    def _what_is_wrong(self, step: Step) -> str:
+    def mean_loss(self) -> Tensor:
+        """Return the mean loss of the epoch's good steps so far, on the device; NaN without any."""
+        known = self.progress.epoch_steps - (self._launched is not None)
+        return self.losses / (known - self.progress.epoch_bad_steps)
+
+    def settle(self) -> list[BadStep]:
+        """Wait for the last step; return it if it was bad. Every rank must call it."""
+        launched, self._launched = self._launched, None
+        return self._judged(launched)
+
+    def _judged(self, launched: _Launched | None) -> list[BadStep]:
+        """Read the outcome of a step and count it; return it if it was bad."""
+        if launched is None:
+            return []
+        _, norm, *scales = launched.outcome.numbers()
+        wrong = ""
+        if not math.isfinite(norm):
+            overflowed = has_overflowed(norm, *scales)
+            wrong = self._what_is_wrong(launched.loss, norm, has_overflowed=overflowed)
+        if not wrong:
+            self.losses = self.losses + launched.loss
+            return []
+        done = self.progress
+        self.progress = replace(
+            done, bad_steps=done.bad_steps + 1, epoch_bad_steps=done.epoch_bad_steps + 1
+        )
+        number, (step, rate, positions, *_) = self.progress.bad_steps, launched
+        return [BadStep(number, step, wrong, rate, positions)]
+
+    def _what_is_wrong(self, loss: Tensor, norm: float, *, has_overflowed: bool) -> str:
         """Describe what is not finite on any rank; "" if only the loss scale was too high."""
-        losses = gather_rows(step.loss.reshape(1), self._workers).ravel().tolist()
+        losses = gather_rows(loss.reshape(1), self._workers).ravel().tolist()
         bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
         if not bad:
-            return "" if step.has_overflowed else f"the gradients' norm is {step.norm}"
+            return "" if has_overflowed else f"the gradients' norm is {norm}"
         if self._workers == 1:
             return f"the loss is {losses[0]}"
         return ", ".join(f"the loss of rank {rank} is {losses[rank]}" for rank in bad)
@@ -146,19 +173,24 @@ class TrainState:
 
     def network_of(self, weights: Weights) -> nn.Module:
         """Return the network to evaluate. auto: the one that gives the primary metric."""
-        if weights == "raw" or self._average is None:
+        if weights == "raw" or self._updater.average is None:
             return self.network
-        return self._average.network
+        return self._updater.average.network
 
     def snapshot(
         self, metrics: dict[str, float], extras: Mapping[str, bytes] | None = None
-    ) -> Snapshot:
-        """Copy everything for a checkpoint, with `extras` as further files by name.
+    ) -> Snapshot | None:
+        """Copy everything for a checkpoint on rank 0, which writes it; None on other ranks.
 
-        The copied weights have the mean of the ranks' BatchNorm statistics; each rank's own are
-        kept beside them. Changes no rank's state. Every rank must call it.
+        `extras` are further files by name. The copied weights have the mean of the ranks' BatchNorm
+        statistics; each rank's own are kept beside them. Changes no rank's state. Every rank must
+        call it.
         """
-        ranks = gather_rows(self._rank_row(), self._workers).cpu()
+        assert self._launched is None, "settled before a checkpoint"
+        ranks = gather_rows(self._rank_row(), self._workers)
+        if self._rank != 0:
+            return None
+        ranks = ranks.cpu()
         snapshot = take_snapshot(
             self.network,
             CheckpointMetadata(
@@ -170,14 +202,14 @@ class TrainState:
                 data=self._checksums,
                 crop=self._crop,
             ),
-            average=None if self._average is None else self._average.network,
-            optimizer=self._optimizer,
-            scaler=self._scaler,
+            average=None if self._updater.average is None else self._updater.average.network,
+            optimizer=self._updater.optimizer,
+            scaler=self._updater.scaler,
             ranks=ranks,
         )
         names = [name for name, b in self.network.named_buffers() if b.is_floating_point()]
         copies = [copy for copy in (snapshot.weights, snapshot.average) if copy is not None]
-        _spread(ranks.mean(0)[1:], [copy[name] for copy in copies for name in names])
+        spread(ranks.mean(0)[1:], [copy[name] for copy in copies for name in names])
         return replace(snapshot, extras=extras or {})
 
     def start(self) -> None:
@@ -187,8 +219,8 @@ class TrainState:
             return
         start = plan_start(Path(folder), self._settings.model, self._joint_set)
         start.load(self.network)
-        if self._average is not None:
-            self._average.network.load_state_dict(self.network.state_dict())
+        if self._updater.average is not None:
+            self._updater.average.network.load_state_dict(self.network.state_dict())
 
     def restore(self, folder: Path) -> CheckpointMetadata:
         """Load a checkpoint and return its metadata.
@@ -199,55 +231,26 @@ class TrainState:
         metadata = read_metadata(folder)
         check_resumable(folder, metadata, self._settings, self._joint_set)
         load_weights(folder, self.network)
-        if self._average is not None:
+        if self._updater.average is not None:
             # If the average was turned on since, it starts from the weights.
-            load_weights(folder, self._average.network, "auto")
-        ranks = load_training(folder, self._optimizer, self._scaler)
+            load_weights(folder, self._updater.average.network, "auto")
+        ranks = load_training(folder, self._updater.optimizer, self._updater.scaler)
+        self._updater.restored()
+        self._launched = None
         if ranks is not None:
             self.losses.copy_(ranks[:, 0].mean())
             if len(ranks) == self._workers and ranks.shape[1] == len(self._rank_row()):
                 self.losses.copy_(ranks[self._rank, 0])
-                _spread(ranks[self._rank, 1:].to(self._device), self._statistics())
+                spread(ranks[self._rank, 1:].to(self._device), self._statistics())
         self.progress, self.plateau = metadata.progress, metadata.plateau
         return metadata
 
     def _statistics(self) -> list[Tensor]:
         """Return the BatchNorm statistics of this rank: the network's, then the average's."""
-        networks = [self.network] + ([] if self._average is None else [self._average.network])
+        average = self._updater.average
+        networks = [self.network] + ([] if average is None else [average.network])
         return [b for network in networks for b in network.buffers() if b.is_floating_point()]
 
     def _rank_row(self) -> Tensor:
         """Return what differs between ranks as one row: the epoch's loss sum, and statistics."""
         return torch.cat([self.losses.reshape(1)] + [b.ravel() for b in self._statistics()])
-
-
-def _spread(row: Tensor, tensors: list[Tensor]) -> None:
-    """Copy consecutive pieces of a row into tensors."""
-    pieces = row.split([tensor.numel() for tensor in tensors])
-    for tensor, piece in zip(tensors, pieces, strict=True):
-        tensor.copy_(piece.view_as(tensor))
-
-
-class RunningStatistics:
-    """A network's buffers with a copy of them, saved and restored in one sweep over memory.
-
-    A forward pass updates them before its step is known to be good. A NaN would stay in them.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        # Listed once: walking through the modules takes longer than copying. Grouped by dtype,
-        # because one sweep handles one.
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in network.buffers():
-            by_dtype.setdefault(buffer.dtype, []).append(buffer)
-        self._live = list(by_dtype.values())
-        self._kept = [[torch.empty_like(buffer) for buffer in group] for group in self._live]
-
-    def keep(self) -> None:
-        for kept, live in zip(self._kept, self._live, strict=True):
-            torch._foreach_copy_(kept, live)
-
-    def put_back(self) -> None:
-        """Restore the buffers to the last `keep`."""
-        for kept, live in zip(self._kept, self._live, strict=True):
-            torch._foreach_copy_(live, kept)

@@ -39,8 +39,8 @@ from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.bad_steps import BadStepsError, describe_bad_step, sample_names
 from pipeline.training.distributed import Request, RequestSync, all_reduce_sum, gather
-from pipeline.training.probes import ProgressMarker, no_trace
-from pipeline.training.state import TrainState
+from pipeline.training.probes import COMPILE_PATIENCE, ProgressMarker, no_trace
+from pipeline.training.state import BadStep, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +116,7 @@ class Trainer:
         self.state = TrainState(
             settings, self.joint_set, rank, workers, device, task.checksums, crop
         )
+        self._has_compiled = False
         self._requests = RequestSync(workers if dist.is_initialized() else 1)
 
     def _loader(self, samples: Samples) -> SampleLoader:
@@ -152,15 +153,19 @@ class Trainer:
         batches = prefetch(self._batches(), self.device)
         for step, (batch, wait) in enumerate(_timed(batches), start=before + 1):
             # Ranks that have their samples wait within the step for those that have not.
-            self.marker.advance(f"loading step {step} of epoch {epoch + 1}")
-            loss, rate, wrong = self.state.step(batch, self.samples_in_all)
+            self._mark_launch(step, epoch)
+            loss, rate, bad = self.state.step(batch, self.samples_in_all)
             self._trace(epoch, step, batch.positions)
-            bad_steps = self.state.progress.epoch_bad_steps
-            left_out = self._left_out(wrong, batch, rate) if wrong else ""
             waited += wait
             request = self._requests.after_step(wanted()) | self._checkpoint_by_steps()
-            self.marker.advance(f"step {step} of epoch {epoch + 1}")
             is_last = step == steps
+            if is_last or request:
+                # All ranks do it at the same step, and a checkpoint has the outcome of all steps.
+                bad = [*bad, *self.state.settle()]
+                loss = self.state.mean_loss()
+            self.marker.advance(f"step {step} of epoch {epoch + 1}")
+            left_out = "\n".join(map(self._left_out, bad))
+            bad_steps = self.state.progress.epoch_bad_steps
             if is_last:
                 self.state.end_epoch()
             if is_last and bad_steps == steps:
@@ -181,16 +186,24 @@ class Trainer:
                     left_out=left_out,
                 )
 
-    def _left_out(self, wrong: str, batch: Batch, rate: float) -> str:
+    def _mark_launch(self, step: int, epoch: int) -> None:
+        """Mark that a step's samples are loaded; the first step of a process may compile."""
+        if self.settings.optim.compile and not self._has_compiled:
+            self._has_compiled = True
+            what = f"compiling the network, in step {step} of epoch {epoch + 1}"
+            self.marker.advance(what, COMPILE_PATIENCE)
+        else:
+            self.marker.advance(f"loading step {step} of epoch {epoch + 1}")
+
+    def _left_out(self, bad: BadStep) -> str:
         """Describe a skipped step. Every rank must call it. Raises BadStepsError if too many."""
-        done = self.state.progress
         where = (
-            f"epoch {done.epochs + 1}, step {done.epoch_steps} of {self.steps_per_epoch}, "
-            f"learning rate {rate:g}: {wrong}"
+            f"epoch {self.state.progress.epochs + 1}, step {bad.step} of {self.steps_per_epoch}, "
+            f"learning rate {bad.rate:g}: {bad.wrong}"
         )
-        names = sample_names(batch.positions, self._shards)
+        names = sample_names(bad.positions, self._shards)
         samples = gather(names, self.workers, self.device)
-        return describe_bad_step(where, done.bad_steps, self.settings.optim.max_bad_steps, samples)
+        return describe_bad_step(where, bad.number, self.settings.optim.max_bad_steps, samples)
 
     def _checkpoint_by_steps(self) -> Request:
         every = self.settings.ray.checkpoint_steps
@@ -218,7 +231,7 @@ class Trainer:
         chosen = validation_batches(
             len(self._val.samples), self.settings.evaluation.batch_size, self.rank, self.workers
         )
-        batches = stream_validation(self._val, chosen, self.settings.data.threads)
+        batches = stream_validation(self._val, chosen, self.settings.data.threads or 1)
         predictions = self._evaluator(weights).predict(prefetch(batches, self.device))
         return evaluate_people(self.marker.of_each(predictions, stage), self._val)
 

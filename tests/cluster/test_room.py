@@ -6,7 +6,7 @@ import pytest
 from ray.train import TrainingFailedError
 
 from pipeline.cluster import room
-from pipeline.settings import RaySettings
+from pipeline.settings import RaySettings, Settings
 
 
 class Group:
@@ -126,3 +126,49 @@ def test_an_elastic_run_does_not_wait_for_what_others_hold(monkeypatch, clock, f
     free_by_node = {str(number): {"CPU": cpus} for number, cpus in enumerate(free)}
     monkeypatch.setattr(room, "available_by_node", lambda: free_by_node)
     assert room.most_that_fit(RaySettings(workers="1:4", cpus_per_worker=2)) == most
+
+
+def node(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "cpus", "threads"),
+    [
+        ({}, [node(64, 0)], 1, 1),
+        ({"ray.cpus_per_worker": 4.0}, [node(64, 8)], 4, 1),
+        ({"ray.gpus_per_worker": 1.0}, [node(64, 8)], 8, 7),
+        # The node with the fewest cores a GPU decides; one without a GPU does not.
+        ({"ray.gpus_per_worker": 1.0}, [node(64, 8), node(13, 2), node(2, 0)], 6, 5),
+        ({"ray.gpus_per_worker": 0.5}, [node(16, 1)], 8, 7),
+        ({"ray.gpus_per_worker": 1.0}, [node(1, 1)], 1, 1),
+        # None has started yet.
+        ({"ray.gpus_per_worker": 1.0}, [node(8, 0)], 1, 1),
+        ({"ray.gpus_per_worker": 1.0, "ray.cpus_per_worker": 4.0}, [node(64, 8)], 4, 3),
+        ({"ray.gpus_per_worker": 1.0, "data.threads": 2}, [node(64, 8)], 8, 2),
+    ],
+)
+def test_a_worker_with_a_gpu_gets_the_cores_of_its_node_that_are_for_it(
+    changes, nodes, cpus, threads
+):
+    chosen, _ = room.feed(Settings.from_flat(changes), nodes)
+    assert (chosen.ray.cpus_per_worker, chosen.data.threads) == (cpus, threads)
+
+
+def test_a_setting_that_starves_a_gpu_is_named():
+    gpu = {"ray.gpus_per_worker": 1.0}
+    said = {
+        name: room.feed(Settings.from_flat(gpu | changes), [node(64, 8)])[1]
+        for name, changes in {
+            "chosen": {},
+            "threads": {"data.threads": 1},
+            "cpus": {"ray.cpus_per_worker": 2.0},
+        }.items()
+    }
+    assert said["chosen"] == "8 CPUs and 7 decode threads a GPU"
+    assert said["threads"] == (
+        "8 CPUs and 1 decode threads a GPU, of the 8 cores that a node has for it: it may wait for "
+        "its input; ray.cpus_per_worker=0 and data.threads=0 use them all"
+    )
+    assert said["cpus"].startswith("2 CPUs and 1 decode threads a GPU, of the 8 cores")
+    assert room.feed(Settings(), [node(64, 8)])[1] == ""

@@ -100,6 +100,28 @@ def test_heartbeats_of_another_generation_do_not_count(tmp_path):
     assert [age for _, age in second.read(0, 2).values()] == [0.0, 30.0]
 
 
+def test_a_first_step_that_compiles_is_no_hang_and_is_announced(tmp_path, capsys):
+    marker = ProgressMarker()
+    marker.advance("compiling the network, in step 1 of epoch 1", patience=60.0)
+    ended: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "_exit", ended.append)
+        # It would end this process.
+        patch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
+        with Watchdog(marker, tmp_path, 1, 0, 1, patience_s=0.2):
+            time.sleep(1.0)
+            said = capsys.readouterr().out
+            assert "compiling the network, in step 1 of epoch 1 ..." in said
+            assert "HANG" not in said
+            marker.advance("step 1 of epoch 1")
+            until = time.monotonic() + AMPLE_S
+            while not ended and time.monotonic() < until:
+                time.sleep(0.05)
+    assert ended
+    assert ended[0] == STATUS
+    assert "since step 1 of epoch 1" in capsys.readouterr().out
+
+
 def stuck_read() -> None:
     """Make the fourth sample's load hang."""
     patch, calls = pytest.MonkeyPatch(), []

@@ -47,7 +47,7 @@ NAME = (
         ("model.input_px", 96, "a positive multiple of 64 (4 * 2**model.order)"),
         ("model.input_px", 0, "a positive multiple of 64 (4 * 2**model.order)"),
         ("data.seed", -1, "at least 0"),
-        ("data.threads", 0, "at least 1"),
+        ("data.threads", -1, "at least 0"),
         ("data.shuffle_window", 0, "at least 1"),
         ("data.bad_samples", -1, "at least 0"),
         ("data.max_pixels", 0, "at least 1"),
@@ -86,8 +86,9 @@ NAME = (
             ("ray.workers", workers, "at least 1, or a range such as 1:4")
             for workers in (0, "2", "0:4", "4:1", "2:2", "1-4", "1:")
         ),
-        ("ray.cpus_per_worker", 0.0, "above 0"),
+        ("ray.cpus_per_worker", -1.0, "at least 0"),
         ("ray.gpus_per_worker", -1.0, "at least 0"),
+        ("ray.gpus_per_worker", 2.0, "at most 1, as a worker computes on one GPU"),
         ("ray.hang_minutes", -1.0, "at least 0"),
         ("ray.keep_checkpoints", 0, "at least 1"),
         *(("ray.name", name, NAME) for name in ("a/b", "/a", ".", "..", ".a", "-a", " ", "a\n")),
@@ -168,11 +169,32 @@ def test_batchnorm_is_synchronised_on_gpus_only():
     Settings.from_flat({"optim.sync_batchnorm": True, "ray.gpus_per_worker": 1.0})
 
 
+@pytest.mark.parametrize("workers", [2, "1:2"])
+def test_workers_that_train_together_share_no_gpu(workers):
+    message = (
+        f"ray.gpus_per_worker must be 0 or 1 with ray.workers={workers}, as workers that train "
+        "together share no GPU, got 0.5"
+    )
+    changes = {"ray.gpus_per_worker": 0.5, "ray.workers": workers}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Settings.from_flat(changes)
+    Settings.from_flat(changes | {"ray.gpus_per_worker": 1.0})
+    # A trial of a sweep may share a GPU with other trials.
+    Settings.from_flat(changes | {"ray.workers": 1})
+
+
 def test_compilation_and_recomputation_exclude_each_other():
     with pytest.raises(
         ValueError, match=r"^optim\.checkpointing must be False with optim\.compile"
     ):
         Settings.from_flat({"optim.compile": True, "optim.checkpointing": True})
+
+
+def test_compilation_and_synchronised_batchnorm_exclude_each_other():
+    together = {"optim.compile": True, "optim.sync_batchnorm": True, "ray.gpus_per_worker": 1.0}
+    message = r"^optim\.sync_batchnorm must be False with optim\.compile, as its exchange between"
+    with pytest.raises(ValueError, match=message):
+        Settings.from_flat(together)
 
 
 def test_flat_names_every_setting_by_its_dotted_key():
@@ -262,11 +284,14 @@ def test_a_run_from_before_there_was_a_setting_keeps_its_name(monkeypatch):
     monkeypatch.setattr("pipeline.settings.tree.json.dumps", dumps)
     Settings().fingerprint("data")
     assert "model.features" in decisive[0]
-    assert "model.stem_features" not in decisive[0]
-    assert not {"optim.target_px", "optim.norm_weights"} & decisive[0].keys()
-    Settings.from_flat({"optim.target_px": 7, "optim.norm_weights": "uniform"}).fingerprint("data")
+    added = {"model.stem_features", "model.start", "optim.target_px", "optim.norm_weights"}
+    assert not (added | {"evaluation.precision"}) & decisive[0].keys()
+    Settings.from_flat(
+        {"optim.target_px": 7, "optim.norm_weights": "uniform", "evaluation.precision": "tf32"}
+    ).fingerprint("data")
     assert decisive[1]["optim.target_px"] == 7
     assert decisive[1]["optim.norm_weights"] == "uniform"
+    assert decisive[1]["evaluation.precision"] == "tf32"
 
 
 def test_what_concerns_one_start_alone_is_not_recorded():

@@ -71,7 +71,7 @@ def state_of(trainer: Trainer) -> dict[str, Tensor]:
     """Everything that a step changes."""
     state = trainer.state
     average = state.network_of("ema").state_dict()
-    optimizer = state._optimizer.state_dict()["state"]
+    optimizer = state._updater.optimizer.state_dict()["state"]
     return {
         **{
             f"network {name}": value.clone()
@@ -91,6 +91,12 @@ def first_batch(trainer: Trainer) -> Batch:
     return next(iter(trainer._batches()))
 
 
+def wrong(stepped: tuple[Tensor, float, Any]) -> str:
+    """What was wrong with the only step that became known."""
+    *_, bad = stepped
+    return "; ".join(step.wrong for step in bad)
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_step_whose_loss_is_not_finite_changes_nothing(tmp_path, parts, clip_norm):
@@ -99,11 +105,11 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing(tmp_path, parts, clip_n
     good = first_batch(trainer)
     state = trainer.state
     state.parallel.train()
-    mean, _, wrong = state.step(good, 100)
-    assert wrong == ""
+    mean, _, bad = state.step(good, 100)
+    assert not bad
     before = state_of(trainer)
-    same_mean, _, wrong = state.step(spoil(good), 100)
-    assert wrong == "the loss is nan"
+    same_mean, _, [bad] = state.step(spoil(good), 100)
+    assert (bad.number, bad.step, bad.wrong) == (1, 2, "the loss is nan")
     assert changed(before, state_of(trainer)) == []
     # Its samples have been seen nevertheless; they don't enter the loss.
     assert (state.progress.steps, state.progress.samples) == (2, 4)
@@ -120,7 +126,7 @@ def test_a_bad_part_of_a_batch_makes_the_whole_step_bad(tmp_path):
     gains[0] = NAN
     trainer.state.step(good, 100)
     before = state_of(trainer)
-    assert trainer.state.step(replace(good, gains=gains), 100)[2] == "the loss is nan"
+    assert wrong(trainer.state.step(replace(good, gains=gains), 100)) == "the loss is nan"
     assert changed(before, state_of(trainer)) == []
 
 
@@ -132,10 +138,10 @@ def test_a_gradient_alone_makes_a_step_bad(tmp_path, value):
     before = state_of(trainer)
     head = trainer.state.network.stacks[0].head.weight
     hook = head.register_hook(lambda gradient: gradient * value)
-    assert trainer.state.step(good, 100)[2].startswith("the gradients' norm is ")
+    assert wrong(trainer.state.step(good, 100)).startswith("the gradients' norm is ")
     assert changed(before, state_of(trainer)) == []
     hook.remove()
-    assert trainer.state.step(good, 100)[2] == ""
+    assert wrong(trainer.state.step(good, 100)) == ""
 
 
 def test_a_loss_may_be_infinite_where_no_gradient_is(tmp_path, monkeypatch):
@@ -148,8 +154,99 @@ def test_a_loss_may_be_infinite_where_no_gradient_is(tmp_path, monkeypatch):
     trainer.state.step(good, 100)
     before = state_of(trainer)
     monkeypatch.setattr("pipeline.training.step.batch_loss", lost)
-    assert trainer.state.step(good, 100)[2] == "the loss is inf"
+    assert wrong(trainer.state.step(good, 100)) == "the loss is inf"
     assert changed(before, state_of(trainer)) == []
+
+
+# On a GPU the outcome of a step is read after the next one was launched
+
+
+@pytest.fixture
+def read_late(monkeypatch):
+    """Return a function that lets a trainer on CPU take its steps as on a GPU."""
+
+    def changed(trainer: Trainer) -> Trainer:
+        trainer.state._updater.is_late = True
+        # It needs a GPU, and counts steps alone.
+        assert not any(group.get("capturable") for group in optimizer_of(trainer).param_groups)
+        return trainer
+
+    return changed
+
+
+def optimizer_of(trainer: Trainer) -> torch.optim.Optimizer:
+    return trainer.state._updater.optimizer
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "fused", "decay"),
+    [("rmsprop", False, 0.1), ("adamw", False, 0.1), ("adamw", True, 0.0)],
+)
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_step_that_is_judged_late_changes_nothing_either(
+    tmp_path, read_late, optimizer, fused, decay, value
+):
+    changes = {"optim.optimizer": optimizer, "optim.weight_decay": decay}
+    trainer = read_late(trainer_of(tmp_path, **changes))
+    state, good = trainer.state, first_batch(trainer)
+    for group in optimizer_of(trainer).param_groups * fused:
+        group["fused"] = True
+    state.parallel.train()
+    for _ in range(2):
+        assert not state.step(good, 100)[2]
+    before = state_of(trainer)
+    # It becomes known with the next step, or by waiting for it.
+    assert not state.step(spoil(good, value), 100)[2]
+    assert changed(before, state_of(trainer)) == []
+    assert state.progress.bad_steps == 0
+    [bad] = state.settle()
+    assert (bad.number, bad.step) == (1, 3)
+    assert (state.progress.steps, state.progress.bad_steps) == (3, 1)
+    state.step(spoil(good, value), 100)
+    *_, [bad] = state.step(good, 100)
+    assert (bad.number, bad.step) == (2, 4)
+    assert any(name.startswith("average") for name in changed(before, state_of(trainer)))
+    assert state.settle() == []
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adamw"])
+def test_steps_that_are_judged_late_train_alike(tmp_path, read_late, optimizer):
+    changes = {"optim.optimizer": optimizer}
+    soon = trainer_of(tmp_path / "soon", **changes)
+    late = read_late(trainer_of(tmp_path / "late", **changes))
+    losses = [[report.loss for report in each.train_epoch(0.0)][-1] for each in (soon, late)]
+    assert losses[0] == losses[1]
+    expected, found = state_of(soon), state_of(late)
+    for name in changed(expected, found):
+        # Its average is computed in another order of operations.
+        assert name.startswith("average")
+        assert torch.allclose(expected[name], found[name], rtol=1e-6, atol=1e-9)
+
+
+def test_a_bad_step_that_is_judged_late_is_reported_by_its_own_number(
+    tmp_path, monkeypatch, read_late
+):
+    spoil_samples(monkeypatch, 5)
+    trainer = read_late(trainer_of(tmp_path))
+    reports = list(trainer.train_epoch(1e9))
+    [(step, message)] = [(report.step, report.left_out) for report in reports if report.left_out]
+    assert (step, message[:23]) == (4, "epoch 1, step 3 of 4, l")
+    assert message.endswith("photo-004_00, photo-005_00")
+    assert reports[-1].bad_steps == 1
+    assert np.isfinite(reports[-1].loss)
+
+
+def test_a_checkpoint_waits_for_the_outcome_of_its_last_step(tmp_path, monkeypatch, read_late):
+    spoil_samples(monkeypatch, 5)
+    trainer = read_late(trainer_of(tmp_path, **{"ray.checkpoint_steps": 3}))
+    for report in trainer.train_epoch(1e9):
+        if report.request:
+            assert (report.step, trainer.state.progress.bad_steps) == (3, 1)
+            snapshot = trainer.state.snapshot({})
+            assert snapshot is not None
+            assert snapshot.metadata.progress.epoch_bad_steps == 1
+            return
+    raise AssertionError("no checkpoint was due")
 
 
 # fp16, whose scale is found by overflowing
@@ -158,13 +255,13 @@ def test_a_loss_may_be_infinite_where_no_gradient_is(tmp_path, monkeypatch):
 def test_in_fp16_an_overflow_is_no_bad_step_until_the_scale_is_below_one(tmp_path):
     trainer = trainer_of(tmp_path, **{"optim.precision": "fp16"})
     state, good = trainer.state, first_batch(trainer)
-    scaler = state._scaler
+    scaler = state._updater.scaler
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0})
     trainer.state.network.stacks[0].head.weight.register_hook(lambda gradient: gradient * INF)
     before = state_of(trainer)
     found = []
     for _ in range(3):
-        found.append((state.step(good, 100)[2], scaler.get_scale(), state.progress.bad_steps))
+        found.append((wrong(state.step(good, 100)), scaler.get_scale(), state.progress.bad_steps))
     assert found[0] == ("", 1.0, 0)
     assert [scale for _, scale, _ in found] == [1.0, 0.5, 0.25]
     assert [bad for *_, bad in found] == [0, 1, 2]
@@ -174,8 +271,8 @@ def test_in_fp16_an_overflow_is_no_bad_step_until_the_scale_is_below_one(tmp_pat
 def test_in_fp16_a_loss_that_is_not_finite_makes_a_bad_step_at_any_scale(tmp_path):
     trainer = trainer_of(tmp_path, **{"optim.precision": "fp16"})
     good = first_batch(trainer)
-    assert trainer.state.step(spoil(good), 100)[2] == "the loss is nan"
-    assert trainer.state._scaler.get_scale() == 2.0**15
+    assert wrong(trainer.state.step(spoil(good), 100)) == "the loss is nan"
+    assert trainer.state._updater.scaler.get_scale() == 2.0**15
 
 
 # Messages, and the limit
@@ -251,8 +348,8 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     state.parallel.train()
     state.step(good, 100)
     before = state_of(trainer)
-    wrong = state.step(spoil(good) if rank == 1 else good, 100)[2]
-    result = {"wrong": wrong, "changed": changed(before, state_of(trainer))}
+    message = wrong(state.step(spoil(good) if rank == 1 else good, 100))
+    result = {"wrong": message, "changed": changed(before, state_of(trainer))}
     spoil_samples(pytest.MonkeyPatch(), 6)
     fresh = Trainer(task, rank, 2, CPU)
     result["message"] = [report.left_out for report in fresh.train_epoch(1e9) if report.left_out]

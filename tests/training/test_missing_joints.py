@@ -113,4 +113,4 @@ def test_a_batch_without_a_trained_joint_costs_nothing():
     found = train_step(
         network, build_optimizer(network, settings), nothing, settings, CPU, torch.float32
     )
-    assert (float(found.loss), found.norm) == (0.0, 0.0)
+    assert (float(found.loss), float(found.norm)) == (0.0, 0.0)

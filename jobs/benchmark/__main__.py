@@ -61,7 +61,7 @@ def benchmark_step(options: dict[str, Any]) -> Measured:
 
     if found_device(options["device"]).type == "cuda":
         # On CPU compiling gained nothing and took a minute or more.
-        options = {"stacks": (1, 2, 8), "compile": True} | options
+        options = {"stacks": (1, 2, 8), "batches": (32, 96, 192), "compile": True} | options
     result = in_fresh_process(measure_step, StepBenchmark(**options))
     return result, step_report(result)
 
@@ -129,7 +129,7 @@ def _parser() -> ArgumentParser:
     )
     option("--device", choices=("auto", "cpu", "cuda"), default="auto")
     option("--stacks", type=int, nargs="+", help="networks to time; none: 1 2, on a GPU 1 2 8")
-    text = "images a step (4)"
+    text = "images a step (4, on a GPU 32 96 192)"
     option("--batch", type=int, nargs="+", dest="batches", metavar="BATCH", help=text)
     option("--input-px", type=int, help="side of the input (256)")
     text = "formats beside fp32; none: that of optim.precision=auto on the device"

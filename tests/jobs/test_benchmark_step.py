@@ -29,7 +29,7 @@ from pipeline.data.synthetic.scene import render_scene
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 # Importable in every process of the command: what a bare machine lacks cannot be found.
-_BARE = """
+BARE = """
 import sys
 from importlib.machinery import PathFinder
 class Bare(PathFinder):
@@ -39,7 +39,7 @@ class Bare(PathFinder):
             return super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
 """
-_ABSENT = {
+ABSENT = {
     *("beartype", "braceexpand", "h5py", "jaxtyping", "matplotlib", "mlflow", "pandas", "PIL"),
     *("pyarrow", "ray", "safetensors", "scipy", "simplejpeg", "tyro", "webdataset"),
 }
@@ -47,7 +47,7 @@ _ABSENT = {
 
 @pytest.mark.slow
 def test_it_runs_with_torch_numpy_and_opencv_alone(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(_BARE.format(absent=_ABSENT))
+    (tmp_path / "sitecustomize.py").write_text(BARE.format(absent=ABSENT))
     options = ("--stacks", "1", "--batch", "2", "--input-px", "64", "--rounds", "1")
     path = tmp_path / "step.json"
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """Variants of the training step: precision, layout and compilation, forward or trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,10 +12,12 @@ from pipeline.data.batch import Batch, network_input
 from pipeline.model.build import build_network, compiled, training_dtype
 from pipeline.model.network import Heatmaps, PoseNetwork
 from pipeline.settings import ModelSettings, OptimSettings
-from pipeline.training.step import build_optimizer, build_scaler, train_step
+from pipeline.training.updater import Updater
 
 # As many as MPII has.
 JOINTS = 16
+# A moving average, as the recipe `modern` has one.
+_EMA_SAMPLES = 10_000
 Pass = Literal["forward", "training"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -50,7 +52,11 @@ class Variant:
     @property
     def optim(self) -> OptimSettings:
         return OptimSettings(
-            precision=self.precision, checkpointing=self.checkpointing, compile=self.compile
+            batch_size=self.batch,
+            precision=self.precision,
+            checkpointing=self.checkpointing,
+            compile=self.compile,
+            ema_samples=_EMA_SAMPLES,
         )
 
 
@@ -72,26 +78,27 @@ class Contiguous(nn.Module):
 
 
 class Runner:
-    """A variant built on a device; `optim` replaces its own settings."""
+    """A variant built on a device, with its batch there; `optim` replaces its own settings."""
 
     def __init__(
         self, variant: Variant, device: torch.device, optim: OptimSettings | None = None
     ) -> None:
         optim = optim or variant.optim
-        self.variant, self._device, self._optim = variant, device, optim
+        self.variant, self._device = variant, device
         # Heads at random: all-zero heatmaps would be equal however they are computed.
         network = build_network(variant.model, optim.seed, device, zero_heads=False)
-        if optim.checkpointing:
-            network.recompute_residuals()
-        self.optimizer = build_optimizer(network, optim)
+        self._updater = Updater(network, replace(optim, compile=False), device)
         self.network: nn.Module = network
         if variant.layout == "contiguous":
             self.network = Contiguous(network)
         if variant.compile:
             self.network = compiled(self.network, device, parts=1)
         self._dtype = training_dtype(optim, device)
-        self._scaler = build_scaler(self._dtype, device)
-        self.batch = random_batch(variant.batch, variant.input_px)
+        # In training the next batch is copied during a step.
+        self.batch = random_batch(variant.batch, variant.input_px).changed(
+            lambda tensor: tensor.to(device)
+        )
+        self._samples = 0
 
     def run_of(self, what: Pass, steps: int) -> Run:
         """Return a function that takes `steps` steps and returns the number of images."""
@@ -107,15 +114,9 @@ class Runner:
     def train(self, batch: Batch | None = None) -> Tensor:
         """Take a training step, by default on noise, and return its loss."""
         self.network.train()
-        return train_step(
-            self.network,
-            self.optimizer,
-            batch or self.batch,
-            self._optim,
-            self._device,
-            self._dtype,
-            self._scaler,
-        ).loss
+        self._updater.parallel = self.network
+        self._samples += self.variant.batch
+        return self._updater.step(batch or self.batch, self._samples).loss
 
     @torch.no_grad()
     def forward(self) -> None:

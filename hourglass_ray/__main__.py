@@ -33,6 +33,7 @@ COMMANDS = {
     "score": Command("jobs.score", "score stored predictions of MPII or COCO"),
     "ui": Command("jobs.ui", "open runs in the MLflow UI"),
     "deliver": Command("jobs.deliver", "send to MLflow what runs recorded while it was away"),
+    "accept": Command("jobs.accept.__main__", "check that a new machine trains right"),
     "benchmark": Command("jobs.benchmark.__main__", "measure the speed of parts on this machine"),
     "chaos": Command("jobs.chaos.__main__", "train while workers, nodes and MLflow are killed"),
     "fidelity": Command("jobs.fidelity.__main__", "repeat an experiment of docs/fidelity.md"),

@@ -1,7 +1,7 @@
 """Measure a checkpoint on validation shards: `python -m jobs.evaluate --help`."""
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +22,6 @@ from pipeline.io.console import Pace, bar, duration, say, say_text
 from pipeline.io.redaction import redacted
 from pipeline.settings import Decoding
 from pipeline.settings.cli import clear_errors, parse
-from pipeline.settings.config_file import packed_folder
 
 if TYPE_CHECKING:
     from pipeline.data.loader import SampleLoader
@@ -44,8 +43,6 @@ class Arguments:
     checkpoint: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
     """MODEL as an option."""
     weights: Weights = "auto"
-    packed: Annotated[str, tyro.conf.arg(name="data", metavar="DIR")] = ""
-    """Folder that jobs.pack has written, for its validation shards."""
     val: Annotated[str, tyro.conf.arg(name="data.val")] = ""
     """Validation shards: a glob or comma-separated globs."""
     boxes: _File = None
@@ -81,14 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
     with clear_errors(), tempfile.TemporaryDirectory() as folder:
-        evaluate_checkpoint(_with_shards(arguments), Path(folder))
-
-
-def _with_shards(arguments: Arguments) -> Arguments:
-    """Return the arguments with data.val of a packed folder, unless it is given."""
-    if arguments.val or not arguments.packed:
-        return arguments
-    return replace(arguments, val=packed_folder(arguments.packed)["data.val"])
+        evaluate_checkpoint(arguments, Path(folder))
 
 
 def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:

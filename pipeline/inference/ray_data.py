@@ -58,7 +58,7 @@ def estimate_on_cluster(
         fn_constructor_args=(files, options),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(int(settings.workers), len(rows))),
-        num_cpus=settings.cpus_per_worker,
+        num_cpus=settings.cpus_per_worker or 1.0,
         num_gpus=settings.gpus_per_worker or None,
         runtime_env={"env_vars": KEEP_MEMORY},
     )

@@ -61,6 +61,8 @@ def unmirror(
 
     `mirror` has each joint's counterpart.
     """
-    # A list as an index would be copied to a GPU by a host that waits for it.
-    order = torch.tensor(mirror).to(heatmaps.device, non_blocking=True)
-    return heatmaps.index_select(-3, order).flip(-1)
+    if heatmaps.is_cuda:
+        # A list as an index would be copied to the GPU by a host that waits for it.
+        order = torch.tensor(mirror).to(heatmaps.device, non_blocking=True)
+        return heatmaps.index_select(-3, order).flip(-1)
+    return heatmaps[..., list(mirror), :, :].flip(-1)

@@ -56,12 +56,12 @@ class ParsedError(Exception):
 def test_every_command_line_is_one_that_its_program_reads(module, arguments, monkeypatch):
     program = importlib.import_module(module)
     module = module.removesuffix(".__main__")
-    if module in ("jobs.benchmark", "jobs.chaos", "jobs.fidelity"):
+    if module in ("jobs.accept", "jobs.benchmark", "jobs.chaos", "jobs.fidelity"):
         program = importlib.import_module(f"{module}.__main__")
     if module == "jobs.quickstart":
         assert arguments == []
         return
-    if module == "jobs.benchmark":
+    if module in ("jobs.accept", "jobs.benchmark"):
         program._parser().parse_args(arguments)
         return
     read = program.parse
@@ -81,7 +81,7 @@ def test_the_documents_have_commands_for_every_program():
         for path in (ROOT / "jobs").glob("*.py")
         if '__name__ == "__main__"' in path.read_text()
     }
-    programs |= {"jobs.benchmark", "jobs.chaos", "jobs.fidelity", "tune.sweep"}
+    programs |= {"jobs.accept", "jobs.benchmark", "jobs.chaos", "jobs.fidelity", "tune.sweep"}
     # `make quickstart` runs it.
     programs -= {"jobs.quickstart"}
     assert programs <= {module for path in DOCUMENTS for module, _ in commands(path)}

@@ -6,12 +6,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from ipaddress import ip_address
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from safetensors.torch import load_file
 
@@ -23,6 +21,7 @@ from pipeline.cluster.start import cluster
 from pipeline.run.checkpoint_manager import checkpoints
 from pipeline.run.metadata import read_metadata
 from pipeline.run.plan import plan_training
+from pipeline.run.system_metrics import open_addresses
 from pipeline.training.probes import TRACE_FOLDER
 
 _KILL_AFTER_STEP = 2
@@ -153,13 +152,7 @@ def _others_listen(evidence: Evidence, over: threading.Event, found: list[str]) 
     while not over.wait(0.2):
         evidence.read_on()
         if evidence.takings:
-            for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-                with suppress(psutil.Error):
-                    for held in process.net_connections("inet"):
-                        # Sockets for both kinds of addresses show 127.0.0.1 like this.
-                        address = ip_address(held.laddr.ip.removeprefix("::ffff:"))
-                        if held.status == psutil.CONN_LISTEN and not address.is_loopback:
-                            found.append(f"{process.name()} {held.laddr.ip}:{held.laddr.port}")
+            found += open_addresses()
             return
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -101,6 +102,19 @@ def interface_of(address: str) -> str:
         if address in [one.address for one in held]:
             return name
     return ""
+
+
+def open_addresses() -> list[str]:
+    """Return where this process and its children listen, except on loopback."""
+    found = []
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            for held in process.net_connections("inet"):
+                # Sockets for both kinds of addresses show 127.0.0.1 like this.
+                address = ip_address(held.laddr.ip.removeprefix("::ffff:"))
+                if held.status == psutil.CONN_LISTEN and not address.is_loopback:
+                    found.append(f"{process.name()} {held.laddr.ip}:{held.laddr.port}")
+    return found
 
 
 def _gpus() -> list[tuple[int, Any]]:

@@ -1,7 +1,7 @@
 """Measure a checkpoint on validation shards: `python -m jobs.evaluate --help`."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from pipeline.io.console import Pace, bar, duration, say, say_text
 from pipeline.io.redaction import redacted
 from pipeline.settings import Decoding
 from pipeline.settings.cli import clear_errors, parse
+from pipeline.settings.config_file import packed_folder
 
 if TYPE_CHECKING:
     from pipeline.data.loader import SampleLoader
@@ -43,6 +44,8 @@ class Arguments:
     checkpoint: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
     """MODEL as an option."""
     weights: Weights = "auto"
+    packed: Annotated[str, tyro.conf.arg(name="data", metavar="DIR")] = ""
+    """Folder that jobs.pack has written, for its validation shards."""
     val: Annotated[str, tyro.conf.arg(name="data.val")] = ""
     """Validation shards: a glob or comma-separated globs."""
     boxes: _File = None
@@ -78,7 +81,14 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
     with clear_errors(), tempfile.TemporaryDirectory() as folder:
-        evaluate_checkpoint(arguments, Path(folder))
+        evaluate_checkpoint(_with_shards(arguments), Path(folder))
+
+
+def _with_shards(arguments: Arguments) -> Arguments:
+    """Return the arguments with data.val of a packed folder, unless it is given."""
+    if arguments.val or not arguments.packed:
+        return arguments
+    return replace(arguments, val=packed_folder(arguments.packed)["data.val"])
 
 
 def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:

@@ -1,15 +1,13 @@
 """Train a stacked hourglass network on the Ray cluster: `python -m jobs.train --help`."""
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pipeline.io.console import amount, say, say_text
 from pipeline.io.interruption import status
 from pipeline.settings import Settings
-from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
+from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_settings, parse
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
@@ -17,13 +15,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(TrainingArguments):
     """Train a stacked hourglass network with DDP over Ray workers, recorded in MLflow."""
 
-    settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
-        default_factory=Settings
-    )
-    preset: Presets = ()
     dry_run: bool = False
     """Print the resolved settings, the network's cost and the size of the data, and exit. Without
     data only the cost."""
@@ -31,12 +25,20 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = parse(Arguments, None, argv, Arguments(settings=preset_settings(argv)))
+    arguments = parse(Arguments, None, argv, Arguments(settings=given_settings(argv, run_settings)))
     with clear_errors("the same command resumes the run"):
+        arguments.save()
         if arguments.dry_run:
             dry_run(arguments.settings)
         else:
             run(arguments.settings)
+
+
+def run_settings(run: str) -> dict[str, Any]:
+    """Return the settings of a run or checkpoint for another run. Raises ValueError."""
+    from pipeline.run.plan import recorded_settings
+
+    return recorded_settings(run)
 
 
 def dry_run(settings: Settings) -> None:

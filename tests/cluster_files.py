@@ -13,7 +13,7 @@ import jobs.pack
 import jobs.train
 import tune.sweep
 from pipeline.settings import RaySettings
-from pipeline.settings.cli import parse, preset_settings
+from pipeline.settings.cli import given_settings, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "jobs" / "cluster"
@@ -102,7 +102,7 @@ def parsed(command: list[str]) -> Any:
     if module == "jobs.pack":
         return parse(jobs.pack.Arguments, None, argv).settings
     kind = {"jobs.train": jobs.train.Arguments, "tune.sweep": tune.sweep.Arguments}[module]
-    return parse(kind, None, argv, kind(settings=preset_settings(argv)))
+    return parse(kind, None, argv, kind(settings=given_settings(argv, dict)))
 
 
 # Nodes

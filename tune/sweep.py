@@ -4,15 +4,12 @@ Every trial is a training run with some settings replaced.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster.address import check_answer
 from pipeline.io.console import amount, say, say_text
 from pipeline.io.interruption import status
-from pipeline.settings import Settings
-from pipeline.settings.cli import Presets, clear_errors, fail, parse, preset_settings
+from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_settings, parse
 from tune.settings import Budget, EarlySettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -20,17 +17,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(TrainingArguments):
     """Train runs that differ in some settings on Ray Tune, and report which is best.
 
     The trials are children of one MLflow run. The same command resumes a sweep
     that was killed or stopped.
     """
 
-    settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
-        default_factory=Settings
-    )
-    preset: Presets = ()
     space: str = "stacks"
     """Settings that vary, each with its values: stacks, stacks-modules, stacks-learning-rate,
     capacity (stacks, modules and features), ablation-stacks and ablation-supervision (the paper's:
@@ -54,14 +47,22 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = parse(Arguments, None, argv, Arguments(settings=preset_settings(argv)))
+    arguments = parse(Arguments, None, argv, Arguments(settings=given_settings(argv, run_settings)))
     with clear_errors("the same command resumes the sweep"):
+        arguments.save()
         if not arguments.dry_run:
             check_answer(arguments.settings.ray.address)
         sweep = _plan(arguments)
         describe(sweep)
         if not arguments.dry_run:
             _run(sweep)
+
+
+def run_settings(run: str) -> dict[str, Any]:
+    """Return the settings of a run or checkpoint for a sweep. Raises ValueError."""
+    from pipeline.run.plan import recorded_settings
+
+    return recorded_settings(run)
 
 
 def _plan(arguments: Arguments) -> "Sweep":

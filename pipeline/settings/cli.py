@@ -6,7 +6,8 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import tyro
@@ -19,15 +20,15 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from pipeline.io.console import clear_errors, fail
+from pipeline.io.console import clear_errors, fail, say
 from pipeline.io.redaction import redacted
 from pipeline.settings import Settings
+from pipeline.settings.config_file import config_text, packed_folder, read_config
 from pipeline.settings.presets import preset_help, settings_of
 
-__all__ = ["clear_errors", "fail", "parse"]
+__all__ = ["TrainingArguments", "clear_errors", "fail", "given_settings", "parse"]
 
 Arguments = TypeVar("Arguments")
-Presets = Annotated[tuple[str, ...], tyro.conf.arg(help=preset_help(), metavar="NAME ...")]
 
 _registry = ConstructorRegistry()
 
@@ -79,18 +80,50 @@ def _with_joined_help(field: StructFieldSpec) -> StructFieldSpec:
     return replace(field, helptext=joined)
 
 
-def preset_settings(argv: list[str] | None) -> Settings:
-    """Return the settings of the command line's `--preset` option alone, names split at commas too.
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments:
+    """Settings of training, and where those come from that are not given singly."""
 
-    As the default of `parse`, they yield to explicit settings. An unknown preset ends the program
-    with status 2.
+    settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=Settings
+    )
+    preset: Annotated[tuple[str, ...], tyro.conf.arg(help=preset_help(), metavar="NAME ...")] = ()
+    packed: Annotated[str, tyro.conf.arg(name="data", metavar="DIR")] = ""
+    """Folder that jobs.pack has written, in place of data.train and data.val."""
+    config: Annotated[str, tyro.conf.arg(metavar="FILE|RUN")] = ""
+    """File of settings in TOML, such as --save-config writes; or a checkpoint or a run, whose
+    settings are taken but for its name and storage. Options of the command line win."""
+    save_config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """File to write the settings to that are not the defaults."""
+
+    def save(self) -> None:
+        """Write the file that `--save-config` names, if it does."""
+        if self.save_config is not None:
+            self.save_config.write_text(config_text(self.settings), encoding="utf-8")
+            say(f"written: {self.save_config}")
+
+
+def given_settings(argv: list[str] | None, of_run: Callable[[str], dict[str, Any]]) -> Settings:
+    """Return the settings of the options `--config`, `--preset` and `--data`, later ones winning.
+
+    As the default of `parse`, they yield to explicit settings. `of_run` returns those of a run or
+    a checkpoint. Wrong ones end the program with status 2.
     """
     reader = ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--preset", nargs="*", action="extend", default=[])
+    reader.add_argument("--config", nargs="?")
+    reader.add_argument("--data", nargs="?")
     given, _ = reader.parse_known_args(argv)
     names = [name for word in given.preset for name in word.split(",") if name]
     with clear_errors():
-        return Settings.from_flat(settings_of(names))
+        settings: dict[str, Any] = {}
+        if given.config:
+            path = Path(given.config)
+            settings |= read_config(path) if path.is_file() else of_run(given.config)
+        settings |= settings_of(names)
+        if given.data:
+            settings |= packed_folder(given.data)
+        return Settings.from_flat(settings)
 
 
 def parse(

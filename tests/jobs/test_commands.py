@@ -57,10 +57,10 @@ TRAINING = tuple(Settings().flat())
 PACKING = tuple(item.name for item in fields(PackSettings) if item.name not in ("crop", "source"))
 CROPPING = tuple(f"crop.{item.name}" for item in fields(CropSettings))
 OPTIONS = {
-    "jobs.train": (*TRAINING, "preset", "dry_run"),
+    "jobs.train": (*TRAINING, "preset", "data", "config", "save_config", "dry_run"),
     "jobs.pack": (*PACKING, *CROPPING, "ray.address"),
     "jobs.evaluate": (
-        *("checkpoint", "weights", "data.val", "data.train", "evaluation.flip_test"),
+        *("checkpoint", "weights", "data", "data.val", "data.train", "evaluation.flip_test"),
         *("evaluation.decoding", "every_stack"),
         *("device", "threads", "figures", "json", "people", "ray.storage", "tracking.uri"),
     ),
@@ -106,7 +106,7 @@ OPTIONS = {
     "jobs.chaos": ("minutes", "seed", "json"),
     "jobs.accept": ("device", "minutes", "ray", "json"),
     "tune.sweep": (
-        *(*TRAINING, "preset", "space", "vary"),
+        *(*TRAINING, "preset", "data", "config", "save_config", "space", "vary"),
         *("stacks", "modules", "learning_rates", "dry_run"),
         *("search.method", "search.trials", "search.seed", "search.against", "search.at_once"),
         *("search.retries", "early.rule", "early.grace_samples", "early.reduction"),

@@ -1,0 +1,85 @@
+"""Settings from a file or of a packed folder, and a file of settings: TOML by dotted key."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pipeline.io.location import is_remote
+from pipeline.settings.tree import Settings
+
+# What jobs.pack writes: shards of a split, and the index beside them.
+_SHARDS, _INDEX = "{}-*.tar", "index.json"
+# They have a meaning in the patterns of data.train and data.val.
+_SPECIAL = ",{}*?[]"
+# Of one run: another one that is made from its settings has others.
+_OF_ONE_RUN = ("ray.name", "ray.storage", "model.joints")
+
+
+def packed_folder(folder: str) -> dict[str, Any]:
+    """Return data.train and data.val of a folder that jobs.pack has written.
+
+    Raises ValueError if it is none, or if its shards can't be found by a pattern.
+    """
+    if folder.startswith(("http:", "https:")):
+        raise ValueError(
+            f"--data {folder}: a web server lists no files; give --data.train and --data.val, such "
+            "as 'https://host/train-{000000..000012}.tar'"
+        )
+    if set(folder) & set(_SPECIAL):
+        raise ValueError(
+            f"--data {folder}: a folder's name must have none of {' '.join(_SPECIAL)}; give "
+            "--data.train and --data.val"
+        )
+    if not is_remote(folder) and not (Path(folder).expanduser() / _INDEX).is_file():
+        raise ValueError(
+            f"--data {folder}: no {_INDEX} there; expected a folder that jobs.pack has written"
+        )
+    place = folder.rstrip("/")
+    return {f"data.{split}": f"{place}/{_SHARDS.format(split)}" for split in ("train", "val")}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a file of settings: `model.stacks = 4`, or `stacks = 4` in a table `[model]`.
+
+    Raises ValueError naming the file, and the setting if it has another type or range.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"--config {path}: {error}") from None
+    flat: dict[str, Any] = {}
+    for section, values in content.items():
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"--config {path}: {section!r} is no setting; expected dotted keys such as "
+                "model.stacks, or tables such as [model]"
+            )
+        flat |= {f"{section}.{name}": value for name, value in values.items()}
+    try:
+        Settings.from_flat(flat)
+    except ValueError as error:
+        raise ValueError(f"--config {path}: {error}") from None
+    return flat
+
+
+def reusable(settings: Settings) -> dict[str, Any]:
+    """Return the settings of a run for another one: not its place, and none that hides a secret."""
+    return {
+        key: value
+        for key, value in settings.shown().items()
+        if key not in _OF_ONE_RUN and "***" not in str(value)
+    }
+
+
+def config_text(settings: Settings) -> str:
+    """Return a file of the settings that are not the defaults, by section, without secrets."""
+    defaults, sections = Settings().flat(), dict[str, list[str]]()
+    for key, value in settings.shown().items():
+        section, _, name = key.partition(".")
+        if value != defaults[key]:
+            lines = sections.setdefault(section, [])
+            hidden = "# a secret is left out: " if "***" in str(value) else ""
+            # JSON's strings, numbers, true and false are TOML's too.
+            lines.append(f"{hidden}{name} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join("\n".join([f"[{section}]", *lines, ""]) for section, lines in sections.items())

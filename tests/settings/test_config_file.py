@@ -1,0 +1,128 @@
+"""Files of settings in TOML, and the options `--config`, `--data` and `--save-config`."""
+
+import pytest
+
+import jobs.train
+from pipeline.settings import Settings
+from pipeline.settings.cli import given_settings, parse
+from pipeline.settings.config_file import config_text, packed_folder, read_config, reusable
+
+
+def arguments_of(*words: str) -> jobs.train.Arguments:
+    default = jobs.train.Arguments(settings=given_settings([*words], {}.__getitem__))
+    return parse(jobs.train.Arguments, None, [*words], default)
+
+
+@pytest.fixture
+def config(tmp_path):
+    def written(text: str) -> str:
+        path = tmp_path / "settings.toml"
+        path.write_text(text)
+        return str(path)
+
+    return written
+
+
+def test_what_is_written_is_read_back(tmp_path, config):
+    settings = Settings.from_flat(
+        {
+            "model.stacks": 2,
+            "optim.learning_rate": 1e-5,
+            "evaluation.flip_test": False,
+            "ray.workers": "1:4",
+            "data.train": "a 'quoted' \"folder\" ä/train-*.tar",
+        }
+    )
+    path = config(config_text(settings))
+    assert Settings.from_flat(read_config(tmp_path / "settings.toml")) == settings
+    assert arguments_of("--config", path).settings == settings
+
+
+def test_the_defaults_are_an_empty_file():
+    assert config_text(Settings()) == ""
+
+
+def test_secrets_are_not_written(config):
+    settings = Settings.from_flat({"tracking.uri": "https://me:secret@host"})
+    text = config_text(settings)
+    assert "secret@" not in text
+    assert arguments_of("--config", config(text)).settings == Settings()
+
+
+def test_options_win_over_a_packed_folder_which_wins_over_presets_and_these_over_a_file(
+    tmp_path, config
+):
+    (tmp_path / "index.json").touch()
+    path = config("model.stacks = 3\nmodel.modules = 2\n[data]\ntrain = 'x'\nval = 'y'\n")
+    found = arguments_of(
+        *("--config", path, "--data", str(tmp_path)),
+        *("--preset", "paper", "--data.val", "z"),
+    ).settings
+    # `paper` is 8 stacks of 1 module.
+    assert (found.model.stacks, found.model.modules) == (8, 1)
+    assert found.data.train == f"{tmp_path}/train-*.tar"
+    assert found.data.val == "z"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model.stack = 2", "unknown setting 'model.stack'; did you mean 'model.stacks'?"),
+        ("model.stacks = '2'", "model.stacks must be of type int, got '2'"),
+        ("model.stacks = 0", "model.stacks must be at least 1, got 0"),
+        ("stacks = 2", "'stacks' is no setting; expected dotted keys"),
+        ("model.stacks 2", "Expected '=' after a key"),
+        ("model.deep.stacks = 2", "unknown setting 'model.deep'"),
+        ("optim.learning_rate = nan", "optim.learning_rate must be a finite number"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_its_name_and_the_setting(config, capsys, text, message):
+    path = config(text)
+    with pytest.raises(SystemExit) as end:
+        arguments_of("--config", path)
+    assert end.value.code == 2
+    output = capsys.readouterr().err
+    assert f"--config {path}: " in output
+    assert message in output
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"--config .*settings\.toml: 'utf-8' codec"):
+        read_config(path)
+
+
+def test_a_run_gives_its_settings_but_not_its_place_nor_secrets():
+    recorded = Settings.from_flat(
+        {"model.stacks": 2, "model.joints": 16, "ray.name": "a", "ray.storage": "/runs"}
+        | {"tracking.uri": "https://me:secret@host"}
+    )
+    assert Settings.from_flat(reusable(recorded)) == Settings.from_flat({"model.stacks": 2})
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("nowhere", r"--data nowhere: no index\.json there"),
+        ("http://host/people", "a web server lists no files"),
+        ("a,b", "a folder's name must have none of"),
+    ],
+)
+def test_a_folder_that_is_not_packed_is_refused(folder, message):
+    with pytest.raises(ValueError, match=message):
+        packed_folder(folder)
+
+
+def test_a_bucket_is_a_packed_folder_too():
+    assert packed_folder("s3://bucket/people/") == {
+        "data.train": "s3://bucket/people/train-*.tar",
+        "data.val": "s3://bucket/people/val-*.tar",
+    }
+
+
+def test_save_config_writes_before_it_trains(tmp_path, capsys):
+    path = tmp_path / "saved.toml"
+    jobs.train.main(["--model.stacks", "2", "--save-config", str(path), "--dry-run"])
+    assert path.read_text() == "[model]\nstacks = 2\n"
+    assert f"written: {path}" in capsys.readouterr().out

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         compare_runs(arguments)
 
 
-def compare_runs(arguments: Arguments) -> None:
+def compare_runs(arguments: Arguments) -> "Comparison":
     """Find the runs, compare them, print, and write the files. Raises ValueError."""
     if len(set(arguments.runs)) < max(2, len(arguments.runs)):
         raise ValueError(f"RUN must name two different runs or more, got {list(arguments.runs)}")
@@ -78,6 +78,7 @@ def compare_runs(arguments: Arguments) -> None:
     if arguments.csv is not None:
         found.rename(columns=csv_cell).map(csv_cell).to_csv(arguments.csv, index_label="metric")
         say(f"written: {arguments.csv}")
+    return compared
 
 
 def _find(run: str, arguments: Arguments, into: Path) -> Path:

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
     with clear_errors(), tempfile.TemporaryDirectory() as folder:
-        evaluate_checkpoint(_with_shards(arguments), Path(folder))
+        evaluate_checkpoint(arguments, Path(folder))
 
 
 def _with_shards(arguments: Arguments) -> Arguments:
@@ -91,10 +91,11 @@ def _with_shards(arguments: Arguments) -> Arguments:
     return replace(arguments, val=packed_folder(arguments.packed)["data.val"])
 
 
-def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
+def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     """Measure, print, and write the files.
 
-    `place` is a folder for a downloaded checkpoint. Raises ValueError.
+    `place` is a folder for a downloaded checkpoint. Returns the scores on shards; None in a
+    detector's boxes. Raises ValueError.
     """
     from pipeline.data.loader import shard_loader
     from pipeline.data.measurable import check_any_measurable
@@ -105,6 +106,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
     from pipeline.run.plan import storage_folder
     from pipeline.tracking.lookup import find_checkpoint
 
+    arguments = _with_shards(arguments)
     _check_data(arguments)
     device = torch_device(arguments.device, arguments.threads)
     _check_people_file(arguments.people)
@@ -120,7 +122,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
         say("weights: their moving average (ema)")
     if arguments.boxes is not None:
         _evaluate_boxes(arguments, checkpoint, metadata, measured)
-        return
+        return None
     fitting = metadata.joint_set, metadata.settings.model.input_px
     loader = shard_loader("data.val", arguments.val, *fitting)
     check_any_measurable(f"data.val={redacted(arguments.val)!r}", loader.samples, loader.joint_set)
@@ -151,6 +153,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> None:
         say(f"written: {arguments.people}")
     if arguments.figures is not None:
         _draw(evaluator, evaluation, people, arguments.figures)
+    return results["network"][joint_set.measure(settings.evaluation.measure).key]
 
 
 def _check_data(arguments: Arguments) -> None:

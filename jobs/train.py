@@ -65,6 +65,16 @@ def run(settings: Settings) -> None:
     from pipeline.training.probes import note_startup
 
     note_startup("called")
+    plan = planned(settings)
+    note_startup("planned")
+    train_plan(plan)
+
+
+def planned(settings: Settings) -> "Plan":
+    """Check settings and data, print what will be trained, and return the plan.
+
+    Raises ValueError, or ConnectionError if the cluster that is named does not answer.
+    """
     from pipeline.cluster.address import check_answer
 
     check_answer(settings.ray.address)
@@ -73,8 +83,7 @@ def run(settings: Settings) -> None:
 
     plan = plan_training(with_start(settings))
     describe(plan)
-    note_startup("planned")
-    train_plan(plan)
+    return plan
 
 
 def _say_settings(settings: Settings) -> None:
@@ -160,27 +169,36 @@ def train_plan(plan: "Plan") -> "Outcome":
 
     Exits with status 1 if training fails, and with that of the signal if one stops it.
     """
-    from pipeline.cluster.launch import TrainingFailedError, train
-    from pipeline.cluster.start import cluster
+    from pipeline.cluster.launch import TrainingFailedError
     from pipeline.run.ownership import SupersededError
-    from pipeline.tracking.recording import InterruptedRunError, record_run
+    from pipeline.tracking.recording import InterruptedRunError
 
     settings = plan.settings
-    say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
     try:
-        # MLflow is contacted while the cluster starts, and before resources are taken.
-        with record_run(plan) as record:
-            with cluster(settings.ray.address):
-                outcome = train(plan, record)
-            # Closing the record afterwards reports what MLflow lacks.
-            conclude(plan, outcome)
-            return outcome
+        return trained(plan)
     except SupersededError as error:
         fail(str(error))
     except TrainingFailedError as error:
         fail(f"training run {settings.ray.name} failed: {error}")
     except InterruptedRunError as stopped:
         fail(f"training run {settings.ray.name} {stopped}", status())
+
+
+def trained(plan: "Plan") -> "Outcome":
+    """Train on the plan's cluster, record the run, and print the results. Raises as `train`."""
+    from pipeline.cluster.launch import train
+    from pipeline.cluster.start import cluster
+    from pipeline.tracking.recording import record_run
+
+    settings = plan.settings
+    say(f"training run {settings.ray.name} with {settings.ray.workers} workers")
+    # MLflow is contacted while the cluster starts, and before resources are taken.
+    with record_run(plan) as record:
+        with cluster(settings.ray.address):
+            outcome = train(plan, record)
+        # Closing the record afterwards reports what MLflow lacks.
+        conclude(plan, outcome)
+        return outcome
 
 
 def conclude(plan: "Plan", outcome: "Outcome") -> None:

@@ -13,6 +13,7 @@ from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_s
 from tune.settings import Budget, EarlySettings, SearchSettings
 
 if TYPE_CHECKING:
+    from tune.outcome import SweepOutcome
     from tune.plan import Sweep
 
 
@@ -50,10 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, None, argv, Arguments(settings=given_settings(argv, run_settings)))
     with clear_errors("the same command resumes the sweep"):
         arguments.save()
-        if not arguments.dry_run:
-            check_answer(arguments.settings.ray.address)
-        sweep = _plan(arguments)
-        describe(sweep)
+        sweep = planned(arguments)
         if not arguments.dry_run:
             _run(sweep)
 
@@ -63,6 +61,18 @@ def run_settings(run: str) -> dict[str, Any]:
     from pipeline.run.plan import recorded_settings
 
     return recorded_settings(run)
+
+
+def planned(arguments: Arguments) -> "Sweep":
+    """Check settings and data, print the trials, and return the plan. Raises ValueError.
+
+    Raises ConnectionError if the cluster that is named does not answer.
+    """
+    if not arguments.dry_run:
+        check_answer(arguments.settings.ray.address)
+    sweep = _plan(arguments)
+    describe(sweep)
+    return sweep
 
 
 def _plan(arguments: Arguments) -> "Sweep":
@@ -86,24 +96,33 @@ def _plan(arguments: Arguments) -> "Sweep":
 
 def _run(sweep: "Sweep") -> None:
     from pipeline.run.ownership import SupersededError
+    from pipeline.tracking.recording import InterruptedRunError
+
+    try:
+        outcome = run_to_end(sweep)
+    except SupersededError as error:
+        fail(str(error))
+    except InterruptedRunError as stopped:
+        fail(f"sweep {sweep.name} {stopped}", status())
+    failures = sum(trial.status == "failed" for trial in outcome.trials)
+    if failures:
+        fail(f"{failures} of {sweep.trials} trials failed")
+
+
+def run_to_end(sweep: "Sweep") -> "SweepOutcome":
+    """Run the trials, print the leaderboard and where to look. Raises as `run_sweep`."""
     from pipeline.tracking.links import (
         comparison_page,
         how_to_open,
         recorded_runs,
         shown_folder,
     )
-    from pipeline.tracking.recording import InterruptedRunError
     from tune.report.command import best_command
     from tune.report.leaderboard import ranked
     from tune.report.table import leaderboard_text
     from tune.runner import run_sweep
 
-    try:
-        outcome = run_sweep(sweep)
-    except SupersededError as error:
-        fail(str(error))
-    except InterruptedRunError as stopped:
-        fail(f"sweep {sweep.name} {stopped}", status())
+    outcome = run_sweep(sweep)
     say_text(f"\n{leaderboard_text(outcome)}\n")
     command = best_command(outcome)
     if command:
@@ -113,9 +132,7 @@ def _run(sweep: "Sweep") -> None:
     trials = recorded_runs([sweep.folder / trial.name for trial in ranked(outcome)])
     page = comparison_page(trials) if trials else ""
     say(f"  {how_to_open(sweep.base.tracking.uri, page, [shown_folder(sweep.folder)])}")
-    failures = sum(trial.status == "failed" for trial in outcome.trials)
-    if failures:
-        fail(f"{failures} of {sweep.trials} trials failed")
+    return outcome
 
 
 def describe(sweep: "Sweep") -> None:

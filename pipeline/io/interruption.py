@@ -165,6 +165,26 @@ def ended_by_signals(advice: str = "", within_s: float = WITHIN_S) -> Iterator[N
 
 
 @contextmanager
+def stopped_by_interrupt() -> Iterator[None]:
+    """Ask for an orderly stop by a first SIGINT where one can be asked for; another raises.
+
+    For calls from a program that lives on, such as a notebook: nothing ends the process. A no-op
+    within a command and in other threads.
+    """
+    if _commands or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    command = _Command("", WITHIN_S)
+    _commands.append(command)
+    before = signal.signal(signal.SIGINT, command.handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _commands.remove(command)
+
+
+@contextmanager
 def orderly_stop(ask: Callable[[str], bool]) -> Iterator[None]:
     """Call `ask` with the name of a first signal; if it returns true, the signal does no more."""
     with _added(_commands[0].asks if _is_main() else [], ask):

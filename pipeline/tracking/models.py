@@ -22,7 +22,7 @@ from mlflow.types import ColSpec, Schema
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.inference.pyfunc import BOX, FRAME, IMAGE, columns_of
-from pipeline.io.installation import import_path
+from pipeline.io.installation import PACKAGE, import_path
 from pipeline.pose.joint_sets import JointSet
 from pipeline.run.checkpoint import OPTIMIZER_NAME
 from pipeline.run.metadata import read_metadata
@@ -152,7 +152,7 @@ def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
     Returns the package's folder there, and pip's requirements: the outside libraries that the
     modules import and that are installed here, with their versions.
     """
-    finder = _PackageFinder([str(import_path())])
+    finder = _PackageFinder([str(import_path())], excludes=[f"{PACKAGE}.api"])
     finder.import_hook(module)
     # The types of the standard library's stubs lack `__file__`, which is None for built-in modules.
     for file in filter(None, [vars(found)["__file__"] for found in finder.modules.values()]):
@@ -162,7 +162,7 @@ def bundle(module: str, into: Path) -> tuple[Path, list[str]]:
     outside = {name.partition(".")[0] for name in finder.badmodules}
     known = _distributions()
     # Those of extras, as pillow-heif, may not be installed.
-    needed = (outside - sys.stdlib_module_names - {_PACKAGE}) & set(known)
+    needed = (outside - sys.stdlib_module_names - {_PACKAGE, PACKAGE}) & set(known)
     names = {known[name][0] for name in needed}
     # No index has local versions, such as torch's +cpu.
     requirements = [f"{name}=={version(name).partition('+')[0]}" for name in sorted(names)]

@@ -142,7 +142,7 @@ async def _http_reply(
     session = await filesystem.set_session()
     try:
         async with asyncio.timeout(seconds):
-            first = url = filesystem.encode_url(location)
+            first = url = _url(filesystem, location)
             for _ in range(_MOST_REDIRECTS):
                 async with session.get(
                     url,
@@ -170,6 +170,14 @@ async def _http_reply(
         raise ValueError(f"{redacted(location)}: not a URL") from None
     except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         raise TransferError(redacted(str(error)) or type(error).__name__) from error
+
+
+def _url(filesystem: HTTPFileSystem, location: str) -> URL:
+    try:
+        return filesystem.encode_url(location)
+    except ValueError:
+        # Not chained, as below.
+        raise ValueError(f"{redacted(location)}: not a URL") from None
 
 
 def _next(first: URL, url: URL, target: str, location: str) -> URL:

@@ -1,11 +1,11 @@
 """Settings from a file or of a packed folder, and a file of settings: TOML by dotted key."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pipeline.io.location import is_remote
+from pipeline.io.parsing import parse_toml
 from pipeline.settings.tree import Settings
 
 # What jobs.pack writes: shards of a split, and the index beside them.
@@ -45,8 +45,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises ValueError naming the file, and the setting if it has another type or range.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        content = parse_toml(path.read_bytes(), f"--config {path}")
+    except OSError as error:
         raise ValueError(f"--config {path}: {error}") from None
     flat: dict[str, Any] = {}
     for section, values in content.items():

@@ -49,6 +49,11 @@ def server(monkeypatch) -> Iterator[Server]:
     transport._filesystem.cache_clear()
 
 
+def test_an_address_with_an_impossible_port_is_named_without_its_password():
+    with pytest.raises(ValueError, match=r"^http://\*\*\*@h/a\.tar: not a URL$"):
+        size_of("http://u:pa/SECRET@h/a.tar")
+
+
 def url(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_port}/index.json"
 

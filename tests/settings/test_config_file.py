@@ -89,7 +89,16 @@ def test_a_wrong_file_is_refused_by_its_name_and_the_setting(config, capsys, tex
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"--config .*settings\.toml: 'utf-8' codec"):
+    with pytest.raises(
+        ValueError, match=r"--config .*settings\.toml: not readable as TOML: 'utf-8' codec"
+    ):
+        read_config(path)
+
+
+def test_settings_that_are_nested_too_deeply_are_refused(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text("a = " + 2000 * "{b = " + "1" + 2000 * "}")
+    with pytest.raises(ValueError, match=r"--config .*settings\.toml: .* nested too deeply"):
         read_config(path)
 
 

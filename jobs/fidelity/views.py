@@ -1,4 +1,4 @@
-"""Compare two ways to see a person: from a packed crop, as in evaluation, and from a photograph."""
+"""Compare two ways to see a person: with the JPEG of the stored crop, and without."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,15 +9,14 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import Image, cut_crop, cut_frame
 from pipeline.data.shards.sample import Sample
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.evaluation.comparison import interval
-from pipeline.evaluation.evaluate import Evaluator, Truth, evaluate_people
-from pipeline.inference.predictor import Frame, Predictor, View, crop_view
+from pipeline.evaluation.evaluate import Evaluator, evaluate_people
 from pipeline.io.console import say
 from pipeline.pose.geometry import crop_from_original, transform
 from pipeline.pose.person import Person
@@ -26,7 +25,7 @@ from pipeline.settings.packing import CropSettings
 
 Item = TypeVar("Item")
 # Quality that stands for a crop stored without loss, as PNG.
-LOSSLESS = 0
+_LOSSLESS = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +39,12 @@ class ViewsExperiment:
     people: int = 500
     first: int = 20_000
     scales: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
-    qualities: tuple[int, ...] = (LOSSLESS, 90, 95)
+    qualities: tuple[int, ...] = (90, 95)
     person_px: int = 256
 
 
 def measure_views(options: ViewsExperiment) -> dict[str, Any]:
-    """Return the difference of prediction to evaluation by scale and quality, paired."""
+    """Return the difference without the JPEG by scale and quality, paired."""
     torch.set_num_threads(1)
     rows = []
     for scale in options.scales:
@@ -56,36 +55,35 @@ def measure_views(options: ViewsExperiment) -> dict[str, Any]:
 
 
 def _at_scale(options: ViewsExperiment, scale: float) -> Iterator[dict[str, Any]]:
-    """Yield the comparison with crops of each quality."""
+    """Yield the comparison of crops of each quality with those stored without loss."""
     cpu = torch.device("cpu")
-    predictor = Predictor(options.checkpoint, cpu, exact=True)
     network, metadata = load_network(options.checkpoint, cpu)
     settings, joint_set = metadata.settings, metadata.joint_set
     input_px, stored = settings.model.input_px, CropSettings(person_px=options.person_px)
     measure = joint_set.measure(settings.evaluation.measure)
     members = list(joint_set.in_mean)
-    squares = {quality: list[float]() for quality in options.qualities}
-    packed = {quality: list[np.ndarray]() for quality in options.qualities}
-    straight: list[np.ndarray] = []
+    qualities = (_LOSSLESS, *options.qualities)
+    squares = {quality: list[float]() for quality in qualities}
+    found = {quality: list[np.ndarray]() for quality in qualities}
     # Few at a time, as large photographs take memory.
     for people in _in_parts(_people(options, scale * input_px), 32):
-        seen = [_view(image, person, input_px, stored) for image, person in people]
-        joints = np.stack([pose.joints for pose in predictor.predict(seen)])
-        for quality in options.qualities:
+        exact: UInt8[np.ndarray, "person input_px input_px 3"] | None = None
+        for quality in qualities:
             samples = [_stored(image, person, stored, quality) for image, person in people]
             loader = SampleLoader(samples, joint_set, input_px)
             evaluator = Evaluator(network=network, loader=loader, settings=settings, device=cpu)
             batch = loader.batch(np.arange(len(samples)))
-            for image, view in zip(batch.images.numpy(), seen, strict=True):
-                squares[quality].append(float(np.mean((image.astype(float) - view.image) ** 2)))
+            images = batch.images.numpy().copy()
+            exact = images if exact is None else exact
+            squares[quality] += list(((images.astype(float) - exact) ** 2).mean(axis=(1, 2, 3)))
             _, results = evaluate_people(evaluator.predict([batch]), loader)
-            packed[quality].append(results.errors[measure.key][:, members])
-        straight.append(Truth.of(samples).errors(joints, joint_set)[measure.key][:, members])
+            found[quality].append(results.errors[measure.key][:, members])
+    errors = {quality: np.concatenate(parts) for quality, parts in found.items()}
     for quality in options.qualities:
         rms = float(np.sqrt(np.mean(squares[quality])))
-        errors = np.concatenate(packed[quality]), np.concatenate(straight)
         yield {"scale": scale, "quality": quality, "rms": rms} | {
-            f"@{threshold:g}": _compared(*errors, threshold) for threshold in measure.thresholds
+            f"@{threshold:g}": _compared(errors[quality], errors[_LOSSLESS], threshold)
+            for threshold in measure.thresholds
         }
 
 
@@ -94,19 +92,14 @@ def _in_parts(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield part
 
 
-def _view(image: Image, person: Person, input_px: int, stored: CropSettings) -> View:
-    opaque = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-    return crop_view(opaque, Frame(center=person.center, scale=person.scale), input_px, stored)
-
-
 def _compared(
-    packed: Float[np.ndarray, "person joint"],
-    straight: Float[np.ndarray, "person joint"],
+    stored: Float[np.ndarray, "person joint"],
+    exact: Float[np.ndarray, "person joint"],
     threshold: float,
 ) -> tuple[float, float, float, float]:
-    """Return the evaluation's accuracy, and how much prediction differs, with its interval."""
-    annotated, right = (~np.isnan(packed)).sum(axis=1), (packed <= threshold).sum(axis=1)
-    gained = (straight <= threshold).sum(axis=1) - right
+    """Return the accuracy with the JPEG, and how much that without differs, with its interval."""
+    annotated, right = (~np.isnan(stored)).sum(axis=1), (stored <= threshold).sum(axis=1)
+    gained = (exact <= threshold).sum(axis=1) - right
     accuracy = 100 * float(right.sum() / annotated.sum())
     return accuracy, *interval(gained, annotated, np.arange(len(gained)))
 
@@ -136,7 +129,7 @@ def _people(options: ViewsExperiment, side: float) -> Iterator[tuple[Image, Pers
 
 
 def _stored(image: Image, person: Person, stored: CropSettings, quality: int) -> Sample:
-    if quality != LOSSLESS:
+    if quality != _LOSSLESS:
         crop = cut_crop(image, person, replace(stored, jpeg_quality=quality))
         return Sample(person=person, crop=crop)
     crop = cut_crop(image, person, stored)
@@ -148,15 +141,15 @@ def _stored(image: Image, person: Person, stored: CropSettings, quality: int) ->
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    way = "lossless" if row["quality"] == LOSSLESS else f"JPEG {row['quality']}"
     found = ", ".join(
         f"{name} {value[0]:.2f} {value[1]:+.2f} ({value[2]:+.2f} to {value[3]:+.2f})"
         for name, value in row.items()
         if name.startswith("@")
     )
-    return f"{row['scale']:g} pixels an input pixel, {way}: rms {row['rms']:.2f} of 255, {found}"
+    place = f"{row['scale']:g} pixels an input pixel, JPEG {row['quality']}"
+    return f"{place}: rms {row['rms']:.2f} of 255, {found}"
 
 
 def views_report(result: Mapping[str, Any]) -> str:
-    """Return the differences as a table: prediction minus evaluation, in points."""
+    """Return the differences as lines: without the JPEG minus with it, in points."""
     return "\n".join(_line(row) for row in result["rows"])

@@ -93,15 +93,11 @@ def test_colours_stay_in_order():
 # The view of a person
 
 
-def seen_ways(
-    scale: float, input_px: int, stored: CropSettings, *, exact: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """A rendered person at `scale` photograph pixels an input pixel: packed, and straight.
-
-    With `exact` the crop is stored without loss.
-    """
+@pytest.mark.parametrize("stored", [CropSettings(person_px=64, jpeg_quality=70), CropSettings()])
+@pytest.mark.parametrize("scale", [0.5, 0.83, 1.0, 1.1, 1.3, 1.7, 2.0, 3.3, 4.0, 8.0])
+def test_prediction_sees_what_a_packed_crop_shows(scale, stored):
     scene, (made, *_) = render_scene(0, 3)
-    factor = scale * input_px / (200 * made.scale)
+    factor = scale * 64 / (200 * made.scale)
     height, width = scene.shape[:2]
     size = round(factor * width), round(factor * height)
     image = cv2.resize(scene, size, interpolation=cv2.INTER_LINEAR)
@@ -110,36 +106,15 @@ def seen_ways(
     x, y = made.center
     framed = replace(made, center=(factor * x, factor * y), scale=factor * made.scale)
     crop = cut_crop(image, framed, stored)
-    if exact:
-        cut = cut_frame(image, framed.center, framed.scale, stored)
-        _, data = cv2.imencode(".png", cv2.cvtColor(cut.pixels, cv2.COLOR_RGB2BGR))
-        crop = replace(crop, jpeg=data.tobytes())
-    loader = SampleLoader([Sample(person=framed, crop=crop)], MPII, input_px)
+    loader = SampleLoader([Sample(person=framed, crop=crop)], MPII, 64)
     [packed] = loader.batch(np.array([0])).images.numpy()
     opaque = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-    return packed, pixel_view(opaque, framed.center, framed.scale, input_px, stored)
-
-
-@pytest.mark.parametrize("person_px", [64, 90, 128, 256])
-@pytest.mark.parametrize("scale", [0.5, 0.83, 1.0, 1.1, 1.3, 1.7, 2.0, 3.3, 4.0, 8.0])
-def test_prediction_sees_what_a_packed_crop_shows_but_for_its_jpeg(scale, person_px):
-    stored = CropSettings(person_px=person_px, margin=1.5)
-    packed, straight = seen_ways(scale, 64, stored, exact=True)
-    assert np.array_equal(packed, straight)
-
-
-@pytest.mark.parametrize("input_px", [64, 128])
-@pytest.mark.parametrize("scale", [0.5, 1.0, 1.7, 2.0, 3.3, 8.0])
-def test_the_jpeg_of_a_packed_crop_changes_little(scale, input_px):
-    packed, straight = seen_ways(scale, input_px, CropSettings(person_px=128), exact=False)
-    error = np.mean((packed.astype(float) - straight) ** 2)
-    # JPEG leaves a root mean square of 3 of 255 here; the pattern, sampled, one of tens.
-    assert np.sqrt(error) < 5
+    assert np.array_equal(packed, pixel_view(opaque, framed.center, framed.scale, 64, stored))
 
 
 def test_a_person_is_cut_as_for_storing_and_warped_once():
     image = cv2.cvtColor(photograph(900, 700), cv2.COLOR_RGB2RGBA)
-    center, scale, stored = (431.7, 322.2), 2.3, CropSettings(person_px=64)
+    center, scale, stored = (431.7, 322.2), 2.3, CropSettings(person_px=64, jpeg_quality=100)
     cut = cut_frame(image, center, scale, stored)
     assert (cut.left, cut.top) == (0, 0)
     # 892 of 900 columns and 700 rows, at 64 pixels for a frame of 460.
@@ -147,7 +122,9 @@ def test_a_person_is_cut_as_for_storing_and_warped_once():
     expected = np.empty((64, 64, 3), np.uint8)
     matrix = input_from_original(center, scale, 64) @ cut.to_original
     warp(cut.pixels, matrix, np.empty((64, 64, 4), np.uint8), expected)
-    assert np.array_equal(pixel_view(image, center, scale, 64, stored), expected)
+    found = pixel_view(image, center, scale, 64, stored)
+    # The best JPEG rounds its colours and their frequencies.
+    assert np.abs(found.astype(int) - expected).max() <= 3
 
 
 def test_a_frame_beside_the_photograph_is_black():

@@ -1,6 +1,7 @@
 """A person's view from pixels: cut out with a margin, reduced by area, warped to network inputs.
 
-Packing stores the cut, which the loader warps. Prediction does both at once (`pixel_view`).
+Packing stores the cut as JPEG, which the loader decodes and warps. Prediction does all at once
+(`pixel_view`), so that its network sees what it was trained and evaluated on.
 """
 
 import io
@@ -28,6 +29,8 @@ _JPEG_START = b"\xff\xd8"
 # Image pixels a pixel of the input from which a bilinear warp alone would alias. The default
 # augmentation of crops as large as the input seldom exceeds it.
 _REDUCED_FROM = 1.2
+# By the number of channels, of which a fourth is ignored.
+_TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGR}
 # OpenCV warps images with shorter sides only.
 _WARPED_BELOW = 2**15 - 1
 
@@ -148,14 +151,16 @@ def pixel_view(
 ) -> UInt8[np.ndarray, "input_px input_px 3"]:
     """Return the network input of a person's frame straight from a photograph.
 
-    It is the input that a crop `stored` with these settings gives, but for the JPEG. Black if the
+    It is the input that a crop `stored` with these settings gives, to the last bit. Black if the
     frame misses the photograph.
     """
     seen = np.zeros((input_px, input_px, 3), np.uint8)
     cut = cut_frame(image, center, scale, stored)
     if cut is not None:
+        jpeg = _encode(cut.pixels, stored.jpeg_quality)
         matrix = input_from_original(center, scale, input_px) @ cut.to_original
-        warp(cut.pixels, matrix, np.empty((input_px, input_px, 4), np.uint8), seen)
+        scratch = np.empty((input_px, input_px, 4), np.uint8)
+        warp(CropDecoder().decode(jpeg), matrix, scratch, seen)
     return seen
 
 
@@ -211,8 +216,8 @@ def _reduced(
     return reduced, size[0] / width, size[1] / height
 
 
-def _encode(pixels: Image, quality: int) -> bytes:
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+def _encode(pixels: UInt8[np.ndarray, "height width channels"], quality: int) -> bytes:
+    bgr = cv2.cvtColor(pixels, _TO_BGR[pixels.shape[2]])
     # Colours in full resolution cost fewer bytes than the same accuracy by the quality.
     sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])

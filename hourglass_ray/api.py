@@ -285,7 +285,7 @@ def predict(
     arguments = command.Arguments(
         model=_word(model),
         inputs=tuple(map(str, inputs)),
-        out=Path(out),
+        out=str(out),
         boxes=None if boxes is None else Path(boxes),
         formats=tuple(formats),
     )

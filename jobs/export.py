@@ -1,5 +1,6 @@
 """Export checkpoints as files that run without this code: `python -m jobs.export --help`."""
 
+import os
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jobs.options import Model, OutFile, Storage, TrackingUri, Weights
+from jobs.options import Model, Storage, TrackingUri, Weights, output_at
 from pipeline.io.console import say
+from pipeline.io.location import bucket_and_key, is_store, local_path
 from pipeline.settings import Decoding
 from pipeline.settings.cli import clear_errors, fail, parse
 
@@ -32,8 +34,9 @@ class Arguments:
     model: Model
     to: Literal["onnx", "torch-export"]
     """Format: onnx, or torch-export for torch.export.load."""
-    out: OutFile = None
-    """New file, .onnx or .pt2; None: RUN-CHECKPOINT with that ending in the working folder."""
+    out: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """New file, .onnx or .pt2, also in a bucket (s3://, gs://, az://); empty: RUN-CHECKPOINT with
+    that ending in the working folder."""
     decode: bool = False
     """Return joints in input pixels with confidences instead of heatmaps."""
     decoding: Annotated[Decoding | None, tyro.conf.arg(name="evaluation.decoding")] = None
@@ -62,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
             fail(f"not exported: {error}")
 
 
-def export(arguments: Arguments, place: Path) -> Path:
+def export(arguments: Arguments, place: Path) -> str:
     """Write the file, check it, and then give it its name.
 
     `place` is a folder for a downloaded checkpoint. Raises ValueError, ExportError or OSError.
@@ -91,33 +94,44 @@ def export(arguments: Arguments, place: Path) -> Path:
     people = _people(arguments, metadata)
     weights = find_weights(checkpoint, arguments.weights)
     _describe(graph, metadata, checkpoint, weights)
-    with _aside(out) as partial:
-        write(
-            graph,
-            arguments.to,
-            partial,
-            metadata.settings.model.input_px,
-            describe(metadata, checkpoint, weights, chosen),
-        )
-        difference = compare(graph, metadata, load(arguments.to, partial), people.images)
+    folder, name = out.rpartition("/")[::2] if is_store(out) else os.path.split(out)
+    with output_at(folder or ".") as output:
+        if output.size(name) is not None:
+            raise ValueError(f"--out {out} exists; expected a new file")
+        with _aside(output.folder / name) as partial:
+            write(
+                graph,
+                arguments.to,
+                partial,
+                metadata.settings.model.input_px,
+                describe(metadata, checkpoint, weights, chosen),
+            )
+            difference = compare(graph, metadata, load(arguments.to, partial), people.images)
+        size = (output.folder / name).stat().st_size
+        output.send()
     _report(difference, people)
-    say(f"written: {out} ({out.stat().st_size / 2**20:,.1f} MiB)")
+    say(f"written: {out} ({size / 2**20:,.1f} MiB)")
     return out
 
 
-def _out_file(arguments: Arguments, checkpoint: Path) -> Path:
+def _out_file(arguments: Arguments, checkpoint: Path) -> str:
     """Return the file to write. Raises ValueError if it exists or has another format's ending."""
     from pipeline.inference.export.write import SUFFIXES
 
     suffix = SUFFIXES[arguments.to]
-    out = arguments.out or Path(f"{checkpoint.parent.name}-{checkpoint.name}{suffix}")
-    if out.suffix != suffix:
+    out = arguments.out or f"{checkpoint.parent.name}-{checkpoint.name}{suffix}"
+    if is_store(out):
+        if not bucket_and_key(out)[1].endswith(suffix):
+            raise ValueError(f"--out {out}: a file of --to {arguments.to} must end in {suffix}")
+        return out
+    path = Path(local_path(out))
+    if path.suffix != suffix:
         raise ValueError(f"--out {out}: a file of --to {arguments.to} must end in {suffix}")
-    if out.exists():
+    if path.exists():
         raise ValueError(f"--out {out} exists; expected a new file")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"--out {out}: no folder {out.parent}")
-    return out
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--out {out}: no folder {path.parent}")
+    return str(path)
 
 
 def _people(arguments: Arguments, metadata: "CheckpointMetadata") -> "People":

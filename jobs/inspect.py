@@ -4,11 +4,11 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from jobs.options import OutFolder, output_at
 from pipeline.io.console import Pace, bar, duration, say, say_text
 from pipeline.settings.cli import clear_errors, fail, parse
 
@@ -30,8 +30,8 @@ class Arguments:
 
     shards: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SHARDS")]
     """Packed shards: globs or comma-separated globs, such as 'out/*.tar'."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder for index.html, card.json and the sheets as PNG files."""
+    out: OutFolder
+    """Folder for index.html, card.json and the sheets as PNG files; also s3://, gs:// or az://."""
     seed: int = 0
     """Seed of the random people, and of their augmentation."""
 
@@ -66,20 +66,21 @@ def inspect_shards(arguments: Arguments) -> None:
         columns, found, joint_set=joint_set, source=shards.source, shards=len(shards.paths)
     )
     say_text(card_text(card))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in SHEET_FILES:
-        # Left from an earlier run that had more sheets.
-        (arguments.out / name).unlink(missing_ok=True)
     loader = SampleLoader(reader, joint_set, _INPUT_PX)
     sheets = list(draw_sheets(loader, columns, found, settings, arguments.seed))
-    for sheet in sheets:
-        for name, picture in sheet.files.items():
-            (arguments.out / name).write_bytes(picture)
-    (arguments.out / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
-    (arguments.out / "index.html").write_text(card_page(card, sheets), encoding="utf-8")
-    say_text(f"\nwritten: {arguments.out}/index.html, card.json, {2 * len(sheets)} pictures")
+    with output_at(arguments.out) as out:
+        out.folder.mkdir(parents=True, exist_ok=True)
+        # Left from an earlier run that had more sheets.
+        out.remove(SHEET_FILES)
+        for sheet in sheets:
+            for name, picture in sheet.files.items():
+                (out.folder / name).write_bytes(picture)
+        (out.folder / "card.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
+        (out.folder / "index.html").write_text(card_page(card, sheets), encoding="utf-8")
+        out.send(last=["index.html"])
+    say_text(f"\nwritten: {out.at('index.html')}, card.json, {2 * len(sheets)} pictures")
     if columns.damaged:
-        fail(f"damaged samples: {len(columns.damaged):,}; all are in {arguments.out}/card.json")
+        fail(f"damaged samples: {len(columns.damaged):,}; all are in {out.at('card.json')}")
 
 
 def _with_progress(splits: "Iterable[Split]", samples: int) -> "Iterator[Split]":

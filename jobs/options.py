@@ -1,17 +1,23 @@
 """Options that several commands share, and what they do with them."""
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from pipeline.io.console import say
+from pipeline.io.location import bucket_and_key, is_store, local_path
+from pipeline.io.output import Output
 
 if TYPE_CHECKING:
     import torch
 
 OutFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+OutFolder = Annotated[str, tyro.conf.arg(metavar="DIR")]
 Model = tyro.conf.Positional[
     Annotated[
         str,
@@ -48,7 +54,9 @@ Address = Annotated[
 Storage = Annotated[
     str,
     tyro.conf.arg(
-        name="ray.storage", metavar="DIR", help="Folder of runs given by name; empty: ./runs."
+        name="ray.storage",
+        metavar="DIR",
+        help="Folder of runs given by name; empty: ./runs.",
     ),
 ]
 TrackingUri = Annotated[
@@ -82,3 +90,18 @@ def write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
         path.write_text(json.dumps(content, indent=1) + "\n")
         say(f"written: {path}")
+
+
+@contextmanager
+def output_at(location: str) -> Iterator[Output]:
+    """Give the output at a folder, a file: URL, or a folder in a bucket. Raises ValueError."""
+    if not is_store(location):
+        folder = local_path(location)
+        yield Output(folder, Path(folder))
+        return
+    # The client of the store takes a moment to load.
+    from pipeline.io.uploads import Uploads
+
+    bucket_and_key(location)
+    with tempfile.TemporaryDirectory(prefix="hourglass-ray-") as folder:
+        yield Uploads(location, Path(folder))

@@ -1,12 +1,15 @@
 """Pack annotations and photographs into shards: `python -m jobs.pack --help`."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from jobs.options import Address
+from jobs.options import Address, OutFolder, output_at
 from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.location import is_store
+from pipeline.io.output import Output
 from pipeline.settings.cli import clear_errors, parse
 from pipeline.settings.packing import PackSettings
 
@@ -26,21 +29,21 @@ class Arguments(PackSettings):
     """File or folder of annotations, whose format its content tells; or a format's name, with
     --annotations: coco, yolo-pose, deeplabcut, sleap, cvat, label-studio, table, mpii-json,
     mpii-hrnet, mpii-mat, mpii-h5, lsp, lspet, flic. synthetic: rendered people, without files."""
+    out: OutFolder  # type: ignore[assignment]
+    """Folder for the shards and their index, also in a bucket (s3://, gs://, az://)."""
     address: Address = ""
 
-    @property
-    def settings(self) -> PackSettings:
-        """The settings of packing."""
-        return PackSettings(
-            **{item.name: getattr(self, item.name) for item in fields(PackSettings)}
-        )
+    def settings_in(self, folder: Path) -> PackSettings:
+        """Return the settings of packing into a folder of this machine."""
+        given = {item.name: getattr(self, item.name) for item in fields(PackSettings)}
+        return PackSettings(**given | {"out": folder})
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(Arguments, None, argv)
-    with clear_errors():
-        pack(arguments.settings, arguments.address)
+    with clear_errors(), output_at(arguments.out) as output:
+        pack(arguments.settings_in(output.folder), arguments.address, output)
 
 
 def pack_here(settings: PackSettings) -> "Index":
@@ -53,15 +56,22 @@ def pack_here(settings: PackSettings) -> "Index":
     return close_plan(plan, [pack_shard(plan.settings, job) for job in plan.jobs])
 
 
-def pack(settings: PackSettings, address: str = "") -> "Index":
-    """Pack on Ray, resuming after the shards of an interrupted run. Raises ValueError."""
-    from pipeline.data.packing import close_plan, open_plan
-    from pipeline.data.packing_plan import plan_packing
-    from pipeline.data.shards.index import Index
+def pack(settings: PackSettings, address: str = "", output: Output | None = None) -> "Index":
+    """Pack on Ray, resuming after the shards of an interrupted run. Raises ValueError.
 
-    say(f"packing {settings.source} into {settings.out}")
+    The `output` of a bucket has `settings.out` as its folder.
+    """
+    from pipeline.data.packing import close_plan, open_plan
+    from pipeline.data.packing_plan import STATE_NAME, plan_packing
+    from pipeline.data.shards.index import INDEX_NAME, Index
+
+    output = output or Output(str(settings.out), settings.out)
+    say(f"packing {settings.source} into {output.location}")
     plan = plan_packing(settings)
-    finished = open_plan(plan)
+    output.fetch(INDEX_NAME)
+    output.fetch_all(STATE_NAME)
+    finished = open_plan(plan, output.size)
+    output.send()
     if finished is None:
         say("already packed")
         return Index.read(settings.out)
@@ -75,21 +85,27 @@ def pack(settings: PackSettings, address: str = "") -> "Index":
         from pipeline.cluster.start import cluster
 
         with cluster(address):
-            finished |= _run(plan.settings, missing)
-    index = close_plan(plan, [finished[str(job.name)] for job in plan.jobs])
+            finished |= _run(plan.settings, missing, output)
+    output.fetch_all(STATE_NAME)
+    done = [finished[str(job.name)] for job in plan.jobs]
+    # Its people are drawn with the names of their joints.
+    if first := next((shard.entry for shard in done if shard.entry), None):
+        output.fetch(first.name)
+    state = [f"{STATE_NAME}/{path.name}" for path in plan.state.iterdir()]
+    index = close_plan(plan, done)
+    output.send(last=[INDEX_NAME])
+    output.remove(state)
     _conclude(index)
     return index
 
 
-def _run(settings: PackSettings, jobs: list["ShardJob"]) -> dict[str, "ShardDone"]:
+def _run(settings: PackSettings, jobs: list["ShardJob"], output: Output) -> dict[str, "ShardDone"]:
     """Write shards as Ray tasks of one core each, with progress lines."""
     import ray
 
-    from pipeline.data.packing import pack_shard
-
     pace, people = Pace(1.0), sum(len(job.people) for job in jobs)
-    task = ray.remote(num_cpus=1)(pack_shard)
-    pending = {task.remote(settings, job): job for job in jobs}
+    task = ray.remote(num_cpus=1)(_pack_shard)
+    pending = {task.remote(settings, job, output.location): job for job in jobs}
     finished: dict[str, ShardDone] = {}
     done = 0
     while pending:
@@ -103,6 +119,20 @@ def _run(settings: PackSettings, jobs: list["ShardJob"]) -> dict[str, "ShardDone
                 f"left {duration(pace.left_s(done, people))}"
             )
     return finished
+
+
+def _pack_shard(settings: PackSettings, job: "ShardJob", location: str) -> "ShardDone":
+    """Pack a shard into the folder of the settings, or by way of this machine into a bucket."""
+    from pipeline.data.packing import pack_shard
+    from pipeline.data.packing_plan import STATE_NAME
+
+    if not is_store(location):
+        return pack_shard(settings, job)
+    with output_at(location) as output:
+        (output.folder / STATE_NAME).mkdir()
+        done = pack_shard(replace(settings, out=output.folder), job)
+        output.send(last=[f"{STATE_NAME}/{job.name}.json"])
+    return done
 
 
 def _result(reference: "ray.ObjectRef") -> "ShardDone":

@@ -13,13 +13,17 @@ from jobs.options import (
     Address,
     Device,
     Model,
+    OutFolder,
     Storage,
     Threads,
     TrackingUri,
     Weights,
+    output_at,
     torch_device,
 )
 from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.location import is_store, local_path
+from pipeline.io.output import Output
 from pipeline.io.text import one_line
 from pipeline.settings import RaySettings
 from pipeline.settings.cli import clear_errors, fail, parse
@@ -55,8 +59,9 @@ class Arguments:
     model: Model
     inputs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="INPUT ...")]]
     """Images, videos, folders of them, globs."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("out/predictions")
-    """Folder for the results; in a submitted job below ~/hourglass-ray."""
+    out: OutFolder = "out/predictions"
+    """Folder for the results, also in a bucket (s3://, gs://, az://); in a submitted job below
+    ~/hourglass-ray."""
     boxes: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """People's boxes: COCO annotations or detections (.json), or a table (.csv, .parquet) of image
     and either x, y, width, height or center_x, center_y, scale, with frame for videos. None: each
@@ -103,7 +108,6 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     `place` is a folder for a downloaded checkpoint. Raises ValueError.
     """
     from pipeline.inference.plan import plan_prediction
-    from pipeline.inference.store import Store
     from pipeline.run.plan import storage_folder, working_root
     from pipeline.tracking.lookup import find_checkpoint
 
@@ -123,24 +127,50 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     )
     # A submitted job's working folder is removed at its end.
     is_submitted = working_root() != Path.cwd()
-    store = Store(working_root() / arguments.out if is_submitted else arguments.out)
+    out = arguments.out
+    if is_submitted and not is_store(out):
+        out = str(working_root() / local_path(out))
+    with output_at(out) as output:
+        _predict(arguments, plan, output, _options(arguments, plan, settings, device), settings)
+    return plan.failures
+
+
+def _predict(
+    arguments: Arguments,
+    plan: "PredictionPlan",
+    output: Output,
+    options: "Options",
+    settings: RaySettings,
+) -> None:
+    """Predict what has no results yet, and write the files with all of them."""
+    from pipeline.inference.store import JOB, PARTS, Store
+
+    output.fetch(JOB)
+    output.fetch_all(PARTS)
+    store = Store(output.folder, output.location)
     store.open(plan.job)
     parts = store.missing(plan.sources, plan.frames)
     _describe(arguments, plan, store)
-    options = _options(arguments, plan, settings, device)
     found = (
         _on_cluster(parts, plan, options, settings)
         if arguments.workers
         else _here(parts, plan, options)
     )
-    _follow(found, parts, store, plan.failures)
+    _follow(_sent(found, output), parts, store, plan.failures)
     _write(arguments, plan, store)
+    output.send()
     for failure in plan.failures[:_MOST_NAMED]:
         say(f"could not read {one_line(failure.file)}: {one_line(failure.why)}")
     if len(plan.failures) > _MOST_NAMED:
         say(f"and {len(plan.failures) - _MOST_NAMED} more")
     say(_counts(plan, store))
-    return plan.failures
+
+
+def _sent(results: "Iterator[Found]", output: Output) -> "Iterator[Found]":
+    """Pass results on, and send each when it has been stored."""
+    for found in results:
+        yield found
+        output.send()
 
 
 def _counts(plan: "PredictionPlan", store: "Store") -> str:
@@ -279,21 +309,22 @@ def _write(arguments: Arguments, plan: "PredictionPlan", store: "Store") -> None
         for note in written.notes:
             say(note)
     if arguments.heatmaps:
-        say(f"written: {store.folder}/heatmaps")
+        say(f"written: {store.location}/heatmaps")
     if arguments.overlays:
-        _draw(store.folder / "overlays", plan, store, arguments.max_pixels)
+        _draw(store, plan, arguments.max_pixels)
 
 
 def _shown(files: Collection[str], store: "Store") -> str:
     """Name a format's files, or where there are many their folder and number."""
     if len(files) > _MOST_FILES:
-        return f"{store.folder / os.path.commonpath(files)} ({len(files):,} files)"
-    return ", ".join(str(store.folder / name) for name in files) or "nothing"
+        return f"{store.location}/{os.path.commonpath(files)} ({len(files):,} files)"
+    return ", ".join(f"{store.location}/{name}" for name in files) or "nothing"
 
 
-def _draw(folder: Path, plan: "PredictionPlan", store: "Store", max_pixels: int) -> None:
+def _draw(store: "Store", plan: "PredictionPlan", max_pixels: int) -> None:
     from pipeline.inference.drawing import draw_photographs, draw_videos
 
+    folder = store.folder / "overlays"
     estimates, joint_set, pace = store.estimates(plan.sources), plan.metadata.joint_set, Pace(2.0)
     photographs = [estimate for estimate in estimates if estimate.frame is None]
     frames = [estimate for estimate in estimates if estimate.frame is not None]
@@ -307,7 +338,7 @@ def _draw(folder: Path, plan: "PredictionPlan", store: "Store", max_pixels: int)
             if pace.is_due():
                 left = duration(pace.left_s(done, len(estimates)))
                 say(f"{bar(done, len(estimates))} overlays  left {left}")
-    say(f"written: {folder}")
+    say(f"written: {store.location}/overlays")
 
 
 if __name__ == "__main__":

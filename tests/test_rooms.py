@@ -43,12 +43,13 @@ MAY_IMPORT = {
 # Outside libraries, and the only modules or packages that may import them.
 HOMES = {
     "aiohttp": ("pipeline.io.transport",),
-    "botocore": ("pipeline.io.transport",),
+    "botocore": ("pipeline.io.objects", "pipeline.io.transport"),
     "fsspec": ("pipeline.io.transport",),
     "gcsfs": ("pipeline.io.transport",),
     "jinja2": ("pipeline.io.page", "pipeline.data.inspection"),
     "matplotlib": ("pipeline.data.pictures", "pipeline.evaluation.charts", "tune.figures"),
     "mlflow": ("pipeline.tracking",),
+    "obstore": ("pipeline.io.objects",),
     "onnx": ("pipeline.inference.export",),
     "onnxruntime": ("pipeline.inference.export",),
     "onnxscript": ("pipeline.inference.export",),

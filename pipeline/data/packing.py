@@ -31,6 +31,7 @@ from pipeline.data.shards.sample import Sample
 from pipeline.data.shards.writer import write_shard
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.io.atomic import atomic_write
+from pipeline.io.output import Output
 from pipeline.pose.joint_file import joint_file_text
 from pipeline.pose.person import Person
 from pipeline.settings.packing import PackSettings
@@ -52,10 +53,13 @@ class ShardDone:
     converted: dict[str, int] = field(default_factory=dict)
 
 
-def open_plan(plan: PackPlan) -> dict[str, ShardDone] | None:
+def open_plan(
+    plan: PackPlan, size: Callable[[str], int | None] | None = None
+) -> dict[str, ShardDone] | None:
     """Prepare the output folder and return the shards that an interrupted pack finished.
 
-    Returns None if the dataset is complete. Raises ValueError if the folder holds another dataset.
+    `size` returns that of a file that lies elsewhere, in bytes, or None if it is absent. Returns
+    None if the dataset is complete. Raises ValueError if the folder holds another dataset.
     """
     out = plan.settings.out
     marker = plan.state / "plan"
@@ -71,7 +75,8 @@ def open_plan(plan: PackPlan) -> dict[str, ShardDone] | None:
     plan.state.mkdir(parents=True, exist_ok=True)
     with atomic_write(marker) as aside:
         aside.write_text(plan.fingerprint)
-    return {str(job.name): done for job in plan.jobs if (done := _finished(plan, job))}
+    size = size or Output(str(out), out).size
+    return {str(job.name): done for job in plan.jobs if (done := _finished(plan, job, size))}
 
 
 def pack_shard(settings: PackSettings, job: ShardJob) -> ShardDone:
@@ -151,7 +156,7 @@ def _measured(plan: PackPlan, entry: ShardEntry, absent: set[str]) -> ShardEntry
     return replace(entry, measured=counts_of(people, plan.joint_set))
 
 
-def _finished(plan: PackPlan, job: ShardJob) -> ShardDone | None:
+def _finished(plan: PackPlan, job: ShardJob, size: Callable[[str], int | None]) -> ShardDone | None:
     """Read the record of a finished shard, None if the shard has to be packed again."""
     try:
         content = json.loads((plan.state / f"{job.name}.json").read_text())
@@ -159,8 +164,7 @@ def _finished(plan: PackPlan, job: ShardJob) -> ShardDone | None:
         return None
     entry = ShardEntry(**content["entry"]) if content["entry"] else None
     if entry:
-        path = plan.settings.out / entry.name
-        is_whole = path.exists() and path.stat().st_size == entry.bytes
+        is_whole = size(entry.name) == entry.bytes
         if not is_whole or not (plan.state / f"{job.name}.npz").exists():
             return None
     return ShardDone(

@@ -14,23 +14,24 @@ from pipeline.io.parsing import parse_json
 
 # Pictures in a part, which a worker that is killed repeats.
 _PHOTOGRAPHS, _FRAMES = 64, 256
-_JOB, _PARTS = "job.json", "parts"
+JOB, PARTS = "job.json", "parts"
 
 
 @dataclass(frozen=True)
 class Store:
-    """The folder of `--out`. Files are written atomically."""
+    """The folder of `--out`, which users know by its location. Files are written atomically."""
 
     folder: Path
+    location: str = ""
 
     def open(self, job: Mapping[str, Any]) -> None:
         """Start or resume `job`, which describes all results in the folder.
 
         Raises ValueError naming what differs from the folder's job, or if it can't be written.
         """
-        path = self.folder / _JOB
+        path = self.folder / JOB
         try:
-            (self.folder / _PARTS).mkdir(parents=True, exist_ok=True)
+            (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 _write(path, json.dumps(job, indent=1).encode())
         except OSError as error:
@@ -38,10 +39,11 @@ class Store:
         known = _read(path)
         if not isinstance(known, dict):
             raise ValueError(f"{path}: must be an object, got {known!r:.80}; remove this folder")
+        where = self.location or self.folder
         for key, value in job.items():
             if known.get(key) != value:
                 raise ValueError(
-                    f"--out {self.folder}: has results for {key} {known.get(key)!r:.120}, expected "
+                    f"--out {where}: has results for {key} {known.get(key)!r:.120}, expected "
                     f"{value!r:.120}; give another folder, or remove this one"
                 )
 
@@ -50,7 +52,7 @@ class Store:
         for name, data in found.files.items():
             _write(self.folder / name, data)
         number = max((int(path.stem) for path in self._parts()), default=0) + 1
-        _write(self.folder / _PARTS / f"{number:06d}.json", json.dumps(found.to_json()).encode())
+        _write(self.folder / PARTS / f"{number:06d}.json", json.dumps(found.to_json()).encode())
 
     def write(self, name: str, data: bytes) -> Path:
         """Write or replace a file of results; return its path."""
@@ -87,7 +89,7 @@ class Store:
         return parts
 
     def _parts(self) -> list[Path]:
-        found = (self.folder / _PARTS).glob("*.json")
+        found = (self.folder / PARTS).glob("*.json")
         return [path for path in found if path.stem.isdecimal()]
 
 

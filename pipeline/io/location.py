@@ -10,6 +10,8 @@ from braceexpand import braceexpand
 from pipeline.io.redaction import redacted
 
 _REMOTE = ("gs", "http", "https", "s3")
+# Stores of objects that can be written.
+STORES = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _WILDCARDS = "*?["
 
@@ -30,6 +32,25 @@ def scheme_of(location: str) -> str:
 def is_remote(location: str) -> bool:
     """Whether a location is remote. Raises ValueError for an unknown scheme."""
     return scheme_of(location) in _REMOTE
+
+
+def is_store(location: str) -> bool:
+    """Whether a location is in a bucket that can be written: s3://, gs:// or az://."""
+    return location.partition("://")[0] in STORES and "://" in location
+
+
+def bucket_and_key(location: str) -> tuple[str, str]:
+    """Split s3://bucket/key. Raises ValueError for another form, or a key with . or .. in it."""
+    scheme, _, rest = location.partition("://")
+    bucket, _, key = rest.rstrip("/").partition("/")
+    parts = key.split("/") if key else []
+    is_plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", bucket) is not None
+    if scheme not in STORES or not is_plain or not {"", ".", ".."}.isdisjoint(parts):
+        raise ValueError(
+            f"{redacted(location)}: expected s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or "
+            "az://CONTAINER/FOLDER, without . and .. in it, and credentials by environment"
+        )
+    return bucket, key
 
 
 def local_path(location: str) -> str:

@@ -1,0 +1,137 @@
+"""Commands whose results lie in a bucket."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+from factories import checkpoint, pack_samples, photograph, samples
+from obstore.store import MemoryStore
+
+import jobs.inspect
+import jobs.pack
+import jobs.predict
+from jobs.options import output_at
+from pipeline.data.shards.index import Index
+from pipeline.io import objects as home
+from pipeline.io.objects import Objects
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path) -> Objects:
+    """A bucket in memory, which all clients reach; and a folder to work in."""
+    store = MemoryStore()
+    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return Objects("s3://pose")
+
+
+def names(bucket: Objects, below: str) -> set[str]:
+    return {found.name.removeprefix(f"{below}/") for found in bucket.found(below)}
+
+
+def predict(*words: str) -> None:
+    jobs.predict.main(
+        ["run", "in", "--threads", "1", "--device", "cpu", "--out", "s3://pose/found", *words]
+    )
+
+
+@pytest.fixture
+def run(bucket) -> None:
+    """A run and a photograph here."""
+    checkpoint(Path("runs/run/epoch_0001"), {"pckh_0.5": 1.0})
+    Path("in").mkdir()
+    cv2.imwrite("in/0.jpg", photograph())
+
+
+def test_predictions_go_to_a_bucket(bucket, run, capsys):
+    predict("--formats", "json", "csv")
+    assert names(bucket, "found") == {
+        *("job.json", "parts/000001.json", "predictions.json", "predictions.csv"),
+    }
+    printed = capsys.readouterr().out
+    assert "written: s3://pose/found/predictions.json" in printed
+    assert not Path("out").exists()
+
+
+def test_predictions_in_a_bucket_resume(bucket, run, capsys):
+    predict()
+    cv2.imwrite("in/1.jpg", photograph(seed=1))
+    capsys.readouterr()
+    predict()
+    assert "2 images; 1 of them were done before" in capsys.readouterr().out
+    content = json.loads(bucket.get("found/predictions.json")[0])
+    assert [image["file"] for image in content["images"]] == ["in/0.jpg", "in/1.jpg"]
+
+
+def test_predictions_of_another_job_in_the_bucket_are_refused(bucket, run, capsys):
+    predict()
+    with pytest.raises(SystemExit):
+        predict("--exact")
+    assert "error: --out s3://pose/found: has results for exact" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_card_and_its_page_go_to_a_bucket(bucket, capsys):
+    bucket.put("card/joints-stored.png", b"left from an earlier run")
+    pack_samples(Path("data"), [samples(3)])
+    jobs.inspect.main(["data/*.tar", "--out", "s3://pose/card/"])
+    written = names(bucket, "card")
+    assert {"index.html", "card.json"} < written
+    assert "written: s3://pose/card/index.html" in capsys.readouterr().out
+
+
+@pytest.fixture
+def here(monkeypatch) -> None:
+    """Pack in this process in place of Ray's."""
+    monkeypatch.setattr(
+        jobs.pack,
+        "_run",
+        lambda settings, missing, output: {
+            str(job.name): jobs.pack._pack_shard(settings, job, output.location) for job in missing
+        },
+    )
+    monkeypatch.setattr("pipeline.cluster.start.check_answer", lambda address: None)
+
+
+def pack() -> None:
+    with output_at("s3://pose/people") as output:
+        words = ["synthetic", "--out", output.location, "--scenes", "6", "--val-images", "2"]
+        arguments = jobs.pack.parse(jobs.pack.Arguments, None, [*words, "--people-per-shard", "3"])
+        jobs.pack.pack(arguments.settings_in(output.folder), "", output)
+
+
+def test_a_pack_into_a_bucket_resumes_and_leaves_what_one_into_a_folder_does(
+    bucket, here, capsys, monkeypatch
+):
+    from contextlib import nullcontext
+
+    monkeypatch.setattr("pipeline.cluster.start.cluster", lambda address: nullcontext())
+    ready = jobs.pack._run
+
+    def interrupted(settings, missing, output):
+        ready(settings, missing[:1], output)
+        raise OSError("the machine is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.pack, "_run", interrupted)
+        with pytest.raises(OSError, match="lost"):
+            pack()
+    assert not any(name == "index.json" for name in names(bucket, "people"))
+    pack()
+    assert "resuming: 1 of 3 shards are complete" in capsys.readouterr().out
+    assert names(bucket, "people") == {
+        *("train-000000.tar", "train-000001.tar", "val-000000.tar"),
+        *("index.json", "members.npz"),
+    }
+    Path("here").mkdir()
+    with output_at("s3://pose/people") as output:
+        output.fetch("index.json")
+        index = Index.read(output.folder)
+        for entry in index.shards:
+            output.fetch(entry.name)
+            assert (output.folder / entry.name).stat().st_size == entry.bytes
+    pack()
+    assert "already packed" in capsys.readouterr().out

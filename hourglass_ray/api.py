@@ -6,14 +6,16 @@ the process. In a notebook, interrupting the cell stops a training in order: it 
 and the same call resumes it. A second interrupt ends it at once.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.io.interruption import stopped_by_interrupt
+from pipeline.io.location import is_store, local_path
 from pipeline.settings import Settings
 from pipeline.settings.config_file import packed_folder, read_config
 from pipeline.settings.presets import settings_of
@@ -37,9 +39,9 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Packed:
-    """A folder of packed shards, and the people of each split."""
+    """Packed shards, in a folder or a bucket, and the people of each split."""
 
-    folder: Path
+    folder: Path | str
     people: Mapping[str, int]
 
 
@@ -183,9 +185,11 @@ class Sweep:
 def pack(source: str | Path, out: str | Path, **options: Any) -> Packed:
     """Pack annotations and photographs into shards, as `jobs.pack` does.
 
-    `options` are its options by name, such as `annotations` or `images`; `crop` is a mapping.
+    `out` is a folder, or one in a bucket such as s3://bucket/folder. `options` are the command's
+    options by name, such as `annotations` or `images`; `crop` is a mapping.
     """
     from jobs import pack as command
+    from jobs.options import output_at
     from pipeline.settings.packing import CropSettings, PackSettings
 
     given: dict[str, Any] = {
@@ -195,12 +199,13 @@ def pack(source: str | Path, out: str | Path, **options: Any) -> Packed:
     try:
         if isinstance(given.get("crop"), Mapping):
             given["crop"] = CropSettings(**given["crop"])
-        settings = PackSettings(source=str(source), out=Path(out), **given)
+        settings = PackSettings(source=str(source), out=Path(), **given)
     except TypeError as error:
         raise ValueError(f"pack: {str(error).partition(') ')[2] or error}") from None
-    with stopped_by_interrupt():
-        index = command.pack(settings)
-    return Packed(Path(out), {split: total["people"] for split, total in index.splits().items()})
+    with stopped_by_interrupt(), output_at(str(out)) as output:
+        index = command.pack(replace(settings, out=output.folder), output=output)
+    people = {split: total["people"] for split, total in index.splits().items()}
+    return Packed(_place(str(out)), people)
 
 
 def train(
@@ -249,7 +254,7 @@ def sweep(
         arguments = command.Arguments(
             settings=_settings(data, preset, name, config, settings),
             space=space,
-            vary=tuple(f"{key}={','.join(map(str, vary[key]))}" for key in vary),
+            vary=tuple(f"{key}={','.join(map(_toml, vary[key]))}" for key in vary),
             search=SearchSettings(method="random", trials=trials) if trials else SearchSettings(),
         )
         plan = command.planned(arguments)
@@ -275,9 +280,10 @@ def predict(
     out: str | Path = "out/predictions",
     boxes: str | Path | None = None,
     formats: Sequence[Literal["json", "csv"]] = ("json",),
-) -> Path:
+) -> Path | str:
     """Predict on images, videos and folders, as `jobs.predict` does, and return the folder `out`.
 
+    `out` may be in a bucket, such as s3://bucket/folder, and is then returned as it is.
     Raises ValueError if an input could not be read; all others are done then.
     """
     from jobs import predict as command
@@ -293,7 +299,7 @@ def predict(
         failures = command.predict(arguments, Path(place))
     if failures:
         raise ValueError(f"{len(failures):,} files could not be read: {failures[0].file} ...")
-    return Path(out)
+    return _place(str(out))
 
 
 def compare(*runs: Checkpoint | Run | str | Path) -> Compared:
@@ -313,6 +319,18 @@ def load(run: str | Path) -> Run:
         if (folder / JOURNAL_NAME).exists():
             return Run(folder.absolute())
     raise ValueError(f"{str(run)!r} is not the folder of a run, nor a run in {storage_folder('')}")
+
+
+def _place(location: str) -> Path | str:
+    """Return the folder of an output, or its address in a bucket."""
+    return location if is_store(location) else Path(local_path(location))
+
+
+def _toml(value: Any) -> str:
+    """Format a value of --vary, whose values are separated by commas, as TOML."""
+    if isinstance(value, str | Path):
+        return json.dumps(str(value)).replace(",", "\\u002c")
+    return json.dumps(value)
 
 
 def _word(model: Checkpoint | Run | str | Path) -> str:

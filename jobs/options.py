@@ -12,6 +12,7 @@ import tyro
 from pipeline.io.console import say
 from pipeline.io.location import bucket_and_key, is_store, local_path
 from pipeline.io.output import Output
+from pipeline.io.redaction import redacted
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +97,11 @@ def write_json(path: Path | None, content: dict[str, Any]) -> None:
 def output_at(location: str) -> Iterator[Output]:
     """Give the output at a folder, a file: URL, or a folder in a bucket. Raises ValueError."""
     if not is_store(location):
+        if location.startswith(("http://", "https://")):
+            raise ValueError(
+                f"--out {redacted(location)}: a web server takes no files; expected a folder, or "
+                "one in a bucket, such as s3://BUCKET/FOLDER"
+            )
         folder = local_path(location)
         yield Output(folder, Path(folder))
         return

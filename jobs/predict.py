@@ -192,8 +192,11 @@ def _ray_settings(arguments: Arguments) -> RaySettings:
         raise ValueError(f"ray.workers must be at least 0, got {arguments.workers}")
     if arguments.max_pixels < 1:
         raise ValueError(f"--max-pixels must be at least 1, got {arguments.max_pixels}")
-    if not arguments.formats:
-        raise ValueError(f"--formats must name at least one of {', '.join(get_args(Format))}")
+    known = get_args(Format)
+    if not arguments.formats or not set(arguments.formats) <= set(known):
+        raise ValueError(
+            f"--formats must name at least one of {', '.join(known)}, got {arguments.formats}"
+        )
     return RaySettings(
         address=arguments.address,
         workers=max(arguments.workers, 1),

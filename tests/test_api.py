@@ -14,8 +14,11 @@ import pytest
 
 import hourglass_ray
 import pipeline
+from hourglass_ray.api import _toml
 from pipeline.cluster.start import cluster
 from pipeline.io.interruption import orderly_stop, stopped_by_interrupt
+from pipeline.run.ownership import own
+from tune.spaces import given_values
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLER = """
@@ -33,8 +36,15 @@ best: hg.Run = hg.sweep(packed.folder, vary={"model.stacks": [1, 2]}).best
 sentences: list[str] = run.compare(best).sentences()
 rows: int = len(hg.compare(run, "other").table())
 headline: float = hg.evaluate(run, "out/people").headline
-folder: Path = hg.predict(run.best, "photo.jpg")
+folder: Path | str = hg.predict(run.best, "photo.jpg")
 again: Run = hg.load("runs/one")
+"""
+TAKE_OVER = """
+import sys
+from pathlib import Path
+from pipeline.run.ownership import own
+with own(Path(sys.argv[1]), "run one", take_over=True):
+    pass
 """
 SMALL = {
     "model.stacks": 1,
@@ -92,6 +102,11 @@ def test_a_callers_file_passes_mypy_in_strict_mode(tmp_path):
         (lambda: hourglass_ray.train(), "data.train"),
         (lambda: hourglass_ray.pack("synthetic", "o", scene=2), "unexpected keyword .*'scene'"),
         (lambda: hourglass_ray.pack("lspet", "o"), "--annotations is required for lspet"),
+        (lambda: hourglass_ray.pack("synthetic", "http://h/o"), "a web server takes no files"),
+        (
+            lambda: hourglass_ray.predict("m", "x.jpg", formats=["xml"]),
+            r"--formats must name at least one of json, .*, got \('xml',\)",
+        ),
         (lambda: hourglass_ray.load("nowhere"), "'nowhere' is not the folder of a run"),
         (lambda: hourglass_ray.compare("one", "one"), "two different runs"),
         (lambda: hourglass_ray.evaluate("nowhere", "nowhere"), "--data nowhere: no index"),
@@ -128,9 +143,27 @@ def test_an_interrupt_asks_for_an_orderly_stop_and_a_second_one_raises():
 
 def test_an_interrupt_raises_at_once_where_nothing_can_be_asked():
     with stopped_by_interrupt():
-        interrupted_soon()
+        # What one has interrupted may hang as it ends.
+        for _ in range(3):
+            interrupted_soon()
+            with pytest.raises(KeyboardInterrupt):
+                time.sleep(10)
+
+
+def test_a_run_that_is_taken_over_interrupts_the_call_and_not_the_program(tmp_path):
+    with stopped_by_interrupt(), own(tmp_path / "run", "run one"):
+        other = subprocess.Popen([sys.executable, "-c", TAKE_OVER, str(tmp_path / "run")], cwd=ROOT)
         with pytest.raises(KeyboardInterrupt):
-            time.sleep(10)
+            time.sleep(60)
+        assert other.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    "values", [[True, False], [1, 2.5], ["mse", "cross-entropy"], ["a/*.tar,b/*.tar", 'say "x"']]
+)
+def test_values_of_a_sweep_keep_their_type_and_commas(values):
+    words = ",".join(map(_toml, values))
+    assert given_values((f"optim.loss={words}",)) == {"optim.loss": tuple(values)}
 
 
 @pytest.mark.cluster

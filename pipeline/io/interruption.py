@@ -32,6 +32,8 @@ class _Command:
     def __init__(self, advice: str, within_s: float) -> None:
         self.number = signal.SIGTERM
         self.is_ending = False
+        # Whether the program lives on after it.
+        self.is_call = False
         self.asks: list[Callable[[str], bool]] = []
         self.last_words: list[Callable[[], None]] = []
         self.numbers: tuple[signal.Signals, ...] = ()
@@ -175,13 +177,21 @@ def stopped_by_interrupt() -> Iterator[None]:
         yield
         return
     command = _Command("", WITHIN_S)
+    command.is_call = True
     _commands.append(command)
-    before = signal.signal(signal.SIGINT, command.handle)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if command.is_ending:
+            raise _Interrupt  # what the last one interrupted may hang as it ends
+        command.handle(number, frame)
+
+    before = signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
         _commands.remove(command)
+        # Code that is not Python's may have set it.
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
 @contextmanager
@@ -196,6 +206,11 @@ def last_words(say_last: Callable[[], None]) -> Iterator[None]:
     """Call `say_last`, from another thread, before a process that can't end itself is ended."""
     with _added(_commands[0].last_words if _is_main() else [], say_last):
         yield
+
+
+def is_call() -> bool:
+    """Whether the main thread runs a call of a program that lives on after it."""
+    return any(command.is_call for command in _commands)
 
 
 def is_ending() -> bool:

@@ -56,9 +56,10 @@ def bucket_and_key(location: str) -> tuple[str, str]:
 def local_path(location: str) -> str:
     """Return the path of a local location, decoded if it is a file: URL.
 
-    Raises ValueError if the URL names another host or no absolute path.
+    Raises ValueError for a remote location, and if the URL names another host or no absolute path.
     """
-    assert not is_remote(location), location
+    if is_remote(location):
+        raise ValueError(f"{redacted(location)}: expected a path on this machine")
     if not location.startswith("file:"):
         return location
     rest = location.removeprefix("file:")

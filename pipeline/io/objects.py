@@ -114,10 +114,12 @@ class Objects:
             raise StoreError(f"{redacted(self.at(name))}: other content than was written")
 
     def read_to(self, found: Found, path: Path) -> None:
-        """Download an object to `path`, as it was found."""
+        """Download an object to `path`. Raises StoreError if it changed since it was found."""
         with path.open("wb") as file:
             for data in self._parts(found.name, found.size):
                 file.write(data)
+        if self.head(found.name).version != found.version or path.stat().st_size != found.size:
+            raise StoreError(f"{redacted(self.at(found.name))}: changed while it was read")
 
     def put(self, name: str, content: bytes | BinaryIO) -> Version:
         """Write or replace an object, a large one in parts."""

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.io.atomic import atomic_write
 from pipeline.io.inside import path_inside
 from pipeline.io.objects import AbsentError, Found, Objects
 from pipeline.io.output import Output
@@ -55,7 +56,8 @@ class Uploads(Output):
     def _bring(self, found: Found) -> None:
         path = path_inside(self.folder, found.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._objects.read_to(found, path)
+        with atomic_write(path) as aside:
+            self._objects.read_to(found, aside)
         self._sent[found.name] = _version(path)
 
 

@@ -17,10 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 from uuid import uuid4
 
 from pipeline.io.console import say
+from pipeline.io.interruption import is_call
 from pipeline.io.processes import STOPPED, send, state_and_start, wait_for_end
 
 # Folder of the claims, in the folder that they are about.
@@ -340,9 +341,16 @@ def _keep(
             return
 
 
-def _end_process(error: SupersededError) -> NoReturn:
-    """End this process at once: its threads wait for Ray or MLflow, and must not write any more."""
+def _end_process(error: SupersededError) -> None:
+    """End this process at once: its threads wait for Ray or MLflow, and must not write any more.
+
+    Of a program that lives on, such as a notebook, only the call is interrupted.
+    """
     print(f"error: {error}", file=sys.stderr, flush=True)
+    if is_call():
+        # Waits of the main thread end by a signal that comes from outside alone.
+        os.kill(os.getpid(), signal.SIGINT)
+        return
     sys.stdout.flush()
     os._exit(_SUPERSEDED)
 

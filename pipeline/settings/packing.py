@@ -7,6 +7,8 @@ from typing import Any, Literal, Self, get_args
 from pipeline.io.parsing import fields_of, number_of, whole_of
 from pipeline.settings.check import require
 
+SplitBy = Literal["auto", "random", "train", "val"]
+Exif = Literal["auto", "upright", "stored"]
 SourceName = Literal[
     "mpii-json",
     "mpii-hrnet",
@@ -40,7 +42,7 @@ class AnnotationFiles:
     category: str | None = None
     predictions: bool = False
     images: Path | None = None
-    exif: Literal["auto", "upright", "stored"] = "auto"
+    exif: Exif = "auto"
     max_pixels: int = MAX_PIXELS
 
     @property
@@ -109,7 +111,7 @@ class PackSettings:
     """Whether people that a tool found by itself are packed like labelled ones."""
     out: Path
     """Folder to write: train-000000.tar ..., val-000000.tar ... and index.json."""
-    split: Literal["auto", "random", "train", "val"] = "auto"
+    split: SplitBy = "auto"
     """Split of the people. auto: the source's own, else random images for validation.
     train, val: all people in that split."""
     val_images: int | None = None
@@ -123,7 +125,7 @@ class PackSettings:
     """Scenes that synthetic renders, with one or two people each."""
     seed: int = 0
     """Seed of the split, of the order and of synthetic scenes."""
-    exif: Literal["auto", "upright", "stored"] = "auto"
+    exif: Exif = "auto"
     """How joints see photographs with an EXIF orientation. upright: as viewers show them; stored:
     as their pixels are stored; auto: as the sizes in the annotations tell, else as the source's
     authors did, else upright. Shards hold all photographs upright."""
@@ -132,6 +134,9 @@ class PackSettings:
     crop: CropSettings = field(default_factory=CropSettings)
 
     def __post_init__(self) -> None:
+        for name, known in (("split", SplitBy), ("exif", Exif)):
+            word = getattr(self, name)
+            require(word in get_args(known), name, f"one of {', '.join(get_args(known))}", word)
         for name, least in (
             ("val_images", 1),
             ("people_per_shard", 1),

@@ -8,6 +8,7 @@ import pytest
 from factories import checkpoint, pack_samples, photograph, samples
 from obstore.store import MemoryStore
 
+import hourglass_ray
 import jobs.inspect
 import jobs.pack
 import jobs.predict
@@ -54,6 +55,12 @@ def test_predictions_go_to_a_bucket(bucket, run, capsys):
     printed = capsys.readouterr().out
     assert "written: s3://pose/found/predictions.json" in printed
     assert not Path("out").exists()
+
+
+def test_python_gets_the_address_of_what_it_wrote(bucket, run):
+    found = hourglass_ray.predict("run", "in", out="s3://pose/found")
+    assert found == "s3://pose/found"
+    assert "predictions.json" in names(bucket, "found")
 
 
 def test_predictions_in_a_bucket_resume(bucket, run, capsys):

@@ -123,7 +123,8 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     if arguments.boxes is not None:
         _evaluate_boxes(arguments, checkpoint, metadata, measured)
         return None
-    fitting = metadata.joint_set, metadata.settings.model.input_px
+    max_pixels = metadata.settings.data.max_pixels
+    fitting = metadata.joint_set, metadata.settings.model.input_px, max_pixels
     loader = shard_loader("data.val", arguments.val, *fitting)
     check_any_measurable(f"data.val={redacted(arguments.val)!r}", loader.samples, loader.joint_set)
     settings = _settings(metadata, arguments)
@@ -207,7 +208,7 @@ def _evaluate_boxes(
     people = predict_boxes(checkpoint, detected, options, len(joint_set.joints))
     matches = match(truth.people, people, np.array(truth.sigmas))
     found = average_precision(matches)
-    say(
+    say_text(
         f"\nnetwork, by OKS, {len(people.scores):,} boxes of {arguments.boxes.name}, "
         f"{int(matches.people[0].sum()):,} people\n{precision_table(found)}"
     )

@@ -151,7 +151,13 @@ class SampleLoader:
         return points, annotated
 
 
-def shard_loader(setting: str, pattern: str, joint_set: JointSet, input_px: int) -> SampleLoader:
+def shard_loader(
+    setting: str,
+    pattern: str,
+    joint_set: JointSet,
+    input_px: int,
+    max_pixels: int = MAX_PIXELS,
+) -> SampleLoader:
     """Return a loader of the shards that match `pattern`, for a checkpoint with `joint_set`.
 
     Raises ValueError as `find_shards`, or if the joint sets differ.
@@ -163,7 +169,8 @@ def shard_loader(setting: str, pattern: str, joint_set: JointSet, input_px: int)
             f"{setting}={redacted(pattern)!r} and the checkpoint have different joint sets: "
             f"{difference}; expected the same"
         )
-    return SampleLoader(ShardReader(shards.paths), shards.joint_set, input_px)
+    reader = ShardReader(shards.paths)
+    return SampleLoader(reader, shards.joint_set, input_px, max_pixels=max_pixels)
 
 
 def stream_training(

@@ -19,7 +19,7 @@ from pipeline.pose.person import Visibility
 from pipeline.pose.sides import common_side
 from pipeline.settings import DataSettings
 
-_LEFT, _RIGHT, _MIDDLE, _TRUTH = "#ff7f0e", "#1f9bff", "#7bd34f", "#ffffff"
+_OF_SIDE, _TRUTH = {"left": "#ff7f0e", "right": "#1f9bff", None: "#7bd34f"}, "#ffffff"
 # As many letters fit above one person's picture.
 _TITLE_LETTERS = 32
 
@@ -218,5 +218,4 @@ def _draw_pose(axis: Axes, pose: DrawnPose, joint_set: JointSet) -> None:
 
 
 def _side_color(*names: str) -> str:
-    side = common_side(names)
-    return _MIDDLE if side is None else {"left": _LEFT, "right": _RIGHT}[side]
+    return _OF_SIDE[common_side(names)]

@@ -6,7 +6,6 @@ image, or of one video, are drawn together, since they are not independent. The 
 expanded for small samples (Hesterberg, 2015, section 3.3).
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pipeline.evaluation.oks import (
     precision_of,
     resampled_precision,
 )
-from pipeline.evaluation.per_person import PersonResults
+from pipeline.evaluation.per_person import PersonResults, image_of
 from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.settings import Settings
 
@@ -35,8 +34,6 @@ PERCENT = 95
 FEW = 100
 Unit = Literal["image", "video"]
 _SEED = 0
-# A key is the image's name and the person's index in it.
-_PERSON = re.compile(r"_\d+$")
 # Differs in all runs.
 _NAME = "ray.name"
 
@@ -210,7 +207,7 @@ def clusters_of(keys: Sequence[str], unit: Unit) -> Int64[np.ndarray, " person"]
 
     Images are frames of one video if their names differ in the number at the end alone.
     """
-    names = [_PERSON.sub("", key) for key in keys]
+    names = [image_of(key) for key in keys]
     if unit == "video":
         names = [name.rstrip("0123456789") for name in names]
     return np.unique(names, return_inverse=True)[1].astype(np.int64)

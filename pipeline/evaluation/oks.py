@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from pipeline.data.formats.coco_truth import AnnotatedPeople, DetectedPeople
-from pipeline.evaluation.per_person import PersonResults
+from pipeline.evaluation.per_person import PersonResults, image_of
 from pipeline.pose.joint_sets import JointSet
 
 SIMILARITIES = np.linspace(0.5, 0.95, 10)
@@ -226,9 +226,11 @@ def matches_of(results: PersonResults, joint_set: JointSet) -> Matches | None:
     key without the person's number.
     """
     instances = results.instances
-    if instances is None or not len(results) or np.isnan(instances.areas).any():
+    if instances is None or not joint_set.sigmas or not len(results):
         return None
-    names = [key.rpartition("_")[0] for key in results.keys]
+    if np.isnan(instances.areas).any():
+        return None
+    names = [image_of(key) for key in results.keys]
     images = np.unique(names, return_inverse=True)[1]
     one = np.zeros(len(results), np.int64)
     truth = AnnotatedPeople(

@@ -1,5 +1,6 @@
 """Results of an evaluation per person, in a checkpoint's people.npz: arrays, never pickles."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -18,6 +19,13 @@ PEOPLE_NAME = "people.npz"
 _ERRORS = "errors."
 # The arrays of instances are named by this and their field.
 _INSTANCES = "instances."
+# A key is the image's name and the person's number in it.
+_PERSON = re.compile(r"_\d+$")
+
+
+def image_of(key: str) -> str:
+    """Return the image of a person's key."""
+    return _PERSON.sub("", key)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,11 @@ def match_boxes(path: Path, truth: CocoTruth, folder: Path) -> DetectedBoxes:
         )
     if not folder.is_dir():
         raise ValueError(f"--images {folder}: no such folder")
+    if len(set(truth.files.values())) < len(truth.images):
+        raise ValueError(
+            f"--truth names {len(set(truth.files.values())):,} files for {len(truth.images):,} "
+            "images, expected a file_name of its own for each"
+        )
     found = find_photographs(folder, truth.files.values())
     if found.missing:
         raise ValueError(
@@ -81,7 +86,9 @@ def predict_boxes(
         for estimate in found.estimates
         for person in estimate.people
     ]
-    scores = [person.confidence * (person.score or 1.0) for _, person in people]
+    scores = [
+        person.confidence * (1.0 if person.score is None else person.score) for _, person in people
+    ]
     return DetectedPeople(
         images=np.array([image for image, _ in people], np.int64),
         categories=np.zeros(len(people), np.int64),

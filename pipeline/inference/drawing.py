@@ -22,7 +22,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 Enlarged = UInt8[np.ndarray, "enlarged_height enlarged_width 3"]
 
 # RGB, as in a run's figures: orange left limbs, blue right ones.
-_LEFT, _RIGHT, _MIDDLE = (255, 127, 14), (31, 155, 255), (123, 211, 79)
+_OF_SIDE = {"left": (255, 127, 14), "right": (31, 155, 255), None: (123, 211, 79)}
 # Pixels of a person from which names are legible, and of the longest side of a picture.
 _PERSON_PX, _MOST_PX = 700, 2000
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -155,8 +155,7 @@ def _label(
 
 
 def _side(*names: str) -> tuple[int, int, int]:
-    side = common_side(names)
-    return _MIDDLE if side is None else {"left": _LEFT, "right": _RIGHT}[side]
+    return _OF_SIDE[common_side(names)]
 
 
 def _fixed(point: np.ndarray) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.io.redaction import redacted
+from pipeline.io.text import visible
 
 
 def html_page(template: Path, script: str = "", **values: Any) -> str:
@@ -25,9 +26,11 @@ def html_page(template: Path, script: str = "", **values: Any) -> str:
         lstrip_blocks=True,
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return templates.get_template(template.name).render(
+    page = templates.get_template(template.name).render(
         script=script, script_digest=digest, **values
     )
+    # Names that are no UTF-8 could not be written.
+    return visible(page)
 
 
 def picture_source(png: bytes) -> str:

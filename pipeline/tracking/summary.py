@@ -172,7 +172,12 @@ def _close_ups(plan: Plan, checkpoint: Path) -> dict[str, Figure]:
     """Draw the checkpoint's worst samples and heatmaps; a moment's work on this machine's CPU."""
     device = torch.device("cpu")
     network, _ = load_network(checkpoint, device)
-    loader = SampleLoader(ShardReader(plan.val.paths), plan.joint_set, plan.settings.model.input_px)
+    loader = SampleLoader(
+        ShardReader(plan.val.paths),
+        plan.joint_set,
+        plan.settings.model.input_px,
+        max_pixels=plan.settings.data.max_pixels,
+    )
     evaluator = Evaluator(network=network, loader=loader, settings=plan.settings, device=device)
     return draw_close_ups(evaluator, read_results(checkpoint / PEOPLE_NAME), plan.measure)
 

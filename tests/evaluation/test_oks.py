@@ -303,6 +303,7 @@ def test_without_areas_a_share_of_the_box_is_taken_and_without_boxes_nothing(tmp
     unknown = replace(results.instances, areas=np.full(len(results), np.nan, np.float32))
     assert precision_of(replace(results, instances=unknown), COCO) is None
     assert precision_of(replace(results, instances=None), COCO) is None
+    assert precision_of(results, replace(COCO, sigmas=())) is None
 
 
 def predictions_of_truth(loader: SampleLoader) -> Predictions:

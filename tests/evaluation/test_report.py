@@ -83,6 +83,11 @@ def test_the_page_shows_everything_escaped_and_without_secrets():
     assert set(anchors) <= set(re.findall(r'id="([\w-]+)"', page))
 
 
+def test_names_that_are_no_utf_8_can_be_written():
+    facts = {**MADE.facts, "data.train": "/runs/caf\udce9/train-*.tar"}
+    assert b"/runs/caf" in report_page(replace(MADE, facts=facts)).encode()
+
+
 def test_the_page_loads_and_runs_nothing():
     page = report_page(MADE)
     assert "script-src 'none'" in page
@@ -90,6 +95,6 @@ def test_the_page_loads_and_runs_nothing():
     assert not re.search(r'(src|href)="(?!#|data:image/png;base64,)', page)
 
 
-def test_a_run_with_the_settings_of_a_recipe_is_said_to_have_them():
+def test_the_page_names_the_recipe_whose_settings_a_run_has():
     page = report_page(replace(MADE, settings=[]))
     assert "None: they are those of the recipe modern and the defaults." in page

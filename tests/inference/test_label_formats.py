@@ -126,6 +126,11 @@ def test_deeplabcut_tells_folders_of_one_name_apart():
     names = ("day/a.jpg", "old/day/a.jpg", "night/a.jpg")
     files = deeplabcut_files(labels(*map(picture, names))).files
     assert list(files) == [_collected("park-day"), _collected("park-old-day"), _collected("night")]
+    # Another folder has the name that one of them gets.
+    names = ("day/a.jpg", "old/day/b.jpg", "park-day/c.jpg")
+    files = deeplabcut_files(labels(*map(picture, names))).files
+    assert len(files) == 3
+    assert all(any(name.encode() in data for data in files.values()) for name in "abc")
 
 
 def _collected(folder: str) -> str:

@@ -25,7 +25,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         name = "one" if number == 11 else "two"
         cv2.imwrite(f"in/{name}.jpg", photograph(seed=number))
         rows.append(f"{name}.jpg,{','.join(map(str, box))}")
-        score = 0.9 if number == 11 else 0.1
+        score = 0.9 if number == 11 else 0.0
         detections.append({"image_id": number, "category_id": 1, "bbox": box, "score": score})
     # Of an image that nobody annotated.
     detections.append({"image_id": 13, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 1.0})
@@ -64,8 +64,20 @@ def test_boxes_of_a_detector_are_evaluated_by_average_precision(place, capsys):
     assert "boxes of 1 other images are ignored" in output
     assert "network, by OKS, 2 boxes of boxes.json, 2 people" in output
     truth(moved=1000)
-    # The better box is right: full precision at 51 of the 101 recalls.
+    # The better box is right: full precision at 51 of the 101 recalls. The other's score is 0.
     assert run()["oks"]["ap"] == pytest.approx(100 * 51 / 101)
+
+
+def test_images_without_a_file_of_their_own_are_refused(place, capsys):
+    truth()
+    content = json.loads(Path("truth.json").read_text())
+    del content["images"][1]["file_name"]
+    Path("truth.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        run()
+    assert "--truth names 1 files for 2 images, expected a file_name of its own for each" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ _MANY_JOINTS, _MANY_SHARE, _SEVERAL = 10, 0.01, 3
 # An x that equals y, below 0 or from here on, twice is a mark.
 _BEYOND = 9999
 # Shares of an image lie from 0 to 1, or a little outside.
-_SHARES_BELOW = 2
+SHARES_BELOW = 2
 # No picture has so many pixels in a row.
 _FARTHEST = 1e7
 # Times that a box or frame is at most as long as the extent of the joints, and at least a part of
@@ -186,18 +186,18 @@ def _check_shares(
     """Raise ValueError if most people, or all of a joint's x or y, lie within the first pixels."""
     unit = advice.unit.format(unit="share")
     is_known = np.isfinite(stored)
-    is_small = np.abs(np.where(is_known, stored, 0)) < _SHARES_BELOW
+    is_small = np.abs(np.where(is_known, stored, 0)) < SHARES_BELOW
     several = is_known.all(axis=2).sum(axis=1) > 1
     small = several & is_small.all(axis=(1, 2))
     if 2 * small.sum() > several.sum():
         raise ValueError(
             f"{where}: of {small.sum():,} of {len(stored):,} people all joints lie below "
-            f"{_SHARES_BELOW} px, as shares of the image would; {unit}"
+            f"{SHARES_BELOW} px, as shares of the image would; {unit}"
         )
     columns = (is_known.sum(axis=0) >= _MANY_ROWS) & is_small.all(axis=0)
     for joint, axis in np.argwhere(columns).tolist():
         raise ValueError(
-            f"{where}: {'xy'[axis]} of {names[joint]} lies below {_SHARES_BELOW} px in all "
+            f"{where}: {'xy'[axis]} of {names[joint]} lies below {SHARES_BELOW} px in all "
             f"{is_known[:, joint, axis].sum():,} people who have it, as shares of the image would; "
             f"{unit}"
         )

@@ -191,7 +191,7 @@ def _unreadable(file: io.BufferedIOBase, size: int) -> str:
             return "a HEIC image, which needs the extra heic: pip install 'hourglass-ray[heic]'"
         return f"not a readable HEIC image ({size:,} bytes)"
     found = next((what for begin, what in _OTHERS.items() if start.startswith(begin)), "")
-    return f"not a readable image ({size:,} bytes)" + f": {found}" * bool(found)
+    return f"not a readable image ({size:,} bytes)" + (f": {found}" if found else "")
 
 
 @cache

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.formats.annotations import entry, read_json
+from pipeline.data.formats.plausible import SHARES_BELOW
 from pipeline.data.formats.table_cells import Cells, read_cells
 from pipeline.inference.boxes.categories import Category, choose_category
 from pipeline.inference.boxes.matching import Boxes, Place
@@ -15,8 +16,6 @@ from pipeline.io.parsing import Identifier, composed, identifier_of, items_of, t
 
 # A box's columns in a table of jobs.pack.
 _PACKED_BOX = tuple(f"box_{name}" for name in BOX)
-# Shares of a picture lie from 0 to 1, or a little outside.
-_SHARES_BELOW = 2
 _NO_BOX, _NO_SIZE = "without a box", "of no size"
 
 
@@ -41,9 +40,9 @@ def _checked(boxes: Boxes) -> Boxes:
         left_out = ", ".join(f"{count:,} {why}" for why, count in boxes.left_out.items())
         raise ValueError(f"{boxes.path}: expected people's boxes, got {left_out or 'no entry'}")
     sides = [max(place.box[2:]) for found in boxes.places.values() for place in found if place.box]
-    if sides and max(sides) < _SHARES_BELOW:
+    if sides and max(sides) < SHARES_BELOW:
         raise ValueError(
-            f"{boxes.path}: all {len(sides):,} boxes are below {_SHARES_BELOW} px, as shares of "
+            f"{boxes.path}: all {len(sides):,} boxes are below {SHARES_BELOW} px, as shares of "
             "the picture would be; expected pixels: multiply x and width by the picture's width, "
             "y and height by its height"
         )

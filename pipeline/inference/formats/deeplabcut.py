@@ -36,10 +36,15 @@ def _folders(labels: Labels) -> dict[str, list[Picture]]:
     for picture in labels.photographs:
         parents.setdefault(PurePosixPath(picture.name).parent, []).append(picture)
     names = Counter(parent.name or labels.root.name for parent in parents)
-    found = {}
+    found: dict[str, list[Picture]] = {}
     for parent, pictures in parents.items():
         name = parent.name or labels.root.name
-        found["-".join((labels.root.name, *parent.parts)) if names[name] > 1 else name] = pictures
+        if names[name] > 1:
+            name = "-".join((labels.root.name, *parent.parts))
+        # Another folder may have the name that this one gets.
+        while name in found:
+            name += "_"
+        found[name] = pictures
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.io.console import aligned, say
+from pipeline.io.console import aligned, say_text
 from pipeline.io.installation import command
 from pipeline.io.parsing import parse_json, table_of, text_of
 from pipeline.run.layout import SWEEP_NAME
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, None, argv)
     with clear_errors():
         for line in compare_sweeps(arguments.sweeps, arguments.storage):
-            say(line)
+            say_text(line)
 
 
 def compare_sweeps(sweeps: tuple[str, str], storage: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs.options import OutFile, write_json
-from pipeline.io.console import say
+from pipeline.io.console import say_text
 from pipeline.settings.cli import clear_errors, parse
 
 Experiment = Literal[
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, None, argv)
     with clear_errors():
         result, report = repeat(arguments)
-        say(report)
+        say_text(report)
         write_json(arguments.json, result)
 
 

@@ -62,8 +62,8 @@ class ConsoleLogger:
         """Print the epoch's progress, except at a mere request, and a skipped step's reason."""
         if self._trainer.rank != 0:
             return
-        if step.left_out:
-            say(f"{self._label}{step.left_out}")
+        for line in step.left_out:
+            say(f"{self._label}{line}")
         if step.step == step.steps or not (step.request or step.left_out):
             say(
                 f"{self._label}epoch {step.epoch + 1}/{self._epochs}  "

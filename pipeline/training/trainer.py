@@ -70,7 +70,7 @@ class StepReport:
 
     `loss` is the mean over the epoch's good steps: this rank's, at the last step that of all
     workers; NaN before the first good step. `bad_steps` counts the epoch's skipped steps;
-    `left_out` describes this one if it was skipped. Speed is that of all workers.
+    `left_out` describes the skipped steps that became known. Speed is that of all workers.
     `input_wait_share` is the share of time waiting for samples, `request` what the ranks agreed on.
     """
 
@@ -83,7 +83,7 @@ class StepReport:
     input_wait_share: float
     request: Request = Request.NONE
     bad_steps: int = 0
-    left_out: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -164,12 +164,13 @@ class Trainer:
                 bad = [*bad, *self.state.settle()]
                 loss = self.state.mean_loss()
             self.marker.advance(f"step {step} of epoch {epoch + 1}")
-            left_out = "\n".join(map(self._left_out, bad))
+            left_out = tuple(map(self._left_out, bad))
             bad_steps = self.state.progress.epoch_bad_steps
             if is_last:
                 self.state.end_epoch()
             if is_last and bad_steps == steps:
-                raise BadStepsError(f"all {steps} steps of epoch {epoch + 1} were bad: {left_out}")
+                reasons = "; ".join(left_out)
+                raise BadStepsError(f"all {steps} steps of epoch {epoch + 1} were bad: {reasons}")
             if is_last or request or left_out or pace.is_due():
                 mean = all_reduce_sum(loss, self.workers) / self.workers if is_last else float(loss)
                 elapsed = pace.elapsed_s()

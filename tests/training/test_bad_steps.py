@@ -229,7 +229,7 @@ def test_a_bad_step_that_is_judged_late_is_reported_by_its_own_number(
     spoil_samples(monkeypatch, 5)
     trainer = read_late(trainer_of(tmp_path))
     reports = list(trainer.train_epoch(1e9))
-    [(step, message)] = [(report.step, report.left_out) for report in reports if report.left_out]
+    [(step, (message,))] = [(report.step, report.left_out) for report in reports if report.left_out]
     assert (step, message[:23]) == (4, "epoch 1, step 3 of 4, l")
     assert message.endswith("photo-004_00, photo-005_00")
     assert reports[-1].bad_steps == 1
@@ -293,7 +293,7 @@ def test_a_bad_step_is_reported_with_its_samples_and_counted(tmp_path, monkeypat
     # Unshuffled within shards, of which the first, samples 0-2, comes first.
     assert bad.left_out == (
         "epoch 1, step 3 of 4, learning rate 0.001: the loss is nan; step skipped, 1 of 10 "
-        "allowed; its samples: train-000001.tar: photo-004_00, photo-005_00"
+        "allowed; its samples: train-000001.tar: photo-004_00, photo-005_00",
     )
     assert [report.bad_steps for report in reports] == [1] * len(reports)
     assert np.isfinite(reports[-1].loss)
@@ -352,7 +352,7 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
     result = {"wrong": message, "changed": changed(before, state_of(trainer))}
     spoil_samples(pytest.MonkeyPatch(), 6)
     fresh = Trainer(task, rank, 2, CPU)
-    result["message"] = [report.left_out for report in fresh.train_epoch(1e9) if report.left_out]
+    result["message"] = [line for report in fresh.train_epoch(1e9) for line in report.left_out]
     try:
         list(fresh.train_epoch(1e9))
     except BadStepsError as error:

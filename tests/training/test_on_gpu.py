@@ -26,7 +26,7 @@ def waits(tmp_path_factory) -> dict[str, list[str]]:
     return json.loads(done.stdout)
 
 
-def test_the_host_waits_for_no_step_but_an_optimizers_first(waits):
+def test_the_host_waits_for_no_step_after_an_optimizers_first(waits):
     steps = {name: found for name, found in waits.items() if name.startswith("step")}
     assert len(steps) == 4
     assert set(map(tuple, steps.values())) == {()}, steps

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import shutil
 import socket
 import sys
@@ -65,7 +66,7 @@ def examine(arguments: Arguments) -> list[str]:
         try:
             found = check(arguments)
             mark = "note" if isinstance(found, Note) else "ok"
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
             found, mark = str(error) or type(error).__name__, "FAIL"
             failed.append(name)
         say(f"{mark:4}  {name:13}  {found}")
@@ -94,9 +95,11 @@ def _libraries(arguments: Arguments) -> str:
         except PackageNotFoundError:
             has = "none"
         if has == "none" or not one.specifier.contains(has, prereleases=True):
-            wrong.append(f"{one.name} {has}, expected {one.specifier}")
+            wrong.append((one, has))
     if wrong:
-        raise ValueError(f"{'; '.join(wrong)}; to mend it: pip install --upgrade {_DISTRIBUTION}")
+        found = "; ".join(f"{one.name} {has}, expected {one.specifier}" for one, has in wrong)
+        mend = shlex.join(["pip", "install", *(f"{one.name}{one.specifier}" for one, _ in wrong)])
+        raise ValueError(f"{found}; to mend it: {mend}")
     return f"all {len(needed)} of {_DISTRIBUTION} {version(_DISTRIBUTION)} in expected versions"
 
 

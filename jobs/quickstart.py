@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs.pack import pack
 from jobs.train import describe, train_plan
 from pipeline.io.console import Pace, duration, say, say_text
-from pipeline.io.installation import command
+from pipeline.io.installation import command, is_installed
 from pipeline.settings import Settings
 from pipeline.settings.cli import clear_errors, parse
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
@@ -75,6 +75,7 @@ def quickstart() -> None:
         describe(plan)
         outcome = train_plan(plan)
     pack_command, train_command = (" ".join(command(f"jobs.{name}")) for name in ("pack", "train"))
+    activate = "" if is_installed() else "  source .venv/bin/activate\n"
     shutil.copy(outcome.overlay, _PICTURE)
     say_text(
         f"\nDone in {duration(pace.elapsed_s())}. The people are rendered (synthetic), not "
@@ -82,7 +83,7 @@ def quickstart() -> None:
         f"Predictions drawn over the truth: {_PICTURE}\n\n"
         "Next, train on photographs, such as LSP Extended (docs/data.md has MPII and COCO;\n"
         "training takes two cores about 15 minutes; --help explains the settings):\n"
-        "  source .venv/bin/activate\n"
+        f"{activate}"
         f"  {pack_command} lspet --images IMAGES --annotations joints.mat --out out/lspet\n"
         f"  {train_command} --data.train 'out/lspet/train-*.tar' \\\n"
         "      --data.val 'out/lspet/val-*.tar' --model.stacks 1 --model.features 64 \\\n"

@@ -84,7 +84,7 @@ def show(arguments: Arguments) -> None:
 
 def _say_link(address: str, arguments: Arguments) -> None:
     say(address)
-    if arguments.open and not webbrowser.open(address):
+    if arguments.open and not (address.startswith("http") and webbrowser.open(address)):
         say("note: no browser could be opened")
 
 

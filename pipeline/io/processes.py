@@ -38,16 +38,18 @@ def described(pid: int) -> str:
 def lock_holders(path: Path) -> list[int]:
     """Return the processes of this machine that have locked parts of a file for writing."""
     try:
-        inode = str(path.stat().st_ino)
+        status = path.stat()
         locks = [line.split()[1:6] for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         return []
     # Kind, mode, access, process, and device with inode. Those that wait begin with an arrow;
     # processes of other containers have no number here.
+    device = status.st_dev
+    file = f"{os.major(device):02x}:{os.minor(device):02x}:{status.st_ino}"
     found = {
         int(process)
         for _, _, access, process, place in locks
-        if access == "WRITE" and place.rpartition(":")[2] == inode
+        if access == "WRITE" and place == file
     }
     return sorted(pid for pid in found if pid > 0)
 

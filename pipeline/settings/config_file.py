@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.location import is_remote
+from pipeline.io.console import say
+from pipeline.io.location import is_remote, local_path
 from pipeline.io.parsing import parse_toml
 from pipeline.settings.tree import Settings
 
@@ -12,8 +13,9 @@ from pipeline.settings.tree import Settings
 _SHARDS, _INDEX = "{}-*.tar", "index.json"
 # They have a meaning in the patterns of data.train and data.val.
 _SPECIAL = ",{}*?[]"
-# Of one run: another one that is made from its settings has others.
-_OF_ONE_RUN = ("ray.name", "ray.storage", "model.joints")
+# Of one run: another one that is made from its settings has others. The last two are those of its
+# machine, also where the run's settings left them to it.
+_OF_ONE_RUN = ("ray.name", "ray.storage", "model.joints", "ray.cpus_per_worker", "data.threads")
 
 
 def packed_folder(folder: str) -> dict[str, Any]:
@@ -31,11 +33,14 @@ def packed_folder(folder: str) -> dict[str, Any]:
             f"--data {folder}: a folder's name must have none of {' '.join(_SPECIAL)}; give "
             "--data.train and --data.val"
         )
-    if not is_remote(folder) and not (Path(folder).expanduser() / _INDEX).is_file():
-        raise ValueError(
-            f"--data {folder}: no {_INDEX} there; expected a folder that jobs.pack has written"
-        )
-    place = folder.rstrip("/")
+    place = folder
+    if not is_remote(folder):
+        place = str(Path(local_path(folder)).expanduser())
+        if not (Path(place) / _INDEX).is_file():
+            raise ValueError(
+                f"--data {folder}: no {_INDEX} there; expected a folder that jobs.pack has written"
+            )
+    place = place.rstrip("/")
     return {f"data.{split}": f"{place}/{_SHARDS.format(split)}" for split in ("train", "val")}
 
 
@@ -64,12 +69,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def reusable(settings: Settings) -> dict[str, Any]:
-    """Return the settings of a run for another one: not its place, and none that hides a secret."""
-    return {
-        key: value
-        for key, value in settings.shown().items()
-        if key not in _OF_ONE_RUN and "***" not in str(value)
-    }
+    """Return the settings of a run for another one: neither its place nor its machine's.
+
+    Those that had a secret, which records leave out, are named.
+    """
+    shown = {key: value for key, value in settings.shown().items() if key not in _OF_ONE_RUN}
+    hidden = [key for key, value in shown.items() if "***" in str(value)]
+    if hidden:
+        say(f"note: {', '.join(hidden)} had a secret, which is not recorded: give it again")
+    return {key: value for key, value in shown.items() if key not in hidden}
 
 
 def config_text(settings: Settings) -> str:

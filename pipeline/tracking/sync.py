@@ -163,11 +163,14 @@ class JournalSync:
                 parent=parent or None,
                 **new,
             )
-            if scores := content.get("scores"):
-                keep_view(run, scores, entry.time_ms)
         except RefusedError as error:
             # Without the run nothing of it can be recorded: a person has to decide.
             raise AwayError(str(error), error.summary) from error
+        if scores := content.get("scores"):
+            try:
+                keep_view(run, scores, entry.time_ms)
+            except RefusedError as error:
+                say(f"note: the experiment has no saved view: {error}")
         if self._position.run_id not in ("", run.run_id):
             raise _GoneError(f"run {self._position.run_id} has been replaced by {run.run_id}")
         self._advance([entry], experiment_id=run.experiment_id, run_id=run.run_id)

@@ -28,7 +28,7 @@ _LOG_LETTERS = 2000
 
 
 class Server:
-    """A server on 127.0.0.1; `process` is None for one that somebody else has started."""
+    """A server on 127.0.0.1; `process` is None for one that another process has started."""
 
     def __init__(self, port: int, process: subprocess.Popen[bytes] | None = None) -> None:
         self.uri = f"http://{HOST}:{port}"

@@ -40,7 +40,16 @@ def view_of(run: Run) -> str:
     with mlflow_client(run.uri) as client:
         tags = client.get_experiment(run.experiment_id).tags
     kept = [tag for tag in tags if tag.startswith(_TAG + _KEY)]
-    return kept[-1].removeprefix(_TAG) if kept else ""
+    # MLflow states no order of tags.
+    return max(kept, key=lambda tag: _made(tags[tag])).removeprefix(_TAG) if kept else ""
+
+
+def _made(value: str) -> float:
+    """Return when a view was made, in ms since 1970; 0 if a user's change left no time."""
+    try:
+        return float(json.loads(value)["createdAt"])
+    except (ValueError, TypeError, KeyError):
+        return 0.0
 
 
 def view(scores: Sequence[str], time_ms: int) -> dict[str, Any]:

@@ -29,8 +29,8 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 # More than a reader of small files needs, and less than a bomb does.
 _MEMORY = 2**30
-_CASE_S = 10.0
-_ROUND = 50
+_CASE_S, _WAIT_S = 10.0, 120.0
+_ROUND, _FEW = 50, 10
 # Characters of an error.
 _LONGEST = 8000
 
@@ -49,14 +49,20 @@ def test_a_mutated_file_is_read_or_refused_with_one_error(
     process = context.Process(target=_run, args=(reader, tmp_path, SECONDS / len(READERS), theirs))
     process.start()
     theirs.close()
+    found: dict[str, Any] = {"failure": "no answer"}
     try:
-        found: dict[str, Any] = ours.recv()
+        # A reader that waits takes no time of the CPU, by which its own limit counts.
+        if ours.poll(SECONDS / len(READERS) + _WAIT_S):
+            found = ours.recv()
     except EOFError:
         found = {"failure": "the process died"}
+    if "failure" in found:
+        process.kill()
     process.join(60)
     assert "failure" not in found, found["failure"]
     print(f"\n{name}: {json.dumps(found)}")
-    assert found.get("refused") or not reader.refuses
+    # A slow machine may have had time for few.
+    assert found.get("refused") or not reader.refuses or found.get("cases", 0) < _FEW
 
 
 def test_every_annotation_format_is_fuzzed() -> None:
@@ -103,16 +109,17 @@ def _round(
         if counts["cases"] and time.monotonic() > until:
             return
         (folder / reader.name).write_bytes(reader.sign(content))
-        counts["cases"] += 1
+        # The example, which most readers refuse at once, counts for no mutation.
+        counts["cases"] += content != b"\xff"
         signal.setitimer(signal.ITIMER_PROF, _CASE_S)
         try:
             reader.read(folder)
         except ValueError as error:
             refusal = str(error)
-            counts["refused"] += 1
+            counts["refused"] += content != b"\xff"
         else:
             refusal = named
-            counts["read"] += 1
+            counts["read"] += content != b"\xff"
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         assert named in refusal

@@ -92,3 +92,4 @@ def test_a_library_of_another_version_fails(capsys, monkeypatch):
     mark, text = findings(capsys)["libraries"]
     assert mark == "FAIL"
     assert "expected >=99; nothing-like-it none" in text
+    assert text.endswith("to mend it: pip install 'numpy>=99' nothing-like-it")

@@ -123,6 +123,14 @@ def test_a_folder_that_is_not_packed_is_refused(folder, message):
         packed_folder(folder)
 
 
+def test_a_packed_folder_may_be_below_the_home_folder_or_a_url(tmp_path, monkeypatch):
+    (tmp_path / "people").mkdir()
+    (tmp_path / "people" / "index.json").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("~/people", f"file://{tmp_path}/people"):
+        assert packed_folder(given)["data.val"] == f"{tmp_path}/people/val-*.tar"
+
+
 def test_a_bucket_is_a_packed_folder_too():
     assert packed_folder("s3://bucket/people/") == {
         "data.train": "s3://bucket/people/train-*.tar",

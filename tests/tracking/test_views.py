@@ -41,3 +41,6 @@ def test_an_experiment_keeps_a_view_for_each_primary_score_as_it_is(tmp_path, ne
     tags = client.get_experiment(run.experiment_id).tags
     assert tags[tag] == "changed by its user"
     assert json.loads(tags["mlflow.sharedViewState.scores_pck_box_0.1"])["createdAt"] == 3000
+    assert view_of(run) == "scores_pck_box_0.1"
+    keep_view(run, ["auc"], 2500)
+    assert view_of(run) == "scores_pck_box_0.1"

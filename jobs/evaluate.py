@@ -154,7 +154,9 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
         say(f"written: {arguments.people}")
     if arguments.figures is not None:
         _draw(evaluator, evaluation, people, arguments.figures)
-    return results["network"][joint_set.measure(settings.evaluation.measure).key]
+    found = results["network"]
+    # The people may lack what the primary measure divides by.
+    return found.get(joint_set.measure(settings.evaluation.measure).key, next(iter(found.values())))
 
 
 def _check_data(arguments: Arguments) -> None:

@@ -100,7 +100,8 @@ def parsed(command: list[str]) -> Any:
     """Parse a command by our own command line, which checks its settings."""
     module, *argv = command
     if module == "jobs.pack":
-        return parse(jobs.pack.Arguments, None, argv).settings
+        arguments = parse(jobs.pack.Arguments, None, argv)
+        return arguments.settings_in(Path(arguments.out))
     kind = {"jobs.train": jobs.train.Arguments, "tune.sweep": tune.sweep.Arguments}[module]
     return parse(kind, None, argv, kind(settings=given_settings(argv, dict)))
 

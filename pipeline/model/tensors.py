@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ def load_tensors(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+        if any(PurePosixPath(member.filename).name == "constants.pkl" for member in members):
+            raise ValueError("a TorchScript archive, which is code")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("it is compressed, expected a file as torch.save writes it")
         stored = sum(member.file_size for member in members)

@@ -170,7 +170,6 @@ def test_training_commands_of_the_page_fit_its_clusters():
         ("--ray.workers 8", "at first 8 workers are wanted, there is room for 1"),
         ("--ray.workers 1:9", "at most 9 workers are wanted, there is room for 8"),
         ("--search.at-once 9", "at most 9 workers are wanted, there is room for 8"),
-        ("--ray.gpus-per-worker 2", "at first 1 workers are wanted, there is room for 0"),
         ("--ray.cpus-per-worker 8", "at first 1 workers are wanted, there is room for 0"),
     ],
 )

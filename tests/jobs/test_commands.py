@@ -16,6 +16,7 @@ import torch
 from factories import pack_samples, samples
 from safetensors.torch import save_file
 
+import jobs.accept.__main__
 import jobs.benchmark.__main__
 import jobs.chaos.__main__
 import jobs.compare
@@ -190,6 +191,7 @@ COMMANDS = {
     "jobs.score": jobs.score.main,
     "jobs.ui": jobs.ui.main,
     "jobs.benchmark": jobs.benchmark.__main__.main,
+    "jobs.accept": jobs.accept.__main__.main,
     "jobs.chaos": jobs.chaos.__main__.main,
     "tune.sweep": tune.sweep.main,
 }

@@ -170,6 +170,18 @@ def test_a_record_that_is_none_is_refused_when_it_is_read(tmp_path, record):
         reader[0]
 
 
+@pytest.mark.parametrize("name", ["head_size", "area"])
+@pytest.mark.parametrize("value", [[], "", {}, -1, 1e9])
+def test_a_size_that_is_none_is_refused_by_its_shard_and_key(tmp_path, name, value):
+    path = tmp_path / "train-000000.tar"
+    record = json.dumps({**json.loads(record_of(sample())), name: value}).encode()
+    with tarfile.open(path, "w") as tar:
+        add_member(tar, "a_00.jpg", sample().crop.jpeg)
+        add_member(tar, "a_00.json", record)
+    with pytest.raises(BadSampleError, match=r"^train-000000\.tar: a_00: not a sample record: "):
+        ShardReader([str(path)])[0]
+
+
 # With members.npz
 
 

@@ -283,6 +283,7 @@ def test_keypoints_of_label_studio_on_a_turned_picture_are_turned_back(tmp_path)
         (yolo_pose, "kpt_shape: [4, 3]", "kpt_shape: 4", "kpt_shape must be [joints, 2 or 3]"),
         (yolo_pose, "flip_idx: [0, 2, 1, 3]", "flip_idx: [0, 2, 3, 1]", "flip_idx must have each"),
         (yolo_pose, "images/train", "images/there", "there is no such folder or list in"),
+        (yolo_pose, "images/train", 300 * "x" + "/a", "there is no such folder or list in"),
         (deeplabcut, "40.25", "4O.25", "line 4: expected a number, or nothing, got '4O.25'"),
         (deeplabcut, "40.25", "", "line 4: snout has x nan and y 30.5, expected two numbers"),
         (deeplabcut, "bodyparts", "parts", "the first rows are scorer, parts, coords"),

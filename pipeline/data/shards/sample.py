@@ -153,8 +153,9 @@ def _check(fields: Mapping[str, Any], crop: Mapping[str, Any], numbers: list[flo
             raise ValueError(f"sizes must be above 0 and below {_FARTHEST:g}, got {value!r:.20}")
     # One of 0 is none.
     for name in ("head_size", "area"):
-        if not 0 <= (fields.get(name) or 0) < _FARTHEST:
-            raise ValueError(f"{name} must be from 0 to {_FARTHEST:g}, got {fields[name]!r:.20}")
+        value = fields.get(name)
+        if value is not None and not 0 <= value < _FARTHEST:
+            raise ValueError(f"{name} must be from 0 to {_FARTHEST:g}, got {value!r:.20}")
     for value in (fields["person"], crop["left"], crop["top"], *(fields["image_size"] or ())):
         if type(value) is not int or not -_FARTHEST < value < _FARTHEST:
             raise ValueError(f"person, left, top and image_size must be whole, got {value!r:.20}")

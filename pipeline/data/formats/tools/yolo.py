@@ -1,6 +1,7 @@
 """Reader of YOLO-pose datasets, as Ultralytics defines them: data.yaml, and a text an image."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,8 @@ def _inside(entry: Any, base: Any, root: Path) -> Path | None:
     for whole in (before + parts, parts):
         for start in range(len(whole)):
             end = whole[start:]
-            if ".." not in end and (root.joinpath(*end)).exists():
+            # Unlike a path's own method it answers for names that are too long, too.
+            if ".." not in end and os.path.exists(root.joinpath(*end)):  # noqa: PTH110
                 return root.joinpath(*end)
     return None
 

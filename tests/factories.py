@@ -28,6 +28,14 @@ from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 
+# A network that takes a moment to build.
+TINY_NETWORK = {
+    "model.stacks": 1,
+    "model.features": 8,
+    "model.order": 2,
+    "model.joints": 16,
+    "model.input_px": 64,
+}
 # A joint set of a user's own.
 BIRD = JointSet(
     name="bird",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from factories import sample, samples
+from factories import TINY_NETWORK, sample, samples
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_ALLOW_PICKLE_DESERIALIZATION
 from web_server import publish
@@ -39,13 +39,6 @@ from pipeline.tracking.runs import start_run
 
 SECRET = "hunter2"
 QUERY = f"?X-Amz-Signature={SECRET}"
-SMALL = {
-    "model.stacks": 1,
-    "model.features": 8,
-    "model.order": 2,
-    "model.joints": 16,
-    "model.input_px": 64,
-}
 
 # Secrets
 
@@ -56,7 +49,7 @@ def options(settings: dict[str, object]) -> list[str]:
 
 def test_a_dry_run_shows_no_secret(web, pack, tmp_path, capsys):
     train = publish(web, pack(samples(6), samples(6, first=6), members=True)) + QUERY
-    settings = SMALL | {
+    settings = TINY_NETWORK | {
         "data.train": train,
         "data.val": str(pack(samples(2), split="val", folder="val")[0]),
         "ray.storage": tmp_path / "runs",
@@ -109,7 +102,8 @@ def test_an_error_in_a_worker_shows_no_secret(web, pack, monkeypatch):
 
 def saved_with_secrets(folder: Path) -> CheckpointMetadata:
     settings = Settings.from_flat(
-        SMALL | {"data.train": f"https://h/a.tar{QUERY}", "tracking.uri": f"http://a:{SECRET}@h"}
+        TINY_NETWORK
+        | {"data.train": f"https://h/a.tar{QUERY}", "tracking.uri": f"http://a:{SECRET}@h"}
     )
     metadata = CheckpointMetadata(
         settings=settings, joint_set=MPII, progress=Progress(), metrics={}

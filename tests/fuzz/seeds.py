@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.io
 import torch
 from author_files import write_h5
-from factories import pack_samples, photograph, sample, samples
+from factories import TINY_NETWORK, pack_samples, photograph, sample, samples
 from PIL import Image
 
 from pipeline.data.shards.sample import record_of
@@ -25,14 +25,6 @@ from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.settings import Settings
 from pipeline.training.step import build_optimizer
-
-SMALL = {
-    "model.stacks": 1,
-    "model.features": 8,
-    "model.order": 2,
-    "model.joints": 16,
-    "model.input_px": 64,
-}
 
 
 def record(folder: Path) -> None:
@@ -65,7 +57,7 @@ def people(folder: Path) -> None:
 
 
 def checkpoint(folder: Path) -> None:
-    settings = Settings.from_flat(SMALL)
+    settings = Settings.from_flat(TINY_NETWORK)
     network = build_network(settings.model, 0, torch.device("cpu"))
     metadata = CheckpointMetadata(
         settings=settings, joint_set=MPII, progress=Progress(epochs=1), metrics={"pckh_0.5": 1.0}

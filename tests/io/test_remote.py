@@ -17,7 +17,7 @@ import boto3
 import fsspec.config
 import pytest
 from factories import samples
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server, set_aws_environment
 from trainers import alone, task_of
 from web_server import CONTENT, SIZE, WebServer, publish
 from yarl import URL
@@ -61,21 +61,8 @@ def fresh_connections(monkeypatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def set_aws_environment(monkeypatch, endpoint: str, variable: str) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv(variable, endpoint)
+    with s3_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.io.console import amount, say, say_text
 from pipeline.io.interruption import status
+from pipeline.run.reuse import recorded_settings
 from pipeline.settings import Settings
 from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_settings, parse
 
@@ -25,20 +26,15 @@ class Arguments(TrainingArguments):
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = parse(Arguments, None, argv, Arguments(settings=given_settings(argv, run_settings)))
+    arguments = parse(
+        Arguments, None, argv, Arguments(settings=given_settings(argv, recorded_settings))
+    )
     with clear_errors("the same command resumes the run"):
         arguments.save()
         if arguments.dry_run:
             dry_run(arguments.settings)
         else:
             run(arguments.settings)
-
-
-def run_settings(run: str) -> dict[str, Any]:
-    """Return the settings of a run or checkpoint for another run. Raises ValueError."""
-    from pipeline.run.plan import recorded_settings
-
-    return recorded_settings(run)
 
 
 def dry_run(settings: Settings) -> None:

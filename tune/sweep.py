@@ -4,11 +4,12 @@ Every trial is a training run with some settings replaced.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.cluster.address import check_answer
 from pipeline.io.console import amount, say, say_text
 from pipeline.io.interruption import status
+from pipeline.run.reuse import recorded_settings
 from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_settings, parse
 from tune.settings import Budget, EarlySettings, SearchSettings
 
@@ -48,19 +49,14 @@ class Arguments(TrainingArguments):
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = parse(Arguments, None, argv, Arguments(settings=given_settings(argv, run_settings)))
+    arguments = parse(
+        Arguments, None, argv, Arguments(settings=given_settings(argv, recorded_settings))
+    )
     with clear_errors("the same command resumes the sweep"):
         arguments.save()
         sweep = planned(arguments)
         if not arguments.dry_run:
             _run(sweep)
-
-
-def run_settings(run: str) -> dict[str, Any]:
-    """Return the settings of a run or checkpoint for a sweep. Raises ValueError."""
-    from pipeline.run.plan import recorded_settings
-
-    return recorded_settings(run)
 
 
 def planned(arguments: Arguments) -> "Sweep":

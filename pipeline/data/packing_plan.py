@@ -27,7 +27,7 @@ from pipeline.settings.packing import SYNTHETIC_NAME, PackSettings, SourceName
 STATE_NAME = ".packing"
 # Images probed before packing, to see whether the annotations are theirs.
 _PROBED_IMAGES = 64
-# Images for validation by default, at most one in so many.
+# Images for validation by default, or one in five where that is fewer.
 _VAL_IMAGES, _VAL_SHARE = 500, 5
 # Folders above the annotations in which their photographs are sought.
 _FOLDERS_ABOVE = 3

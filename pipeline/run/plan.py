@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 from pipeline.data.measurable import check_measurable, measurable
 from pipeline.data.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
@@ -19,11 +18,10 @@ from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
 from pipeline.run.changes import differences, facts_of, former_facts, listed
 from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.run.layout import SWEEP_NAME
-from pipeline.run.metadata import CheckpointMetadata, check_resumable, read_metadata
+from pipeline.run.metadata import CheckpointMetadata, check_resumable
 from pipeline.run.ownership import check_free
 from pipeline.run.start import Start, find_local, plan_start
 from pipeline.settings import DataSettings, Settings
-from pipeline.settings.config_file import reusable
 
 # Variable of Ray's that a submitted job has in its environment.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -160,17 +158,6 @@ def storage_folder(setting: str) -> Path:
     if "://" in setting:
         raise ValueError(f"ray.storage must be a folder that every node sees, got {setting!r}")
     return _absolute("ray.storage", setting, setting) if setting else working_root() / "runs"
-
-
-def recorded_settings(run: str) -> dict[str, Any]:
-    """Return a run's or checkpoint's settings for another run. Raises ValueError if it is none."""
-    storage = storage_folder("")
-    found = find_local(run, storage)
-    if found is None:
-        raise ValueError(
-            f"--config {run}: no such file or folder, and no run of this name in {storage}"
-        )
-    return reusable(read_metadata(found).settings)
 
 
 def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:

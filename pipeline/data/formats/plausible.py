@@ -16,7 +16,7 @@ _MANY_JOINTS, _MANY_SHARE, _SEVERAL = 10, 0.01, 3
 _BEYOND = 9999
 # Shares of an image lie from 0 to 1, or a little outside.
 SHARES_BELOW = 2
-# No picture has so many pixels in a row.
+# More pixels than a row of any picture has.
 _FARTHEST = 1e7
 # Times that a box or frame is at most as long as the extent of the joints, and at least a part of
 # it a head; and frames that a head is long at most.

@@ -53,7 +53,7 @@ class Tool:
         return np.where(is_outside & (not self.outside), 0, states)
 
     def is_held(self, states: np.ndarray) -> bool:
-        """Whether a person with joints of these states is read again: one joint frames nobody."""
+        """Whether a person with joints of these states is read again: one gives no frame."""
         return np.count_nonzero(states) > (0 if self.box else 1)
 
 

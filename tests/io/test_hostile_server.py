@@ -1,37 +1,16 @@
 """A server that states what it does not have, sends what was not asked for, or never ends."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from answering_server import Answer, Server, answering
 
 from pipeline.io import remote, transport
 from pipeline.io.files import content_of, open_stream
 from pipeline.io.remote import fetch, read_all, read_range, size_of
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-class Server(ThreadingHTTPServer):
-    """Server whose answer to any request is the test's."""
-
-    answer: Answer
-
-    def handle_error(self, *_: object) -> None:
-        """Ignore clients that hang up."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.server.answer(self)
 
 
 @pytest.fixture
@@ -39,13 +18,8 @@ def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(remote, "sleep", lambda seconds: None)
     transport._filesystem.cache_clear()
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering() as server:
+        yield server
     transport._filesystem.cache_clear()
 
 

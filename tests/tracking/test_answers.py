@@ -1,55 +1,24 @@
 """Answers of an MLflow server that never end, lead elsewhere, or have another shape."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from answering_server import Answer, Server, answering
 
 from pipeline.tracking import answers
 from pipeline.tracking.artifacts import download_folder
 from pipeline.tracking.client import AwayError, RefusedError, mlflow_client
 from pipeline.tracking.runs import Run
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-class Server(ThreadingHTTPServer):
-    """Server whose answer to any request is the test's; `asked` has the paths of the requests."""
-
-    answer: Answer
-    asked: list[str]
-
-    def handle_error(self, *_: object) -> None:
-        """Ignore clients that hang up."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.answer(self)
-
-    do_POST = do_GET  # noqa: N815
-
 
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = Server(("127.0.0.1", 0), Handler)
-    server.asked = []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering() as server:
+        yield server
 
 
 def uri(server: Server) -> str:

@@ -185,7 +185,7 @@ def _precision_recall(
 ) -> tuple[
     Float[np.ndarray, "category area similarity"], Float[np.ndarray, "category area similarity"]
 ]:
-    """Return mean precision and greatest recall; NaN where nobody should be found."""
+    """Return mean precision and greatest recall; NaN without annotated people."""
     categories = np.unique(matches.groups[:, 1])
     shape = len(categories), len(matches.people), len(SIMILARITIES)
     precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)

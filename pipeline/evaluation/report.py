@@ -27,7 +27,7 @@ class ReportPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """What a run's report shows, as plain data."""
+    """The content of a run's report, as plain data."""
 
     name: str
     result: str

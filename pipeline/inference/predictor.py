@@ -133,7 +133,7 @@ class Predictor:
         optim, evaluation = self._settings.optim, self._settings.evaluation
         pixels = torch.from_numpy(np.stack([view.image for view in views]))
         if self._device.type == "cuda":
-            # From page-locked memory it is copied while the host goes on.
+            # From page-locked memory the copy runs beside the host.
             pixels = pixels.pin_memory()
         with torch.inference_mode(), arithmetic(self._fp32):
             images = scaled(pixels, torch.ones(len(views), 3, device=self._device), self._device)

@@ -1,4 +1,4 @@
-"""What a training step changes: weights, their average, optimizer, loss scale and statistics."""
+"""State that a training step changes: weights, average, optimizer, loss scale and statistics."""
 
 import torch
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import tool_files
 import torch
-from factories import sample
+from factories import TINY_NETWORK, sample
 from fuzz import seeds
 from fuzz.mutate import (
     of_arrays,
@@ -103,7 +103,7 @@ def _signed(data: bytes) -> bytes:
 
 
 def _network() -> torch.nn.Module:
-    return build_network(Settings.from_flat(seeds.SMALL).model, 0, torch.device("cpu"))
+    return build_network(Settings.from_flat(TINY_NETWORK).model, 0, torch.device("cpu"))
 
 
 def _read_training(folder: Path) -> None:

@@ -17,6 +17,7 @@ import tyro
 
 from jobs.options import Address
 from pipeline.io.console import fail, say
+from pipeline.io.location import is_store
 from pipeline.settings.cli import clear_errors, parse
 
 _DISTRIBUTION = "hourglass-ray"
@@ -177,9 +178,12 @@ def _temporary(arguments: Arguments) -> str:
 
 
 def _storage(arguments: Arguments) -> str:
-    from pipeline.run.plan import check_writable, storage_folder
+    from pipeline.run.plan import check_writable, resolved_storage, storage_folder
+    from pipeline.run.storage import check_store
 
-    folder = storage_folder(arguments.storage)
+    folder, storage = storage_folder(arguments.storage), resolved_storage(arguments.storage)
+    if is_store(storage):
+        check_store(storage)
     check_writable("ray.storage", folder)
     there = next(above for above in (folder, *folder.parents) if above.exists())
     _check_room(f"ray.storage={folder}", there)

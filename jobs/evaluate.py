@@ -103,7 +103,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     from pipeline.evaluation.metrics import stack_table, table
     from pipeline.evaluation.oks import precision_of, precision_table
     from pipeline.run.checkpoint import find_weights, load_network
-    from pipeline.run.plan import storage_folder
+    from pipeline.run.plan import resolved_storage
     from pipeline.tracking.lookup import find_checkpoint
 
     arguments = _with_shards(arguments)
@@ -111,7 +111,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     device = torch_device(arguments.device, arguments.threads)
     _check_people_file(arguments.people)
     model = _model(arguments)
-    storage = storage_folder(arguments.storage)
+    storage = resolved_storage(arguments.storage)
     checkpoint = find_checkpoint(model, storage, arguments.uri, place)
     network, metadata = load_network(checkpoint, device, arguments.weights)
     weights = find_weights(checkpoint, arguments.weights)

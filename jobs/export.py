@@ -77,11 +77,11 @@ def export(arguments: Arguments, place: Path) -> str:
     from pipeline.inference.export.graph import Graph, GraphSettings
     from pipeline.inference.export.write import check_installed, load, write
     from pipeline.run.checkpoint import find_weights, load_network
-    from pipeline.run.plan import storage_folder
+    from pipeline.run.plan import resolved_storage
     from pipeline.tracking.lookup import find_checkpoint
 
     check_installed(arguments.to)
-    storage = storage_folder(arguments.storage)
+    storage = resolved_storage(arguments.storage)
     checkpoint = find_checkpoint(arguments.model, storage, arguments.uri, place).absolute()
     out = _out_file(arguments, checkpoint)
     network, metadata = load_network(checkpoint, torch.device("cpu"), arguments.weights)

@@ -24,7 +24,8 @@ Model = tyro.conf.Positional[
         str,
         tyro.conf.arg(
             metavar="MODEL",
-            help="Checkpoint folder; folder or name of a run, for its best checkpoint; "
+            help="Checkpoint folder; folder or name of a run, for its best checkpoint, also in a "
+            "bucket (s3://, gs://, az://); "
             "models:/NAME@ALIAS or models:/NAME/VERSION; or with --tracking.uri the name or id "
             "of an MLflow run.",
         ),
@@ -57,7 +58,8 @@ Storage = Annotated[
     tyro.conf.arg(
         name="ray.storage",
         metavar="DIR",
-        help="Folder of runs given by name; empty: ./runs.",
+        help="Folder of runs given by name, or one in a bucket (s3://, gs://, az://); empty: "
+        "./runs.",
     ),
 ]
 TrackingUri = Annotated[

@@ -108,14 +108,14 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     `place` is a folder for a downloaded checkpoint. Raises ValueError.
     """
     from pipeline.inference.plan import plan_prediction
-    from pipeline.run.plan import storage_folder, working_root
+    from pipeline.run.plan import resolved_storage, working_root
     from pipeline.tracking.lookup import find_checkpoint
 
     settings = _ray_settings(arguments)
     # Workers of a cluster have devices of their own.
     name = "cpu" if arguments.workers else arguments.device
     device = torch_device(name, arguments.threads)
-    storage = storage_folder(arguments.storage)
+    storage = resolved_storage(arguments.storage)
     plan = plan_prediction(
         find_checkpoint(arguments.model, storage, arguments.uri, place),
         arguments.inputs,

@@ -200,6 +200,7 @@ def trained(plan: "Plan") -> "Outcome":
 def conclude(plan: "Plan", outcome: "Outcome") -> None:
     """Print the scores, the best checkpoint, and the run's page in MLflow."""
     from pipeline.evaluation.metrics import table
+    from pipeline.run.storage import shown
     from pipeline.tracking.links import how_to_open, recorded_runs, run_page, shown_folder
 
     settings = plan.settings
@@ -207,7 +208,7 @@ def conclude(plan: "Plan", outcome: "Outcome") -> None:
     for scores in outcome.scores.values():
         if scores.measure != plan.measure:
             say(f"{scores.measure.headline} (pooled): {scores.headline:.2f}")
-    say_text(f"\nbest checkpoint: {outcome.checkpoint} (epoch {outcome.epoch})")
+    say_text(f"\nbest checkpoint: {shown(outcome.checkpoint)} (epoch {outcome.epoch})")
     say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to open it:")
     page = "".join(map(run_page, recorded_runs([plan.folder])))
     say(f"  {how_to_open(settings.tracking.uri, page, [shown_folder(plan.folder)])}")

@@ -99,7 +99,7 @@ def read_sweep(name: str, storage: Path) -> Compared:
             f"{folder}: no {_TABLE}, which a sweep writes at its end; the command that started "
             "the sweep finishes it"
         )
-    checkpoint = find_local(str(folder), storage)
+    checkpoint = find_local(str(folder), str(storage))
     assert checkpoint is not None, "it is a sweep"
     best = read_metadata(checkpoint)
     identity = folder / SWEEP_NAME

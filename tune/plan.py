@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.location import is_store
 from pipeline.pose.joint_sets import Measure
 from pipeline.run.changes import differences, facts_of, listed
 from pipeline.run.journal import Journal
@@ -183,6 +184,11 @@ def _check(
     if budget.gpu_hours and not settings.ray.gpus_per_worker:
         raise ValueError(
             f"budget.gpu_hours must be 0 without ray.gpus_per_worker, got {budget.gpu_hours:g}"
+        )
+    if is_store(settings.ray.storage):
+        raise ValueError(
+            "ray.storage must be a folder that every node sees for a sweep, got "
+            f"{settings.ray.storage!r}; single runs may lie in a bucket"
         )
     for key in space.keys:
         if key in ("ray.name", "ray.storage", "ray.address") or key.startswith("tracking."):

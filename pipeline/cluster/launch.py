@@ -3,9 +3,9 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,6 +31,7 @@ from pipeline.cluster.start import check_capacity, is_for_one_run
 from pipeline.cluster.stop import Stop, stopping
 from pipeline.cluster.worker import train_worker
 from pipeline.io.console import say
+from pipeline.io.location import is_store
 from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.run.layout import STARTING_NAME
 from pipeline.run.metadata import Progress
@@ -45,6 +46,8 @@ from pipeline.training.trainer import Task
 
 __all__ = ["TrainingFailedError", "reason", "train"]
 
+# Folder of Ray Train's notes, beside the copies of runs that lie in a bucket.
+_RAY_NOTES = ".ray"
 # Shortest timeout of a collective operation.
 _COLLECTIVE_TIMEOUT_S = 300
 # A worker's watchdog has reported a hang and ended the process by 1.35 x the hang time. Timeouts
@@ -119,7 +122,8 @@ def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:
         recording.journal.check()
         take_over(plan.folder, attempt.train_run_context.run_id)
         try:
-            attempt.fit()
+            with _turn_of_workers(recording):
+                attempt.fit()
             return
         except TrainingFailedError as error:
             recording.journal.check()
@@ -136,6 +140,19 @@ def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:
             say("workers failed again, but there is a newer checkpoint: restarting from it")
         finally:
             starting.unlink(missing_ok=True)
+
+
+@contextmanager
+def _turn_of_workers(recording: RunRecorder) -> Iterator[None]:
+    """Let the workers write to the run, where they share no disk with this process."""
+    turns = recording.writer.turns
+    if turns is not None:
+        turns.hand_over()
+    try:
+        yield
+    finally:
+        if turns is not None:
+            turns.take_back()
 
 
 def _progress(plan: Plan) -> Progress:
@@ -185,7 +202,8 @@ def trainer(
         ),
         run_config=RunConfig(
             name=settings.name,
-            storage_path=settings.storage,
+            # Of a run in a bucket, Ray Train's own notes, which no run needs, stay on this machine.
+            storage_path=str(plan.storage / (_RAY_NOTES if is_store(settings.storage) else "")),
             callbacks=[
                 FailureReporter(plan.folder),
                 StartWatch(plan.folder / STARTING_NAME, fewest, _START_S),

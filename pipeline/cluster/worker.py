@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipeline.pose.shapes import Positions
 from pipeline.run.layout import StorageError
 from pipeline.run.ownership import Owner, SupersededError, Writer
 from pipeline.run.provenance import equipment
+from pipeline.run.storage import fetch_run, folder_here, working
 from pipeline.run.system_metrics import Monitor
 from pipeline.settings import Settings
 from pipeline.training.bad_steps import BadStepsError
@@ -57,27 +58,33 @@ def train_worker(fields: dict[str, Any]) -> None:
     quieten_ray_train()
     context = ray.train.get_context()
     task, host, marker = Task(**fields), RayHost(), ProgressMarker()
-    rank, workers, folder = context.get_world_rank(), context.get_world_size(), Path(task.folder)
-    patience_s = 60 * Settings.from_flat(task.settings).ray.hang_minutes
-    device = own_device()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    settings = Settings.from_flat(task.settings).ray
+    folder, patience_s = folder_here(settings, task.folder), 60 * settings.hang_minutes
+    device, owner = own_device(), Owner(**task.owner)
+    # Of the ranks, the first writes. The others share its generation.
+    first: AbstractContextManager[Writer | None] = nullcontext()
+    if rank == 0:
+        first = working(settings, folder, owner)
     try:
-        # Of the ranks, the first writes. The others share its generation.
-        writer = Writer.of_worker(folder, Owner(**task.owner)) if rank == 0 else None
-        generation = int(broadcast(str(writer.check()) if writer else "", workers, device))
-        if writer is not None:
-            remove_heartbeats(folder, before=generation)
-        with (
-            Watchdog(marker, folder, generation, rank, workers, patience_s),
-            _trace(folder.name, rank, workers, device) as stepped,
-            Monitor(folder, writer) if rank == 0 else nullcontext(),
-        ):
-            trainer = Trainer(task, rank, workers, device, marker, stepped)
-            note_startup("trainer")
-            with Checkpointer(
-                trainer, folder, writer=writer, preemption_check_s=host.preemption_check_s
-            ) as checkpointer:
-                checkpointer.tag(equipment(device, workers, trainer.settings))
-                train(trainer, checkpointer, host, task.label)
+        with first as writer:
+            generation = int(broadcast(str(writer.check()) if writer else "", workers, device))
+            if writer is not None:
+                remove_heartbeats(folder, before=generation)
+            else:
+                fetch_run(settings)
+            with (
+                Watchdog(marker, folder, generation, rank, workers, patience_s),
+                _trace(folder.name, rank, workers, device) as stepped,
+                nullcontext() if writer is None else Monitor(folder, writer),
+            ):
+                trainer = Trainer(task, rank, workers, device, marker, stepped)
+                note_startup("trainer")
+                with Checkpointer(
+                    trainer, folder, writer=writer, preemption_check_s=host.preemption_check_s
+                ) as checkpointer:
+                    checkpointer.tag(equipment(device, workers, trainer.settings))
+                    train(trainer, checkpointer, host, task.label)
     except (BadStepsError, BadSampleError, StorageError, SupersededError):
         # Their messages are complete; a stack would only hide them.
         logging.getLogger(TRACEBACKS).disabled = True

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from uuid import uuid4
 
 from pipeline.io.console import say
@@ -29,7 +29,7 @@ CLAIMS = "owners"
 # Seconds between looks for a newer claim, and between signs of life: the times of the owner's file.
 _LOOK_S, _SIGN_S = 0.5, 2.0
 # Seconds without a sign of life after which an owner on another machine counts as dead.
-_LEASE_S = 30.0
+LEASE_S = 30.0
 # Seconds in which an owner that was stopped, and is continued, ends itself.
 _WAKE_S = 10.0
 _SUPERSEDED = 1
@@ -94,14 +94,26 @@ class Claim:
         return self.owner or (_read(before) if before.exists() else None)
 
 
+class Turns(Protocol):
+    """The turns of a driver and its workers to write, where they share no disk."""
+
+    def hand_over(self) -> None:
+        """Let the workers write."""
+
+    def take_back(self) -> None:
+        """Let the driver write, and the workers no more."""
+
+
 class Writer:
     """A writer's right to a folder, as `owner`; a worker's ends with the next generation.
 
     `generation` is that of a worker's claim; None is a driver, which shares those of its workers.
+    It takes `turns` with them where the folder has a copy in a bucket.
     """
 
     def __init__(self, folder: Path, owner: Owner, generation: int | None = None) -> None:
         self._folder, self.owner, self._generation = folder, owner, generation
+        self.turns: Turns | None = None
 
     @classmethod
     def of_worker(cls, folder: Path, owner: Owner) -> Self:
@@ -148,6 +160,13 @@ def newest_claim(folder: Path) -> Claim | None:
         return None if path is None else Claim(path=path, owner=_read(path))
     except FileNotFoundError:
         return None
+
+
+def note_claim(folder: Path, generation: int, owner: Owner | None) -> None:
+    """Note a claim that was made elsewhere, unless the folder has it or a newer one."""
+    newest = newest_claim(folder)
+    if newest is None or newest.generation < generation:
+        _create(folder, generation, owner)
 
 
 def _name(generation: int) -> str:
@@ -235,20 +254,23 @@ def check_free(folder: Path, what: str) -> None:
     """Raise HeldError if a process of this machine owns the folder, and is alive."""
     newest = newest_claim(folder)
     if newest is not None and newest.owner is not None:
-        _is_dead(newest, newest.owner, what)
+        has_ended(newest.owner, what, lambda: _claim_age_s(newest))
 
 
-def _is_dead(claim: Claim, owner: Owner, what: str) -> bool:
-    """Whether the owner of the newest claim has ended; on another machine it may be alive.
+def has_ended(owner: Owner, what: str, age_s: Callable[[], float]) -> bool:
+    """Whether an owner on this machine has ended; on another machine it may be alive.
 
-    Raises HeldError if it is alive.
+    Raises HeldError with the age of its sign of life if it is alive.
     """
     state = _state(owner)
     if not state:
         return state is not None
+    raise held(what, owner, age_s(), STOPPED if state in "Tt" else "")
+
+
+def _claim_age_s(claim: Claim) -> float:
     with tempfile.NamedTemporaryFile(dir=claim.path.parent, prefix=".probe-") as probe:
-        age_s = _age_s(probe.name, _sign_of_life(claim))
-    raise _held(what, owner, age_s, STOPPED if state in "Tt" else "")
+        return _age_s(probe.name, _sign_of_life(claim))
 
 
 def _state(owner: Owner) -> str | None:
@@ -280,26 +302,27 @@ def _wait_for_end(folder: Path, claim: Claim, owner: Owner, what: str) -> None:
 
     Raises HeldError if it is alive.
     """
-    if _is_dead(claim, owner, what):
+    if has_ended(owner, what, lambda: _claim_age_s(claim)):
         return
     with tempfile.NamedTemporaryFile(dir=folder / CLAIMS, prefix=".probe-") as probe:
         sign, is_said = _sign_of_life(claim), False
-        while (age_s := _age_s(probe.name, sign)) < _LEASE_S:
+        while (age_s := _age_s(probe.name, sign)) < LEASE_S:
             newest = newest_claim(folder)
             if newest is None or newest.generation != claim.generation:
                 return
             if _sign_of_life(claim) > sign:
-                raise _held(what, owner, 0.0)
+                raise held(what, owner, 0.0)
             if not is_said:
                 say(
-                    f"{what}: waiting for at most {_LEASE_S - age_s:.0f} s, to see whether its "
+                    f"{what}: waiting for at most {LEASE_S - age_s:.0f} s, to see whether its "
                     f"last owner is alive: {owner}, last sign of life {age_s:.0f} s ago"
                 )
             is_said = True
             time.sleep(_LOOK_S)
 
 
-def _held(what: str, owner: Owner, age_s: float, state: str = "") -> HeldError:
+def held(what: str, owner: Owner, age_s: float, state: str = "") -> HeldError:
+    """Return the error for something that a living owner holds."""
     return HeldError(
         f"{what} is held by {owner}{state}, last sign of life {age_s:.0f} s ago: wait until it "
         "ends, stop it, or give --ray.take-over true to go on in its place"

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.data.measurable import check_measurable, measurable
 from pipeline.data.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
 from pipeline.io.console import say
-from pipeline.io.location import is_remote
+from pipeline.io.location import bucket_and_key, is_remote, is_store, local_path
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
 from pipeline.run.changes import differences, facts_of, former_facts, listed
@@ -21,6 +21,7 @@ from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.metadata import CheckpointMetadata, check_resumable
 from pipeline.run.ownership import check_free
 from pipeline.run.start import Start, find_local, plan_start
+from pipeline.run.storage import check_store, fetch_run, local_storage, shown
 from pipeline.settings import DataSettings, Settings
 
 # Variable of Ray's that a submitted job has in its environment.
@@ -65,7 +66,12 @@ class Plan:
     @property
     def folder(self) -> Path:
         """The run's folder, which has its checkpoints and journal."""
-        return Path(self.settings.ray.storage) / self.settings.ray.name
+        return self.storage / self.settings.ray.name
+
+    @property
+    def storage(self) -> Path:
+        """The folder of runs; of runs in a bucket its copy on this machine."""
+        return local_storage(self.settings.ray.storage, self.settings.ray.scratch)
 
     @property
     def is_complete(self) -> bool:
@@ -153,11 +159,24 @@ def _scheme_of(uri: str) -> str:
     return scheme.partition("+")[0].lower() if colon else ""
 
 
-def storage_folder(setting: str) -> Path:
-    """Resolve `ray.storage` to a folder. Raises ValueError."""
+def resolved_storage(setting: str) -> str:
+    """Resolve `ray.storage` to an absolute folder or one in a bucket. Raises ValueError."""
+    if is_store(setting):
+        bucket_and_key(setting)
+        return setting.rstrip("/")
+    if setting.startswith("file:"):
+        return local_path(setting)
     if "://" in setting:
-        raise ValueError(f"ray.storage must be a folder that every node sees, got {setting!r}")
-    return _absolute("ray.storage", setting, setting) if setting else working_root() / "runs"
+        raise ValueError(
+            "ray.storage must be a folder that every node sees, or one in a bucket: s3://, gs:// "
+            f"or az://, got {redacted(setting)!r}"
+        )
+    return str(_absolute("ray.storage", setting, setting) if setting else working_root() / "runs")
+
+
+def storage_folder(setting: str) -> Path:
+    """Return the folder on this machine that `ray.storage` means. Raises ValueError."""
+    return local_storage(resolved_storage(setting), "")
 
 
 def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
@@ -183,7 +202,10 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
             "data.cache": str(Path(settings.data.cache).expanduser().absolute())
             if settings.data.cache
             else "",
-            "ray.storage": str(storage_folder(settings.ray.storage)),
+            "ray.storage": resolved_storage(settings.ray.storage),
+            "ray.scratch": str(Path(settings.ray.scratch).expanduser().absolute())
+            if settings.ray.scratch
+            else "",
             "ray.name": settings.ray.name or name,
             "tracking.uri": tracking_uri(settings.tracking.uri),
         }
@@ -192,21 +214,24 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
 
 def _start_folder(settings: Settings) -> str:
     """Resolve `model.start` to the absolute folder of a checkpoint, the same on every node."""
-    start, storage = settings.model.start, storage_folder(settings.ray.storage)
+    start, storage = settings.model.start, resolved_storage(settings.ray.storage)
     if not start:
         return ""
-    found = find_local(start, storage)
+    found = find_local(start, storage, settings.ray.scratch)
     if found is None:
         raise ValueError(
             f"model.start={start!r}: no such folder, and none of this name in {storage}; expected "
             "a checkpoint or a run"
         )
-    return str(found.absolute())
+    return shown(found.absolute())
 
 
 def _start(settings: Settings, joint_set: JointSet) -> Start | None:
-    folder = settings.model.start
-    return plan_start(Path(folder), settings.model, joint_set) if folder else None
+    if not settings.model.start:
+        return None
+    folder = find_local(settings.model.start, scratch=settings.ray.scratch)
+    assert folder is not None, "it was resolved"
+    return plan_start(folder, settings.model, joint_set)
 
 
 def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
@@ -253,8 +278,12 @@ def _check_cache(data: DataSettings, train: ShardSet) -> None:
 
 def _check_places(settings: Settings, train: ShardSet) -> None:
     """Raise ValueError if the run can't write where it will have to."""
-    check_writable("ray.storage", Path(settings.ray.storage))
-    check_writable("ray.name", Path(settings.ray.storage) / settings.ray.name)
+    storage = local_storage(settings.ray.storage, settings.ray.scratch)
+    setting = "ray.scratch" if is_store(settings.ray.storage) else "ray.storage"
+    check_writable(setting, storage)
+    check_writable("ray.name", storage / settings.ray.name)
+    if is_store(settings.ray.storage):
+        check_store(settings.ray.storage)
     if settings.data.cache and any(map(is_remote, train.paths)):
         check_writable("data.cache", Path(settings.data.cache))
     scheme, _, path = settings.tracking.uri.partition(":///")
@@ -284,6 +313,7 @@ def _resuming(plan: Plan) -> Plan:
     Raises ValueError if all are damaged, or if the run had other data or settings; with
     ray.on_change=resume only if it can't continue with the new ones.
     """
+    fetch_run(plan.settings.ray)
     if (plan.folder / SWEEP_NAME).exists():
         raise ValueError(f"{plan.folder} holds a sweep: give another ray.name to the run")
     found, choice = newest_sound(plan.folder, say), plan.settings.ray.on_change

@@ -19,19 +19,21 @@ from pipeline.run.checkpoint_manager import best, checkpoints, ranked
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.metadata import METADATA_NAME, read_metadata
+from pipeline.run.storage import folders_here
 from pipeline.settings import ModelSettings
 
 _Shape = tuple[int, ...]
 
 
-def find_local(run: str, storage: Path) -> Path | None:
-    """Return the local checkpoint that `run` names, or None.
+def find_local(run: str, storage: str = "", scratch: str = "") -> Path | None:
+    """Return the checkpoint that `run` names on disks and in buckets, or None.
 
-    `run` is a checkpoint's folder, a run's or a sweep's folder, or the name of a run or a sweep in
-    `storage`. A run means its best checkpoint, a sweep that of its best trial that did not fail.
-    Raises ValueError if there is none.
+    `run` is the folder of a checkpoint, a run or a sweep, or the name of a run or a sweep in
+    `storage`, a folder or one in a bucket, of which a copy comes to `scratch`. A run means its
+    best checkpoint, a sweep that of its best trial that did not fail. Raises ValueError if there
+    is none.
     """
-    for folder in (Path(run), storage / run):
+    for folder in folders_here(run, storage, scratch):
         if (folder / METADATA_NAME).exists():
             return folder
         if (folder / SWEEP_NAME).exists():

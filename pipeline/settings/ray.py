@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.io.location import bucket_and_key, is_store
 from pipeline.settings.check import (
     require,
     require_at_least,
@@ -46,8 +47,12 @@ class RaySettings:
     """GPUs per worker; 0: train on CPU. A worker computes on one GPU; if it trains alone, also on a
     part of one."""
     storage: str = ""
-    """Folder of runs and checkpoints, on a disk that every node sees. Empty: 'runs' in the working
-    folder, or ~/hourglass-ray/runs in a submitted job."""
+    """Folder of runs and checkpoints, on a disk that every node sees, or a folder in a bucket:
+    s3://, gs:// or az://. Empty: 'runs' in the working folder, or ~/hourglass-ray/runs in a
+    submitted job."""
+    scratch: str = ""
+    """Folder on each machine for what is on its way to ray.storage in a bucket: a run's newest and
+    best checkpoints. Empty: hourglass-ray-UID in the folder of temporary files."""
     name: str = ""
     """Name of the run. The same name resumes it; empty: made from settings and data."""
     take_over: bool = False
@@ -90,6 +95,8 @@ class RaySettings:
         expected = "at most 1, as a worker computes on one GPU"
         require(gpus <= 1, "ray.gpus_per_worker", expected, gpus)
         require_name("ray.name", self.name)
+        if is_store(self.storage):
+            bucket_and_key(self.storage)
         expected = "another name, as files of runs and sweeps have this one"
         require(self.name not in _OWN_NAMES, "ray.name", expected, self.name)
 

@@ -4,11 +4,12 @@ import shlex
 from pathlib import Path
 
 from pipeline.io import installation
+from pipeline.io.location import is_store
 from pipeline.model.cost import Cost, network_cost
 from pipeline.pose.joint_sets import Measure
 from pipeline.run.changes import listed
 from pipeline.run.journal import RunSpec
-from pipeline.run.plan import Plan, is_submitted
+from pipeline.run.plan import Plan, is_submitted, working_root
 from pipeline.run.provenance import origin
 from pipeline.settings import Settings
 from pipeline.training.schedule import describe_course
@@ -38,7 +39,7 @@ def run_spec(plan: Plan, parent: str = "") -> RunSpec:
             **source_tags("tune.sweep" if parent else "jobs.train"),
             **origin(),
         },
-        artifacts=Path(settings.ray.storage).parent / "mlruns",
+        artifacts=artifact_folder(settings.ray.storage),
         parent=parent,
         scores=scores_of(plan.measure),
         datasets=datasets_of(plan),
@@ -73,6 +74,14 @@ def datasets_of(plan: Plan) -> list[dict[str, str]]:
         }
         for (split, context, pattern), shards in zip(splits, (plan.train, plan.val), strict=True)
     ]
+
+
+def artifact_folder(storage: str) -> Path:
+    """Return the folder for artifacts of a new experiment, unless a server has them.
+
+    It lies beside the runs, those in a bucket excepted.
+    """
+    return (working_root() if is_store(storage) else Path(storage).parent) / "mlruns"
 
 
 def describe_run(plan: Plan, cost: Cost, result: str = "") -> str:

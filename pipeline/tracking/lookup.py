@@ -9,12 +9,14 @@ from pathlib import Path
 from pipeline.evaluation.comparison import ComparedRun
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
 from pipeline.io.installation import command
+from pipeline.io.location import is_store
 from pipeline.io.redaction import redacted
 from pipeline.run.checkpoint import OPTIMIZER_NAME, check_file
 from pipeline.run.checkpoint_manager import BEST_CHECKPOINT
 from pipeline.run.metadata import METADATA_NAME, read_metadata
-from pipeline.run.plan import storage_folder, tracking_uri
+from pipeline.run.plan import resolved_storage, tracking_uri
 from pipeline.run.start import find_local
+from pipeline.run.storage import local_storage, publish
 from pipeline.settings import Settings
 from pipeline.tracking.sync_state import SyncPosition, write_position
 
@@ -30,7 +32,7 @@ COMPARED = (METADATA_NAME, PEOPLE_NAME)
 
 def find_checkpoint(
     model: str,
-    storage: Path,
+    storage: str,
     uri: str,
     into: Path,
     *,
@@ -71,10 +73,10 @@ def with_start(settings: Settings) -> Settings:
     start, uri = settings.model.start, settings.tracking.uri
     if not start:
         return settings
-    storage = storage_folder(settings.ray.storage)
-    if find_local(start, storage) is not None:
+    storage, scratch = resolved_storage(settings.ray.storage), settings.ray.scratch
+    if find_local(start, storage, scratch) is not None:
         return settings
-    kept = storage / STARTS
+    kept = local_storage(storage, scratch) / STARTS
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept) as place:
         found = find_checkpoint(start, storage, uri, Path(place), argument="model.start")
@@ -82,6 +84,8 @@ def with_start(settings: Settings) -> Settings:
         # Another start may have put the same there meanwhile.
         if not (kept / digest).exists():
             found.rename(kept / digest)
+    if is_store(storage):
+        publish(kept / digest, f"{storage}/{STARTS}/{digest}")
     return settings.replaced({"model.start": str(kept / digest)})
 
 

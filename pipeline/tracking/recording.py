@@ -13,8 +13,9 @@ from pipeline.io.redaction import redacted
 from pipeline.io.threads import beside
 from pipeline.run.journal import JOURNAL_NAME, End, Journal, RunSpec
 from pipeline.run.layout import SWEEP_NAME
-from pipeline.run.ownership import CLAIMS, HeldError, Writer, newest_claim, own
+from pipeline.run.ownership import HeldError, Writer, newest_claim
 from pipeline.run.plan import Plan
+from pipeline.run.storage import hold, is_taken, move_aside, shown
 from pipeline.tracking.description import run_spec
 from pipeline.tracking.long_values import record_long
 
@@ -114,7 +115,7 @@ class RunRecorder:
 def record_run(plan: Plan, parent: str = "", *, take_over: bool = False) -> Iterator[RunRecorder]:
     """Record the plan's run as `record` does, nested under the run named `parent`, if any."""
     ray = plan.settings.ray
-    with own(plan.folder, f"run {ray.name}", take_over=take_over or ray.take_over) as writer:
+    with hold(plan.folder, f"run {ray.name}", take_over=take_over or ray.take_over) as writer:
         if plan.restarts:
             set_aside(plan.folder, plan.settings.tracking.uri, writer)
         spec = run_spec(plan, parent)
@@ -135,7 +136,7 @@ def set_aside(folder: Path, uri: str, writer: Writer) -> None:
     name = next(
         name
         for number in count(1)
-        if not (folder.parent / (name := f"{folder.name}-before-{number}")).exists()
+        if not is_taken(folder.parent / (name := f"{folder.name}-before-{number}"), folder)
     )
     journal = Journal(folder, writer=writer)
     if not _has_end(journal):
@@ -152,14 +153,9 @@ def set_aside(folder: Path, uri: str, writer: Writer) -> None:
         journal.tags({NAME_TAG: folder.name, SHOWN_NAME_TAG: folder.name})
         raise
     aside = folder.parent / name
-    aside.mkdir()
     # Last what tells a start that finds the rest gone that there was another run or sweep.
-    last = (JOURNAL_NAME, SWEEP_NAME)
-    for path in sorted(folder.iterdir(), key=lambda path: (path.name in last, path.name)):
-        if path.name != CLAIMS:
-            writer.check()
-            path.rename(aside / path.name)
-    say(f"{folder.name} starts over; what was there is kept in {aside}")
+    move_aside(folder, aside, (JOURNAL_NAME, SWEEP_NAME), writer.check)
+    say(f"{folder.name} starts over; what was there is kept in {shown(aside)}")
 
 
 @contextmanager
@@ -201,7 +197,7 @@ def end_abandoned(folder: Path) -> bool:
     if _has_end(Journal(folder)) or newest_claim(folder) is None:
         return False
     try:
-        with own(folder, f"run {folder.name}") as writer:
+        with hold(folder, f"run {folder.name}") as writer:
             journal = Journal(folder, writer=writer)
             if _has_end(journal):
                 return False

@@ -21,7 +21,7 @@ from pipeline.run.metadata import (
     check_resumable,
     read_metadata,
 )
-from pipeline.run.start import plan_start
+from pipeline.run.start import find_local, plan_start
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.deferred import LateRead
@@ -214,10 +214,12 @@ class TrainState:
 
     def start(self) -> None:
         """Take the weights of `model.start`, if it is set. Raises ValueError as `plan_start`."""
-        folder = self._settings.model.start
-        if not folder:
+        if not self._settings.model.start:
             return
-        start = plan_start(Path(folder), self._settings.model, self._joint_set)
+        folder = find_local(self._settings.model.start, scratch=self._settings.ray.scratch)
+        if folder is None:
+            raise ValueError(f"model.start={self._settings.model.start!r}: no such checkpoint here")
+        start = plan_start(folder, self._settings.model, self._joint_set)
         start.load(self.network)
         if self._updater.average is not None:
             self._updater.average.network.load_state_dict(self.network.state_dict())

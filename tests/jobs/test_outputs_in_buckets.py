@@ -1,4 +1,4 @@
-"""Commands whose results lie in a bucket."""
+"""Commands whose results, and whose model, lie in a bucket."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ from jobs.options import output_at
 from pipeline.data.shards.index import Index
 from pipeline.io import objects as home
 from pipeline.io.objects import Objects
+from pipeline.run.storage import publish
 
 
 @pytest.fixture
@@ -35,19 +36,21 @@ def names(bucket: Objects, below: str) -> set[str]:
 
 def predict(*words: str) -> None:
     jobs.predict.main(
-        ["run", "in", "--threads", "1", "--device", "cpu", "--out", "s3://pose/found", *words]
+        ["run", "in", "--threads", "1", "--device", "cpu", "--ray.storage", "s3://pose/runs"]
+        + ["--out", "s3://pose/found", *words]
     )
 
 
 @pytest.fixture
 def run(bucket) -> None:
-    """A run and a photograph here."""
-    checkpoint(Path("runs/run/epoch_0001"), {"pckh_0.5": 1.0})
+    """A run in the bucket, and a photograph here."""
+    checkpoint(Path("made/epoch_0001"), {"pckh_0.5": 1.0})
+    publish(Path("made"), "s3://pose/runs/run")
     Path("in").mkdir()
     cv2.imwrite("in/0.jpg", photograph())
 
 
-def test_predictions_go_to_a_bucket(bucket, run, capsys):
+def test_predictions_by_a_run_in_a_bucket_go_to_a_bucket(bucket, run, capsys):
     predict("--formats", "json", "csv")
     assert names(bucket, "found") == {
         *("job.json", "parts/000001.json", "predictions.json", "predictions.csv"),
@@ -78,6 +81,24 @@ def test_predictions_of_another_job_in_the_bucket_are_refused(bucket, run, capsy
     with pytest.raises(SystemExit):
         predict("--exact")
     assert "error: --out s3://pose/found: has results for exact" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_named_by_its_place_in_the_bucket(bucket, run, capsys):
+    jobs.predict.main(["s3://pose/runs/run/epoch_0001", "in", "--out", "s3://pose/found"])
+    assert "epoch_0001: mpii" in capsys.readouterr().out
+    # The folder of the checkpoint is no run of its own from now on.
+    [scratch] = Path().glob("hourglass-ray-*/s3/pose/runs")
+    assert [str(path.relative_to(scratch)) for path in scratch.rglob(".mirror.json")] == [
+        "run/.mirror.json"
+    ]
+
+
+def test_a_run_that_the_bucket_does_not_have_is_named(bucket, run, capsys):
+    with pytest.raises(SystemExit):
+        jobs.predict.main(["none", "in", "--ray.storage", "s3://pose/runs", "--out", "found"])
+    assert "MODEL='none': no such folder, and none of this name in s3://pose/runs" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

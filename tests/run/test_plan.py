@@ -22,7 +22,7 @@ from pipeline.run.journal import Journal
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.metadata import CheckpointMetadata, Progress
 from pipeline.run.ownership import HeldError, own
-from pipeline.run.plan import Plan, plan_training, storage_folder, tracking_uri, working_root
+from pipeline.run.plan import Plan, plan_training, resolved_storage, tracking_uri, working_root
 from pipeline.settings import Settings
 from pipeline.tracking.description import run_spec
 from pipeline.training.step import build_optimizer
@@ -115,9 +115,9 @@ def test_the_environment_names_the_tracking_server_unless_the_setting_does(monke
 
 def test_a_folder_is_named_from_the_home_or_the_working_folder(working_folder, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    assert storage_folder("~/runs") == Path("/home/someone/runs")
-    assert storage_folder("runs") == working_folder / "runs"
-    assert storage_folder("/disk/runs") == Path("/disk/runs")
+    assert resolved_storage("~/runs") == "/home/someone/runs"
+    assert resolved_storage("runs") == str(working_folder / "runs")
+    assert resolved_storage("/disk/runs") == "/disk/runs"
 
 
 def test_a_submitted_job_keeps_its_results_where_they_outlive_it(monkeypatch, working_folder):
@@ -125,17 +125,17 @@ def test_a_submitted_job_keeps_its_results_where_they_outlive_it(monkeypatch, wo
     assert working_root() == working_folder
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert working_root() == Path("/home/someone/hourglass-ray")
-    assert storage_folder("") == Path("/home/someone/hourglass-ray/runs")
+    assert resolved_storage("") == "/home/someone/hourglass-ray/runs"
     assert tracking_uri("") == "sqlite:////home/someone/hourglass-ray/mlflow.db"
 
 
 def test_a_submitted_job_refuses_a_relative_place_for_its_results(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(ValueError, match=r"ray\.storage must be absolute .* got 'runs'"):
-        storage_folder("runs")
+        resolved_storage("runs")
     with pytest.raises(ValueError, match=r"tracking\.uri must be absolute .* got 'sqlite:///m.db'"):
         tracking_uri("sqlite:///m.db")
-    assert storage_folder("/shared/runs") == Path("/shared/runs")
+    assert resolved_storage("/shared/runs") == "/shared/runs"
 
 
 def test_planning_writes_nothing(tmp_path, working_folder):

@@ -138,7 +138,7 @@ def test_a_run_whose_id_is_a_path_is_refused(hostile, tmp_path, run_id):
     (tmp_path / "deep" / "into").mkdir(parents=True)
     uri = hostile(run_id=run_id.replace("ABSOLUTE", str(tmp_path / "victim")))
     with pytest.raises(RefusedError, match="is no id of a run"):
-        find_checkpoint("evil", tmp_path, uri, tmp_path / "deep" / "into")
+        find_checkpoint("evil", str(tmp_path), uri, tmp_path / "deep" / "into")
     assert not files_below(tmp_path)
 
 
@@ -150,11 +150,11 @@ def test_a_file_whose_name_is_a_path_stays_in_the_folder(hostile, tmp_path, name
     into.mkdir(parents=True)
     uri = hostile(name=name.replace("ABSOLUTE", str(tmp_path / "usercustomize.py")))
     with suppress(RefusedError):
-        find_checkpoint("good", tmp_path, uri, into)
+        find_checkpoint("good", str(tmp_path), uri, into)
     assert all(path.is_relative_to(into) for path in files_below(tmp_path))
 
 
 def test_a_file_with_a_plain_name_is_downloaded(hostile, tmp_path):
-    found = find_checkpoint("good", tmp_path / "none", hostile(), tmp_path)
+    found = find_checkpoint("good", str(tmp_path / "none"), hostile(), tmp_path)
     assert found == tmp_path / ("a" * 32) / "best_checkpoint"
     assert (found / "checkpoint.json").read_bytes() == b"print('of the server')"

@@ -1,0 +1,176 @@
+"""Threads that keep a run's folder and its copy in a bucket equal, beside the run."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Self
+
+from pipeline.io.console import say
+from pipeline.io.objects import StoreError
+from pipeline.io.redaction import redacted
+from pipeline.run.mirror import Mirror
+from pipeline.run.ownership import Owner, SupersededError, Writer
+
+# Seconds between looks at folder and bucket, and the longest between retries.
+_LOOK_S, _LONGEST_S = 2.0, 15.0
+# Failures in a row before the store is reported as away: one alone is not worth a line.
+_FAILURES = 2
+# Seconds to wait for uploads when a process hands the run over or ends.
+PATIENCE_S = 120.0
+
+
+def join(mirror: Mirror, owner: Owner) -> Writer:
+    """Bring the run to this machine, and claim its next generation for a process of the owner.
+
+    Raises StoreError if the store stays away, and SupersededError if another start owns the run.
+    """
+    joined: list[Writer] = []
+
+    def attempt() -> bool:
+        mirror.pull()
+        mirror.note_claims()
+        mirror.check_owner(owner)
+        joined.append(Writer.of_worker(mirror.folder, owner))
+        mirror.claim(joined[-1])
+        return True
+
+    _until(attempt, PATIENCE_S)
+    return joined[-1]
+
+
+class Keeper:
+    """Threads that keep a run's folder and its copy in the bucket equal, and the claim alive.
+
+    While this process `writes` it uploads, otherwise it brings what others upload into the folder.
+    Failures of the store do not reach the caller: what is not sent waits in the folder.
+    """
+
+    def __init__(self, mirror: Mirror, writer: Writer, *, is_driver: bool) -> None:
+        self._mirror, self._writer, self._is_driver = mirror, writer, is_driver
+        self._writes = True
+        self._turn = threading.Lock()
+        self._over = threading.Event()
+        self._failures, self._reason = 0, ""
+        self._has_asked = False
+        self._threads = [
+            threading.Thread(target=self._work, args=work, name=work[0].__name__, daemon=True)
+            for work in ((self._move, _LOOK_S), (self._attend, _LOOK_S))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
+        if isinstance(error, SupersededError):
+            self.stop()
+        else:
+            self.close()
+
+    def hand_over(self) -> None:
+        """Upload all, and let the workers write. Raises StoreError if the store stays away."""
+        self._push_all(PATIENCE_S)
+        with self._turn:
+            self._writes = False
+
+    def take_back(self) -> None:
+        """Claim the next generation for the driver: the workers have ended, or are cut off.
+
+        Raises StoreError if the store stays away, and SupersededError.
+        """
+        with self._turn:
+            join(self._mirror, self._writer.owner)
+            self._writes = True
+
+    def close(self) -> None:
+        """Upload the rest, for some time, and print what the bucket lacks then."""
+        try:
+            if self._writes:
+                self._push_all(PATIENCE_S)
+        except StoreError as error:
+            waiting = self._mirror.waiting()
+            say(
+                f"{redacted(self._mirror.location)} lacks {_described(waiting)}: {error}; they are "
+                f"in {self._mirror.folder}, and the same command on this machine sends them"
+            )
+        finally:
+            self._over.set()
+
+    def stop(self) -> None:
+        """End the threads without an upload."""
+        self._over.set()
+
+    def _push_all(self, patience_s: float) -> None:
+        def push() -> bool:
+            with self._turn:
+                return self._mirror.push(self._writer)
+
+        _until(push, patience_s)
+
+    def _work(self, step: Callable[[], None], every_s: float) -> None:
+        pause_s = every_s
+        while not self._over.wait(pause_s):
+            try:
+                step()
+            except SupersededError:
+                return  # those who write find out by themselves
+            except OSError as error:
+                pause_s = min(_LONGEST_S, 2 * pause_s)
+                if step == self._move:
+                    self._failed(error)
+            else:
+                pause_s = every_s
+                if step == self._move:
+                    self._succeeded()
+
+    def _move(self) -> None:
+        """Upload, or download what others have uploaded."""
+        with self._turn:
+            if self._over.is_set():
+                return
+            if self._writes:
+                self._mirror.push(self._writer)
+            else:
+                self._mirror.follow()
+
+    def _attend(self) -> None:
+        """Note newer claims and requests to stop; the driver makes both."""
+        self._mirror.look_for_claims()
+        if self._is_driver:
+            self._mirror.sign(self._writer.owner)
+            self._has_asked = self._mirror.pass_stop_on(self._writer.owner, self._has_asked)
+        else:
+            self._mirror.receive_stop(self._writer.owner)
+
+    def _failed(self, error: OSError) -> None:
+        self._failures += 1
+        if self._failures == _FAILURES:
+            waiting = self._mirror.waiting() if self._writes else {}
+            say(f"{error}: {_described(waiting)} wait on disk, and training continues")
+
+    def _succeeded(self) -> None:
+        if self._failures >= _FAILURES:
+            say(f"{redacted(self._mirror.location)} answers again, and has all that waited")
+        self._failures = 0
+
+
+def _until(attempt: Callable[[], bool], patience_s: float) -> None:
+    """Attempt until success. Raises the last StoreError when the time is over."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            if attempt():
+                return
+        except StoreError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1.0)
+        else:
+            time.sleep(0.05)
+
+
+def _described(waiting: Mapping[str, int]) -> str:
+    names = sorted({path.partition("/")[0] for path in waiting})
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{len(waiting)} files of {sum(waiting.values()) / 1e6:,.1f} MB ({shown or 'nothing'})"

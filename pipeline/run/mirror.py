@@ -1,0 +1,420 @@
+"""The copy in a bucket of a run's folder, or a sweep's, on this machine's scratch disk.
+
+Processes write to the folder as to any other. What has changed is uploaded: data first, and last
+the manifest, which names every file that counts, the owner and the generation. It is only ever
+replaced on condition that it is the version last seen, so that of two writers one fails. Other
+objects are never replaced: a file that changes becomes another object, and the former is deleted.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from pipeline.io.console import say
+from pipeline.io.inside import path_inside
+from pipeline.io.objects import AbsentError, ConflictError, Objects, StoreError, Version
+from pipeline.io.own import open_own
+from pipeline.io.parsing import parse_json
+from pipeline.io.redaction import redacted
+from pipeline.run.journal import JOURNAL_NAME
+from pipeline.run.layout import STOP_NAME
+from pipeline.run.manifest import MANIFEST, PASSING, Manifest, Stored, is_own
+from pipeline.run.metadata import METADATA_NAME
+from pipeline.run.ownership import (
+    LEASE_S,
+    HeldError,
+    Owner,
+    SupersededError,
+    Writer,
+    has_ended,
+    held,
+    newest_claim,
+    note_claim,
+)
+from pipeline.run.storage import LOCK, STATE
+
+# Objects beside the manifest: the owner's sign of life, and a request to stop.
+_ALIVE, _STOP, _PROBE = "live/owner", "live/stop", "live/probe"
+# Seconds between looks for the end of an owner that may be dead.
+_LOOK_S = 2.0
+# Bytes up to which a file is read at once, so that it can't change while it is sent.
+_IN_MEMORY = 2**20
+# Attempts to read files that another process replaces meanwhile.
+_ATTEMPTS = 5
+
+# A file of the folder: as it is in the bucket, or its content with size and SHA-256.
+_Local = Stored | tuple[bytes | BinaryIO, int, str]
+
+
+class Mirror:
+    """The folder `folder` on this machine and its copy at `location`.
+
+    Methods raise StoreError if the store does not answer, and SupersededError once another start
+    owns the run.
+    """
+
+    def __init__(self, folder: Path, location: str, objects: Objects | None = None) -> None:
+        self.folder, self.location = folder, location
+        self._objects = objects or Objects(location)
+        self._seen: tuple[Manifest, Version] | None = None
+        self._hashes: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        self._sent: dict[tuple[str, str], Stored] = {}
+
+    # Reading
+
+    def pull(self) -> bool:
+        """Make the folder equal to the bucket, unless it is that or ahead of it already.
+
+        Returns whether the bucket has the run. A folder is ahead while its last process had not
+        uploaded everything, and nobody has written to the bucket since.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / STATE).exists():
+            self._keep(None)
+        for attempt in range(_ATTEMPTS):
+            found = self._look()
+            with self._locked():
+                base = self._base()
+                try:
+                    if found is None:
+                        if base is not None:
+                            self._apply(base, Manifest(began="", generation=0, owner=None))
+                            self._keep(None)
+                        return False
+                    if base is None or base.began != found.began or base.serial < found.serial:
+                        self._apply(None, found)
+                        self._keep(found)
+                    return True
+                except AbsentError:
+                    # Another process has replaced the file since.
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def exists(self) -> bool:
+        """Whether the bucket has the run."""
+        return self._look() is not None
+
+    def follow(self) -> None:
+        """Bring what others have changed in the bucket since the last time into the folder."""
+        found = self._look()
+        with self._locked():
+            base = self._base()
+            if found is not None and base is not None and base.serial < found.serial:
+                with suppress(AbsentError):  # replaced meanwhile: the next look finds it
+                    self._apply(base, found)
+                    self._keep(found)
+
+    def _look(self) -> Manifest | None:
+        """Read the manifest; None if there is none."""
+        try:
+            text, version = self._objects.get(MANIFEST)
+        except AbsentError:
+            self._seen = None
+            return None
+        manifest = Manifest.parsed(text, redacted(self._objects.at(MANIFEST)))
+        self._seen = manifest, version
+        return manifest
+
+    def note_claims(self) -> None:
+        """Note the bucket's newest claim in the folder, where writers look for newer ones."""
+        if self._seen is not None:
+            note_claim(self.folder, self._seen[0].generation, self._seen[0].owner)
+
+    def _apply(self, base: Manifest | None, found: Manifest) -> None:
+        """Change the folder from `base` to `found`; without a base remove all other files."""
+        former = self._files() if base is None else dict.fromkeys(base.files)
+        gone = [path for path in former if path not in found.files]
+        # Metadata first: a half-removed checkpoint must not count as one. And when it comes, last.
+        for path in sorted(gone, key=lambda path: Path(path).name != METADATA_NAME):
+            (self.folder / path).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.folder / path).parent.rmdir()
+        for path, stored in sorted(found.files.items(), key=_metadata_last):
+            target = path_inside(self.folder, path)
+            if base is not None and base.files.get(path) == stored and target.exists():
+                continue
+            if target.exists() and self._hash(target) == stored.sha256:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = target.with_name(f".fetched-{target.name}.part")
+            self._objects.fetch(stored.key, aside, stored.size, stored.sha256)
+            aside.replace(target)
+
+    # Ownership
+
+    def claim(self, writer: Writer) -> None:
+        """Enter the writer's claim, which the folder has, in the bucket.
+
+        Raises HeldError if another process was faster.
+        """
+        generation = writer.check()
+        while True:
+            seen = self._seen
+            try:
+                if seen is None:
+                    began = uuid4().hex
+                    new = Manifest(began=began, generation=generation, owner=writer.owner)
+                    version = self._objects.create(MANIFEST, new.to_bytes())
+                    self._seen = new, version
+                    if self._base() is None:
+                        self._keep(new)
+                else:
+                    new = replace(seen[0], generation=generation, owner=writer.owner)
+                    self._replace(seen[1], new)
+                break
+            except ConflictError:
+                there = self._look()
+                if there is None:
+                    continue
+                if there.generation >= generation:
+                    raise HeldError(
+                        f"{self.folder.name} was taken by {there.owner} a moment before"
+                    ) from None
+        with suppress(StoreError):
+            self._objects.put(_ALIVE, writer.owner.token.encode())
+        # The former writer may have added something at the last moment. Now it can't any more.
+        self.pull()
+
+    def check_owner(self, owner: Owner) -> None:
+        """Raise SupersededError if the bucket has another owner."""
+        there = self._seen and self._seen[0].owner
+        if there is None or there.token != owner.token:
+            raise SupersededError(
+                f"{self.folder.name} is owned by {there or 'nobody'}: nothing more is written here"
+            )
+
+    def await_end(self, what: str) -> None:
+        """Return when the run's owner is dead or has released it. Raises HeldError."""
+        manifest = self._seen and self._seen[0]
+        if manifest is None or manifest.owner is None:
+            return
+        owner, is_said = manifest.owner, False
+        try:
+            first = self._objects.head(_ALIVE).modified
+        except AbsentError:
+            return
+        if has_ended(owner, what, lambda: self._age_s(first)):
+            return
+        while (age_s := self._age_s(first)) < LEASE_S:
+            if self._objects.head(_ALIVE).modified > first:
+                raise held(what, owner, 0.0)
+            newest = self._look()
+            if newest is None or newest.generation != manifest.generation:
+                return
+            if not is_said:
+                say(
+                    f"{what}: waiting for at most {LEASE_S - age_s:.0f} s, to see whether its "
+                    f"last owner is alive: {owner}, last sign of life {age_s:.0f} s ago"
+                )
+            is_said = True
+            time.sleep(_LOOK_S)
+
+    def _age_s(self, sign: datetime) -> float:
+        """Return the age of a sign of life by the store's clock, since clocks of hosts differ."""
+        self._objects.put(_PROBE, b"")
+        return (self._objects.head(_PROBE).modified - sign).total_seconds()
+
+    def release(self) -> None:
+        """Let others claim the run at once, if the folder's claim was released."""
+        newest, there = newest_claim(self.folder), self._seen and self._seen[0].owner
+        if newest is None or newest.owner is not None or there is None or self._seen is None:
+            return
+        if newest.last_owner is None or newest.last_owner.token != there.token:
+            return  # another start has it
+        manifest, version = self._seen
+        with suppress(StoreError):
+            self._replace(version, replace(manifest, generation=newest.generation, owner=None))
+            self._objects.delete([_ALIVE, _STOP, _PROBE])
+
+    def look_for_claims(self) -> None:
+        """Note the bucket's newest claim in the folder, without a step of the upload."""
+        text, _ = self._objects.get(MANIFEST)
+        newest = Manifest.parsed(text, redacted(self._objects.at(MANIFEST)))
+        note_claim(self.folder, newest.generation, newest.owner)
+
+    def pass_stop_on(self, owner: Owner, has_asked: bool) -> bool:
+        """Pass a request to stop on to workers on other machines; return whether it stands."""
+        is_asked = (self.folder / STOP_NAME).exists()
+        if is_asked:
+            self._objects.put(_STOP, owner.token.encode())
+        elif has_asked:
+            self._objects.delete([_STOP])
+        return is_asked
+
+    def receive_stop(self, owner: Owner) -> None:
+        """Note a request to stop that the owner's driver has made on another machine."""
+        with suppress(AbsentError):
+            if self._objects.get(_STOP)[0] == owner.token.encode():
+                (self.folder / STOP_NAME).touch()
+
+    def sign(self, owner: Owner) -> None:
+        """Give a sign of life."""
+        self._objects.put(_ALIVE, owner.token.encode())
+
+    # Writing
+
+    def waiting(self) -> dict[str, int]:
+        """Return the files that the bucket lacks, with their sizes in bytes."""
+        with suppress(FileNotFoundError):
+            base = self._base()
+            files = {} if base is None else base.files
+            return {
+                path: (self.folder / path).stat().st_size
+                for path, source in self._files().items()
+                if path not in files or files[path].sha256 != self._hash(source)
+            }
+        return {}
+
+    def push(self, writer: Writer) -> bool:
+        """Upload what has changed, as it stands now; return whether the bucket has all of it."""
+        if self._seen is None and self._look() is None:
+            raise SupersededError(f"{self.location}: its {MANIFEST} was removed")
+        assert self._seen is not None
+        manifest, version = self._seen
+        if manifest.generation != writer.check():
+            raise SupersededError(f"{self.folder.name} has newer workers: nothing more is written")
+        with ExitStack() as opened:
+            local = self._snapshot(manifest, opened)
+            if local is None:
+                return False  # it was changed meanwhile
+            batch = f"{manifest.generation:08d}-{uuid4().hex[:8]}"
+            files: dict[str, Stored] = {}
+            for path, found in sorted(local.items(), key=_metadata_last):
+                if isinstance(found, Stored):
+                    files[path] = found
+                    continue
+                content, size, sha256 = found
+                if (path, sha256) not in self._sent:
+                    writer.check()
+                    key = f"{batch}/{path}"
+                    self._objects.put(key, content)
+                    self._sent[path, sha256] = Stored(key=key, size=size, sha256=sha256)
+                files[path] = self._sent[path, sha256]
+        if files != manifest.files:
+            writer.check()
+            new = replace(manifest, serial=manifest.serial + 1, files=files)
+            self._commit(writer, manifest, version, new)
+        return True
+
+    def _commit(self, writer: Writer, before: Manifest, version: Version, new: Manifest) -> None:
+        with self._locked():
+            try:
+                self._replace(version, new)
+            except ConflictError:
+                self._look()
+                self.note_claims()
+                writer.check()
+                raise SupersededError(
+                    f"{self.folder.name} was written by another process: nothing more is written"
+                ) from None
+            self._keep(new)
+        kept = {stored.key for stored in new.files.values()}
+        used = {id_: stored for id_, stored in self._sent.items() if stored.key in kept}
+        dropped = {stored.key for stored in (*before.files.values(), *self._sent.values())} - kept
+        self._sent = used
+        with suppress(StoreError):  # they count no more
+            self._objects.delete(sorted(dropped))
+
+    def _replace(self, version: Version, new: Manifest) -> None:
+        """Replace the manifest, if it still has the version from which the new one was made."""
+        self._seen = new, self._objects.replace(MANIFEST, new.to_bytes(), version)
+
+    def _snapshot(self, manifest: Manifest, opened: ExitStack) -> dict[str, _Local] | None:
+        """Find all files as they stand now; None if the journal has grown meanwhile.
+
+        The journal tells which checkpoints must exist. An open file can be read after its removal.
+        """
+        journal, found = self.folder / JOURNAL_NAME, dict[str, _Local]()
+        before = _size(journal)
+        try:
+            for path, source in self._files().items():
+                there = manifest.files.get(path)
+                if there is not None and there.sha256 == self._hash(source):
+                    found[path] = there
+                    continue
+                file = opened.enter_context(source.open("rb"))
+                size = os.fstat(file.fileno()).st_size
+                if size > _IN_MEMORY:
+                    # Large files do not change once they have their name, or they only grow.
+                    found[path] = file, size, self._hash(source)
+                else:
+                    content = file.read()
+                    found[path] = content, len(content), hashlib.sha256(content).hexdigest()
+        except FileNotFoundError:
+            return None
+        return found if _size(journal) == before else None
+
+    def _files(self) -> dict[str, Path]:
+        """Return the files that belong to the run, by their path within its folder."""
+        found: dict[str, Path] = {}
+        for path in sorted(self.folder.iterdir()):
+            if is_own(path.name):
+                continue
+            if path.is_file():
+                found[path.name] = path
+            elif not (path / STATE).exists() and _is_whole(path):
+                for file in sorted(path.rglob("*")):
+                    if file.is_file() and not file.name.endswith(PASSING):
+                        found[str(file.relative_to(self.folder))] = file
+        return found
+
+    def _hash(self, path: Path) -> str:
+        """Return a file's SHA-256, computed once for each of its versions."""
+        status = path.stat()
+        version = status.st_size, status.st_mtime_ns, status.st_ino
+        known = self._hashes.get(path)
+        if known is None or known[0] != version:
+            with path.open("rb") as file:
+                known = version, hashlib.file_digest(file, "sha256").hexdigest()
+            self._hashes[path] = known
+        return known[1]
+
+    # State in the folder
+
+    def _base(self) -> Manifest | None:
+        path = self.folder / STATE
+        if not path.exists():
+            return None
+        content = parse_json(path.read_bytes(), str(path))
+        if content["manifest"] is None:
+            return None
+        return Manifest.parsed(json.dumps(content["manifest"]).encode(), str(path))
+
+    def _keep(self, manifest: Manifest | None) -> None:
+        content = {
+            "location": self.location,
+            "manifest": None if manifest is None else asdict(manifest) | {"format": 1},
+        }
+        aside = self.folder / f"{STATE}.part"
+        aside.write_text(json.dumps(content))
+        aside.replace(self.folder / STATE)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock, which the kernel releases when a process dies."""
+        with open_own(self.folder / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _metadata_last(item: tuple[str, Any]) -> tuple[bool, str]:
+    return Path(item[0]).name == METADATA_NAME, item[0]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder of a run is no checkpoint, or a finished one."""
+    return not folder.name.startswith("epoch_") or (folder / METADATA_NAME).exists()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1

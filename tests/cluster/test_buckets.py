@@ -1,0 +1,95 @@
+"""A run in a bucket: trained here, resumed on a machine that has never seen it, and evaluated."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from factories import pack_samples, samples
+from s3_server import BUCKET, make_bucket, s3_server, set_aws_environment
+
+from pipeline.io import objects
+from pipeline.io.objects import Objects
+from pipeline.run.checkpoint_manager import checkpoints
+from pipeline.run.journal import Journal
+from pipeline.run.manifest import MANIFEST, Manifest
+from pipeline.run.mirror import Mirror
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+STORAGE = f"s3://{BUCKET}/runs"
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[str]:
+    objects._store.cache_clear()
+    with s3_server() as endpoint:
+        set_aws_environment(monkeypatch, endpoint, "AWS_ENDPOINT_URL")
+        make_bucket()
+        yield endpoint
+    objects._store.cache_clear()
+
+
+def train(folder: Path, epochs: int, scratch: str) -> str:
+    """Train the run `pose` by the command; return what it prints."""
+    people = samples(16)
+    if not (folder / "data").exists():
+        pack_samples(folder / "data", [people[:8], people[8:]], members=True)
+    settings = {
+        "data.train": f"{folder}/data/train-*.tar",
+        "data.val": f"{folder}/data/train-000000.tar",
+        "model.stacks": 1,
+        "model.features": 8,
+        "model.order": 2,
+        "model.input-px": 64,
+        "optim.batch-size": 4,
+        "optim.epochs": epochs,
+        "ray.storage": STORAGE,
+        "ray.scratch": folder / scratch,
+        "ray.name": "pose",
+        "tracking.uri": f"sqlite:///{folder}/mlflow.db",
+    }
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.train", *words],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_in_a_bucket_resumes_on_a_machine_that_has_never_seen_it(bucket, tmp_path, capsys):
+    printed = train(tmp_path, 1, "first")
+    assert f"best checkpoint: {STORAGE}/pose/epoch_0001 (epoch 1)" in printed
+    shutil.rmtree(tmp_path / "first")
+    assert "resuming from epoch_0001, after 16 samples" in train(tmp_path, 2, "second")
+    mirror = Mirror(tmp_path / "third", f"{STORAGE}/pose")
+    assert mirror.pull()
+    entries = Journal(tmp_path / "third").entries()
+    epochs = [e.content["step"] for e in entries if "val_loss" in e.content.get("values", ())]
+    assert epochs == [1, 2]
+    assert [e.content["status"] for e in entries if e.kind == "end"] == ["FINISHED", "FINISHED"]
+    assert [path.name for path in checkpoints(tmp_path / "third")][-1] == "epoch_0002"
+    # Each object counts, or says who is alive.
+    manifest = Manifest.parsed(Objects(f"{STORAGE}/pose").get(MANIFEST)[0], "it")
+    assert manifest.owner is None
+    keys = {f"runs/pose/{stored.key}" for stored in manifest.files.values()}
+    client = boto3.client("s3")
+    there = {one["Key"] for one in client.list_objects_v2(Bucket=BUCKET)["Contents"]}
+    client.close()
+    assert there - keys == {"runs/pose/manifest.json"}
+
+    from jobs.evaluate import main
+
+    capsys.readouterr()
+    main(["pose", "--ray.storage", STORAGE, "--data.val", f"{tmp_path}/data/train-000000.tar"])
+    assert "PCKh@0.5" in capsys.readouterr().out

@@ -1,0 +1,439 @@
+"""Runs in a bucket: what is uploaded, what counts, who may write, and how a machine resumes."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from obstore.store import LocalStore, MemoryStore
+
+from pipeline.io.objects import ConflictError, Objects, StoreError
+from pipeline.run import keeper as keepers
+from pipeline.run import mirror as mirrors
+from pipeline.run.keeper import Keeper, join
+from pipeline.run.manifest import MANIFEST, Manifest
+from pipeline.run.mirror import Mirror
+from pipeline.run.ownership import HeldError, Owner, SupersededError, Writer, note_claim
+
+LOCATION = "s3://bucket/runs/pose"
+
+
+def owner(name: str = "one", machine: str = "elsewhere") -> Owner:
+    return Owner(token=name, host=name, machine=machine, pid=1, ticks=1, since="now")
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Machine:
+    """A machine with a scratch folder of its own."""
+
+    def __init__(self, folder: Path, store: MemoryStore) -> None:
+        self.folder, self.objects = folder, Objects(LOCATION, store)
+        self.mirror = Mirror(folder, LOCATION, self.objects)
+
+    def start(self, who: Owner) -> Writer:
+        """Claim the run as a driver does."""
+        self.mirror.pull()
+        self.mirror.note_claims()
+        newest = mirrors.newest_claim(self.folder)
+        note_claim(self.folder, (newest.generation if newest else 0) + 1, who)
+        writer = Writer(self.folder, who)
+        self.mirror.claim(writer)
+        return writer
+
+    def write(self, name: str, content: bytes = b"content") -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file() and path.name[0] != "." and path.parent.name != "owners"
+        }
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def one(tmp_path, store) -> Machine:
+    return Machine(tmp_path / "one", store)
+
+
+@pytest.fixture
+def other(tmp_path, store) -> Machine:
+    return Machine(tmp_path / "other", store)
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Let the threads look often."""
+    for name in ("_LOOK_S", "_LONGEST_S"):
+        monkeypatch.setattr(keepers, name, 0.02)
+
+
+def in_bucket(machine: Machine) -> list[str]:
+    return sorted(found.name for found in machine.objects.found())
+
+
+def test_a_machine_that_has_never_seen_a_run_gets_all_that_was_pushed(one, other):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"line\n")
+    one.write("epoch_0001/weights.safetensors", bytes(3 * 2**20))
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    assert one.mirror.push(writer)
+    assert other.mirror.pull()
+    assert other.files() == one.files()
+
+
+def test_a_run_that_the_bucket_does_not_have_is_absent(one):
+    assert not one.mirror.pull()
+    assert in_bucket(one) == []
+
+
+def test_files_of_one_machine_or_one_moment_stay_there(one):
+    writer = one.start(owner())
+    for name in ("heartbeats/1/rank_00000.json", "hangs/a.txt", "stop"):
+        one.write(name, b"{}")
+    one.write("starting")
+    one.write(".writing-abc/weights.safetensors")
+    one.write("figures/curves.png.part")
+    one.write("epoch_0002/weights.safetensors")  # being removed: it has no metadata any more
+    one.write("figures/joints.png")
+    one.mirror.push(writer)
+    manifest = Manifest.parsed(one.objects.get(MANIFEST)[0], "it")
+    assert list(manifest.files) == ["figures/joints.png"]
+
+
+def test_nothing_counts_before_the_manifest_names_it(one, other, monkeypatch):
+    writer = one.start(owner())
+    one.write("epoch_0001/weights.safetensors")
+    one.write("epoch_0001/checkpoint.json", b"{}")
+
+    def fail(*arguments):
+        raise StoreError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.objects, "replace", fail)
+        with pytest.raises(StoreError, match="away"):
+            one.mirror.push(writer)
+    assert len([name for name in in_bucket(one) if "epoch_0001" in name]) == 2
+    assert other.mirror.pull()
+    assert other.files() == {}
+    # What was sent before is not sent again.
+    sent = in_bucket(one)
+    assert one.mirror.push(writer)
+    assert in_bucket(one) == sent
+    other.mirror.pull()
+    assert set(other.files()) == {"epoch_0001/weights.safetensors", "epoch_0001/checkpoint.json"}
+
+
+def test_metadata_of_a_checkpoint_is_sent_after_its_other_files(one, monkeypatch):
+    writer, sent = one.start(owner()), []
+    put = one.objects.put
+    monkeypatch.setattr(
+        one.objects, "put", lambda name, content: sent.append(Path(name).name) or put(name, content)
+    )
+    for name in ("checkpoint.json", "weights.safetensors", "optimizer.pt"):
+        one.write(f"epoch_0001/{name}")
+    one.mirror.push(writer)
+    assert sent[-1] == "checkpoint.json"
+    assert len(sent) == 3
+
+
+def test_what_is_superseded_leaves_the_bucket_and_other_machines(one, other):
+    writer = one.start(owner())
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(writer)
+    other.mirror.pull()
+    shutil.rmtree(one.folder / "epoch_0001")
+    one.write("epoch_0002/checkpoint.json", b"{ }")
+    one.write("journal.jsonl", b"first\nsecond\n")
+    one.mirror.push(writer)
+    other.mirror.follow()
+    assert other.files() == one.files()
+    assert not (other.folder / "epoch_0001").exists()
+    paths = [name.partition("/")[2] for name in in_bucket(one) if name[0] == "0"]
+    assert sorted(paths) == ["epoch_0002/checkpoint.json", "journal.jsonl"]
+
+
+def test_a_driver_that_follows_keeps_the_files_that_it_alone_writes(one, other):
+    writer = one.start(owner())
+    one.write("delivered.json", b"1")
+    one.mirror.push(writer)
+    other.mirror.pull()
+    other.write("delivered.json", b"2")
+    one.write("journal.jsonl", b"line\n")
+    one.mirror.push(writer)
+    other.mirror.follow()
+    assert other.files() == {"delivered.json": b"2", "journal.jsonl": b"line\n"}
+
+
+def test_what_a_machine_did_not_send_is_kept_while_nobody_has_written_since(one):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(writer)
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    again = Mirror(one.folder, LOCATION, one.objects)
+    again.pull()
+    assert set(one.files()) == {"journal.jsonl", "epoch_0001/checkpoint.json"}
+
+
+def test_what_a_machine_did_not_send_is_dropped_once_another_has_gone_on(one, other):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(writer)
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    next_writer = other.start(owner("two"))
+    other.write("journal.jsonl", b"first\nother\n")
+    other.mirror.push(next_writer)
+    Mirror(one.folder, LOCATION, one.objects).pull()
+    assert one.files() == {"journal.jsonl": b"first\nother\n"}
+
+
+def test_a_writer_that_was_taken_over_writes_nothing_more(one, other):
+    former = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(former)
+    other.start(owner("two"))
+    one.write("journal.jsonl", b"first\nlate\n")
+    with pytest.raises(SupersededError, match="taken over by process 1 on host two"):
+        one.mirror.push(former)
+    other.mirror.pull()
+    assert other.files() == {"journal.jsonl": b"first\n"}
+
+
+def test_of_two_claims_at_once_one_fails(one, other):
+    one.mirror.pull()
+    other.mirror.pull()
+    for machine, name in ((one, "one"), (other, "two")):
+        note_claim(machine.folder, 1, owner(name))
+    one.mirror.claim(Writer(one.folder, owner("one")))
+    with pytest.raises(HeldError, match="was taken by process 1 on host one"):
+        other.mirror.claim(Writer(other.folder, owner("two")))
+
+
+def test_a_start_that_was_too_late_does_not_release_the_run_of_the_other(one, other):
+    other.mirror.pull()
+    one.start(owner())
+    note_claim(other.folder, 1, owner("two"))
+    writer = Writer(other.folder, owner("two"))
+    with pytest.raises(HeldError):
+        other.mirror.claim(writer)
+    writer.release()
+    other.mirror.release()
+    assert Manifest.parsed(one.objects.get(MANIFEST)[0], "it").owner == owner()
+
+
+def test_a_run_that_was_released_is_free_at_once(one, other):
+    writer = one.start(owner())
+    writer.release()
+    one.mirror.release()
+    assert in_bucket(one) == [MANIFEST]
+    other.mirror.pull()
+    other.mirror.await_end("run pose")
+    other.start(owner("two"))
+
+
+def test_a_claim_takes_along_what_the_former_writer_added_at_the_last_moment(one, other):
+    writer = one.start(owner())
+    other.mirror.pull()
+    other.mirror.note_claims()
+    one.write("journal.jsonl", b"last\n")
+    one.mirror.push(writer)
+    note_claim(other.folder, 2, owner("two"))
+    other.mirror.claim(Writer(other.folder, owner("two")))
+    assert other.files() == {"journal.jsonl": b"last\n"}
+    other.mirror.push(Writer(other.folder, owner("two")))
+    assert list(Manifest.parsed(other.objects.get(MANIFEST)[0], "it").files) == ["journal.jsonl"]
+
+
+def test_an_owner_that_gives_signs_of_life_holds_the_run(one, other, monkeypatch):
+    one.start(owner())
+    other.mirror.pull()
+    monkeypatch.setattr(mirrors.time, "sleep", lambda seconds: one.mirror.sign(owner()))
+    with pytest.raises(HeldError, match="run pose is held by process 1 on host one"):
+        other.mirror.await_end("run pose")
+
+
+def test_an_owner_without_a_sign_of_life_is_replaced(one, other, monkeypatch):
+    one.start(owner())
+    other.mirror.pull()
+    monkeypatch.setattr(mirrors, "LEASE_S", 0.0)
+    other.mirror.await_end("run pose")
+
+
+def test_a_run_that_was_removed_from_the_bucket_starts_over(one):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(writer)
+    one.objects.delete(in_bucket(one))
+    assert not Mirror(one.folder, LOCATION, one.objects).pull()
+    assert one.files() == {}
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", ".mirror.json", "owners/1.json", ""])
+def test_a_manifest_can_name_no_file_outside_the_run(one, path):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(writer)
+    content = json.loads(one.objects.get(MANIFEST)[0])
+    content["files"] = {path: content["files"]["journal.jsonl"]}
+    one.objects.put(MANIFEST, json.dumps(content).encode())
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        one.mirror.pull()
+
+
+def test_a_damaged_object_is_refused(one, other):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(writer)
+    [name] = [name for name in in_bucket(one) if name.endswith("journal.jsonl")]
+    one.objects.put(name, b"other\n")
+    with pytest.raises(StoreError, match="other content than was written"):
+        other.mirror.pull()
+    assert other.files() == {}
+
+
+def test_a_store_without_conditions_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="ignores the conditions of writes"):
+        Objects(LOCATION, LocalStore(tmp_path)).check_conditions()
+
+
+def test_a_store_that_ignores_a_condition_is_refused(store, monkeypatch):
+    objects = Objects(LOCATION, store)
+    monkeypatch.setattr(
+        objects, "replace", lambda name, content, version: objects.put(name, content)
+    )
+    with pytest.raises(ValueError, match=r"If-Match is ignored"):
+        objects.check_conditions()
+    assert list(objects.found()) == []
+
+
+def test_a_write_whose_answer_was_lost_has_succeeded(store):
+    objects = Objects(LOCATION, store)
+    first = objects.create("name", b"one")
+    assert objects.create("name", b"one") == first
+    with pytest.raises(ConflictError):
+        objects.create("name", b"two")
+
+
+# Beside a run
+
+
+def test_files_are_uploaded_beside_the_run(one, other, quick):
+    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
+    one.write("journal.jsonl", b"first\n")
+    until(lambda: other.mirror.pull() and other.files() == {"journal.jsonl": b"first\n"})
+    keeper.close()
+
+
+def test_a_store_that_is_away_is_reported_once_and_gets_what_is_there_then(
+    one, quick, monkeypatch, capsys
+):
+    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
+    with monkeypatch.context() as away:
+
+        def fail(*arguments):
+            raise StoreError("s3://bucket: the store does not answer")
+
+        away.setattr(one.objects, "put", fail)
+        one.write("epoch_0001/checkpoint.json", b"{}")
+        until(lambda: keeper._failures > 4)
+        shutil.rmtree(one.folder / "epoch_0001")
+        one.write("epoch_0002/checkpoint.json", b"{}")
+    keeper.close()
+    manifest = Manifest.parsed(one.objects.get(MANIFEST)[0], "it")
+    assert list(manifest.files) == ["epoch_0002/checkpoint.json"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("s3://bucket: the store does not answer: 1 files of 0.0 MB (epoch_")
+    assert sum("does not answer" in line for line in lines) == 1
+
+
+def test_at_the_end_what_the_bucket_lacks_is_named(one, quick, monkeypatch, capsys):
+    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
+    monkeypatch.setattr(keepers, "PATIENCE_S", 0.0)
+
+    def fail(*arguments):
+        raise StoreError("s3://bucket: refused")
+
+    monkeypatch.setattr(one.objects, "put", fail)
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    keeper.close()
+    assert "s3://bucket/runs/pose lacks 1 files of 0.0 MB (epoch_0001)" in capsys.readouterr().out
+
+
+def test_driver_and_workers_take_turns_over_the_bucket_alone(one, other, quick):
+    driver = one.start(owner())
+    keeper = Keeper(one.mirror, driver, is_driver=True)
+    one.write("journal.jsonl", b"start\n")
+    keeper.hand_over()
+    writer = join(other.mirror, owner())
+    assert other.files() == {"journal.jsonl": b"start\n"}
+    working = Keeper(other.mirror, writer, is_driver=False)
+    other.write("journal.jsonl", b"start\nepoch\n")
+    until(lambda: one.files()["journal.jsonl"] == b"start\nepoch\n")
+    keeper.take_back()
+    # The workers are cut off from now on.
+    other.write("journal.jsonl", b"start\nepoch\nlate\n")
+    with pytest.raises(SupersededError):
+        other.mirror.push(writer)
+    one.write("journal.jsonl", b"start\nepoch\nend\n")
+    keeper.close()
+    working.stop()
+    assert other.mirror.pull()
+    assert other.files() == {"journal.jsonl": b"start\nepoch\nend\n"}
+
+
+def test_workers_of_another_start_may_not_join(one, other):
+    one.start(owner())
+    with pytest.raises(SupersededError, match="is owned by process 1 on host one"):
+        join(other.mirror, owner("two"))
+
+
+def test_a_request_to_stop_reaches_workers_on_another_machine(one, other, quick):
+    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
+    keeper.hand_over()
+    working = Keeper(other.mirror, join(other.mirror, owner()), is_driver=False)
+    (one.folder / "stop").touch()
+    until((other.folder / "stop").exists)
+    working.stop()
+    keeper.stop()
+
+
+def test_a_request_to_stop_of_an_earlier_start_is_ignored(one, other):
+    one.start(owner())
+    other.mirror.pull()
+    (one.folder / "stop").touch()
+    one.mirror.pass_stop_on(owner("former"), False)
+    other.mirror.receive_stop(owner())
+    assert not (other.folder / "stop").exists()
+
+
+def test_a_claim_elsewhere_ends_the_former_owner_on_its_own_machine(one, other, quick):
+    former = one.start(owner())
+    keeper = Keeper(one.mirror, former, is_driver=True)
+    other.start(owner("two"))
+
+    def is_over() -> bool:
+        try:
+            former.check()
+        except SupersededError:
+            return True
+        return False
+
+    until(is_over)
+    keeper.stop()

@@ -1,0 +1,74 @@
+"""A run in a bucket: driver and workers on machines that share nothing else, without Ray."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from obstore.store import MemoryStore
+from safetensors.torch import load_file
+from trainers import CPU, eventful_task, kept
+
+from pipeline.io import objects as home
+from pipeline.run.checkpoint import WEIGHTS_NAME
+from pipeline.run.journal import Journal
+from pipeline.run.storage import fetch, fetch_run, folder_here, hold, working
+from pipeline.settings import Settings
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.loop import LoopHooks, train
+from pipeline.training.trainer import Task, Trainer
+
+pytestmark = pytest.mark.slow
+
+LOCATION = "s3://bucket/runs/pose"
+
+
+@pytest.fixture(autouse=True)
+def bucket(monkeypatch) -> MemoryStore:
+    store = MemoryStore()
+    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+    return store
+
+
+def train_as_worker(task: Task, folder: Path, writer=None) -> None:
+    trainer = Trainer(task, 0, 1, CPU)
+    with Checkpointer(trainer, folder, writer=writer) as checkpointer:
+        train(trainer, checkpointer, LoopHooks())
+
+
+def train_in_bucket(task: Task, driver: Path, worker: Path) -> None:
+    """Train on one machine for a driver on another, as Ray would let them."""
+    ray = replace(Settings.from_flat(task.settings).ray, scratch=str(driver))
+    fetch_run(ray)
+    there = replace(ray, scratch=str(worker))
+    with hold(folder_here(ray, ""), "run pose") as writer:
+        journal = Journal(folder_here(ray, ""), writer=writer)
+        journal.tags({"driver": driver.name})
+        writer.turns.hand_over()
+        with working(there, folder_here(there, ""), writer.owner) as first:
+            train_as_worker(task, folder_here(there, ""), first)
+        writer.turns.take_back()
+        journal.end("FINISHED")
+
+
+def test_a_run_goes_on_from_the_bucket_alone_to_the_weights_of_one_on_a_disk(tmp_path):
+    whole = eventful_task(tmp_path, 1)
+    train_as_worker(whole, tmp_path / "disk")
+    stored = {"ray.storage": "s3://bucket/runs", "ray.name": "pose"}
+    task = replace(whole, settings=whole.settings | stored)
+    part = replace(task, settings=task.settings | {"optim.epochs": 1})
+    train_in_bucket(part, tmp_path / "driver", tmp_path / "worker")
+    train_in_bucket(task, tmp_path / "other driver", tmp_path / "other worker")
+    found = fetch(LOCATION, str(tmp_path / "reader"))
+    assert kept(found) == kept(tmp_path / "disk")
+    last = kept(found)[-1]
+    weights, expected = (
+        load_file(place / last / WEIGHTS_NAME) for place in (found, tmp_path / "disk")
+    )
+    assert all(weights[name].equal(expected[name]) for name in expected)
+    entries = Journal(found).entries()
+    assert [e.content["tags"]["driver"] for e in entries if e.kind == "tags"] == [
+        "driver",
+        "other driver",
+    ]
+    assert [e.content["step"] for e in entries if e.kind == "metrics"] == [1, 2, 3]
+    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))

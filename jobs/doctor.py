@@ -182,11 +182,12 @@ def _storage(arguments: Arguments) -> str:
     from pipeline.run.storage import check_store
 
     folder, storage = storage_folder(arguments.storage), resolved_storage(arguments.storage)
+    setting = "ray.scratch" if is_store(storage) else "ray.storage"
     if is_store(storage):
         check_store(storage)
-    check_writable("ray.storage", folder)
+    check_writable(setting, folder)
     there = next(above for above in (folder, *folder.parents) if above.exists())
-    _check_room(f"ray.storage={folder}", there)
+    _check_room(f"{setting}={folder}", there)
     free = _free_gb(there)
     text = f"{free:,.1f} GB free for runs in {folder}"
     if free < _ROOM_GB:

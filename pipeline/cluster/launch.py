@@ -222,9 +222,11 @@ def _environment(settings: Settings) -> dict[str, str]:
     """Return the environment of workers: memory, and compiled code where all nodes find it."""
     if not settings.optim.compile:
         return KEEP_MEMORY
-    # A worker that is restarted, or one on another node, then compiles nothing again.
-    compiled = os.environ.get(_COMPILED) or str(Path(settings.ray.storage) / COMPILED_NAME)
-    return KEEP_MEMORY | {_COMPILED: compiled}
+    # A worker that is restarted, or one on another node, then compiles nothing again. Without a
+    # shared disk each node keeps its own, where torch does by default.
+    shared = "" if is_store(settings.ray.storage) else f"{settings.ray.storage}/{COMPILED_NAME}"
+    compiled = os.environ.get(_COMPILED) or shared
+    return KEEP_MEMORY | ({_COMPILED: compiled} if compiled else {})
 
 
 def _watchdog_s(settings: Settings) -> float:

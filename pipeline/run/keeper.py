@@ -13,6 +13,8 @@ from pipeline.run.ownership import Owner, SupersededError, Writer
 
 # Seconds between looks at folder and bucket, and the longest between retries.
 _LOOK_S, _LONGEST_S = 2.0, 15.0
+# Seconds to wait for a request that is under way when the threads end.
+_END_S = 5.0
 # Failures in a row before the store is reported as away: one alone is not worth a line.
 _FAILURES = 2
 # Seconds to wait for uploads when a process hands the run over or ends.
@@ -50,11 +52,11 @@ class Keeper:
         self._writes = True
         self._turn = threading.Lock()
         self._over = threading.Event()
-        self._failures, self._reason = 0, ""
+        self._failures = 0
         self._has_asked = False
         self._threads = [
-            threading.Thread(target=self._work, args=work, name=work[0].__name__, daemon=True)
-            for work in ((self._move, _LOOK_S), (self._attend, _LOOK_S))
+            threading.Thread(target=self._work, args=(step,), name=step.__name__, daemon=True)
+            for step in (self._move, self._attend)
         ]
         for thread in self._threads:
             thread.start()
@@ -80,6 +82,8 @@ class Keeper:
         Raises StoreError if the store stays away, and SupersededError.
         """
         with self._turn:
+            # After this, to join replaces none of the files that this process alone has changed.
+            _until(self._follow, PATIENCE_S)
             join(self._mirror, self._writer.owner)
             self._writes = True
 
@@ -91,15 +95,21 @@ class Keeper:
         except StoreError as error:
             waiting = self._mirror.waiting()
             say(
-                f"{redacted(self._mirror.location)} lacks {_described(waiting)}: {error}; they are "
-                f"in {self._mirror.folder}, and the same command on this machine sends them"
+                f"{redacted(self._mirror.location)} lacks {_described(waiting)}: {error}; the same "
+                f"command on this machine sends it from {self._mirror.folder}"
             )
         finally:
-            self._over.set()
+            self.stop()
 
     def stop(self) -> None:
         """End the threads without an upload."""
         self._over.set()
+        for thread in self._threads:
+            thread.join(_END_S)
+
+    def _follow(self) -> bool:
+        self._mirror.follow()
+        return True
 
     def _push_all(self, patience_s: float) -> None:
         def push() -> bool:
@@ -108,8 +118,8 @@ class Keeper:
 
         _until(push, patience_s)
 
-    def _work(self, step: Callable[[], None], every_s: float) -> None:
-        pause_s = every_s
+    def _work(self, step: Callable[[], None]) -> None:
+        pause_s = _LOOK_S
         while not self._over.wait(pause_s):
             try:
                 step()
@@ -120,7 +130,7 @@ class Keeper:
                 if step == self._move:
                     self._failed(error)
             else:
-                pause_s = every_s
+                pause_s = _LOOK_S
                 if step == self._move:
                     self._succeeded()
 
@@ -146,8 +156,8 @@ class Keeper:
     def _failed(self, error: OSError) -> None:
         self._failures += 1
         if self._failures == _FAILURES:
-            waiting = self._mirror.waiting() if self._writes else {}
-            say(f"{error}: {_described(waiting)} wait on disk, and training continues")
+            waiting = f"; to be sent later: {_described(self._mirror.waiting())}"
+            say(f"{error}: training continues{waiting if self._writes else ''}")
 
     def _succeeded(self) -> None:
         if self._failures >= _FAILURES:
@@ -173,4 +183,5 @@ def _until(attempt: Callable[[], bool], patience_s: float) -> None:
 def _described(waiting: Mapping[str, int]) -> str:
     names = sorted({path.partition("/")[0] for path in waiting})
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(waiting)} files of {sum(waiting.values()) / 1e6:,.1f} MB ({shown or 'nothing'})"
+    files = f"{len(waiting)} file{'' if len(waiting) == 1 else 's'}"
+    return f"{files}, {sum(waiting.values()) / 1e6:,.1f} MB in all ({shown or 'none'})"

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 from uuid import uuid4
 
 from pipeline.io.inside import checked_name
-from pipeline.io.parsing import fields_of, parse_json, text_of, whole_of
+from pipeline.io.parsing import fields_of, parse_json, table_of, text_of, whole_of
 from pipeline.run.layout import STARTING_NAME, STOP_NAME
 from pipeline.run.ownership import CLAIMS, Owner
 
@@ -51,8 +51,8 @@ class Manifest:
     files: Mapping[str, Stored] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """Return JSON, one file a line."""
-        content = asdict(self) | {"format": 1, "token": uuid4().hex}
+        """Return JSON. No two calls return the same: a writer recognizes its own manifest."""
+        content = asdict(self) | {"format": _FORMAT, "token": uuid4().hex}
         return json.dumps(content, indent=1).encode() + b"\n"
 
     @classmethod
@@ -60,20 +60,30 @@ class Manifest:
         """Read JSON. Raises ValueError naming `where` and the field."""
         required = ("began", "generation", "owner", "serial", "files", "format")
         content = fields_of(parse_json(text, where), where, required=required, optional=["token"])
-        if content["format"] != 1:
-            raise ValueError(f"{where}: expected format 1, got {content['format']!r:.80}")
-        files: dict[str, Stored] = {}
-        for path, value in fields_of(
-            content["files"], f"{where}: files", required=(), optional=content["files"]
-        ).items():
-            files[path] = Stored.parsed(path, value, f"{where}: files.{path}")
+        if content["format"] != _FORMAT:
+            raise ValueError(f"{where}: expected format {_FORMAT}, got {content['format']!r:.80}")
+        files = table_of(content["files"], f"{where}: files", lambda value, _: value)
         return cls(
             began=text_of(content["began"], f"{where}: began"),
             generation=whole_of(content["generation"], f"{where}: generation"),
-            owner=None if content["owner"] is None else Owner(**content["owner"]),
+            owner=_owner(content["owner"], f"{where}: owner"),
             serial=whole_of(content["serial"], f"{where}: serial"),
-            files=files,
+            files={
+                path: Stored.parsed(path, value, f"{where}: files.{path}")
+                for path, value in files.items()
+            },
         )
+
+
+def _owner(value: Any, where: str) -> Owner | None:
+    if value is None:
+        return None
+    content = fields_of(value, where, required=[each.name for each in fields(Owner)])
+    for name in ("token", "host", "machine", "since"):
+        text_of(content[name], f"{where}.{name}")
+    for name in ("pid", "ticks"):
+        whole_of(content[name], f"{where}.{name}")
+    return Owner(**content)
 
 
 def is_own(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The copy in a bucket of a run's folder, or a sweep's, on this machine's scratch disk.
+"""A run's folder on this machine's scratch disk, and its copy in a bucket.
 
 Processes write to the folder as to any other. What has changed is uploaded: data first, and last
 the manifest, which names every file that counts, the owner and the generation. It is only ever
@@ -11,9 +11,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,7 +46,7 @@ from pipeline.run.storage import LOCK, STATE
 _ALIVE, _STOP, _PROBE = "live/owner", "live/stop", "live/probe"
 # Seconds between looks for the end of an owner that may be dead.
 _LOOK_S = 2.0
-# Bytes up to which a file is read at once, so that it can't change while it is sent.
+# Bytes read at once. A file up to this size can't change while it is sent.
 _IN_MEMORY = 2**20
 # Attempts to read files that another process replaces meanwhile.
 _ATTEMPTS = 5
@@ -78,16 +78,16 @@ class Mirror:
         uploaded everything, and nobody has written to the bucket since.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / STATE).exists():
-            self._keep(None)
         for attempt in range(_ATTEMPTS):
             found = self._look()
             with self._locked():
+                if not (self.folder / STATE).exists():
+                    self._keep(None)
                 base = self._base()
                 try:
                     if found is None:
                         if base is not None:
-                            self._apply(base, Manifest(began="", generation=0, owner=None))
+                            self._apply(None, Manifest(began="", generation=0, owner=None))
                             self._keep(None)
                         return False
                     if base is None or base.began != found.began or base.serial < found.serial:
@@ -195,22 +195,25 @@ class Mirror:
 
     def await_end(self, what: str) -> None:
         """Return when the run's owner is dead or has released it. Raises HeldError."""
-        manifest = self._seen and self._seen[0]
-        if manifest is None or manifest.owner is None:
-            return
-        owner, is_said = manifest.owner, False
-        try:
-            first = self._objects.head(_ALIVE).modified
-        except AbsentError:
-            return
-        if has_ended(owner, what, lambda: self._age_s(first)):
-            return
-        while (age_s := self._age_s(first)) < LEASE_S:
-            if self._objects.head(_ALIVE).modified > first:
-                raise held(what, owner, 0.0)
-            newest = self._look()
-            if newest is None or newest.generation != manifest.generation:
+        while self._seen is not None and (owner := self._seen[0].owner) is not None:
+            if self._is_dead(owner, self._seen[0].generation, what):
                 return
+
+    def _is_dead(self, owner: Owner, generation: int, what: str) -> bool:
+        """Whether the owner of the newest claim is dead; False once there is another claim.
+
+        Raises HeldError if it is alive.
+        """
+        first, is_said = self._sign_of_life(), False
+        if has_ended(owner, what, lambda: self._age_s(first)):
+            return True
+        while (age_s := self._age_s(first)) < LEASE_S:
+            sign = self._sign_of_life()
+            there = self._look()
+            if there is None or there.generation != generation:
+                return False
+            if sign > first:
+                raise held(what, owner, 0.0)
             if not is_said:
                 say(
                     f"{what}: waiting for at most {LEASE_S - age_s:.0f} s, to see whether its "
@@ -218,6 +221,14 @@ class Mirror:
                 )
             is_said = True
             time.sleep(_LOOK_S)
+        return True
+
+    def _sign_of_life(self) -> datetime:
+        """Return the time of the owner's last sign of life. Its manifest is one too."""
+        signs = [self._objects.head(MANIFEST).modified]
+        with suppress(AbsentError):
+            signs.append(self._objects.head(_ALIVE).modified)
+        return max(signs)
 
     def _age_s(self, sign: datetime) -> float:
         """Return the age of a sign of life by the store's clock, since clocks of hosts differ."""
@@ -287,24 +298,49 @@ class Mirror:
             local = self._snapshot(manifest, opened)
             if local is None:
                 return False  # it was changed meanwhile
-            batch = f"{manifest.generation:08d}-{uuid4().hex[:8]}"
-            files: dict[str, Stored] = {}
-            for path, found in sorted(local.items(), key=_metadata_last):
-                if isinstance(found, Stored):
-                    files[path] = found
-                    continue
-                content, size, sha256 = found
-                if (path, sha256) not in self._sent:
-                    writer.check()
-                    key = f"{batch}/{path}"
-                    self._objects.put(key, content)
-                    self._sent[path, sha256] = Stored(key=key, size=size, sha256=sha256)
-                files[path] = self._sent[path, sha256]
+            files = self._upload(local, manifest.generation, writer.check)
         if files != manifest.files:
             writer.check()
             new = replace(manifest, serial=manifest.serial + 1, files=files)
             self._commit(writer, manifest, version, new)
         return True
+
+    def publish(self) -> None:
+        """Upload a finished folder, which no process changes.
+
+        Raises ConflictError if the bucket has one there.
+        """
+        new = Manifest(began=uuid4().hex, generation=1, owner=None, serial=1)
+        with ExitStack() as opened:
+            local = self._snapshot(new, opened)
+            assert local is not None, "its journal grew"
+            new = replace(new, files=self._upload(local, new.generation, lambda: None))
+        try:
+            self._objects.create(MANIFEST, new.to_bytes())
+        except ConflictError:
+            with suppress(StoreError):  # they count nowhere
+                self._objects.delete([stored.key for stored in new.files.values()])
+            raise
+        self._keep(new)
+
+    def _upload(
+        self, local: dict[str, _Local], generation: int, check: Callable[[], object]
+    ) -> dict[str, Stored]:
+        """Upload what the bucket lacks, after a `check` for each file; return all files."""
+        batch = f"{generation:08d}-{uuid4().hex[:8]}"
+        files: dict[str, Stored] = {}
+        for path, found in sorted(local.items(), key=_metadata_last):
+            if isinstance(found, Stored):
+                files[path] = found
+                continue
+            content, size, sha256 = found
+            if (path, sha256) not in self._sent:
+                check()
+                key = f"{batch}/{path}"
+                self._objects.put(key, content)
+                self._sent[path, sha256] = Stored(key=key, size=size, sha256=sha256)
+            files[path] = self._sent[path, sha256]
+        return files
 
     def _commit(self, writer: Writer, before: Manifest, version: Version, new: Manifest) -> None:
         with self._locked():
@@ -342,13 +378,12 @@ class Mirror:
                 if there is not None and there.sha256 == self._hash(source):
                     found[path] = there
                     continue
-                file = opened.enter_context(source.open("rb"))
-                size = os.fstat(file.fileno()).st_size
-                if size > _IN_MEMORY:
+                if source.stat().st_size > _IN_MEMORY:
                     # Large files do not change once they have their name, or they only grow.
-                    found[path] = file, size, self._hash(source)
+                    file = opened.enter_context(source.open("rb"))
+                    found[path] = file, *self._size_and_hash(source, file)
                 else:
-                    content = file.read()
+                    content = source.read_bytes()
                     found[path] = content, len(content), hashlib.sha256(content).hexdigest()
         except FileNotFoundError:
             return None
@@ -369,15 +404,22 @@ class Mirror:
         return found
 
     def _hash(self, path: Path) -> str:
-        """Return a file's SHA-256, computed once for each of its versions."""
-        status = path.stat()
+        """Return a file's SHA-256."""
+        with path.open("rb") as file:
+            return self._size_and_hash(path, file)[1]
+
+    def _size_and_hash(self, path: Path, file: BinaryIO) -> tuple[int, str]:
+        """Return an open file's size, and the SHA-256 of so many bytes: it may grow meanwhile.
+
+        Computed once for each version of a file.
+        """
+        status = os.fstat(file.fileno())
         version = status.st_size, status.st_mtime_ns, status.st_ino
         known = self._hashes.get(path)
         if known is None or known[0] != version:
-            with path.open("rb") as file:
-                known = version, hashlib.file_digest(file, "sha256").hexdigest()
+            known = version, _sha256(file, status.st_size)
             self._hashes[path] = known
-        return known[1]
+        return status.st_size, known[1]
 
     # State in the folder
 
@@ -393,7 +435,7 @@ class Mirror:
     def _keep(self, manifest: Manifest | None) -> None:
         content = {
             "location": self.location,
-            "manifest": None if manifest is None else asdict(manifest) | {"format": 1},
+            "manifest": None if manifest is None else json.loads(manifest.to_bytes()),
         }
         aside = self.folder / f"{STATE}.part"
         aside.write_text(json.dumps(content))
@@ -409,6 +451,16 @@ class Mirror:
 
 def _metadata_last(item: tuple[str, Any]) -> tuple[bool, str]:
     return Path(item[0]).name == METADATA_NAME, item[0]
+
+
+def _sha256(file: BinaryIO, size: int) -> str:
+    """Return the SHA-256 of the first `size` bytes of an open file, and go back to its start."""
+    digest = hashlib.sha256()
+    while size > 0 and (data := file.read(min(size, _IN_MEMORY))):
+        digest.update(data)
+        size -= len(data)
+    file.seek(0)
+    return digest.hexdigest()
 
 
 def _is_whole(folder: Path) -> bool:

@@ -165,8 +165,11 @@ def newest_claim(folder: Path) -> Claim | None:
 def note_claim(folder: Path, generation: int, owner: Owner | None) -> None:
     """Note a claim that was made elsewhere, unless the folder has it or a newer one."""
     newest = newest_claim(folder)
-    if newest is None or newest.generation < generation:
-        _create(folder, generation, owner)
+    if newest is not None and newest.generation >= generation:
+        return
+    if _create(folder, generation, owner):
+        # Signs of life of an owner elsewhere do not reach this file: its age must not count as one.
+        os.utime(folder / CLAIMS / _name(generation), (0, 0))
 
 
 def _name(generation: int) -> str:

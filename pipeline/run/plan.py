@@ -213,7 +213,7 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
 
 
 def _start_folder(settings: Settings) -> str:
-    """Resolve `model.start` to the absolute folder of a checkpoint, the same on every node."""
+    """Resolve `model.start` to a checkpoint's absolute folder, or its location in a bucket."""
     start, storage = settings.model.start, resolved_storage(settings.ray.storage)
     if not start:
         return ""

@@ -6,7 +6,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from pipeline.io.location import bucket_and_key, is_store
@@ -27,7 +27,8 @@ def location_of(folder: Path) -> str:
 
 def shown(path: Path) -> str:
     """Return where users find a file: in the bucket, or else on the disk."""
-    for folder in (path, *path.parents):
+    # A run's folder, or what lies in it, such as a checkpoint.
+    for folder in (path, path.parent):
         if location := location_of(folder):
             return f"{redacted(location)}/{path.relative_to(folder)}"
     return str(path)
@@ -62,12 +63,16 @@ def fetch_run(ray: RaySettings) -> None:
 
 
 def publish(folder: Path, location: str) -> None:
-    """Upload a finished folder to where the bucket has none yet."""
+    """Upload a finished folder, or take what the bucket has there already."""
+    from pipeline.io.objects import ConflictError
     from pipeline.run.mirror import Mirror
 
-    Mirror(folder, location).pull()
-    with hold(folder, folder.name, take_over=True):
-        pass  # its end uploads what there is
+    mirror = Mirror(folder, location)
+    if not mirror.exists():
+        with suppress(ConflictError):  # another process has uploaded it since
+            mirror.publish()
+            return
+    mirror.pull()
 
 
 def is_taken(folder: Path, beside: Path) -> bool:
@@ -88,9 +93,15 @@ def move_aside(folder: Path, aside: Path, last: Collection[str], check: Callable
     names = [path.name for path in folder.iterdir() if path.name not in (CLAIMS, STATE, LOCK)]
     location = location_of(folder)
     if location:
+        from pipeline.run.mirror import Mirror
+
         local = shutil.ignore_patterns(STATE, LOCK, CLAIMS)
         shutil.copytree(folder, aside, ignore=local)
-        publish(aside, f"{location.rpartition('/')[0]}/{aside.name}")
+        try:
+            Mirror(aside, f"{location.rpartition('/')[0]}/{aside.name}").publish()
+        except OSError:
+            shutil.rmtree(aside)
+            raise
     else:
         aside.mkdir()
     for name in sorted(names, key=lambda name: (name in last, name)):
@@ -126,7 +137,6 @@ def hold(
     mirror.pull()
     if not take_over:
         mirror.await_end(what)
-        mirror.pull()
     mirror.note_claims()
     try:
         with own(folder, what, take_over=take_over, lost=lost) as writer:
@@ -142,11 +152,12 @@ def hold(
 def folders_here(run: str, storage: str, scratch: str) -> Iterator[Path]:
     """Yield the folders that `run` may mean, those in buckets after they were brought here."""
     if is_store(run):
+        _, key = bucket_and_key(run)
         # A run's folder, or that of one of its checkpoints.
         above, _, last = run.rstrip("/").rpartition("/")
         if (folder := fetch(run.rstrip("/"), scratch)) is not None:
             yield folder
-        elif (found := fetch(above, scratch)) is not None:
+        elif "/" in key and (found := fetch(above, scratch)) is not None:
             yield found / last
         return
     yield Path(run)

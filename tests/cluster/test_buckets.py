@@ -12,12 +12,15 @@ import pytest
 from factories import pack_samples, samples
 from s3_server import BUCKET, make_bucket, s3_server, set_aws_environment
 
+from pipeline.cluster import launch
 from pipeline.io import objects
 from pipeline.io.objects import Objects
 from pipeline.run.checkpoint_manager import checkpoints
 from pipeline.run.journal import Journal
 from pipeline.run.manifest import MANIFEST, Manifest
 from pipeline.run.mirror import Mirror
+from pipeline.settings import Settings
+from pipeline.settings.ray import KEEP_MEMORY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -65,6 +68,14 @@ def train(folder: Path, epochs: int, scratch: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_compiled_code_of_a_run_in_a_bucket_stays_on_each_node(monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    settings = Settings().replaced({"optim.compile": True, "ray.storage": STORAGE})
+    assert launch._environment(settings) == KEEP_MEMORY
+    on_disk = launch._environment(settings.replaced({"ray.storage": "/disk/runs"}))
+    assert on_disk["TORCHINDUCTOR_CACHE_DIR"] == "/disk/runs/compiled"
 
 
 def test_a_run_in_a_bucket_resumes_on_a_machine_that_has_never_seen_it(bucket, tmp_path, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
+from pipeline.io import objects as home
 from pipeline.io.objects import ConflictError, Objects, StoreError
 from pipeline.run import keeper as keepers
 from pipeline.run import mirror as mirrors
@@ -16,6 +17,8 @@ from pipeline.run.keeper import Keeper, join
 from pipeline.run.manifest import MANIFEST, Manifest
 from pipeline.run.mirror import Mirror
 from pipeline.run.ownership import HeldError, Owner, SupersededError, Writer, note_claim
+from pipeline.run.storage import fetch_run, folder_here, hold
+from pipeline.settings import RaySettings
 
 LOCATION = "s3://bucket/runs/pose"
 
@@ -276,10 +279,44 @@ def test_an_owner_without_a_sign_of_life_is_replaced(one, other, monkeypatch):
     other.mirror.await_end("run pose")
 
 
+def test_an_owner_that_releases_the_run_meanwhile_is_not_waited_for(one, other, monkeypatch):
+    writer = one.start(owner())
+    other.mirror.pull()
+
+    def release(seconds: float) -> None:
+        writer.release()
+        one.mirror.release()
+
+    monkeypatch.setattr(mirrors.time, "sleep", release)
+    other.mirror.await_end("run pose")
+    other.start(owner("two"))
+
+
+def test_an_owner_that_has_only_just_claimed_the_run_holds_it(one, other, monkeypatch):
+    one.start(owner())
+    one.objects.delete(["live/owner"])
+    other.mirror.pull()
+    monkeypatch.setattr(mirrors.time, "sleep", lambda seconds: one.mirror.sign(owner()))
+    with pytest.raises(HeldError, match="run pose is held by process 1 on host one"):
+        other.mirror.await_end("run pose")
+
+
+def test_a_dead_owner_elsewhere_is_waited_for_once(one, store, tmp_path, monkeypatch, capsys):
+    one.start(owner())
+    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+    monkeypatch.setattr(mirrors, "LEASE_S", 0.0)
+    ray = RaySettings(storage="s3://bucket/runs", scratch=str(tmp_path), name="pose")
+    fetch_run(ray)
+    with hold(folder_here(ray, ""), "run pose") as writer:
+        assert writer.check() == 2
+    assert "waiting" not in capsys.readouterr().out
+
+
 def test_a_run_that_was_removed_from_the_bucket_starts_over(one):
     writer = one.start(owner())
     one.write("journal.jsonl", b"first\n")
     one.mirror.push(writer)
+    one.write("epoch_0001/checkpoint.json", b"{}")
     one.objects.delete(in_bucket(one))
     assert not Mirror(one.folder, LOCATION, one.objects).pull()
     assert one.files() == {}
@@ -295,6 +332,43 @@ def test_a_manifest_can_name_no_file_outside_the_run(one, path):
     one.objects.put(MANIFEST, json.dumps(content).encode())
     with pytest.raises(ValueError, match=r"manifest\.json"):
         one.mirror.pull()
+
+
+@pytest.mark.parametrize("named", [{}, [], {"token": "one"}, vars(owner()) | {"pid": "1"}])
+def test_a_manifest_whose_owner_is_none_is_refused(one, named):
+    one.start(owner())
+    content = json.loads(one.objects.get(MANIFEST)[0])
+    one.objects.put(MANIFEST, json.dumps(content | {"owner": named}).encode())
+    with pytest.raises(ValueError, match=r"manifest\.json: owner"):
+        one.mirror.pull()
+
+
+def test_a_large_file_that_grows_while_it_is_sent_counts_as_it_was(one, other, monkeypatch):
+    writer = one.start(owner())
+    path = one.write("system.jsonl", bytes(2 * 2**20))
+    sha256 = mirrors._sha256
+
+    def grow(file, size):
+        with path.open("ab") as more:
+            more.write(b"line")
+        return sha256(file, size)
+
+    monkeypatch.setattr(mirrors, "_sha256", grow)
+    one.mirror.push(writer)
+    other.mirror.pull()
+    assert other.files() == {"system.jsonl": bytes(2 * 2**20)}
+
+
+def test_of_two_that_publish_a_folder_the_first_counts(one, other):
+    one.write("checkpoint.json", b"first")
+    other.write("checkpoint.json", b"other")
+    one.mirror.publish()
+    sent = in_bucket(one)
+    with pytest.raises(ConflictError):
+        other.mirror.publish()
+    assert in_bucket(one) == sent
+    other.mirror.pull()
+    assert other.files() == {"checkpoint.json": b"first"}
 
 
 def test_a_damaged_object_is_refused(one, other):
@@ -359,7 +433,10 @@ def test_a_store_that_is_away_is_reported_once_and_gets_what_is_there_then(
     manifest = Manifest.parsed(one.objects.get(MANIFEST)[0], "it")
     assert list(manifest.files) == ["epoch_0002/checkpoint.json"]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("s3://bucket: the store does not answer: 1 files of 0.0 MB (epoch_")
+    assert lines[0].startswith(
+        "s3://bucket: the store does not answer: training continues; to be sent later: 1 file, "
+        "0.0 MB in all (epoch_0001)"
+    )
     assert sum("does not answer" in line for line in lines) == 1
 
 
@@ -373,7 +450,9 @@ def test_at_the_end_what_the_bucket_lacks_is_named(one, quick, monkeypatch, caps
     monkeypatch.setattr(one.objects, "put", fail)
     one.write("epoch_0001/checkpoint.json", b"{}")
     keeper.close()
-    assert "s3://bucket/runs/pose lacks 1 files of 0.0 MB (epoch_0001)" in capsys.readouterr().out
+    assert (
+        "s3://bucket/runs/pose lacks 1 file, 0.0 MB in all (epoch_0001): s3://bucket: refused"
+    ) in capsys.readouterr().out
 
 
 def test_driver_and_workers_take_turns_over_the_bucket_alone(one, other, quick):
@@ -396,6 +475,20 @@ def test_driver_and_workers_take_turns_over_the_bucket_alone(one, other, quick):
     working.stop()
     assert other.mirror.pull()
     assert other.files() == {"journal.jsonl": b"start\nepoch\nend\n"}
+
+
+def test_what_the_driver_alone_has_written_meanwhile_outlasts_the_turn_of_the_workers(one, other):
+    driver = one.start(owner())
+    keeper = Keeper(one.mirror, driver, is_driver=True)
+    one.write("delivered.json", b"1")
+    keeper.hand_over()
+    one.write("delivered.json", b"2")
+    writer = join(other.mirror, owner())
+    other.write("journal.jsonl", b"epoch\n")
+    other.mirror.push(writer)
+    keeper.take_back()
+    assert one.files() == {"delivered.json": b"2", "journal.jsonl": b"epoch\n"}
+    keeper.stop()
 
 
 def test_workers_of_another_start_may_not_join(one, other):

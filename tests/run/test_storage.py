@@ -3,9 +3,21 @@
 from pathlib import Path
 
 import pytest
+from obstore.store import MemoryStore
 
+from pipeline.io import objects as home
+from pipeline.io.objects import Objects, StoreError
 from pipeline.run.plan import resolved_storage
-from pipeline.run.storage import local_storage, shown
+from pipeline.run.storage import (
+    fetch,
+    folders_here,
+    hold,
+    is_taken,
+    local_storage,
+    move_aside,
+    publish,
+    shown,
+)
 from pipeline.settings import RaySettings
 
 
@@ -46,6 +58,57 @@ def test_the_place_of_a_file_is_shown_in_the_bucket(tmp_path):
     folder.mkdir(parents=True)
     (folder / ".mirror.json").write_text('{"location": "s3://bucket/runs/pose", "manifest": null}')
     assert shown(folder / "epoch_0001") == "s3://bucket/runs/pose/epoch_0001"
+
+
+def test_only_a_runs_folder_tells_its_place(tmp_path):
+    (tmp_path / ".mirror.json").write_text('{"location": "s3://other/runs", "manifest": null}')
+    assert shown(tmp_path / "runs" / "pose") == f"{tmp_path}/runs/pose"
+
+
+def test_a_bucket_alone_is_no_run(tmp_path):
+    assert list(folders_here("s3://bucket/", "", str(tmp_path))) == []
+    with pytest.raises(ValueError, match="s3://: expected s3://BUCKET/FOLDER"):
+        list(folders_here("s3://", "", str(tmp_path)))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """The folder of a run of which a bucket has a copy."""
+    store = MemoryStore()
+    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+    folder = tmp_path / "s3" / "bucket" / "runs" / "pose"
+    (folder / "epoch_0001").mkdir(parents=True)
+    for name in ("journal.jsonl", "epoch_0001/checkpoint.json"):
+        (folder / name).write_text(name)
+    publish(folder, "s3://bucket/runs/pose")
+    return folder
+
+
+def test_a_run_that_is_moved_aside_lies_beside_it_in_the_bucket(run, tmp_path):
+    aside = run.with_name("pose-before-1")
+    assert not is_taken(aside, run)
+    with hold(run, "run pose") as writer:
+        move_aside(run, aside, ["journal.jsonl"], writer.check)
+    assert is_taken(aside, run)
+    assert fetch("s3://bucket/runs/pose", str(tmp_path / "other")) is not None
+    moved = fetch("s3://bucket/runs/pose-before-1", str(tmp_path / "other"))
+    assert (moved / "journal.jsonl").read_text() == "journal.jsonl"
+    assert (moved / "epoch_0001/checkpoint.json").exists()
+    assert not (moved.with_name("pose") / "journal.jsonl").exists()
+
+
+def test_a_run_that_can_not_be_moved_aside_stays(run, monkeypatch):
+    aside = run.with_name("pose-before-1")
+    with hold(run, "run pose") as writer, monkeypatch.context() as away:
+
+        def fail(*arguments):
+            raise StoreError("the store does not answer")
+
+        away.setattr(Objects, "create", fail)
+        with pytest.raises(StoreError):
+            move_aside(run, aside, ["journal.jsonl"], writer.check)
+    assert (run / "journal.jsonl").exists()
+    assert not aside.exists()
 
 
 def test_a_storage_in_a_bucket_is_resolved_to_itself():

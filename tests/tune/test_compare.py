@@ -98,9 +98,9 @@ def test_a_sweep_means_its_best_trial_that_did_not_fail(tmp_path):
     folder = sweep(tmp_path / "stacks", [])
     trial(folder / "good", 70.0)
     trial(folder / "failed", 90.0, "FAILED")
-    assert find_local("stacks", tmp_path) == folder / "good" / "epoch_0001"
+    assert find_local("stacks", str(tmp_path)) == folder / "good" / "epoch_0001"
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "sweep.json").write_text("{}")
     with pytest.raises(ValueError, match="empty: no trial of this sweep has a checkpoint with a"):
-        find_local("empty", tmp_path)
+        find_local("empty", str(tmp_path))

@@ -108,7 +108,7 @@ class Run:
         """The best checkpoint by the primary metric. Raises ValueError if none was evaluated."""
         from pipeline.run.start import find_local
 
-        found = find_local(str(self.folder), self.folder.parent)
+        found = find_local(str(self.folder))
         if found is None:
             raise ValueError(f"{self.folder}: no such folder")
         return Checkpoint(found)
@@ -311,14 +311,19 @@ def compare(*runs: Checkpoint | Run | str | Path) -> Compared:
 
 
 def load(run: str | Path) -> Run:
-    """Return a run by its folder, or by its name in `runs`. Raises ValueError if there is none."""
-    from pipeline.run.journal import JOURNAL_NAME
-    from pipeline.run.plan import storage_folder
+    """Return a run by its folder, also one in a bucket, or by its name in `runs`.
 
-    for folder in (Path(run), storage_folder("") / run):
+    Raises ValueError if there is none.
+    """
+    from pipeline.run.journal import JOURNAL_NAME
+    from pipeline.run.plan import resolved_storage
+    from pipeline.run.storage import folders_here
+
+    storage = resolved_storage("")
+    for folder in folders_here(str(run), storage):
         if (folder / JOURNAL_NAME).exists():
             return Run(folder.absolute())
-    raise ValueError(f"{str(run)!r} is not the folder of a run, nor a run in {storage_folder('')}")
+    raise ValueError(f"{str(run)!r} is not the folder of a run, nor a run in {storage}")
 
 
 def _place(location: str) -> Path | str:

@@ -149,7 +149,7 @@ def hold(
         mirror.release()
 
 
-def folders_here(run: str, storage: str, scratch: str) -> Iterator[Path]:
+def folders_here(run: str, storage: str, scratch: str = "") -> Iterator[Path]:
     """Yield the folders that `run` may mean, those in buckets after they were brought here."""
     if is_store(run):
         _, key = bucket_and_key(run)

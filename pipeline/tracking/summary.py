@@ -33,6 +33,7 @@ from pipeline.run.journal import Journal
 from pipeline.run.layout import FIGURES, overlay_path
 from pipeline.run.ownership import Writer
 from pipeline.run.plan import Plan
+from pipeline.run.storage import shown
 from pipeline.tracking.description import NOTE, command, describe_run, paragraphs
 from pipeline.tracking.long_values import record_long
 from pipeline.tracking.sync import deliver_start
@@ -145,7 +146,7 @@ def _write_report(plan: Plan, outcome: Outcome, result: str, check: Callable[[],
             part.replace("`", "") for part in paragraphs(plan, network_cost(plan.settings.model))
         ],
         command=command(plan.settings),
-        facts={"best checkpoint": str(outcome.checkpoint)},
+        facts={"best checkpoint": shown(outcome.checkpoint)},
         recipe=recipe,
         settings=differing,
         tables=list(map(score_table, outcome.scores.values())),

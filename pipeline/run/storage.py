@@ -45,7 +45,8 @@ def local_storage(storage: str, scratch: str) -> Path:
     bucket, key = bucket_and_key(storage)
     root = Path(scratch) if scratch else Path(tempfile.gettempdir(), f"hourglass-ray-{os.getuid()}")
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = root.stat()
+    # Others could have put a link where the default is expected.
+    status = root.stat(follow_symlinks=scratch != "")
     if status.st_uid != os.geteuid() or (not scratch and status.st_mode & 0o022):
         raise ValueError(
             f"ray.scratch={str(root)!r} is of user {status.st_uid}, mode "
@@ -152,7 +153,7 @@ def hold(
 def folders_here(run: str, storage: str, scratch: str = "") -> Iterator[Path]:
     """Yield the folders that `run` may mean, those in buckets after they were brought here."""
     if is_store(run):
-        _, key = bucket_and_key(run)
+        key = bucket_and_key(run)[1]
         # A run's folder, or that of one of its checkpoints.
         above, _, last = run.rstrip("/").rpartition("/")
         if (folder := fetch(run.rstrip("/"), scratch)) is not None:

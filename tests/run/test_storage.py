@@ -1,5 +1,6 @@
 """Where a run lies: the folder on this machine that stands for one in a bucket."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_a_scratch_folder_that_others_can_write_to_is_refused(temporary):
     [made] = temporary.iterdir()
     made.chmod(0o777)
     with pytest.raises(ValueError, match=r"ray\.scratch=.* expected a folder of this user alone"):
+        local_storage("s3://bucket/runs", "")
+
+
+def test_a_link_in_place_of_the_scratch_folder_is_refused(temporary):
+    (temporary / "elsewhere").mkdir(mode=0o700)
+    (temporary / f"hourglass-ray-{os.getuid()}").symlink_to(temporary / "elsewhere")
+    with pytest.raises(ValueError, match="expected a folder of this user alone"):
         local_storage("s3://bucket/runs", "")
 
 

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from braceexpand import braceexpand
-
 from pipeline.io.redaction import redacted
 
 _REMOTE = ("gs", "http", "https", "s3")
@@ -98,6 +96,9 @@ def split_pattern(pattern: str) -> list[str]:
 
 def spell_out(pattern: str) -> Iterator[str]:
     """Yield the expansions of braces such as `{000..009}` or `{train,val}`. Raises ValueError."""
+    # Settings need this module, and a training step little more than torch.
+    from braceexpand import braceexpand
+
     try:
         yield from braceexpand(pattern, escape=False)
     except ValueError as error:

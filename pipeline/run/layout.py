@@ -12,6 +12,8 @@ STOP_NAME = "stop"
 SWEEP_NAME = "sweep.json"
 # This file in a run's folder tells its driver that it has no workers: they start, or wait for room.
 STARTING_NAME = "starting"
+# In a folder with a copy in a bucket: the manifest that it was last equal to, and a lock.
+STATE, LOCK = ".mirror.json", ".mirror.lock"
 
 
 class StorageError(OSError):

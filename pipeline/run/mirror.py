@@ -26,7 +26,7 @@ from pipeline.io.own import open_own
 from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME
-from pipeline.run.layout import STOP_NAME
+from pipeline.run.layout import LOCK, STATE, STOP_NAME
 from pipeline.run.manifest import MANIFEST, PASSING, Manifest, Stored, is_own
 from pipeline.run.metadata import METADATA_NAME
 from pipeline.run.ownership import (
@@ -40,7 +40,6 @@ from pipeline.run.ownership import (
     newest_claim,
     note_claim,
 )
-from pipeline.run.storage import LOCK, STATE
 
 # Objects beside the manifest: the owner's sign of life, and a request to stop.
 _ALIVE, _STOP, _PROBE = "live/owner", "live/stop", "live/probe"

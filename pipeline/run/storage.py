@@ -12,11 +12,9 @@ from pathlib import Path, PurePosixPath
 from pipeline.io.location import bucket_and_key, is_store
 from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
+from pipeline.run.layout import LOCK, STATE
 from pipeline.run.ownership import CLAIMS, Owner, SupersededError, Writer, own
 from pipeline.settings import RaySettings
-
-# In a folder with a copy in a bucket: the manifest that it was last equal to, and a lock.
-STATE, LOCK = ".mirror.json", ".mirror.lock"
 
 
 def location_of(folder: Path) -> str:

@@ -61,7 +61,7 @@ def test_predictions_by_a_run_in_a_bucket_go_to_a_bucket(bucket, run, capsys):
 
 
 def test_python_gets_the_address_of_what_it_wrote(bucket, run):
-    found = hourglass_ray.predict("run", "in", out="s3://pose/found")
+    found = hourglass_ray.predict("s3://pose/runs/run", "in", out="s3://pose/found")
     assert found == "s3://pose/found"
     assert "predictions.json" in names(bucket, "found")
 

@@ -361,9 +361,13 @@ def test_a_storage_on_a_full_disk_is_refused(tmp_path, monkeypatch):
         plan_training(settings)
 
 
-def test_a_storage_of_a_network_is_refused(tmp_path):
-    settings = settings_of(packed(tmp_path), **{"ray.storage": "s3://bucket/runs"})
-    refused(settings, "ray.storage must be a folder that every node sees, got 's3://bucket/runs'")
+def test_a_storage_that_is_neither_folder_nor_bucket_is_refused(tmp_path):
+    settings = settings_of(packed(tmp_path), **{"ray.storage": "ftp://host/runs"})
+    message = (
+        "ray.storage must be a folder that every node sees, or one in a bucket: s3://, gs:// or "
+        "az://, got 'ftp://host/runs'"
+    )
+    refused(settings, message)
 
 
 def test_a_tracking_uri_without_a_scheme_is_refused(tmp_path):

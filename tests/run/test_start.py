@@ -182,7 +182,7 @@ def test_a_run_begins_with_the_weights_and_resumes_without_them(tmp_path, ema_sa
 def test_a_registered_model_is_kept_beside_the_runs(tmp_path, monkeypatch):
     asked = []
 
-    def found(model: str, storage: Path, uri: str, into: Path, *, argument: str) -> Path:
+    def found(model: str, storage: str, uri: str, into: Path, *, argument: str) -> Path:
         asked.append((model, storage, uri, argument))
         trained(into / "model/checkpoint")
         return into / "model/checkpoint"
@@ -192,7 +192,7 @@ def test_a_registered_model_is_kept_beside_the_runs(tmp_path, monkeypatch):
     given = {"ray.storage": str(storage), "tracking.uri": "http://m:1"}
     settings = Settings.from_flat(given | {"model.start": "models:/pose@champion"})
     kept = Path(with_start(settings).model.start)
-    assert asked == [("models:/pose@champion", storage, "http://m:1", "model.start")]
+    assert asked == [("models:/pose@champion", str(storage), "http://m:1", "model.start")]
     assert kept.parent == storage / STARTS
     plan_start(kept, shape(), MPII)
     # The same model is kept once, and nothing is left of the download.

@@ -70,9 +70,18 @@ class Keeper:
         else:
             self.close()
 
+    def upload(self) -> None:
+        """Upload all that the bucket lacks. Raises StoreError if the store stays away."""
+
+        def push() -> bool:
+            with self._turn:
+                return self._mirror.push(self._writer)
+
+        _until(push, PATIENCE_S)
+
     def hand_over(self) -> None:
         """Upload all, and let the workers write. Raises StoreError if the store stays away."""
-        self._push_all(PATIENCE_S)
+        self.upload()
         with self._turn:
             self._writes = False
 
@@ -91,7 +100,7 @@ class Keeper:
         """Upload the rest, for some time, and print what the bucket lacks then."""
         try:
             if self._writes:
-                self._push_all(PATIENCE_S)
+                self.upload()
         except StoreError as error:
             waiting = self._mirror.waiting()
             say(
@@ -110,13 +119,6 @@ class Keeper:
     def _follow(self) -> bool:
         self._mirror.follow()
         return True
-
-    def _push_all(self, patience_s: float) -> None:
-        def push() -> bool:
-            with self._turn:
-                return self._mirror.push(self._writer)
-
-        _until(push, patience_s)
 
     def _work(self, step: Callable[[], None]) -> None:
         pause_s = _LOOK_S

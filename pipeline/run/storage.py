@@ -199,7 +199,9 @@ def working(ray: RaySettings, folder: Path, owner: Owner) -> Iterator[Writer]:
 
     mirror = Mirror(folder, f"{ray.storage}/{ray.name}")
     writer = join(mirror, owner)
-    with Keeper(mirror, writer, is_driver=False):
+    with Keeper(mirror, writer, is_driver=False) as keeper:
+        # A checkpoint that only this machine has is the one from which all ranks resume.
+        keeper.upload()
         yield writer
 
 

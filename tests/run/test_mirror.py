@@ -17,7 +17,7 @@ from pipeline.run.keeper import Keeper, join
 from pipeline.run.manifest import MANIFEST, Manifest
 from pipeline.run.mirror import Mirror
 from pipeline.run.ownership import HeldError, Owner, SupersededError, Writer, note_claim
-from pipeline.run.storage import fetch_run, folder_here, hold
+from pipeline.run.storage import fetch_run, folder_here, hold, working
 from pipeline.settings import RaySettings
 
 LOCATION = "s3://bucket/runs/pose"
@@ -462,7 +462,7 @@ def test_driver_and_workers_take_turns_over_the_bucket_alone(one, other, quick):
     keeper.hand_over()
     writer = join(other.mirror, owner())
     assert other.files() == {"journal.jsonl": b"start\n"}
-    working = Keeper(other.mirror, writer, is_driver=False)
+    workers = Keeper(other.mirror, writer, is_driver=False)
     other.write("journal.jsonl", b"start\nepoch\n")
     until(lambda: one.files()["journal.jsonl"] == b"start\nepoch\n")
     keeper.take_back()
@@ -472,7 +472,7 @@ def test_driver_and_workers_take_turns_over_the_bucket_alone(one, other, quick):
         other.mirror.push(writer)
     one.write("journal.jsonl", b"start\nepoch\nend\n")
     keeper.close()
-    working.stop()
+    workers.stop()
     assert other.mirror.pull()
     assert other.files() == {"journal.jsonl": b"start\nepoch\nend\n"}
 
@@ -491,6 +491,25 @@ def test_what_the_driver_alone_has_written_meanwhile_outlasts_the_turn_of_the_wo
     keeper.stop()
 
 
+def test_all_ranks_have_the_checkpoint_that_only_the_first_one_had(
+    tmp_path, store, one, monkeypatch
+):
+    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+    one.start(owner())
+    first, second = (
+        RaySettings(storage="s3://bucket/runs", name="pose", scratch=str(tmp_path / name))
+        for name in ("first", "second")
+    )
+    # Its machine had not sent the checkpoint when the former workers were lost.
+    fetch_run(first)
+    unsent = folder_here(first, "") / "epoch_0001" / "checkpoint.json"
+    unsent.parent.mkdir()
+    unsent.write_text("{}")
+    with working(first, folder_here(first, ""), owner()):
+        fetch_run(second)
+    assert (folder_here(second, "") / "epoch_0001" / "checkpoint.json").read_text() == "{}"
+
+
 def test_workers_of_another_start_may_not_join(one, other):
     one.start(owner())
     with pytest.raises(SupersededError, match="is owned by process 1 on host one"):
@@ -500,10 +519,10 @@ def test_workers_of_another_start_may_not_join(one, other):
 def test_a_request_to_stop_reaches_workers_on_another_machine(one, other, quick):
     keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
     keeper.hand_over()
-    working = Keeper(other.mirror, join(other.mirror, owner()), is_driver=False)
+    workers = Keeper(other.mirror, join(other.mirror, owner()), is_driver=False)
     (one.folder / "stop").touch()
     until((other.folder / "stop").exists)
-    working.stop()
+    workers.stop()
     keeper.stop()
 
 

@@ -26,18 +26,22 @@ def join(mirror: Mirror, owner: Owner) -> Writer:
 
     Raises StoreError if the store stays away, and SupersededError if another start owns the run.
     """
-    joined: list[Writer] = []
+    writer: Writer | None = None
 
     def attempt() -> bool:
+        nonlocal writer
         mirror.pull()
         mirror.note_claims()
         mirror.check_owner(owner)
-        joined.append(Writer.of_worker(mirror.folder, owner))
-        mirror.claim(joined[-1])
+        # A claim that the store did not take is entered again, unless there is a newer one.
+        if writer is None or not writer.is_newest():
+            writer = Writer.of_worker(mirror.folder, owner)
+        mirror.claim(writer)
         return True
 
     _until(attempt, PATIENCE_S)
-    return joined[-1]
+    assert writer is not None
+    return writer
 
 
 class Keeper:
@@ -90,11 +94,17 @@ class Keeper:
 
         Raises StoreError if the store stays away, and SupersededError.
         """
-        with self._turn:
-            # After this, to join replaces none of the files that this process alone has changed.
-            _until(self._follow, PATIENCE_S)
-            join(self._mirror, self._writer.owner)
-            self._writes = True
+        try:
+            with self._turn:
+                # After this, to join replaces none of the files that only this process has changed.
+                _until(self._follow, PATIENCE_S)
+                join(self._mirror, self._writer.owner)
+                self._writes = True
+        except StoreError as error:
+            raise StoreError(
+                f"{error}; the workers have ended, and the same command continues from what they "
+                "have kept, once the store answers"
+            ) from None
 
     def close(self) -> None:
         """Upload the rest, for some time, and print what the bucket lacks then."""
@@ -163,7 +173,8 @@ class Keeper:
 
     def _succeeded(self) -> None:
         if self._failures >= _FAILURES:
-            say(f"{redacted(self._mirror.location)} answers again, and has all that waited")
+            has_all = ", and has all that waited" if self._writes else ""
+            say(f"{redacted(self._mirror.location)} answers again{has_all}")
         self._failures = 0
 
 

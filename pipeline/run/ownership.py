@@ -147,6 +147,14 @@ class Writer:
             raise SupersededError(f"{name} has newer workers: nothing more is written by these")
         return newest.generation
 
+    def is_newest(self) -> bool:
+        """Whether this writer may still write."""
+        try:
+            self.check()
+        except SupersededError:
+            return False
+        return True
+
     def release(self) -> None:
         """Let others claim the folder at once, unless they have."""
         with suppress(OSError, SupersededError):

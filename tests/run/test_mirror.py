@@ -510,6 +510,34 @@ def test_all_ranks_have_the_checkpoint_that_only_the_first_one_had(
     assert (folder_here(second, "") / "epoch_0001" / "checkpoint.json").read_text() == "{}"
 
 
+def test_workers_enter_one_claim_however_often_the_store_refuses_it(one, other, monkeypatch):
+    one.start(owner())
+    replace, refusals = other.objects.replace, [StoreError("full")] * 3
+
+    def refuse(*arguments):
+        if refusals:
+            raise refusals.pop()
+        return replace(*arguments)
+
+    monkeypatch.setattr(other.objects, "replace", refuse)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert join(other.mirror, owner()).check() == 2
+
+
+def test_the_end_of_workers_that_the_store_does_not_take_is_named(one, monkeypatch):
+    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
+    keeper.hand_over()
+    monkeypatch.setattr(keepers, "PATIENCE_S", 0.0)
+
+    def fail(*arguments):
+        raise StoreError("s3://bucket: full")
+
+    monkeypatch.setattr(one.objects, "replace", fail)
+    with pytest.raises(StoreError, match=r"^s3://bucket: full; .* the same command continues"):
+        keeper.take_back()
+    keeper.stop()
+
+
 def test_workers_of_another_start_may_not_join(one, other):
     one.start(owner())
     with pytest.raises(SupersededError, match="is owned by process 1 on host one"):

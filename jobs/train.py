@@ -153,10 +153,13 @@ def describe(plan: "Plan") -> None:
             f"run {settings.ray.name} {'starts over' if plan.restarts else 'resumes'} with other "
             f"settings or data than before: {listed(plan.changes)}"
         )
-    if plan.is_complete:
+    if plan.is_complete and (done := plan.resumes):
+        optim, epochs, since = settings.optim, done.progress.epochs, done.plateau.epochs_since
+        longer = "more --optim.epochs" if epochs >= optim.epochs else "a higher --optim.stop-after"
         say(
-            f"run {settings.ray.name} is complete ({settings.optim.epochs} epochs); "
-            "use another --ray.name to start over"
+            f"run {settings.ray.name} is complete: it ended "
+            f"{optim.describe_end(plan.measure.headline, epochs, since)}; use {longer} to train "
+            "longer, or another --ray.name to start over"
         )
 
 

@@ -2,10 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.run.journal import Entry, Journal
+from pipeline.settings import OptimSettings
 
 # A tag of a trial's run: why it was stopped before its last epoch.
 STOPPED_TAG = "sweep.stopped"
@@ -40,6 +41,15 @@ def reports(journal: Journal, metric: str) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def is_whole(report: Mapping[str, Any], optim: OptimSettings) -> bool:
+    """Tell from a run's last report whether it has had all its epochs, or has ended itself early.
+
+    An empty report is that of a run without an epoch.
+    """
+    epoch = report.get("epoch", 0)
+    return optim.is_over(epoch, epoch - report.get("best_epoch", 0))
 
 
 def last_of(journal: Journal) -> tuple[int, float]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-# finished: ran all its epochs; stopped: by the scheduler or the budget; failed: with an error,
-# also when it was retried; unfinished: the sweep ended before the trial did.
+# finished: ran all its epochs, or ended itself early (optim.stop_after); stopped: by the scheduler
+# or the budget; failed: with an error, also when it was retried; unfinished: the sweep ended before
+# the trial did.
 Status = Literal["finished", "stopped", "failed", "unfinished"]
 
 

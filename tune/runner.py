@@ -29,7 +29,7 @@ from pipeline.run.ownership import Writer
 from pipeline.settings import RaySettings
 from pipeline.tracking.recording import InterruptedRunError
 from tune.budget import Accountant, Ending, ending_on_signals
-from tune.epochs import has_finished, reports
+from tune.epochs import has_finished, is_whole, reports
 from tune.gather import Tried, gather
 from tune.outcome import SweepOutcome
 from tune.plan import Sweep
@@ -109,9 +109,12 @@ class Narrator(ray.tune.Callback):
         """Print the score of a trial."""
         result, headline = trial.last_result, self._sweep.measure.headline
         outcome = f"{headline} {result['score']:.2f} (epoch {result['best_epoch']})"
-        epochs = point_of(trial.config).get("optim.epochs", self._sweep.base.optim.epochs)
-        if result["epoch"] < epochs:
+        optim = self._sweep.base.replaced(point_of(trial.config)).optim
+        if not is_whole(result, optim):
             outcome += f", stopped after {result['samples']:,} samples"
+        elif result["epoch"] < optim.epochs:
+            since = result["epoch"] - result["best_epoch"]
+            outcome += f", ended {optim.describe_end(headline, result['epoch'], since)}"
         self._end(trial, outcome)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -20,7 +20,7 @@ from pipeline.run.plan import Plan, plan_training
 from pipeline.settings import Settings
 from pipeline.tracking.recording import InterruptedRunError, RunRecorder, record_run
 from pipeline.tracking.summary import conclude
-from tune.epochs import STOPPED_TAG, has_finished, reports
+from tune.epochs import STOPPED_TAG, has_finished, is_whole, reports
 from tune.spaces import Point, trial_name
 
 # Ray Tune's only parameter is the whole point: settings that only fit together stay together.
@@ -79,8 +79,8 @@ class Trial(ray.tune.Trainable):
                 self._reported += 1
                 return dict(self._last)
             is_stopping = why_stopping(self._folder) is not None
-            is_whole = self._last.get("epoch", 0) >= self._plan.settings.optim.epochs
-            if is_over and self._has_finished() and (is_whole or not is_stopping):
+            has_all = is_whole(self._last, self._plan.settings.optim)
+            if is_over and self._has_finished() and (has_all or not is_stopping):
                 return self._last | {"done": True}
             if is_stopping and not is_over:
                 Stop(self._plan.folder).ask()
@@ -125,7 +125,7 @@ def _train_or_conclude(plan: Plan, record: RunRecorder) -> None:
             raise
         # Stopped for good, by the scheduler or the budget: the best so far is the result.
         done = reports(record.journal, plan.measure.metric_name)
-        if not done or done[-1]["epoch"] < plan.settings.optim.epochs:
+        if not is_whole(done[-1] if done else {}, plan.settings.optim):
             record.journal.tags({STOPPED_TAG: why or "by the rule for early stopping"})
         if best(plan.folder, plan.measure.metric_name) is not None:
             conclude(plan, record.journal)

@@ -75,9 +75,11 @@ class Plan:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run of this name has completed all its epochs."""
-        done = 0 if self.resumes is None else self.resumes.progress.epochs
-        return done >= self.settings.optim.epochs
+        """Whether the run of this name has completed all its epochs, or has ended early."""
+        done = self.resumes
+        return done is not None and self.settings.optim.is_over(
+            done.progress.epochs, done.plateau.epochs_since
+        )
 
 
 def plan_training(settings: Settings) -> Plan:

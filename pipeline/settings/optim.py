@@ -58,6 +58,9 @@ class OptimSettings:
     """Compute BatchNorm's statistics over all workers' samples, where each has few. GPUs only."""
     epochs: int = 100
     """Passes over the training samples."""
+    stop_after: int = 0
+    """End the run early after so many epochs without better validation accuracy; 0: never, as in
+    the paper. With optim.schedule=plateau more than optim.patience."""
     loss: Loss = "mse"
     """Loss, summed over the supervised heatmaps. mse: mean squared error, as in the paper.
     cross-entropy: between target and softmax of each heatmap, independent of the target's scale."""
@@ -96,6 +99,7 @@ class OptimSettings:
         counts = ("reference_batch", "patience", "batch_size", "accumulate", "epochs")
         require_at_least(self, "optim", 1, *counts)
         require_at_least(self, "optim", 0, "warmup_samples", "ema_samples", "max_bad_steps", "seed")
+        require_at_least(self, "optim", 0, "stop_after")
         require_at_least(self, "optim", 0, "weight_decay", "clip_norm")
         require_at_most_one(self, "optim", "cosine_end")
         side = self.target_px
@@ -109,6 +113,13 @@ class OptimSettings:
             self.ema_samples,
         )
         require(
+            self.stop_after == 0 or self.schedule != "plateau" or self.stop_after > self.patience,
+            "optim.stop_after",
+            f"0, or above optim.patience={self.patience} with optim.schedule=plateau, as the rate "
+            "would never drop",
+            self.stop_after,
+        )
+        require(
             not (self.checkpointing and self.compile),
             "optim.checkpointing",
             "False with optim.compile, which chooses itself what to recompute",
@@ -120,3 +131,22 @@ class OptimSettings:
             "False with optim.compile, as its exchange between GPUs fails when compiled",
             self.sync_batchnorm,
         )
+
+    def is_over(self, epochs: int, epochs_since_best: int) -> bool:
+        """Whether training is over after `epochs`, the last few without better accuracy."""
+        return epochs >= self.epochs or self.has_stalled(epochs_since_best)
+
+    def has_stalled(self, epochs_since_best: int) -> bool:
+        """Whether so many epochs without better accuracy end the run early."""
+        return 0 < self.stop_after <= epochs_since_best
+
+    def describe_end(self, headline: str, epochs: int, epochs_since_best: int) -> str:
+        """Describe when a run ended, and why if early. `headline` is its primary metric."""
+        if epochs >= self.epochs:
+            return f"after all {self.epochs} epochs"
+        if self.has_stalled(epochs_since_best):
+            return (
+                f"early, after epoch {epochs} of {self.epochs}: {headline} has not improved in "
+                f"{epochs_since_best} epochs (optim.stop_after={self.stop_after})"
+            )
+        return f"after epoch {epochs} of {self.epochs}"

@@ -22,10 +22,11 @@ Scalar = str | int | float | bool
 # Settings of one start of a run, not of the run: they are not recorded.
 _OF_A_START = ("ray.take_over", "ray.on_change")
 # Settings that change neither the samples nor their order, or do the same arithmetic otherwise, or
-# with which a run should resume: with a higher limit of bad steps.
+# with which a run should resume: with a higher limit of bad steps, or of epochs to wait.
 _INDECISIVE = (
     *("data.threads", "data.cache", "data.cache_gb", "data.max_pixels"),
     *("optim.checkpointing", "optim.compile", "optim.max_bad_steps"),
+    "optim.stop_after",
 )
 # Settings that runs which were begun before them did not have, with the values that change nothing:
 # such a run keeps its name.

@@ -2,8 +2,9 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -40,6 +41,8 @@ from pipeline.tracking.sync import deliver_start
 
 # Training samples in the picture that a run starts with.
 _SHOWN = 12
+# A tag of a run that has ended: after which epoch, and why if early.
+ENDED_TAG = "ended"
 # The run's report in its folder, and its pictures by name, in order.
 REPORT_NAME = "report.html"
 PICTURES = {
@@ -129,9 +132,16 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
     outcome = Outcome(checkpoint=folder, epoch=epoch, scores=scores)
     journal.file(_write_report(plan, outcome, result, journal.check), "")
     note = {NOTE: describe_run(plan, network_cost(plan.settings.model), result)}
-    journal.tags(note)
+    journal.tags(note | {ENDED_TAG: _ended(plan, journal.history([metric])[metric])})
     record_long(journal, {}, note)
     return outcome
+
+
+def _ended(plan: Plan, course: Sequence[tuple[int, float]]) -> str:
+    """Describe when and why the run ended, from its primary metric by epoch."""
+    # Of equal values the first is the best, as for the plateau.
+    (last, _), (best_epoch, _) = course[-1], max(course, key=itemgetter(1))
+    return plan.settings.optim.describe_end(plan.measure.headline, last, last - best_epoch)
 
 
 def _write_report(plan: Plan, outcome: Outcome, result: str, check: Callable[[], object]) -> Path:

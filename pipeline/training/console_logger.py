@@ -93,6 +93,10 @@ class ConsoleLogger:
             )
             for warning in self._warnings.after(epoch, metrics[FLAT_NAME], state.plateau):
                 say(f"{self._label}{warning}")
+            optim, since = self._trainer.settings.optim, state.plateau.epochs_since
+            if optim.has_stalled(since):
+                ended = optim.describe_end(measure.headline, epoch, since)
+                say(f"{self._label}training ends {ended}")
 
     def _left(self) -> str:
         samples = self._trainer.state.progress.samples - self._before

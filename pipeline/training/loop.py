@@ -40,10 +40,10 @@ class LoopHooks:
 
 
 def train(trainer: Trainer, checkpointer: Checkpointer, host: LoopHooks, label: str = "") -> None:
-    """Train until all epochs are done or a stop is requested. `label` begins every printed line."""
+    """Train until the run is over or a stop is requested. `label` begins every printed line."""
     state, trained = trainer.state, checkpointer.resume()
     logger, draining = ConsoleLogger(trainer, label), set[str]()
-    while trained or state.progress.epochs < trainer.settings.optim.epochs:
+    while trained or not state.is_over:
         if not trained:
             for step in trainer.train_epoch(_LINE_EVERY_S, checkpointer.request):
                 note_startup("stepped")

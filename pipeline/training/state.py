@@ -163,6 +163,11 @@ class TrainState:
         patience = optim.patience if optim.schedule == "plateau" else math.inf
         self.plateau = self.plateau.after(accuracy, patience)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or the run ends early. The same on every rank."""
+        return self._settings.optim.is_over(self.progress.epochs, self.plateau.epochs_since)
+
     def average_statistics(self) -> None:
         """Give every rank the mean BatchNorm statistics, as evaluation needs them.
 

@@ -188,6 +188,7 @@ def test_a_run_has_its_description_and_registers_its_best_model(trained: str, pl
         f"**Best: PCKh@0.5 {metrics['best_pckh_0.5']:.2f}"
     )
     assert tags["workers"] == "2"
+    assert tags["ended"].startswith("after all ")
     assert tags["device"].endswith(" cores")
     assert {"version.torch", "version.ray", "version.mlflow", "parameters", "gmacs"} <= set(tags)
     assert metrics["memory_mib"] > 0

@@ -14,13 +14,14 @@ import torch
 from factories import pack_samples, packed, samples, settings_of
 from web_server import publish
 
+from jobs.train import describe
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import COCO, LSP, MPII, JointSet, Measure
 from pipeline.pose.person import Visibility
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
 from pipeline.run.journal import Journal
 from pipeline.run.layout import SWEEP_NAME
-from pipeline.run.metadata import CheckpointMetadata, Progress
+from pipeline.run.metadata import CheckpointMetadata, Plateau, Progress
 from pipeline.run.ownership import HeldError, own
 from pipeline.run.plan import Plan, plan_training, resolved_storage, tracking_uri, working_root
 from pipeline.settings import Settings
@@ -419,7 +420,12 @@ def test_a_warm_up_that_no_epoch_would_outlast_is_refused(tmp_path):
 
 
 def checkpointed(
-    plan: Plan, epochs: int, data: dict[str, str] | None = None, epoch_steps: int = 0, **changes
+    plan: Plan,
+    epochs: int,
+    data: dict[str, str] | None = None,
+    epoch_steps: int = 0,
+    plateau: Plateau = Plateau(),  # noqa: B008
+    **changes,
 ) -> Path:
     """Write a checkpoint of the plan's run as training would."""
     settings = plan.settings.replaced(changes)
@@ -431,6 +437,7 @@ def checkpointed(
         joint_set=MPII,
         progress=Progress(epochs=epochs, epoch_steps=epoch_steps),
         metrics={},
+        plateau=plateau,
         data=plan.checksums if data is None else data,
     )
     write_checkpoint(
@@ -455,6 +462,26 @@ def test_a_run_with_all_its_epochs_is_complete(tmp_path):
     assert plan.is_complete
     assert not plan_training(settings.replaced({"optim.epochs": 11})).is_complete
     assert not replace(plan, resumes=None).is_complete
+
+
+def test_a_run_that_ended_early_is_complete_until_it_may_wait_longer(tmp_path, capsys):
+    settings = settings_of(
+        packed(tmp_path), **{"optim.epochs": 10, "ray.name": "mine", "optim.stop_after": 3}
+    )
+    checkpointed(plan_training(settings), 7, plateau=Plateau(best=40.0, epochs_since=3))
+    plan = plan_training(settings)
+    assert plan.is_complete
+    describe(plan)
+    assert (
+        "run mine is complete: it ended early, after epoch 7 of 10: PCKh@0.5 has not improved in 3 "
+        "epochs (optim.stop_after=3); use a higher --optim.stop-after to train longer, or another "
+        "--ray.name to start over\n"
+    ) in capsys.readouterr().out
+    for patience in (4, 0):
+        longer = plan_training(settings.replaced({"optim.stop_after": patience}))
+        assert (longer.is_complete, dict(longer.changes)) == (False, {})
+    describe(plan_training(settings.replaced({"optim.epochs": 7})))
+    assert "it ended after all 7 epochs; use more --optim.epochs to" in capsys.readouterr().out
 
 
 def test_a_table_without_head_sizes_is_refused_with_its_column(tmp_path):

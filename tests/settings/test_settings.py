@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipeline.settings import ModelSettings, RaySettings, Settings
+from pipeline.settings import ModelSettings, OptimSettings, RaySettings, Settings
 from pipeline.settings.cli import parse
 
 
@@ -63,6 +63,7 @@ NAME = (
         ("optim.learning_rate", 10**400, "a finite number"),
         ("optim.weight_decay", -1.0, "at least 0"),
         ("optim.patience", 0, "at least 1"),
+        ("optim.stop_after", -1, "at least 0"),
         ("optim.reference_batch", 0, "at least 1"),
         ("optim.batch_size", 0, "at least 1"),
         ("optim.warmup_samples", -1, "at least 0"),
@@ -104,6 +105,41 @@ def test_a_value_out_of_range_is_refused_by_its_dotted_key(key, value, expected)
     message = f"{key} must be {expected}, got {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Settings.from_flat({key: value})
+
+
+def test_a_run_that_waits_for_a_plateau_does_not_end_before_the_rate_drops():
+    plateau = {"optim.schedule": "plateau", "optim.patience": 5}
+    message = (
+        "optim.stop_after must be 0, or above optim.patience=5 with optim.schedule=plateau, as the "
+        "rate would never drop, got 5"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Settings.from_flat(plateau | {"optim.stop_after": 5})
+    assert Settings.from_flat(plateau | {"optim.stop_after": 6}).optim.has_stalled(6)
+    assert Settings.from_flat({"optim.stop_after": 1}).optim.has_stalled(1)
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "epochs", "since", "ended"),
+    [
+        (0, 9, 9, ""),
+        (0, 10, 9, "after all 10 epochs"),
+        (3, 9, 2, ""),
+        (
+            *(3, 9, 3),
+            "early, after epoch 9 of 10: PCKh@0.5 has not improved in 3 epochs "
+            "(optim.stop_after=3)",
+        ),
+        (3, 10, 3, "after all 10 epochs"),
+    ],
+)
+def test_a_run_ends_after_its_epochs_or_after_some_without_improvement(
+    stop_after, epochs, since, ended
+):
+    optim = OptimSettings(epochs=10, stop_after=stop_after)
+    assert optim.is_over(epochs, since) == bool(ended)
+    expected = ended or f"after epoch {epochs} of 10"
+    assert optim.describe_end("PCKh@0.5", epochs, since) == expected
 
 
 def test_supervision_inside_needs_one_stack_and_two_resolutions():

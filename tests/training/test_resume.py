@@ -166,6 +166,31 @@ def test_a_run_that_was_killed_repeatedly_ends_bit_identical(straight, tmp_path)
     assert kept(folder) == kept(expected)
 
 
+def test_a_run_ends_early_after_the_same_epoch_through_kills_and_changes_of_workers(tmp_path):
+    # Weights that no step changes: no epoch is better than the first.
+    changes = {"optim.learning_rate": 1e-300, "optim.stop_after": 2, "optim.epochs": 9}
+    task = eventful_task(tmp_path, 1)
+    folder = tmp_path / "run"
+    starts: list[tuple[int, Kill | None]] = [
+        (1, ("steps", 0, 7)),  # in the second epoch
+        (2, (WRITING, 0, 4)),  # between the steps and the evaluation of the second epoch
+        (1, None),
+    ]
+    for number, (workers, kill) in enumerate(starts):
+        settings = task.settings | changes | {"ray.workers": workers}
+        again = replace(task, settings=settings, folder=str(folder))
+        expected = (ProcessExitedException, ProcessRaisedException)
+        with pytest.raises(expected) if kill else nullcontext():
+            start_ranks(train_rank, (tmp_path / f"meeting-{number}", again, kill, None), workers)
+    ended = Trainer(again, 0, 1, torch.device("cpu"))
+    with Checkpointer(ended, folder) as checkpointer:
+        train(ended, checkpointer, LoopHooks())
+    assert [step for step, _ in recorded(folder)] == [1, 2, 3]
+    assert kept(folder)[-1] == "epoch_0003"
+    plateau = read_metadata(folder / "epoch_0003").plateau
+    assert (plateau.epochs_since, plateau.best) == (2, recorded(folder)[0][1]["pckh_0.5"])
+
+
 def test_bad_steps_are_skipped_and_counted_once_however_a_run_is_killed(tmp_path):
     task, bad = eventful_task(tmp_path, 2), 7
     expected = run(tmp_path / "never killed", task, [], bad)

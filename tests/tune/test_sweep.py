@@ -29,7 +29,7 @@ from tune.plan import Sweep, plan_sweep, write_identity
 from tune.ray_search import domain, param_space, searcher
 from tune.report.command import shared_arguments
 from tune.rules import rule
-from tune.runner import error_of
+from tune.runner import Narrator, error_of
 from tune.settings import Against, Budget, EarlySettings, SearchSettings
 from tune.spaces import Range, Space, given_values, space_of, trial_name
 from tune.trial import POINT, Trial, number_of, point_of, run_name
@@ -575,6 +575,7 @@ def trial_of(sweep: Sweep, error: Exception | None = None) -> Trial:
     [
         ([1.0, 2.0, 3.0], False, "done"),
         ([1.0, 2.0, 3.0], True, "done"),
+        ([2.0, 1.0], True, "done"),  # ended itself, after an epoch without improvement
         ([1.0], False, "done"),  # stopped by the rule, whose decision is not known any more
         ([1.0], True, "waits"),  # it resumes if its budget grows
     ],
@@ -586,7 +587,7 @@ def test_a_trial_is_done_unless_it_was_stopped_with_the_sweep(
         raise AsleepError
 
     monkeypatch.setattr("tune.trial.time.sleep", sleep)
-    sweep = planned(tmp_path)
+    sweep = planned(tmp_path, optim__stop_after=1)
     journal_of(sweep.plans[0].folder, scores, end="FINISHED")
     if is_stopping:
         (sweep.folder / STOP_NAME).write_text("budget.samples=4 is used up")
@@ -600,6 +601,18 @@ def test_a_trial_is_done_unless_it_was_stopped_with_the_sweep(
     else:
         with pytest.raises(AsleepError):
             trial.step()
+
+
+def test_a_trial_that_ended_itself_is_told_from_one_that_was_stopped(tmp_path, capsys):
+    sweep = planned(tmp_path, optim__stop_after=1)
+    narrator, config = Narrator(sweep), {POINT: {"model.stacks": 2}}
+    for scores in ([2.0, 1.0], [2.0]):
+        [*_, last] = reports(journal_of(tmp_path / str(len(scores)), scores), "pckh_0.5")
+        trial = SimpleNamespace(trial_id="a_00001", config=config, last_result=last)
+        narrator.on_trial_complete(1, [], trial)
+    ended, stopped = capsys.readouterr().out.splitlines()[-2:]
+    assert "trial 1/2 stacks-2: PCKh@0.5 2.00 (epoch 1), ended early, after epoch 2 of 3: " in ended
+    assert "(epoch 1), stopped after 4 samples" in stopped
 
 
 def test_a_trial_raises_the_error_of_its_training(tmp_path):

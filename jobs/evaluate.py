@@ -18,7 +18,8 @@ from jobs.options import (
     torch_device,
     write_json,
 )
-from pipeline.io.console import Pace, bar, duration, say, say_text
+from pipeline.io.console import say, say_text
+from pipeline.io.progress import ProgressBar
 from pipeline.io.redaction import redacted
 from pipeline.settings import Decoding
 from pipeline.settings.cli import clear_errors, parse
@@ -257,7 +258,7 @@ def _measure(
     from pipeline.evaluation.per_person import PersonResults
 
     loader, settings = evaluator.loader, evaluator.settings
-    people, pace = len(loader.samples), Pace(2.0)
+    people = len(loader.samples)
     chosen = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)
     batches = stream_validation(loader, chosen, arguments.threads)
     if arguments.every_stack:
@@ -267,14 +268,12 @@ def _measure(
         predicted = ([predictions] for predictions in evaluator.predict(batches))
         totals = [Evaluation.nothing(loader.joint_set)]
     results = [PersonResults.nobody(loader.joint_set)]
-    for stacks in predicted:
-        found = [evaluate_people([predictions], loader) for predictions in stacks]
-        totals = [total + new for total, (new, _) in zip(totals, found, strict=True)]
-        results.append(found[-1][1])
-        if pace.is_due():
-            done = totals[-1].people
-            left = duration(pace.left_s(done, people))
-            say(f"{bar(done, people)} people  left {left}")
+    with ProgressBar(people, "people", "evaluating") as progress:
+        for stacks in predicted:
+            found = [evaluate_people([predictions], loader) for predictions in stacks]
+            totals = [total + new for total, (new, _) in zip(totals, found, strict=True)]
+            results.append(found[-1][1])
+            progress.to(totals[-1].people)
     return totals, PersonResults.together(results).by_key()
 
 

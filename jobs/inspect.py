@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from jobs.options import OutFolder, output_at
-from pipeline.io.console import Pace, bar, duration, say, say_text
+from pipeline.io.console import say_text
+from pipeline.io.progress import ProgressBar
 from pipeline.settings.cli import clear_errors, fail, parse
 
 if TYPE_CHECKING:
@@ -84,12 +85,11 @@ def inspect_shards(arguments: Arguments) -> None:
 
 
 def _with_progress(splits: "Iterable[Split]", samples: int) -> "Iterator[Split]":
-    """Pass the splits on, with progress lines for the samples that are read beside them."""
-    pace = Pace(2.0)
-    for done, split in enumerate(splits, start=1):
-        yield split
-        if pace.is_due():
-            say(f"{bar(done, samples)} people  left {duration(pace.left_s(done, samples))}")
+    """Pass the splits on, and show the progress of the samples that are read beside them."""
+    with ProgressBar(samples, "people", "inspecting") as progress:
+        for done, split in enumerate(splits, start=1):
+            yield split
+            progress.to(done)
 
 
 def _splits(shards: "ShardSet", reader: "ShardReader") -> "Iterator[Split]":

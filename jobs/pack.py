@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import tyro
 
 from jobs.options import Address, OutFolder, output_at
-from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.console import say
 from pipeline.io.location import is_store
 from pipeline.io.output import Output
+from pipeline.io.progress import ProgressBar
 from pipeline.settings.cli import clear_errors, parse
 from pipeline.settings.packing import PackSettings
 
@@ -100,24 +101,21 @@ def pack(settings: PackSettings, address: str = "", output: Output | None = None
 
 
 def _run(settings: PackSettings, jobs: list["ShardJob"], output: Output) -> dict[str, "ShardDone"]:
-    """Write shards as Ray tasks of one core each, with progress lines."""
+    """Write shards as Ray tasks of one core each, and show the progress."""
     import ray
 
-    pace, people = Pace(1.0), sum(len(job.people) for job in jobs)
+    people = sum(len(job.people) for job in jobs)
     task = ray.remote(num_cpus=1)(_pack_shard)
     pending = {task.remote(settings, job, output.location): job for job in jobs}
     finished: dict[str, ShardDone] = {}
     done = 0
-    while pending:
-        (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-        job = pending.pop(ready)
-        finished[str(job.name)] = _result(ready)
-        done += len(job.people)
-        if pace.is_due() or not pending:
-            say(
-                f"{bar(done, people)} people  {done / pace.elapsed_s():.0f}/s  "
-                f"left {duration(pace.left_s(done, people))}"
-            )
+    with ProgressBar(people, "people", "packing", every_s=1.0) as progress:
+        while pending:
+            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+            job = pending.pop(ready)
+            finished[str(job.name)] = _result(ready)
+            done += len(job.people)
+            progress.to(done)
     return finished
 
 

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -21,9 +22,10 @@ from jobs.options import (
     output_at,
     torch_device,
 )
-from pipeline.io.console import Pace, bar, duration, say
+from pipeline.io.console import Pace, duration, say
 from pipeline.io.location import is_store, local_path
 from pipeline.io.output import Output
+from pipeline.io.progress import ProgressBar
 from pipeline.io.text import one_line
 from pipeline.settings import RaySettings
 from pipeline.settings.cli import clear_errors, fail, parse
@@ -274,18 +276,17 @@ def _on_cluster(
 def _follow(
     results: "Iterator[Found]", parts: "Sequence[Part]", store: "Store", failures: "list[Failure]"
 ) -> None:
-    """Store each result as it comes, with progress lines."""
-    total, pace = sum(part.pictures() for part in parts), Pace(2.0)
+    """Store each result as it comes, and show the progress."""
+    total, pace = sum(part.pictures() for part in parts), Pace(0)
     done = read = people = 0
-    for found in results:
-        store.keep(found)
-        failures += found.failures
-        read += len(found.estimates)
-        done += len(found.estimates) + len(found.failures)
-        people += sum(len(estimate.people) for estimate in found.estimates)
-        if pace.is_due():
-            left = duration(pace.left_s(done, total))
-            say(f"{bar(done, total)} pictures, {people:,} people  left {left}")
+    with ProgressBar(total, "pictures", "predicting") as progress:
+        for found in results:
+            store.keep(found)
+            failures += found.failures
+            read += len(found.estimates)
+            done += len(found.estimates) + len(found.failures)
+            people += sum(len(estimate.people) for estimate in found.estimates)
+            progress.to(done, f"{people:,} people")
     if total:
         say(f"{people:,} people in {read:,} pictures, in {duration(pace.elapsed_s())}")
 
@@ -328,19 +329,16 @@ def _draw(store: "Store", plan: "PredictionPlan", max_pixels: int) -> None:
     from pipeline.inference.drawing import draw_photographs, draw_videos
 
     folder = store.folder / "overlays"
-    estimates, joint_set, pace = store.estimates(plan.sources), plan.metadata.joint_set, Pace(2.0)
+    estimates, joint_set = store.estimates(plan.sources), plan.metadata.joint_set
     photographs = [estimate for estimate in estimates if estimate.frame is None]
     frames = [estimate for estimate in estimates if estimate.frame is not None]
-    done = 0
-    for drawn in (
+    drawn = chain(
         draw_photographs(photographs, joint_set, folder, max_pixels),
         draw_videos(frames, joint_set, folder),
-    ):
-        for _ in drawn:
-            done += 1
-            if pace.is_due():
-                left = duration(pace.left_s(done, len(estimates)))
-                say(f"{bar(done, len(estimates))} overlays  left {left}")
+    )
+    with ProgressBar(len(estimates), "overlays", "drawing") as progress:
+        for done, _ in enumerate(drawn, start=1):
+            progress.to(done)
     say(f"written: {store.location}/overlays")
 
 

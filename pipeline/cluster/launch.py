@@ -41,6 +41,7 @@ from pipeline.settings import Settings
 from pipeline.settings.ray import COMPILED_NAME, KEEP_MEMORY
 from pipeline.tracking.recording import InterruptedRunError, RunRecorder
 from pipeline.tracking.summary import Outcome, conclude
+from pipeline.training.console_logger import epoch_bars, line_every_s
 from pipeline.training.probes import COMPILE_PATIENCE, note_startup
 from pipeline.training.trainer import Task
 
@@ -122,7 +123,7 @@ def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:
         recording.journal.check()
         take_over(plan.folder, attempt.train_run_context.run_id)
         try:
-            with _turn_of_workers(recording):
+            with _turn_of_workers(recording), epoch_bars():
                 attempt.fit()
             return
         except TrainingFailedError as error:
@@ -170,6 +171,7 @@ def task_of(plan: Plan, label: str = "", owner: Owner | None = None) -> Task:
         val=plan.val.paths,
         folder=str(plan.folder),
         label=label,
+        line_every_s=line_every_s(),
         owner={} if owner is None else asdict(owner),
         checksums=plan.checksums,
         crop=None if plan.val.crop is None else asdict(plan.val.crop),

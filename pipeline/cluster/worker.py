@@ -84,7 +84,7 @@ def train_worker(fields: dict[str, Any]) -> None:
                     trainer, folder, writer=writer, preemption_check_s=host.preemption_check_s
                 ) as checkpointer:
                     checkpointer.tag(equipment(device, workers, trainer.settings))
-                    train(trainer, checkpointer, host, task.label)
+                    train(trainer, checkpointer, host, task.label, task.line_every_s)
     except (BadStepsError, BadSampleError, StorageError, SupersededError):
         # Their messages are complete; a stack would only hide them.
         logging.getLogger(TRACEBACKS).disabled = True

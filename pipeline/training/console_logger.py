@@ -1,6 +1,11 @@
 """Progress lines of a run, and warnings about collapsed or stalled training."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pipeline.io.console import Pace, duration, say
+from pipeline.io.progress import Screen, has_bars
 from pipeline.run.metadata import Plateau
 from pipeline.training.metrics import FLAT_NAME
 from pipeline.training.trainer import StepReport, Trainer
@@ -11,6 +16,38 @@ _COLLAPSED_PERCENT = 95.0
 _COLLAPSED_EVALUATIONS = 2
 # Epochs without improvement before a warning: twice the patience that drops the learning rate.
 _STALLED_EPOCHS = 10
+
+
+# The line of a step, wherever Ray prints it: epoch, epochs, step, steps, and the rest.
+_STEP = re.compile(r"\bepoch (\d+)/(\d+)  step (\d+)/(\d+)  (.*)")
+# Seconds between two lines of steps, and where a bar shows them.
+_LINE_EVERY_S, _SHOWN_EVERY_S = 5.0, 1.0
+
+
+def line_every_s() -> float:
+    """Seconds between two lines of steps, for workers whose lines this process prints."""
+    return _SHOWN_EVERY_S if has_bars() else _LINE_EVERY_S
+
+
+@contextmanager
+def epoch_bars() -> Iterator[None]:
+    """Show lines of steps, which workers print through this process, as a bar for each epoch."""
+    if not has_bars():
+        yield
+        return
+    with Screen(lambda line: _shows(screen, line), leaves=False) as screen:
+        yield
+
+
+def _shows(screen: Screen, line: str) -> bool:
+    """Show a line as the bar of its epoch, if it is that of a step."""
+    found = _STEP.search(line)
+    if found is None:
+        return False
+    epoch, epochs, step, steps, rest = found.groups()
+    note = "evaluating" if step == steps else rest
+    screen.show(f"epoch {epoch}/{epochs}", int(step), int(steps), "steps", note)
+    return True
 
 
 class TrainingWarnings:

@@ -4,6 +4,7 @@ Knows neither Ray nor MLflow.
 """
 
 import json
+import math
 from collections.abc import Collection, Mapping
 
 from pipeline.data.pictures import png
@@ -21,7 +22,6 @@ from pipeline.training.metrics import (
 from pipeline.training.probes import note_startup
 from pipeline.training.trainer import Trainer
 
-_LINE_EVERY_S = 5.0
 _SAVE = Request.CHECKPOINT | Request.STOP
 
 
@@ -39,13 +39,22 @@ class LoopHooks:
         return ()
 
 
-def train(trainer: Trainer, checkpointer: Checkpointer, host: LoopHooks, label: str = "") -> None:
-    """Train until the run is over or a stop is requested. `label` begins every printed line."""
+def train(
+    trainer: Trainer,
+    checkpointer: Checkpointer,
+    host: LoopHooks,
+    label: str = "",
+    line_every_s: float = math.inf,
+) -> None:
+    """Train until the run is over or a stop is requested.
+
+    `label` begins every printed line. A step's line comes every `line_every_s` seconds.
+    """
     state, trained = trainer.state, checkpointer.resume()
     logger, draining = ConsoleLogger(trainer, label), set[str]()
     while trained or not state.is_over:
         if not trained:
-            for step in trainer.train_epoch(_LINE_EVERY_S, checkpointer.request):
+            for step in trainer.train_epoch(line_every_s, checkpointer.request):
                 note_startup("stepped")
                 logger.stepped(step)
                 noticed = set(host.nodes_to_drain() if Request.ASK in step.request else ())

@@ -3,6 +3,7 @@
 If torch.distributed is initialised, the workers train together (DDP).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -50,7 +51,8 @@ class Task:
     `settings` are by dotted key, with `model.joints` resolved. `joint_set` is `JointSet.to_json()`.
     `train` and `val` are absolute paths of shards, with `checksums` by the same names; `crop` has
     the fields of the `CropSettings` of `val`. `folder` is the run's. `label` begins every printed
-    line, to tell the trials of a sweep apart. `owner` has the fields of the run's `Owner`.
+    line, to tell the trials of a sweep apart; lines of steps come every `line_every_s` seconds.
+    `owner` has the fields of the run's `Owner`.
     """
 
     settings: dict[str, Any]
@@ -59,6 +61,7 @@ class Task:
     val: tuple[str, ...]
     folder: str = ""
     label: str = ""
+    line_every_s: float = math.inf
     owner: dict[str, Any] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
     crop: dict[str, Any] | None = None

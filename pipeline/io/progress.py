@@ -1,0 +1,168 @@
+"""Progress of a stage: a bar below all other lines in terminals and notebooks, else lines."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self, TextIO
+from weakref import WeakSet
+
+from pipeline.io.console import Pace, bar, duration, say
+
+# Seconds between two drawings of a bar.
+_DRAW_EVERY_S = 0.1
+# Width of a bar where the output has none.
+_COLUMNS = 100
+
+
+def has_bars() -> bool:
+    """Whether bars can be drawn: on a terminal or in a notebook, unless one is drawn already."""
+    out = sys.stdout
+    if type(out).__module__.startswith("ipykernel."):
+        return True
+    return not isinstance(out, _Above) and out.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class ProgressBar:
+    """Progress of one stage of `total` units, while the context lasts.
+
+    Without a terminal or notebook it is a line at most every `every_s` seconds.
+    """
+
+    def __init__(self, total: int, unit: str, title: str, every_s: float = 2.0) -> None:
+        self._total, self._unit, self._title, self._pace = total, unit, title, Pace(every_s)
+        self._screen = Screen() if has_bars() else None
+
+    def to(self, done: int, note: str = "") -> None:
+        """Show that `done` units are complete; `note` says more."""
+        if self._screen is not None:
+            self._screen.show(self._title, done, self._total, self._unit, note)
+        elif self._pace.is_due():
+            left = duration(self._pace.left_s(done, self._total))
+            more = f", {note}" if note else ""
+            say(f"{bar(done, self._total)} {self._unit}{more}  left {left}")
+
+    def __enter__(self) -> Self:
+        if self._screen is not None:
+            self._screen.__enter__()
+            self.to(0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._screen is not None:
+            self._screen.__exit__()
+
+
+class Screen:
+    """The last line of a terminal or notebook, which has a bar; all other lines go above it.
+
+    While the context lasts it stands between this process and its standard output and error.
+    `takes` is called with every line, and tells whether the bar shows it. A stage that ends leaves
+    its bar as a line unless `leaves` is False.
+    """
+
+    def __init__(
+        self, takes: Callable[[str], bool] = lambda line: False, *, leaves: bool = True
+    ) -> None:
+        self._takes, self._leaves, self._lock = takes, leaves, threading.RLock()
+        self._out, self._before = sys.stdout, (sys.stdout, sys.stderr)
+        self._meter: Any = None
+        self._stage, self._drawn_at = "", 0.0
+
+    def __enter__(self) -> Self:
+        self._out, self._before = sys.stdout, (sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = (_Above(self, stream) for stream in self._before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, _Above)]
+        sys.stdout, sys.stderr = self._before
+        with self._lock:
+            self._end()
+            for stream in streams:
+                stream.finish()
+
+    def show(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
+        """Draw the bar of a stage; that of another stage ends."""
+        with self._lock:
+            if stage != self._stage:
+                self._end()
+                self._stage = stage
+                self._meter = _meter(stage, total, unit, self._out, leaves=self._leaves)
+            now = time.monotonic()
+            self._meter.n = done
+            self._meter.set_postfix_str(note, refresh=False)
+            if done >= total or now - self._drawn_at >= _DRAW_EVERY_S:
+                self._drawn_at = now
+                self._meter.refresh(nolock=True)
+
+    def write(self, stream: TextIO, lines: list[str]) -> None:
+        """Write whole lines above the bar, except those that it shows itself."""
+        with self._lock, self._aside():
+            stream.write("".join(f"{line}\n" for line in lines if not self._takes(line)))
+            stream.flush()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Clear the bar, and draw it again afterwards."""
+        if self._meter is not None:
+            self._meter.clear(nolock=True)
+        yield
+        if self._meter is not None:
+            self._meter.refresh(nolock=True)
+
+    def _end(self) -> None:
+        """End the bar of the stage."""
+        if self._meter is not None:
+            self._meter.close()
+        self._stage, self._meter = "", None
+
+
+class _Above:
+    """A stream in place of standard output or error: its lines go above the bar."""
+
+    def __init__(self, screen: Screen, stream: TextIO) -> None:
+        self._screen, self._stream = screen, stream
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if lines:
+            self._screen.write(self._stream, lines)
+        return len(text)
+
+    def finish(self) -> None:
+        """Write what has no line end yet."""
+        self._stream.write(self._rest)
+        self._stream.flush()
+
+    def flush(self) -> None:
+        """Do nothing: lines are flushed as they are written."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _meter(stage: str, total: int, unit: str, out: TextIO, *, leaves: bool) -> Any:
+    """Return a bar of tqdm's, without its thread, and apart from a caller's own bars."""
+    # Only where a bar is drawn.
+    from tqdm import tqdm
+
+    class Meter(tqdm):
+        monitor_interval = 0
+        _lock, _instances = threading.RLock(), WeakSet()
+
+    is_terminal = out.isatty()
+    return Meter(
+        desc=stage,
+        total=total,
+        unit=f" {unit}",
+        file=out,
+        leave=leaves,
+        dynamic_ncols=is_terminal,
+        ncols=None if is_terminal else _COLUMNS,
+        mininterval=0,
+        miniters=1,
+    )

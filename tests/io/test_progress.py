@@ -1,0 +1,139 @@
+"""Progress: a bar below all other lines on a terminal or in a notebook, lines elsewhere."""
+
+import io
+import sys
+from contextlib import redirect_stdout
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.io.console import say
+from pipeline.io.progress import ProgressBar, has_bars
+from pipeline.training.console_logger import ConsoleLogger, epoch_bars, line_every_s
+from pipeline.training.distributed import Request
+from pipeline.training.trainer import StepReport
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it shows."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        """The lines as a person sees them, without blanks at their ends."""
+        shown = []
+        for line in self.getvalue().split("\n"):
+            cells: list[str] = []
+            for part in line.split("\r"):
+                cells[: len(part)] = part
+            shown.append("".join(cells).rstrip())
+        return shown
+
+
+@pytest.fixture
+def terminal(monkeypatch) -> Terminal:
+    """Standard output and error on one terminal."""
+    shown = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "stderr", shown)
+    return shown
+
+
+def test_a_bar_stays_below_the_lines_of_other_threads_and_libraries(terminal):
+    with ProgressBar(40, "people", "packing") as progress:
+        assert not has_bars(), "a bar within a bar"
+        say("first")
+        progress.to(40, "3 skipped")
+        print("a part ", end="", file=sys.stderr)
+        print("and its end", file=sys.stderr)
+        *lines, bar = terminal.lines()
+        assert lines == ["first", "a part and its end"]
+        assert bar.startswith("packing: 100%")
+        assert "40/40" in bar
+        assert "3 skipped" in bar
+    assert sys.stdout is sys.stderr is terminal
+    assert terminal.lines() == ["first", "a part and its end", bar, ""]
+
+
+def test_a_line_without_an_end_is_not_lost(terminal):
+    with ProgressBar(1, "people", "packing"):
+        print("no end", end="")
+    assert terminal.lines()[-1] == "no end"
+
+
+def test_an_error_gives_the_streams_back(terminal):
+    with pytest.raises(KeyboardInterrupt), ProgressBar(2, "people", "packing"):
+        raise KeyboardInterrupt
+    assert sys.stdout is terminal
+
+
+@pytest.mark.parametrize("kind", ["file", "dumb terminal"])
+def test_elsewhere_progress_is_lines(kind, terminal, monkeypatch):
+    if kind == "file":
+        terminal.isatty = lambda: False
+    else:
+        monkeypatch.setenv("TERM", "dumb")
+    with ProgressBar(40, "pictures", "predicting", every_s=0) as progress:
+        progress.to(10, "12 people")
+        progress.to(40, "50 people")
+    assert terminal.getvalue().splitlines() == [
+        "[######..................] 10/40 pictures, 12 people  left 0 s",
+        "[########################] 40/40 pictures, 50 people  left 0 s",
+    ]
+
+
+def step(number: int) -> StepReport:
+    return StepReport(
+        epoch=1,
+        step=number,
+        steps=8,
+        loss=0.25,
+        learning_rate=1e-3,
+        samples_per_s=12.0,
+        input_wait_share=0.5,
+        request=Request.NONE,
+    )
+
+
+def logger() -> ConsoleLogger:
+    progress = SimpleNamespace(samples=0)
+    trainer = SimpleNamespace(
+        rank=0,
+        samples_in_all=100,
+        settings=SimpleNamespace(optim=SimpleNamespace(epochs=3)),
+        state=SimpleNamespace(progress=progress),
+        measure=SimpleNamespace(headline="PCKh@0.5"),
+    )
+    return ConsoleLogger(trainer, "")
+
+
+def test_lines_of_steps_that_workers_print_become_the_bar_of_their_epoch(terminal):
+    with redirect_stdout(io.StringIO()) as worker:
+        logger().stepped(step(2))
+        logger().stepped(step(8))
+    printed = worker.getvalue().splitlines()
+    assert line_every_s() == 1.0
+    with epoch_bars():
+        # Ray colours the name of the worker.
+        print(f"\x1b[36m(RayTrainWorker pid=7)\x1b[0m {printed[0]}")
+        [bar] = terminal.lines()
+        assert bar.startswith("epoch 2/3:  25%")
+        assert "2/8" in bar
+        assert "loss 0.25  12 samples/s  input wait 50%" in bar
+        print("(RayTrainWorker pid=7) rank 0 skipped a sample")
+        print(f"(RayTrainWorker pid=7) {printed[1]}")
+        *lines, bar = terminal.lines()
+        assert lines == ["(RayTrainWorker pid=7) rank 0 skipped a sample"]
+        assert bar.startswith("epoch 2/3: 100%")
+        assert "evaluating" in bar
+    assert terminal.lines() == ["(RayTrainWorker pid=7) rank 0 skipped a sample", ""]
+
+
+def test_a_job_prints_the_lines_of_steps_as_they_are(terminal):
+    terminal.isatty = lambda: False
+    assert line_every_s() == 5.0
+    with epoch_bars():
+        logger().stepped(step(8))
+    assert terminal.getvalue().startswith("epoch 2/3  step 8/8  loss 0.25  12 samples/s  ")

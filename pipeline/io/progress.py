@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, cast
 from weakref import WeakSet
 
 from pipeline.io.console import Pace, bar, duration, say
@@ -67,21 +67,21 @@ class Screen:
         self, takes: Callable[[str], bool] = lambda line: False, *, leaves: bool = True
     ) -> None:
         self._takes, self._leaves, self._lock = takes, leaves, threading.RLock()
-        self._out, self._before = sys.stdout, (sys.stdout, sys.stderr)
         self._meter: Any = None
         self._stage, self._drawn_at = "", 0.0
 
     def __enter__(self) -> Self:
         self._out, self._before = sys.stdout, (sys.stdout, sys.stderr)
-        sys.stdout, sys.stderr = (_Above(self, stream) for stream in self._before)
+        self._above = (_Above(self, sys.stdout), _Above(self, sys.stderr))
+        # They have all that is needed of a text stream.
+        sys.stdout, sys.stderr = cast(tuple[TextIO, TextIO], self._above)
         return self
 
     def __exit__(self, *_: object) -> None:
-        streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, _Above)]
         sys.stdout, sys.stderr = self._before
         with self._lock:
             self._end()
-            for stream in streams:
+            for stream in self._above:
                 stream.finish()
 
     def show(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
@@ -98,7 +98,7 @@ class Screen:
                 self._drawn_at = now
                 self._meter.refresh(nolock=True)
 
-    def write(self, stream: TextIO, lines: list[str]) -> None:
+    def write(self, stream: Any, lines: list[str]) -> None:
         """Write whole lines above the bar, except those that it shows itself."""
         with self._lock, self._aside():
             stream.write("".join(f"{line}\n" for line in lines if not self._takes(line)))
@@ -123,7 +123,7 @@ class Screen:
 class _Above:
     """A stream in place of standard output or error: its lines go above the bar."""
 
-    def __init__(self, screen: Screen, stream: TextIO) -> None:
+    def __init__(self, screen: Screen, stream: Any) -> None:
         self._screen, self._stream = screen, stream
         self._rest = ""
 
@@ -145,7 +145,7 @@ class _Above:
         return getattr(self._stream, name)
 
 
-def _meter(stage: str, total: int, unit: str, out: TextIO, *, leaves: bool) -> Any:
+def _meter(stage: str, total: int, unit: str, out: Any, *, leaves: bool) -> Any:
     """Return a bar of tqdm's, without its thread, and apart from a caller's own bars."""
     # Only where a bar is drawn.
     from tqdm import tqdm

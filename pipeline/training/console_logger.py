@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.io.console import Pace, duration, say
+from pipeline.io.console import Pace, amount, duration, say
 from pipeline.io.progress import Screen, has_bars
 from pipeline.run.metadata import Plateau
 from pipeline.training.metrics import FLAT_NAME
@@ -22,6 +22,15 @@ _STALLED_EPOCHS = 10
 _STEP = re.compile(r"\bepoch (\d+)/(\d+)  step (\d+)/(\d+)  (.*)")
 # Seconds between two lines of steps, and where a bar shows them.
 _LINE_EVERY_S, _SHOWN_EVERY_S = 5.0, 1.0
+
+
+def step_line(step: StepReport, epochs: int, score: str, left: str) -> str:
+    """Describe a step of the epoch: loss, the last `score` if any, speed, and the time left."""
+    return (
+        f"epoch {step.epoch + 1}/{epochs}  step {step.step}/{step.steps}  "
+        f"loss {step.loss:.4g}  {score}{amount(step.samples_per_s, 0)} samples/s  "
+        f"input wait {step.input_wait_share:.0%}  left {left}"
+    )
 
 
 def line_every_s() -> float:
@@ -102,12 +111,7 @@ class ConsoleLogger:
         for line in step.left_out:
             say(f"{self._label}{line}")
         if step.step == step.steps or not (step.request or step.left_out):
-            say(
-                f"{self._label}epoch {step.epoch + 1}/{self._epochs}  "
-                f"step {step.step}/{step.steps}  loss {step.loss:.4g}  {self._score}"
-                f"{step.samples_per_s:.0f} samples/s  "
-                f"input wait {step.input_wait_share:.0%}  left {self._left()}"
-            )
+            say(self._label + step_line(step, self._epochs, self._score, self._left()))
 
     def passed_over(self) -> None:
         """Print the bad samples that were skipped since the last call, on every rank."""

@@ -2,15 +2,12 @@
 
 import io
 import sys
-from contextlib import redirect_stdout
-from types import SimpleNamespace
 
 import pytest
 
 from pipeline.io.console import say
 from pipeline.io.progress import ProgressBar, has_bars
-from pipeline.training.console_logger import ConsoleLogger, epoch_bars, line_every_s
-from pipeline.training.distributed import Request
+from pipeline.training.console_logger import epoch_bars, line_every_s, step_line
 from pipeline.training.trainer import StepReport
 
 
@@ -31,17 +28,24 @@ class Terminal(io.StringIO):
         return shown
 
 
-@pytest.fixture
-def terminal(monkeypatch) -> Terminal:
-    """Standard output and error on one terminal."""
-    shown = Terminal()
+class File(Terminal):
+    """A file, such as a job's log."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def shown_on(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool = True) -> Terminal:
+    """Put standard output and error on one terminal, or one file."""
+    shown = Terminal() if is_terminal else File()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", shown)
     monkeypatch.setattr(sys, "stderr", shown)
     return shown
 
 
-def test_a_bar_stays_below_the_lines_of_other_threads_and_libraries(terminal):
+def test_a_bar_stays_below_the_lines_of_other_threads_and_libraries(monkeypatch):
+    terminal = shown_on(monkeypatch)
     with ProgressBar(40, "people", "packing") as progress:
         assert not has_bars(), "a bar within a bar"
         say("first")
@@ -54,26 +58,29 @@ def test_a_bar_stays_below_the_lines_of_other_threads_and_libraries(terminal):
         assert "40/40" in bar
         assert "3 skipped" in bar
     assert sys.stdout is sys.stderr is terminal
-    assert terminal.lines() == ["first", "a part and its end", bar, ""]
+    *lines, bar, last = terminal.lines()
+    assert (lines, last) == (["first", "a part and its end"], "")
+    assert "40/40" in bar
 
 
-def test_a_line_without_an_end_is_not_lost(terminal):
+def test_a_line_without_an_end_is_not_lost(monkeypatch):
+    terminal = shown_on(monkeypatch)
     with ProgressBar(1, "people", "packing"):
         print("no end", end="")
     assert terminal.lines()[-1] == "no end"
 
 
-def test_an_error_gives_the_streams_back(terminal):
+def test_an_error_gives_the_streams_back(monkeypatch):
+    terminal = shown_on(monkeypatch)
     with pytest.raises(KeyboardInterrupt), ProgressBar(2, "people", "packing"):
         raise KeyboardInterrupt
     assert sys.stdout is terminal
 
 
 @pytest.mark.parametrize("kind", ["file", "dumb terminal"])
-def test_elsewhere_progress_is_lines(kind, terminal, monkeypatch):
-    if kind == "file":
-        terminal.isatty = lambda: False
-    else:
+def test_elsewhere_progress_is_lines(kind, monkeypatch):
+    terminal = shown_on(monkeypatch, is_terminal=kind != "file")
+    if kind != "file":
         monkeypatch.setenv("TERM", "dumb")
     with ProgressBar(40, "pictures", "predicting", every_s=0) as progress:
         progress.to(10, "12 people")
@@ -84,46 +91,31 @@ def test_elsewhere_progress_is_lines(kind, terminal, monkeypatch):
     ]
 
 
-def step(number: int) -> StepReport:
-    return StepReport(
+def line_of(number: int) -> str:
+    step = StepReport(
         epoch=1,
         step=number,
         steps=8,
         loss=0.25,
         learning_rate=1e-3,
-        samples_per_s=12.0,
+        samples_per_s=0.123,
         input_wait_share=0.5,
-        request=Request.NONE,
     )
+    return step_line(step, 3, "PCKh@0.5 40.00  ", "9 s")
 
 
-def logger() -> ConsoleLogger:
-    progress = SimpleNamespace(samples=0)
-    trainer = SimpleNamespace(
-        rank=0,
-        samples_in_all=100,
-        settings=SimpleNamespace(optim=SimpleNamespace(epochs=3)),
-        state=SimpleNamespace(progress=progress),
-        measure=SimpleNamespace(headline="PCKh@0.5"),
-    )
-    return ConsoleLogger(trainer, "")
-
-
-def test_lines_of_steps_that_workers_print_become_the_bar_of_their_epoch(terminal):
-    with redirect_stdout(io.StringIO()) as worker:
-        logger().stepped(step(2))
-        logger().stepped(step(8))
-    printed = worker.getvalue().splitlines()
+def test_lines_of_steps_that_workers_print_become_the_bar_of_their_epoch(monkeypatch):
+    terminal = shown_on(monkeypatch)
     assert line_every_s() == 1.0
     with epoch_bars():
         # Ray colours the name of the worker.
-        print(f"\x1b[36m(RayTrainWorker pid=7)\x1b[0m {printed[0]}")
+        print(f"\x1b[36m(RayTrainWorker pid=7)\x1b[0m {line_of(2)}")
         [bar] = terminal.lines()
         assert bar.startswith("epoch 2/3:  25%")
         assert "2/8" in bar
-        assert "loss 0.25  12 samples/s  input wait 50%" in bar
+        assert "loss 0.25  PCKh@0.5 40.00  0.12 samples/s  input wait 50%" in bar
         print("(RayTrainWorker pid=7) rank 0 skipped a sample")
-        print(f"(RayTrainWorker pid=7) {printed[1]}")
+        print(f"(RayTrainWorker pid=7) {line_of(8)}")
         *lines, bar = terminal.lines()
         assert lines == ["(RayTrainWorker pid=7) rank 0 skipped a sample"]
         assert bar.startswith("epoch 2/3: 100%")
@@ -131,9 +123,11 @@ def test_lines_of_steps_that_workers_print_become_the_bar_of_their_epoch(termina
     assert terminal.lines() == ["(RayTrainWorker pid=7) rank 0 skipped a sample", ""]
 
 
-def test_a_job_prints_the_lines_of_steps_as_they_are(terminal):
-    terminal.isatty = lambda: False
+def test_a_job_prints_the_lines_of_steps_as_they_are(monkeypatch):
+    terminal = shown_on(monkeypatch, is_terminal=False)
     assert line_every_s() == 5.0
     with epoch_bars():
-        logger().stepped(step(8))
-    assert terminal.getvalue().startswith("epoch 2/3  step 8/8  loss 0.25  12 samples/s  ")
+        say(line_of(8))
+    assert terminal.getvalue() == (
+        "epoch 2/3  step 8/8  loss 0.25  PCKh@0.5 40.00  0.12 samples/s  input wait 50%  left 9 s\n"
+    )

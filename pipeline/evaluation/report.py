@@ -23,6 +23,8 @@ class ReportPicture:
     png: bytes
     is_broad: bool = True
     """Whether its text would be too small on a narrow screen."""
+    is_photograph: bool = False
+    """Whether it shows photographs rather than a chart."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,6 +167,7 @@ def _write_report(plan: Plan, outcome: Outcome, result: str, check: Callable[[],
                 sentence=sentence,
                 png=paths[name].read_bytes(),
                 is_broad=name not in ("joints", "thresholds"),
+                is_photograph=name not in ("curves", "joints", "thresholds"),
             )
             for name, (title, sentence) in PICTURES.items()
             if paths[name].exists()

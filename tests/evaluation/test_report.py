@@ -1,9 +1,12 @@
 """The report of a run: recipe and settings, scores, pictures, on one page."""
 
+import base64
+import io
 import re
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, scores
 from pipeline.evaluation.report import (
@@ -13,6 +16,7 @@ from pipeline.evaluation.report import (
     report_page,
     score_table,
 )
+from pipeline.io.page import picture_source
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import Settings
 from pipeline.settings.presets import settings_of
@@ -81,6 +85,19 @@ def test_the_page_shows_everything_escaped_and_without_secrets():
     anchors = re.findall(r'href="#([\w-]+)"', page)
     assert anchors == ["about", "settings", "scores", "curves", "joints"]
     assert set(anchors) <= set(re.findall(r'id="([\w-]+)"', page))
+
+
+def test_photographs_are_webp_files_of_the_same_picture():
+    # A gradient, as in photographs, and a thin line, as in skeletons.
+    picture = np.add.outer(np.arange(120), np.arange(160))[..., None] % 256 * np.ones(3)
+    picture[60, :] = (255, 0, 0)
+    written = io.BytesIO()
+    Image.fromarray(picture.astype(np.uint8)).save(written, "PNG")
+    kind, _, content = picture_source(written.getvalue(), is_photograph=True).partition(",")
+    assert kind == "data:image/webp;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as shown:
+        assert (shown.format, shown.size) == ("WEBP", (160, 120))
+        assert np.abs(np.asarray(shown, float) - picture).mean() < 8
 
 
 def test_names_that_are_no_utf_8_can_be_written():

@@ -26,7 +26,8 @@ Part = Callable[["Place"], "Iterator[Check]"]
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = _parser().parse_args(argv)
+    with clear_errors():
+        arguments = _parser().parse_args(argv)
     # cuBLAS reads it when it starts; without it no matrix product is deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with clear_errors():

@@ -22,7 +22,8 @@ Measured = tuple[dict[str, Any], str]
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
-    arguments = vars(_parser().parse_args(argv))
+    with clear_errors():
+        arguments = vars(_parser().parse_args(argv))
     run, path = arguments.pop("run"), arguments.pop("json")
     # What is not given has its default in the settings of each benchmark.
     options = {

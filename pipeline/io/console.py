@@ -1,18 +1,23 @@
 """Output of the commands without secrets: progress lines, tables, and the message of an end."""
 
 import math
+import os
 import re
+import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from pipeline.io.interruption import WITHIN_S, ended_by_signals
 from pipeline.io.redaction import redacted
 from pipeline.io.text import one_line, visible
 
 _FAILED, _BAD_INPUT = 1, 2
+# A shell's status of a program that SIGPIPE has ended.
+_UNREAD = 128 + signal.SIGPIPE
 # Smaller quantities are written with an exponent.
 _MOST_DECIMALS = 8
 
@@ -104,15 +109,40 @@ def clear_errors(advice: str = "", within_s: float = WITHIN_S) -> Iterator[None]
     """End the program with a message: status 2 on ValueError, status 1 on OSError.
 
     It also ends by SIGINT, SIGTERM and SIGHUP with a message, which `advice` completes, and within
-    `within_s` seconds.
+    `within_s` seconds. Without a message it ends where no one reads its output any more, as after
+    `| head`.
     """
     with ended_by_signals(advice, within_s):
         try:
-            yield
+            try:
+                yield
+            finally:
+                # Else the interpreter would find out at its end, and print so.
+                sys.stdout.flush()
         except ValueError as error:
             fail(str(error), _BAD_INPUT)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
+                _drop_output()
+                raise SystemExit(_UNREAD) from None
             fail(str(error), _FAILED)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether the reader of a pipe has closed it."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):
+        return False  # no file, as in a notebook
+    return bool(poll.poll(0))
+
+
+def _drop_output() -> None:
+    """Let the rest of the output lead nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def fail(message: str, status: int = _FAILED) -> NoReturn:

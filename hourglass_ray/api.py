@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.io.interruption import stopped_by_interrupt
 from pipeline.io.location import is_store, local_path
 from pipeline.settings import Settings
-from pipeline.settings.config_file import packed_folder, read_config
+from pipeline.settings.config_file import packed_folder
 from pipeline.settings.presets import settings_of
+from pipeline.tracking.reuse import settings_of_config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,7 +220,7 @@ def train(
     """Train a network, or resume the run of this name, as `jobs.train` does.
 
     `data` is a folder of `pack`; `settings` are by dotted key, such as `model.stacks`, and win over
-    it, over presets and over the file `config`. Raises TrainingError if training fails.
+    it, over presets and over the file or run `config`. Raises TrainingError if training fails.
     """
     from jobs import train as command
 
@@ -349,8 +350,9 @@ def _settings(
     config: str | Path,
     settings: Mapping[str, Any],
 ) -> Settings:
-    """Return the settings, later sources winning: file, presets, data, single ones."""
-    flat: dict[str, Any] = read_config(Path(config)) if config else {}
+    """Return the settings, later sources winning: file or run, presets, data, single ones."""
+    storage, uri = (str(settings.get(key, "")) for key in ("ray.storage", "tracking.uri"))
+    flat: dict[str, Any] = settings_of_config(str(config), storage, uri) if config else {}
     flat |= settings_of([preset] if isinstance(preset, str) else preset)
     flat |= packed_folder(str(data)) if data else {}
     flat |= {"ray.name": name} if name else {}

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.io.console import amount, say, say_text
 from pipeline.io.interruption import status
-from pipeline.run.reuse import recorded_settings
 from pipeline.settings import Settings
 from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_settings, parse
+from pipeline.tracking.reuse import settings_of_config
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Plan
@@ -27,7 +27,7 @@ class Arguments(TrainingArguments):
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(
-        Arguments, None, argv, Arguments(settings=given_settings(argv, recorded_settings))
+        Arguments, None, argv, Arguments(settings=given_settings(argv, settings_of_config))
     )
     with clear_errors("the same command resumes the run"):
         arguments.save()

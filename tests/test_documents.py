@@ -78,10 +78,10 @@ def test_every_command_line_is_one_that_its_program_reads(module, arguments, mon
         raise ParsedError
 
     # Folders and files that a reader has are not there in a test.
-    places = getattr(program, "given_settings", None)
-    if places is not None:
+    given = getattr(program, "given_settings", None)
+    if given is not None:
         monkeypatch.setattr(
-            program, "given_settings", lambda words, of_run: places(without_places(words), of_run)
+            program, "given_settings", lambda words, found: given(without_places(words), found)
         )
     monkeypatch.setattr(program, "parse", parse)
     with pytest.raises(ParsedError):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pipeline.cluster.address import check_answer
 from pipeline.io.console import amount, say, say_text
 from pipeline.io.interruption import status
-from pipeline.run.reuse import recorded_settings
 from pipeline.settings.cli import TrainingArguments, clear_errors, fail, given_settings, parse
+from pipeline.tracking.reuse import settings_of_config
 from tune.settings import Budget, EarlySettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Arguments(TrainingArguments):
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     arguments = parse(
-        Arguments, None, argv, Arguments(settings=given_settings(argv, recorded_settings))
+        Arguments, None, argv, Arguments(settings=given_settings(argv, settings_of_config))
     )
     with clear_errors("the same command resumes the sweep"):
         arguments.save()

@@ -1,15 +1,17 @@
 """Files of settings in TOML, and the options `--config`, `--data` and `--save-config`."""
 
 import pytest
+from factories import checkpoint
 
 import jobs.train
 from pipeline.settings import Settings
 from pipeline.settings.cli import given_settings, parse
 from pipeline.settings.config_file import config_text, packed_folder, read_config, reusable
+from pipeline.tracking.reuse import settings_of_config
 
 
 def arguments_of(*words: str) -> jobs.train.Arguments:
-    default = jobs.train.Arguments(settings=given_settings([*words], {}.__getitem__))
+    default = jobs.train.Arguments(settings=given_settings([*words], settings_of_config))
     return parse(jobs.train.Arguments, None, [*words], default)
 
 
@@ -108,6 +110,31 @@ def test_a_run_gives_its_settings_but_not_its_place_nor_secrets():
         | {"tracking.uri": "https://me:secret@host"}
     )
     assert Settings.from_flat(reusable(recorded)) == Settings.from_flat({"model.stacks": 2})
+
+
+def test_a_run_is_named_as_a_start_is_by_its_place_or_its_name_in_the_storage(tmp_path):
+    folder = tmp_path / "runs" / "mine" / "epoch_0001"
+    checkpoint(folder, {"pckh_0.5": 40.0}, **{"ray.name": "mine"})
+    storage = ["--ray.storage", str(tmp_path / "runs")]
+    for words in ([str(folder)], [str(folder.parent)], ["mine", *storage]):
+        found = arguments_of("--config", *words).settings
+        assert (found.model.stacks, found.model.features, found.ray.name) == (2, 8, "")
+    assert found.ray.storage == storage[1]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("nowhere", "--config='nowhere': no such folder, and none of this name in "),
+        ("nowhere.toml", "--config nowhere.toml: [Errno 2] No such file"),
+    ],
+)
+def test_a_config_that_is_nowhere_is_refused(config, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        arguments_of("--config", config)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

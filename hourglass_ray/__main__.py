@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from pipeline.io.console import clear_errors
-from pipeline.io.installation import module
+from pipeline.io.installation import COMMAND, module
 from pipeline.io.interruption import end_by_signals_early
 from pipeline.io.parsing import did_you_mean
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     name, *words = argv or ["--help"]
     if name in COMMANDS:
         # The name that its usage shows.
-        sys.argv = [f"hourglass {name}", *words]
+        sys.argv = [f"{COMMAND} {name}", *words]
         import_module(module(COMMANDS[name].module)).main(words)
     else:
         with clear_errors():

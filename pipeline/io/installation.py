@@ -4,6 +4,8 @@ In a checkout `pipeline`, `jobs` and `tune` are packages of their own. The wheel
 package, and its imports name them there, since other distributions have a `jobs` or `tune` too.
 """
 
+import re
+import sys
 from pathlib import Path
 
 # Package of the wheel, and of the command and the Python API in both.
@@ -12,6 +14,11 @@ _FOLDERS = ("pipeline", "jobs", "tune")
 # `hourglass_ray.` where it is installed, else empty.
 _PREFIX = __name__.removesuffix("pipeline.io.installation")
 _ROOT = Path(__file__).resolve().parents[2]
+# The command of an installation. Its own name is the first word of what `sys.argv` begins with.
+COMMAND = "hourglass"
+# Where `hourglass` has another name for a command than its module has.
+_OTHER_NAMES = {"tune.compare": "compare_sweeps"}
+_NAMED = re.compile(r"(?:python -m )?(?<![\w.])((?:jobs|tune)\.[a-z_]+)\b")
 
 
 def is_installed() -> bool:
@@ -34,6 +41,23 @@ def import_path() -> Path:
     return _ROOT.parent if is_installed() else _ROOT
 
 
+def is_by_name() -> bool:
+    """Whether commands are called as `hourglass train` here rather than `python -m jobs.train`.
+
+    That is so in an installation, and where the user has typed it so.
+    """
+    return is_installed() or sys.argv[0].partition(" ")[0] == COMMAND
+
+
 def command(name: str) -> list[str]:
     """Return the words that begin a command such as `jobs.train`, as it is called here."""
-    return ["hourglass", name.partition(".")[2]] if is_installed() else ["python", "-m", name]
+    if not is_by_name():
+        return ["python", "-m", name]
+    return [COMMAND, _OTHER_NAMES.get(name) or name.partition(".")[2]]
+
+
+def named(text: str) -> str:
+    """Return a text that names commands as `jobs.pack`, with the names that they have here."""
+    if not is_by_name():
+        return text
+    return _NAMED.sub(lambda found: " ".join(command(found[1])), text)

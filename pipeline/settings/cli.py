@@ -21,9 +21,10 @@ from tyro.constructors import (
 )
 
 from pipeline.io.console import clear_errors, fail, say
+from pipeline.io.installation import named
 from pipeline.io.redaction import redacted
 from pipeline.settings import Settings
-from pipeline.settings.config_file import config_text, packed_folder, read_config
+from pipeline.settings.config_file import config_text, packed_folder
 from pipeline.settings.presets import preset_help, settings_of
 
 __all__ = ["TrainingArguments", "clear_errors", "fail", "given_settings", "parse"]
@@ -75,7 +76,7 @@ def _joined_help(info: StructTypeInfo) -> StructConstructorSpec | None:
 def _with_joined_help(field: StructFieldSpec) -> StructFieldSpec:
     def joined() -> str | None:
         text = field.helptext() if callable(field.helptext) else field.helptext
-        return text and " ".join(text.split())
+        return text and named(" ".join(text.split()))
 
     return replace(field, helptext=joined)
 
@@ -91,8 +92,8 @@ class TrainingArguments:
     packed: Annotated[str, tyro.conf.arg(name="data", metavar="DIR")] = ""
     """Folder that jobs.pack has written, in place of data.train and data.val."""
     config: Annotated[str, tyro.conf.arg(metavar="FILE|RUN")] = ""
-    """File of settings in TOML, such as --save-config writes; or a checkpoint or a run, whose
-    settings are taken but for its name and storage. Options of the command line win."""
+    """File of settings in TOML, such as --save-config writes; or whatever model.start takes, whose
+    settings are taken but for name and storage. Options of the command line win."""
     save_config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File to write the settings to that are not the defaults."""
 
@@ -103,23 +104,27 @@ class TrainingArguments:
             say(f"written: {self.save_config}")
 
 
-def given_settings(argv: list[str] | None, of_run: Callable[[str], dict[str, Any]]) -> Settings:
+def given_settings(
+    argv: list[str] | None, of_config: Callable[[str, str, str], dict[str, Any]]
+) -> Settings:
     """Return the settings of the options `--config`, `--preset` and `--data`, later ones winning.
 
-    As the default of `parse`, they yield to explicit settings. `of_run` returns those of a run or
-    a checkpoint. Wrong ones end the program with status 2.
+    As the default of `parse`, they yield to explicit settings. `of_config` returns those of a file
+    or run, which it finds with the values of `--ray.storage` and `--tracking.uri`. Wrong ones end
+    the program with status 2.
     """
     reader = ArgumentParser(add_help=False, allow_abbrev=False)
     reader.add_argument("--preset", nargs="*", action="extend", default=[])
     reader.add_argument("--config", nargs="?")
     reader.add_argument("--data", nargs="?")
+    reader.add_argument("--ray.storage", dest="storage", default="")
+    reader.add_argument("--tracking.uri", dest="uri", default="")
     given, _ = reader.parse_known_args(argv)
     names = [name for word in given.preset for name in word.split(",") if name]
     with clear_errors():
         settings: dict[str, Any] = {}
         if given.config:
-            path = Path(given.config)
-            settings |= read_config(path) if path.is_file() else of_run(given.config)
+            settings |= of_config(given.config, given.storage, given.uri)
         settings |= settings_of(names)
         if given.data:
             settings |= packed_folder(given.data)
@@ -142,7 +147,8 @@ def parse(
     def read(words: list[str], **options: Any) -> Any:
         return tyro.cli(
             arguments,
-            description=description,
+            prog=_program(),
+            description=description and named(description),
             args=words,
             default=default,
             registry=_registry,
@@ -170,6 +176,13 @@ def parse(
         # Without `refused` it is another error, which comes first here too.
         read(_shown(words, refused, known), return_unknown_args=not refused)
         raise ValueError("wrong options; --help lists those that there are")
+
+
+def _program() -> str | None:
+    """Return the name of this program for its usage; None if `sys.argv` has it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = "" if spec is None else spec.name.removesuffix(".__main__")
+    return f"python -m {name}" if name.partition(".")[0] in ("jobs", "tune") else None
 
 
 def print_completion(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.io.console import say
+from pipeline.io.installation import named
 from pipeline.io.location import is_remote, local_path
 from pipeline.io.parsing import parse_toml
 from pipeline.settings.tree import Settings
@@ -38,7 +39,8 @@ def packed_folder(folder: str) -> dict[str, Any]:
         place = str(Path(local_path(folder)).expanduser())
         if not (Path(place) / _INDEX).is_file():
             raise ValueError(
-                f"--data {folder}: no {_INDEX} there; expected a folder that jobs.pack has written"
+                f"--data {folder}: no {_INDEX} there; expected a folder that "
+                f"{named('jobs.pack')} has written"
             )
     place = place.rstrip("/")
     return {f"data.{split}": f"{place}/{_SHARDS.format(split)}" for split in ("train", "val")}

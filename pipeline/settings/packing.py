@@ -56,9 +56,9 @@ class AnnotationFiles:
 class CropSettings:
     """Size and quality of a person's stored crop.
 
-    The defaults follow the table that `jobs.benchmark loader` prints. At a margin of 2, an input
-    is 2.5 dB closer to the photograph's with 320 px instead of 256, and 0.9 dB closer with quality
-    of 95 instead of 90. Decoding then takes 1.4 and 1.2 times as long.
+    The defaults follow the table that the benchmark of the loader prints. At a margin of 2, an
+    input is 2.5 dB closer to the photograph's with 320 px instead of 256, and 0.9 dB closer with
+    quality of 95 instead of 90. Decoding then takes 1.4 and 1.2 times as long.
     """
 
     person_px: int = 256

@@ -1,13 +1,18 @@
 """The command `hourglass`: its table, its list, and what reads the options."""
 
 import importlib
+import os
+import re
+import signal
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from hourglass_ray.__main__ import COMMANDS, listing, main
+from pipeline.io import installation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,8 +33,54 @@ def test_a_command_gets_the_words_after_its_name_and_shows_its_own_usage(name, m
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
     assert end.value.code == 0
-    called = "python -m jobs.benchmark" if name == "benchmark" else f"hourglass {name}"
-    assert f"usage: {called} " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"usage: hourglass {name} " in shown
+    # Commands are named as the reader has called this one.
+    assert not re.search(r"\b(jobs|tune)\.[a-z]", shown)
+    module = COMMANDS[name].module.removesuffix(".__main__")
+    assert installation.command(module) == ["hourglass", name]
+
+
+def test_as_modules_commands_are_named_as_modules(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["jobs/train.py"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("jobs.train", None))
+    with pytest.raises(SystemExit):
+        importlib.import_module("jobs.train").main(["--help"])
+    shown = capsys.readouterr().out
+    assert "usage: python -m jobs.train " in shown
+    assert "Folder that jobs.pack has written" in " ".join(shown.replace("│", "").split())
+    assert installation.command("jobs.pack") == ["python", "-m", "jobs.pack"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("as jobs.pack writes it", "as hourglass pack writes it"),
+        ("run 'python -m tune.sweep --help'", "run 'hourglass sweep --help'"),
+        ("as tune.compare does", "as hourglass compare_sweeps does"),
+        ("ray.tune.run, my.jobs.x", "ray.tune.run, my.jobs.x"),
+    ],
+)
+def test_a_text_names_commands_as_they_are_called(text, named, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/hourglass"])
+    assert installation.named(text) == text
+    monkeypatch.setattr(sys, "argv", ["hourglass train"])
+    assert installation.named(text) == named
+
+
+@pytest.mark.parametrize("words", [[], ["train", "--help"], ["benchmark", "--help"], ["trian"]])
+def test_an_output_that_no_one_reads_ends_a_command_without_a_word(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "hourglass_ray", *words]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writing)
+    if words == ["trian"]:
+        assert (done.returncode, "did you mean 'train'?" in done.stderr) == (2, True)
+    else:
+        # argparse drops the error of its own write.
+        ends = (128 + signal.SIGPIPE, 0)[: 1 + (words[:1] == ["benchmark"])]
+        assert (done.returncode in ends, done.stderr) == (True, "")
 
 
 def test_without_a_command_it_lists_them_and_loads_no_heavy_library():

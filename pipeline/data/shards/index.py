@@ -13,6 +13,7 @@ from typing import Any, Self, get_args
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_from
 from pipeline.io.atomic import atomic_write
 from pipeline.io.files import content_of, size_in_bytes
+from pipeline.io.installation import named
 from pipeline.io.location import is_remote, local_path, name_of, sibling, split_pattern
 from pipeline.io.parsing import (
     fields_of,
@@ -90,7 +91,7 @@ class Index:
             text = content_of(path)
         except ValueError as error:
             raise ValueError(
-                f"{error}; shards need the index that jobs.pack writes beside them"
+                f"{error}; shards need the index that {named('jobs.pack')} writes beside them"
             ) from None
         shown = redacted(path)
         content = parse_json(text, shown)

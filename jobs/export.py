@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from jobs.options import Model, Storage, TrackingUri, Weights, output_at
-from pipeline.io.console import say
+from pipeline.io.console import amount, say
 from pipeline.io.location import bucket_and_key, is_store, local_path
 from pipeline.settings import Decoding
 from pipeline.settings.cli import clear_errors, fail, parse
@@ -110,7 +110,7 @@ def export(arguments: Arguments, place: Path) -> str:
         size = (output.folder / name).stat().st_size
         output.send()
     _report(difference, people)
-    say(f"written: {out} ({size / 2**20:,.1f} MiB)")
+    say(f"written: {out} ({amount(size / 2**20, 1)} MiB)")
     return out
 
 

@@ -152,7 +152,8 @@ def _meter(stage: str, total: int, unit: str, out: Any, *, leaves: bool) -> Any:
 
     class Meter(tqdm):
         monitor_interval = 0
-        _lock, _instances = threading.RLock(), WeakSet()
+        _lock = threading.RLock()
+        _instances: WeakSet[Any] = WeakSet()
 
     is_terminal = out.isatty()
     return Meter(

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.benchmark.step.profile import KINDS
 from jobs.benchmark.timing import machine_line
-from pipeline.io.console import aligned
+from pipeline.io.console import aligned, amount
 
 
 def step_report(result: Mapping[str, Any]) -> str:
@@ -27,10 +27,10 @@ def _speed(result: Mapping[str, Any]) -> str:
             [
                 f"stacks {row['stacks']}, batch {row['batch']}, {method}",
                 row["pass"],
-                *(f"{row[key]:,.2f}" for key in ("images_per_s", "min", "max")),
-                f"{row['ms']:,.1f}",
-                f"{row['flops_per_s'] / 1e9:,.1f}",
-                f"{row['of_matmul_peak']:.2f}",
+                *(amount(row[key]) for key in ("images_per_s", "min", "max")),
+                amount(row["ms"], 1),
+                amount(row["flops_per_s"] / 1e9, 1),
+                amount(row["of_matmul_peak"]),
             ]
         )
     return aligned(rows)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self, TextIO, cast
+from typing import Any, ClassVar, Self, TextIO, cast
 from weakref import WeakSet
 
 from pipeline.io.console import Pace, bar, duration, say
@@ -153,7 +153,7 @@ def _meter(stage: str, total: int, unit: str, out: Any, *, leaves: bool) -> Any:
     class Meter(tqdm):
         monitor_interval = 0
         _lock = threading.RLock()
-        _instances: WeakSet[Any] = WeakSet()
+        _instances: ClassVar[WeakSet[Any]] = WeakSet()
 
     is_terminal = out.isatty()
     return Meter(

@@ -1,0 +1,101 @@
+"""The notebooks of the documentation: stored without outputs, and executed on small data."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client import KernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook
+
+FOLDER = Path(__file__).parents[1] / "docs/notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+# What the parameters of a notebook are here.
+SMALL = """
+scenes, validation_images, pictures = 8, 2, 12
+settings = {
+    "model.stacks": 1,
+    "model.features": 8,
+    "model.input_px": 64,
+    "optim.batch_size": 2,
+    "optim.epochs": 1,
+    "evaluation.flip_test": False,
+}
+"""
+# One cluster for all calls; no name of the notebook's stays.
+BEGIN = """
+import builtins
+from pipeline.cluster.start import cluster
+builtins.started = cluster("local")
+builtins.started.__enter__()
+%reset -f
+"""
+LONG = """
+settings |= {"data.reading": "streaming", "data.epoch_samples": 100_000, "ray.checkpoint_steps": 4}
+hg.train("out/people", name="long", settings=settings)
+"""
+
+
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_outputs(path):
+    nbformat.validate(read(path))
+    for cell in read(path).cells:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None)
+    assert set(read(path).metadata) == {"kernelspec", "language_info"}
+
+
+def small(path: Path) -> Iterator[NotebookNode]:
+    """Yield the cells of code of a notebook, with parameters for a test."""
+    for cell in read(path).cells:
+        if cell.cell_type == "code":
+            is_replaced = "parameters" in cell.metadata.get("tags", [])
+            yield new_code_cell(SMALL) if is_replaced else cell
+
+
+def shown(cell: NotebookNode) -> str:
+    """What a cell prints and returns as text."""
+    texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
+    return "".join(texts)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_notebooks_run_and_an_interrupt_stops_training_in_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    quickstart, own = (
+        list(small(FOLDER / f"{name}.ipynb")) for name in ("quickstart", "own_joints")
+    )
+    train, long, after = quickstart[2], new_code_cell(LONG), new_code_cell("hg.load('long').name")
+    setting = new_code_cell(f"{SMALL}\nimport hourglass_ray as hg")
+    reset = new_code_cell("%reset -f")
+    cells = [new_code_cell(BEGIN), *quickstart, reset, *own, reset, setting, long, after]
+    kernel = KernelManager(kernel_name="python3")
+    folder = {"metadata": {"path": str(tmp_path)}}
+    client = NotebookClient(new_notebook(cells=cells), km=kernel, timeout=300, resources=folder)
+
+    def interrupt() -> None:
+        """Interrupt the kernel in the midst of an epoch."""
+        while not any((tmp_path / "runs/long").glob("epoch_0000+*")):
+            time.sleep(0.2)
+        kernel.interrupt_kernel()
+
+    with client.setup_kernel():
+        for number, cell in enumerate(cells[:-2]):
+            client.execute_cell(cell, number)
+        assert "epoch 1/1: 100%" in shown(train), "no bar"
+        assert "epoch 1/1 evaluated" in shown(train)
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(CellExecutionError, match=r"TrainingError: .*stopped with a checkpoint"):
+            client.execute_cell(long, len(cells) - 2)
+        client.execute_cell(after, len(cells) - 1)
+        assert shown(after) == "'long'"

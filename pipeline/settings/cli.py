@@ -21,7 +21,7 @@ from tyro.constructors import (
 )
 
 from pipeline.io.console import clear_errors, fail, say
-from pipeline.io.installation import named
+from pipeline.io.installation import PACKAGE, command, named
 from pipeline.io.redaction import redacted
 from pipeline.settings import Settings
 from pipeline.settings.config_file import config_text, packed_folder
@@ -182,7 +182,8 @@ def _program() -> str | None:
     """Return the name of this program for its usage; None if `sys.argv` has it."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = "" if spec is None else spec.name.removesuffix(".__main__")
-    return f"python -m {name}" if name.partition(".")[0] in ("jobs", "tune") else None
+    name = name.removeprefix(f"{PACKAGE}.")
+    return " ".join(command(name)) if name.partition(".")[0] in ("jobs", "tune") else None
 
 
 def print_completion(

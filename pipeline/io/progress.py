@@ -13,6 +13,8 @@ from pipeline.io.console import Pace, bar, duration, say
 
 # Seconds between two drawings of a bar.
 _DRAW_EVERY_S = 0.1
+# Seconds for which a thread waits for another that writes.
+_TURN_S = 1.0
 # Width of a bar where the output has none.
 _COLUMNS = 100
 
@@ -79,14 +81,14 @@ class Screen:
 
     def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._before
-        with self._lock:
+        with self.turn():
             self._end()
             for stream in self._above:
                 stream.finish()
 
     def show(self, stage: str, done: int, total: int, unit: str, note: str = "") -> None:
         """Draw the bar of a stage; that of another stage ends."""
-        with self._lock:
+        with self.turn():
             if stage != self._stage:
                 self._end()
                 self._stage = stage
@@ -98,18 +100,22 @@ class Screen:
                 self._drawn_at = now
                 self._meter.refresh(nolock=True)
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let one thread write at a time. None waits for long: it may have to end the process."""
+        is_mine = self._lock.acquire(timeout=_TURN_S)
+        try:
+            yield
+        finally:
+            if is_mine:
+                self._lock.release()
+
     def write(self, stream: Any, lines: list[str]) -> None:
         """Write whole lines above the bar, except those that it shows itself."""
-        with self._lock, self._aside():
-            stream.write("".join(f"{line}\n" for line in lines if not self._takes(line)))
-            stream.flush()
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Clear the bar, and draw it again afterwards."""
         if self._meter is not None:
             self._meter.clear(nolock=True)
-        yield
+        stream.write("".join(f"{line}\n" for line in lines if not self._takes(line)))
+        stream.flush()
         if self._meter is not None:
             self._meter.refresh(nolock=True)
 
@@ -128,9 +134,10 @@ class _Above:
         self._rest = ""
 
     def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        if lines:
-            self._screen.write(self._stream, lines)
+        with self._screen.turn():
+            *lines, self._rest = (self._rest + text).split("\n")
+            if lines:
+                self._screen.write(self._stream, lines)
         return len(text)
 
     def finish(self) -> None:

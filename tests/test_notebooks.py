@@ -59,7 +59,7 @@ def small(path: Path) -> Iterator[NotebookNode]:
     for cell in read(path).cells:
         if cell.cell_type == "code":
             is_replaced = "parameters" in cell.metadata.get("tags", [])
-            yield new_code_cell(SMALL) if is_replaced else cell
+            yield new_code_cell(SMALL if is_replaced else cell.source)
 
 
 def shown(cell: NotebookNode) -> str:
@@ -77,8 +77,8 @@ def test_notebooks_run_and_an_interrupt_stops_training_in_order(tmp_path, monkey
     )
     train, long, after = quickstart[2], new_code_cell(LONG), new_code_cell("hg.load('long').name")
     setting = new_code_cell(f"{SMALL}\nimport hourglass_ray as hg")
-    reset = new_code_cell("%reset -f")
-    cells = [new_code_cell(BEGIN), *quickstart, reset, *own, reset, setting, long, after]
+    resets = [new_code_cell("%reset -f") for _ in range(2)]
+    cells = [new_code_cell(BEGIN), *quickstart, resets[0], *own, resets[1], setting, long, after]
     kernel = KernelManager(kernel_name="python3")
     folder = {"metadata": {"path": str(tmp_path)}}
     client = NotebookClient(new_notebook(cells=cells), km=kernel, timeout=300, resources=folder)

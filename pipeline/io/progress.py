@@ -1,10 +1,11 @@
 """Progress of a stage: a bar below all other lines in terminals and notebooks, else lines."""
 
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TextIO, cast
 from weakref import WeakSet
@@ -16,7 +17,9 @@ _DRAW_EVERY_S = 0.1
 # Seconds for which a thread waits for another that writes.
 _TURN_S = 1.0
 # Width of a bar where the output has none.
-_COLUMNS = 100
+_COLUMNS = 110
+# A bar's layout for tqdm. What is said of the stage comes in place of its speed.
+_FORM = "{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} [{{elapsed}}<{{remaining}}{0}]"
 
 
 def has_bars() -> bool:
@@ -77,10 +80,12 @@ class Screen:
         self._above = (_Above(self, sys.stdout), _Above(self, sys.stderr))
         # They have all that is needed of a text stream.
         sys.stdout, sys.stderr = cast(tuple[TextIO, TextIO], self._above)
+        _hand_over(self._before, self._above)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._before
+        _hand_over(self._above, self._before)
         with self.turn():
             self._end()
             for stream in self._above:
@@ -94,8 +99,9 @@ class Screen:
                 self._stage = stage
                 self._meter = _meter(stage, total, unit, self._out, leaves=self._leaves)
             now = time.monotonic()
-            self._meter.n = done
+            self._meter.n, self._meter.ncols = done, _columns(self._out)
             self._meter.set_postfix_str(note, refresh=False)
+            self._meter.bar_format = _FORM.format("{postfix}" if note else ", {rate_fmt}")
             if done >= total or now - self._drawn_at >= _DRAW_EVERY_S:
                 self._drawn_at = now
                 self._meter.refresh(nolock=True)
@@ -152,6 +158,25 @@ class _Above:
         return getattr(self._stream, name)
 
 
+def _hand_over(before: Sequence[Any], after: Sequence[Any]) -> None:
+    """Let the loggers that write to one of the streams write to that which takes its place."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
+        for old, new in zip(before, after, strict=True):
+            if isinstance(handler, logging.StreamHandler) and handler.stream is old:
+                handler.setStream(new)
+                break
+
+
+def _columns(out: Any) -> int:
+    """Return the width of a bar: a terminal's, without its last column, if that is known."""
+    try:
+        columns = os.get_terminal_size(out.fileno()).columns if out.isatty() else 0
+    except (OSError, ValueError):
+        columns = 0
+    return columns - 1 if columns else _COLUMNS
+
+
 def _meter(stage: str, total: int, unit: str, out: Any, *, leaves: bool) -> Any:
     """Return a bar of tqdm's, without its thread, and apart from a caller's own bars."""
     # Only where a bar is drawn.
@@ -162,15 +187,13 @@ def _meter(stage: str, total: int, unit: str, out: Any, *, leaves: bool) -> Any:
         _lock = threading.RLock()
         _instances: ClassVar[WeakSet[Any]] = WeakSet()
 
-    is_terminal = out.isatty()
     return Meter(
         desc=stage,
         total=total,
         unit=f" {unit}",
         file=out,
         leave=leaves,
-        dynamic_ncols=is_terminal,
-        ncols=None if is_terminal else _COLUMNS,
+        ncols=_columns(out),
         mininterval=0,
         miniters=1,
     )

@@ -1,7 +1,13 @@
 """Progress: a bar below all other lines on a terminal or in a notebook, lines elsewhere."""
 
+import fcntl
 import io
+import logging
+import os
+import pty
+import struct
 import sys
+import termios
 
 import pytest
 
@@ -61,6 +67,35 @@ def test_a_bar_stays_below_the_lines_of_other_threads_and_libraries(monkeypatch)
     *lines, bar, last = terminal.lines()
     assert (lines, last) == (["first", "a part and its end"], "")
     assert "40/40" in bar
+
+
+def test_lines_of_loggers_that_hold_the_stream_go_above_the_bar(monkeypatch):
+    terminal = shown_on(monkeypatch)
+    handler = logging.StreamHandler(terminal)
+    logger = logging.getLogger("a library")
+    logger.addHandler(handler)
+    try:
+        with ProgressBar(2, "people", "packing"):
+            logger.warning("a warning")
+            *lines, bar = terminal.lines()
+            assert (lines, bar[:8]) == (["a warning"], "packing:")
+        assert handler.stream is terminal
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(("columns", "width"), [(60, 59), (0, 110)])
+def test_a_bar_fits_on_its_terminal_also_on_one_that_has_no_width(columns, width, monkeypatch):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(theirs, "w", buffering=1) as out:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setenv("TERM", "xterm")
+        with ProgressBar(40, "people", "packing") as progress:
+            progress.to(20)
+            shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert len(shown.split("\r")[1]) == width
 
 
 def test_a_line_without_an_end_is_not_lost(monkeypatch):

@@ -11,6 +11,7 @@ import tyro
 from jobs.options import OutFile, Storage, TrackingUri, write_json
 from pipeline.io.console import say, say_text
 from pipeline.io.text import csv_cell, one_line
+from pipeline.pose.joint_set import OKS
 from pipeline.settings.cli import clear_errors, parse
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 # Head of a column of differences.
 _MORE = "vs first"
-# Average precision by object keypoint similarity.
-OKS_AP = "OKS AP"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +101,7 @@ def table(compared: "Comparison") -> "pd.DataFrame":
     """Return a row for each percentage, a column for each run, and its gain over the first."""
     import pandas as pd
 
-    rows = [
-        _percentages(scores) | ({OKS_AP: found.ap} if found else {})
-        for scores, found in zip(compared.scores, compared.precisions, strict=True)
-    ]
+    rows = list(map(_percentages, compared.scores))
     columns = {compared.runs[0].name: rows[0]}
     for one, row in zip(compared.runs[1:], rows[1:], strict=True):
         columns[one.name] = row
@@ -116,11 +112,12 @@ def table(compared: "Comparison") -> "pd.DataFrame":
 
 
 def _percentages(scores: "Scores") -> dict[str, float]:
-    """Return a run's column by the name of the row."""
+    """Return a run's column by the name of the row, the primary metric first."""
     measure = scores.measure
-    pooled = {f"{measure.title}@{t:g}": value for t, value in scores.pooled.items()}
-    area = {f"AUC 0-{measure.auc_limit:g}": scores.auc}
-    return pooled | area | scores.joints[measure.thresholds[0]]
+    precision = {OKS.headline: scores.precision.ap} if scores.precision else {}
+    pooled = {measure.title_at(t): value for t, value in scores.pooled.items()}
+    pooled |= {measure.area_title: scores.auc} | scores.joints[measure.thresholds[0]]
+    return pooled | precision if measure.is_of_joints else precision | pooled
 
 
 def table_text(found: "pd.DataFrame") -> str:
@@ -148,9 +145,9 @@ def sentences(compared: "Comparison") -> list[str]:
                 f"note: {first.name} and {other.name} share {people:,} of {both[0]:,} and "
                 f"{both[1]:,} people; the intervals are of these alone"
             )
-        lines += [d.sentence(other.name, first.name, compared.measure.title) for d in differences]
-        if by_oks:
-            lines.append(by_oks.sentence(other.name, first.name, OKS_AP))
+        found = [d.sentence(other.name, first.name, compared.measure.title) for d in differences]
+        precise = [by_oks.sentence(other.name, first.name, OKS.headline)] if by_oks else []
+        lines += found + precise if compared.measure.is_of_joints else precise + found
         if 1 < differences[0].clusters < FEW:
             lines.append(
                 f"note: {differences[0].drawn} are few: the interval holds the true difference in "

@@ -2,6 +2,8 @@
 
 import tempfile
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation, Evaluator
     from pipeline.evaluation.metrics import Scores
     from pipeline.evaluation.per_person import PersonResults
+    from pipeline.pose.joint_sets import JointSet
     from pipeline.run.metadata import CheckpointMetadata
     from pipeline.settings import Settings
 
@@ -102,7 +105,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     from pipeline.data.measurable import check_any_measurable
     from pipeline.evaluation.evaluate import Evaluator
     from pipeline.evaluation.metrics import stack_table, table
-    from pipeline.evaluation.oks import precision_of, precision_table
+    from pipeline.evaluation.oks import precision_table
     from pipeline.run.checkpoint import find_weights, load_network
     from pipeline.run.plan import resolved_storage
     from pipeline.tracking.lookup import find_checkpoint
@@ -130,19 +133,20 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     check_any_measurable(f"data.val={redacted(arguments.val)!r}", loader.samples, loader.joint_set)
     settings = _settings(metadata, arguments)
     evaluator = Evaluator(network=network, loader=loader, settings=settings, device=device)
-    stacks, people = _measure(evaluator, arguments)
-    evaluation, joint_set = stacks[-1], loader.joint_set
-    results = {"network": evaluation.scores(joint_set)}
+    measured_stacks, joint_set = _measure(evaluator, arguments), loader.joint_set
+    evaluation, people = measured_stacks[-1]
+    stacks = [_scores(*found, joint_set) for found in measured_stacks]
+    precision = _primary(stacks[-1], evaluator).precision
+    results = {"network": stacks[-1]}
     if arguments.train:
         training = shard_loader("data.train", arguments.train, *fitting)
-        results["constant pose"] = _constant_pose(training, loader).scores(joint_set)
+        results["constant pose"] = _scores(*_constant_pose(training, loader), joint_set)
     for name, scores in results.items():
         for score in scores.values():
             say_text(f"\n{name}\n{table(score)}")
-    by_stack = [stack.scores(joint_set) for stack in stacks] if arguments.every_stack else []
+    by_stack = stacks if arguments.every_stack else []
     for key in by_stack[-1] if by_stack else ():
         say_text(f"\n{stack_table([scores[key] for scores in by_stack])}")
-    precision = precision_of(people, joint_set)
     if precision:
         title = "network, by OKS, each person in the annotated frame"
         say_text(f"\n{title}\n{precision_table(precision)}")
@@ -154,10 +158,8 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
         arguments.people.write_bytes(people.to_bytes())
         say(f"written: {arguments.people}")
     if arguments.figures is not None:
-        _draw(evaluator, evaluation, people, arguments.figures)
-    found = results["network"]
-    # The people may lack what the primary measure divides by.
-    return found.get(joint_set.measure(settings.evaluation.measure).key, next(iter(found.values())))
+        _draw(evaluator, evaluation, people, _primary(stacks[-1], evaluator), arguments.figures)
+    return _primary(stacks[-1], evaluator)
 
 
 def _check_data(arguments: Arguments) -> None:
@@ -248,13 +250,28 @@ def _settings(metadata: "CheckpointMetadata", arguments: Arguments) -> "Settings
     return metadata.settings.replaced(changes)
 
 
+def _scores(
+    evaluation: "Evaluation", people: "PersonResults", joint_set: "JointSet"
+) -> "dict[str, Scores]":
+    """Return percentages by measure, with the average precision by OKS where it is defined."""
+    from pipeline.evaluation.oks import precision_of
+
+    return evaluation.scores(joint_set, precision_of(people, joint_set))
+
+
+def _primary(scores: "dict[str, Scores]", evaluator: "Evaluator") -> "Scores":
+    """Return the primary measure's scores, or those of the first that these people have."""
+    measure = evaluator.loader.joint_set.measure(evaluator.settings.evaluation.measure)
+    return scores.get(measure.key) or next(iter(scores.values()))
+
+
 def _measure(
     evaluator: "Evaluator", arguments: Arguments
-) -> "tuple[list[Evaluation], PersonResults]":
-    """Evaluate every stack, first to last, or the last one; return also the last one's people."""
+) -> "list[tuple[Evaluation, PersonResults]]":
+    """Evaluate every stack, first to last, or the last one."""
     from pipeline.data.loader import stream_validation
     from pipeline.data.sampler import validation_batches
-    from pipeline.evaluation.evaluate import Evaluation, evaluate_people
+    from pipeline.evaluation.evaluate import evaluate_people
     from pipeline.evaluation.per_person import PersonResults
 
     loader, settings = evaluator.loader, evaluator.settings
@@ -263,26 +280,32 @@ def _measure(
     batches = stream_validation(loader, chosen, arguments.threads)
     if arguments.every_stack:
         predicted = evaluator.predict_stacks(batches)
-        totals = [Evaluation.nothing(loader.joint_set)] * settings.model.stacks
     else:
         predicted = ([predictions] for predictions in evaluator.predict(batches))
-        totals = [Evaluation.nothing(loader.joint_set)]
-    results = [PersonResults.nobody(loader.joint_set)]
+    stacks = settings.model.stacks if arguments.every_stack else 1
+    found = [[evaluate_people([], loader)] for _ in range(stacks)]
     with ProgressBar(people, "people", "evaluating") as progress:
-        for stacks in predicted:
-            found = [evaluate_people([predictions], loader) for predictions in stacks]
-            totals = [total + new for total, (new, _) in zip(totals, found, strict=True)]
-            results.append(found[-1][1])
-            progress.to(totals[-1].people)
-    return totals, PersonResults.together(results).by_key()
+        for batch in predicted:
+            for parts, predictions in zip(found, batch, strict=True):
+                parts.append(evaluate_people([predictions], loader))
+            progress.to(sum(part.people for part, _ in found[-1]))
+    return [
+        (
+            reduce(add, (part for part, _ in parts)),
+            PersonResults.together([results for _, results in parts]).by_key(),
+        )
+        for parts in found
+    ]
 
 
-def _constant_pose(training: "SampleLoader", loader: "SampleLoader") -> "Evaluation":
+def _constant_pose(
+    training: "SampleLoader", loader: "SampleLoader"
+) -> "tuple[Evaluation, PersonResults]":
     from pipeline.evaluation.baseline import constant_pose, predict_constant_pose
-    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.evaluate import evaluate_people
 
     pose = constant_pose(training.samples, len(loader.joint_set.joints))
-    return evaluate([predict_constant_pose(pose, loader.samples)], loader)
+    return evaluate_people([predict_constant_pose(pose, loader.samples)], loader)
 
 
 def _write(
@@ -308,17 +331,16 @@ def _write(
 
 
 def _draw(
-    evaluator: "Evaluator", evaluation: "Evaluation", people: "PersonResults", folder: Path
+    evaluator: "Evaluator",
+    evaluation: "Evaluation",
+    people: "PersonResults",
+    scores: "Scores",
+    folder: Path,
 ) -> None:
     from pipeline.evaluation.charts import joint_bars, threshold_curve
     from pipeline.evaluation.overlays import draw_close_ups, draw_overlays
 
-    joint_set = evaluator.loader.joint_set
-    measure = joint_set.measure(evaluator.settings.evaluation.measure)
-    measured = evaluation.scores(joint_set)
-    # These people may have no head sizes, which the measure of training may need.
-    scores = measured.get(measure.key) or next(iter(measured.values()))
-    measure = scores.measure
+    joint_set, measure = evaluator.loader.joint_set, scores.measure
     title = f"{joint_set.name} validation, {measure.headline} {scores.headline:.1f}"
     folder.mkdir(parents=True, exist_ok=True)
     figures = {

@@ -210,7 +210,8 @@ def conclude(plan: "Plan", outcome: "Outcome") -> None:
     say_text(f"\n{table(outcome.scores[plan.measure.key])}")
     for scores in outcome.scores.values():
         if scores.measure != plan.measure:
-            say(f"{scores.measure.headline} (pooled): {scores.headline:.2f}")
+            kind = " (pooled)" if scores.measure.is_of_joints else ""
+            say(f"{scores.measure.headline}{kind}: {scores.headline:.2f}")
     say_text(f"\nbest checkpoint: {shown(outcome.checkpoint)} (epoch {outcome.epoch})")
     say(f"MLflow run {settings.ray.name} in experiment {settings.tracking.experiment}; to open it:")
     page = "".join(map(run_page, recorded_runs([plan.folder])))

@@ -163,11 +163,11 @@ def _epochs(settings: Settings) -> Iterator[dict[str, Any]]:
             "first_loss": first_loss,
             "train_loss": report.loss,
             "accuracy": metrics[measure.metric_name],
-            "fine_accuracy": metrics[f"{measure.key}_{measure.thresholds[1]:g}"],
+            "fine_accuracy": metrics[measure.metric_at(measure.thresholds[1])],
             "flat_percent": metrics[FLAT_NAME],
             "bad_steps": report.bad_steps,
             "warnings": warnings.after(epoch, metrics[FLAT_NAME], plateau),
-        } | beside_metrics(trainer, evaluation)
+        } | beside_metrics(trainer, metrics)
 
 
 def _line(epochs: Sequence[Mapping[str, Any]]) -> str:

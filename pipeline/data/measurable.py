@@ -36,9 +36,9 @@ class Measurable:
 
 def counts_of(people: Iterable[Person], joint_set: JointSet) -> dict[str, int]:
     """Count the people that have the size of each measure, by the measure's key."""
-    counts = Counter({measure.key: 0 for measure in joint_set.measures})
+    counts = Counter({measure.key: 0 for measure in joint_set.all_measures})
     for person in people:
-        counts.update(m.key for m in joint_set.measures if m.is_defined_for(person))
+        counts.update(m.key for m in joint_set.all_measures if m.is_defined_for(person))
     return dict(counts)
 
 
@@ -67,8 +67,9 @@ def check_measurable(
         + ("a column head_size" if source == TABLE_NAME else "--head-boxes"),
         "box": "pack again with boxes",
         "segment": "validate on people who have both",
+        "oks": "pack again with boxes or areas",
     }
-    others = ", ".join(m.key for m in joint_set.measures if m != measure)
+    others = ", ".join(m.key for m in joint_set.all_measures if m != measure)
     raise ValueError(
         f"{setting}: none of {found.people:,} people has {size_name(measure, joint_set)}, so "
         f"{measure.title} is undefined; {ways[measure.normaliser]}"
@@ -78,7 +79,7 @@ def check_measurable(
 
 def check_any_measurable(setting: str, samples: Samples, joint_set: JointSet) -> None:
     """Raise ValueError if no measure of the joint set is defined for any of the samples' people."""
-    measures = joint_set.measures
+    measures = joint_set.all_measures
     if not any(m.is_defined_for(sample.person) for sample in samples for m in measures):
         needed = " or ".join(size_name(measure, joint_set) for measure in measures)
         raise ValueError(
@@ -90,5 +91,10 @@ def check_any_measurable(setting: str, samples: Samples, joint_set: JointSet) ->
 def size_name(measure: Measure, joint_set: JointSet) -> str:
     """Name what a person needs for a measure."""
     start, end = (joint_set.joints[joint] for joint in measure.segment)
-    names = {"head": "a head size", "box": "a box", "segment": f"both {start} and {end}"}
+    names = {
+        "head": "a head size",
+        "box": "a box",
+        "segment": f"both {start} and {end}",
+        "oks": "an area or a box",
+    }
     return names[measure.normaliser]

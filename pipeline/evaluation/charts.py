@@ -38,30 +38,35 @@ def curves(
 
 
 def joint_bars(result: Scores) -> Figure:
-    """Draw each joint's percentage at the primary threshold, and the pooled mean as a line."""
+    """Draw each joint's percentage at the first threshold, and the pooled mean as a line."""
     threshold = result.measure.thresholds[0]
     values = result.joints[threshold]
     figure = Figure(figsize=(7, 0.28 * len(values) + 1.2), layout="constrained")
     axis = figure.subplots()
     axis.barh(list(values), list(values.values()), color="tab:blue")
-    axis.axvline(result.headline, color="tab:red", label=f"pooled {result.headline:.1f}")
+    pooled = result.pooled[threshold]
+    axis.axvline(pooled, color="tab:red", label=f"pooled {pooled:.1f}")
     axis.invert_yaxis()
-    axis.set(xlabel=f"{result.measure.headline} (%)", xlim=(0, 100))
+    axis.set(xlabel=f"{result.measure.title_at(threshold)} (%)", xlim=(0, 100))
     axis.legend()
     return figure
 
 
 def threshold_curve(counts: JointCounts, result: Scores) -> Figure:
     """Draw the pooled percentage of correct joints against the threshold."""
+    measure = result.measure
     members = list(result.joint_set.in_mean)
     pooled = counts.correct[:, members].sum(axis=1) / counts.annotated[members].sum()
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axis = figure.subplots()
-    axis.plot(THRESHOLDS, 100 * pooled)
+    xlabel, limits = f"threshold (share of {measure.title}'s normaliser)", (0.0, 0.5)
+    if measure.is_similarity:
+        xlabel, limits = "threshold (similarity of a joint)", (1.0, 0.5)
+    axis.plot(1 - THRESHOLDS if measure.is_similarity else THRESHOLDS, 100 * pooled)
     axis.set(
-        xlabel=f"threshold (share of {result.measure.title}'s normaliser)",
-        ylabel=f"{result.measure.title} (%), AUC {result.auc:.1f}",
-        xlim=(0, 0.5),
+        xlabel=xlabel,
+        ylabel=f"{measure.title} (%), AUC {result.auc:.1f}",
+        xlim=limits,
         ylim=(0, 100),
     )
     axis.grid(alpha=0.3)

@@ -14,9 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int64
 
-from pipeline.evaluation.metrics import THRESHOLDS, Scores, scores
-from pipeline.evaluation.oks import (
+from pipeline.evaluation.metrics import (
+    THRESHOLDS,
     AveragePrecision,
+    Scores,
+    row_of,
+    scores,
+)
+from pipeline.evaluation.oks import (
     average_precision,
     matches_of,
     precision_of,
@@ -118,13 +123,23 @@ def compare(runs: Sequence[ComparedRun], unit: Unit = "image") -> Comparison:
         unlike = joint_set.difference(other.joint_set)
         if unlike:
             raise ValueError(f"{first.name} and {other.name} have different joint sets: {unlike}")
+    for one in runs:
+        if measure.key not in one.results.errors:
+            raise ValueError(
+                f"{one.name}: its results per person lack the measure {measure.key}; "
+                "jobs.evaluate --people FILE writes them anew"
+            )
+    precisions = [precision_of(one.results, joint_set) for one in runs]
     return Comparison(
         runs=tuple(runs),
         measure=measure,
         settings=differing([one.settings for one in runs]),
-        scores=tuple(scores(one.results.counts(measure), joint_set, measure) for one in runs),
+        scores=tuple(
+            scores(one.results.counts(measure), joint_set, measure, found)
+            for one, found in zip(runs, precisions, strict=True)
+        ),
         differences=tuple(_differences(first, other, joint_set, measure, unit) for other in others),
-        precisions=tuple(precision_of(one.results, joint_set) for one in runs),
+        precisions=tuple(precisions),
         precision_differences=tuple(
             _precision_difference(first, other, joint_set, unit) for other in others
         ),
@@ -153,7 +168,7 @@ def _differences(
     found = []
     for threshold in measure.thresholds:
         # The thresholds of joint_counts, to the bit.
-        correct = [(e <= THRESHOLDS[round(100 * threshold)]).sum(axis=1) for e in errors]
+        correct = [(e <= THRESHOLDS[row_of(measure, threshold)]).sum(axis=1) for e in errors]
         gained = (correct[1] - correct[0])[annotated > 0]
         points, low, high = interval(gained, annotated[annotated > 0], clusters)
         found.append(

@@ -16,8 +16,10 @@ from pipeline.data.formats.coco_truth import AREA_OF_BOX
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.sample import Sample
 from pipeline.evaluation.metrics import (
+    AveragePrecision,
     JointCounts,
     Scores,
+    dissimilarity,
     joint_counts,
     normalised_errors,
     person_sizes,
@@ -141,7 +143,7 @@ class Evaluation:
     @classmethod
     def nothing(cls, joint_set: JointSet) -> Self:
         zero = JointCounts.zero(len(joint_set.joints))
-        counts = {measure.key: zero for measure in joint_set.measures}
+        counts = {measure.key: zero for measure in joint_set.all_measures}
         return cls(counts=counts, loss_sum=0.0, people=0)
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
@@ -167,12 +169,18 @@ class Evaluation:
         }
         return cls(**content | {"counts": counts})
 
-    def scores(self, joint_set: JointSet) -> dict[str, Scores]:
-        """Return percentages by measure, for measures with at least one annotated joint."""
+    def scores(
+        self, joint_set: JointSet, precision: AveragePrecision | None = None
+    ) -> dict[str, Scores]:
+        """Return percentages by measure, for measures with at least one annotated joint.
+
+        `precision` is that of the same people by OKS, where it is known. A checkpoint of before may
+        lack a measure.
+        """
         return {
-            measure.key: scores(self.counts[measure.key], joint_set, measure)
-            for measure in joint_set.measures
-            if self.counts[measure.key].annotated.any()
+            measure.key: scores(self.counts[measure.key], joint_set, measure, precision)
+            for measure in joint_set.all_measures
+            if measure.key in self.counts and self.counts[measure.key].annotated.any()
         }
 
 
@@ -196,13 +204,14 @@ class Truth:
         nowhere = (np.nan,) * 4
         boxes = np.array([person.box or nowhere for person in people], np.float64).reshape(-1, 4)
         areas = np.array([person.area or np.nan for person in people], np.float64)
+        of_box = AREA_OF_BOX * boxes[:, 2] * boxes[:, 3]
         return cls(
             joints=np.array([person.joints for person in people]),
             annotated=np.array([person.visibility for person in people]) != Visibility.MISSING,
             head_size=np.array([person.head_size or np.nan for person in people], np.float64),
             box_size=boxes[:, 2:].max(axis=1),
             boxes=boxes,
-            areas=np.where(np.isnan(areas), AREA_OF_BOX * boxes[:, 2] * boxes[:, 3], areas),
+            areas=np.where(np.isnan(areas), np.where(of_box > 0, of_box, np.nan), areas),
         )
 
     def checksums(self) -> Int64[np.ndarray, " person"]:
@@ -228,16 +237,15 @@ class Truth:
         self, predicted: Float[np.ndarray, "person joint 2"], joint_set: JointSet
     ) -> dict[str, Float[np.ndarray, "person joint"]]:
         """Return normalised errors by measure; NaN where a joint does not count."""
-        known, sizes = (self.joints, self.annotated), (self.head_size, self.box_size)
-        return {
+        known, sizes = (self.joints, self.annotated), (self.head_size, self.box_size, self.areas)
+        found = {
             measure.key: normalised_errors(predicted, *known, person_sizes(measure, *known, *sizes))
-            for measure in joint_set.measures
+            for measure in joint_set.all_measures
         }
-
-
-def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evaluation:
-    """Count predictions against the truth of their samples."""
-    return evaluate_people(predictions, loader)[0]
+        for measure in joint_set.all_measures:
+            if measure.is_similarity:
+                found[measure.key] = dissimilarity(found[measure.key], joint_set.sigmas)
+        return found
 
 
 def evaluate_people(

@@ -2,11 +2,12 @@
 
 By PCKh (Andriluka et al., CVPR 2014) a joint is correct when its distance to the truth is at most
 a threshold times the head size. Other normalisers give other measures
-(`pipeline.pose.joint_sets.Measure`).
+(`pipeline.pose.joint_sets.Measure`). By OKS a joint's error is 1 minus its similarity, so that it
+is counted at the same thresholds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -58,6 +59,13 @@ def normalised_errors(
     return np.where(counts, errors, np.nan)
 
 
+def dissimilarity(
+    errors: Float[np.ndarray, "person joint"], sigmas: Sequence[float]
+) -> Float[np.ndarray, "person joint"]:
+    """Return 1 minus each joint's similarity (OKS); `errors` are in roots of the person's area."""
+    return -np.expm1(-((errors / (2 * np.array(sigmas))) ** 2) / 2)
+
+
 def joint_counts(errors: Float[np.ndarray, "person joint"]) -> JointCounts:
     """Count normalised errors; a joint exactly at a threshold is correct."""
     correct = np.stack([(errors <= threshold).sum(axis=0) for threshold in THRESHOLDS])
@@ -71,16 +79,61 @@ def person_sizes(
     annotated: Bool[np.ndarray, "person joint"],
     head_size: Float[np.ndarray, " person"],
     box_size: Float[np.ndarray, " person"],
+    areas: Float[np.ndarray, " person"],
 ) -> Float[np.ndarray, " person"]:
     """Return the normaliser of each person's errors, in pixels; NaN where it is undefined."""
-    if measure.normaliser == "head":
-        return head_size
-    if measure.normaliser == "box":
-        return box_size
+    stored = {"head": head_size, "box": box_size, "oks": np.sqrt(areas)}
+    if measure.normaliser in stored:
+        return stored[measure.normaliser]
     start, end = measure.segment
     length = np.linalg.norm(joints[:, start] - joints[:, end], axis=-1)
     defined = annotated[:, start] & annotated[:, end] & (length > 0)
     return np.where(defined, length, np.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePrecision:
+    """COCO's ten numbers, in percent: average precision (AP) and recall (AR); NaN: undefined.
+
+    The digits are the similarity, `m` and `l` medium and large people.
+    """
+
+    ap: float
+    ap_50: float
+    ap_75: float
+    ap_m: float
+    ap_l: float
+    ar: float
+    ar_50: float
+    ar_75: float
+    ar_m: float
+    ar_l: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the numbers that are defined by name."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if not np.isnan(value)}
+
+    @classmethod
+    def of(
+        cls,
+        precision: Float[np.ndarray, "category area similarity"],
+        recall: Float[np.ndarray, "category area similarity"],
+    ) -> Self:
+        """Average over categories and similarities, leaving out NaN."""
+        numbers = {}
+        for name, values in (("ap", precision), ("ar", recall)):
+            parts = {
+                "": values[:, 0],
+                "_50": values[:, 0, 0],
+                "_75": values[:, 0, 5],
+                "_m": values[:, 1],
+                "_l": values[:, 2],
+            }
+            for suffix, part in parts.items():
+                known = part[~np.isnan(part)]
+                numbers[name + suffix] = 100 * float(known.mean()) if known.size else np.nan
+        return cls(**numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +142,8 @@ class Scores:
 
     `pooled` is all correct joints over all annotated joints that enter the mean (as the official
     toolkit computes it), `unweighted` the mean of the joints' values. `auc` is the area under the
-    pooled percentage up to the measure's limit (trapezoids), divided by that limit.
+    pooled percentage up to the measure's limit (trapezoids), divided by that limit. `precision` is
+    that of the same people by OKS, where it is known.
     """
 
     joint_set: JointSet
@@ -100,11 +154,14 @@ class Scores:
     unweighted: dict[float, float]
     auc: float
     annotated: dict[str, int]
+    precision: AveragePrecision | None = None
 
     @property
     def headline(self) -> float:
-        """The pooled percentage at the measure's first threshold."""
-        return self.pooled[self.measure.thresholds[0]]
+        """The primary metric: the pooled percentage at the first threshold, or for OKS the AP."""
+        if self.measure.is_of_joints:
+            return self.pooled[self.measure.thresholds[0]]
+        return self.precision.ap if self.precision else np.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; thresholds become text, NaN becomes None."""
@@ -118,14 +175,24 @@ class Scores:
         return {"measure": self.measure.key} | {name: plain(getattr(self, name)) for name in names}
 
 
-def scores(counts: JointCounts, joint_set: JointSet, measure: Measure) -> Scores:
-    """Divide counts into percentages."""
+def row_of(measure: Measure, threshold: float) -> int:
+    """Return the row of `THRESHOLDS` at which joints count for a measure's threshold."""
+    return round(100 * (1 - threshold if measure.is_similarity else threshold))
+
+
+def scores(
+    counts: JointCounts,
+    joint_set: JointSet,
+    measure: Measure,
+    precision: AveragePrecision | None = None,
+) -> Scores:
+    """Divide counts into percentages; `precision` is that of the same people by OKS."""
     in_mean = list(joint_set.in_mean)
     with np.errstate(invalid="ignore"):
         percent = 100 * counts.correct / counts.annotated
         pooled = 100 * counts.correct[:, in_mean].sum(axis=1) / counts.annotated[in_mean].sum()
-    rows = {threshold: round(threshold * 100) for threshold in measure.thresholds}
-    limit = round(measure.auc_limit * 100)
+    rows = {threshold: row_of(measure, threshold) for threshold in measure.thresholds}
+    limit = row_of(measure, measure.auc_limit)
     return Scores(
         joint_set=joint_set,
         measure=measure,
@@ -141,13 +208,14 @@ def scores(counts: JointCounts, joint_set: JointSet, measure: Measure) -> Scores
         unweighted={t: float(percent[row, in_mean].mean()) for t, row in rows.items()},
         auc=float(np.trapezoid(pooled[: limit + 1]) / limit),
         annotated=dict(zip(joint_set.joints, counts.annotated.tolist(), strict=True)),
+        precision=precision,
     )
 
 
 def table(result: Scores) -> str:
     """Return the per-joint table as text, with the groups, if any, and the means below."""
     measure, groups = result.measure, result.joint_set.groups
-    heads = [f"{measure.title}@{_text(threshold)}" for threshold in measure.thresholds]
+    heads = list(map(measure.title_at, measure.thresholds))
     first = max(16, *(len(name) + 1 for name in (*result.annotated, *dict(groups))))
     column = max(15, *(len(head) + 1 for head in heads))
 
@@ -168,19 +236,22 @@ def table(result: Scores) -> str:
     lines.append(rule)
     lines.append(row("pooled mean", list(result.pooled.values())))
     lines.append(row("unweighted mean", list(result.unweighted.values())))
-    lines.append(row(f"AUC 0-{measure.auc_limit:g}", [result.auc]))
+    lines.append(row(measure.area_title, [result.auc]))
+    if not measure.is_of_joints:
+        lines.append(row(measure.headline, [result.headline]))
     return "\n".join(lines)
 
 
 def stack_table(stacks: Sequence[Scores]) -> str:
     """Return a table of one measure's pooled percentages as text, with one row per stack."""
     measure = stacks[0].measure
-    heads = [f"{measure.title}@{_text(threshold)}" for threshold in measure.thresholds]
-    heads.append(f"AUC 0-{measure.auc_limit:g}")
+    heads = [*map(measure.title_at, measure.thresholds), measure.area_title]
+    heads += [] if measure.is_of_joints else [measure.headline]
     column = max(15, *(len(head) + 1 for head in heads))
     lines = ["stack  " + "".join(f"{head:>{column}}" for head in heads)]
     for number, result in enumerate(stacks, start=1):
         values = [*result.pooled.values(), result.auc]
+        values += [] if measure.is_of_joints else [result.headline]
         cells = "".join(f"{value:>{column}.2f}" for value in values)
         lines.append(f"{f'{number}/{len(stacks)}':<7}{cells}")
     return "\n".join(lines)

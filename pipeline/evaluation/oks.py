@@ -7,13 +7,13 @@ who are crowds, have no labelled joint, or an area outside the range are ignored
 detection that is matched with one of them, or that is unmatched and out of the range.
 """
 
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from pipeline.data.formats.coco_truth import AnnotatedPeople, DetectedPeople
+from pipeline.evaluation.metrics import AveragePrecision
 from pipeline.evaluation.per_person import PersonResults, image_of
 from pipeline.pose.joint_sets import JointSet
 
@@ -38,51 +38,6 @@ class Matches:
     group: Int64[np.ndarray, " detection"]
     correct: Bool[np.ndarray, "area similarity detection"]
     ignored: Bool[np.ndarray, "area similarity detection"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AveragePrecision:
-    """COCO's ten numbers, in percent: average precision (AP) and recall (AR); NaN: undefined.
-
-    The digits are the similarity, `m` and `l` medium and large people.
-    """
-
-    ap: float
-    ap_50: float
-    ap_75: float
-    ap_m: float
-    ap_l: float
-    ar: float
-    ar_50: float
-    ar_75: float
-    ar_m: float
-    ar_l: float
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the numbers that are defined by name."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in values.items() if not np.isnan(value)}
-
-    @classmethod
-    def of(
-        cls,
-        precision: Float[np.ndarray, "category area similarity"],
-        recall: Float[np.ndarray, "category area similarity"],
-    ) -> Self:
-        """Average over categories and similarities, leaving out NaN."""
-        numbers = {}
-        for name, values in (("ap", precision), ("ar", recall)):
-            parts = {
-                "": values[:, 0],
-                "_50": values[:, 0, 0],
-                "_75": values[:, 0, 5],
-                "_m": values[:, 1],
-                "_l": values[:, 2],
-            }
-            for suffix, part in parts.items():
-                known = part[~np.isnan(part)]
-                numbers[name + suffix] = 100 * float(known.mean()) if known.size else np.nan
-        return cls(**numbers)
 
 
 def similarity(
@@ -222,13 +177,14 @@ def precision_of(results: PersonResults, joint_set: JointSet) -> AveragePrecisio
 def matches_of(results: PersonResults, joint_set: JointSet) -> Matches | None:
     """Match people who were each predicted in their own frame; groups are images by name.
 
-    None if the joint set has no sigmas, or a person neither area nor box. A person's image is the
-    key without the person's number.
+    People with neither area nor box are left out; None if nobody is left, or the joint set has no
+    sigmas. A person's image is the key without the person's number.
     """
-    instances = results.instances
-    if instances is None or not joint_set.sigmas or not len(results):
+    if results.instances is None or not joint_set.sigmas:
         return None
-    if np.isnan(instances.areas).any():
+    results = results.rows(np.flatnonzero(~np.isnan(results.instances.areas)))
+    instances = results.instances
+    if instances is None or not len(results):
         return None
     names = [image_of(key) for key in results.keys]
     images = np.unique(names, return_inverse=True)[1]

@@ -95,7 +95,7 @@ class PersonResults:
     @classmethod
     def nobody(cls, joint_set: JointSet) -> Self:
         nothing, none = np.zeros((0, len(joint_set.joints), 2)), np.zeros(0, np.int64)
-        errors = {measure.key: nothing[..., 0] for measure in joint_set.measures}
+        errors = {measure.key: nothing[..., 0] for measure in joint_set.all_measures}
         single = np.zeros(0, np.float32)
         instances = Instances(
             truth=nothing.astype(np.float32),

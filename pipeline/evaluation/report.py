@@ -75,7 +75,7 @@ def against_recipe(settings: Settings) -> tuple[str, list[tuple[str, str, str]]]
 def score_table(result: Scores) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of a table: joints, groups and means by the measure's thresholds."""
     thresholds = result.measure.thresholds
-    return ["", *(f"{result.measure.title}@{t:g}" for t in thresholds)], list(_rows(result))
+    return ["", *map(result.measure.title_at, thresholds)], list(_rows(result))
 
 
 def _rows(result: Scores) -> Iterator[list[str]]:
@@ -85,7 +85,9 @@ def _rows(result: Scores) -> Iterator[list[str]]:
             yield [name, *(_percent(by_threshold[t][name]) for t in thresholds)]
     yield ["pooled mean", *(_percent(result.pooled[t]) for t in thresholds)]
     yield ["unweighted mean", *(_percent(result.unweighted[t]) for t in thresholds)]
-    yield [f"AUC 0-{result.measure.auc_limit:g}", _percent(result.auc)]
+    yield [result.measure.area_title, _percent(result.auc)]
+    if not result.measure.is_of_joints:
+        yield [result.measure.headline, _percent(result.headline)]
 
 
 def _percent(value: float) -> str:

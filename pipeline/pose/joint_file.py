@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of, parse_toml
 from pipeline.pose.joint_set import JointNames, JointSet, Measure, read_fields
-from pipeline.pose.joint_sets import PCK_BOX, PCKH
+from pipeline.pose.joint_sets import OKS, PCK_BOX, PCKH
 from pipeline.pose.sides import are_sides, side_of, side_pairs
 
 # Its segment is replaced by the two joints of each set.
@@ -19,7 +19,7 @@ PCK_SEGMENT = Measure(
     segment=(0, 1),
     thresholds=(0.2, 0.1),
 )
-_MEASURES = {"head": PCKH, "box": PCK_BOX}
+_MEASURES = {"head": PCKH, "box": PCK_BOX, "oks": OKS}
 # Units that are parts of the image's size, and the number of them in the whole.
 PARTS = {"share": 1, "percent": 100}
 _UNITS = ("pixels", *PARTS)
@@ -128,7 +128,8 @@ def _measure(given: dict[str, Any], joints: Sequence[str]) -> Measure:
     else:
         close = did_you_mean(str(normaliser), _MEASURES)
         raise ValueError(
-            f"normaliser must be 'head', 'box' or a list of two joints, got {normaliser!r}{close}"
+            f"normaliser must be {', '.join(map(repr, _MEASURES))} or a list of two joints, got "
+            f"{normaliser!r}{close}"
         )
     if "thresholds" not in given:
         return measure

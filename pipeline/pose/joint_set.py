@@ -2,14 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of, text_of
 from pipeline.pose.person import Person, Visibility
 
-Normaliser = Literal["head", "segment", "box"]
+Normaliser = Literal["head", "segment", "box", "oks"]
 
 # Names become parts of the names of metrics, columns and runs.
 _WORD = re.compile(r"[A-Za-z0-9_]+")
@@ -18,14 +18,55 @@ _GROUP_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ -]*")
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Scale:
+    """The thresholds of a normaliser, from `low` to `high`, and the measure's primary metric.
+
+    `is_similarity`: a joint is correct if its similarity is at least the threshold, else if its
+    error is at most that. `primary` has title and name of the primary metric, empty where it is the
+    percentage at the first threshold; `others` are metrics shown beside it.
+    """
+
+    low: float = 0.01
+    high: float = 0.5
+    is_similarity: bool = False
+    primary: tuple[str, str] = ("", "")
+    others: tuple[str, ...] = ()
+
+
+_PCK = _Scale()
+_SCALES: Mapping[Normaliser, _Scale] = {
+    "head": _PCK,
+    "segment": _PCK,
+    "box": _PCK,
+    "oks": _Scale(
+        low=0.5,
+        high=0.99,
+        is_similarity=True,
+        primary=("OKS AP", "coco_ap"),
+        others=("coco_ap_50", "coco_ap_75"),
+    ),
+}
+# A person's parts that a normaliser needs; all that is not here is a distance between joints.
+_NEEDED: Mapping[Normaliser, Callable[[Person], bool]] = {
+    "head": lambda person: bool(person.head_size),
+    "box": lambda person: person.box is not None,
+    "oks": lambda person: bool(person.area or person.box),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measure:
-    """Measure of accuracy: a percentage of correct keypoints (PCK).
+    """Measure of accuracy: a percentage of correct keypoints (PCK), or of similar ones (OKS).
 
     Distances are divided by the `normaliser`. `head`: the stored head size. `segment`: the distance
     between the two annotated joints `segment`. `box`: the longer side of the annotated person box.
     `thresholds` are shares of the normaliser, hundredths from 0.01 to 0.5; the first is that of the
     primary metric. `auc_limit`, another share, is the upper end of the area under the curve.
-    Raises ValueError that names the wrong field.
+
+    `oks`: twice the joint's sigma times the root of the person's area. Thresholds are similarities
+    of a joint (object keypoint similarity), hundredths from 0.5 to 0.99, the area under the curve
+    is that from 1 down to `auc_limit`, and the primary metric is COCO's average precision of whole
+    people. Raises ValueError that names the wrong field.
     """
 
     key: str
@@ -49,25 +90,59 @@ class Measure:
             ("auc_limit", self.auc_limit),
         ):
             # `pipeline.evaluation.metrics` counts at each hundredth up to one half.
-            if not (0.01 <= share <= 0.5 and abs(100 * share - round(100 * share)) < 1e-6):
-                raise ValueError(f"{place} must be hundredths from 0.01 to 0.5, got {share:g}")
+            low, high = self._scale.low, self._scale.high
+            if not (low <= share <= high and abs(100 * share - round(100 * share)) < 1e-6):
+                raise ValueError(
+                    f"{place} must be hundredths from {low:g} to {high:g}, got {share:g}"
+                )
+
+    @property
+    def _scale(self) -> _Scale:
+        return _SCALES[self.normaliser]
+
+    @property
+    def is_similarity(self) -> bool:
+        """Whether thresholds are similarities, of which a joint must have at least as much."""
+        return self._scale.is_similarity
+
+    @property
+    def is_of_joints(self) -> bool:
+        """Whether the primary metric is the percentage of joints at the first threshold."""
+        return not self._scale.primary[0]
 
     @property
     def headline(self) -> str:
         """Name of the primary metric for people, such as `PCKh@0.5`."""
-        return f"{self.title}@{self.thresholds[0]:g}"
+        return self._scale.primary[0] or self.title_at(self.thresholds[0])
 
     @property
     def metric_name(self) -> str:
         """Name of the primary metric in MLflow, such as `pckh_0.5`."""
-        return f"{self.key}_{self.thresholds[0]:g}"
+        return self._scale.primary[1] or self.metric_at(self.thresholds[0])
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the metrics in MLflow by which runs are compared, the primary one first."""
+        at_thresholds = [] if self._scale.others else map(self.metric_at, self.thresholds[1:])
+        return [self.metric_name, *self._scale.others, *at_thresholds]
+
+    def title_at(self, threshold: float) -> str:
+        """Name the percentage of joints at a threshold for people."""
+        return f"{self.title}@{threshold:g}"
+
+    def metric_at(self, threshold: float) -> str:
+        """Name the percentage of joints at a threshold in MLflow."""
+        return f"{self.key}_{threshold:g}"
+
+    @property
+    def area_title(self) -> str:
+        """Name of the area under the curve for people."""
+        return f"AUC {self.auc_limit:g}-1" if self.is_similarity else f"AUC 0-{self.auc_limit:g}"
 
     def is_defined_for(self, person: Person) -> bool:
         """Whether a person has the size that errors are divided by."""
-        if self.normaliser == "head":
-            return bool(person.head_size)
-        if self.normaliser == "box":
-            return person.box is not None
+        if self.normaliser in _NEEDED:
+            return _NEEDED[self.normaliser](person)
         start, end = self.segment
         has_both = all(person.visibility[joint] != Visibility.MISSING for joint in (start, end))
         return has_both and person.joints[start] != person.joints[end]
@@ -115,8 +190,8 @@ class JointSet:
     are the rows of a published table (left and right averaged). `in_mean` are the joints that enter
     a mean. The first of `measures` is the default one. `sigmas` are each joint's annotation error
     as a share of the person's size (the square root of the area), for object keypoint similarity
-    (OKS); empty where they are not known. Raises ValueError that names a field which contradicts
-    the others.
+    (OKS); empty where they are not known. With them accuracy is measured by OKS too. Raises
+    ValueError that names a field which contradicts the others.
     """
 
     name: str
@@ -163,6 +238,8 @@ class JointSet:
             raise ValueError(
                 f"sigmas must hold one number a joint, {len(self.joints)}, got {len(self.sigmas)}"
             )
+        if not self.sigmas and any(measure.normaliser == "oks" for measure in self.measures):
+            raise ValueError("sigmas must hold one number a joint for the normaliser oks, got none")
         for number, sigma in enumerate(self.sigmas):
             if not 0 < sigma < 1:
                 raise ValueError(f"sigmas[{number}] must lie between 0 and 1, got {sigma:g}")
@@ -175,15 +252,26 @@ class JointSet:
             order[left], order[right] = right, left
         return tuple(order)
 
+    @property
+    def all_measures(self) -> tuple[Measure, ...]:
+        """The measures, and OKS where the sigmas are known."""
+        is_stated = any(measure.key == OKS.key for measure in self.measures)
+        return (*self.measures, OKS) if self.sigmas and not is_stated else self.measures
+
     def measure(self, key: str) -> Measure:
         """Return the measure named `key`; `auto` is the first one. Raises ValueError."""
         if key == "auto":
             return self.measures[0]
-        for measure in self.measures:
+        for measure in self.all_measures:
             if measure.key == key:
                 return measure
-        known = ", ".join(measure.key for measure in self.measures)
-        raise ValueError(f"evaluation.measure: joint set {self.name} has {known}, not {key!r}")
+        known = ", ".join(measure.key for measure in self.all_measures)
+        way = (
+            "; it needs the joints' sigmas: pack with --joint-set FILE (docs/custom-joints.md)"
+            if key == OKS.key
+            else ""
+        )
+        raise ValueError(f"evaluation.measure: joint set {self.name} has {known}, not {key!r}{way}")
 
     def difference(self, other: Self) -> str:
         """Return both names, or the fields that differ, for an error message; empty if equal."""
@@ -300,3 +388,7 @@ def _check_once(place: str, values: Sequence[Any], what: str) -> None:
     for value, count in Counter(values).items():
         if count > 1:
             raise ValueError(f"{place} must hold a {what} once, got {value!r} {count} times")
+
+
+# Lin et al., ECCV 2014. A joint's similarity is exp(-e^2 / 2) of its normalised error e.
+OKS = Measure(key="oks", title="OKS", normaliser="oks", thresholds=(0.5, 0.75), auc_limit=0.5)

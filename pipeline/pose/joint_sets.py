@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from pipeline.pose.joint_set import JointSet, Measure, Normaliser
+from pipeline.pose.joint_set import OKS, JointSet, Measure, Normaliser
 from pipeline.pose.sides import plain_name
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "JOINT_SETS",
     "LSP",
     "MPII",
+    "OKS",
     "PCKH",
     "PCK_BOX",
     "SYNTHETIC",

@@ -92,7 +92,7 @@ def plan_training(settings: Settings) -> Plan:
         )
     settings = _resolved(settings, train, val)
     start = _start(settings, train.joint_set)
-    measure = _checked_measure(settings, val)
+    measure = _checked_measure(settings, train.joint_set, val)
     _check_amounts(settings, train)
     _check_cache(settings.data, train)
     _check_places(settings, train)
@@ -236,10 +236,10 @@ def _start(settings: Settings, joint_set: JointSet) -> Start | None:
     return plan_start(folder, settings.model, joint_set)
 
 
-def _checked_measure(settings: Settings, val: ShardSet) -> Measure:
-    measure = val.joint_set.measure(settings.evaluation.measure)
+def _checked_measure(settings: Settings, joint_set: JointSet, val: ShardSet) -> Measure:
+    measure = joint_set.measure(settings.evaluation.measure)
     found = measurable(val, measure)
-    check_measurable(f"data.val={redacted(settings.data.val)!r}", found, val.joint_set, val.source)
+    check_measurable(f"data.val={redacted(settings.data.val)!r}", found, joint_set, val.source)
     return measure
 
 

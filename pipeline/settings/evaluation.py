@@ -13,8 +13,8 @@ class EvaluationSettings:
     """Measurement of accuracy on the validation samples."""
 
     measure: str = "auto"
-    """Measure that selects the best checkpoint: pckh, pck_torso or pck_box.
-    auto: the first measure of the joint set."""
+    """Measure that selects the best checkpoint: pckh, pck_torso, pck_segment, pck_box, or oks for
+    COCO's average precision (coco_ap). auto: the first measure of the joint set."""
     flip_test: bool = True
     """Average the heatmaps with those of the mirrored image, as the paper does."""
     decoding: Decoding = "quarter"

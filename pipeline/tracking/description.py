@@ -6,7 +6,6 @@ from pathlib import Path
 from pipeline.io import installation
 from pipeline.io.location import is_store
 from pipeline.model.cost import Cost, network_cost
-from pipeline.pose.joint_sets import Measure
 from pipeline.run.changes import listed
 from pipeline.run.journal import RunSpec
 from pipeline.run.plan import Plan, is_submitted, working_root
@@ -41,14 +40,9 @@ def run_spec(plan: Plan, parent: str = "") -> RunSpec:
         },
         artifacts=artifact_folder(settings.ray.storage),
         parent=parent,
-        scores=scores_of(plan.measure),
+        scores=plan.measure.metric_names,
         datasets=datasets_of(plan),
     )
-
-
-def scores_of(measure: Measure) -> list[str]:
-    """Return the names of a measure's metrics, the primary one first."""
-    return [f"{measure.key}_{threshold:g}" for threshold in measure.thresholds]
 
 
 def source_tags(command: str) -> dict[str, str]:

@@ -17,8 +17,9 @@ from pipeline.data.shards.sample import BadSamples, Samples
 from pipeline.evaluation.charts import curves, joint_bars, threshold_curve
 from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation, Evaluator
 from pipeline.evaluation.metrics import Scores, table
+from pipeline.evaluation.oks import precision_of, precision_table
 from pipeline.evaluation.overlays import draw_close_ups
-from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
+from pipeline.evaluation.per_person import PEOPLE_NAME, PersonResults, read_results
 from pipeline.evaluation.report import (
     ReportPicture,
     RunReport,
@@ -47,7 +48,10 @@ ENDED_TAG = "ended"
 REPORT_NAME = "report.html"
 PICTURES = {
     "curves": ("Curves", "Losses and the primary metric after each epoch."),
-    "joints": ("Joints", "The primary metric joint by joint; the line is the pooled mean."),
+    "joints": (
+        "Joints",
+        "Percentage of each joint; the line is the pooled mean.",
+    ),
     "thresholds": ("Thresholds", "Share of correct joints as the threshold grows."),
     "overlay": (
         "Predictions",
@@ -110,7 +114,9 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
     folder, metadata = found
     epoch = metadata.progress.epochs
     evaluation = Evaluation.from_json(json.loads((folder / EVALUATION_NAME).read_text()))
-    scores = evaluation.scores(plan.joint_set)
+    people = read_results(folder / PEOPLE_NAME)
+    precision = precision_of(people, plan.joint_set)
+    scores = evaluation.scores(plan.joint_set, precision)
     best_scores = scores[plan.measure.key]
     figures = {
         "curves.png": curves(
@@ -118,11 +124,12 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
         ),
         "joints.png": joint_bars(best_scores),
         "thresholds.png": threshold_curve(evaluation.counts[plan.measure.key], best_scores),
-        **_close_ups(plan, folder),
+        **_close_ups(plan, folder, people),
     }
     for name, figure in figures.items():
         journal.file(_save(plan, figure, name, journal.check), "")
-    journal.text("\n\n".join(map(table, scores.values())) + "\n", "scores.txt")
+    tables = [*map(table, scores.values()), *([precision_table(precision)] if precision else [])]
+    journal.text("\n\n".join(tables) + "\n", "scores.txt")
     journal.folder(folder, BEST_CHECKPOINT)
     journal.metrics({f"best_{metric}": best_scores.headline, "best_epoch": epoch}, epoch)
     if registered := plan.settings.tracking.register:
@@ -180,7 +187,7 @@ def _write_report(plan: Plan, outcome: Outcome, result: str, check: Callable[[],
     return path
 
 
-def _close_ups(plan: Plan, checkpoint: Path) -> dict[str, Figure]:
+def _close_ups(plan: Plan, checkpoint: Path, people: PersonResults) -> dict[str, Figure]:
     """Draw the checkpoint's worst samples and heatmaps; a moment's work on this machine's CPU."""
     device = torch.device("cpu")
     network, _ = load_network(checkpoint, device)
@@ -191,7 +198,7 @@ def _close_ups(plan: Plan, checkpoint: Path) -> dict[str, Figure]:
         max_pixels=plan.settings.data.max_pixels,
     )
     evaluator = Evaluator(network=network, loader=loader, settings=plan.settings, device=device)
-    return draw_close_ups(evaluator, read_results(checkpoint / PEOPLE_NAME), plan.measure)
+    return draw_close_ups(evaluator, people, plan.measure)
 
 
 def _save(plan: Plan, figure: Figure, name: str, check: Callable[[], object]) -> Path:

@@ -74,7 +74,7 @@ def train(
                 return
         evaluation, results = trainer.evaluate_people()
         metrics = trained | evaluated_metrics(trainer, evaluation, results)
-        metrics |= beside_metrics(trainer, evaluation)
+        metrics |= beside_metrics(trainer, metrics)
         metrics = with_glance(trainer.measure, metrics)
         trained = {}
         state.judge(metrics[trainer.measure.metric_name])

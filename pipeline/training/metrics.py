@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
+from pipeline.data.measurable import size_name
 from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.oks import precision_of
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.joint_sets import Measure
 from pipeline.training.trainer import StepReport, Trainer
@@ -48,7 +48,7 @@ def evaluated_metrics(
     """Return the metrics of an epoch's evaluation, percentages from 0 to 100.
 
     Undefined values (of a joint without annotations) are left out, because Ray would store NaN as
-    null. Raises ValueError if the primary metric is undefined.
+    null. Every rank must call it. Raises ValueError if the primary metric is undefined.
     """
     metrics = {
         "val_loss": evaluation.loss_sum / evaluation.people,
@@ -59,18 +59,19 @@ def evaluated_metrics(
     for key, scores in evaluation.scores(trainer.joint_set).items():
         metrics[f"{key}_auc"] = scores.auc
         for threshold, pooled in scores.pooled.items():
-            metrics[f"{key}_{threshold:g}"] = pooled
-            metrics[f"{key}_{threshold:g}_unweighted"] = scores.unweighted[threshold]
+            name = scores.measure.metric_at(threshold)
+            metrics[name] = pooled
+            metrics[f"{name}_unweighted"] = scores.unweighted[threshold]
             for joint, value in scores.joints[threshold].items():
-                metrics[f"{key}_{threshold:g}/{joint}"] = value
-    precision = precision_of(results, trainer.joint_set)
+                metrics[f"{name}/{joint}"] = value
+    precision = trainer.average_precision(results)
     if precision:
         metrics |= {f"coco_{name}": value for name, value in precision.as_dict().items()}
     measure = trainer.measure
     if not math.isfinite(metrics.get(measure.metric_name, math.nan)):
         raise ValueError(
             f"{measure.headline} is undefined: none of {evaluation.people} validation people has "
-            "the length that normalises it; set evaluation.measure to another"
+            f"{size_name(measure, trainer.joint_set)}; set evaluation.measure to another"
         )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
@@ -84,16 +85,20 @@ def with_glance(measure: Measure, metrics: Mapping[str, float]) -> dict[str, flo
     return {f"{GLANCE}/{name}": metrics[name] for name in shown if name in metrics} | dict(metrics)
 
 
-def beside_metrics(trainer: Trainer, averaged: Evaluation) -> dict[str, float]:
+def beside_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, float]:
     """Return loss and primary metric of the averaged and the raw weights, if there is an average.
 
-    Every rank must call it.
+    `metrics` are those of the average's evaluation. Every rank must call it.
     """
     if not trainer.settings.optim.ema_samples:
         return {}
-    measure, found = trainer.measure, {}
-    for name, evaluation in (("ema", averaged), ("raw", trainer.evaluate("raw"))):
-        headline = evaluation.scores(trainer.joint_set)[measure.key].headline
-        found[f"{name}/{measure.metric_name}"] = headline
-        found[f"{name}/val_loss"] = evaluation.loss_sum / evaluation.people
-    return found
+    measure = trainer.measure
+    evaluation, results = trainer.evaluate_people("raw")
+    precision = None if measure.is_of_joints else trainer.average_precision(results)
+    raw = evaluation.scores(trainer.joint_set, precision)[measure.key]
+    return {
+        f"ema/{measure.metric_name}": metrics[measure.metric_name],
+        "ema/val_loss": metrics["val_loss"],
+        f"raw/{measure.metric_name}": raw.headline,
+        "raw/val_loss": evaluation.loss_sum / evaluation.people,
+    }

@@ -30,6 +30,8 @@ from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Samples
 from pipeline.data.shards.streaming import ShardStream
 from pipeline.evaluation.evaluate import Evaluation, Evaluator, evaluate_people
+from pipeline.evaluation.metrics import AveragePrecision
+from pipeline.evaluation.oks import precision_of
 from pipeline.evaluation.overlays import draw_overlays
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.io.console import Pace
@@ -39,7 +41,7 @@ from pipeline.run.checkpoint import Weights
 from pipeline.settings import Settings
 from pipeline.settings.packing import CropSettings
 from pipeline.training.bad_steps import BadStepsError, describe_bad_step, sample_names
-from pipeline.training.distributed import Request, RequestSync, all_reduce_sum, gather
+from pipeline.training.distributed import Request, RequestSync, all_reduce_sum, broadcast, gather
 from pipeline.training.probes import COMPILE_PATIENCE, ProgressMarker, no_trace
 from pipeline.training.state import BadStep, TrainState
 
@@ -214,18 +216,19 @@ class Trainer:
         is_due = every and self.state.progress.steps % every == 0
         return Request.CHECKPOINT if is_due else Request.NONE
 
-    def evaluate(self, weights: Weights = "auto") -> Evaluation:
-        """Evaluate every validation person once over all workers; every rank gets the total.
+    def evaluate_people(self, weights: Weights = "auto") -> tuple[Evaluation, PersonResults]:
+        """Evaluate every validation person once over all workers; every rank gets all results.
 
         "auto" evaluates the weights of the primary metric: the moving average if there is one.
         """
-        return reduce(add, gather(self._evaluate(weights)[0], self.workers, self.device))
-
-    def evaluate_people(self) -> tuple[Evaluation, PersonResults]:
-        """Evaluate as `evaluate`, and return the results of each person too, on every rank."""
-        parts = gather(self._evaluate("auto"), self.workers, self.device)
+        parts = gather(self._evaluate(weights), self.workers, self.device)
         results = PersonResults.together([results for _, results in parts])
         return reduce(add, (evaluation for evaluation, _ in parts)), results.by_key()
+
+    def average_precision(self, results: PersonResults) -> AveragePrecision | None:
+        """Return COCO's ten numbers (OKS), computed by rank 0. Every rank must call it."""
+        found = precision_of(results, self.joint_set) if self.rank == 0 else None
+        return broadcast(found, self.workers, self.device)
 
     def _evaluate(self, weights: Weights) -> tuple[Evaluation, PersonResults]:
         """Evaluate this rank's part of the validation data."""

@@ -126,12 +126,14 @@ def test_a_joint_set_file_names_joints_pairs_limbs_and_measure(tmp_path):
         ('"head"', "PCKh@0.5", "pckh_0.5", (0.5, 0.1)),
         ('"box"', "PCK-box@0.05", "pck_box_0.05", (0.05, 0.2)),
         ('["withers", "nose"]', "PCK-segment@0.2", "pck_segment_0.2", (0.2, 0.1)),
+        ('"oks"', "OKS AP", "coco_ap", (0.5, 0.75)),
     ],
 )
 def test_a_normaliser_makes_a_measure_with_its_usual_thresholds(
     tmp_path, normaliser, headline, metric, thresholds
 ):
-    [measure] = read_joint_file(toml_of(tmp_path, normaliser=normaliser)).joint_set.measures
+    path = toml_of(tmp_path, normaliser=normaliser, sigmas="[0.05, 0.05, 0.05, 0.1]")
+    [measure] = read_joint_file(path).joint_set.measures
     assert (measure.headline, measure.metric_name) == (headline, metric)
     assert measure.thresholds == thresholds
 
@@ -181,10 +183,13 @@ def test_thresholds_mean_groups_and_base_are_free_to_choose(tmp_path):
         ),
         (
             {"normaliser": '"heads"'},
-            "normaliser must be 'head', 'box' or a list of two joints, got 'heads'; "
+            "normaliser must be 'head', 'box', 'oks' or a list of two joints, got 'heads'; "
             "did you mean 'head'?",
         ),
-        ({"normaliser": "3"}, "normaliser must be 'head', 'box' or a list of two joints, got 3"),
+        (
+            {"normaliser": "3"},
+            "normaliser must be 'head', 'box', 'oks' or a list of two joints, got 3",
+        ),
         (
             {"normaliser": '["nose", "tail"]'},
             "normaliser[1]: unknown joint 'tail'",

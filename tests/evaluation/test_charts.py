@@ -1,6 +1,7 @@
 """Charts hold the numbers given, and can be drawn."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pipeline.data.pictures import DrawnPose, draw_augmented, draw_truth, overla
 from pipeline.data.shards.reader import ShardReader
 from pipeline.evaluation.charts import curves, joint_bars, threshold_curve
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, Scores, scores
-from pipeline.pose.joint_sets import MPII
+from pipeline.pose.joint_sets import MPII, OKS
 from pipeline.pose.person import Visibility
 from pipeline.settings import DataSettings
 from tune.figures.scatter import trials_against
@@ -241,6 +242,18 @@ def test_the_threshold_curve_is_pooled_over_the_joints_of_the_mean():
     middle = 100 * 107 / 280
     assert line.get_ydata() == pytest.approx([0.0] * 10 + [middle] * 30 + [100.0] * 11)
     assert is_picture(figure)
+
+
+def test_the_curve_of_similarities_falls_from_one_to_a_half():
+    joint_set = replace(MPII, sigmas=(0.1,) * 16)
+    figure = threshold_curve(made_counts(), scores(made_counts(), joint_set, OKS))
+    [axis] = figure.axes
+    [line] = axis.lines
+    assert (line.get_xdata()[0], line.get_xdata()[-1], axis.get_xlim()) == (1.0, 0.5, (1.0, 0.5))
+    assert line.get_ydata()[[0, -1]].tolist() == [0, 100]
+    assert axis.get_xlabel() == "threshold (similarity of a joint)"
+    bars = joint_bars(scores(made_counts(), joint_set, OKS)).axes[0]
+    assert bars.get_xlabel() == "OKS@0.5 (%)"
 
 
 def test_trials_are_joined_at_the_best_of_each_value():

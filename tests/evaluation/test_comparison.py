@@ -6,6 +6,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
+from jobs.compare import sentences, table
 from pipeline.evaluation import comparison
 from pipeline.evaluation.comparison import (
     ComparedRun,
@@ -17,8 +18,8 @@ from pipeline.evaluation.comparison import (
     shared,
     videos_in,
 )
-from pipeline.evaluation.per_person import Instances, PersonResults
-from pipeline.pose.joint_sets import COCO, LSP, MPII, JointSet
+from pipeline.evaluation.per_person import Instances, PersonResults, narrowed
+from pipeline.pose.joint_sets import COCO, LSP, MPII, OKS, JointSet
 from pipeline.settings import Settings
 
 RIGHT, WRONG = 0.05, 0.7
@@ -368,6 +369,29 @@ def test_average_precision_is_compared_over_the_same_images():
     assert difference.sentence("most", "every", "OKS AP").startswith(
         "OKS AP: most is worse than every by 33.66 points, 95% interval -5"
     )
+
+
+def test_runs_whose_measure_is_oks_are_compared_by_average_precision_first():
+    chosen = replace(COCO, measures=(OKS,))
+    every, most = (
+        replace(detected(name, found, list(range(3))), joint_set=chosen)
+        for name, found in (("every", [True] * 3), ("most", [True, True, False]))
+    )
+    # Joints far away have no similarity.
+    errors = [np.repeat([[0.0], [0.0], [float(name == "most")]], 17, 1) for name in ("", "most")]
+    every, most = (
+        replace(one, results=replace(one.results, errors={"oks": narrowed(found)}))
+        for one, found in zip((every, most), errors, strict=True)
+    )
+    compared = compare([every, most])
+    assert list(table(compared).index[:4]) == ["OKS AP", "OKS@0.5", "OKS@0.75", "AUC 0.5-1"]
+    assert table(compared)["most"]["OKS AP"] == pytest.approx(100 * 67 / 101)
+    assert table(compared)["most"]["OKS@0.75"] == pytest.approx(200 / 3)
+    lines = sentences(compared)
+    assert [line.partition(":")[0] for line in lines[2:5]] == ["OKS AP", "OKS@0.5", "OKS@0.75"]
+    older = replace(every, name="older", results=replace(every.results, errors={}))
+    with pytest.raises(ValueError, match=r"^older: its results per person lack the measure oks; "):
+        compare([every, older])
 
 
 def test_people_of_an_image_are_drawn_together_for_average_precision():

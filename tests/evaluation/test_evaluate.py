@@ -1,7 +1,7 @@
 """Evaluation with networks that know the truth: original pixels, counts by hand."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from pipeline.data.loader import SampleLoader
 from pipeline.data.sampler import validation_batches
 from pipeline.data.shards.reader import ShardReader
 from pipeline.evaluation.baseline import constant_pose, predict_constant_pose
-from pipeline.evaluation.evaluate import Evaluation, Evaluator, Predictions, Truth, evaluate
+from pipeline.evaluation.evaluate import Evaluation, Evaluator, Predictions, Truth, evaluate_people
 from pipeline.evaluation.metrics import JointCounts
 from pipeline.model.heatmaps import render
 from pipeline.model.network import Heatmaps
@@ -32,6 +32,10 @@ _GONE = (Visibility.MISSING,)
 def loader_of(pack, *shards, joint_set=MPII, **options) -> SampleLoader:
     paths = pack(*shards, joint_set=joint_set, **options)
     return SampleLoader(ShardReader([str(path) for path in paths]), joint_set, 64)
+
+
+def evaluate(predictions: Iterable[Predictions], loader: SampleLoader) -> Evaluation:
+    return evaluate_people(predictions, loader)[0]
 
 
 def batches_of(loader: SampleLoader, size: int) -> list[Batch]:

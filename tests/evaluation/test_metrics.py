@@ -5,12 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.io
+from factories import BIRD
 
 from pipeline.data.formats.mpii import read_mpii_truth
 from pipeline.data.formats.pose_h5 import read_mpii_h5
 from pipeline.evaluation.metrics import (
     THRESHOLDS,
+    AveragePrecision,
     JointCounts,
+    dissimilarity,
     joint_counts,
     normalised_errors,
     person_sizes,
@@ -18,9 +21,11 @@ from pipeline.evaluation.metrics import (
     stack_table,
     table,
 )
-from pipeline.pose.joint_sets import COCO, LSP, MPII
+from pipeline.pose.joint_sets import COCO, LSP, MPII, OKS
 
 AT_HALF = 50
+_NUMBERS = ["ap", "ap_50", "ap_75", "ap_m", "ap_l", "ar", "ar_50", "ar_75", "ar_m", "ar_l"]
+PRECISION = AveragePrecision(**dict.fromkeys(_NUMBERS, 12.5))
 
 
 def errors_at(
@@ -95,11 +100,37 @@ def test_counts_of_batches_add_to_the_counts_of_the_whole():
 
 
 def test_head_sizes_and_box_sizes_are_taken_as_they_are():
-    head, box = np.array([20.0]), np.array([300.0])
+    head, box, undefined = np.array([20.0]), np.array([300.0]), np.array([np.nan])
     joints, shown = np.zeros((1, 16, 2)), np.ones((1, 16), bool)
-    assert person_sizes(MPII.measure("pckh"), joints, shown, head, box) == 20
+    assert person_sizes(MPII.measure("pckh"), joints, shown, head, box, undefined) == 20
     joints, shown = np.zeros((1, 17, 2)), np.ones((1, 17), bool)
-    assert person_sizes(COCO.measure("pck_box"), joints, shown, head, box) == 300
+    assert person_sizes(COCO.measure("pck_box"), joints, shown, head, box, undefined) == 300
+
+
+def test_a_joint_is_similar_by_its_distance_its_sigma_and_the_area():
+    # Two sigma times the root of the area are 10 and 20 pixels.
+    joint_set = replace(BIRD, measures=(OKS,), sigmas=(0.05, 0.1, 0.1))
+    areas, nothing = np.array([10_000.0]), np.array([np.nan])
+    truth, shown = np.zeros((1, 3, 2)), np.ones((1, 3), bool)
+    size = person_sizes(OKS, truth, shown, nothing, nothing, areas)
+    assert size.tolist() == [100]
+    # A joint's similarity is exp(-e^2 / 2): a half at e = 1.177, three quarters at 0.759.
+    predicted = np.array([[[11.7, 0], [0, 15.2], [0, 15.1]]])
+    errors = dissimilarity(normalised_errors(predicted, truth, shown, size), joint_set.sigmas)
+    assert errors == pytest.approx(1 - np.exp([[-(1.17**2) / 2, -(0.76**2) / 2, -(0.755**2) / 2]]))
+    counted = scores(joint_counts(errors), joint_set, OKS, PRECISION)
+    assert counted.joints == {
+        0.5: {"beak": 100, "left_wing": 100, "right_wing": 100},
+        0.75: {"beak": 0, "left_wing": 0, "right_wing": 100},
+    }
+    assert counted.headline == 12.5
+    lines = table(counted).splitlines()
+    assert lines[0].split() == ["joint", "OKS@0.5", "OKS@0.75", "annotated"]
+    assert lines[-1].split() == ["OKS", "AP", "12.50"]
+    assert lines[-2].startswith("AUC 0.5-1")
+    assert stack_table([counted]).splitlines()[0].split()[-3:] == ["0.5-1", "OKS", "AP"]
+    far = dissimilarity(normalised_errors(predicted + 999, truth, shown, size), joint_set.sigmas)
+    assert far == pytest.approx(1)
 
 
 def test_the_head_of_leeds_sports_pose_is_measured_between_its_joints():
@@ -110,7 +141,7 @@ def test_the_head_of_leeds_sports_pose_is_measured_between_its_joints():
     shown[1, LSP.joints.index("neck")] = False
     joints[2] = 0
     undefined = np.full(3, np.nan)
-    sizes = person_sizes(LSP.measure("auto"), joints, shown, undefined, undefined)
+    sizes = person_sizes(LSP.measure("auto"), joints, shown, undefined, undefined, undefined)
     # The second person lacks the neck; both ends of the third are at one point.
     assert np.array_equal(sizes, [5.0, np.nan, np.nan], equal_nan=True)
 

@@ -22,7 +22,7 @@ from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Sample
 from pipeline.evaluation.evaluate import Predictions, evaluate_people
-from pipeline.evaluation.oks import average_precision, match, precision_of, similarity
+from pipeline.evaluation.oks import average_precision, match, matches_of, precision_of, similarity
 from pipeline.evaluation.per_person import read_results
 from pipeline.pose.joint_sets import COCO
 from pipeline.settings.packing import AnnotationFiles
@@ -300,6 +300,12 @@ def test_without_areas_a_share_of_the_box_is_taken_and_without_boxes_nothing(tmp
     boxes = results.instances.boxes.astype(float)
     assert results.instances.areas == pytest.approx(0.53 * boxes[:, 2] * boxes[:, 3])
     assert precision_of(results, COCO).ap == pytest.approx(100)
+    some = results.instances.areas.copy()
+    some[0] = np.nan
+    known = matches_of(replace(results, instances=replace(results.instances, areas=some)), COCO)
+    # A person without a size is left out.
+    assert (known.people[0].sum(), len(known.group)) == (len(results) - 1, len(results) - 1)
+    assert average_precision(known).ap == pytest.approx(100)
     unknown = replace(results.instances, areas=np.full(len(results), np.nan, np.float32))
     assert precision_of(replace(results, instances=unknown), COCO) is None
     assert precision_of(replace(results, instances=None), COCO) is None

@@ -6,7 +6,7 @@ import torch
 from factories import rendered_people
 
 from pipeline.data.loader import SampleLoader
-from pipeline.evaluation.evaluate import Evaluator, evaluate
+from pipeline.evaluation.evaluate import Evaluator
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings, Settings
@@ -32,7 +32,7 @@ def pckh_by_heart(people: SampleLoader, stacks: int, optim: OptimSettings, order
         train_step(network.train(), optimizer, batch, optim, CPU, torch.float32)
     settings = Settings(optim=optim, evaluation=EvaluationSettings(flip_test=False))
     evaluator = Evaluator(network=network, loader=people, settings=settings, device=CPU)
-    return evaluate(evaluator.predict([batch]), people).scores(MPII)["pckh"].headline
+    return evaluate_people(evaluator.predict([batch]), people)[0].scores(MPII)["pckh"].headline
 
 
 def recipe(**changes) -> OptimSettings:

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.pose.joint_sets import COCO, FLIC, JOINT_SETS, LSP, MPII, JointSet, Measure, joint_set
+from pipeline.pose.joint_sets import (
+    COCO,
+    FLIC,
+    JOINT_SETS,
+    LSP,
+    MPII,
+    OKS,
+    JointSet,
+    Measure,
+    joint_set,
+)
 from pipeline.pose.sides import common_side
 
 
@@ -65,7 +75,7 @@ def test_auto_is_the_joint_sets_own_measure():
 
 
 def test_pckh_is_refused_where_there_is_no_head_box():
-    message = "evaluation.measure: joint set coco has pck_torso, pck_box, not 'pckh'"
+    message = "evaluation.measure: joint set coco has pck_torso, pck_box, oks, not 'pckh'"
     with pytest.raises(ValueError, match=re.escape(message)):
         COCO.measure("pckh")
     with pytest.raises(ValueError, match="joint set flic has pck_torso, not 'pckh'"):
@@ -162,7 +172,7 @@ def test_json_without_a_field_or_no_table_at_all_is_refused():
         ({"thresholds": []}, "measures[0].thresholds must hold at least one threshold, got none"),
         (
             {"normaliser": "torso"},
-            "measures[0].normaliser must be one of head, segment, box, got 'torso'",
+            "measures[0].normaliser must be one of head, segment, box, oks, got 'torso'",
         ),
         ({"segment": ["neck"]}, "measures[0].segment must be two joints, got ['neck']"),
         ({"limit": 1}, "measures[0]: unknown field 'limit'; did you mean 'auc_limit'?"),
@@ -218,6 +228,10 @@ def test_json_that_is_no_measure_is_refused_by_field(change, message):
         ({"sigmas": (0.1,)}, "sigmas must hold one number a joint, 14, got 1"),
         ({"sigmas": (*[0.1] * 13, 0)}, "sigmas[13] must lie between 0 and 1, got 0"),
         (
+            {"measures": (OKS,)},
+            "sigmas must hold one number a joint for the normaliser oks, got none",
+        ),
+        (
             {"measures": LSP.measures[:1] * 2},
             "measures must hold a measure once, got 'pckh' 2 times",
         ),
@@ -230,6 +244,22 @@ def test_json_that_is_no_measure_is_refused_by_field(change, message):
 def test_a_joint_set_that_contradicts_itself_is_refused(change, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         replace(LSP, **change)
+
+
+def test_joints_with_sigmas_are_measured_by_oks_too():
+    assert [measure.key for measure in COCO.all_measures] == ["pck_torso", "pck_box", "oks"]
+    assert COCO.measure("auto").key == "pck_torso"
+    found = COCO.measure("oks")
+    assert (found.headline, found.metric_name) == ("OKS AP", "coco_ap")
+    assert found.metric_names == ["coco_ap", "coco_ap_50", "coco_ap_75"]
+    chosen = replace(COCO, measures=(OKS,))
+    assert chosen.all_measures == (OKS,)
+    assert JointSet.from_json(chosen.to_json()) == chosen
+    message = "joint set lsp has pckh, pck_torso, not 'oks'; it needs the joints' sigmas: "
+    with pytest.raises(ValueError, match=message):
+        LSP.measure("oks")
+    with pytest.raises(ValueError, match=r"thresholds\[0\] must be hundredths from 0.5 to 0.99"):
+        replace(OKS, thresholds=(0.3,))
 
 
 @pytest.mark.parametrize(

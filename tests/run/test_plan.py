@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import pack_samples, packed, samples, settings_of
+from factories import BIRD, pack_samples, packed, samples, settings_of
 from web_server import publish
 
 from jobs.train import describe
@@ -257,8 +257,8 @@ def test_a_number_of_joints_that_the_data_contradict_is_refused(tmp_path):
 
 
 def test_an_unknown_measure_is_refused_with_the_known_ones(tmp_path):
-    settings = settings_of(packed(tmp_path), **{"evaluation.measure": "oks"})
-    message = "evaluation.measure: joint set mpii has pckh, pck_torso, not 'oks'"
+    settings = settings_of(packed(tmp_path), **{"evaluation.measure": "pck_box"})
+    message = "evaluation.measure: joint set mpii has pckh, pck_torso, not 'pck_box'"
     refused(settings, message)
     chosen = settings.replaced({"evaluation.measure": "pck_torso"})
     assert plan_training(chosen).measure.key == "pck_torso"
@@ -302,6 +302,25 @@ def test_validation_people_who_all_lack_the_normaliser_are_refused(tmp_path, cou
         settings,
         f"data.val={settings.data.val!r}: none of 2 people has both head_top and upper_neck, so "
         "PCK-segment is undefined; validate on people who have both",
+    )
+
+
+def test_average_precision_as_the_measure_needs_sigmas_and_areas_or_boxes(tmp_path):
+    folder = packed(tmp_path, joint_set=replace(BIRD, sigmas=(0.1, 0.1, 0.1)))
+    settings = settings_of(folder, **{"evaluation.measure": "oks"})
+    refused(
+        settings,
+        f"data.val={settings.data.val!r}: none of 2 people has an area or a box, so OKS is "
+        "undefined; pack again with boxes or areas, or set evaluation.measure to pck_box",
+    )
+    sized = packed(tmp_path, "sized", replace(BIRD, sigmas=(0.1, 0.1, 0.1)), area=900.0)
+    plan = plan_training(settings_of(sized, **{"evaluation.measure": "oks"}))
+    assert (plan.measure.headline, plan.measure.metric_name) == ("OKS AP", "coco_ap")
+    plain = settings_of(packed(tmp_path, "plain", BIRD), **{"evaluation.measure": "oks"})
+    refused(
+        plain,
+        "evaluation.measure: joint set bird has pck_box, not 'oks'; it needs the joints' sigmas: "
+        "pack with --joint-set FILE (docs/custom-joints.md)",
     )
 
 

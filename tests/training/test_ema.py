@@ -98,9 +98,9 @@ def test_the_average_that_is_evaluated_is_that_of_the_weights_of_the_steps(tmp_p
             reach = min(8, 0.1 * 2 * (4 * epoch + report.step))
             for name in names:
                 average[name].lerp_(live[name].double(), 1 - math.exp(-2 / reach))
-    averaged, raw = trainer.evaluate("ema"), trainer.evaluate("raw")
+    averaged, raw = trainer.evaluate_people("ema")[0], trainer.evaluate_people("raw")[0]
     trainer.state.network.load_state_dict(average, strict=False)
-    expected = trainer.evaluate("raw")
+    expected = trainer.evaluate_people("raw")[0]
     assert averaged.loss_sum == pytest.approx(expected.loss_sum, rel=1e-4)
     assert abs(raw.loss_sum - expected.loss_sum) > 0.01 * expected.loss_sum
     assert averaged.people == raw.people == 5

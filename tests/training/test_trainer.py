@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from trainers import CPU, alone, save, start_ranks, task_of
 
 from pipeline.data.sampler import epoch_order
 from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.oks import precision_of
 from pipeline.evaluation.per_person import read_results
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
@@ -169,7 +171,7 @@ def test_a_tiny_network_overfits_eight_people(tmp_path):
     losses = train(trainer, 80)
     assert losses[-1] < losses[0] / 10
     # And what it has learned is where the joints are.
-    assert trainer.evaluate().scores(trainer.joint_set)["pckh"].headline > 90
+    assert trainer.evaluate_people()[0].scores(trainer.joint_set)["pckh"].headline > 90
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -212,7 +214,7 @@ def test_training_that_was_interrupted_ends_bit_identical(
     losses = train(straight, 3)
     first = alone(task)
     train(first, 1)
-    first.evaluate()
+    first.evaluate_people()
     save(first, tmp_path, {"val_loss": 1.0})
     second = alone(task)
     second.state.restore(tmp_path)
@@ -238,9 +240,9 @@ def test_an_average_that_is_turned_on_late_starts_from_the_weights(shards, tmp_p
     save(first, tmp_path, {})
     second = alone(replace(task, settings=task.settings | {"optim.ema_samples": 100}))
     second.state.restore(tmp_path)
-    assert second.evaluate().loss_sum == second.evaluate("raw").loss_sum
+    assert second.evaluate_people()[0].loss_sum == second.evaluate_people("raw")[0].loss_sum
     train(second, 1)
-    assert second.evaluate().loss_sum != second.evaluate("raw").loss_sum
+    assert second.evaluate_people()[0].loss_sum != second.evaluate_people("raw")[0].loss_sum
 
 
 @contextmanager
@@ -320,7 +322,7 @@ def test_bad_samples_are_skipped_and_counted_once_each(tmp_path):
     damage(val, "photo-022_00")
     trainer = alone(task_of([path], [val], **{"data.bad_samples": 1}))
     train(trainer, 2)
-    assert trainer.evaluate().people == trainer.evaluate().people == 4
+    assert trainer.evaluate_people()[0].people == trainer.evaluate_people()[0].people == 4
     assert trainer.count_bad_samples() == 2
     [first, second] = trainer.bad_samples().values()
     assert first.startswith("train-000000.tar: photo-003_00.jpg: checksum ")
@@ -350,7 +352,7 @@ def test_a_checkpoint_describes_its_training(shards, tmp_path):
 
 def test_every_validation_person_is_counted_once(shards):
     trainer = alone(task_of(*shards))
-    result = trainer.evaluate()
+    result = trainer.evaluate_people()[0]
     assert result.people == 5
     assert result.counts["pckh"].annotated.tolist() == [5] * 16
 
@@ -391,21 +393,24 @@ def train_rank(rank: int, folder: Path, task: Task) -> None:
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
     trainer = Trainer(task, rank, 2, CPU)
-    before = trainer.evaluate()
+    before = trainer.evaluate_people()[0]
     (folder / f"before-{rank}.json").write_text(json.dumps(before.to_json()))
     with watched(trainer) as seen:
         *_, last = trainer.train_epoch(every_s=1e9)
     own = {name: buffer.clone() for name, buffer in trainer.state.network.named_buffers()}
-    after = trainer.evaluate("raw")
+    after = trainer.evaluate_people("raw")[0]
     (folder / f"after-{rank}.json").write_text(json.dumps(after.to_json()))
     _, cases = trainer.evaluate_people()
     (folder / f"people-{rank}.npz").write_bytes(cases.to_bytes())
+    with mock.patch("pipeline.training.trainer.precision_of", wraps=precision_of) as computed:
+        precision = trainer.average_precision(cases)
     torch.save(
         {
             "average": trainer.state.network_of("ema").state_dict(),
             "state": trainer.state.network.state_dict(),
             "own statistics": own,
             "loss": last.loss,
+            "precision": (precision and asdict(precision), computed.call_count),
             "seen": seen,
             "progress": vars(trainer.state.progress),
             "gradients": [
@@ -444,9 +449,10 @@ def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
     shards = [people[:3], people[3:4], people[4:6], people[6:7], people[7:]]
     task = task_of(
         pack_samples(folder / "train", shards, members=True),
-        pack_samples(folder / "val", [samples(7, first=20)], split="val"),
+        pack_samples(folder / "val", [samples(7, first=20, area=2500.0)], split="val"),
         **{"optim.batch_size": 4, "optim.learning_rate": 1e-3, "optim.ema_samples": 100},
     )
+    task = replace(task, joint_set=replace(MPII, sigmas=(0.2,) * 16).to_json())
     start_ranks(train_rank, (folder, task), 2)
     return folder, task
 
@@ -466,9 +472,17 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
         assert np.array_equal(counts.annotated, other.counts[key].annotated)
 
 
+def test_average_precision_is_computed_on_one_rank_and_known_on_both(two_ranks):
+    (first, times), (second, none) = (rank["precision"] for rank in ranks_of(two_ranks[0]))
+    assert (times, none) == (1, 0)
+    assert first == pytest.approx(second, nan_ok=True)
+    # People of 2,500 square pixels are of medium size.
+    assert 0 <= first["ap_m"] == first["ap"] <= 100
+
+
 def test_two_ranks_evaluate_exactly_as_one_does(two_ranks):
     folder, task = two_ranks
-    result = alone(task).evaluate()
+    result = alone(task).evaluate_people()[0]
     # Seven people: four batches, two for each rank, the last of one person.
     assert result.people == 7
     assert result.counts["pck_torso"].annotated.tolist() == [7] * 16
@@ -484,7 +498,7 @@ def test_two_ranks_that_trained_evaluate_as_their_checkpoint_does(two_ranks):
     folder, task = two_ranks
     trainer = alone(task)
     trainer.state.network.load_state_dict(ranks_of(folder)[0]["state"])
-    result = trainer.evaluate("raw")
+    result = trainer.evaluate_people("raw")[0]
     for rank in (0, 1):
         assert_same(evaluation(folder, f"after-{rank}"), result)
 

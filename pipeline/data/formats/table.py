@@ -286,6 +286,7 @@ def _check_sizes(path: Path, people: list[Person], measure: Measure) -> None:
     columns, has_any = {
         "head": ("head_size", any(person.head_size for person in people)),
         "box": (", ".join(_BOX), any(person.box for person in people)),
+        "oks": (", ".join(_BOX), any(person.box for person in people)),
         "segment": ("", True),
     }[measure.normaliser]
     if people and not has_any:

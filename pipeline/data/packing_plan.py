@@ -31,6 +31,8 @@ _PROBED_IMAGES = 64
 _VAL_IMAGES, _VAL_SHARE = 500, 5
 # Folders above the annotations in which their photographs are sought.
 _FOLDERS_ABOVE = 3
+# Those of the annotations and above, each with its folder `images`, whose folders are looked at.
+_LOOKED_INTO = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,14 +189,23 @@ def _with_images(settings: PackSettings, path: Path, annotations: Annotations) -
     """Find the folder of the photographs of annotations at `path`.
 
     It is that of the annotations, one above, or a folder `images` there: the nearest one with most
-    of the photographs.
+    of the photographs. Where none has any, the folders in these are looked at.
     """
     nearest = path if path.is_dir() else path.parent
     # Photographs of some people may be missing.
     names = list(dict.fromkeys(person.image for person in annotations.people))[:_PROBED_IMAGES]
     folders = [nearest, *list(nearest.absolute().parents)[:_FOLDERS_ABOVE]]
     candidates = [found for folder in folders for found in (folder, folder / "images")]
-    best = max(candidates, key=lambda folder: count_photographs(folder, names))
+
+    def count(folder: Path) -> tuple[int, int]:
+        return count_photographs(folder, names)
+
+    best = max(candidates, key=count)
+    if not any(count(best)):
+        within = [
+            path for folder in candidates[:_LOOKED_INTO] for path in sorted(folder.glob("*/"))
+        ]
+        best = max((best, *within), key=count)
     return replace(settings, images=best)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import h5py
@@ -210,6 +211,110 @@ def test_predictions_are_labels_only_where_that_is_asked(tmp_path):
     }
     people = people_of(found_in(path, tmp_path / "out", predictions=True))
     assert [person.image for person in people] == [f"mice.mp4#{n}" for n in (1, 2, 4)]
+
+
+@pytest.mark.parametrize("name", ["cvat", "cvat-video"])
+def test_automatic_annotations_of_cvat_are_labels_once_a_person_has_changed_them(tmp_path, name):
+    path = FILES[name](tmp_path / "in")
+    root = ElementTree.parse(path).getroot()
+    for shape in (*root.iter("skeleton"), *root.iter("track"), *root.iter("points")):
+        shape.set("source", "auto")
+    path.write_bytes(ElementTree.tostring(root))
+    with pytest.raises(ValueError, match=r"passed over were a tool's prediction, no label"):
+        found_in(path, tmp_path / "out")
+    count = len(people_of(found_in(path, tmp_path / "out", predictions=True)))
+    # A person has moved a joint of the first: CVAT marks the whole figure.
+    first = next(root.iter("skeleton" if name == "cvat" else "track"))
+    first.set("source", "semi-auto")
+    path.write_bytes(ElementTree.tostring(root))
+    found = found_in(path, tmp_path / "out")
+    assert len(people_of(found)) == (1 if name == "cvat" else count)
+    assert sum(found.skipped.values()) == (1 if name == "cvat" else 0)
+
+
+@pytest.mark.parametrize("kind", ["JSON-MIN", "CSV", "TSV"])
+def test_an_export_of_label_studio_without_figures_names_the_export_that_has_them(tmp_path, kind):
+    point = {"x": 10, "y": 20, "keypointlabels": ["beak"], "original_width": 160}
+    row = {"image": "/data/upload/1/a.png", "id": 1, "kp": [point], "annotator": 1}
+    row |= {"annotation_id": 3, "created_at": "2026-01-01"}
+    path = tmp_path / "in/project-1.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([row]))
+    if kind != "JSON-MIN":
+        path, sign = tmp_path / "in/project-1.csv", "," if kind == "CSV" else "\t"
+        path.write_text(sign.join(row) + "\n" + sign.join(map(repr, row.values())) + "\n")
+    with pytest.raises(ValueError, match=f"is Label Studio's {kind} export, .* export the project"):
+        found_in(path, tmp_path / "out")
+
+
+def test_labels_of_label_studio_may_be_items_of_their_own(tmp_path):
+    path = FILES["label-studio"](tmp_path / "in")
+    expected = people_of(found_in(path, tmp_path / "out"))
+    tasks = json.loads(path.read_text())
+    for task in tasks:
+        result = task["annotations"][0]["result"]
+        for item in list(result):
+            kind = item["type"]
+            names = item["value"].pop(kind)
+            item["type"] = kind.removesuffix("labels")
+            result.append(item | {"type": "labels", "value": item["value"] | {"labels": names}})
+        # The configuration decides which of the data is the picture.
+        task["data"] = {"caption": "a mouse", "photo": task["data"]["image"]}
+    path.write_text(json.dumps(tasks))
+    found = found_in(path, tmp_path / "out")
+    assert people_of(found) == expected
+    assert found.skipped == {}
+
+
+def test_drafts_of_label_studio_are_counted_and_passed_over(tmp_path):
+    path = FILES["label-studio"](tmp_path / "in")
+    tasks = json.loads(path.read_text())
+    tasks[0]["drafts"] = [{"result": tasks[0]["annotations"][0]["result"]}]
+    tasks[0]["annotations"][0]["was_cancelled"] = True
+    path.write_text(json.dumps(tasks))
+    assert found_in(path, tmp_path / "out").skipped == {
+        "cancelled annotation": 1,
+        "a draft that was not submitted": 1,
+    }
+
+
+def test_an_export_of_roboflow_is_packed_with_its_splits(tmp_path):
+    content = json.loads(coco(tmp_path / "made").read_text())
+    # Roboflow counts from 0, and names the project as a category of its own.
+    content["categories"].insert(0, {"id": 0, "name": "mice", "supercategory": "none"})
+    for split in ("train", "valid", "test"):
+        pictures(tmp_path / "in" / split)
+        (tmp_path / "in" / split / "_annotations.coco.json").write_text(json.dumps(content))
+    found = plan_packing(PackSettings(source=str(tmp_path / "in"), out=tmp_path / "out"))
+    splits = [(person.image, person.split) for person in people_of(found)]
+    assert splits == [
+        *(("train/a.png", "train"), ("train/b.png", "train")),
+        *(("valid/a.png", "val"), ("valid/b.png", "val")),
+    ]
+    assert found.skipped == {"of the split test": 2}
+    # With one split the whole export is read as that file, and any split can be chosen.
+    for split in ("valid", "test"):
+        (tmp_path / "in" / split / "_annotations.coco.json").unlink()
+    assert len(people_of(found_in(tmp_path / "in", tmp_path / "out"))) == 2
+
+
+def test_an_export_of_roboflow_whose_splits_differ_in_their_joints_is_refused(tmp_path):
+    content = json.loads(coco(tmp_path / "made").read_text())
+    for split in ("train", "valid"):
+        pictures(tmp_path / "in" / split)
+        (tmp_path / "in" / split / "_annotations.coco.json").write_text(json.dumps(content))
+        content["categories"][0]["keypoints"][0] = "nose"
+    with pytest.raises(ValueError, match=r"valid/_annotations.coco.json: mouse has other keypoint"):
+        found_in(tmp_path / "in", tmp_path / "out")
+
+
+def test_pictures_in_a_folder_of_images_for_a_subset_are_found(tmp_path):
+    path = coco(tmp_path / "in/annotations")
+    pictures(tmp_path / "in/images/default")
+    for name in ("a.png", "b.png"):
+        (path.parent / name).unlink()
+    found = found_in(path, tmp_path / "out")
+    assert found.settings.images == tmp_path / "in/images/default"
 
 
 def test_pixels_of_old_sleap_files_count_from_their_corner(tmp_path):

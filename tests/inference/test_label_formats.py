@@ -84,6 +84,7 @@ def test_yolo_counts_in_shares_of_the_picture():
         "flip_idx": [0, 2, 1],
         "names": {0: "bird"},
         "kpt_names": {0: ["beak", "left_wing", "right_wing"]},
+        "predicted_by": "hourglass",
     }
     row = written.files["yolo/labels/day/a.txt"].decode().split()
     assert [float(word) for word in row] == [

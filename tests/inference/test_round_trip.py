@@ -1,9 +1,10 @@
 """Labels that are written for each tool, and packed again from its file."""
 
 import os
+import re
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -251,6 +252,38 @@ def test_what_is_written_for_a_tool_is_read_again(tmp_path, name, pictures):
         assert not tool.write(labels).files
         return
     check_round_trip(tool, labels, tmp_path / "out")
+
+
+# What stands in a tool's file of predictions once a person has corrected it, and before.
+CORRECTED = {
+    "yolo-pose": ('predicted_by: "hourglass"\n', ""),
+    "deeplabcut": ("scorer,hourglass", "scorer,Jane"),
+    "cvat": ('source="auto"', 'source="semi-auto"'),
+}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_predictions_for_a_tool_are_no_labels_until_a_person_has_corrected_them(tmp_path, name):
+    tool = TOOLS[name]
+    picture = Picture(name="a.jpg", people=BIRDS, width=200, height=100)
+    _put_picture(picture, tmp_path / "birds", tmp_path / "birds")
+    labels = Labels(
+        joint_set=BIRD, root=tmp_path / "birds", pictures=[picture], image_ids={"a.jpg": 7}
+    )
+    [path] = written(tool, labels, tmp_path / "out")
+    images = None if name == "yolo-pose" else labels.root
+    files = AnnotationFiles(annotations=path, images=images)
+    reason = "passed over were a tool's prediction, no label (--predictions true): "
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        read_annotations(name, files)
+    if name not in CORRECTED:
+        return
+    [file] = [path] if path.is_file() else path.rglob("*.csv")
+    before, after = CORRECTED[name]
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after))
+    people = len(read_annotations(name, files).people)
+    assert people == len(read_annotations(name, replace(files, predictions=True)).people) > 0
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,18 @@ from pipeline.data.formats.annotations import (
     read_json,
     records_of,
 )
+from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
 from pipeline.io.parsing import Identifier, identifier_of, items_of, text_of
 from pipeline.pose.joint_file import read_joint_file
-from pipeline.pose.person import Visibility
+from pipeline.pose.person import Split, Visibility
 from pipeline.settings.packing import AnnotationFiles
 
 _STATES = {0, 1, 2}
+# The folders of Roboflow's exports, and the file in each.
+_SPLITS: Mapping[str, Split | None] = {"train": "train", "valid": "val", "test": None}
+_EXPORT = "_annotations.coco.json"
 
 
 def read_coco(files: AnnotationFiles) -> Annotations:
@@ -35,9 +39,65 @@ def read_coco(files: AnnotationFiles) -> Annotations:
     v is 0 for unlabelled, 1 for occluded, 2 for visible. The joint set is that of the categories,
     with `skeleton` as limbs; where these name no joints, `files.joint_set` does. Crowds,
     annotations without keypoints, those with a score (a tool's predictions, unless
-    `files.predictions`) and an annotation that is there again are skipped. There is no head box.
-    Raises ValueError naming file, annotation and field.
+    `files.predictions`) and an annotation that is there again are skipped. There is no head box. A
+    folder with a file for each split is that of an export of Roboflow. Raises ValueError naming
+    file, annotation and field.
     """
+    is_export = files.annotations.is_dir()
+    return annotations_of(_of_splits(files) if is_export else _labels(files), files)
+
+
+def is_coco(peek: Peek) -> str:
+    """Recognise a file with images and annotations, or a folder with one for each split."""
+    if peek.path.is_dir():
+        found = list(_split_files(peek.path))
+        several = f"{' and '.join(found)} have {_EXPORT} each, as Roboflow's exports"
+        return several if len(found) > 1 else ""
+    has_all = {"images", "annotations"} <= peek.keys
+    return "it has lists of images and annotations" if has_all else ""
+
+
+def _split_files(folder: Path) -> dict[str, Path]:
+    """Return the files of an export by the folders of its splits."""
+    paths = {name: folder / name / _EXPORT for name in _SPLITS}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def _of_splits(files: AnnotationFiles) -> Labels:
+    """Read the files of an export's splits; that for testing is counted and left out."""
+    paths = _split_files(files.annotations)
+    parts = {name: _labels(replace(files, annotations=path)) for name, path in paths.items()}
+    skipped: Counter[str] = Counter()
+    skeletons: dict[str, Skeleton] = {}
+    figures: list[Figure] = []
+    has_both = {"train", "val"} <= {_SPLITS[name] for name in parts}
+    for name, part in parts.items():
+        skipped.update(part.skipped)
+        for category, skeleton in part.skeletons.items():
+            if skeletons.setdefault(category, skeleton).joints != skeleton.joints:
+                raise ValueError(
+                    f"{paths[name]}: {category} has other keypoints than in the splits before; "
+                    "expected the same in all"
+                )
+        if _SPLITS[name] is None:
+            skipped["of the split test"] += len(part.figures)
+            continue
+        split = _SPLITS[name] if has_both else None
+        figures += [
+            replace(figure, image=f"{name}/{figure.image}", split=split) for figure in part.figures
+        ]
+    return Labels(
+        name=files.annotations.absolute().name,
+        skeletons=skeletons,
+        figures=figures,
+        skipped=skipped,
+        files=tuple(paths.values()),
+        notes=tuple(dict.fromkeys(note for part in parts.values() for note in part.notes)),
+    )
+
+
+def _labels(files: AnnotationFiles) -> Labels:
+    """Read one file."""
     path = files.annotations
     contents = read_json(path)
     images = _images(path, contents)
@@ -70,14 +130,13 @@ def read_coco(files: AnnotationFiles) -> Annotations:
             f"{repeated:,} ids of annotations are there several times with other content, as in "
             "joined exports; all are read, since each annotation names its image"
         )
-    labels = Labels(
+    return Labels(
         name=path.name.removesuffix(".gz").removesuffix(".json"),
         skeletons={skeleton.name: skeleton for skeleton in categories.skeletons.values()},
         figures=figures,
         skipped=skipped,
         notes=tuple(notes),
     )
-    return annotations_of(labels, files)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.data.formats.annotations import Annotations
-from pipeline.data.formats.coco import read_coco
+from pipeline.data.formats.coco import is_coco, read_coco
 from pipeline.data.formats.lsp import read_lsp, read_lspet
 from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json
 from pipeline.data.formats.mpii_mat import read_mpii_mat
@@ -97,11 +97,6 @@ def _is_mpii_mat(peek: Peek) -> str:
     return "it has MPII's struct RELEASE" if "RELEASE" in peek.mat else ""
 
 
-def _is_coco(peek: Peek) -> str:
-    has_all = {"images", "annotations"} <= peek.keys
-    return "it has lists of images and annotations" if has_all else ""
-
-
 def _is_table(peek: Peek) -> str:
     if peek.start.startswith(b"PAR1"):
         return "it is a Parquet table"
@@ -143,7 +138,7 @@ SOURCES = {
     "lspet": AnnotationFormat(read=_alone(read_lspet), recognise=_is_mat_of(14, 3)),
     "coco": _tool(
         read=read_coco,
-        recognise=_is_coco,
+        recognise=is_coco,
         advice=Advice(
             missing="expected the visibility 0 where a joint is not annotated",
             unit=f"{Advice.unit} (a --joint-set file with unit = 'pixels' if these are pixels)",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.formats.annotations import AUTHOR
 from pipeline.inference.formats.tables import Results
 from pipeline.inference.results import Estimate, FoundPerson
 from pipeline.pose.joint_set import JointSet
@@ -66,7 +67,7 @@ class Labels:
     joint_set: JointSet
     root: Path
     pictures: Sequence[Picture]
-    author: str = "hourglass"
+    author: str = AUTHOR
     image_ids: Mapping[str, int] = field(default_factory=dict)
 
     @property

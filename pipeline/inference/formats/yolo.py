@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from pipeline.data.formats.tools.yolo import PREDICTED_BY
 from pipeline.inference.formats.labels import LabelledPerson, Labels, Picture, Written
 from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Bool
@@ -30,6 +31,8 @@ def yolo_files(labels: Labels) -> Written:
         "flip_idx": list(joint_set.mirror),
         "names": names,
         "kpt_names": {0: list(joint_set.joints)},
+        # Ultralytics passes over keys that it doesn't know.
+        PREDICTED_BY: labels.author,
     }
     files = {"yolo/data.yaml": "".join(f"{key}: {_yaml(value)}\n" for key, value in lines.items())}
     for picture in labels.pictures:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pipeline.data.formats.annotations import Annotations, reading
+from pipeline.data.formats.annotations import PREDICTION, Annotations, reading
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
@@ -32,8 +32,9 @@ def read_cvat(files: AnnotationFiles) -> Annotations:
 
     A joint with outside="1" is missing, with occluded="1" occluded. Between two keyframes of a
     track joints are interpolated, as CVAT shows them, and after the last one they stay. Frames are
-    the video's, or pictures frame_000012.*. Other shapes are counted. Raises ValueError naming
-    file, image or track, label and value.
+    the video's, or pictures frame_000012.*. Shapes whose source is "auto" were predicted, and no
+    person has changed them since: they are taken if `files.predictions`. Other shapes are counted.
+    Raises ValueError naming file, image or track, label and value.
     """
     path = files.annotations
     root = _parsed(path)
@@ -42,9 +43,13 @@ def read_cvat(files: AnnotationFiles) -> Annotations:
     figures: list[Figure] = []
     video = root.findtext("meta/task/source") or root.findtext("meta/source") or ""
     for image in root.iter("image"):
-        figures += _of_image(image, skeletons, skipped, path, video)
+        figures += _of_image(image, skeletons, skipped, files, video)
     notes = []
-    tracks = [track for track in root.findall("track") if track.find("skeleton") is not None]
+    tracks = [
+        track
+        for track in root.findall("track")
+        if track.find("skeleton") is not None and _is_taken(track, files, skipped)
+    ]
     skipped.update(
         f"a track of {_kind(track)}, no skeleton"
         for track in root.findall("track")
@@ -139,10 +144,26 @@ def _value(tag: str, name: str) -> str:
     return found[1] if found else ""
 
 
+def _is_taken(shape: Element, files: AnnotationFiles, skipped: Counter[str]) -> bool:
+    """Whether a skeleton or track is to be read; count it if it is a prediction that is not."""
+    # CVAT writes "semi-auto" once a person has moved any of the points (computeNewSource in
+    # cvat-core), and gives the points the source of their skeleton.
+    sources = {part.get("source", "") for part in (shape, *shape.iter("points"))} - {""}
+    is_predicted = sources == {"auto"}
+    if is_predicted and not files.predictions:
+        skipped[PREDICTION] += 1
+        return False
+    return True
+
+
 def _of_image(
-    image: Element, skeletons: Mapping[str, Skeleton], skipped: Counter[str], path: Path, video: str
+    image: Element,
+    skeletons: Mapping[str, Skeleton],
+    skipped: Counter[str],
+    files: AnnotationFiles,
+    video: str,
 ) -> Iterator[Figure]:
-    name = image.get("name", "")
+    path, name = files.annotations, image.get("name", "")
     if not name.strip():
         raise ValueError(f"{path}: image {image.get('id')} has no name, expected its path")
     if video and (frame := _FRAME.fullmatch(name)):
@@ -156,6 +177,8 @@ def _of_image(
     for shape in image:
         if shape.tag != "skeleton":
             skipped[f"{shape.tag}, no skeleton"] += shape.tag != "tag"
+            continue
+        if not _is_taken(shape, files, skipped):
             continue
         skeleton = _skeleton_of(shape, skeletons, where)
         joints, states = _blank(skeleton)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.formats.annotations import PREDICTION, Annotations, reading
+from pipeline.data.formats.annotations import AUTHOR, PREDICTION, Annotations, reading
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
@@ -38,20 +38,19 @@ def read_deeplabcut(files: AnnotationFiles) -> Annotations:
 
     Of a folder with both the CSV is read. Pixels are 0-based; an empty x and y are missing.
     Individuals of several animals are people, and body parts that an image shows once belong to a
-    person of their own, `single`. The project's config.yaml has the limbs. Tables with likelihoods
-    are the tool's predictions, those whose index numbers frames of the video VIDEO in a file
-    VIDEODLC_*. Raises ValueError naming file, row, column and value.
+    person of their own, `single`. The project's config.yaml has the limbs. Tables with likelihoods,
+    and those whose scorer is hourglass, are predictions; an index of numbers has the frames of the
+    video VIDEO in a file VIDEODLC_*. Raises ValueError naming file, row, column and value.
     """
-    tables = [_of_video(_read(path), files.images) for path in _paths(files.annotations)]
+    found = [_of_video(_read(path), files.images) for path in _paths(files.annotations)]
+    tables = [table for table in found if files.predictions or not table.is_predicted]
     _check_scorers(tables, files.annotations)
     config = _config(files.annotations)
     skipped: Counter[str] = Counter()
+    skipped[PREDICTION] += sum(len(table.images) for table in found if table not in tables)
     figures: list[Figure] = []
     parts: dict[str, dict[str, None]] = {}
     for table in tables:
-        if table.likelihood and not files.predictions:
-            skipped[PREDICTION] += len(table.images)
-            continue
         for individual in table.individuals:
             category = _category(individual)
             parts.setdefault(category, {}).update(dict.fromkeys(table.parts(individual)))
@@ -59,8 +58,7 @@ def read_deeplabcut(files: AnnotationFiles) -> Annotations:
         category: _skeleton(category, tuple(names), config) for category, names in parts.items()
     }
     for table in tables:
-        if not table.likelihood or files.predictions:
-            figures += _figures(table, skeletons, skipped)
+        figures += _figures(table, skeletons, skipped)
     labels = Labels(
         name=str(config.get("Task") or "deeplabcut"),
         skeletons=skeletons,
@@ -85,19 +83,27 @@ def is_deeplabcut(peek: Peek) -> str:
     return ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Table:
-    """A table: its columns as (individual, body part, coordinate), and a row an image."""
+    """A table: its columns as (individual, body part, coordinate), and a row an image.
+
+    `scorer` has labelled it; empty of an HDF5 file, where DeepLabCut enters the project's own.
+    """
 
     path: Path
     columns: list[tuple[str, str, str]]
     images: list[str]
     values: np.ndarray
     rows: list[str]
+    scorer: str = ""
 
     @property
     def likelihood(self) -> bool:
         return any(name == "likelihood" for *_, name in self.columns)
+
+    @property
+    def is_predicted(self) -> bool:
+        return self.likelihood or self.scorer == AUTHOR
 
     @property
     def individuals(self) -> list[str]:
@@ -292,6 +298,7 @@ def _read_csv(path: Path) -> _Table:
         images=images,
         values=np.array(values, np.float64).reshape(len(values), len(columns)),
         rows=rows,
+        scorer=header["scorer"][-1].strip(),
     )
 
 

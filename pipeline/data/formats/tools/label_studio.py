@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -19,12 +19,17 @@ from pipeline.data.formats.annotations import (
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
+from pipeline.data.photographs.header import SUFFIXES
 from pipeline.io.parsing import parse_xml
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
 
 _CONFIG_BYTES = 2**20
+# Shapes whose label is an item of its own.
+_UNNAMED = ("keypoint", "rectangle")
+# Columns of the exports of one row an annotation.
+_FLAT = {"annotation_id", "annotator"}
 
 
 def read_label_studio(files: AnnotationFiles) -> Annotations:
@@ -36,6 +41,11 @@ def read_label_studio(files: AnnotationFiles) -> Annotations:
     as ground truth is read, else the latest. Raises ValueError naming file, task, result and value.
     """
     path = files.annotations
+    if kind := _flat_kind(Peek(path)):
+        raise ValueError(
+            f"{path} is Label Studio's {kind} export, which lacks what ties joints to figures and "
+            "how pictures were turned; export the project as JSON"
+        )
     tasks = read_json(path)
     if not isinstance(tasks, list):
         raise ValueError(f"{path}: expected a list of tasks, got {tasks!r:.80}")
@@ -61,9 +71,20 @@ def read_label_studio(files: AnnotationFiles) -> Annotations:
 
 
 def is_label_studio(peek: Peek) -> str:
-    """Recognise a list of tasks with data and results."""
+    """Recognise a list of tasks with data and results, or an export that reading refuses."""
+    if kind := _flat_kind(peek):
+        return f"it has annotators and annotation_ids, as Label Studio's {kind} export"
     is_one = "data" in peek.record and bool({"annotations", "predictions"} & set(peek.record))
     return "it is a list of tasks with data and annotations" if is_one else ""
+
+
+def _flat_kind(peek: Peek) -> str:
+    """Name an export of one row an annotation; empty if the file is none."""
+    if set(peek.record) >= _FLAT:
+        return "JSON-MIN"
+    first = peek.start.splitlines()[:1]
+    is_table = first and all(name.encode() in first[0] for name in _FLAT)
+    return ("TSV" if b"\t" in first[0] else "CSV") if is_table else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +115,9 @@ def _results(
         if len(kept) > 1:
             skipped["another annotation of the task"] += len(kept) - 1
         yield _list(latest.get("result"), f"{where}: result")
+    if not kept:
+        drafts = _list(task.get("drafts"), f"{where}: drafts")
+        skipped["a draft that was not submitted"] += len(drafts)
     for prediction in _list(task.get("predictions"), f"{where}: predictions"):
         if not files.predictions or kept:
             skipped[PREDICTION] += 1
@@ -116,17 +140,25 @@ def _list(value: Any, where: str) -> list[dict[str, Any]]:
 def _figures(
     task: Mapping[str, Any], result: list[Any], skipped: Counter[str], where: str
 ) -> Iterator[_Points]:
-    """Group a result's keypoints by their rectangle."""
+    """Group a result's keypoints by their rectangle.
+
+    With the tag KeyPointLabels a keypoint is one item; with KeyPoint and Labels its name is another
+    item of its id.
+    """
     boxes: dict[str, tuple[Any, str]] = {}
     points: list[tuple[Any, str]] = []
     related: dict[str, set[str]] = {}
+    names = {str(item.get("id")): item for item in result if item.get("type") == "labels"}
+    shapes = {str(item.get("id")) for item in result if item.get("type") in _UNNAMED}
     for number, item in enumerate(result):
         place = f"{where}: result[{number}]"
         kind = item.get("type")
-        if kind == "keypointlabels":
+        if kind in ("keypointlabels", "keypoint"):
             points.append((item, place))
-        elif kind == "rectanglelabels":
+        elif kind in ("rectanglelabels", "rectangle"):
             boxes[str(item.get("id"))] = item, place
+        elif kind == "labels" and str(item.get("id")) in shapes:
+            continue
         elif kind == "relation":
             ends = str(item.get("from_id")), str(item.get("to_id"))
             for one, other in (ends, ends[::-1]):
@@ -142,7 +174,8 @@ def _figures(
             near = sorted(related.get(str(item.get("id")), set()) & set(boxes))
             # Without a tie, all of a picture with one rectangle is of that.
             parent = near[0] if near else (next(iter(boxes)) if len(boxes) == 1 else "")
-        name = _label(item, place)
+        is_named = item.get("type") == "keypointlabels"
+        name = _label(item if is_named else names.get(str(item.get("id")), item), place)
         group = groups.setdefault(parent, {})
         if name in group:
             raise ValueError(
@@ -169,9 +202,10 @@ def _size(item: Mapping[str, Any], where: str) -> tuple[int, int]:
 
 def _label(item: Mapping[str, Any], where: str) -> str:
     value = item.get("value")
-    names = value.get("keypointlabels") if isinstance(value, dict) else None
+    kind = "keypointlabels" if item.get("type") == "keypointlabels" else "labels"
+    names = value.get(kind) if isinstance(value, dict) else None
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise ValueError(f"{where}: keypointlabels must be one name, got {names!r:.80}")
+        raise ValueError(f"{where}: {kind} must be one name, got {names!r:.80}")
     return names[0]
 
 
@@ -225,7 +259,9 @@ def _image(task: Mapping[str, Any], where: str) -> str:
     data = task.get("data")
     values = list(data.values()) if isinstance(data, dict) else []
     named = data.get("image") if isinstance(data, dict) else None
-    url = named or next((value for value in values if isinstance(value, str)), None)
+    texts = [value for value in values if isinstance(value, str)]
+    pictures = [text for text in texts if _is_picture(text)]
+    url = named or next(iter(pictures or texts), None)
     if not isinstance(url, str) or not url.strip():
         raise ValueError(f"{where}: data must have the path of an image, got {data!r:.80}")
     try:
@@ -236,6 +272,11 @@ def _image(task: Mapping[str, Any], where: str) -> str:
         return local[0]
     is_served = parts.scheme in ("http", "https") or url.startswith("/data/")
     return unquote(parts.path) if is_served else unquote(url)
+
+
+def _is_picture(text: str) -> bool:
+    """Whether a text names a picture by its suffix."""
+    return PurePosixPath(text.partition("?")[0]).suffix.lower() in SUFFIXES
 
 
 def _order(found: Sequence[_Points], path: Path) -> tuple[tuple[str, ...], Path | None, str]:

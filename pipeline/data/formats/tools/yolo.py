@@ -21,6 +21,8 @@ from pipeline.pose.person import Split, Visibility
 from pipeline.settings.packing import AnnotationFiles
 
 _SPLITS: dict[str, Split | None] = {"train": "train", "val": "val", "test": None}
+# The key of data.yaml that names who has predicted all of a dataset.
+PREDICTED_BY = "predicted_by"
 # Shares of the picture; a joint may lie outside.
 _FARTHEST = 2.0
 
@@ -30,8 +32,9 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
 
     `kpt_names` name the joints; without, 17 with COCO's `flip_idx` are COCO's, others joint_1 and
     so on. `flip_idx` has the flip pairs. Of `kpt_shape: [K, 2]` a joint below 0 or at (0, 0) is
-    missing. The split is the dataset's if it has images for training and for validation. Raises
-    ValueError naming file, line, field and value.
+    missing. The split is the dataset's if it has images for training and for validation. Lines with
+    a confidence, and all of a dataset with `predicted_by`, are predictions. Raises ValueError
+    naming file, line, field and value.
     """
     path = _yaml_in(files.annotations)
     content = read_yaml(path)
@@ -40,6 +43,7 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
     root = files.images or path.parent
     pictures = _pictures(content, root, path)
     splits = set(pictures.values())
+    is_predicted = bool(content.get(PREDICTED_BY))
     skipped: Counter[str] = Counter()
     figures: list[Figure] = []
     texts: list[Path] = []
@@ -50,7 +54,9 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
         texts.append(text)
         size = _size(picture, files)
         for line in _lines(text, joints, values, skipped, files):
-            if size is None:
+            if is_predicted and not files.predictions:
+                skipped[PREDICTION] += 1
+            elif size is None:
                 skipped["unreadable image"] += 1
             elif split == "test":
                 skipped["of the split test"] += 1

@@ -538,7 +538,7 @@ def test_annotations_with_a_score_are_a_tools_predictions(tmp_path):
     path = coco_file(tmp_path / "a.json", {}, {"score": 0.9})
     annotations = read_coco(path)
     assert len(annotations.people) == 1
-    assert annotations.skipped == {"a tool's prediction, no label (--predictions true)": 1}
+    assert annotations.skipped == {"a tool's prediction, no label (--predictions)": 1}
     assert len(read_files(AnnotationFiles(annotations=path, predictions=True)).people) == 2
 
 

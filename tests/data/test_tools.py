@@ -207,7 +207,7 @@ def test_frames_that_a_tool_extracted_stand_in_for_their_video(tmp_path):
 def test_predictions_are_labels_only_where_that_is_asked(tmp_path):
     path = sleap(tmp_path / "in")
     assert found_in(path, tmp_path / "out").skipped == {
-        "a tool's prediction, no label (--predictions true)": 1
+        "a tool's prediction, no label (--predictions)": 1
     }
     people = people_of(found_in(path, tmp_path / "out", predictions=True))
     assert [person.image for person in people] == [f"mice.mp4#{n}" for n in (1, 2, 4)]

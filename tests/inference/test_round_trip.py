@@ -273,7 +273,7 @@ def test_predictions_for_a_tool_are_no_labels_until_a_person_has_corrected_them(
     [path] = written(tool, labels, tmp_path / "out")
     images = None if name == "yolo-pose" else labels.root
     files = AnnotationFiles(annotations=path, images=images)
-    reason = "passed over were a tool's prediction, no label (--predictions true): "
+    reason = "passed over were a tool's prediction, no label (--predictions): "
     with pytest.raises(ValueError, match=re.escape(reason)):
         read_annotations(name, files)
     if name not in CORRECTED:

@@ -20,7 +20,7 @@ from pipeline.pose.shapes import Float, Int64
 
 Point = tuple[float, float]
 # The reason to skip what a tool found by itself.
-PREDICTION = "a tool's prediction, no label (--predictions true)"
+PREDICTION = "a tool's prediction, no label (--predictions)"
 # The author of our own predictions, by which files that hold no scores are known.
 AUTHOR = "hourglass"
 

@@ -26,6 +26,7 @@ from pipeline.evaluation.oks import (
     matches_of,
     precision_of,
     resampled_precision,
+    with_areas,
 )
 from pipeline.evaluation.per_person import PersonResults, image_of
 from pipeline.pose.joint_sets import JointSet, Measure
@@ -189,7 +190,7 @@ def _precision_difference(
     first: ComparedRun, other: ComparedRun, joint_set: JointSet, unit: Unit
 ) -> Difference | None:
     """Return the difference of average precision over the people of both runs."""
-    people = _same_people(first, other)
+    people = tuple(map(with_areas, _same_people(first, other)))
     left, right = (matches_of(results, joint_set) for results in people)
     if left is None or right is None:
         return None

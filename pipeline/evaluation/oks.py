@@ -174,17 +174,22 @@ def precision_of(results: PersonResults, joint_set: JointSet) -> AveragePrecisio
     return None if matches is None else average_precision(matches)
 
 
+def with_areas(results: PersonResults) -> PersonResults:
+    """Return the people whose areas are known; all where nothing is known of instances."""
+    if results.instances is None:
+        return results
+    return results.rows(np.flatnonzero(~np.isnan(results.instances.areas)))
+
+
 def matches_of(results: PersonResults, joint_set: JointSet) -> Matches | None:
     """Match people who were each predicted in their own frame; groups are images by name.
 
     People with neither area nor box are left out; None if nobody is left, or the joint set has no
     sigmas. A person's image is the key without the person's number.
     """
-    if results.instances is None or not joint_set.sigmas:
-        return None
-    results = results.rows(np.flatnonzero(~np.isnan(results.instances.areas)))
+    results = with_areas(results)
     instances = results.instances
-    if instances is None or not len(results):
+    if instances is None or not joint_set.sigmas or not len(results):
         return None
     names = [image_of(key) for key in results.keys]
     images = np.unique(names, return_inverse=True)[1]

@@ -394,6 +394,26 @@ def test_runs_whose_measure_is_oks_are_compared_by_average_precision_first():
         compare([every, older])
 
 
+def test_people_without_an_area_are_left_out_of_the_comparison_of_average_precision():
+    found = [True, True, True, False]
+    every, most = detected("every", [True] * 4, [1, 2, 3, 4]), detected("most", found, [1, 2, 3, 4])
+    both = compare([every, most]).precision_differences[0]
+    assert (both.people, both.clusters) == (4, 4)
+    areas = np.array([np.nan, 10_000, 10_000, 10_000], np.float32)
+    runs = [
+        replace(
+            one,
+            results=replace(one.results, instances=replace(one.results.instances, areas=areas)),
+        )
+        for one in (every, most)
+    ]
+    [some] = compare(runs).precision_differences
+    # The first person is all of an image.
+    assert (some.people, some.clusters) == (3, 3)
+    # Two of three are found: 67 of the 101 recalls.
+    assert some.points == pytest.approx(-100 * 34 / 101)
+
+
 def test_people_of_an_image_are_drawn_together_for_average_precision():
     every = detected("every", [True] * 4, [1, 1, 2, 2])
     same = compare([every, detected("same", [True] * 4, [1, 1, 2, 2])])

@@ -6,7 +6,7 @@ import torch
 from factories import rendered_people
 
 from pipeline.data.loader import SampleLoader
-from pipeline.evaluation.evaluate import Evaluator
+from pipeline.evaluation.evaluate import Evaluator, evaluate_people
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import EvaluationSettings, ModelSettings, OptimSettings, Settings

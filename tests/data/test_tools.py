@@ -306,6 +306,10 @@ def test_an_export_of_roboflow_whose_splits_differ_in_their_joints_is_refused(tm
         content["categories"][0]["keypoints"][0] = "nose"
     with pytest.raises(ValueError, match=r"valid/_annotations.coco.json: mouse has other keypoint"):
         found_in(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=r"made has no _annotations.coco.json in train, valid, tes"
+    ):
+        plan_of(tmp_path / "made", tmp_path / "out")
 
 
 def test_pictures_in_a_folder_of_images_for_a_subset_are_found(tmp_path):

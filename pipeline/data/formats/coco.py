@@ -66,6 +66,11 @@ def _split_files(folder: Path) -> dict[str, Path]:
 def _of_splits(files: AnnotationFiles) -> Labels:
     """Read the files of an export's splits; that for testing is counted and left out."""
     paths = _split_files(files.annotations)
+    if not paths:
+        raise ValueError(
+            f"{files.annotations} has no {_EXPORT} in {', '.join(_SPLITS)}; expected a file, or the "
+            "folder of an export of Roboflow"
+        )
     parts = {name: _labels(replace(files, annotations=path)) for name, path in paths.items()}
     skipped: Counter[str] = Counter()
     skeletons: dict[str, Skeleton] = {}

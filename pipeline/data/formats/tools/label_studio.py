@@ -41,7 +41,7 @@ def read_label_studio(files: AnnotationFiles) -> Annotations:
     as ground truth is read, else the latest. Raises ValueError naming file, task, result and value.
     """
     path = files.annotations
-    if kind := _flat_kind(Peek(path)):
+    if path.is_file() and (kind := _flat_kind(Peek(path))):
         raise ValueError(
             f"{path} is Label Studio's {kind} export, which lacks what ties joints to figures and "
             "how pictures were turned; export the project as JSON"

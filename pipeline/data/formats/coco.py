@@ -68,8 +68,8 @@ def _of_splits(files: AnnotationFiles) -> Labels:
     paths = _split_files(files.annotations)
     if not paths:
         raise ValueError(
-            f"{files.annotations} has no {_EXPORT} in {', '.join(_SPLITS)}; expected a file, or the "
-            "folder of an export of Roboflow"
+            f"{files.annotations} has no {_EXPORT} in {', '.join(_SPLITS)}; expected a file, or "
+            "the folder of an export of Roboflow"
         )
     parts = {name: _labels(replace(files, annotations=path)) for name, path in paths.items()}
     skipped: Counter[str] = Counter()

@@ -232,6 +232,16 @@ def test_automatic_annotations_of_cvat_are_labels_once_a_person_has_changed_them
     assert sum(found.skipped.values()) == (1 if name == "cvat" else 0)
 
 
+def test_pictures_of_one_name_in_two_subsets_of_cvat_stay_apart(tmp_path):
+    path = FILES["cvat"](tmp_path / "in")
+    for subset in ("Train", "Validation"):
+        pictures(path.parent / "images" / subset, ("a.png",))
+    text = path.read_text().replace('name="a.png"', 'name="a.png" subset="Train"')
+    path.write_text(text.replace('name="b.png"', 'name="a.png" subset="Validation"'))
+    people = people_of(found_in(path, tmp_path / "out"))
+    assert [person.image for person in people] == ["Train/a.png", "Validation/a.png"]
+
+
 @pytest.mark.parametrize("kind", ["JSON-MIN", "CSV", "TSV"])
 def test_an_export_of_label_studio_without_figures_names_the_export_that_has_them(tmp_path, kind):
     point = {"x": 10, "y": 20, "keypointlabels": ["beak"], "original_width": 160}

@@ -42,8 +42,9 @@ def read_cvat(files: AnnotationFiles) -> Annotations:
     skipped: Counter[str] = Counter()
     figures: list[Figure] = []
     video = root.findtext("meta/task/source") or root.findtext("meta/source") or ""
-    for image in root.iter("image"):
-        figures += _of_image(image, skeletons, skipped, files, video)
+    names = _names(root, path, video)
+    for image, name in names.items():
+        figures += _of_image(image, name, skeletons, skipped, files)
     notes = []
     tracks = [
         track
@@ -156,19 +157,35 @@ def _is_taken(shape: Element, files: AnnotationFiles, skipped: Counter[str]) -> 
     return True
 
 
+def _names(root: Element, path: Path, video: str) -> dict[Element, str]:
+    """Return the name of each image's picture.
+
+    Of a project's subsets two may have pictures of one name, in folders SUBSET of the export.
+    """
+    subsets: dict[str, set[str]] = {}
+    for image in root.iter("image"):
+        subsets.setdefault(image.get("name", ""), set()).add(image.get("subset", ""))
+    found = {}
+    for image in root.iter("image"):
+        name, subset = image.get("name", ""), image.get("subset", "")
+        if not name.strip():
+            raise ValueError(f"{path}: image {image.get('id')} has no name, expected its path")
+        if video and (frame := _FRAME.fullmatch(name)):
+            name = f"{video}#{int(frame[1])}"
+        elif subset and len(subsets[name]) > 1:
+            name = f"{subset}/{name}"
+        found[image] = name
+    return found
+
+
 def _of_image(
     image: Element,
+    name: str,
     skeletons: Mapping[str, Skeleton],
     skipped: Counter[str],
     files: AnnotationFiles,
-    video: str,
 ) -> Iterator[Figure]:
-    path, name = files.annotations, image.get("name", "")
-    if not name.strip():
-        raise ValueError(f"{path}: image {image.get('id')} has no name, expected its path")
-    if video and (frame := _FRAME.fullmatch(name)):
-        name = f"{video}#{int(frame[1])}"
-    where = f"{path}: image {name}"
+    where = f"{files.annotations}: image {name}"
     sides = [image.get(side) for side in ("width", "height")]
     size = None
     if all(sides):

@@ -35,6 +35,7 @@ builtins.started = cluster("local")
 builtins.started.__enter__()
 %reset -f
 """
+END = "import builtins; builtins.started.__exit__(None, None, None)"
 LONG = """
 settings |= {"data.reading": "streaming", "data.epoch_samples": 100_000, "ray.checkpoint_steps": 4}
 hg.train("out/people", name="long", settings=settings)
@@ -78,7 +79,8 @@ def test_notebooks_run_and_an_interrupt_stops_training_in_order(tmp_path, monkey
     train, long, after = quickstart[2], new_code_cell(LONG), new_code_cell("hg.load('long').name")
     setting = new_code_cell(f"{SMALL}\nimport hourglass_ray as hg")
     resets = [new_code_cell("%reset -f") for _ in range(2)]
-    cells = [new_code_cell(BEGIN), *quickstart, resets[0], *own, resets[1], setting, long, after]
+    begin, end = new_code_cell(BEGIN), new_code_cell(END)
+    cells = [begin, *quickstart, resets[0], *own, resets[1], setting, long, after, end]
     kernel = KernelManager(kernel_name="python3")
     folder = {"metadata": {"path": str(tmp_path)}}
     client = NotebookClient(new_notebook(cells=cells), km=kernel, timeout=300, resources=folder)
@@ -89,13 +91,18 @@ def test_notebooks_run_and_an_interrupt_stops_training_in_order(tmp_path, monkey
             time.sleep(0.2)
         kernel.interrupt_kernel()
 
-    with client.setup_kernel():
-        for number, cell in enumerate(cells[:-2]):
-            client.execute_cell(cell, number)
-        assert "epoch 1/1: 100%" in shown(train), "no bar"
-        assert "epoch 1/1 evaluated" in shown(train)
-        threading.Thread(target=interrupt, daemon=True).start()
-        with pytest.raises(CellExecutionError, match=r"TrainingError: .*stopped with a checkpoint"):
-            client.execute_cell(long, len(cells) - 2)
-        client.execute_cell(after, len(cells) - 1)
-        assert shown(after) == "'long'"
+    with client.setup_kernel(cleanup_kc=True):
+        try:
+            for number, cell in enumerate(cells[:-3]):
+                client.execute_cell(cell, number)
+            assert "epoch 1/1: 100%" in shown(train), "no bar"
+            assert "epoch 1/1 evaluated" in shown(train)
+            threading.Thread(target=interrupt, daemon=True).start()
+            stopped = r"TrainingError: .*stopped with a checkpoint"
+            with pytest.raises(CellExecutionError, match=stopped):
+                client.execute_cell(long, len(cells) - 3)
+            client.execute_cell(after, len(cells) - 2)
+            assert shown(after) == "'long'"
+        finally:
+            # The kernel is then killed, and could not end the cluster.
+            client.execute_cell(cells[-1], len(cells) - 1)

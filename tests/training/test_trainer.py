@@ -433,7 +433,8 @@ def gradient(
     trainer = Trainer(replace(task, settings=settings), rank, workers, CPU)
     trainer.state.parallel.eval()
     trainer.state.step(next(trainer._batches()), samples_in_all=100)
-    return torch.cat([weight.grad.ravel() for weight in trainer.state.network.parameters()])
+    weights = trainer.state.network.parameters()
+    return torch.cat([weight.grad.ravel() for weight in weights if weight.requires_grad])
 
 
 def uneven(task: Task) -> Task:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import local
 from typing import TypeVar
@@ -48,6 +49,8 @@ class SampleLoader:
     """A loader of stored samples as batches of network inputs of side `input_px`.
 
     `bad` counts the samples that can't be used, among them pictures of more than `max_pixels`.
+    With `pinned`, batches are decoded into page-locked memory, from which a GPU copies them by
+    itself.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class SampleLoader:
         input_px: int,
         bad_allowed: int = 0,
         max_pixels: int = MAX_PIXELS,
+        *,
+        pinned: bool = False,
     ) -> None:
         # Parallelism is over samples; OpenCV's own threads would only compete.
         cv2.setNumThreads(1)
@@ -64,6 +69,7 @@ class SampleLoader:
         self.joint_set = joint_set
         self.input_px = input_px
         self.bad = BadSamples(bad_allowed)
+        self._pinned = pinned
         self._scratch = _Scratch(input_px, max_pixels)
         self._mirror = np.array(joint_set.mirror)
 
@@ -78,11 +84,10 @@ class SampleLoader:
         Bad ones are left out, which makes the batch shorter. Raises BadSampleError past the number
         allowed.
         """
-        size, joints = self.input_px, len(self.joint_set.joints)
-        images = np.empty((len(positions), size, size, 3), np.uint8)
-        points = np.empty((len(positions), joints, 2), np.float32)
-        annotated = np.empty((len(positions), joints), bool)
-        gains = np.empty((len(positions), 3), np.float32)
+        batch = self._empty_batch(positions)
+        images, points, annotated, gains = (
+            tensor.numpy() for tensor in (batch.images, batch.joints, batch.annotated, batch.gains)
+        )
         drawn = augmentations or [Augmentation()] * len(positions)
         kept: list[int] = []
         for place, (position, how) in enumerate(zip(positions.tolist(), drawn, strict=True)):
@@ -95,13 +100,21 @@ class SampleLoader:
                 continue
             gains[row] = how.gains
             kept.append(position)
-        rows = len(kept)
+        return replace(batch.rows(slice(len(kept))), positions=np.array(kept, np.int64))
+
+    def _empty_batch(self, positions: Positions) -> Batch:
+        """Return a batch that is to be filled."""
+        rows, size, joints = len(positions), self.input_px, len(self.joint_set.joints)
+
+        def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty(rows, *shape, dtype=dtype, pin_memory=self._pinned)
+
         return Batch(
-            images=torch.from_numpy(images[:rows]),
-            joints=torch.from_numpy(points[:rows]),
-            annotated=torch.from_numpy(annotated[:rows]),
-            gains=torch.from_numpy(gains[:rows]),
-            positions=np.array(kept, np.int64),
+            images=empty(size, size, 3, dtype=torch.uint8),
+            joints=empty(joints, 2, dtype=torch.float32),
+            annotated=empty(joints, dtype=torch.bool),
+            gains=empty(3, dtype=torch.float32),
+            positions=positions,
         )
 
     def load(

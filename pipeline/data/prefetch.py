@@ -26,6 +26,7 @@ def prefetch(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
 def _sent(batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
     """Start a copy that does not block the host, which takes page-locked memory."""
     with torch.cuda.stream(stream):
+        # A no-op for what the loader has decoded into such memory.
         moving = batch.changed(
             lambda tensor: tensor.pin_memory().to(stream.device, non_blocking=True)
         )

@@ -125,8 +125,15 @@ class Trainer:
         self._requests = RequestSync(workers if dist.is_initialized() else 1)
 
     def _loader(self, samples: Samples) -> SampleLoader:
-        input_px, data = self.settings.model.input_px, self.settings.data
-        return SampleLoader(samples, self.joint_set, input_px, data.bad_samples, data.max_pixels)
+        data = self.settings.data
+        return SampleLoader(
+            samples,
+            self.joint_set,
+            self.settings.model.input_px,
+            data.bad_samples,
+            data.max_pixels,
+            pinned=self.device.type == "cuda",
+        )
 
     @property
     def steps_per_epoch(self) -> int:

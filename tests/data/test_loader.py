@@ -1,11 +1,13 @@
 """From shards to batches: every joint lands where its dot is drawn."""
 
 import re
+import threading
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from factories import person, samples
 
 from pipeline.data.augmentation import Augmentation, draw_augmentations, reach
@@ -175,6 +177,25 @@ def test_the_stream_is_the_same_for_any_number_of_threads(pack):
     assert len(one) == len(three) == 5
     assert all(same(a, b) for a, b in zip(one, three, strict=True))
     assert np.concatenate([batch.positions for batch in one]).tolist() == order[:10].tolist()
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_batches_for_a_gpu_are_decoded_into_page_locked_memory(pack, monkeypatch, pinned):
+    asked, empty = [], torch.empty
+
+    def stand_in(*shape, dtype, pin_memory):
+        asked.append((threading.current_thread().name, pin_memory))
+        return empty(*shape, dtype=dtype)
+
+    reader = ShardReader([str(path) for path in pack(samples(3))])
+    plain, loader = (SampleLoader(reader, MPII, 64, pinned=value) for value in (False, pinned))
+    expected = plain.batch(np.array([2, 0]))
+    monkeypatch.setattr(torch, "empty", stand_in)
+    [batch] = stream_validation(loader, [np.array([2, 0])], threads=1)
+    assert same(batch, expected)
+    # Images, joints, annotated and gains, none of them on the thread that trains.
+    assert len(asked) == 4
+    assert all(name.startswith("decode") and asks is pinned for name, asks in asked)
 
 
 def test_augmentation_changes_with_epoch_and_sample_alone(pack):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.data.batch import Batch
-from pipeline.model.build import build_network
+from pipeline.model.build import build_network, compile_training
 from pipeline.settings import Settings
 from pipeline.training.updater import Updater
 
@@ -90,8 +90,28 @@ def take_step(names: Sequence[str]) -> tuple[float, float]:
     return float(step.loss), float(step.norm)
 
 
+def codes_of(stacks: int) -> int:
+    """Return how many codes torch.compile makes for two training passes of a network."""
+    codes = []
+
+    def counted(graph: Any, _: Any, **__: Any) -> Any:
+        codes.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    compiler, torch.compile = torch.compile, partial(torch.compile, backend=counted)
+    settings = settings_of(("compile",)).replaced({"model.stacks": stacks})
+    network = build_network(settings.model, 0, CPU)
+    compile_training(network, CPU)
+    for _ in range(2):
+        network(torch.rand(2, 3, 64, 64)).stacks.sum().backward()
+    torch.compile = compiler
+    return len(codes)
+
+
 def main() -> None:
     """Take the step of each pair with compile, traced as on a GPU and run by plain operators."""
+    codes = [codes_of(stacks) for stacks in (2, 3)]
     torch.compile = partial(torch.compile, backend="eager", fullgraph=True)
     taken = {
         " ".join(pair): take_step(pair)
@@ -99,7 +119,7 @@ def main() -> None:
         if "compile" in pair and not (len(pair) == 2 and refusal(pair))
     }
     assert all(math.isfinite(value) for values in taken.values() for value in values)
-    json.dump(taken, sys.stdout)
+    json.dump({"taken": taken, "codes": codes}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,15 @@ def arithmetic(fp32: Fp32, *, tries_kernels: bool = False) -> Iterator[None]:
     """Compute on GPUs with `fp32` while the context lasts; on a CPU it changes nothing.
 
     torch's own default is TF32 for convolutions and IEEE for matrix products. With `tries_kernels`
-    cuDNN times its kernels at the first batch of a shape, which pays where shapes repeat.
+    cuDNN times its kernels at the first batch of a shape, which pays where shapes repeat; not where
+    torch is to be deterministic, as another run might choose others.
     """
     backends: Any = torch.backends
     homes = backends.cuda.matmul, backends.cudnn.conv
     before = [home.fp32_precision for home in homes], backends.cudnn.benchmark
     for home in homes:
         home.fp32_precision = fp32
-    backends.cudnn.benchmark = tries_kernels
+    backends.cudnn.benchmark = tries_kernels and not torch.are_deterministic_algorithms_enabled()
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ _ISAS_WITHOUT_BF16 = (
     *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
     *("AVX512_CORE", "AVX512_CORE_VNNI"),
 )
+# Codes that torch.compile may make of one function before it gives up; its own limit is 8.
+_CODES = 32
 DTYPES = {
     "fp32": torch.float32,
     "tf32": torch.float32,
@@ -59,15 +62,12 @@ def build_network(
     return network
 
 
-def compiled(network: nn.Module, device: torch.device, parts: int, workers: int = 1) -> nn.Module:
-    """Return the network to train through torch.compile; it shares the weights of `network`.
+def compile_training(network: PoseNetwork, device: torch.device) -> None:
+    """Train the network through torch.compile, part by part; evaluation stays as it is.
 
-    On a GPU whole passes become CUDA graphs, which launch their kernels together, where they are
-    known to hold: not if a batch comes in several `parts`, as accumulated gradients would lie in a
-    graph's memory, which its next run overwrites, and not with several `workers`, as torch skips
-    graphs that change BatchNorm's statistics under DDP (pytorch#139207). On CPU the code is C++.
-    Raises ValueError if there is no compiler for it.
+    On CPU the code is C++. Raises ValueError if there is no compiler for it.
     """
+    options: dict[str, Any] = {}
     if device.type == "cpu":
         # The compiler that torch calls.
         name = os.environ.get("CXX", "g++")
@@ -76,12 +76,10 @@ def compiled(network: nn.Module, device: torch.device, parts: int, workers: int 
                 f"optim.compile must be False on CPU without a C++ compiler: there is no {name!r}"
             )
         # With them torch 2.13 frees a buffer of the bf16 network's backward pass too early.
-        faster = torch.compile(network, options={"inplace_buffers": False})
-    else:
-        holds = parts == 1 and workers == 1
-        faster = torch.compile(network, mode="reduce-overhead" if holds else None)
-    assert isinstance(faster, nn.Module)
-    return faster
+        options["inplace_buffers"] = False
+    # A residual of each size, and of the smaller last part with optim.accumulate, has its own code.
+    torch._dynamo.config.recompile_limit = max(_CODES, torch._dynamo.config.recompile_limit)
+    network.compile_parts(options)
 
 
 def training_dtype(settings: OptimSettings, device: torch.device) -> torch.dtype:

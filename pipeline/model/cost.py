@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.model.build import build_network
 from pipeline.model.network import PoseNetwork
-from pipeline.model.recompute import Compute, recompute, set_recompute
+from pipeline.model.parts import Compute, recompute, set_policy
 from pipeline.settings import ModelSettings
 
 
@@ -83,7 +83,7 @@ def activation_bytes(settings: ModelSettings, dtype: torch.dtype, *, forgetful: 
             return recompute(module, compute, *inputs)
 
         if forgetful:
-            set_recompute(network, measure)
+            set_policy(network, measure)
         network(images)
     return max(most, _bytes(kept)) // len(images)
 

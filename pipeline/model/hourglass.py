@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.network import Heatmaps, PoseNetwork
-from pipeline.model.recompute import Recomputable
+from pipeline.model.parts import InParts
 from pipeline.pose.shapes import Float
 from pipeline.settings import ModelSettings
 
@@ -93,7 +93,7 @@ class Inside(nn.Module):
         return x + self.merge_features(y) + self.merge_heatmaps(heatmaps), heatmaps
 
 
-class Hourglass(Recomputable):
+class Hourglass(InParts):
     """Bottom-up, top-down processing over `order` halvings, with a skip at every resolution.
 
     The `inside` next lower resolutions predict heatmaps of `joints` from upsampled features.
@@ -132,7 +132,7 @@ class Hourglass(Recomputable):
         return halved
 
 
-class Stack(Recomputable):
+class Stack(InParts):
     """One hourglass with its head; every stack but the last feeds its prediction back."""
 
     def __init__(self, settings: ModelSettings, last: bool) -> None:

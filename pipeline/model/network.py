@@ -1,11 +1,11 @@
 """The interface of a pose network: what training, evaluation and export need of one."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.model.recompute import Recomputable, recompute, set_recompute
+from pipeline.model.parts import CompiledParts, InParts, recompute, set_policy
 from pipeline.pose.shapes import Float
 
 
@@ -19,10 +19,10 @@ class Heatmaps(NamedTuple):
     supervised: tuple[Float[Tensor, "map batch joint _ _"], ...]
 
 
-class PoseNetwork(Recomputable, ABC):
+class PoseNetwork(InParts, ABC):
     """A network that predicts one heatmap per joint; `build_network` creates it.
 
-    Its modules compute by `Recomputable.part` where the backward pass may recompute activations.
+    Its modules compute by `InParts.part` what may be recomputed or compiled by itself.
     """
 
     @abstractmethod
@@ -38,4 +38,8 @@ class PoseNetwork(Recomputable, ABC):
 
     def recompute_residuals(self) -> None:
         """Store only the inputs of each part; the backward pass recomputes its activations."""
-        set_recompute(self, recompute)
+        set_policy(self, recompute)
+
+    def compile_parts(self, options: dict[str, Any]) -> None:
+        """Train each part through torch.compile, with its `options`."""
+        set_policy(self, CompiledParts(options))

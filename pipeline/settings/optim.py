@@ -83,8 +83,8 @@ class OptimSettings:
     """Keep only the inputs of residuals and recompute the rest in the backward pass, which takes
     less memory and more time."""
     compile: bool = False
-    """Train through torch.compile, on a single GPU with CUDA graphs. The first step takes minutes;
-    no gain on CPU."""
+    """Train through torch.compile, part by part: stacks share the code of their residuals. The
+    first step takes minutes; no gain on CPU."""
     seed: int = 0
     """Seed of the initial weights."""
     norm_weights: NormWeights = "one"

@@ -229,7 +229,6 @@ def _clipped(optimizer: torch.optim.Optimizer, longest: float) -> Float[Tensor, 
 
 def without_exchange(network: nn.Module) -> AbstractContextManager[None]:
     """Suspend the exchange of a DDP network's gradients; any other network has none."""
-    # A compiled network hides the type of the one that it wraps, but has its attributes.
     suspended: AbstractContextManager[None] = getattr(network, "no_sync", nullcontext)()
     return suspended
 

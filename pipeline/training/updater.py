@@ -3,7 +3,7 @@
 import torch
 
 from pipeline.data.batch import Batch
-from pipeline.model.build import compiled, training_dtype
+from pipeline.model.build import compile_training, training_dtype
 from pipeline.model.network import PoseNetwork
 from pipeline.settings import OptimSettings
 from pipeline.training.deferred import Backup
@@ -33,13 +33,13 @@ class Updater:
         self.average = (
             WeightAverage(network, settings.ema_samples) if settings.ema_samples else None
         )
+        if settings.compile:
+            # After the average was copied, which is only evaluated.
+            compile_training(network, device)
         self.optimizer = build_optimizer(network, settings)
         self._dtype = training_dtype(settings, device)
         self.scaler = build_scaler(self._dtype, device)
         self.parallel = parallel(network, device, sync_batchnorm=settings.sync_batchnorm)
-        if settings.compile:
-            # Only training: evaluation has batches of other sizes.
-            self.parallel = compiled(self.parallel, device, settings.accumulate, workers)
         self._running = Backup(network.buffers())
         self.is_late = device.type == "cuda"
         self._backup: Backup | None = None

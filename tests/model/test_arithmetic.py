@@ -42,6 +42,15 @@ def loader_of(folder: Path) -> SampleLoader:
     return SampleLoader(ShardReader(list(map(str, pack_samples(folder, [samples(2)])))), MPII, 64)
 
 
+def test_kernels_are_not_chosen_by_time_where_torch_is_to_be_deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        with arithmetic("ieee", tries_kernels=True):
+            assert now() == ("ieee", "ieee", False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_the_arithmetic_of_before_returns_also_after_an_error():
     before, found = now(), []
 

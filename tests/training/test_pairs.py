@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pairs import OPTIONS, PAIRS, refusal, take_step
@@ -16,7 +17,7 @@ HEAD = """# Combinations of options
 
 A test takes one training step with each pair of these options, or expects the sentence that refuses
 it, and writes this page. The steps run on a CPU: SyncBatchNorm there is that of a single rank, and
-compile is traced into one graph that plain operators run.
+compile is traced into graphs that plain operators run.
 
 """
 # A half-precision step differs from an fp32 one by its rounding, and parts by BatchNorm's batches.
@@ -72,19 +73,32 @@ def test_a_pair_that_is_not_refused_takes_a_step(pair):
     check(pair, take_step(pair))
 
 
-@pytest.mark.slow
-def test_a_pair_with_compile_takes_a_step(tmp_path):
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict[str, Any]:
+    """The steps of pairs with compile, and the codes that networks of two and three stacks take."""
     # In a separate process: torch can't compile code that the hook for shape checks has changed.
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "pairs.py"],
-        cwd=tmp_path,
+        cwd=tmp_path_factory.mktemp("compiled"),
         env=os.environ | {"PYTHONPATH": str(ROOT), "CXX": sys.executable},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    taken = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_stacks_of_a_network_share_their_compiled_code(compiled):
+    # Residuals on 16, 8, 4 and 2 pixels, three halvings, the stem's two parts, and the end of a stack
+    # with and without what it feeds back.
+    assert compiled["codes"] == [11, 11]
+
+
+@pytest.mark.slow
+def test_a_pair_with_compile_takes_a_step(compiled):
+    taken = compiled["taken"]
     pairs = [" ".join(pair) for pair in PAIRS if "compile" in pair and not refusal(pair)]
     assert list(taken) == ["compile", *pairs]
     for name, step in taken.items():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.data.batch import Batch, network_input
-from pipeline.model.build import build_network, compiled, training_dtype
+from pipeline.model.build import build_network, compile_training, training_dtype
 from pipeline.model.heatmaps import render
 from pipeline.model.hourglass import Residual
 from pipeline.model.loss import batch_loss
 from pipeline.model.network import Heatmaps
+from pipeline.model.parts import InParts, store
 from pipeline.pose.joint_sets import MPII
 from pipeline.settings import ModelSettings, OptimSettings, Settings
 from pipeline.training.state import TrainState
@@ -498,36 +500,46 @@ def test_recomputed_residuals_keep_their_inputs_only():
 # Compiling takes tens of seconds, so the compiler is a stand-in for most of it.
 
 
-@pytest.mark.parametrize(
-    ("device", "parts", "how"),
-    [
-        ("cpu", 1, {"options": {"inplace_buffers": False}}),
-        ("cuda", 1, {"mode": "reduce-overhead"}),
-        ("cuda", 2, {"mode": None}),
-    ],
-)
-@pytest.mark.parametrize("workers", [1, 2])
-def test_whole_batches_on_a_single_gpu_become_cuda_graphs(monkeypatch, device, parts, how, workers):
-    asked = []
+@pytest.fixture
+def compiler(monkeypatch) -> SimpleNamespace:
+    """A stand-in for torch.compile: `asked` are what it was called with, `calls` counts the use."""
+    made = SimpleNamespace(asked=[], calls=0)
 
-    def stand_in(network, **options):
-        asked.append((network, options))
-        return network
+    def stand_in(compute, **options):
+        made.asked.append((compute, options))
+
+        def counted(*inputs):
+            made.calls += 1
+            return compute(*inputs)
+
+        return counted
 
     monkeypatch.setattr(torch, "compile", stand_in)
     monkeypatch.setenv("CXX", sys.executable)
-    network = build_network(TINY, 0, CPU)
-    compiled(network, torch.device(device), parts, workers)
-    if workers > 1 and device == "cuda":
-        # DDP's buckets and BatchNorm's statistics keep graphs from being replayed.
-        how = {"mode": None}
-    assert asked == [(network, how)]
+    return made
+
+
+@pytest.mark.parametrize(("device", "options"), [("cpu", {"inplace_buffers": False}), ("cuda", {})])
+def test_each_part_of_a_network_in_training_is_compiled_once(compiler, device, options):
+    plain, network = (build_network(TINY, 0, CPU) for _ in range(2))
+    compile_training(network, torch.device(device))
+    images = torch.rand(2, 3, 64, 64)
+    for times in (1, 2):
+        assert torch.equal(network(images).stacks, plain(images).stacks)
+        # The stem in two parts; three of each of the three halvings, the innermost residual
+        # between them; the end of the stack.
+        assert (len(compiler.asked), compiler.calls) == (13, 13 * times)
+    assert all(given == {"dynamic": False, "options": options} for _, given in compiler.asked)
+    # Evaluation has batches of any size, and compiles nothing.
+    with torch.no_grad():
+        network.eval()(images)
+    assert compiler.calls == 26
 
 
 def test_compiling_on_cpu_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"^optim\.compile must be False on CPU .*'no-such-comp"):
-        compiled(build_network(TINY, 0, CPU), CPU, 1)
+        compile_training(build_network(TINY, 0, CPU), CPU)
 
 
 _COMPILE = """
@@ -568,32 +580,21 @@ def test_a_compiled_residual_has_the_gradients_of_one_that_is_not(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loss, length, same_loss, same_length = map(float, done.stdout.split())
+    loss, length, mean, same_loss, same_length, same_mean = map(float, done.stdout.split())
     assert same_loss == pytest.approx(loss, rel=0.02)
     assert same_length == pytest.approx(length, rel=0.05)
+    assert same_mean == pytest.approx(mean, rel=0.02)
 
 
-class Compiled(torch._dynamo.OptimizedModule):
-    """A stand-in for a compiled network, which counts its calls."""
-
-    calls = 0
-
-    def __call__(self, *arguments):
-        type(self).calls += 1
-        return self._orig_mod(*arguments)
-
-
-def test_compiled_training_goes_through_the_compiler_and_keeps_the_weights_names(monkeypatch):
-    def stand_in(network, **_):
-        return Compiled(network, torch._dynamo.disable())
-
-    monkeypatch.setenv("CXX", sys.executable)
-    monkeypatch.setattr(torch, "compile", stand_in)
+def test_compiled_training_computes_each_part_of_a_batch_and_keeps_the_weights_names(compiler):
     settings = Settings.from_flat({f"model.{n}": v for n, v in vars(TINY).items()})
-    settings = settings.replaced({"optim.accumulate": 2, "optim.compile": True})
-    state = TrainState(settings, MPII, 0, 1, CPU)
+    changes = {"optim.accumulate": 2, "optim.compile": True, "optim.ema_samples": 100}
+    state = TrainState(settings.replaced(changes), MPII, 0, 1, CPU)
     names = build_network(TINY, 0, CPU).state_dict().keys()
     state.step(batch_of(PEOPLE), samples_in_all=6)
-    assert Compiled.calls == 2
+    assert compiler.calls == 2 * 13
     assert state.network.state_dict().keys() == names
-    assert not isinstance(state.network_of("raw"), Compiled)
+    # The average, which is evaluated alone, is a copy with nothing compiled.
+    average = state.network_of("auto")
+    assert average is not state.network
+    assert {part.policy for part in average.modules() if isinstance(part, InParts)} == {store}

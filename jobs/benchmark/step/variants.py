@@ -1,6 +1,6 @@
 """Variants of the training step: precision, layout and compilation, forward or trained."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jobs.benchmark.timing import Run
 from pipeline.data.batch import Batch, network_input
-from pipeline.model.build import build_network, compiled, training_dtype
+from pipeline.model.build import build_network, training_dtype
 from pipeline.model.network import Heatmaps, PoseNetwork
 from pipeline.settings import ModelSettings, OptimSettings
 from pipeline.training.updater import Updater
@@ -87,12 +87,10 @@ class Runner:
         self.variant, self._device = variant, device
         # Heads at random: all-zero heatmaps would be equal however they are computed.
         network = build_network(variant.model, optim.seed, device, zero_heads=False)
-        self._updater = Updater(network, replace(optim, compile=False), device)
+        self._updater = Updater(network, optim, device)
         self.network: nn.Module = network
         if variant.layout == "contiguous":
             self.network = Contiguous(network)
-        if variant.compile:
-            self.network = compiled(self.network, device, parts=1)
         self._dtype = training_dtype(optim, device)
         # In training the next batch is copied during a step.
         self.batch = random_batch(variant.batch, variant.input_px).changed(

@@ -91,8 +91,8 @@ def compiled(tmp_path_factory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_stacks_of_a_network_share_their_compiled_code(compiled):
-    # Residuals on 16, 8, 4 and 2 pixels, three halvings, the stem's two parts, and the end of a stack
-    # with and without what it feeds back.
+    # Residuals on 16, 8, 4 and 2 pixels, three halvings, the stem's two parts, and the end of a
+    # stack with and without what it feeds back.
     assert compiled["codes"] == [11, 11]
 
 

@@ -38,6 +38,9 @@ class DataSettings:
     """Folder on each node for copies of whole remote shards; empty: read remote samples singly."""
     cache_gb: float = 20.0
     """Size limit of data.cache in GB (1e9 bytes); the least recently used copies are removed."""
+    cache_decoded_gb: float = 0.0
+    """Memory of each worker, in GB (1e9 bytes), for decoded training crops, which its later epochs
+    neither read nor decode; 0: none. A crop of 512 x 512 pixels takes 1 MB."""
     bad_samples: int = 0
     """Truncated or damaged samples, or samples without joints, that each worker may skip.
     They are logged and counted; 0: stop at the first."""
@@ -55,7 +58,7 @@ class DataSettings:
     """Largest change of a colour channel's gain: factors are from 1 - this to 1 + this."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, "data", 0, "seed", "bad_samples", "threads")
+        require_at_least(self, "data", 0, "seed", "bad_samples", "threads", "cache_decoded_gb")
         require_at_least(self, "data", 1, "shuffle_window", "max_pixels")
         require_above_zero(self, "data", "cache_gb")
         require(
@@ -63,6 +66,12 @@ class DataSettings:
             "data.epoch_samples",
             "above 0 with data.reading=streaming, else 0",
             self.epoch_samples,
+        )
+        require(
+            self.cache_decoded_gb == 0 or self.reading == "exact",
+            "data.cache_decoded_gb",
+            "0 with data.reading=streaming, which tells no sample from another",
+            self.cache_decoded_gb,
         )
         require_at_most_one(
             self, "data", "scale_jitter", "rotation_share", "flip_share", "color_jitter"

@@ -24,7 +24,7 @@ _OF_A_START = ("ray.take_over", "ray.on_change")
 # Settings that change neither the samples nor their order, or do the same arithmetic otherwise, or
 # with which a run should resume: with a higher limit of bad steps, or of epochs to wait.
 _INDECISIVE = (
-    *("data.threads", "data.cache", "data.cache_gb", "data.max_pixels"),
+    *("data.threads", "data.cache", "data.cache_gb", "data.cache_decoded_gb", "data.max_pixels"),
     *("optim.checkpointing", "optim.compile", "optim.max_bad_steps"),
     "optim.stop_after",
 )

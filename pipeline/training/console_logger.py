@@ -103,6 +103,7 @@ class ConsoleLogger:
         self._score = ""
         self._warnings = TrainingWarnings(trainer.measure.headline)
         self._printed: set[str] = set()
+        self._decoded = 0
 
     def stepped(self, step: StepReport) -> None:
         """Print the epoch's progress, except at a mere request, and a skipped step's reason."""
@@ -112,6 +113,18 @@ class ConsoleLogger:
             say(f"{self._label}{line}")
         if step.step == step.steps or not (step.request or step.left_out):
             say(self._label + step_line(step, self._epochs, self._score, self._left()))
+        if step.step == step.steps:
+            self._say_decoded()
+
+    def _say_decoded(self) -> None:
+        """Print how many decoded crops this rank holds, if they have become more."""
+        held = self._trainer.decoded
+        if held is not None and held.count > self._decoded:
+            self._decoded = held.count
+            say(
+                f"{self._label}decoded crops in memory: {held.count:,} of {len(held):,}, "
+                f"{held.used / 1e9:.2g} GB in a worker"
+            )
 
     def passed_over(self) -> None:
         """Print the bad samples that were skipped since the last call, on every rank."""

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 
 from pipeline.data.batch import Batch
+from pipeline.data.decoded import DecodedSamples
 from pipeline.data.loader import (
     SampleLoader,
     shard_cache,
@@ -115,7 +116,10 @@ class Trainer:
         self.joint_set = JointSet.from_json(task.joint_set)
         self.measure = self.joint_set.measure(settings.evaluation.measure)
         self._shards = training_shards(task.train, settings.data, rank, workers)
-        self._train = self._loader(self._shards if isinstance(self._shards, ShardReader) else [])
+        samples: Samples = self._shards if isinstance(self._shards, ShardReader) else []
+        limit = round(settings.data.cache_decoded_gb * 1e9)
+        self.decoded = DecodedSamples(samples, limit) if limit else None
+        self._train = self._loader(samples if self.decoded is None else self.decoded)
         self._val = self._loader(ShardReader(task.val, shard_cache(settings.data)))
         crop = None if task.crop is None else CropSettings(**task.crop)
         self.state = TrainState(

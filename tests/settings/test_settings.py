@@ -52,6 +52,7 @@ NAME = (
         ("data.bad_samples", -1, "at least 0"),
         ("data.max_pixels", 0, "at least 1"),
         ("data.cache_gb", 0.0, "above 0"),
+        ("data.cache_decoded_gb", -1.0, "at least 0"),
         ("data.epoch_samples", 1, "above 0 with data.reading=streaming, else 0"),
         ("data.scale_jitter", 1.5, "from 0 to 1"),
         ("data.rotation_deg", 91.0, "from 0 to 90 degrees"),
@@ -193,6 +194,13 @@ def test_elastic_workers_are_a_range():
     message = "data.reading must be exact with ray.workers=1:4, since a stream is split for a fixed"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         Settings.from_flat({"ray.workers": "1:4"} | streaming)
+
+
+def test_decoded_crops_are_kept_of_samples_with_an_index_only():
+    message = "data.cache_decoded_gb must be 0 with data.reading=streaming, which tells no sample"
+    streaming = {"data.reading": "streaming", "data.epoch_samples": 60}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Settings.from_flat(streaming | {"data.cache_decoded_gb": 1.0})
 
 
 def test_batchnorm_is_synchronised_on_gpus_only():

@@ -24,6 +24,7 @@ from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
 from pipeline.run.metadata import Progress, read_metadata
 from pipeline.settings.packing import CropSettings
+from pipeline.training.console_logger import ConsoleLogger
 from pipeline.training.trainer import Task, Trainer
 
 
@@ -59,6 +60,21 @@ def test_an_epoch_takes_as_many_whole_batches_as_there_are(shards):
     [report] = trainer.train_epoch(every_s=1e9)
     assert (report.epoch, report.step) == (1, 2)
     assert trainer.state.progress == Progress(epochs=2, steps=4, samples=12)
+
+
+def test_decoded_crops_in_memory_leave_training_as_it_is(shards, capsys):
+    plain, held = alone(task_of(*shards)), alone(task_of(*shards, **{"data.cache_decoded_gb": 1.0}))
+    assert plain.decoded is None
+    # Three batches of two in each epoch, of seven samples.
+    assert train(plain, 1) == train(held, 1)
+    assert held.decoded.count == 6
+    assert train(plain, 2) == train(held, 2)
+    assert 6 <= held.decoded.count <= len(held.decoded) == 7
+    logger = ConsoleLogger(held, "")
+    for report in held.train_epoch(every_s=1e9):
+        logger.stepped(report)
+        logger.stepped(report)
+    assert capsys.readouterr().out.count(f"memory: {held.decoded.count} of 7, ") == 1
 
 
 def test_a_checkpoint_says_how_the_crops_of_its_evaluation_are_stored(shards, tmp_path):

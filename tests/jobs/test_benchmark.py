@@ -17,7 +17,7 @@ from jobs.benchmark.loader.data_path import LoaderBenchmark, measure_variants, p
 from jobs.benchmark.loader.memory import measure_memory
 from jobs.benchmark.loader.photographs import cut_people, find_photographs
 from jobs.benchmark.loader.plain import PlainDataset, paste_gaussians
-from jobs.benchmark.loader.report import loader_report, summary
+from jobs.benchmark.loader.report import OURS, loader_report, summary
 from jobs.benchmark.loader.variants import BatchDataset, measure_parallel
 from jobs.benchmark.timing import (
     Timing,
@@ -136,6 +136,8 @@ def test_ratios_are_those_of_the_samples_per_second_that_are_written(workloads):
     for part in (result, *result["sizes"].values()):
         variants = part["variants"]
         assert part["of_decode"] == pytest.approx(of(variants, "stream", "decode_only"))
+        decoded = of(variants, "stream_of_decoded", "decode_only")
+        assert part["decoded_of_decode"] == pytest.approx(decoded)
         assert part["over_plain"] == pytest.approx(of(variants, "stream", "plain"))
         assert part["over_lean_plain"] == pytest.approx(of(variants, "stream", "lean_plain"))
         assert part["pipe_overhead"] == pytest.approx(1 - of(variants, "stream", "sample_function"))
@@ -191,8 +193,7 @@ def test_the_report_shows_all_that_was_measured(workloads):
     row = {"person_px": 256, "margin": 2.0, "jpeg_quality": 90, "bytes": 2e4}
     row |= {"psnr_db": 38.5, "missing_share": 0.0125, "decode_samples_per_s": 2800.0}
     timing = [Timing(samples=10, wall_s=0.01, cpu_s=0.01)]
-    names = ("stream", "sample_function", "decode_only", "reading_only", "network_input")
-    variants = dict.fromkeys((*names, "heatmaps", "plain", "lean_plain"), timing)
+    variants = dict.fromkeys((*OURS, "plain", "lean_plain"), timing)
     size = {"photographs": 2, "photograph_bytes": 2e5, "people": 6, "shard_bytes_a_person": 3e4}
     text = loader_report(
         summary({"160x120": variants})

@@ -13,6 +13,7 @@ from jobs.benchmark.loader.plain import PlainDataset, count_samples, plain_loade
 from jobs.benchmark.timing import Run, Timing, measure
 from pipeline.data.augmentation import draw_augmentations
 from pipeline.data.batch import Batch, network_input
+from pipeline.data.decoded import DecodedSamples
 from pipeline.data.loader import SampleLoader, stream_training
 from pipeline.data.sampler import epoch_order, rank_batches
 from pipeline.data.shards.reader import ShardReader
@@ -23,6 +24,8 @@ from pipeline.settings import DataSettings, ModelSettings, OptimSettings
 
 INPUT_PX = ModelSettings().input_px
 _DATA, _OPTIM = DataSettings(), OptimSettings()
+# Bytes in which the benchmark's decoded crops fit.
+_ALL = 10**10
 
 
 def batches(reader: ShardReader, batch_size: int, samples: int) -> Iterator[Positions]:
@@ -42,6 +45,7 @@ class DataPath:
     def __init__(self, shards: Sequence[str], batch_size: int, samples: int) -> None:
         self._reader = ShardReader(shards)
         self._loader = SampleLoader(self._reader, MPII, INPUT_PX)
+        self._decoded = SampleLoader(DecodedSamples(self._reader, _ALL), MPII, INPUT_PX)
         self._batch_size, self._samples = batch_size, samples
         self._positions = np.concatenate(list(self._batches())).tolist()
         self._held = list(self._reader)
@@ -49,11 +53,15 @@ class DataPath:
         sizes = [simplejpeg.decode_jpeg_header(sample.crop.jpeg)[:2] for sample in self._held]
         self._buffer = np.empty(3 * max(height * width for height, width in sizes), np.uint8)
         self._image = np.empty((INPUT_PX, INPUT_PX, 3), np.uint8)
-        self._batch = next(self._stream(1))
+        self._batch = next(self._stream(1, self._loader))
 
     def stream(self, threads: int = 1) -> int:
         """Run all of it: order, reading, decoding, warp, joints, batches, hand-over."""
-        return sum(len(batch) for batch in self._stream(threads))
+        return sum(len(batch) for batch in self._stream(threads, self._loader))
+
+    def stream_of_decoded(self) -> int:
+        """Run all of it on crops that are held decoded, once they have been decoded."""
+        return sum(len(batch) for batch in self._stream(1, self._decoded))
 
     def sample_function(self) -> int:
         """Turn JPEGs and people in memory into pixels and joints, one at a time."""
@@ -95,8 +103,8 @@ class DataPath:
     def _batches(self) -> Iterator[Positions]:
         return batches(self._reader, self._batch_size, self._samples)
 
-    def _stream(self, threads: int) -> Iterator:
-        return stream_training(self._loader, self._batches(), DataSettings(threads=threads), 0)
+    def _stream(self, threads: int, loader: SampleLoader) -> Iterator:
+        return stream_training(loader, self._batches(), DataSettings(threads=threads), 0)
 
 
 class BatchDataset(Dataset[Batch]):

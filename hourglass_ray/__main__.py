@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": Command("jobs.inspect", "check packed shards, and write a dataset card"),
     "train": Command("jobs.train", "train a network with workers of Ray"),
     "sweep": Command("tune.sweep", "train runs that differ in some settings; print a leaderboard"),
+    "submit": Command("jobs.submit", "run a command on a cluster, and follow it from here"),
     "evaluate": Command("jobs.evaluate", "measure a checkpoint on validation shards"),
     "compare": Command("jobs.compare", "compare runs on the same validation people"),
     "compare_sweeps": Command("tune.compare", "compare the trials of two sweeps"),

@@ -38,7 +38,12 @@ def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
     for block in (*shell_blocks(text), *INDENTED.findall(outside)):
         for line in block.replace("\\\n", " ").splitlines():
             for module, name, rest in COMMAND.findall(line.partition(" #")[0]):
-                yield module or COMMANDS[name].module, shlex.split(rest)
+                words = shlex.split(rest)
+                yield module or COMMANDS[name].module, words
+                if "--" in words:
+                    # The command that is submitted.
+                    name, *words = words[words.index("--") + 1 :]
+                    yield COMMANDS[name].module, words
 
 
 FOUND = [

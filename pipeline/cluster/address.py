@@ -52,14 +52,19 @@ def check_answer(address: str) -> None:
             raise ValueError(f"{shown}: expected host:port, such as 192.0.2.10:6379, or auto")
     found = f"{shown}: {{}}; the port of 'ray start --head' is 6379 unless --port changes it"
     try:
-        # The look-up of a name has no time limit of its own.
-        connection = within(_CONNECT_S, lambda: _connected(host.strip("[]"), int(port)))
+        connection = connected(host.strip("[]"), int(port))
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConnectionError(found.format(f"nothing answers there ({error})")) from error
     with connection:
         # With TLS the server waits for another first message.
         if not is_client and os.environ.get("RAY_USE_TLS", "0") == "0" and not _is_grpc(connection):
             raise ConnectionError(found.format("what answers there is not a Ray cluster"))
+
+
+def connected(host: str, port: int) -> socket.socket:
+    """Connect to a server within 8 s. Raises OSError, OverflowError or UnicodeError."""
+    # The look-up of a name has no time limit of its own.
+    return within(_CONNECT_S, lambda: _connected(host, port))
 
 
 def _connected(host: str, port: int) -> socket.socket:

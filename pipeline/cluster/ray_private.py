@@ -153,6 +153,11 @@ def temp_folder() -> Path:
     return Path(get_default_ray_temp_dir())
 
 
+def server_version(client: Any) -> str:
+    """Return the version of Ray that a JobSubmissionClient has found on its cluster."""
+    return str(client._server_ray_version)
+
+
 @contextmanager
 def signals_kept() -> Iterator[None]:
     """Keep the command's handlers of signals, which ray.init in this context would replace.

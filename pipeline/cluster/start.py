@@ -70,7 +70,7 @@ def cluster(address: str, *, is_shared: bool = False) -> Iterator[None]:
 
 def protect_token() -> None:
     """Make the cluster's token readable by this user alone: Ray leaves it readable by all."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = token_file()
     if os.environ.get("RAY_AUTH_MODE") != "token" or not path.is_file():
         return
     if path.stat().st_mode & 0o077:
@@ -80,6 +80,11 @@ def protect_token() -> None:
         except OSError:
             command = f"chmod 600 {shlex.quote(str(path))}"
             say(f"{path}, the cluster's token, is readable by other users; its owner can {command}")
+
+
+def token_file() -> Path:
+    """Return the file from which Ray reads the cluster's token."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def _join(address: str) -> None:

@@ -4,7 +4,10 @@ In a checkout `pipeline`, `jobs` and `tune` are packages of their own. The wheel
 package, and its imports name them there, since other distributions have a `jobs` or `tune` too.
 """
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +22,7 @@ COMMAND = "hourglass"
 # Where `hourglass` has another name for a command than its module has.
 _OTHER_NAMES = {"tune.compare": "compare_sweeps"}
 _NAMED = re.compile(r"(?:python -m )?(?<![\w.])((?:jobs|tune)\.[a-z_]+)\b")
+_GIT_PATIENCE_S = 10.0
 
 
 def is_installed() -> bool:
@@ -41,6 +45,11 @@ def import_path() -> Path:
     return _ROOT.parent if is_installed() else _ROOT
 
 
+def python_path() -> str:
+    """Return the PYTHONPATH with which another process imports this code, from any folder."""
+    return os.pathsep.join(filter(None, (str(import_path()), os.environ.get("PYTHONPATH"))))
+
+
 def is_by_name() -> bool:
     """Whether commands are called as `hourglass train` here rather than `python -m jobs.train`.
 
@@ -61,3 +70,37 @@ def named(text: str) -> str:
     if not is_by_name():
         return text
     return _NAMED.sub(lambda found: " ".join(command(found[1])), text)
+
+
+def copy_code(into: Path) -> None:
+    """Copy the packages to a folder from which Python can import them, without ignored files."""
+    root, names = import_path(), (PACKAGE,) if is_installed() else (*_FOLDERS, PACKAGE)
+    listed = None
+    if not is_installed():
+        listed = git(root, "ls-files", "-z", "-c", "-o", "--exclude-standard", "--", *names)
+    if not listed:  # no checkout
+        files = [file for name in names for file in (root / name).rglob("*") if file.is_file()]
+        files = [file for file in files if "__pycache__" not in file.parts]
+    else:
+        # A file that was removed stays listed until that is committed.
+        files = [root / name for name in listed.split("\0") if name and (root / name).is_file()]
+    for file in files:
+        copy = into / file.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
+def git(folder: Path, *words: str) -> str | None:
+    """Return git's output, or None without git or if it fails."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_PATIENCE_S,
+            # `git status` must not write to the checkout.
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -2,16 +2,15 @@
 
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 import torch
 
+from pipeline.io.installation import git
 from pipeline.model.build import training_dtype
 from pipeline.run.metadata import versions
 from pipeline.settings import Settings
 
-_PATIENCE_S = 10.0
 _CPUS = Path("/proc/cpuinfo")
 
 
@@ -22,31 +21,15 @@ def origin(code: Path = Path(__file__).parents[2]) -> dict[str, str]:
     commit without git, or if `code` is not the top folder of a checkout, as in a submitted job.
     """
     tags = {f"version.{name}": version for name, version in versions().items()}
-    top = _git(code, "rev-parse", "--show-toplevel")
+    top = git(code, "rev-parse", "--show-toplevel")
     # A copy inside another repository does not have that repository's commit.
     if not top or Path(top) != code.resolve():
         return tags
-    commit, changes = _git(code, "rev-parse", "HEAD"), _git(code, "status", "--porcelain")
+    commit, changes = git(code, "rev-parse", "HEAD"), git(code, "status", "--porcelain")
     if commit and changes is not None:
         tags["mlflow.source.git.commit"] = commit
         tags["mlflow.source.git.dirty"] = "true" if changes else "false"
     return tags
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """Return git's output, or None without git or if it fails."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE_S,
-            # `git status` must not write to the checkout.
-            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def equipment(device: torch.device, workers: int, settings: Settings) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pipeline.run.ownership import HeldError, Writer, newest_claim
 from pipeline.run.plan import Plan
 from pipeline.run.storage import hold, is_taken, move_aside, shown
 from pipeline.tracking.description import run_spec
+from pipeline.tracking.links import is_server, link, recorded_runs, run_page
 from pipeline.tracking.long_values import record_long
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class RunRecorder:
         self._folder, self._uri = folder, uri
         self._preparing: Future[list[Path]] | None = None
         self._uploader: Uploader | None = None
-        self._is_killed = self._has_ended = False
+        self._is_killed = self._has_ended = self._is_nested = False
         self.writer = writer
         self.journal = Journal(folder, writer=writer)
 
@@ -49,10 +50,13 @@ class RunRecorder:
         """Record the start of the run, and begin to prepare it on a thread."""
         self.journal.run(spec)
         record_long(self.journal, spec.params, spec.tags)
+        self._is_nested = bool(spec.parent)
         self._preparing = beside(prepare, "prepare")
 
     def begin(self) -> None:
-        """Wait until MLflow has the start of the run. Later errors of MLflow do not affect the run.
+        """Wait until MLflow has the start of the run, and print the run's page on a server.
+
+        Later errors of MLflow do not affect the run.
 
         Raises AwayError if tracking.required and MLflow does not answer.
         """
@@ -60,6 +64,9 @@ class RunRecorder:
         for picture in self._preparing.result():
             self.journal.file(picture, "")
         self._upload()
+        if is_server(self._uri) and not self._is_nested:
+            for run in recorded_runs([self._folder]):
+                say(f"in MLflow: {link(self._uri, run_page(run))}")
 
     def killed(self) -> None:
         """Record that a signal has stopped the run. The upload continues while Ray ends."""

@@ -96,19 +96,19 @@ def run_named(place: Path, name: str) -> Run:
     return run
 
 
-def submit(dashboard: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Submit a training as a job, and wait for its end."""
+def submit(dashboard: str, place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Submit a training from the folder `place`, and wait for its end."""
     import ray
 
     # With several clusters on the machine, such as those of other tests, Ray may choose any.
-    here = f"RAY_ADDRESS={ray.get_runtime_context().gcs_address}"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
-    command += ["--address", dashboard, "--working-dir", str(ROOT), "--"]
+    here = ["--ray.address", ray.get_runtime_context().gcs_address]
+    command = [sys.executable, "-m", "jobs.submit", "--to", dashboard, "--python", sys.executable]
     return subprocess.run(
-        [*command, "env", here, sys.executable, "-m", "jobs.train", *words],
+        [*command, "--", "train", *words, *here],
         capture_output=True,
         text=True,
-        env=os.environ | {"RAY_AUTH_MODE": "token"},
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
 
@@ -125,8 +125,9 @@ def submitted(
 ) -> subprocess.CompletedProcess[str]:
     """Train two workers of the run `pair` in a submitted job, with averaged weights."""
     words = arguments(packed, place, ray__workers=2, ray__name="pair", optim__ema_samples=100)
+    relative = [word.replace(f"{place}/", "") for word in words]
     with watched(os.getpid()) as seen:
-        done = submit(dashboard, *words, "--tracking.register", "pose")
+        done = submit(dashboard, place, *relative, "--tracking.register", "pose")
     listened |= seen
     return done
 
@@ -163,6 +164,11 @@ def test_a_submitted_job_trains_and_streams_what_it_prints(
     assert "epoch 2/2 evaluated" in submitted.stdout
     assert "pooled mean" in submitted.stdout
     assert f"best checkpoint: {place / 'runs' / trained}" in submitted.stdout
+    assert re.search(r"^job raysubmit_\w+ succeeded$", submitted.stdout, re.MULTILINE)
+
+
+def test_a_submitted_job_runs_code_that_was_sent_and_needs_no_checkout(trained: str, place: Path):
+    assert "mlflow.source.git.commit" not in run_named(place, trained).data.tags
 
 
 def test_a_run_records_every_setting_and_every_epoch(trained: str, place: Path):
@@ -329,10 +335,11 @@ def test_a_failing_worker_fails_the_run_and_the_job(
             # Beyond what the command checks. The picture follows the tar header of 512 bytes.
             content = content[:512] + bytes(64) + content[576:]
         (broken / path.name).write_bytes(content)
-    failed = submit(dashboard, *arguments(broken, place, ray__name="broken", ray__max_failures=3))
+    words = arguments(broken, place, ray__name="broken", ray__max_failures=3)
+    failed = submit(dashboard, place, *words)
     assert failed.returncode == 1
-    # Ray ends with the last lines once more.
-    output = failed.stdout.partition("Status message: ")[0]
+    assert re.search(r"^error: job raysubmit_\w+ failed$", failed.stderr, re.MULTILINE)
+    output = failed.stdout
     [error] = [line for line in output.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: training run broken failed: train-000001.tar: synthetic-")
     assert ".jpg: checksum " in error

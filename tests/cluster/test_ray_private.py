@@ -99,7 +99,8 @@ def test_every_environment_variable_of_ray_that_the_pipeline_sets_is_tested():
     files = [*(ROOT / "pipeline" / "cluster").glob("*.py"), ROOT / "pipeline" / "run" / "plan.py"]
     sources = "".join(path.read_text() for path in files)
     # These are public.
-    public = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_USE_TLS"}
+    public = {f"RAY_{name}" for name in ("ADDRESS", "API_SERVER_ADDRESS", "USE_TLS")}
+    public |= {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     assert set(re.findall(r'"(RAY_\w+)"', sources)) - public == set(VARIABLES)
 
 

@@ -21,7 +21,7 @@ def test_readmes_commands_run_as_they_stand(tmp_path):
     blocks = [
         block
         for block in shell_blocks((ROOT / "README.md").read_text())
-        if not re.search(r"ray job submit|jobs\.ui|jobs\.pack|make ", block)
+        if not re.search(r"hourglass submit|jobs\.ui|jobs\.pack|make ", block)
     ]
     assert [re.search(r"-m (\S+)", block)[1] for block in blocks] == [
         "jobs.train",

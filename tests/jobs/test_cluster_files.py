@@ -372,5 +372,5 @@ def test_the_package_s_limit_is_ray_s():
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
     limit = f"{GCS_STORAGE_MAX_SIZE // 2**20} MiB"
-    for name in (".rayignore", "README.md", "docs/training.md"):
+    for name in (".rayignore", "docs/training.md"):
         assert limit in (ROOT / name).read_text()

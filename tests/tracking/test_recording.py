@@ -7,7 +7,12 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipeline.run.ownership import Owner
+import pytest
+
+from pipeline.run.journal import RunSpec
+from pipeline.run.ownership import Owner, own
+from pipeline.tracking import recording
+from pipeline.tracking.sync_state import SyncPosition
 
 RECORD = """
 import sys, threading
@@ -80,3 +85,29 @@ def test_a_run_that_waits_for_its_last_owner_ends_by_a_signal_and_records_nothin
     found = ended_by(signal.SIGHUP, MLFLOW, tmp_path, "run r: waiting for at most ")
     assert found == (129, "error: stopped by SIGHUP\n")
     assert [path.name for path in tmp_path.rglob("*")] == ["owners", "00000001.json"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "parent", "wanted"),
+    [
+        (
+            "http://me:secret@mlflow:5000",
+            "",
+            ["in MLflow: http://mlflow:5000/#/experiments/3/runs/ab"],
+        ),
+        ("http://mlflow:5000", "sweep", []),
+        ("sqlite:////mlflow.db", "", []),
+    ],
+)
+def test_a_run_prints_its_page_on_a_server_when_it_begins(
+    tmp_path, monkeypatch, capsys, uri, parent, wanted
+):
+    position = SyncPosition(uri=uri, experiment_id="3", run_id="ab")
+    monkeypatch.setattr(recording, "recorded_runs", lambda folders: [position])
+    monkeypatch.setattr(recording.RunRecorder, "_upload", lambda self: None)
+    given = {"experiment": "e", "name": "r", "params": {}, "tags": {}, "artifacts": tmp_path}
+    spec = RunSpec(uri=uri, parent=parent, **given)
+    with own(tmp_path, "run r") as writer, recording.record(spec, tmp_path, writer, list) as run:
+        capsys.readouterr()
+        run.begin()
+        assert capsys.readouterr().out.splitlines() == wanted

@@ -13,8 +13,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = "hourglass_ray"
 FOLDERS = ("pipeline", "jobs", "tune")
-# Manifests, which are for whoever has the repository.
-LEFT_OUT = "jobs/cluster"
+# Manifests, which are for whoever has the repository, but for what `submit` uses.
+LEFT_OUT, SUBMITTED = "jobs/cluster", "jobs/cluster/slurm.sbatch"
 
 
 class WheelLayout(BuildHookInterface):
@@ -28,7 +28,9 @@ class WheelLayout(BuildHookInterface):
         root = Path(self.root)
         for path in sorted(path for name in FOLDERS for path in (root / name).rglob("*")):
             inside = path.relative_to(root)
-            if path.is_dir() or "__pycache__" in inside.parts or inside.is_relative_to(LEFT_OUT):
+            if path.is_dir() or "__pycache__" in inside.parts:
+                continue
+            if inside.is_relative_to(LEFT_OUT) and inside != Path(SUBMITTED):
                 continue
             self._add(path, inside, build_data)
         for path in sorted((root / PACKAGE).glob("*.py")):

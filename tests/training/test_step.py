@@ -544,18 +544,19 @@ def test_compiling_on_cpu_without_a_compiler_is_refused(monkeypatch):
 
 _COMPILE = """
 import torch
-import torch.nn.functional as F
 from pipeline.model.hourglass import Residual
-from pipeline.model.build import compiled
+from pipeline.model.parts import CompiledParts, store
 
 torch.manual_seed(0)
 residual, x = Residual(4, 4), torch.randn(2, 4, 8, 8)
-for way in (lambda module: module, lambda module: compiled(module, torch.device("cpu"), 1)):
+for policy in (store, CompiledParts({"inplace_buffers": False})):
     residual.zero_grad()
+    residual.norm2.reset_running_stats()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = way(residual)(x).float().square().mean()
+        loss = policy(residual, residual, x).float().square().mean()
     loss.backward()
     print(float(loss), float(residual.conv2.weight.grad.norm()))
+    print(float(residual.norm2.running_mean.norm()))
 """
 
 

@@ -28,9 +28,10 @@ class Arguments:
     """Compare two sweeps: their best trials, settings that differ, and trials of equal settings."""
 
     sweeps: tyro.conf.Positional[Annotated[tuple[str, str], tyro.conf.arg(metavar="FIRST SECOND")]]
-    """The sweeps' folders, or their names in --ray.storage."""
+    """The sweeps' folders, also in a bucket (s3://, gs://, az://), or their names in
+    --ray.storage."""
     storage: Annotated[str, tyro.conf.arg(name="ray.storage", metavar="DIR")] = ""
-    """Folder of sweeps given by name; empty: ./runs."""
+    """Folder of sweeps given by name, or one in a bucket; empty: ./runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Trial:
 class Compared:
     """A sweep as it is compared: what its trials share, and its trials, best first."""
 
-    folder: Path
+    folder: str
     headline: str
     facts: Mapping[str, str]
     trials: Sequence[Trial]
@@ -67,9 +68,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def compare_sweeps(sweeps: tuple[str, str], storage: str) -> list[str]:
     """Return the lines of the comparison. Raises ValueError if a sweep has no report."""
-    from pipeline.run.plan import storage_folder
+    from pipeline.run.plan import resolved_storage
 
-    first, second = (read_sweep(name, storage_folder(storage)) for name in sweeps)
+    first, second = (read_sweep(name, resolved_storage(storage)) for name in sweeps)
     if first.headline != second.headline:
         raise ValueError(
             f"the sweeps must have one primary metric, got {first.headline} in {first.folder} and "
@@ -81,32 +82,33 @@ def compare_sweeps(sweeps: tuple[str, str], storage: str) -> list[str]:
     return [
         *lines,
         "whether the best trials differ by more than chance:",
-        f"  {shlex.join([*command('jobs.compare'), str(first.folder), str(second.folder)])}",
+        f"  {shlex.join([*command('jobs.compare'), first.folder, second.folder])}",
     ]
 
 
-def read_sweep(name: str, storage: Path) -> Compared:
+def read_sweep(name: str, storage: str) -> Compared:
     """Read a sweep's identity and table. Raises ValueError if it has none, or they are damaged."""
     from pipeline.run.metadata import read_metadata
     from pipeline.run.start import find_local
+    from pipeline.run.storage import folders_here, shown
 
-    folder = next((f for f in (Path(name), storage / name) if (f / SWEEP_NAME).exists()), None)
+    folder = next((f for f in folders_here(name, storage) if (f / SWEEP_NAME).exists()), None)
     if folder is None:
         raise ValueError(f"{name!r}: no folder of a sweep, and none of this name in {storage}")
     table = folder / _TABLE
     if not table.exists():
         raise ValueError(
-            f"{folder}: no {_TABLE}, which a sweep writes at its end; the command that started "
-            "the sweep finishes it"
+            f"{shown(folder)}: no {_TABLE}, which a sweep writes at its end; the command that "
+            "started the sweep finishes it"
         )
-    checkpoint = find_local(str(folder), str(storage))
+    checkpoint = find_local(str(folder))
     assert checkpoint is not None, "it is a sweep"
     best = read_metadata(checkpoint)
     identity = folder / SWEEP_NAME
     found = parse_json(identity.read_bytes(), str(identity))
     facts = table_of(found.get("facts", {}), f"{identity}: facts", text_of)
     return Compared(
-        folder=folder,
+        folder=shown(folder),
         headline=best.joint_set.measure(best.settings.evaluation.measure).headline,
         facts=facts,
         trials=_trials(table),
@@ -133,7 +135,7 @@ def _trials(table: Path) -> list[Trial]:
 
 def _summary(first: Compared, second: Compared) -> list[list[str]]:
     bests = [one.trials[0] if one.trials else None for one in (first, second)]
-    rows = [["", str(first.folder), str(second.folder), "difference"]]
+    rows = [["", first.folder, second.folder, "difference"]]
     rows.append(["trials", *(str(len(one.trials)) for one in (first, second))])
     rows.append(["failed", *(str(_failures(one)) for one in (first, second))])
     scores = [math.nan if best is None else best.score for best in bests]

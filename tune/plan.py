@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.location import is_store
 from pipeline.pose.joint_sets import Measure
 from pipeline.run.changes import differences, facts_of, listed
 from pipeline.run.journal import Journal
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.ownership import check_free
 from pipeline.run.plan import Plan, plan_training
+from pipeline.run.storage import fetch_run, local_storage, shown
 from pipeline.settings import Settings
 from tune.settings import Budget, EarlySettings, SearchSettings
 from tune.spaces import Point, Range, Space, trial_name
@@ -26,8 +26,8 @@ _SETTINGS, _FACTS = "settings", "facts"
 class Sweep:
     """A planned sweep: resolved base settings, the space, and how it is searched.
 
-    `base.ray.storage` is the sweep's own folder. `plans` has every trial of a
-    grid; for drawn points, trials at the ends of the space.
+    `base.ray.storage` is the sweep's own folder, or its place in a bucket. `plans` has every trial
+    of a grid; for drawn points, trials at the ends of the space.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Folder of the sweep's report and runs."""
-        return Path(self.base.ray.storage)
+        """Folder of the sweep's report and runs; of a sweep in a bucket its copy here."""
+        return local_storage(self.base.ray.storage, self.base.ray.scratch)
 
     @property
     def measure(self) -> Measure:
@@ -154,7 +154,8 @@ def plan_sweep(
     identity = json.dumps(sweep.identity(), sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     name = sweep.name or f"sweep-{space.name}-{digest}"
-    base = base.replaced({"ray.storage": str(Path(base.ray.storage) / name)})
+    fetch_run(replace(base.ray, name=name))
+    base = base.replaced({"ray.storage": f"{base.ray.storage}/{name}"})
     sweep = replace(sweep, name=name, base=base)
     sweep = replace(sweep, restarts=is_another(sweep))
     plans = [
@@ -185,13 +186,10 @@ def _check(
         raise ValueError(
             f"budget.gpu_hours must be 0 without ray.gpus_per_worker, got {budget.gpu_hours:g}"
         )
-    if is_store(settings.ray.storage):
-        raise ValueError(
-            "ray.storage must be a folder that every node sees for a sweep, got "
-            f"{settings.ray.storage!r}; single runs may lie in a bucket"
-        )
     for key in space.keys:
-        if key in ("ray.name", "ray.storage", "ray.address") or key.startswith("tracking."):
+        if key in ("ray.name", "ray.storage", "ray.scratch", "ray.address") or key.startswith(
+            "tracking."
+        ):
             raise ValueError(f"{key} can't vary within a sweep")
 
 
@@ -205,7 +203,9 @@ def is_another(sweep: Sweep) -> bool:
     choice = sweep.base.ray.on_change
     if not path.exists():
         if Journal(sweep.folder).entries():
-            raise ValueError(f"{sweep.folder} holds a run: give another ray.name to the sweep")
+            raise ValueError(
+                f"{shown(sweep.folder)} holds a run: give another ray.name to the sweep"
+            )
         return False
     try:
         before = json.loads(path.read_text())
@@ -219,8 +219,8 @@ def is_another(sweep: Sweep) -> bool:
         parts = ", ".join(different) + (f" ({changes})" if changes else "")
         resume = "--ray.on-change resume to continue with the new settings, "
         raise ValueError(
-            f"{sweep.folder} holds another sweep, which differs in {parts}: give another ray.name, "
-            "the same arguments as before to resume it, "
+            f"{shown(sweep.folder)} holds another sweep, which differs in {parts}: give another "
+            "ray.name, the same arguments as before to resume it, "
             f"{resume if different == [_SETTINGS] else ''}or --ray.on-change restart to start over "
             "and keep the former sweep under another name"
         )

@@ -11,7 +11,8 @@ from pipeline.io.console import say, say_text
 from pipeline.run.checkpoint_manager import best
 from pipeline.run.journal import JOURNAL_NAME, Journal, RunSpec
 from pipeline.run.ownership import Writer, own
-from pipeline.tracking.description import datasets_of, source_tags
+from pipeline.run.storage import hold, shown
+from pipeline.tracking.description import artifact_folder, datasets_of, source_tags
 from pipeline.tracking.recording import RunRecorder, record, set_aside
 from pipeline.tracking.summary import conclude
 from pipeline.tracking.sync import deliver_start
@@ -36,7 +37,7 @@ def record_sweep(sweep: Sweep) -> Iterator[RunRecorder]:
     """Record the start and the end of the sweep's run; its start is uploaded meanwhile."""
 
     folder, take_over = sweep.folder, sweep.base.ray.take_over
-    with own(folder, f"sweep {sweep.name}", take_over=take_over) as writer:
+    with hold(folder, f"sweep {sweep.name}", take_over=take_over) as writer:
         if sweep.restarts:
             set_aside(folder, sweep.base.tracking.uri, writer)
         write_identity(sweep)
@@ -70,7 +71,7 @@ def _spec(sweep: Sweep) -> RunSpec:
             "source": plan.train.source,
             **source_tags("tune.sweep"),
         },
-        artifacts=sweep.folder.parent.parent / "mlruns",
+        artifacts=artifact_folder(settings.ray.storage.rpartition("/")[0]),
         datasets=datasets_of(plan),
     )
 
@@ -93,7 +94,7 @@ def settle(sweep: Sweep, tried: Tried) -> None:
     folder = sweep.folder / tried.name
     if not Journal(folder).path.exists():
         return
-    with own(folder, f"trial {tried.name}", take_over=True) as writer:
+    with hold(folder, f"trial {tried.name}", take_over=True) as writer:
         journal = Journal(folder, writer=writer)
         if not has_ended(journal):
             _conclude(sweep, tried, journal)
@@ -124,7 +125,7 @@ def _conclude(sweep: Sweep, tried: Tried, journal: Journal) -> None:
         if best(journal.root, sweep.measure.metric_name) is not None:
             conclude(plan_trial(sweep.base, tried.point, tried.number), journal)
     except (ValueError, OSError) as error:
-        say(f"{journal.root}: its figures are not drawn: {error}")
+        say(f"{shown(journal.root)}: its figures are not drawn: {error}")
 
 
 def register_best(sweep: Sweep, outcome: SweepOutcome) -> None:
@@ -134,7 +135,7 @@ def register_best(sweep: Sweep, outcome: SweepOutcome) -> None:
         return
     checkpoint, val = chosen.checkpoint, sweep.plans[0].val
     folder = checkpoint.parent
-    with own(folder, f"trial {folder.name}", take_over=True) as writer:
+    with hold(folder, f"trial {folder.name}", take_over=True) as writer:
         Journal(folder, writer=writer).register(
             checkpoint.name, sweep.register, sweep.measure.metric_name, chosen.score, val.checksum
         )

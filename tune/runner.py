@@ -24,6 +24,7 @@ from ray.tune import ExperimentAnalysis, ResumeConfig
 from pipeline.cluster.room import fed
 from pipeline.cluster.start import check_capacity, cluster
 from pipeline.io.console import Pace, duration, say
+from pipeline.io.location import is_store
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.ownership import Writer
 from pipeline.settings import RaySettings
@@ -42,7 +43,7 @@ from tune.trial import Trial, number_of, point_of, run_name
 _STATE = "tune"
 # A trial's own process only waits for its workers. Ray refuses a trial without resources, and a
 # fraction of a CPU would leave too few for the workers.
-_TRIAL_RESOURCES = {"node:__internal_head__": 0.001}
+_TRIAL_SHARE = 0.001
 _RESUME = ResumeConfig(
     unfinished=ResumeConfig.ResumeType.RESUME, errored=ResumeConfig.ResumeType.RESUME
 )
@@ -158,10 +159,11 @@ def _search(sweep: Sweep, writer: Writer) -> tuple[list[Tried], str]:
         parent=sweep.name,
         is_grid=sweep.is_grid,
         owner=asdict(writer.owner),
+        folder=str(sweep.folder),
     )
     with ending_on_signals(ending):
         found = ray.tune.run(
-            ray.tune.with_resources(trainable, _TRIAL_RESOURCES),
+            ray.tune.with_resources(trainable, {_trials_node(sweep): _TRIAL_SHARE}),
             name=_STATE,
             storage_path=str(sweep.folder),
             config=param_space(sweep),
@@ -181,6 +183,16 @@ def _search(sweep: Sweep, writer: Writer) -> tuple[list[Tried], str]:
             verbose=0,
         )
     return [_tried(sweep, trial) for trial in found.trials], ending.interruption
+
+
+def _trials_node(sweep: Sweep) -> str:
+    """Return Ray's resource of the node where the trials' own processes run.
+
+    Of a sweep in a bucket they share the folder of this process, and so its machine.
+    """
+    if is_store(sweep.base.ray.storage):
+        return f"node:{ray.util.get_node_ip_address()}"
+    return "node:__internal_head__"
 
 
 def _tried(sweep: Sweep, trial: Any) -> Tried:

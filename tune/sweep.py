@@ -107,6 +107,7 @@ def _run(sweep: "Sweep") -> None:
 
 def run_to_end(sweep: "Sweep") -> "SweepOutcome":
     """Run the trials, print the leaderboard and where to look. Raises as `run_sweep`."""
+    from pipeline.run.storage import shown
     from pipeline.tracking.links import (
         comparison_page,
         how_to_open,
@@ -123,7 +124,7 @@ def run_to_end(sweep: "Sweep") -> "SweepOutcome":
     command = best_command(outcome)
     if command:
         say_text(f"best settings:\n  {command}\n")
-    say(f"report: {sweep.folder / 'report.html'}")
+    say(f"report: {shown(sweep.folder / 'report.html')}")
     say(f"MLflow run {sweep.name} in experiment {sweep.base.tracking.experiment}; to compare:")
     trials = recorded_runs([sweep.folder / trial.name for trial in ranked(outcome)])
     page = comparison_page(trials) if trials else ""
@@ -134,9 +135,10 @@ def run_to_end(sweep: "Sweep") -> "SweepOutcome":
 def describe(sweep: "Sweep") -> None:
     """Print the trials, how they are searched, and their maximum cost."""
     from pipeline.model.cost import network_cost
+    from pipeline.run.storage import shown
     from tune.plan import samples_of
 
-    say(f"sweep {sweep.name}: {sweep.trials} trials in {sweep.folder}, {sweep.how}")
+    say(f"sweep {sweep.name}: {sweep.trials} trials in {shown(sweep.folder)}, {sweep.how}")
     if not sweep.is_grid:
         say(f"  drawn from {_axes(sweep)}; at the ends of the space:")
     flops = []

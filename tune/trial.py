@@ -44,15 +44,22 @@ class Trial(ray.tune.Trainable):
         parent: str,
         is_grid: bool,
         owner: dict[str, Any],
+        folder: str,
     ) -> None:
         """Start or resume.
 
-        `base` are settings by dotted key, `parent` is the sweep's name, and `owner` has the fields
-        of its `Owner`. Raises SupersededError if another start owns the sweep.
+        `base` are settings by dotted key, `parent` is the sweep's name, `owner` has the fields of
+        its `Owner`, and `folder` is where it finds its trials. Raises SupersededError if another
+        start owns the sweep.
         """
         point, number = point_of(config), number_of(self.trial_id, is_grid)
         self._plan = plan_trial(Settings.from_flat(base), point, number)
-        self._folder = Path(self._plan.settings.ray.storage)
+        self._folder = self._plan.storage
+        if self._folder != Path(folder):
+            raise ValueError(
+                f"ray.scratch must be given, since trials would keep their files in {self._folder} "
+                f"and the sweep looks for them in {folder}"
+            )
         Writer(self._folder, Owner(**owner)).check()
         self._journal = Journal(self._plan.folder)
         self._macs = network_cost(self._plan.settings.model).macs
@@ -120,7 +127,7 @@ def _train_or_conclude(plan: Plan, record: RunRecorder) -> None:
     try:
         train(plan, record, label=plan.settings.ray.name)
     except InterruptedRunError:
-        why = why_stopping(Path(plan.settings.ray.storage))
+        why = why_stopping(plan.storage)
         if why == "":
             raise
         # Stopped for good, by the scheduler or the budget: the best so far is the result.

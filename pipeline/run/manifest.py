@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 _FORMAT = 1
 # Names in a run's folder that are of one machine, or of one moment.
 _LOCAL = (CLAIMS, "heartbeats", "hangs", STOP_NAME, STARTING_NAME)
-PASSING = (".part", ".writing")
+_PASSING = (".part", ".writing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,4 +88,4 @@ def _owner(value: Any, where: str) -> Owner | None:
 
 def is_own(name: str) -> bool:
     """Whether a name in a run's folder is of this machine or this moment alone."""
-    return name.startswith(".") or name in _LOCAL or name.endswith(PASSING)
+    return name.startswith(".") or name in _LOCAL or name.endswith(_PASSING)

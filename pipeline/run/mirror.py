@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from uuid import uuid4
 
@@ -25,9 +25,10 @@ from pipeline.io.objects import AbsentError, ConflictError, Objects, StoreError,
 from pipeline.io.own import open_own
 from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
+from pipeline.run.checkpoint import AVERAGE_NAME, OPTIMIZER_NAME, WEIGHTS_NAME
 from pipeline.run.journal import JOURNAL_NAME
 from pipeline.run.layout import LOCK, STATE, STOP_NAME
-from pipeline.run.manifest import MANIFEST, PASSING, Manifest, Stored, is_own
+from pipeline.run.manifest import MANIFEST, Manifest, Stored, is_own
 from pipeline.run.metadata import METADATA_NAME
 from pipeline.run.ownership import (
     LEASE_S,
@@ -70,11 +71,12 @@ class Mirror:
 
     # Reading
 
-    def pull(self) -> bool:
+    def pull(self, *, is_light: bool = False) -> bool:
         """Make the folder equal to the bucket, unless it is that or ahead of it already.
 
         Returns whether the bucket has the run. A folder is ahead while its last process had not
-        uploaded everything, and nobody has written to the bucket since.
+        uploaded everything, and nobody has written to the bucket since. A light copy lacks what
+        only training needs: weights and optimizer of checkpoints.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for attempt in range(_ATTEMPTS):
@@ -89,9 +91,14 @@ class Mirror:
                             self._apply(None, Manifest(began="", generation=0, owner=None))
                             self._keep(None)
                         return False
-                    if base is None or base.began != found.began or base.serial < found.serial:
-                        self._apply(None, found)
-                        self._keep(found)
+                    if _is_newer(found, base):
+                        if is_light:
+                            # Without a base the next start to train brings the rest.
+                            self._keep(None)
+                            self._apply(None, replace(found, files=_light(found.files)))
+                        else:
+                            self._apply(None, found)
+                            self._keep(found)
                     return True
                 except AbsentError:
                     # Another process has replaced the file since.
@@ -99,9 +106,36 @@ class Mirror:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
+    def complete(self, checkpoint: str) -> None:
+        """Bring the weights of a checkpoint into a light copy."""
+        found = self._look()
+        if found is None:
+            return
+        with self._locked():
+            for path, stored in found.files.items():
+                folder, _, name = path.partition("/")
+                if folder == checkpoint and name != OPTIMIZER_NAME:
+                    self._bring(path, stored)
+
     def exists(self) -> bool:
         """Whether the bucket has the run."""
         return self._look() is not None
+
+    def is_behind(self) -> bool:
+        """Whether another machine has written to the run since this one did."""
+        found = self._look()
+        return found is None or _is_newer(found, self._base())
+
+    def within(self) -> "list[Mirror]":
+        """Return the mirrors of the runs below this folder in the bucket: a sweep's trials."""
+        parts = [PurePosixPath(found.name).parts for found in self._objects.found()]
+        names = [name for name, *rest in parts if rest == [MANIFEST]]
+        return [Mirror(self.folder / name, f"{self.location}/{name}") for name in names]
+
+    def remove(self) -> None:
+        """Remove the run from the bucket. To be called by the owner of all that it is part of."""
+        self._objects.delete([MANIFEST])
+        self._objects.delete([found.name for found in self._objects.found()])
 
     def follow(self) -> None:
         """Bring what others have changed in the bucket since the last time into the folder."""
@@ -139,15 +173,18 @@ class Mirror:
             with suppress(OSError):
                 (self.folder / path).parent.rmdir()
         for path, stored in sorted(found.files.items(), key=_metadata_last):
-            target = path_inside(self.folder, path)
-            if base is not None and base.files.get(path) == stored and target.exists():
-                continue
-            if target.exists() and self._hash(target) == stored.sha256:
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside = target.with_name(f".fetched-{target.name}.part")
-            self._objects.fetch(stored.key, aside, stored.size, stored.sha256)
-            aside.replace(target)
+            if base is None or base.files.get(path) != stored or not (self.folder / path).exists():
+                self._bring(path, stored)
+
+    def _bring(self, path: str, stored: Stored) -> None:
+        """Download a file, unless the folder has it."""
+        target = path_inside(self.folder, path)
+        if target.exists() and self._hash(target) == stored.sha256:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".fetched-{target.name}.part")
+        self._objects.fetch(stored.key, aside, stored.size, stored.sha256)
+        aside.replace(target)
 
     # Ownership
 
@@ -398,8 +435,9 @@ class Mirror:
                 found[path.name] = path
             elif not (path / STATE).exists() and _is_whole(path):
                 for file in sorted(path.rglob("*")):
-                    if file.is_file() and not file.name.endswith(PASSING):
-                        found[str(file.relative_to(self.folder))] = file
+                    name = file.relative_to(self.folder)
+                    if file.is_file() and not any(map(is_own, name.parts)):
+                        found[str(name)] = file
         return found
 
     def _hash(self, path: Path) -> str:
@@ -450,6 +488,16 @@ class Mirror:
 
 def _metadata_last(item: tuple[str, Any]) -> tuple[bool, str]:
     return Path(item[0]).name == METADATA_NAME, item[0]
+
+
+def _is_newer(found: Manifest, base: Manifest | None) -> bool:
+    return base is None or base.began != found.began or base.serial < found.serial
+
+
+def _light(files: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return the files of a light copy."""
+    heavy = (WEIGHTS_NAME, AVERAGE_NAME, OPTIMIZER_NAME)
+    return {path: stored for path, stored in files.items() if Path(path).name not in heavy}
 
 
 def _sha256(file: BinaryIO, size: int) -> str:

@@ -317,7 +317,7 @@ def _resuming(plan: Plan) -> Plan:
     """
     fetch_run(plan.settings.ray)
     if (plan.folder / SWEEP_NAME).exists():
-        raise ValueError(f"{plan.folder} holds a sweep: give another ray.name to the run")
+        raise ValueError(f"{shown(plan.folder)} holds a sweep: give another ray.name to the run")
     found, choice = newest_sound(plan.folder, say), plan.settings.ray.on_change
     checkpoint = found and found[1]
     changes = differences(

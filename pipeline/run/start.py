@@ -19,7 +19,7 @@ from pipeline.run.checkpoint_manager import best, checkpoints, ranked
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.metadata import METADATA_NAME, read_metadata
-from pipeline.run.storage import folders_here
+from pipeline.run.storage import folders_here, shown, with_weights
 from pipeline.settings import ModelSettings
 
 _Shape = tuple[int, ...]
@@ -35,11 +35,11 @@ def find_local(run: str, storage: str = "", scratch: str = "") -> Path | None:
     """
     for folder in folders_here(run, storage, scratch):
         if (folder / METADATA_NAME).exists():
-            return folder
+            return with_weights(folder)
         if (folder / SWEEP_NAME).exists():
-            return _best_of_sweep(folder)
+            return with_weights(_best_of_sweep(folder))
         if folder.is_dir():
-            return _best(folder)
+            return with_weights(_best(folder))
     return None
 
 
@@ -47,10 +47,14 @@ def _best(folder: Path) -> Path:
     """Return a run's best checkpoint by its primary metric."""
     kept = checkpoints(folder)
     if not kept:
-        raise ValueError(f"{folder}: holds no checkpoint, expected the folder of a run or of one")
+        raise ValueError(
+            f"{shown(folder)}: holds no checkpoint, expected the folder of a run or of one"
+        )
     found = best(folder, _metric(kept))
     if found is None:
-        raise ValueError(f"{folder}: none of its {len(kept)} checkpoints has been evaluated yet")
+        raise ValueError(
+            f"{shown(folder)}: none of its {len(kept)} checkpoints has been evaluated yet"
+        )
     return found[0]
 
 
@@ -63,7 +67,9 @@ def _best_of_sweep(folder: Path) -> Path:
             metric = _metric(kept)
             found += [(m.metrics[metric], path) for path, m in ranked(trial, metric)[:1]]
     if not found:
-        raise ValueError(f"{folder}: no trial of this sweep has a checkpoint with a score yet")
+        raise ValueError(
+            f"{shown(folder)}: no trial of this sweep has a checkpoint with a score yet"
+        )
     return max(found, key=lambda scored: scored[0])[1]
 
 

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from pipeline.io.location import bucket_and_key, is_store
 from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
-from pipeline.run.layout import LOCK, STATE
+from pipeline.io.threads import beside
+from pipeline.run.layout import LOCK, STATE, SWEEP_NAME
 from pipeline.run.ownership import CLAIMS, Owner, SupersededError, Writer, own
 from pipeline.settings import RaySettings
 
@@ -28,19 +29,25 @@ def shown(path: Path) -> str:
     # A run's folder, or what lies in it, such as a checkpoint.
     for folder in (path, path.parent):
         if location := location_of(folder):
-            return f"{redacted(location)}/{path.relative_to(folder)}"
+            return "/".join([redacted(location), *path.relative_to(folder).parts])
     return str(path)
 
 
 def local_storage(storage: str, scratch: str) -> Path:
-    """Return the folder on this machine that stands for `ray.storage`.
+    """Return the folder on this machine that stands for `ray.storage`: for a bucket in ray.scratch.
 
-    Of a bucket it lies in `ray.scratch`, by default in the folder of temporary files. Raises
-    ValueError if that is another user's.
+    Raises ValueError as `scratch_folder`.
     """
     if not is_store(storage):
         return Path(storage)
-    bucket, key = bucket_and_key(storage)
+    return Path(scratch_folder(scratch), storage.partition(":")[0], *bucket_and_key(storage))
+
+
+def scratch_folder(scratch: str) -> Path:
+    """Return the folder `ray.scratch`, by default one in the folder of temporary files.
+
+    Raises ValueError if that is another user's.
+    """
     root = Path(scratch) if scratch else Path(tempfile.gettempdir(), f"hourglass-ray-{os.getuid()}")
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Others could have put a link where the default is expected.
@@ -50,15 +57,26 @@ def local_storage(storage: str, scratch: str) -> Path:
             f"ray.scratch={str(root)!r} is of user {status.st_uid}, mode "
             f"{stat.filemode(status.st_mode)}: expected a folder of this user alone"
         )
-    return Path(root, storage.partition(":")[0], bucket, key)
+    return root
 
 
 def fetch_run(ray: RaySettings) -> None:
-    """Bring a run of a bucket to this machine, as far as it is not there."""
+    """Bring a run of a bucket to this machine, as far as it is not there; of a sweep its trials."""
     if is_store(ray.storage):
         from pipeline.run.mirror import Mirror
 
-        Mirror(folder_here(ray, ""), f"{ray.storage}/{ray.name}").pull()
+        _tidy_beside(ray.scratch)
+        mirror = Mirror(folder_here(ray, ""), f"{ray.storage}/{ray.name}")
+        mirror.pull()
+        _fetch_trials(mirror.folder, mirror.location)
+
+
+@functools.cache
+def _tidy_beside(scratch: str) -> None:
+    """Remove copies of no more use from the scratch folder, once a process, on a thread."""
+    from pipeline.run.scratch import tidy
+
+    beside(lambda: tidy(scratch_folder(scratch)), "tidy")
 
 
 def publish(folder: Path, location: str) -> None:
@@ -74,11 +92,11 @@ def publish(folder: Path, location: str) -> None:
     mirror.pull()
 
 
-def is_taken(folder: Path, beside: Path) -> bool:
-    """Whether a run has the folder, on this disk or in the bucket of the run `beside` it."""
+def is_taken(folder: Path, sibling: Path) -> bool:
+    """Whether a run has the folder, on this disk or in the bucket of the run `sibling`."""
     from pipeline.run.mirror import Mirror
 
-    storage = location_of(beside).rpartition("/")[0]
+    storage = location_of(sibling).rpartition("/")[0]
     return folder.exists() or (
         storage != "" and Mirror(folder, f"{storage}/{folder.name}").exists()
     )
@@ -89,29 +107,51 @@ def move_aside(folder: Path, aside: Path, last: Collection[str], check: Callable
 
     `check` is called before each change. In a bucket the copy is complete before the rest goes.
     """
-    names = [path.name for path in folder.iterdir() if path.name not in (CLAIMS, STATE, LOCK)]
     location = location_of(folder)
     if location:
-        from pipeline.run.mirror import Mirror
-
-        local = shutil.ignore_patterns(STATE, LOCK, CLAIMS)
-        shutil.copytree(folder, aside, ignore=local)
-        try:
-            Mirror(aside, f"{location.rpartition('/')[0]}/{aside.name}").publish()
-        except OSError:
-            shutil.rmtree(aside)
-            raise
+        _copy_aside(folder, location, aside)
     else:
         aside.mkdir()
+    names = [path.name for path in folder.iterdir() if path.name not in (CLAIMS, STATE, LOCK)]
     for name in sorted(names, key=lambda name: (name in last, name)):
         check()
         path = folder / name
         if not location:
             path.rename(aside / name)
         elif path.is_dir():
-            shutil.rmtree(path)
+            _remove_run(path)
         else:
             path.unlink()
+
+
+def _copy_aside(folder: Path, location: str, aside: Path) -> None:
+    """Copy a run or a sweep with its trials, here and in the bucket."""
+    from pipeline.run.mirror import Mirror
+
+    mirror = Mirror(folder, location)
+    for trial in mirror.within():
+        trial.pull()
+    copy = Mirror(aside, f"{location.rpartition('/')[0]}/{aside.name}")
+    shutil.copytree(folder, aside, ignore=shutil.ignore_patterns(STATE, LOCK, CLAIMS))
+    try:
+        copy.remove()  # what a start that was killed here has left
+        # The trials first: they are no part of the sweep's own files.
+        for trial in mirror.within():
+            name = trial.folder.name
+            Mirror(aside / name, f"{copy.location}/{name}").publish()
+        copy.publish()
+    except OSError:
+        shutil.rmtree(aside)
+        raise
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove a folder, and its copy in a bucket if it has one of its own."""
+    if location := location_of(folder):
+        from pipeline.run.mirror import Mirror
+
+        Mirror(folder, location).remove()
+    shutil.rmtree(folder)
 
 
 @contextmanager
@@ -169,13 +209,37 @@ def folders_here(run: str, storage: str, scratch: str = "") -> Iterator[Path]:
 
 
 def fetch(location: str, scratch: str) -> Path | None:
-    """Bring the run at a location in a bucket here; return its folder, or None if there is none."""
+    """Bring the run or sweep at a location in a bucket here, without weights.
+
+    Returns its folder, or None if there is none.
+    """
     from pipeline.run.mirror import Mirror
 
     if not bucket_and_key(location)[1]:
         return None
     mirror = Mirror(local_storage(location, scratch), location)
-    return mirror.folder if mirror.exists() and mirror.pull() else None
+    if not mirror.exists() or not mirror.pull(is_light=True):
+        return None
+    _fetch_trials(mirror.folder, location)
+    return mirror.folder
+
+
+def _fetch_trials(folder: Path, location: str) -> None:
+    """Bring the trials of a sweep here without weights; a run has none."""
+    if (folder / SWEEP_NAME).exists():
+        from pipeline.run.mirror import Mirror
+
+        for trial in Mirror(folder, location).within():
+            trial.pull(is_light=True)
+
+
+def with_weights(checkpoint: Path) -> Path:
+    """Bring the weights of a checkpoint here, if it lies in a bucket; return it."""
+    if location := location_of(checkpoint.parent):
+        from pipeline.run.mirror import Mirror
+
+        Mirror(checkpoint.parent, location).complete(checkpoint.name)
+    return checkpoint
 
 
 def folder_here(ray: RaySettings, folder: str) -> Path:
@@ -197,6 +261,7 @@ def working(ray: RaySettings, folder: Path, owner: Owner) -> Iterator[Writer]:
     from pipeline.run.keeper import Keeper, join
     from pipeline.run.mirror import Mirror
 
+    _tidy_beside(ray.scratch)
     mirror = Mirror(folder, f"{ray.storage}/{ray.name}")
     writer = join(mirror, owner)
     with Keeper(mirror, writer, is_driver=False) as keeper:

@@ -66,6 +66,7 @@ def test_the_place_of_a_file_is_shown_in_the_bucket(tmp_path):
     folder.mkdir(parents=True)
     (folder / ".mirror.json").write_text('{"location": "s3://bucket/runs/pose", "manifest": null}')
     assert shown(folder / "epoch_0001") == "s3://bucket/runs/pose/epoch_0001"
+    assert shown(folder) == "s3://bucket/runs/pose"
 
 
 def test_only_a_runs_folder_tells_its_place(tmp_path):

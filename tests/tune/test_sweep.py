@@ -261,8 +261,8 @@ def test_the_folder_of_a_run_is_not_one_of_a_sweep(tmp_path):
             "ray.name can't vary within a sweep",
         ),
         (
-            {"ray__storage": "s3://bucket/runs"},
-            "ray.storage must be a folder that every node sees for a sweep, got 's3://bucket/runs'",
+            {"space": Space(name="x", axes={"ray.scratch": ("a", "b")})},
+            "ray.scratch can't vary within a sweep",
         ),
         (
             {"space": Space(name="x", axes={"model.stack": (1, 2)})},

@@ -1,0 +1,51 @@
+"""Copies of runs on this machine's scratch disk, removed when they are of no more use."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.io.console import say
+from pipeline.io.objects import StoreError
+from pipeline.run.layout import STATE
+from pipeline.run.mirror import Mirror
+from pipeline.run.storage import location_of
+
+# Seconds without a change after which no process uses a copy: owners sign every two seconds, and
+# workers leave heartbeats.
+_UNUSED_S = 3600.0
+
+
+def tidy(root: Path) -> None:
+    """Remove copies below `root` that no process uses, and of which the bucket has everything.
+
+    Also those of which it lacks something, if another machine has written to the run since: what
+    is missing then counts no more.
+    """
+    # The trials of a sweep before the sweep.
+    for folder in sorted(_copies(root), key=lambda path: len(path.parts), reverse=True):
+        try:
+            if not _is_used(folder) and _is_dispensable(folder):
+                shutil.rmtree(folder)
+        except FileNotFoundError:
+            continue  # a process that has just started uses it
+        except (OSError, ValueError) as error:
+            say(f"{folder} is not removed: {error}")
+
+
+def _copies(root: Path) -> Iterator[Path]:
+    yield from (path.parent for path in root.rglob(STATE))
+
+
+def _is_used(folder: Path) -> bool:
+    """Whether something in the folder changed lately, or it holds copies that remain."""
+    newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    return time.time() - newest < _UNUSED_S or len(list(_copies(folder))) > 1
+
+
+def _is_dispensable(folder: Path) -> bool:
+    mirror = Mirror(folder, location_of(folder))
+    try:
+        return not mirror.waiting() or mirror.is_behind()
+    except StoreError:
+        return False

@@ -1,0 +1,88 @@
+"""Copies of runs on the scratch disk: which are removed, and which are kept."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from obstore.store import MemoryStore
+
+from pipeline.io import objects as home
+from pipeline.run.mirror import Mirror
+from pipeline.run.scratch import tidy
+from pipeline.run.storage import publish
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch) -> MemoryStore:
+    store = MemoryStore()
+    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+    return store
+
+
+def a_copy(scratch: Path, name: str = "pose") -> Path:
+    """Make the copy of a run that lies in the bucket."""
+    folder = scratch / "s3/bucket/runs" / name
+    folder.mkdir(parents=True)
+    (folder / "journal.jsonl").write_text("an entry\n")
+    publish(folder, f"s3://bucket/runs/{name}")
+    return folder
+
+
+def age(folder: Path, seconds: float = 7200.0) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_a_copy_that_the_bucket_has_and_no_process_uses_is_removed(tmp_path):
+    folder = a_copy(tmp_path)
+    age(folder)
+    tidy(tmp_path)
+    assert not folder.exists()
+    assert Mirror(folder, "s3://bucket/runs/pose").pull()
+    assert (folder / "journal.jsonl").read_text() == "an entry\n"
+
+
+def test_a_copy_that_was_used_within_an_hour_is_kept(tmp_path):
+    folder = a_copy(tmp_path)
+    age(folder)
+    (folder / "owners").mkdir()
+    (folder / "owners" / "00000001.json").touch()
+    tidy(tmp_path)
+    assert folder.exists()
+
+
+def test_a_copy_with_what_the_bucket_lacks_is_kept(tmp_path):
+    folder = a_copy(tmp_path)
+    (folder / "journal.jsonl").write_text("an entry\nanother\n")
+    age(folder)
+    tidy(tmp_path)
+    assert (folder / "journal.jsonl").read_text() == "an entry\nanother\n"
+
+
+def test_a_copy_with_what_counts_no_more_is_removed(tmp_path):
+    folder, other = a_copy(tmp_path / "one"), tmp_path / "other/s3/bucket/runs/pose"
+    (folder / "journal.jsonl").write_text("an entry\nanother\n")
+    age(folder)
+    # The run starts over from another machine.
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns(".mirror*"))
+    Mirror(folder, "s3://bucket/runs/pose").remove()
+    publish(other, "s3://bucket/runs/pose")
+    tidy(tmp_path / "one")
+    assert not folder.exists()
+
+
+def test_a_sweep_goes_after_all_of_its_trials(tmp_path):
+    sweep, trial = a_copy(tmp_path, "sweep"), a_copy(tmp_path, "sweep/trial")
+    (trial / "journal.jsonl").write_text("an entry\nanother\n")
+    age(sweep)
+    tidy(tmp_path)
+    assert (trial / "journal.jsonl").exists()
+    Mirror(trial, "s3://bucket/runs/sweep/trial").remove()
+    age(sweep)
+    tidy(tmp_path)
+    assert not trial.exists()
+    age(sweep)
+    tidy(tmp_path)
+    assert not sweep.exists()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import boto3
 import pytest
@@ -34,6 +34,8 @@ def set_aws_environment(monkeypatch: pytest.MonkeyPatch, endpoint: str, variable
 
 
 def make_bucket(name: str = BUCKET) -> None:
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=name)
+    # The module's own session would keep the first credentials.
+    client = boto3.Session().client("s3")
+    with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(Bucket=name)
     client.close()

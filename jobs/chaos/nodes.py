@@ -1,7 +1,9 @@
 """A Ray cluster of several nodes on this machine; nodes are added and removed."""
 
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ _ADDRESS = "127.0.0.2"
 
 
 class Nodes:
-    """A head without CPUs, where drivers connect, and nodes of one CPU. Main thread only."""
+    """A head without CPUs, where drivers connect, and nodes of one CPU. Main thread only.
 
-    def __init__(self, folder: Path, count: int) -> None:
+    With disks each node has a folder of temporary files of its own, which is lost with it.
+    """
+
+    def __init__(self, folder: Path, count: int, *, has_disks: bool = False) -> None:
         # Ray's files and the address of its last cluster, which other programs here may join.
         os.environ["RAY_TMPDIR"] = str(folder)
         self._common: dict[str, Any] = {
@@ -33,6 +38,7 @@ class Nodes:
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes: list[Any] = []
+        self._folder, self._disk_of = folder if has_disks else None, dict[Any, Path]()
         for _ in range(count):
             self.add()
 
@@ -45,7 +51,13 @@ class Nodes:
 
     def add(self) -> None:
         """Add a node, and wait until the cluster knows it."""
-        self._nodes.append(self._cluster.add_node(num_cpus=1, **self._common))
+        if self._folder is None:
+            self._nodes.append(self._cluster.add_node(num_cpus=1, **self._common))
+            return
+        disk = Path(tempfile.mkdtemp(prefix="disk-", dir=self._folder))
+        options = self._common | {"env_vars": {"TMPDIR": str(disk)}}
+        self._nodes.append(self._cluster.add_node(num_cpus=1, **options))
+        self._disk_of[self._nodes[-1]] = disk
 
     def remove(self, choice: float) -> set[int]:
         """Kill a node, chosen by `choice` (0-1), as a lost machine; return its worker processes."""
@@ -53,6 +65,8 @@ class Nodes:
         workers = children([_raylet(node)])
         send([_raylet(node), *workers], signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
+        if node in self._disk_of:
+            shutil.rmtree(self._disk_of.pop(node), ignore_errors=True)
         return workers
 
     def workers(self) -> set[int]:

@@ -16,16 +16,16 @@ _PATIENCE_S = 120.0
 
 
 class Program:
-    """A running Python module and the processes that it starts; its output is appended to `log`."""
+    """A running command and the processes that it starts; its output is appended to `log`."""
 
     def __init__(
-        self, module: str, words: Sequence[str], log: Path, environment: Mapping[str, str] = {}
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str] = {}
     ) -> None:
-        self._module = module
+        self._name = " ".join(command[:3])
         with log.open("ab") as file:
             # In its own session Ctrl-C does not reach it: the soak ends what it has started.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *words],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -46,7 +46,7 @@ class Program:
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired as error:
-            raise TimeoutError(f"{self._module} still runs after {seconds:g} s") from error
+            raise TimeoutError(f"{self._name} still runs after {seconds:g} s") from error
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM to the program itself."""
@@ -77,8 +77,7 @@ class Server:
         words += ["--artifacts-destination", str(self._folder / "artifacts")]
         words += ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
         self._program = Program(
-            "mlflow",
-            words,
+            [*python("mlflow"), *words],
             self._folder / "mlflow.log",
             {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
         )
@@ -103,6 +102,11 @@ class Server:
         if self._program is not None:
             self._program.kill()
             self._program = None
+
+
+def python(module: str) -> list[str]:
+    """Return the words that begin the command of a Python module."""
+    return [sys.executable, "-m", module]
 
 
 def free_port() -> int:

@@ -6,16 +6,19 @@ from statistics import median
 from typing import Any
 
 from jobs.chaos.evidence import Taking
-from jobs.chaos.faults import Fault, Kind
+from jobs.chaos.faults import OF_STORE, Fault, Kind
 from pipeline.io.console import aligned, duration
 
 # Most seconds between two steps of undisturbed training, an evaluation included.
 _USUAL_S = 5.0
 _TOTALS = (
     *("runs", "epochs", "steps", "steps_repeated", "samples", "samples_lost", "samples_doubled"),
-    *("metrics", "metrics_lost", "metrics_doubled"),
+    *("metrics", "metrics_lost", "metrics_doubled", "checkpoints", "checkpoints_lost"),
 )
-_MUST_BE_0 = ("samples_lost", "samples_doubled", "metrics_lost", "metrics_doubled")
+_MUST_BE_0 = (
+    *("samples_lost", "samples_doubled", "metrics_lost", "metrics_doubled"),
+    "checkpoints_lost",
+)
 
 
 def result_of(faults: Sequence[Fault], totals: Mapping[str, int]) -> dict[str, Any]:
@@ -23,6 +26,8 @@ def result_of(faults: Sequence[Fault], totals: Mapping[str, int]) -> dict[str, A
     by_kind = {}
     for kind in Kind:
         of_kind = [fault for fault in faults if fault.kind is kind]
+        if not of_kind and kind in OF_STORE:
+            continue  # runs lie on a disk
         lost = [round(fault.lost_s, 2) for fault in of_kind if fault.lost_s is not None]
         by_kind[kind.value] = _counts(of_kind) | {"lost_s": lost}
     return _counts(faults) | {name: totals[name] for name in _TOTALS} | {"faults": by_kind}
@@ -58,6 +63,7 @@ def report(result: Mapping[str, Any]) -> str:
         ("samples seen twice", "samples_doubled"),
         ("metrics lost", "metrics_lost"),
         ("metrics doubled", "metrics_doubled"),
+        ("checkpoints lost", "checkpoints_lost"),
         ("steps repeated", "steps_repeated"),
     ):
         whole = name.partition("_")[0]

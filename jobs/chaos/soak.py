@@ -4,17 +4,21 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.chaos.evidence import Evidence, Taking
-from jobs.chaos.faults import Draw, Fault, Kind
+from jobs.chaos.faults import OF_STORE, Draw, Fault, Kind
 from jobs.chaos.nodes import Nodes
 from jobs.chaos.programs import Program, Server
+from jobs.chaos.store import Answer, Store
 from jobs.chaos.training import STOPPED, TERMINATED, Training
 from pipeline.io.console import duration, say, say_text
+from pipeline.io.objects import Objects, StoreError
 from pipeline.io.processes import send
 from pipeline.run.journal import Journal
+from pipeline.run.manifest import MANIFEST
 from pipeline.tracking.sync_state import read_position
 
 NODES = 2
@@ -25,6 +29,11 @@ _GIVE_UP_S = 300.0
 _STOP_S = 180.0
 # Of the output of a driver that gave up.
 _SHOWN_BYTES = 3000
+_ANSWERS = {
+    Kind.STORE_REFUSING: Answer.REFUSED,
+    Kind.STORE_FULL: Answer.FULL,
+    Kind.STORE_SLOW: Answer.SLOW,
+}
 
 
 @dataclass
@@ -53,8 +62,10 @@ class Soak:
         server: Server,
         evidence: Evidence,
         draws: Iterator[Draw],
+        store: Store | None = None,
     ) -> None:
         self._training, self._nodes, self._server = training, nodes, server
+        self._store = store
         self._evidence, self._draws = evidence, draws
         self.faults: list[Fault] = []
         self.exits: Counter[str] = Counter()
@@ -67,6 +78,9 @@ class Soak:
         """Steps that took training further, in order."""
         self._scheduled: list[tuple[float, Callable[[], None]]] = []
         self._outage: Outage | None = None
+        # The store's fault, and since when it answers as usual again.
+        self._disturbance: Fault | None = None
+        self._usual_since = 0.0
         self._is_stopping = False
         self._next = next(draws)
 
@@ -104,6 +118,7 @@ class Soak:
                 self.steps.append(step)
                 before = step.position
         self._restart()
+        self._look_at_store()
         self._collect()
         for due, action in list(self._scheduled):
             if time.time() >= due:
@@ -117,6 +132,8 @@ class Soak:
             return
         self._ended(status)
         is_expected = self._is_stopping and status in (STOPPED, TERMINATED)
+        # No run starts without its store.
+        is_expected |= self._disturbance is not None
         self._is_stopping = False
         if status == 0:
             self._training.begin()
@@ -162,6 +179,7 @@ class Soak:
             Kind.NODE: self._lose_node,
             Kind.JOIN: self._add_node,
             Kind.SERVER: self._kill_server,
+            **dict.fromkeys(OF_STORE, self._disturb_store),
         }[draw.kind]
         if strike(draw, fault):
             self.faults.append(fault)
@@ -181,6 +199,8 @@ class Soak:
 
     def _kill_driver(self, draw: Draw, fault: Fault) -> bool:
         self._training.driver.kill()
+        # It starts again on a machine that has never seen the run, if that lies in a bucket.
+        self._training.lose_disk()
         self._is_stopping = False
         self.exits["killed"] += 1
         self._training.start_driver()
@@ -217,6 +237,34 @@ class Soak:
         self._scheduled.append((time.time() + draw.away_s, self._server.start))
         self._outage = Outage(fault, self._training.folder)
         return True
+
+    def _disturb_store(self, draw: Draw, fault: Fault) -> bool:
+        if self._store is None or self._disturbance is not None:
+            return False
+        if draw.kind is Kind.STORE_KILLED:
+            self._store.kill()
+        else:
+            self._store.answer(_ANSWERS[draw.kind])
+        fault.is_fatal = fault.is_settled = False
+        self._disturbance, self._usual_since = fault, 0.0
+        self._scheduled.append((time.time() + draw.away_s, self._calm_store))
+        return True
+
+    def _calm_store(self) -> None:
+        assert self._store is not None
+        self._store.answer(Answer.USUAL)
+        if not self._store.is_running:
+            self._store.start()
+        self._usual_since = time.time()
+
+    def _look_at_store(self) -> None:
+        """Check whether the run has written to the store since it answers as usual."""
+        if self._disturbance is None or not self._usual_since:
+            return
+        with suppress(StoreError):
+            written = Objects(self._training.location).head(MANIFEST).modified.timestamp()
+            if written > self._usual_since:
+                self._disturbance.is_settled, self._disturbance = True, None
 
     def _collect(self) -> None:
         """Check whether the server has all entries; deliver those of a run that has ended."""

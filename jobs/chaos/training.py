@@ -1,11 +1,16 @@
 """The soak's training: one tiny run after another, each by `jobs.train`."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from jobs.chaos.programs import Program
+from jobs.chaos.programs import Program, python
 from jobs.pack import pack_here
 from pipeline.io.installation import module
+from pipeline.io.location import is_store
+from pipeline.run.storage import fetch_run, local_storage
+from pipeline.settings import RaySettings
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
 EXPERIMENT = "chaos"
@@ -48,15 +53,22 @@ def pack(folder: Path) -> int:
 
 
 class Training:
-    """Runs one after another, each with the next seed and one command until it is complete."""
+    """Runs one after another, each with the next seed and one command until it is complete.
 
-    def __init__(self, folder: Path, data: Path, address: str, uri: str, seed: int) -> None:
+    They lie at `storage`, a folder or one in a bucket, of which the driver's copies are in
+    `folder`.
+    """
+
+    def __init__(
+        self, folder: Path, data: Path, address: str, uri: str, seed: int, storage: str = ""
+    ) -> None:
         self._folder, self._seed = folder, seed
+        self._storage = storage or str(folder / "runs")
         self._settings = _SETTINGS | {
             "data.train": f"{data}/train-*.tar",
             "data.val": f"{data}/val-*.tar",
             "ray.address": address,
-            "ray.storage": str(folder / "runs"),
+            "ray.storage": self._storage,
             "tracking.uri": uri,
         }
         self.runs: list[str] = []
@@ -77,8 +89,28 @@ class Training:
         """File with the output of all drivers."""
         return self._folder / "drivers.log"
 
+    @property
+    def location(self) -> str:
+        """Where the latest run lies."""
+        return f"{self._storage}/{self.runs[-1]}"
+
     def folder_of(self, run: str) -> Path:
-        return self._folder / "runs" / run
+        return local_storage(self._storage, str(self._scratch)) / run
+
+    def lose_disk(self) -> None:
+        """Remove the driver's copy of the latest run, as if its machine were lost."""
+        if is_store(self._storage):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def fetch(self) -> None:
+        """Bring all runs of a bucket to the driver's disk."""
+        for run in self.runs:
+            fetch_run(RaySettings(storage=self._storage, scratch=str(self._scratch), name=run))
+
+    @property
+    def _scratch(self) -> Path:
+        """What the driver takes by default as ray.scratch."""
+        return self._folder / f"hourglass-ray-{os.getuid()}"
 
     def begin(self) -> None:
         # Names sort in the order of training.
@@ -91,11 +123,15 @@ class Training:
         changes = {"ray.name": self.runs[-1], "data.seed": seed, "optim.seed": seed}
         chosen = self._settings | changes
         words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
-        self._program = Program(module("jobs.train"), words, self.log, {"OMP_NUM_THREADS": "1"})
+        command = [*python(module("jobs.train")), *words]
+        # Each machine has a folder of temporary files, and by default its scratch folder there.
+        environment = {"OMP_NUM_THREADS": "1", "TMPDIR": str(self._folder)}
+        self._program = Program(command, self.log, environment)
 
     def deliver(self, *folders: Path) -> Program:
         """Start `jobs.deliver`, as a run advises that ends before MLflow has everything."""
-        self._deliveries.append(Program(module("jobs.deliver"), list(map(str, folders)), self.log))
+        command = [*python(module("jobs.deliver")), *map(str, folders)]
+        self._deliveries.append(Program(command, self.log))
         return self._deliveries[-1]
 
     def kill(self) -> None:

@@ -16,7 +16,10 @@ _SHARDS, _INDEX = "{}-*.tar", "index.json"
 _SPECIAL = ",{}*?[]"
 # Of one run: another one that is made from its settings has others. The last two are those of its
 # machine, also where the run's settings left them to it.
-_OF_ONE_RUN = ("ray.name", "ray.storage", "model.joints", "ray.cpus_per_worker", "data.threads")
+_OF_ONE_RUN = (
+    *("ray.name", "ray.storage", "ray.scratch", "model.joints"),
+    *("ray.cpus_per_worker", "data.threads"),
+)
 
 
 def packed_folder(folder: str) -> dict[str, Any]:

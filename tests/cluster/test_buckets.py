@@ -1,9 +1,11 @@
-"""A run in a bucket: trained here, resumed on a machine that has never seen it, and evaluated."""
+"""Runs and sweeps in a bucket: begun here, resumed on a machine that has never seen them."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from s3_server import BUCKET, make_bucket, s3_server, set_aws_environment
 
 from pipeline.cluster import launch
 from pipeline.io import objects
-from pipeline.io.objects import Objects
+from pipeline.io.objects import Found, Objects
 from pipeline.run.checkpoint_manager import checkpoints
 from pipeline.run.journal import Journal
 from pipeline.run.manifest import MANIFEST, Manifest
 from pipeline.run.mirror import Mirror
+from pipeline.run.start import find_local
 from pipeline.settings import Settings
 from pipeline.settings.ray import KEEP_MEMORY
 
@@ -38,12 +41,12 @@ def bucket(monkeypatch) -> Iterator[str]:
     objects._store.cache_clear()
 
 
-def train(folder: Path, epochs: int, scratch: str) -> str:
-    """Train the run `pose` by the command; return what it prints."""
+def command(module: str, folder: Path, scratch: str, **settings: object) -> list[str]:
+    """Return the command of a training or sweep of people in `folder`, with a scratch folder."""
     people = samples(16)
     if not (folder / "data").exists():
         pack_samples(folder / "data", [people[:8], people[8:]], members=True)
-    settings = {
+    chosen = {
         "data.train": f"{folder}/data/train-*.tar",
         "data.val": f"{folder}/data/train-000000.tar",
         "model.stacks": 1,
@@ -51,15 +54,19 @@ def train(folder: Path, epochs: int, scratch: str) -> str:
         "model.order": 2,
         "model.input-px": 64,
         "optim.batch-size": 4,
-        "optim.epochs": epochs,
         "ray.storage": STORAGE,
         "ray.scratch": folder / scratch,
         "ray.name": "pose",
         "tracking.uri": f"sqlite:///{folder}/mlflow.db",
-    }
-    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    } | {name.replace("__", "."): value for name, value in settings.items()}
+    words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
+    return [sys.executable, "-m", module, *words]
+
+
+def finished(words: list[str]) -> str:
+    """Run a command to its end; return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.train", *words],
+        words,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -68,6 +75,11 @@ def train(folder: Path, epochs: int, scratch: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def train(folder: Path, epochs: int, scratch: str) -> str:
+    """Train the run `pose`; return what is printed."""
+    return finished(command("jobs.train", folder, scratch, optim__epochs=epochs))
 
 
 def test_compiled_code_of_a_run_in_a_bucket_stays_on_each_node(monkeypatch):
@@ -104,3 +116,42 @@ def test_a_run_in_a_bucket_resumes_on_a_machine_that_has_never_seen_it(bucket, t
     capsys.readouterr()
     main(["pose", "--ray.storage", STORAGE, "--data.val", f"{tmp_path}/data/train-000000.tar"])
     assert "PCKh@0.5" in capsys.readouterr().out
+
+
+def test_a_sweep_that_was_killed_goes_on_on_a_machine_that_has_never_seen_it(bucket, tmp_path):
+    def words(scratch: str) -> list[str]:
+        choice = {"vary": "model.features=8,16", "stacks": 1, "optim__epochs": 3}
+        return command("tune.sweep", tmp_path, scratch, **choice)
+
+    with (tmp_path / "printed").open("wb") as printed:
+        killed = subprocess.Popen(
+            words("first"), cwd=ROOT, stdout=printed, stderr=printed, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + 300
+        while not any("/epoch_0001/checkpoint.json" in found.name for found in _objects()):
+            assert time.monotonic() < end, (tmp_path / "printed").read_text()
+            assert killed.poll() is None, (tmp_path / "printed").read_text()
+            time.sleep(0.2)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    shutil.rmtree(tmp_path / "first")
+    printed = finished(words("second"))
+    assert f"2 trials in {STORAGE}/pose" in printed
+    assert "resuming 2 trials" in printed
+    assert f"report: {STORAGE}/pose/report.html" in printed
+    # From its checkpoint, not from the start.
+    assert "resuming from epoch_000" in printed
+    found = find_local("pose", STORAGE, str(tmp_path / "third"))
+    assert found is not None
+    trials = [path.parent for path in (tmp_path / "third").rglob("*/journal.jsonl")]
+    assert len(trials) == 3, "the sweep's and two trials'"
+    for trial in set(trials) - {found.parents[1]}:
+        entries = Journal(trial).entries()
+        steps = [e.content["step"] for e in entries if "val_loss" in e.content.get("values", ())]
+        assert steps == [1, 2, 3]
+
+
+def _objects() -> list[Found]:
+    return list(Objects(STORAGE).found())

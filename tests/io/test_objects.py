@@ -9,6 +9,7 @@ import pytest
 from obstore.store import MemoryStore
 from s3_server import BUCKET, make_bucket, s3_server, set_aws_environment
 
+from jobs.chaos.store import Store
 from pipeline.io import objects as home
 from pipeline.io.location import bucket_and_key, is_store
 from pipeline.io.objects import AbsentError, ConflictError, Objects, StoreError
@@ -29,11 +30,28 @@ def endpoint() -> Iterator[str]:
         yield found
 
 
-@pytest.fixture(params=["s3", "memory"])
+@pytest.fixture(scope="module")
+def seaweedfs(tmp_path_factory) -> Iterator[Store]:
+    store = Store(tmp_path_factory.mktemp("store"))
+    try:
+        store.start()
+        store.wait()
+        yield store
+    finally:
+        store.close()
+
+
+# Two servers that have nothing in common, and none.
+@pytest.fixture(params=["moto", "seaweedfs", "memory"])
 def objects(request, monkeypatch) -> Objects:
     if request.param == "memory":
         return Objects(LOCATION, MemoryStore())
-    set_aws_environment(monkeypatch, request.getfixturevalue("endpoint"), "AWS_ENDPOINT_URL")
+    if request.param == "moto":
+        set_aws_environment(monkeypatch, request.getfixturevalue("endpoint"), "AWS_ENDPOINT_URL")
+    else:
+        set_aws_environment(monkeypatch, "", "AWS_ENDPOINT_URL")
+        for name, value in request.getfixturevalue("seaweedfs").environment.items():
+            monkeypatch.setenv(name, value)
     make_bucket()
     found = Objects(LOCATION)
     found.delete([one.name for one in found.found()])

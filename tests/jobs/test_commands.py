@@ -239,7 +239,7 @@ def error_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         (
             "jobs.benchmark",
             "",
-            "the following arguments are required: {loader,step,predict,ray,scaling}",
+            "the following arguments are required: {loader,step,predict,ray,storage,scaling}",
         ),
         ("jobs.benchmark", "step --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "scaling --rounds 0", "--rounds must be at least 1, got 0"),

@@ -28,15 +28,16 @@ STAGES = {
 }
 
 
-def measure_first_step(data: Path, rounds: int) -> dict[str, Any]:
+def measure_first_step(data: Path, rounds: int, place: Mapping[str, str] = {}) -> dict[str, Any]:
     """Run the command `rounds` + 1 times on one shard of the packed folder `data`.
 
-    The first run, which creates MLflow's database, is not part of the medians.
+    `place` are settings that state where runs lie, which otherwise is beside the data. The first
+    run, which creates MLflow's database, is not part of the medians.
     Raises RuntimeError if the command fails.
     """
     found = []
     for number in range(rounds + 1):
-        found.append(start_once(data, number))
+        found.append(start_once(data, number, place))
         say(f"  start {number} of {rounds}: first step after {sum(found[-1].values()):.1f} s")
     return first_step(found[1:]) | {"with_new_database": found[0]}
 
@@ -60,15 +61,16 @@ def breakdown(start: float, reached: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(STAGES, seconds, strict=True))
 
 
-def start_once(data: Path, number: int) -> dict[str, float]:
+def start_once(data: Path, number: int, place: Mapping[str, str] = {}) -> dict[str, float]:
     """Train one step with the command `jobs.train`; return the seconds of every stage."""
     # One shard is one step.
-    changes = {"optim.epochs": 1, "ray.name": f"start-{number}"}
+    name = f"start-{number}" + ("-bucket" if "ray.scratch" in place else "")
+    changes = {"optim.epochs": 1, "ray.name": name} | dict(place)
     settings = settings_for(data, "train-000000.tar", changes)
     defaults = Settings().flat()
     given = {key: value for key, value in settings.flat().items() if value != defaults[key]}
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
-    marks = data.parent / f"stages-{number}"
+    marks = data.parent / f"stages-{name}"
     path = os.pathsep.join([str(import_path()), *filter(None, [os.environ.get("PYTHONPATH")])])
     start = time.time()
     done = subprocess.run(

@@ -97,19 +97,20 @@ def overhead(
 
     From samples/s and CPU ms a sample of each round. Other programs change CPU time less.
     """
-    percents = spread(_percents(speeds["plain"], speeds["ray"]))
+    found = spread(percents(speeds["plain"], speeds["ray"]))
     return (
-        {"overhead_percent": percents.pop("median")}
-        | percents
+        {"overhead_percent": found.pop("median")}
+        | found
         | {
-            "samples_per_s": {name: spread(found) for name, found in speeds.items()},
-            "cpu_overhead_percent": statistics.median(_percents(costs["ray"], costs["plain"])),
-            "cpu_ms": {name: spread(found) for name, found in costs.items()},
+            "samples_per_s": {name: spread(speed) for name, speed in speeds.items()},
+            "cpu_overhead_percent": statistics.median(percents(costs["ray"], costs["plain"])),
+            "cpu_ms": {name: spread(cost) for name, cost in costs.items()},
         }
     )
 
 
-def _percents(above: Sequence[float], below: Sequence[float]) -> list[float]:
+def percents(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Return by how many percent each value is above the one below it."""
     return [100 * (a / b - 1) for a, b in zip(above, below, strict=True)]
 
 

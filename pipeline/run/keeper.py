@@ -54,6 +54,7 @@ class Keeper:
     def __init__(self, mirror: Mirror, writer: Writer, *, is_driver: bool) -> None:
         self._mirror, self._writer, self._is_driver = mirror, writer, is_driver
         self._writes = True
+        self._kept = mirror.keep()
         self._turn = threading.Lock()
         self._over = threading.Event()
         self._failures = 0
@@ -125,6 +126,7 @@ class Keeper:
         self._over.set()
         for thread in self._threads:
             thread.join(_END_S)
+        self._kept.close()
 
     def _follow(self) -> bool:
         self._mirror.follow()

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from pipeline.io.console import say
-from pipeline.io.inside import path_inside
+from pipeline.io.inside import checked_name, path_inside
 from pipeline.io.objects import AbsentError, ConflictError, Objects, StoreError, Version
 from pipeline.io.own import open_own
 from pipeline.io.parsing import parse_json
@@ -69,16 +69,39 @@ class Mirror:
         self._hashes: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._sent: dict[tuple[str, str], Stored] = {}
 
+    def keep(self) -> ExitStack:
+        """Mark the folder as one that this process keeps equal to the bucket; return what ends it.
+
+        Programs that clean folders of temporary files leave it alone too (tmpfiles.d).
+        """
+        folder, kept = os.open(self.folder, os.O_RDONLY), ExitStack()
+        kept.callback(os.close, folder)
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        return kept
+
+    def _is_kept(self) -> bool:
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(folder)
+        return False
+
     # Reading
 
     def pull(self, *, is_light: bool = False) -> bool:
         """Make the folder equal to the bucket, unless it is that or ahead of it already.
 
         Returns whether the bucket has the run. A folder is ahead while its last process had not
-        uploaded everything, and nobody has written to the bucket since. A light copy lacks what
-        only training needs: weights and optimizer of checkpoints.
+        uploaded everything, and nobody has written to the bucket since. A light copy lacks weights
+        and optimizers of checkpoints, unless a process that trains keeps the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if is_light and self._is_kept():
+            self.follow()
+            return True
         for attempt in range(_ATTEMPTS):
             found = self._look()
             with self._locked():
@@ -129,7 +152,7 @@ class Mirror:
     def within(self) -> "list[Mirror]":
         """Return the mirrors of the runs below this folder in the bucket: a sweep's trials."""
         parts = [PurePosixPath(found.name).parts for found in self._objects.found()]
-        names = [name for name, *rest in parts if rest == [MANIFEST]]
+        names = [checked_name(name) for name, *rest in parts if rest == [MANIFEST]]
         return [Mirror(self.folder / name, f"{self.location}/{name}") for name in names]
 
     def remove(self) -> None:

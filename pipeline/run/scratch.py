@@ -4,8 +4,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from pipeline.io.console import say
+from pipeline.io.location import STORES
 from pipeline.io.objects import StoreError
 from pipeline.run.layout import STATE
 from pipeline.run.mirror import Mirror
@@ -23,10 +25,14 @@ def tidy(root: Path) -> None:
     is missing then counts no more.
     """
     # The trials of a sweep before the sweep.
-    for folder in sorted(_copies(root), key=lambda path: len(path.parts), reverse=True):
+    copies = [copy for scheme in STORES for copy in _copies(root / scheme)]
+    for folder in sorted(copies, key=lambda path: len(path.parts), reverse=True):
         try:
             if not _is_used(folder) and _is_dispensable(folder):
-                shutil.rmtree(folder)
+                # A copy that is removed in part must not be taken for a whole one.
+                aside = folder.with_name(f".removed-{uuid4().hex}")
+                folder.rename(aside)
+                shutil.rmtree(aside)
         except FileNotFoundError:
             continue  # a process that has just started uses it
         except (OSError, ValueError) as error:

@@ -23,9 +23,11 @@ from jobs.benchmark.overhead.overhead import (
     ray_report,
     samples_per_s,
 )
+from jobs.benchmark.overhead.storage import storage_report
 from jobs.benchmark.rounds.data import PEOPLE_PER_SHARD
 from jobs.benchmark.rounds.processes import RoundFiles, stopped, wait_until
 from jobs.benchmark.rounds.trainer import RoundTrainer, conditions
+from jobs.benchmark.timing import spread
 from pipeline.io.processes import descendants
 from pipeline.training.probes import STARTUP_FILE, note_startup, startup_times
 
@@ -171,6 +173,10 @@ def test_a_start_is_one_step_of_the_command_on_one_shard(tmp_path, monkeypatch):
     assert settings.data.train == f"{tmp_path}/data/train-000000.tar"
     assert settings.optim.batch_size <= PEOPLE_PER_SHARD < 2 * settings.optim.batch_size
     assert (settings.optim.epochs, settings.ray.name) == (1, "start-3")
+    assert settings.ray.storage == f"{tmp_path}/runs"
+    start_once(tmp_path / "data", 3, {"ray.storage": "s3://b/runs", "ray.scratch": "/scratch"})
+    ray = train.parse(train.Arguments, None, asked[-1][0][3:]).settings.ray
+    assert (ray.storage, ray.scratch, ray.name) == ("s3://b/runs", "/scratch", "start-3-bucket")
 
 
 def test_a_start_that_fails_is_an_error_with_what_the_command_said(tmp_path, monkeypatch):
@@ -180,6 +186,29 @@ def test_a_start_that_fails_is_an_error_with_what_the_command_said(tmp_path, mon
     monkeypatch.setattr("jobs.benchmark.overhead.first_step.subprocess.run", run)
     with pytest.raises(RuntimeError, match=r"^jobs\.train ended with status 2: error: no shards"):
         start_once(tmp_path / "data", 0)
+
+
+def test_runs_in_a_bucket_are_compared_with_those_in_a_folder():
+    steady = {
+        name: {place: spread([value]) for place, value in found.items()}
+        for name, found in (
+            ("cpu_ms", {"folder": 8.0, "bucket": 8.1}),
+            ("samples_per_s", {"folder": 100.0, "bucket": 99.0}),
+        )
+    }
+    text = storage_report(
+        {
+            "cpu_overhead_percent": 1.25,
+            "first_step_later_s": 0.5,
+            "steady": steady,
+            "first_step": {"folder": {"first_step_s": 18.0}, "bucket": {"first_step_s": 18.5}},
+            "machine": {"cores": 2, "load_average": 0.5, "ray": "2", "torch": "2"},
+        }
+    )
+    lines = [line.split() for line in text.splitlines()]
+    assert ["CPU", "ms", "a", "sample", "8.00", "8.10"] in lines
+    assert ["s", "to", "the", "first", "step", "18.00", "18.50"] in lines
+    assert lines[-1] == ["cpu_overhead_percent", "1.25", "first_step_later_s", "0.50"]
 
 
 # The whole

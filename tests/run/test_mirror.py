@@ -491,6 +491,37 @@ def test_what_the_driver_alone_has_written_meanwhile_outlasts_the_turn_of_the_wo
     keeper.stop()
 
 
+def test_a_light_copy_lacks_weights_until_a_process_trains_with_it(one, other):
+    writer = one.start(owner())
+    for name in ("checkpoint.json", "weights.safetensors", "ema.safetensors", "optimizer.pt"):
+        one.write(f"epoch_0001/{name}")
+    one.mirror.push(writer)
+    assert other.mirror.pull(is_light=True)
+    assert set(other.files()) == {"epoch_0001/checkpoint.json"}
+    other.mirror.complete("epoch_0001")
+    assert set(one.files()) - set(other.files()) == {"epoch_0001/optimizer.pt"}
+    assert other.mirror.pull()
+    assert other.files() == one.files()
+
+
+def test_a_light_copy_is_none_where_a_driver_follows(one, other, quick):
+    driver = one.start(owner())
+    keeper = Keeper(one.mirror, driver, is_driver=True)
+    keeper.hand_over()
+    writer = join(other.mirror, owner())
+    other.write("epoch_0001/weights.safetensors")
+    other.write("epoch_0001/checkpoint.json")
+    other.mirror.push(writer)
+    one.write("delivered.json", b"of this machine alone")
+    assert Mirror(one.folder, LOCATION, one.objects).pull(is_light=True)
+    assert "epoch_0001/weights.safetensors" in one.files()
+    other.write("journal.jsonl", b"epoch\n")
+    other.mirror.push(writer)
+    until(lambda: "journal.jsonl" in one.files())
+    assert one.files()["delivered.json"] == b"of this machine alone"
+    keeper.stop()
+
+
 def test_all_ranks_have_the_checkpoint_that_only_the_first_one_had(
     tmp_path, store, one, monkeypatch
 ):

@@ -44,6 +44,15 @@ def test_a_copy_that_the_bucket_has_and_no_process_uses_is_removed(tmp_path):
     assert (folder / "journal.jsonl").read_text() == "an entry\n"
 
 
+def test_what_else_lies_in_the_scratch_folder_is_left_alone(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / ".mirror.json").write_text('{"location": "s3://bucket/runs/x", "manifest": null}')
+    age(folder)
+    tidy(tmp_path)
+    assert folder.exists()
+
+
 def test_a_copy_that_was_used_within_an_hour_is_kept(tmp_path):
     folder = a_copy(tmp_path)
     age(folder)

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from pipeline.io.console import say
+from pipeline.io.location import is_store
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.settings.cli import clear_errors, fail, parse
@@ -17,8 +18,8 @@ from pipeline.tracking.sync_state import Backlog, counted
 class Arguments:
     """Send journal entries of runs that MLflow does not have yet."""
 
-    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN_FOLDER ...")]]
-    """Folders of runs: RAY.STORAGE/RAY.NAME."""
+    runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN_FOLDER ...")]]
+    """Folders of runs: RAY.STORAGE/RAY.NAME, also in a bucket (s3://, gs://, az://)."""
     tracking_uri: str = ""
     """MLflow tracking URI; empty: the one of the run's start, otherwise MLFLOW_TRACKING_URI."""
 
@@ -29,10 +30,23 @@ def main(argv: list[str] | None = None) -> None:
     with clear_errors():
         if not arguments.runs:
             raise ValueError("RUN_FOLDER is required: the folder of a run, RAY.STORAGE/RAY.NAME")
-        uris = [uri_of(run, arguments.tracking_uri) for run in arguments.runs]
-        left = [deliver(run, uri) for run, uri in zip(arguments.runs, uris, strict=True)]
+        runs = list(map(folder_of, arguments.runs))
+        uris = [uri_of(run, arguments.tracking_uri) for run in runs]
+        left = [deliver(run, uri) for run, uri in zip(runs, uris, strict=True)]
     if any(left):
         fail("\n".join(str(lacking) for lacking in left if lacking))
+
+
+def folder_of(run: str) -> Path:
+    """Return the folder of a run; one in a bucket is brought here, with its weights."""
+    if not is_store(run):
+        return Path(run)
+    from pipeline.run.storage import fetch
+
+    found = fetch(run.rstrip("/"), "", is_light=False)
+    if found is None:
+        raise ValueError(f"{redacted(run)}: no run there, expected RAY.STORAGE/RAY.NAME")
+    return found
 
 
 def deliver(run: Path, uri: str) -> Backlog:

@@ -208,8 +208,8 @@ def folders_here(run: str, storage: str, scratch: str = "") -> Iterator[Path]:
         yield Path(storage, run)
 
 
-def fetch(location: str, scratch: str) -> Path | None:
-    """Bring the run or sweep at a location in a bucket here, without weights.
+def fetch(location: str, scratch: str, *, is_light: bool = True) -> Path | None:
+    """Bring the run or sweep at a location in a bucket here, if light without weights.
 
     Returns its folder, or None if there is none.
     """
@@ -218,7 +218,7 @@ def fetch(location: str, scratch: str) -> Path | None:
     if not bucket_and_key(location)[1]:
         return None
     mirror = Mirror(local_storage(location, scratch), location)
-    if not mirror.exists() or not mirror.pull(is_light=True):
+    if not mirror.exists() or not mirror.pull(is_light=is_light):
         return None
     _fetch_trials(mirror.folder, location)
     return mirror.folder

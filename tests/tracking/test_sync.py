@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from obstore.store import MemoryStore
 from PIL import Image
 
 import jobs.deliver
+from pipeline.io import objects
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.ownership import Owner, SupersededError, Writer, newest_claim, own
+from pipeline.run.storage import publish
 from pipeline.tracking import sync
 from pipeline.tracking.client import AwayError, DoubtfulError
 from pipeline.tracking.recording import end_abandoned, set_aside
@@ -481,6 +484,22 @@ def test_the_command_delivers_several_runs_to_where_they_were_started(begin, uri
         f"{one.root}: sent 2 entries (1 run, 1 metrics) to {uri}",
         f"{other.root}: sent 1 entry (1 run) to {uri}",
     ]
+
+
+def test_the_command_delivers_a_run_that_lies_in_a_bucket(
+    begin, uri, tmp_path, capsys, monkeypatch
+):
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "_store", lambda scheme, bucket: store)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    journal = begin("in-a-bucket")
+    journal.metrics({"loss": 3.0}, 1)
+    publish(journal.root, "s3://bucket/runs/in-a-bucket")
+    jobs.deliver.main(["s3://bucket/runs/in-a-bucket"])
+    assert "in-a-bucket: sent 2 entries (1 run, 1 metrics) to" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        jobs.deliver.main(["s3://bucket/runs/none"])
+    assert "s3://bucket/runs/none: no run there, expected" in capsys.readouterr().err
 
 
 def test_a_server_that_a_journal_names_gets_no_password(begin, monkeypatch):

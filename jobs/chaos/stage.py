@@ -93,9 +93,9 @@ def _staged(
     try:
         server.start()
         if store is not None:
+            os.environ.update(store.environment)
             store.start()
             store.wait()
-            os.environ.update(store.environment)
         nodes = Nodes(folder, NODES, has_disks=in_bucket)
         # Ray's handler ends only its nodes.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from jobs.chaos.programs import Program, free_port
+from pipeline.io.objects import Objects, StoreError
 
 BUCKET = "soak"
 _KEY, _SECRET = "soak", "soak-secret"
@@ -55,8 +56,8 @@ class Store:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started, and not killed since."""
-        return self._program is not None
+        """Whether it was started, and has not ended since."""
+        return self._program is not None and self._program.status() is None
 
     def start(self) -> None:
         """Start it; it answers some seconds later."""
@@ -82,28 +83,16 @@ class Store:
         self._program = Program([executable(), *words], log, keys)
 
     def wait(self) -> None:
-        """Wait until it answers, and make the bucket. Raises TimeoutError."""
-        import botocore.session
+        """Wait until it has made the bucket, as it does with the first object.
 
-        client = botocore.session.Session().create_client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{self._port}",
-            aws_access_key_id=_KEY,
-            aws_secret_access_key=_SECRET,
-            region_name="us-east-1",
-        )
+        This process must have its environment. Raises TimeoutError.
+        """
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                client.create_bucket(Bucket=BUCKET)
-            except (
-                client.exceptions.BucketAlreadyExists,
-                client.exceptions.BucketAlreadyOwnedByYou,
-            ):
-                return
-            except Exception as error:  # botocore's errors have no common base class
-                is_over = self._program is None or self._program.status() is not None
-                if is_over or time.monotonic() > end:
+                Objects(f"s3://{BUCKET}").put("made", b"")
+            except StoreError as error:
+                if not self.is_running or time.monotonic() > end:
                     log = self._folder / "store.log"
                     raise TimeoutError(f"no answer of SeaweedFS: {error}; see {log}") from None
                 time.sleep(0.5)

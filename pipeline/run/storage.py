@@ -10,18 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from pipeline.io.location import bucket_and_key, is_store
-from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
 from pipeline.io.threads import beside
-from pipeline.run.layout import LOCK, STATE, SWEEP_NAME
+from pipeline.run.layout import LOCK, STATE, SWEEP_NAME, location_of
 from pipeline.run.ownership import CLAIMS, Owner, SupersededError, Writer, own
 from pipeline.settings import RaySettings
-
-
-def location_of(folder: Path) -> str:
-    """Return where the copy of a folder lies; empty if it has none."""
-    path = folder / STATE
-    return parse_json(path.read_bytes(), str(path))["location"] if path.exists() else ""
 
 
 def shown(path: Path) -> str:

@@ -9,6 +9,7 @@ import pytest
 from obstore.store import MemoryStore
 from s3_server import BUCKET, make_bucket, s3_server, set_aws_environment
 
+from jobs.benchmark.timing import environment
 from jobs.chaos.store import Store
 from pipeline.io import objects as home
 from pipeline.io.location import bucket_and_key, is_store
@@ -34,8 +35,9 @@ def endpoint() -> Iterator[str]:
 def seaweedfs(tmp_path_factory) -> Iterator[Store]:
     store = Store(tmp_path_factory.mktemp("store"))
     try:
-        store.start()
-        store.wait()
+        with environment(store.environment):
+            store.start()
+            store.wait()
         yield store
     finally:
         store.close()

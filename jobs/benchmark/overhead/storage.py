@@ -48,17 +48,17 @@ def measure_storage(settings: StorageBenchmark, folder: Path) -> dict[str, Any]:
     data = folder / "data"
     pack_rendered(data, settings.steps * settings.batch_size)
     store = Store(folder)
+    places = {
+        "folder": {"ray.storage": str(folder / "runs")},
+        "bucket": {
+            "ray.storage": f"s3://{BUCKET}/runs",
+            "ray.scratch": str(folder / "scratch"),
+        },
+    }
     try:
-        store.start()
-        store.wait()
-        places = {
-            "folder": {"ray.storage": str(folder / "runs")},
-            "bucket": {
-                "ray.storage": f"s3://{BUCKET}/runs",
-                "ray.scratch": str(folder / "scratch"),
-            },
-        }
         with environment(store.environment):
+            store.start()
+            store.wait()
             say("2/3 the same training loop with runs in a folder and in a bucket")
             steady = _measure_steady(data, settings, places)
             say("3/3 from the command to the first step")

@@ -58,7 +58,7 @@ def test_a_run_goes_on_from_the_bucket_alone_to_the_weights_of_one_on_a_disk(tmp
     part = replace(task, settings=task.settings | {"optim.epochs": 1})
     train_in_bucket(part, tmp_path / "driver", tmp_path / "worker")
     train_in_bucket(task, tmp_path / "other driver", tmp_path / "other worker")
-    found = fetch(LOCATION, str(tmp_path / "reader"))
+    found = fetch(LOCATION, str(tmp_path / "reader"), is_light=False)
     assert kept(found) == kept(tmp_path / "disk")
     last = kept(found)[-1]
     weights, expected = (

@@ -171,7 +171,7 @@ def _file_sums(settings: PackSettings, annotations: Annotations) -> dict[str, st
         assert settings.annotations is not None, "files beside the annotations"
         others = "".join(f"{path.name} {file_sha256(path)}\n" for path in sorted(annotations.files))
         sums[f"{settings.annotations.name} and beside"] = hashlib.sha256(
-            others.encode()
+            others.encode(errors="surrogateescape")
         ).hexdigest()
     return sums
 

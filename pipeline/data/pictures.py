@@ -46,7 +46,7 @@ def overlay(poses: Sequence[DrawnPose], joint_set: JointSet, title: str) -> Figu
         axis.set_axis_off()
     for axis, pose in zip(axes, poses, strict=False):
         _draw_pose(axis, pose, joint_set)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 
 
@@ -162,7 +162,7 @@ def stack_maps(
         if joint == 0:
             axis.set_ylabel(f"stack {stack + 1}/{stacks}", fontsize=8)
     figure.colorbar(shown, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
-    figure.suptitle(title, fontsize=11, parse_math=False)
+    figure.suptitle(one_line(title), fontsize=11, parse_math=False)
     return figure
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, joint_counts
+from pipeline.io.text import briefly
 from pipeline.io.unfolding import load_npz
 from pipeline.pose.joint_sets import JointSet, Measure
 
@@ -185,7 +186,7 @@ def read_results(path: Path) -> PersonResults:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # NumPy's and zip's parsers raise errors of any kind
-        raise ValueError(f"{path}: not readable as results per person: {error}") from error
+        raise ValueError(f"{path}: not readable as results per person: {briefly(error)}") from error
     shapes = {values.shape for values in errors.values()} | {joints.shape[:2]}
     if len(shapes) > 1 or not keys.shape == positions.shape == truths.shape == joints.shape[:1]:
         raise ValueError(f"{path}: its arrays differ in their numbers of people or joints")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from pipeline.io.text import briefly
+
 if TYPE_CHECKING:
     import h5py
 
@@ -48,7 +50,7 @@ class Hdf5File:
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
         except _DAMAGE as error:
-            raise ValueError(f"{path}: not readable as HDF5: {error}") from error
+            raise ValueError(f"{path}: not readable as HDF5: {briefly(error)}") from error
         # Bytes for which there is room yet.
         self._left = _MOST_BYTES
 

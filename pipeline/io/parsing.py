@@ -12,7 +12,10 @@ from typing import Any, TypeVar
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from pipeline.io.text import briefly
+
 Item = TypeVar("Item")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # Of an image or a category: 1, "1" and 1.0 are one and the same.
 Identifier = int | str
 
@@ -37,14 +40,23 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Parse JSON. Raises ValueError naming `where`, also for nesting too deep to parse."""
+    """Parse JSON. Raises ValueError naming `where`, also for nesting too deep to parse.
+
+    Halves of characters (surrogates) are refused, but those that stand for bytes of a file's name
+    that is no UTF-8: only these can be written again.
+    """
     try:
-        return json.loads(text)
+        # json would let halves pass that are no escapes.
+        text = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
+        content = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")
+        return content
     except RecursionError:
         raise ValueError(f"{where}: not readable as JSON: nested too deeply") from None
-    # UnicodeDecodeError and json's own are such, and so is that on numbers of too many digits.
+    # UnicodeError and json's own are such, and so is that on numbers of too many digits.
     except ValueError as error:
-        raise ValueError(f"{where}: not readable as JSON: {error}") from error
+        raise ValueError(f"{where}: not readable as JSON: {briefly(error)}") from error
 
 
 def parse_toml(text: bytes, where: str) -> dict[str, Any]:
@@ -54,7 +66,7 @@ def parse_toml(text: bytes, where: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"{where}: not readable as TOML: nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{where}: not readable as TOML: {error}") from error
+        raise ValueError(f"{where}: not readable as TOML: {briefly(error)}") from error
 
 
 def parse_xml(data: bytes, where: str) -> ElementTree.Element:
@@ -74,7 +86,7 @@ def parse_xml(data: bytes, where: str) -> ElementTree.Element:
         return ElementTree.fromstring(data)
     # LookupError: of an encoding that Python does not know.
     except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"{where}: not readable as XML: {error}") from error
+        raise ValueError(f"{where}: not readable as XML: {briefly(error)}") from error
 
 
 def fields_of(

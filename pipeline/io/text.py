@@ -2,11 +2,15 @@
 
 import re
 
+from pipeline.io.redaction import redacted
+
 # Controls (ESC begins a terminal's commands), marks that turn the direction of writing, and
 # surrogates, which stand for bytes that are no UTF-8 in names of files. Tab and newline are none.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# Letters of a library's error. They may quote a header of 64 kB, or the whole answer of a server.
+_LONGEST_REASON = 1000
 # Spreadsheets take cells that begin so for formulas.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
@@ -19,6 +23,13 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """Return visible text without line ends: a name can't pass for another line."""
     return visible(text).replace("\n", "\\n")
+
+
+def briefly(error: object) -> str:
+    """Return the beginning of a library's error, without secrets."""
+    # What is cut off later could be half a secret.
+    text = redacted(str(error)[: 50 * _LONGEST_REASON])
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."
 
 
 def csv_cell(value: object) -> object:

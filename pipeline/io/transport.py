@@ -23,6 +23,7 @@ from yarl import URL
 
 from pipeline.io.location import scheme_of
 from pipeline.io.redaction import redacted
+from pipeline.io.text import briefly
 
 # Seconds without a byte after which a connection counts as dead. Object stores answer within a
 # second or two even when they are busy.
@@ -236,7 +237,7 @@ def _ask(location: str, method: str, **arguments: Any) -> Any:
     except Exception as error:
         if _is_transient(scheme, error):
             raise TransferError(redacted(str(error)) or type(error).__name__) from error
-        raise ValueError(redacted(f"{location}: can't be read: {error}")) from error
+        raise ValueError(redacted(f"{location}: can't be read: {briefly(error)}")) from error
 
 
 def _is_transient(scheme: str, error: Exception) -> bool:

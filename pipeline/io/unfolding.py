@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import math
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def load_npz(content: bytes) -> dict[str, Any]:
     """Return the arrays of an .npz file.
 
     Raises UnfoldsError if they would unfold beyond `bound_of` its size, or one states more bytes
-    than the file has of it, and an error of any kind if it is not one.
+    than the file has of it, and an error of any kind if it is not one, or text in it is none.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         check_zip(archive, len(content))
@@ -115,7 +116,11 @@ def load_npz(content: bytes) -> dict[str, Any]:
             with archive.open(member) as file:
                 _check_array(member, cast(io.BufferedIOBase, file))
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+        arrays = {name: stored[name] for name in stored.files}
+    for name, array in arrays.items():
+        if array.dtype.kind == "U":
+            _check_text(name, array)
+    return arrays
 
 
 def check_zip(archive: zipfile.ZipFile, size: int) -> None:
@@ -200,6 +205,17 @@ def _check_array(member: zipfile.ZipInfo, file: io.BufferedIOBase) -> None:
         raise UnfoldsError(
             f"{member.filename} states {size:,} bytes, expected at most {member.file_size:,}"
         )
+
+
+def _check_text(name: str, array: np.ndarray) -> None:
+    """Raise ValueError for numbers of no character.
+
+    Those that stand for bytes of a file's name that is no UTF-8 are characters.
+    """
+    codes = np.frombuffer(array.tobytes(), array.dtype.byteorder + "u4")
+    is_half = (codes >= 0xD800) & (codes <= 0xDFFF) & ((codes < 0xDC80) | (codes > 0xDCFF))
+    if (is_half | (codes > sys.maxunicode)).any():
+        raise ValueError(f"{name} holds what is no text")
 
 
 def _expected(size: int) -> str:

@@ -14,6 +14,8 @@ Normaliser = Literal["head", "segment", "box", "oks"]
 # Names become parts of the names of metrics, columns and runs.
 _WORD = re.compile(r"[A-Za-z0-9_]+")
 _RUN_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+# It labels axes, where matplotlib takes what is between $ for a formula.
+_TITLE = re.compile(r"[\w .,:@%()/+-]{1,80}")
 _GROUP_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ -]*")
 
 
@@ -78,8 +80,11 @@ class Measure:
 
     def __post_init__(self) -> None:
         _check_word("key", self.key)
-        if not self.title.isprintable():
-            raise ValueError(f"title must be printable, got {self.title!r}")
+        if not _TITLE.fullmatch(self.title):
+            raise ValueError(
+                "title must be made of at most 80 letters, digits, spaces and any of .,:@%()/+-, "
+                f"got {self.title!r:.100}"
+            )
         if self.normaliser == "segment":
             _check_pair("segment", self.segment)
         elif self.segment != (0, 0):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.io.own import file_sha256
+from pipeline.io.text import briefly
 from pipeline.model.build import build_network
 from pipeline.model.network import PoseNetwork
 from pipeline.model.tensors import load_tensors
@@ -175,7 +176,7 @@ def load_weights(folder: Path, network: nn.Module, weights: Weights = "raw") -> 
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: weights can't be loaded: {error}") from error
+        raise ValueError(f"{path}: weights can't be loaded: {briefly(error)}") from error
 
 
 def load_training(
@@ -204,7 +205,7 @@ def load_training(
         if "cuda" in random and torch.cuda.is_initialized():
             torch.cuda.set_rng_state(random["cuda"])
     except Exception as error:  # torch's loaders raise errors of any kind for a damaged file
-        raise ValueError(f"{path}: optimizer state can't be loaded: {error}") from error
+        raise ValueError(f"{path}: optimizer state can't be loaded: {briefly(error)}") from error
     return ranks
 
 

@@ -26,6 +26,7 @@ from pipeline.io.parsing import (
     whole_of,
 )
 from pipeline.io.redaction import redacted
+from pipeline.io.text import visible
 from pipeline.run.ownership import Writer
 
 JOURNAL_NAME = "journal.jsonl"
@@ -98,13 +99,12 @@ class Journal:
         """Record that the run starts or resumes. Passwords in URLs are redacted."""
         shown = {
             "uri": redacted(spec.uri),
-            "params": {key: redacted(str(value)) for key, value in spec.params.items()},
-            "tags": {key: redacted(value) for key, value in spec.tags.items()},
+            "params": {key: _shown(str(value)) for key, value in spec.params.items()},
+            "tags": {key: _shown(value) for key, value in spec.tags.items()},
             "artifacts": str(spec.artifacts),
             "scores": list(spec.scores),
             "datasets": [
-                {key: redacted(value) for key, value in dataset.items()}
-                for dataset in spec.datasets
+                {key: _shown(value) for key, value in dataset.items()} for dataset in spec.datasets
             ],
         }
         self._append("run", vars(spec) | shown)
@@ -137,7 +137,7 @@ class Journal:
 
     def text(self, text: str, path: str) -> None:
         """Record the text of the file `path` in the run's artifacts."""
-        self._append("text", {"text": text, "path": path})
+        self._append("text", {"text": visible(text), "path": path})
 
     def model(self, path: Path, step: int) -> None:
         """Record a checkpoint as a model with the metrics of `step`.
@@ -183,7 +183,7 @@ class Journal:
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Record tags. The last value of each counts."""
-        self._append("tags", {"tags": {key: redacted(value) for key, value in tags.items()}})
+        self._append("tags", {"tags": {key: _shown(value) for key, value in tags.items()}})
 
     def end(self, status: End) -> None:
         """Record how the run ended."""
@@ -288,6 +288,11 @@ class Journal:
         self._entries.append(entry)
         if entry.kind == "metrics":
             self._known.add(_key(entry))
+
+
+def _shown(text: str) -> str:
+    """Return text without secrets, and without what no database takes: bytes that are no UTF-8."""
+    return visible(redacted(text))
 
 
 def _parsed(line: bytes) -> tuple[Entry, int]:

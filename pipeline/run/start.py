@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.io.text import briefly
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.sides import plain_name
@@ -118,7 +119,7 @@ def plan_start(folder: Path, model: ModelSettings, joint_set: JointSet) -> Start
         with safe_open(path, "pt") as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not readable as weights: {error}") from error
+        raise ValueError(f"{path}: not readable as weights: {briefly(error)}") from error
     own = _shapes(model)
     axes = _joint_axes(own, _shapes(replace(model, joints=model.joints + 1)))
     names = [plain_name(name) for name in joint_set.joints]

@@ -10,6 +10,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from PIL import Image
 
 from pipeline.io.inside import path_inside
+from pipeline.io.text import briefly
 from pipeline.tracking.client import RefusedError, artifact_client, message
 from pipeline.tracking.runs import Run
 
@@ -65,7 +66,7 @@ def lay_out(file: Path, key: str, step: int, time_ms: int, folder: Path) -> None
     except (OSError, SyntaxError) as error:
         if getattr(error, "errno", None) is not None:  # an error of the disk
             raise
-        raise ValueError(f"{file} is not a picture: {error}") from error
+        raise ValueError(f"{file} is not a picture: {briefly(error)}") from error
 
 
 def download_folder(

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from pipeline.io.own import open_own
 from pipeline.io.processes import described, lock_holders
 from pipeline.io.redaction import redacted
+from pipeline.io.text import briefly
 from pipeline.io.threads import within
 from pipeline.run.plan import tracking_uri
 from pipeline.tracking.answers import bound_answers
@@ -159,7 +160,7 @@ def artifact_client(uri: str, run_id: str = "") -> Iterator[MlflowClient]:
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         is_refused = isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {briefly(error)}"
         if is_refused:
             raise RefusedError(message(uri, reason)) from None
         store = f"the store of artifacts{_store_of(uri, run_id)}"
@@ -179,7 +180,7 @@ def _store_of(uri: str, run_id: str) -> str:
 
 def message(uri: str, reason: object) -> str:
     """Format an error message about a URI, without secrets."""
-    return redacted(f"tracking.uri={uri!r}: MLflow: {reason}")
+    return redacted(f"tracking.uri={uri!r}: MLflow: {briefly(reason)}")
 
 
 @contextmanager

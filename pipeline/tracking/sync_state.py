@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.io.installation import command
 from pipeline.io.own import create_own
 from pipeline.io.redaction import redacted
+from pipeline.io.text import briefly
 
 POSITION_NAME = "delivered.json"
 REFUSED_NAME = "undeliverable.jsonl"
@@ -90,8 +91,8 @@ def last_position(folder: Path) -> SyncPosition | None:
         return SyncPosition(**fields | {"later": tuple(fields["later"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} is damaged: {error}; remove it to send everything again, which stores "
-            "nothing twice"
+            f"{path} is damaged: {briefly(error)}; remove it to send everything again, which "
+            "stores nothing twice"
         ) from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.io.console import say, say_text
 from pipeline.io.redaction import redacted
+from pipeline.io.text import briefly
 from pipeline.io.threads import beside
 from pipeline.run.journal import JOURNAL_NAME, SYSTEM_NAME
 from pipeline.run.ownership import SupersededError, Writer
@@ -59,7 +60,7 @@ class Uploader:
             self._reason = str(error)
         except Exception as error:
             # A bug in the upload must not end the run. jobs.deliver can send the rest later.
-            self._reason = f"{type(error).__name__}: {error}"
+            self._reason = f"{type(error).__name__}: {briefly(error)}"
             say_text(f"the upload to MLflow has stopped:\n{traceback.format_exc()}")
 
     def _send_until_closed(self) -> None:

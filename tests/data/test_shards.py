@@ -14,7 +14,7 @@ from factories import add_member, index_of, person, sample, samples
 
 from pipeline.data.shards.index import Index, find_shards
 from pipeline.data.shards.reader import ShardReader
-from pipeline.data.shards.sample import BadSampleError, record_of
+from pipeline.data.shards.sample import BadSampleError, record_of, sample_from
 from pipeline.data.shards.writer import ShardName, write_shard
 from pipeline.pose.joint_sets import COCO, MPII
 from pipeline.pose.person import Visibility
@@ -157,6 +157,12 @@ def test_a_sample_without_one_of_its_members_is_refused(tmp_path, absent):
                     add_member(tar, f"{key}.{suffix}", b"data")
     with pytest.raises(ValueError, match=rf"train-000000\.tar: b_00 has no \.{absent}$"):
         ShardReader([str(path)])
+
+
+def test_an_image_whose_name_could_not_be_written_is_a_bad_sample():
+    record = record_of(sample(0)).replace(b"photo-000.jpg", b"\\ud800.jpg")
+    with pytest.raises(ValueError, match=r"^a: not a sample record: .*surrogates not allowed"):
+        sample_from(b"", record, "a")
 
 
 @pytest.mark.parametrize("record", [b"{}", b"[1]", b"no JSON", b'{"crop": {}}'])
@@ -434,6 +440,18 @@ def test_an_index_that_cannot_be_used_is_named(pack, change, message):
     index.write_text(json.dumps(json.loads(index.read_text()) | change))
     with pytest.raises(ValueError, match=re.escape(f"{index}: {message}")):
         Index.read(path.parent)
+
+
+def test_a_checksum_in_an_index_is_one(pack):
+    [path] = pack(samples(1))
+    index = path.parent / "index.json"
+    entry = json.loads(index.read_text())["shards"][0]
+    for wrong in ("\udc80", "", "x" * 64, "A" * 64):
+        content = json.loads(index.read_text()) | {"shards": [entry | {"sha256": wrong}]}
+        index.write_text(json.dumps(content))
+        message = f"{index}: shards[0].sha256 must be 64 hexadecimal digits, got {wrong!r}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Index.read(path.parent)
 
 
 def test_an_index_that_was_cut_off_is_named(pack):

@@ -108,7 +108,9 @@ def test_heatmaps_have_a_row_a_stack_and_a_column_a_group(pack):
 
 def test_one_stack_and_one_joint_make_a_picture_too():
     maps, image = np.zeros((1, 1, 4, 4)), np.zeros((16, 16, 3), np.uint8)
-    figure = stack_maps(image, maps, ["$a_{"], np.zeros((1, 2)), np.array([True]), "of $x_{_00")
+    figure = stack_maps(
+        image, maps, ["$a_{"], np.zeros((1, 2)), np.array([True]), "of $x_{_00 \udcff"
+    )
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=50)
     assert drawn.getvalue().startswith(b"\x89PNG")

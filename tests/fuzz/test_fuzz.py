@@ -84,7 +84,9 @@ def _run(reader: Reader, folder: Path, seconds: float, results: Connection) -> N
             _round(reader, folder, data, SEED + number, until, counts)
             number += 1
     except BaseException:
-        results.send({"failure": traceback.format_exc()[-6000:]})
+        text = traceback.format_exc()
+        # Of a long one the middle is the content of the file.
+        results.send({"failure": text if len(text) < 12000 else f"{text[:6000]}...{text[-6000:]}"})
     else:
         results.send(dict(counts))
 

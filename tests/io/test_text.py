@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.io.console import aligned, fail, say, say_text
-from pipeline.io.text import csv_cell, one_line, visible
+from pipeline.io.text import briefly, csv_cell, one_line, visible
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,12 @@ def test_a_name_is_no_second_line(capsys):
     assert printed.out == f"a.jpg\\nerror: none\n{table}"
     # Messages may have several lines; only the first begins at the left.
     assert printed.err == "error: a.jpg\n  error: none\n"
+
+
+def test_an_error_that_quotes_much_is_cut_off_after_its_secrets_are_hidden():
+    shown = briefly(ValueError("x" * 980 + " http://anna:secret" + "s" * 40 + "@host/ " + "y" * 99))
+    assert shown == "x" * 980 + " http://***@host/ " + "yy ..."
+    assert briefly("short") == "short"
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\n=", "  =", "\uff1d"])

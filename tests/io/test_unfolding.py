@@ -143,6 +143,35 @@ def test_the_arrays_kept_as_hostile_are_refused(hostile_dir):
         read_results(hostile_dir / "people_bomb.npz")
 
 
+@pytest.mark.parametrize("code", [0xD800, 0xDC7F, 0xDD00, 0x110000])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_names_in_arrays_that_are_no_text_are_refused_by_the_file(tmp_path, code, order):
+    names = np.array([code], f"{order}u4").view(f"{order}U1")
+    path = tmp_path / "people.npz"
+    np.savez(path, keys=names)
+    for read in (lambda: read_results(path), lambda: members_from(path.read_bytes(), str(path))):
+        with pytest.raises(ValueError, match=r"people\.npz: not readable .*keys holds what is no"):
+            read()
+
+
+def test_names_of_files_that_are_no_utf_8_are_read():
+    file = io.BytesIO()
+    np.savez(file, keys=np.array(["\udcff", "é\N{GRINNING FACE}"]))
+    assert load_npz(file.getvalue())["keys"].tolist() == ["\udcff", "é\N{GRINNING FACE}"]
+
+
+def test_an_error_of_a_library_is_quoted_in_part(tmp_path):
+    path = tmp_path / "people.npz"
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a" * 9999, b"x")
+    # The name in the header is another than that in the directory, and zipfile quotes both.
+    path.write_bytes(content.getvalue().replace(b"a" * 9999, b"b" * 9999, 1))
+    with pytest.raises(ValueError, match=r"people\.npz: not readable as results") as caught:
+        read_results(path)
+    assert len(str(caught.value)) < 1500
+
+
 def test_arrays_that_compress_well_are_read():
     file = io.BytesIO()
     np.savez_compressed(file, zeros=np.zeros(10**6), words=np.array(["a", "bc"]), none=np.zeros(0))

@@ -266,7 +266,14 @@ def test_joints_with_sigmas_are_measured_by_oks_too():
     ("change", "message"),
     [
         ({"key": "pck head"}, "key must be made of letters a-z, digits and '_', got 'pck head'"),
-        ({"title": "a\x1b[2J"}, "title must be printable, got 'a\\x1b[2J'"),
+        *(
+            (
+                {"title": title},
+                "title must be made of at most 80 letters, digits, spaces and any of .,:@%()/+-, "
+                f"got {title!r:.100}",
+            )
+            for title in ("a\x1b[2J", "$\\frac{$", "", "x" * 81, "\udcff")
+        ),
         ({"thresholds": ()}, "thresholds must hold at least one threshold, got none"),
         ({"thresholds": (0.1, 0.1)}, "thresholds must hold a threshold once, got 0.1 2 times"),
         ({"thresholds": (0.5, 0.6)}, "thresholds[1] must be hundredths from 0.01 to 0.5, got 0.6"),

@@ -52,6 +52,16 @@ def test_datasets_are_recorded_without_secrets_and_checked(tmp_path):
     assert Journal(tmp_path).entries()[0].content["name"] == "run"
 
 
+def test_bytes_that_are_no_utf_8_are_recorded_as_escapes(tmp_path):
+    journal = Journal(tmp_path)
+    journal.run(spec(params={"data.train": "/\udcff/a.tar"}, tags={"b": "\udcff"}))
+    journal.tags({"t": "\udcff"})
+    journal.text("\udcff", "a.txt")
+    for entry in journal.entries():
+        json.dumps(entry.content, ensure_ascii=False).encode()
+    assert journal.entries()[0].content["params"] == {"data.train": "/\\udcff/a.tar"}
+
+
 def test_every_entry_is_a_numbered_line_of_json(tmp_path, monkeypatch):
     times = iter(range(1_000_000_000, 10_000_000_000, 1_000_000_000))
     monkeypatch.setattr(module.time, "time_ns", lambda: next(times))

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.io.matlab import matlab_variables
 from pipeline.io.parsing import parse_json
+from pipeline.io.text import briefly
 from pipeline.io.unfolding import unfolded
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Person, Visibility
@@ -54,7 +55,7 @@ def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except errors as error:
-        raise ValueError(f"{path}: not readable as {kind}: {error}") from error
+        raise ValueError(f"{path}: not readable as {kind}: {briefly(error)}") from error
 
 
 def read_json(path: Path) -> Any:

@@ -16,6 +16,7 @@ from pipeline.data.formats.annotations import (
     person_of,
 )
 from pipeline.io.hdf5 import read_h5
+from pipeline.io.text import briefly
 from pipeline.pose.joint_sets import FLIC, MPII, JointSet
 from pipeline.pose.person import Visibility
 
@@ -114,7 +115,7 @@ def _names(value: np.ndarray, count: int, where: str) -> list[str]:
             for name in value.tolist()
         ]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not readable as text: {error}") from error
+        raise ValueError(f"{where}: not readable as text: {briefly(error)}") from error
     if not all(names):
         raise ValueError(f"{where}[{names.index('')}] is empty")
     return names

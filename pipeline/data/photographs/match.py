@@ -118,11 +118,12 @@ def _named_apart(people: Sequence[Person]) -> list[Person]:
     """Give images whose paths make the same name, such as a.jpg and a.png, names of their own."""
     images = {person.image for person in people}
     counts = Counter(map(image_name, images))
-    names = {
-        image: f"{image_name(image)}-{sha256(image.encode()).hexdigest()[:8]}"
-        for image in images
-        if counts[image_name(image)] > 1
-    }
+
+    def named(image: str) -> str:
+        digest = sha256(image.encode(errors="surrogateescape")).hexdigest()
+        return f"{image_name(image)}-{digest[:8]}"
+
+    names = {image: named(image) for image in images if counts[image_name(image)] > 1}
     return [replace(person, name=names.get(person.image, "")) for person in people]
 
 

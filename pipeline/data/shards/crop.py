@@ -14,6 +14,7 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from pipeline.data.photographs.header import TooManyPixelsError, check_pixels, opened
+from pipeline.io.text import briefly
 from pipeline.pose.geometry import (
     Matrix,
     crop_from_original,
@@ -115,7 +116,7 @@ class CropDecoder:
         except TooManyPixelsError:
             raise
         except ValueError as error:
-            raise ValueError(f"damaged JPEG of {len(data):,} bytes: {error}") from None
+            raise ValueError(f"damaged JPEG of {len(data):,} bytes: {briefly(error)}") from None
 
 
 def warp(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -161,10 +162,17 @@ def _entry(value: Any, where: str) -> ShardEntry:
     return ShardEntry(
         name=name,
         split=split,
-        sha256=text_of(given["sha256"], f"{where}.sha256"),
+        sha256=_sha256(given["sha256"], f"{where}.sha256"),
         measured=None if measured is None else table_of(measured, f"{where}.measured", whole_of),
         **{count: whole_of(given[count], f"{where}.{count}") for count in counts},
     )
+
+
+def _sha256(value: Any, where: str) -> str:
+    found = text_of(value, where)
+    if not re.fullmatch("[0-9a-f]{64}", found):
+        raise ValueError(f"{where} must be 64 hexadecimal digits, got {found!r:.80}")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from pipeline.data.shards.sample import SUFFIXES, is_inside
 from pipeline.io.redaction import redacted
+from pipeline.io.text import briefly
 from pipeline.io.unfolding import (
     MOST_MEMBER_BYTES,
     BoundedInfo,
@@ -93,7 +94,7 @@ def members_from(content: bytes, where: str) -> dict[str, Members]:
             begin = end
     except Exception as error:  # NumPy's parsers raise errors of any kind
         raise ValueError(
-            f"{redacted(where)}: not readable as members of shards: {error}"
+            f"{redacted(where)}: not readable as members of shards: {briefly(error)}"
         ) from error
     return held
 
@@ -149,5 +150,5 @@ def _scanned(path: Path) -> dict[str, dict[str, tuple[int, int, int]]]:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise ValueError(f"{path}: damaged or truncated after {next(reversed(found))}")
     except (tarfile.TarError, UnfoldsError) as error:
-        raise ValueError(f"{path}: not a readable tar: {error}") from error
+        raise ValueError(f"{path}: not a readable tar: {briefly(error)}") from error
     return found

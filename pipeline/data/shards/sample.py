@@ -144,6 +144,8 @@ def _check(fields: Mapping[str, Any], crop: Mapping[str, Any], numbers: list[flo
         raise ValueError(f"coordinates must be finite and below {_FARTHEST:g} pixels in all")
     if not (type(fields["image"]) is type(fields.get("name", "")) is str):
         raise TypeError("image and name must be text")
+    # Halves of characters could not be written; bytes of names that are no UTF-8 can.
+    (fields["image"] + fields.get("name", "")).encode(errors="surrogateescape")
     split = fields.get("split")
     if split not in _SPLITS:
         raise ValueError(f"split must be train, val or null, got {split!r:.20}")

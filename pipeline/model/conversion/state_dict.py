@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.io.text import briefly
 from pipeline.model.tensors import load_tensors
 
 # Preferred where a checkpoint holds the weights of several networks.
@@ -59,7 +60,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not readable as safetensors: {error}") from error
+        raise ValueError(f"{path}: not readable as safetensors: {briefly(error)}") from error
 
 
 def _torch_file(path: Path) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.formats.annotations import reading
+from pipeline.io.text import briefly
 
 _MOST_BYTES = 2**22
 
@@ -24,7 +25,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         try:
             content = yaml.safe_load(text)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: not readable as YAML: {error}") from error
+            raise ValueError(f"{path}: not readable as YAML: {briefly(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected fields, got {content!r:.80}")
     return {str(name): value for name, value in content.items()}

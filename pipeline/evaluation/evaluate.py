@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.data.formats.coco_truth import AREA_OF_BOX
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.sample import Sample
 from pipeline.evaluation.metrics import (
+    THRESHOLDS,
     AveragePrecision,
     JointCounts,
     Scores,
@@ -26,6 +28,7 @@ from pipeline.evaluation.metrics import (
     scores,
 )
 from pipeline.evaluation.per_person import Instances, PersonResults
+from pipeline.io.parsing import fields_of, parse_json, table_of, whole_of
 from pipeline.model.arithmetic import arithmetic, fp32_of
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.loss import batch_loss, is_flat
@@ -162,12 +165,41 @@ class Evaluation:
         return vars(self) | {"counts": counts}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
-        counts = {
-            key: JointCounts(**{name: np.array(c[name], np.int64) for name in c})
-            for key, c in content["counts"].items()
-        }
-        return cls(**content | {"counts": counts})
+    def read(cls, path: Path, joint_set: JointSet) -> Self:
+        """Read the JSON of an evaluation of `joint_set`. Raises ValueError naming file and field.
+
+        Measures that the joint set does not have are left out, and a checkpoint of before may lack
+        one.
+        """
+        try:
+            content = parse_json(path.read_bytes(), str(path))
+        except OSError as error:
+            raise ValueError(f"{path}: not readable: {error.strerror}") from None
+        try:
+            return cls._from_json(content, joint_set)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_json(cls, content: Any, joint_set: JointSet) -> Self:
+        names = ("counts", "loss_sum", "people")
+        given = fields_of(content, "evaluation", required=names, optional=("flat",))
+        people = whole_of(given["people"], "people")
+        counts = table_of(given["counts"], "counts", lambda value, _: value)
+        required = [measure.key for measure in joint_set.measures]
+        fields_of(counts, "counts", required=required, optional=counts)
+        keys = [measure.key for measure in joint_set.all_measures if measure.key in counts]
+        loss = given["loss_sum"]
+        # Of a network that diverged it is NaN.
+        if not isinstance(loss, float):
+            raise ValueError(f"loss_sum must be a number with a point, got {loss!r:.80}")
+        joints = len(joint_set.joints)
+        return cls(
+            counts={key: _counts(counts[key], f"counts.{key}", people, joints) for key in keys},
+            loss_sum=loss,
+            people=people,
+            flat=whole_of(given.get("flat", 0), "flat", most=people),
+        )
 
     def scores(
         self, joint_set: JointSet, precision: AveragePrecision | None = None
@@ -182,6 +214,30 @@ class Evaluation:
             for measure in joint_set.all_measures
             if measure.key in self.counts and self.counts[measure.key].annotated.any()
         }
+
+
+def _counts(value: Any, where: str, people: int, joints: int) -> JointCounts:
+    """Read the counts of one measure: of each joint no more than there are people."""
+    given = fields_of(value, where, required=("correct", "annotated"))
+    annotated = _whole_numbers(given["annotated"], f"{where}.annotated", (joints,))
+    correct = _whole_numbers(given["correct"], f"{where}.correct", (len(THRESHOLDS), joints))
+    rising = np.concatenate([np.zeros_like(correct[:1]), correct, annotated[None]])
+    if (np.diff(rising, axis=0) < 0).any() or (annotated > people).any():
+        raise ValueError(
+            f"{where} must rise from 0 with the threshold, to at most the annotated joints, and "
+            f"these to at most {people} people"
+        )
+    return JointCounts(correct=correct, annotated=annotated)
+
+
+def _whole_numbers(value: Any, where: str, shape: tuple[int, ...]) -> Int64[np.ndarray, "..."]:
+    try:
+        found = np.array(value)
+    except ValueError:
+        found = np.empty(0)
+    if found.shape != shape or found.dtype != np.int64:
+        raise ValueError(f"{where} must be whole numbers of shape {shape}, got {value!r:.80}")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

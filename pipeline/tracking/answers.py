@@ -10,6 +10,8 @@ import requests
 from mlflow.utils.request_utils import TCPKeepAliveHTTPAdapter
 from urllib3 import BaseHTTPResponse
 
+from pipeline.io.threads import within
+
 # Bytes of an answer, unpacked: of a list of a thousand runs, and of a file. A checkpoint of 8
 # stacks has some 300 MB.
 _MOST_BYTES, _MOST_FILE_BYTES = 2**26, 2**33
@@ -24,8 +26,15 @@ class BoundedAdapter(TCPKeepAliveHTTPAdapter):
     def send(
         self, request: requests.PreparedRequest, stream: bool = False, *args: Any, **options: Any
     ) -> requests.Response:
-        """Send a request. Reading the answer may raise requests.ConnectionError."""
-        answer: requests.Response = super().send(request, stream, *args, **options)
+        """Send a request. It and reading the answer may raise requests.ConnectionError."""
+        sent = int(request.headers.get("Content-Length", 0))
+        patience_s = _PATIENCE_S + sent / _LEAST_BYTES_PER_S
+        call = partial(super().send, request, stream, *args, **options)
+        # Other limits are for each part of an answer's head, which may come byte by byte.
+        try:
+            answer: requests.Response = within(patience_s, call)
+        except TimeoutError as error:
+            raise requests.ConnectionError(str(error)) from None
         most = _MOST_FILE_BYTES if stream else _MOST_BYTES
         # requests reads all answers by this method.
         answer.raw.stream = partial(_blocks, answer.raw, most)

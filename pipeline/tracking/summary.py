@@ -1,7 +1,6 @@
 """The first and last artifacts of a run: a picture of its samples, figures of its result."""
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -113,7 +112,7 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
         raise ValueError(f"{plan.folder}: has no checkpoint with {metric}")
     folder, metadata = found
     epoch = metadata.progress.epochs
-    evaluation = Evaluation.from_json(json.loads((folder / EVALUATION_NAME).read_text()))
+    evaluation = Evaluation.read(folder / EVALUATION_NAME, plan.joint_set)
     people = read_results(folder / PEOPLE_NAME)
     precision = precision_of(people, plan.joint_set)
     scores = evaluation.scores(plan.joint_set, precision)

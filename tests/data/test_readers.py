@@ -763,7 +763,7 @@ def test_a_category_id_twice_is_refused_unless_it_is_the_same_category(tmp_path)
     content["categories"].append(content["categories"][0])
     assert len(read_coco(write_json(path, content)).people) == 1
     content["categories"][1] = content["categories"][0] | {"keypoints": ["a", "b"]}
-    said = "categories[1] has the id 1 of another category before it, expected one id a category"
+    said = "categories[1] has the id 1 of another one before it, expected one id each"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {said}')}$"):
         read_coco(write_json(path, content))
 

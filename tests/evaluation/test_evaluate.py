@@ -1,6 +1,7 @@
 """Evaluation with networks that know the truth: original pixels, counts by hand."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -187,7 +188,7 @@ class Constant(nn.Module):
         return stacked(*torch.full((2, len(images), 16, 16, 16), self.value))
 
 
-def test_people_whose_heatmaps_are_flat_are_counted(pack):
+def test_people_whose_heatmaps_are_flat_are_counted(pack, tmp_path):
     loader = loader_of(pack, samples(3))
     batches = batches_of(loader, 2)
     # Heatmaps are flat below a tenth of the peak.
@@ -199,7 +200,9 @@ def test_people_whose_heatmaps_are_flat_are_counted(pack):
     counted = evaluate(predictions, loader)
     assert counted.flat == 3
     assert (counted + counted).flat == 6
-    assert Evaluation.from_json(counted.to_json()).flat == 3
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(counted.to_json()))
+    assert Evaluation.read(path, MPII).flat == 3
     assert evaluate(run(Oracle(batches), loader, batches), loader).flat == 0
 
 
@@ -315,16 +318,56 @@ def test_evaluations_add_up(pack):
     assert total.counts["pckh"].correct[0].tolist() == [2] * 16
 
 
-def test_an_evaluation_survives_json(pack):
+def test_an_evaluation_survives_json(pack, tmp_path):
     loader = loader_of(pack, samples(2))
     result = evaluate([off_by(loader, [4.0, 0.0])], loader)
-    back = Evaluation.from_json(json.loads(json.dumps(result.to_json())))
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(result.to_json()))
+    back = Evaluation.read(path, MPII)
     assert (back.people, back.loss_sum) == (result.people, result.loss_sum)
     assert back.counts.keys() == result.counts.keys()
     for key, counts in result.counts.items():
         assert isinstance(back.counts[key], JointCounts)
         assert np.array_equal(back.counts[key].correct, counts.correct)
         assert np.array_equal(back.counts[key].annotated, counts.annotated)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("people"), "evaluation: field 'people' is absent"),
+        (lambda c: c.update(people=-1), "people must be a whole number of at least 0, got -1"),
+        (lambda c: c.update(flat=3), "flat must be a whole number of at most 2, got 3"),
+        (lambda c: c.update(loss_sum="0"), "loss_sum must be a number with a point, got '0'"),
+        (lambda c: c["counts"].pop("pckh"), "counts: field 'pckh' is absent"),
+        (lambda c: c["counts"].update(pckh=5), "counts.pckh must be a table of fields, got 5"),
+        (
+            lambda c: c["counts"]["pckh"].update(annotated=[1, [2]]),
+            "counts.pckh.annotated must be whole numbers of shape (16,), got [1, [2]]",
+        ),
+        (
+            lambda c: c["counts"]["pckh"]["correct"][3].__setitem__(0, 0.5),
+            "counts.pckh.correct must be whole numbers of shape (50, 16), got [[",
+        ),
+        (
+            lambda c: c["counts"]["pckh"]["correct"][0].__setitem__(0, -1),
+            "counts.pckh must rise from 0 with the threshold, to at most the annotated joints",
+        ),
+        (
+            lambda c: c["counts"]["pckh"]["annotated"].__setitem__(0, 3),
+            "and these to at most 2 people",
+        ),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_by_file_and_field(pack, tmp_path, change, message):
+    loader = loader_of(pack, samples(2))
+    content = evaluate([off_by(loader, [4.0, 0.0])], loader).to_json()
+    change(content)
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: ")) as refused:
+        Evaluation.read(path, MPII)
+    assert message in str(refused.value)
 
 
 # The baseline that ignores the picture

@@ -369,6 +369,16 @@ def test_coco_results_are_scored_by_the_command(tmp_path, spread, capsys):
             [],
             "categories[1] has other keypoints than categories[0]: b",
         ),
+        (
+            {"categories": [{"id": 1, "keypoints": ["a"]}, {"id": "1", "keypoints": ["a"]}]},
+            [],
+            "categories[1] has the id 1 of another one before it, expected one id each",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]},
+            [],
+            "images[1] has the id 1 of another one before it, expected one id each",
+        ),
     ],
 )
 def test_wrong_files_are_refused_by_record_and_field(tmp_path, spread, truth, found, message):

@@ -36,6 +36,7 @@ from pipeline.data.shards.index import INDEX_NAME, Index, find_shards
 from pipeline.data.shards.members import MEMBERS_NAME, Members, members_from
 from pipeline.data.shards.sample import BadSamples, record_of, sample_from
 from pipeline.data.shards.streaming import ShardStream
+from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
 from pipeline.inference.boxes.files import read_boxes
 from pipeline.inference.pyfunc import ServedModel
@@ -262,6 +263,12 @@ READERS: Mapping[str, Reader] = {
         prepare=seeds.people,
         read=lambda folder: read_results(folder / PEOPLE_NAME),
         mutations=_ARRAYS,
+    ),
+    "evaluation.json": Reader(
+        name=EVALUATION_NAME,
+        prepare=seeds.evaluation,
+        read=lambda folder: Evaluation.read(folder / EVALUATION_NAME, MPII).scores(MPII),
+        mutations=JSON,
     ),
     "checkpoint.json": Reader(
         name=METADATA_NAME,

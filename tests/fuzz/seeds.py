@@ -17,6 +17,8 @@ from factories import TINY_NETWORK, pack_samples, photograph, sample, samples
 from PIL import Image
 
 from pipeline.data.shards.sample import record_of
+from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
+from pipeline.evaluation.metrics import THRESHOLDS, JointCounts
 from pipeline.evaluation.per_person import PEOPLE_NAME, Instances, PersonResults
 from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import COCO, MPII
@@ -54,6 +56,15 @@ def people(folder: Path) -> None:
         instances,
     )
     (folder / PEOPLE_NAME).write_bytes(results.to_bytes())
+
+
+def evaluation(folder: Path) -> None:
+    joints = len(MPII.joints)
+    counts = JointCounts(
+        correct=np.full((len(THRESHOLDS), joints), 2), annotated=np.full(joints, 3)
+    )
+    made = Evaluation(counts={m.key: counts for m in MPII.measures}, loss_sum=1.5, people=4)
+    (folder / EVALUATION_NAME).write_text(json.dumps(made.to_json()))
 
 
 def checkpoint(folder: Path) -> None:

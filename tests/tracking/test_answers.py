@@ -72,6 +72,27 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(server, monkeypatch):
         is_over.set()
 
 
+def test_a_head_that_comes_byte_by_byte_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(answers, "_PATIENCE_S", 0.5)
+    is_over = threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        with suppress(OSError):
+            while not is_over.wait(0.05):
+                handler.wfile.write(b"a")
+
+    server.answer = answer
+    try:
+        with (
+            pytest.raises(AwayError, match=r"no answer within 0\.5"),
+            mlflow_client(uri(server)) as client,
+        ):
+            client.search_experiments()
+    finally:
+        is_over.set()
+
+
 def test_a_file_without_end_is_given_up(server, monkeypatch, tmp_path):
     monkeypatch.setattr(answers, "_MOST_FILE_BYTES", 2**20)
     listed = whole(b'{"files": [{"path": "a.txt", "is_dir": false, "file_size": 3}]}')

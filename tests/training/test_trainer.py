@@ -492,7 +492,7 @@ def two_ranks(tmp_path_factory) -> tuple[Path, Task]:
 
 
 def evaluation(folder: Path, name: str) -> Evaluation:
-    return Evaluation.from_json(json.loads((folder / f"{name}.json").read_text()))
+    return Evaluation.read(folder / f"{name}.json", MPII)
 
 
 def ranks_of(folder: Path) -> list[dict]:

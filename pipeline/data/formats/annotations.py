@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.io.matlab import matlab_variables
-from pipeline.io.parsing import parse_json
+from pipeline.io.parsing import Identifier, identifier_of, parse_json
 from pipeline.io.text import briefly
 from pipeline.io.unfolding import unfolded
 from pipeline.pose.joint_sets import JointSet
@@ -101,6 +101,29 @@ def records_of(contents: Any, field_name: str, where: str) -> list[dict[str, Any
                 f"{where}: {field_name}[{number}] must be an object, got {record!r:.80}"
             )
     return records
+
+
+def records_by_id(
+    contents: Any,
+    field_name: str,
+    path: Path,
+    same: Callable[[Mapping[str, Any]], object] = lambda record: record,
+) -> dict[Identifier, tuple[str, dict[str, Any]]]:
+    """Return the objects of a field's list by their ids, each with its place.
+
+    Joined exports hold some of them again. Raises ValueError naming two of one id that are not the
+    same.
+    """
+    found: dict[Identifier, tuple[str, dict[str, Any]]] = {}
+    for number, record in enumerate(records_of(contents, field_name, str(path))):
+        where = f"{path}: {field_name}[{number}]"
+        known = identifier_of(entry(record, "id", where), f"{where}: id")
+        _, other = found.setdefault(known, (where, record))
+        if other is not record and same(other) != same(record):
+            raise ValueError(
+                f"{where} has the id {known!r} of another one before it, expected one id each"
+            )
+    return found
 
 
 def numbers_in(

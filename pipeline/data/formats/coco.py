@@ -17,6 +17,7 @@ from pipeline.data.formats.annotations import (
     path_in,
     positive,
     read_json,
+    records_by_id,
     records_of,
 )
 from pipeline.data.formats.recognition import Peek
@@ -216,21 +217,10 @@ def _categories(contents: Mapping[str, Any], files: AnnotationFiles) -> _Categor
         return _Categories(
             names=dict.fromkeys(ids, "person"), skeletons=dict.fromkeys(ids, only), notes=()
         )
-    records: dict[Identifier, Mapping[str, Any]] = {}
     names: dict[Identifier, str] = {}
     skeletons: dict[Identifier, Skeleton] = {}
     notes: list[str] = []
-    for number, record in enumerate(records_of(contents, "categories", str(path))):
-        where = f"{path}: categories[{number}]"
-        known = identifier_of(entry(record, "id", where), f"{where}: id")
-        if records.setdefault(known, record) is not record:
-            # Joined exports hold the same categories again.
-            if records[known] != record:
-                raise ValueError(
-                    f"{where} has the id {known!r} of another category before it, expected one id "
-                    "a category"
-                )
-            continue
+    for known, (where, record) in records_by_id(contents, "categories", path).items():
         name = str(record.get("name", known))
         # Two categories may share a name.
         names[known] = f"{name} ({known})" if name in names.values() else name

@@ -14,6 +14,7 @@ from pipeline.data.formats.annotations import (
     numbers_in,
     path_in,
     read_json,
+    records_by_id,
     records_of,
 )
 from pipeline.io.parsing import Identifier, identifier_of, items_of, text_of
@@ -76,14 +77,11 @@ def read_coco_truth(path: Path, joint_set: JointSet | None = None) -> CocoTruth:
     """
     contents = read_json(path)
     names, categories = _categories(path, contents)
-    images = {
-        identifier_of(entry(record, "id", where), f"{where}: id"): number
-        for number, record in enumerate(records_of(contents, "images", str(path)))
-        for where in [f"{path}: images[{number}]"]
-    }
+    found = records_by_id(contents, "images", path, lambda record: record.get("file_name"))
+    images = {known: number for number, known in enumerate(found)}
     files = {
-        identifier_of(record["id"], f"{path}: images"): path_in(record, "file_name", str(path))
-        for record in records_of(contents, "images", str(path))
+        known: path_in(record, "file_name", where)
+        for known, (where, record) in found.items()
         if "file_name" in record
     }
     records = records_of(contents, "annotations", str(path))
@@ -152,12 +150,9 @@ def read_coco_results(path: Path, truth: CocoTruth) -> DetectedPeople:
 
 def _categories(path: Path, contents: Any) -> tuple[tuple[str, ...], dict[Identifier, int]]:
     """Return the keypoints' names, and the number of each category by its id."""
-    records = records_of(contents, "categories", str(path))
-    ids: dict[Identifier, int] = {}
+    records = records_by_id(contents, "categories", path)
     names: tuple[str, ...] = ()
-    for number, record in enumerate(records):
-        where = f"{path}: categories[{number}]"
-        ids[identifier_of(entry(record, "id", where), f"{where}: id")] = number
+    for where, record in records.values():
         here = items_of(entry(record, "keypoints", where), f"{where}: keypoints", text_of)
         if names and here != names:
             raise ValueError(
@@ -167,7 +162,7 @@ def _categories(path: Path, contents: Any) -> tuple[tuple[str, ...], dict[Identi
         names = here
     if not names:
         raise ValueError(f"{path}: categories: expected one with keypoints, got {len(records)}")
-    return names, ids
+    return names, {known: number for number, known in enumerate(records)}
 
 
 def _sigmas(path: Path, names: tuple[str, ...], joint_set: JointSet | None) -> tuple[float, ...]:

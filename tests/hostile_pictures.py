@@ -55,6 +55,20 @@ def _jpeg2000() -> bytes:
     return bytes(data)
 
 
+def _jpeg2000_of_tiles(side: int, tile: int, *, in_boxes: bool = True) -> bytes:
+    """Make a JPEG 2000 of many tiles, each of which its decoder has a structure for."""
+    data = bytearray(_encoded("JPEG2000"))
+    header = data.index(b"ihdr") + 4
+    data[header : header + 8] = struct.pack(">2I", side, side)
+    start = data.index(b"\xff\x4f\xff\x51")
+    at = start + 8
+    data[at : at + 8] = struct.pack(">2I", side, side)
+    data[at + 16 : at + 24] = struct.pack(">2I", tile, tile)
+    # The box may state its length in eight bytes, or none.
+    longer = struct.pack(">I4sQ", 1, b"jp2c", len(data) - start + 16)
+    return bytes(data[: start - 8] + longer + data[start:] if in_boxes else data[start:])
+
+
 def _gif() -> bytes:
     data = bytearray(_encoded("GIF"))
     at = data.index(b",\0\0\0\0")
@@ -84,6 +98,8 @@ HOSTILE = {
     "bmp upside down": _bmp(60_000, -60_000),
     "gif": _gif(),
     "jpeg2000": _jpeg2000(),
+    "jpeg2000 of tiles": _jpeg2000_of_tiles(255, 1),
+    "jpeg2000 of tiles, bare": _jpeg2000_of_tiles(8000, 32, in_boxes=False),
     "pgm": b"P5 65000 65000 255\n" + bytes(64),
     "pgm 16": b"P5 65000 65000 65535\n" + bytes(64),
     "ppm": b"P6 2147483647 2147483647 255\n" + bytes(64),

@@ -44,6 +44,9 @@ _DAMAGE = (
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # TIFF tags of the sides of tiles, which are decoded whole.
 _TILE_SIDES = (322, 323)
+# The start of a JPEG 2000 codestream, and its tiles: of 128 pixels a side the bound on pixels has
+# some 5,000. Each takes 11 kB.
+_SIZE_MARKER, _MOST_TILES = b"\xff\x4f\xff\x51", 2**13
 # Brands of HEVC pictures in HEIF files (ISO/IEC 23008-12); AVIF has brands of its own.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -139,6 +142,8 @@ def _header(image: PillowImage.Image, file: io.BufferedIOBase, max_pixels: int) 
         tags = getattr(image, "tag_v2", {})
         across, down = (int(tags.get(tag, 0)) for tag in _TILE_SIDES)
         check_pixels(across, down, max_pixels)
+    if image.format == "JPEG2000":
+        _check_jpeg2000(file, max_pixels)
     orientation = _orientation(image, file)
     if image.format == "TIFF" and orientation in QUARTER_TURNS:
         # Pillow gives the size that it will have upright.
@@ -167,6 +172,44 @@ def _png_exif(file: io.BufferedIOBase) -> PillowImage.Exif:
     finally:
         file.seek(position)
     return exif
+
+
+def _check_jpeg2000(file: io.BufferedIOBase, max_pixels: int) -> None:
+    """Check what the codestream of a JPEG 2000 file states (ISO/IEC 15444-1, annex A).
+
+    Its decoder asks memory for every tile at once, however small. Raises ValueError.
+    """
+    position = file.tell()
+    try:
+        file.seek(_codestream(file))
+        start, _, width, height, left, top, across, down, *first = struct.unpack(
+            ">4sI8I", file.read(40)
+        )
+    finally:
+        file.seek(position)
+    if start != _SIZE_MARKER or 0 in (across, down):
+        raise ValueError("not a readable image: its size is not where JPEG 2000 has it")
+    check_pixels(width - left, height - top, max_pixels)
+    tiles = -(-(width - first[0]) // across) * -(-(height - first[1]) // down)
+    if tiles > _MOST_TILES:
+        raise ValueError(f"an image of {tiles:,} tiles, expected at most {_MOST_TILES:,}")
+
+
+def _codestream(file: io.BufferedIOBase) -> int:
+    """Return where a JPEG 2000 file has its pixels: behind its boxes, or at once."""
+    file.seek(0)
+    if file.read(4) == _SIZE_MARKER:
+        return 0
+    at = 0
+    while True:
+        file.seek(at)
+        length, kind, longer = struct.unpack(">I4sQ", file.read(16))
+        if kind == b"jp2c":
+            return at + (16 if length == 1 else 8)
+        length = longer if length == 1 else length
+        if length < 8:
+            raise ValueError("not a readable image: JPEG 2000 without its pixels")
+        at += length
 
 
 def _webp_canvas(start: bytes) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from pipeline.settings.packing import MAX_PIXELS
 _JPEG_START = b"\xff\xd8"
 # Depths of cameras and scanners; a picture has the least that holds its highest value.
 _DEPTHS = (8, 10, 12, 14, 16)
+# Rows that are scaled at once.
+_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,11 @@ def _scaled(deep: np.ndarray) -> tuple[ImageRGBA, int]:
     is_float = deep.dtype.kind == "f"
     depth = next(bits for bits in _DEPTHS if most < 2**bits)
     highest = 1 if is_float and most <= 1 else 2**depth - 1
-    grey_or_rgb = np.rint(deep * np.float32(255 / highest)).astype(np.uint8)
+    grey_or_rgb = np.empty(deep.shape, np.uint8)
+    # By parts: floating point takes four times the room.
+    for start in range(0, len(deep), _ROWS):
+        rows = slice(start, start + _ROWS)
+        grey_or_rgb[rows] = np.rint(deep[rows] * np.float32(255 / highest))
     rgb = grey_or_rgb if deep.ndim == 3 else np.repeat(grey_or_rgb[..., None], 3, axis=2)
     return _opaque(rgb), 0 if is_float else depth
 

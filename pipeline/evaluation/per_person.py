@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, joint_counts
+from pipeline.io.inside import check_plain
 from pipeline.io.text import briefly
 from pipeline.io.unfolding import load_npz
 from pipeline.pose.joint_sets import JointSet, Measure
@@ -175,6 +176,7 @@ def narrowed(errors: Float[np.ndarray, "person joint"]) -> Float32[np.ndarray, "
 
 def read_results(path: Path) -> PersonResults:
     """Read a people.npz. Raises ValueError naming the file if it is absent or damaged."""
+    check_plain(path)
     try:
         stored = load_npz(path.read_bytes())
         names = [name for name in stored if name.startswith(_ERRORS)]

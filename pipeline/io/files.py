@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
+from pipeline.io.inside import check_plain
 from pipeline.io.location import is_remote, local_path
 from pipeline.io.redaction import redacted
 
@@ -64,8 +65,8 @@ class _OpenFile:
 
 
 def open_local(location: str) -> io.FileIO:
-    """Open a local file for reading. Raises OSError."""
-    return Path(local_path(location)).open("rb", buffering=0)
+    """Open a local file for reading. Raises OSError, or ValueError for what is no plain file."""
+    return _plain(location).open("rb", buffering=0)
 
 
 def content_of(location: str) -> bytes:
@@ -75,7 +76,7 @@ def content_of(location: str) -> bytes:
 
         return read_all(location)
     try:
-        return Path(local_path(location)).read_bytes()
+        return _plain(location).read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{redacted(location)}: no such file") from None
 
@@ -93,7 +94,7 @@ def open_stream(location: str) -> io.BufferedReader:
     """Open a shard to read it from front to back. Raises like `size_in_bytes`."""
     if is_remote(location):
         return io.BufferedReader(_RemoteStream(location), _CHUNK)
-    return Path(local_path(location)).open("rb")
+    return _plain(location).open("rb")
 
 
 def read_part(location: str, start: int, size: int) -> bytes:
@@ -101,6 +102,12 @@ def read_part(location: str, start: int, size: int) -> bytes:
     from pipeline.io.remote import read_range
 
     return read_range(location, start, size)
+
+
+def _plain(location: str) -> Path:
+    path = Path(local_path(location))
+    check_plain(path)
+    return path
 
 
 class _RemoteStream(io.RawIOBase):

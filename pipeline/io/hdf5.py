@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from pipeline.io.inside import check_plain
 from pipeline.io.text import briefly
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Hdf5File:
         import h5py
 
         self.path = path
+        check_plain(path)
         try:
             self._file = h5py.File(path, "r")
         except FileNotFoundError:

@@ -1,6 +1,8 @@
 """Names from outside, such as those in an annotation file, a journal or MLflow, below a folder."""
 
+import errno
 import os
+import stat
 from pathlib import Path, PurePosixPath
 
 
@@ -27,6 +29,11 @@ def path_inside(folder: Path, name: object) -> Path:
     return path
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path is a file's; unlike the path's own method also for names that are too long."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def check_files_inside(folder: Path, path: Path) -> None:
     """Check a file, or all of a folder's, before they are sent: regular, and below `folder`.
 
@@ -36,17 +43,30 @@ def check_files_inside(folder: Path, path: Path) -> None:
     if path.is_dir():
         for entry in list(path.iterdir()):
             check_files_inside(folder, entry)
-    elif path.exists() and not path.is_file():
-        raise ValueError(f"{path} must be a file or a folder")
+    else:
+        check_plain(path)
+
+
+def check_plain(path: Path) -> None:
+    """Raise ValueError for a FIFO, a device or a socket: reading it may wait, or never end.
+
+    What is not there is left to the reader.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{path} must be a file, got a device, a FIFO or a socket")
 
 
 def _check(folder: Path, path: Path) -> None:
     try:
         real = Path(os.path.realpath(path, strict=True))
-    except (FileNotFoundError, NotADirectoryError):
-        # What does not exist yet, or is a link to nowhere.
-        real = path.resolve()
     except OSError as error:
-        raise ValueError(f"{path}: can't be reached: {error.strerror}") from None
+        # What does not exist yet, is a link to nowhere, or has a name that no file can have.
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise ValueError(f"{path}: can't be reached: {error.strerror}") from None
+        real = path.resolve()
     if not real.is_relative_to(folder.resolve()):
         raise ValueError(f"{path} leads out of {folder} by a link, to {real}")

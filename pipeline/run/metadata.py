@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.inside import check_plain
 from pipeline.io.parsing import fields_of, number_of, parse_json, table_of, text_of, whole_of
 from pipeline.pose.joint_sets import JointSet
 from pipeline.settings import Settings
@@ -167,6 +168,9 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / METADATA_NAME
+    # Its other files are read as well, by several libraries.
+    for file in folder.glob("*"):
+        check_plain(file)
     try:
         content: dict[str, Any] = parse_json(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.io.inside import check_plain
 from pipeline.io.matlab import matlab_variables
 from pipeline.io.parsing import Identifier, identifier_of, parse_json
 from pipeline.io.text import briefly
@@ -50,6 +51,7 @@ def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
 
     `errors` are those that mean that it is not readable as `kind`.
     """
+    check_plain(path)
     try:
         yield
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.data.formats.annotations import read_json, read_mat
 from pipeline.io.hdf5 import HDF5_START, Hdf5File
+from pipeline.io.inside import check_plain
 
 _START_BYTES = 65_536
 # Files of annotations that a folder is searched for.
@@ -26,6 +27,7 @@ class Peek:
         """Its first bytes; none of a folder."""
         if self.path.is_dir():
             return b""
+        check_plain(self.path)
         with self.path.open("rb") as file:
             return file.read(_START_BYTES)
 

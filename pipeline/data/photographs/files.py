@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from pipeline.io.inside import path_inside
+from pipeline.io.inside import is_file, path_inside
 from pipeline.io.parsing import composed
 from pipeline.pose.person import frame_of
 
@@ -75,7 +75,7 @@ def count_photographs(folder: Path, names: Iterable[str]) -> tuple[int, int]:
 
 def _is_below(folder: Path, path: str) -> bool:
     is_relative = not _ABSOLUTE.match(path) and ".." not in PurePosixPath(path).parts
-    return is_relative and (folder / path).is_file()
+    return is_relative and is_file(folder / path)
 
 
 class _Listing:
@@ -106,7 +106,7 @@ class _Listing:
     def _file_of(self, name: str) -> str | None:
         candidates = list(_candidates(name, self._folder))
         for candidate in candidates:
-            if self._inside(name, candidate).is_file():
+            if is_file(self._inside(name, candidate)):
                 return candidate
         for candidate in candidates:
             if found := self._by_form.get(composed(candidate)):

@@ -293,7 +293,7 @@ def _order(found: Sequence[_Points], path: Path) -> tuple[tuple[str, ...], Path 
 
 def _configured(path: Path) -> tuple[str, ...]:
     """Read the keypoints of a labelling configuration; nothing if it is none."""
-    if path.stat().st_size > _CONFIG_BYTES:
+    if not path.is_file() or path.stat().st_size > _CONFIG_BYTES:
         return ()
     data = path.read_bytes()
     if b"KeyPointLabels" not in data:

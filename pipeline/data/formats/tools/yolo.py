@@ -16,6 +16,7 @@ from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
 from pipeline.data.formats.tools.yaml_files import read_yaml
 from pipeline.data.photographs.header import SUFFIXES, read_header
+from pipeline.io.inside import check_plain
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Split, Visibility
 from pipeline.settings.packing import AnnotationFiles
@@ -216,6 +217,7 @@ def _listed(place: Path, root: Path) -> Iterator[Path]:
             if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path
         return
+    check_plain(place)
     for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
         found = _inside(line, None, root) if line.strip() else None
         if found is not None and found.is_file():
@@ -253,6 +255,7 @@ def _lines(
     """Yield the lines of a text that have joints. Raises ValueError naming a wrong one."""
     count = 5 + joints * values
     known: set[str] = set()
+    check_plain(text)
     for number, line in enumerate(
         text.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1
     ):

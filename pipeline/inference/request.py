@@ -52,5 +52,6 @@ def check_body(body: Any, content_type: Any) -> None:
         for batch in file.iter_batches(batch_size=1):
             size += batch.nbytes
             check_bytes(size)
-    except (pyarrow.ArrowException, OSError):
+    # Names of columns that are no UTF-8.
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
         return

@@ -35,13 +35,29 @@ _PAGE = re.compile(rf"(?:/[\w.~%-]*)+(?:\?(?:{_VIEW}))?(?=\s|\Z|['\"`),.:])")
 _IN_A_VALUE = re.compile(
     r"(?P<scheme>%3a%2f%2f)(?:(?:(?!%3a%2f%2f|%40)\S)*+(?P<at>%40))+", re.IGNORECASE
 )
-# Credentials in the environment, a database's connection string or an HTTP header.
-_ASSIGNED = re.compile(
-    r"(?P<name>\b[\w.-]{0,40}(?:passw|pwd|secret|token|signature|credential"
-    r"|(?:api|access|account)[_-]?key)[\w.-]{0,40}['\"]?\s?(?:=|%3D)\s?['\"]?|\bBearer\s|\bBasic\s)"
-    r"(?!\*\*\*)(?:\{[^}\s]*\}|[^\s;&'\",)]{3,})",
+# Credentials in the environment, a database's connection string, an HTTP header or a library's
+# error. In quotes they may hold spaces.
+_SECRET = (
+    r"(?:passw|passphrase|\bpass\b|pwd|secret|token|signature|credential"
+    r"|(?:api|access|account|private)[_-]?key)[\w.-]{0,40}"
+)
+_QUOTED = re.compile(
+    rf"(?P<name>{_SECRET}(?:['\"]?\s?(?:=|%3D)|['\"]\s?:)\s?(?P<quote>['\"]))"
+    r"(?:\\.|(?!(?P=quote))[^\\\n])+",
     re.IGNORECASE,
 )
+_ASSIGNED = re.compile(
+    rf"(?P<name>{_SECRET}['\"]?\s?(?:=|%3D)\s?['\"]?|\bBearer\s|\bBasic\s)"
+    r"(?!\*\*\*)(?:\{[^}\s]*\}|(?:\\.|[^\s;&'\",)\\]){3,})",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(
+    r"(?P<name>(?:-key|-token|\bauthorization|\bcookie)['\"]?\s?:"
+    r"\s?['\"]?(?:(?:basic|bearer|digest|token)\s)?)[^\s'\"][^\n'\"]*",
+    re.IGNORECASE,
+)
+# A query that is itself percent-encoded.
+_ENCODED_QUERY = re.compile(r"%3f(?:(?!%3f)[^\s'\"&])*%3d[^\s'\"&,]*", re.IGNORECASE)
 
 # The path of a web address, and its parts before a token.
 _PATH = re.compile(
@@ -53,6 +69,10 @@ _BEFORE_TOKEN = re.compile(
     re.IGNORECASE,
 )
 # Tokens of known services, which say so, and three parts in base64 that begin as JSON does.
+_SERVICE = re.compile(
+    r"\b(?:gh[a-z]_|github_pat_|glpat-|xox[a-z]-|hf_|sk-)[A-Za-z0-9_-]{16,}"
+    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{4,}(?:\.[\w-]*)?"
+)
 _TOKEN = re.compile(
     r"(?:gh[a-z]_|github_pat_|glpat-|xox[a-z]-|sk-|hf_|AKIA|ya29\.|bot\d+:).{8,}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"
@@ -71,7 +91,10 @@ def redacted(text: str) -> str:
     """
     text = _PATH.sub(_without_tokens, _without_values(_without_users(text)))
     text = _IN_A_VALUE.sub(rf"\g<scheme>{_HIDDEN}\g<at>", text)
-    return _ASSIGNED.sub(rf"\g<name>{_HIDDEN}", text)
+    text = _ENCODED_QUERY.sub(f"%3F{_HIDDEN}", text)
+    for pattern in (_QUOTED, _HEADER, _ASSIGNED):
+        text = pattern.sub(rf"\g<name>{_HIDDEN}", text)
+    return _SERVICE.sub(_HIDDEN, text)
 
 
 def _without_users(text: str) -> str:

@@ -18,6 +18,7 @@ import jobs.inspect
 from pipeline.data.formats.annotations import Annotations
 from pipeline.data.formats.registry import read_annotations
 from pipeline.data.formats.table import read_table
+from pipeline.data.formats.table_cells import read_cells
 from pipeline.data.packing import close_plan, open_plan, pack_shard
 from pipeline.data.packing_plan import plan_packing
 from pipeline.data.shards.index import Index
@@ -437,6 +438,16 @@ def test_parquet_and_csv_give_the_same_people(tmp_path):
     from_csv = read_table(csv_of(tmp_path, full, gaps), file)
     assert [person.box is None for person in from_csv.people] == [False, True]
     assert from_csv == read_table(parquet_of(tmp_path, full, gaps), file)
+
+
+def test_text_in_parquet_that_is_no_utf_8_is_refused_by_the_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["name.jpg"], "column": [1]}), path)
+    whole = path.read_bytes()
+    for part in (b"name.jpg", b"column"):
+        path.write_bytes(whole.replace(part, b"\xff" * len(part)))
+        with pytest.raises(ValueError, match=r"a\.parquet: not readable as Parquet: .*utf-8"):
+            read_cells(path)
 
 
 def test_parquet_as_pandas_writes_it_is_read_alike(tmp_path):

@@ -75,6 +75,12 @@ def parquet(*images: bytes, repeats: int = 1) -> bytes:
     return file.getvalue()
 
 
+def test_names_of_columns_in_parquet_that_are_no_utf_8_are_left_to_the_servers_reader():
+    file = io.BytesIO()
+    pd.DataFrame({"column": [1]}).to_parquet(file)
+    check_body(file.getvalue().replace(b"column", b"\xff" * 6), "application/vnd.apache.parquet")
+
+
 def test_a_request_in_parquet_of_few_images_is_passed_on():
     check_body(parquet(encoded(), encoded("PNG")), PARQUET)
     check_body(b"no Parquet", PARQUET)

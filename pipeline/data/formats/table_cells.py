@@ -126,12 +126,16 @@ def _read_parquet(path: Path) -> Cells:
     import pyarrow.parquet
 
     # The file alone: a folder named key=value above it is no column.
-    with reading(path, "Parquet", pyarrow.ArrowException, OSError), path.open("rb") as file:
+    with (
+        reading(path, "Parquet", pyarrow.ArrowException, OSError, UnicodeDecodeError),
+        path.open("rb") as file,
+    ):
         table = pyarrow.parquet.read_table(file)
-    header = _header(
-        path, [name for name in table.column_names if not _PANDAS_INDEX.fullmatch(name)]
-    )
-    columns = {name: table.column(name).to_pylist() for name in header}
+        names = table.column_names
+        kept = [n for n, name in enumerate(names) if not _PANDAS_INDEX.fullmatch(name)]
+        values = [table.column(n).to_pylist() for n in kept]
+    header = _header(path, [names[n] for n in kept])
+    columns = dict(zip(header, values, strict=True))
     rows = [f"row {row + 1}" for row in range(table.num_rows)]
     return Cells(path=path, columns=columns, rows=rows)
 

@@ -347,7 +347,7 @@ def test_an_evaluation_survives_json(pack, tmp_path):
         ),
         (
             lambda c: c["counts"]["pckh"]["correct"][3].__setitem__(0, 0.5),
-            "counts.pckh.correct must be whole numbers of shape (50, 16), got [[",
+            "counts.pckh.correct must be whole numbers of shape (51, 16), got [[",
         ),
         (
             lambda c: c["counts"]["pckh"]["correct"][0].__setitem__(0, -1),

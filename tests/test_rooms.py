@@ -46,7 +46,7 @@ HOMES = {
     "botocore": ("pipeline.io.objects", "pipeline.io.transport"),
     "fsspec": ("pipeline.io.transport",),
     "gcsfs": ("pipeline.io.transport",),
-    "jinja2": ("pipeline.io.page", "pipeline.data.inspection"),
+    "jinja2": ("pipeline.io.page",),
     "matplotlib": ("pipeline.data.pictures", "pipeline.evaluation.charts", "tune.figures"),
     "mlflow": ("pipeline.tracking",),
     "obstore": ("pipeline.io.objects",),

@@ -338,7 +338,13 @@ def test_names_from_outside_are_escaped():
     page = card_page(made, [shown])
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;&#34;.jpg") == 16
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'\">" in page
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'none'"
+    assert f'content="{policy}">' in page
+
+
+def test_secrets_in_names_are_not_on_the_page():
+    made = replace(card(samples(1)), leaks=("https://h/a.jpg?sig=SECRET",))
+    assert "SECRET" not in card_page(made, [])
 
 
 def test_ten_of_a_list_are_printed_and_the_rest_counted():

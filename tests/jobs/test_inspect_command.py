@@ -128,7 +128,7 @@ def test_other_bytes_than_were_packed_are_listed_and_all_the_rest_is_written(tmp
     assert [entry["key"] for entry in content["anomalies"][HEAD]] == ["photo-003_00"]
     assert sorted(path.name for path in out.glob("*.png")) == sorted(SHEET_FILES)
     page = (out / "index.html").read_text()
-    assert 'damaged samples: <span class="warn">1</span>' in page
+    assert 'damaged samples: <span class="failed">1</span>' in page
     assert f"<li><b>{problem}</b></li>" in page
 
 

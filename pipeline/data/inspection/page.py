@@ -1,36 +1,28 @@
 """A dataset's card for people to read: as text, and as one HTML file that works offline."""
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.data.inspection.card import PERCENTILES, Card
 from pipeline.data.inspection.sheets import Sheet
 from pipeline.io.console import aligned
-from pipeline.io.text import one_line, visible
+from pipeline.io.page import html_page, picture_source
+from pipeline.io.text import one_line
 
 # Findings of one kind that the text and the page list.
 _PRINTED = 10
 _ON_PAGE = 50
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATE = Path(__file__).parent / "page.html.j2"
 
-# The first row is the head.
-Table = Sequence[Sequence[str]]
+# Head and rows.
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def card_text(card: Card) -> str:
     """Format the card as text, with the first ten entries of long lists."""
     lines = [one_line(_counts(card))]
-    for table in _tables(card):
-        lines += ["", aligned(table)]
+    for head, rows in _tables(card):
+        lines += ["", aligned([head, *rows])]
     lines.append("")
     for title, entries in _findings(card).items():
         lines.append(f"{title}: {len(entries):,}")
@@ -43,7 +35,8 @@ def card_text(card: Card) -> str:
 def card_page(card: Card, sheets: Sequence[Sheet]) -> str:
     """Return the card and its sheets as one HTML file. Every name from the data is escaped."""
     findings = _findings(card)
-    page = _TEMPLATES.get_template("page.html.j2").render(
+    return html_page(
+        _TEMPLATE,
         card=card,
         counts=_counts(card),
         tables=_tables(card),
@@ -51,10 +44,8 @@ def card_page(card: Card, sheets: Sequence[Sheet]) -> str:
         not_found=[title for title, entries in findings.items() if not entries],
         most=_ON_PAGE,
         sheets=sheets,
-        base64=lambda picture: base64.b64encode(picture).decode(),
+        source=picture_source,
     )
-    # Names that are no UTF-8 could not be written.
-    return visible(page)
 
 
 def _counts(card: Card) -> str:
@@ -77,9 +68,12 @@ def _tables(card: Card) -> list[Table]:
         if values
     ]
     return [
-        [("split", "people", "images"), *counted(card.splits)],
-        [("joint", "missing", "occluded", "visible", "outside the image"), *counted(card.joints)],
-        [("percentile", *(f"{share}%" for share in PERCENTILES)), *spreads],
+        (("split", "people", "images"), list(counted(card.splits))),
+        (
+            ("joint", "missing", "occluded", "visible", "outside the image"),
+            list(counted(card.joints)),
+        ),
+        (("percentile", *(f"{share}%" for share in PERCENTILES)), spreads),
     ]
 
 

@@ -61,9 +61,9 @@ def test_the_command_writes_card_page_and_pictures(tmp_path, capsys):
     assert [entry["key"] for entry in content["anomalies"][HEAD]] == ["photo-004_00"]
     assert sorted(path.name for path in out.glob("*.png")) == sorted(SHEET_FILES)
     page = (out / "index.html").read_text()
-    assert re.findall(r'<img class="broad" alt="([^"]+)" src="data:image/png;base64,iVBOR', page) == list(
-        SHEET_FILES
-    )
+    assert re.findall(
+        r'<img class="broad" alt="([^"]+)" src="data:image/png;base64,iVBOR', page
+    ) == list(SHEET_FILES)
     # Nothing is fetched from anywhere.
     assert not re.search(r"https?:|<script|<link", page)
 

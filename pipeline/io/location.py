@@ -12,6 +12,9 @@ _REMOTE = ("gs", "http", "https", "s3")
 STORES = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _WILDCARDS = "*?["
+_RANGE = re.compile(r"(-?\d{1,1000})\.\.(-?\d{1,1000})", re.ASCII)
+_MOST_NAMES = 10**6
+_TOO_MANY = f"braces of more than {_MOST_NAMES:,} names"
 
 
 def scheme_of(location: str) -> str:
@@ -95,12 +98,22 @@ def split_pattern(pattern: str) -> list[str]:
 
 
 def spell_out(pattern: str) -> Iterator[str]:
-    """Yield the expansions of braces such as `{000..009}` or `{train,val}`. Raises ValueError."""
+    """Yield the expansions of braces such as `{000..009}` or `{train,val}`.
+
+    Raises ValueError, also for more than a million.
+    """
     # Settings need this module, and a training step little more than torch.
     from braceexpand import braceexpand
 
+    lengths = [abs(int(last) - int(first)) for first, last in _RANGE.findall(pattern)]
     try:
-        yield from braceexpand(pattern, escape=False)
+        # It lists each range before the first name.
+        if max(lengths, default=0) >= _MOST_NAMES:
+            raise ValueError(_TOO_MANY)
+        for count, name in enumerate(braceexpand(pattern, escape=False)):
+            if count >= _MOST_NAMES:
+                raise ValueError(_TOO_MANY)
+            yield name
     except ValueError as error:
         raise ValueError(redacted(f"{pattern}: {error}")) from None
 

@@ -12,6 +12,7 @@ _HIDDEN = re.compile(
 # Letters of a library's error. They may quote a header of 64 kB, or the whole answer of a server.
 _LONGEST_REASON = 1000
 # Spreadsheets take cells that begin so for formulas.
+_BLANK = " \u00a0\u3000\u200b\ufeff"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -36,4 +37,5 @@ def csv_cell(value: object) -> object:
     """Return a cell of a table: text that a spreadsheet would compute begins with `'`."""
     if not isinstance(value, str):
         return value
-    return f"'{visible(value)}" if value.lstrip(" ").startswith(_FORMULA) else visible(value)
+    acts = value.lstrip(_BLANK).startswith(_FORMULA)
+    return f"'{visible(value)}" if acts else visible(value)

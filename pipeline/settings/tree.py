@@ -163,4 +163,6 @@ def _typed(section: object, name: str, key: str, value: Any) -> Scalar:
     types = get_args(annotation) or (annotation,)
     names = " or ".join(kind.__name__ for kind in types)
     require(type(value) in types, key, f"of type {names}", value)
+    # No path and no command can have it.
+    require("\0" not in str(value), key, "without the character NUL", value)
     return value

@@ -27,10 +27,10 @@ from pipeline.data.shards.index import find_shards
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import BadSampleError, BadSamples, record_of
 from pipeline.data.shards.streaming import ShardStream
-from pipeline.io import remote, transport
+from pipeline.io import location, remote, transport
 from pipeline.io.atomic import atomic_write
 from pipeline.io.cache import ShardCache
-from pipeline.io.location import is_remote, local_path, name_of, sibling
+from pipeline.io.location import is_remote, local_path, name_of, sibling, spell_out
 from pipeline.io.own import open_own, read_own
 from pipeline.io.remote import expand, fetch, read_all, read_range, size_of
 from pipeline.pose.joint_sets import MPII
@@ -176,6 +176,13 @@ def test_a_wildcard_over_http_is_refused_for_braces():
 def test_unclosed_braces_are_refused():
     with pytest.raises(ValueError, match=r"^http://h/\{0\.\.9\.tar: Unbalanced braces"):
         expand("http://h/{0..9.tar")
+
+
+@pytest.mark.parametrize("braces", ["{0..1000}", "{0..99999999999}", "{0..9}" * 4, "{a,b}" * 10])
+def test_braces_of_more_names_than_shards_are_refused(monkeypatch, braces):
+    monkeypatch.setattr(location, "_MOST_NAMES", 1000)
+    with pytest.raises(ValueError, match=r"braces of more than 1,000,000 names$"):
+        list(spell_out(f"http://h/{braces}.tar"))
 
 
 def test_wildcards_match_in_a_bucket(bucket):

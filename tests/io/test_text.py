@@ -47,7 +47,9 @@ def test_an_error_that_quotes_much_is_cut_off_after_its_secrets_are_hidden():
     assert briefly("short") == "short"
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\n=", "  =", "\uff1d"])
+@pytest.mark.parametrize(
+    "start", ["=", "+", "-", "@", "\t", "\n=", "  =", "\uff1d", "\u00a0=", "\ufeff="]
+)
 def test_a_cell_that_a_spreadsheet_would_compute_is_text(start):
     assert csv_cell(f"{start}cmd|'/c calc'!A0").startswith("'")
 

@@ -75,6 +75,7 @@ def test_options_win_over_a_packed_folder_which_wins_over_presets_and_these_over
         ("stacks = 2", "'stacks' is no setting; expected dotted keys"),
         ("model.stacks 2", "Expected '=' after a key"),
         ("model.deep.stacks = 2", "unknown setting 'model.deep'"),
+        (r'ray.storage = "a\u0000b"', "ray.storage must be without the character NUL"),
         ("optim.learning_rate = nan", "optim.learning_rate must be a finite number"),
     ],
 )

@@ -10,13 +10,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from factories import person, photograph
+from answering_server import answering
+from factories import film, person, photograph
 from PIL import Image, ImageOps
 
 from pipeline.data.photographs.files import find_photographs
 from pipeline.data.photographs.header import SUFFIXES, Header, TooManyPixelsError, read_header
 from pipeline.data.photographs.orientation import held_upright, orientations
 from pipeline.data.photographs.pixels import open_photograph, read_photograph, rgb
+from pipeline.data.photographs.video import Video
 from pipeline.inference.sources import find_sources
 from pipeline.pose.joint_sets import MPII
 from pipeline.pose.person import Visibility
@@ -448,3 +450,15 @@ def test_two_absolute_paths_that_would_be_one_file_are_refused(tmp_path):
     made_folder(tmp_path, "a.jpg")
     with pytest.raises(ValueError, match=r"'/x/a.jpg' and '/y/a.jpg' would both be a.jpg"):
         find_photographs(tmp_path, ["/x/a.jpg", "/y/a.jpg"])
+
+
+def test_a_folder_named_as_a_protocol_leads_to_no_server(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with answering() as server:
+        folder = Path(f"http:/127.0.0.1:{server.server_port}")
+        folder.mkdir(parents=True)
+        film(tmp_path / folder / "a.avi", 2)
+        assert Video(folder / "a.avi").size == (64, 48)
+        with pytest.raises(ValueError, match="not a readable video"):
+            Video(folder / "absent.avi")
+        assert server.asked == []

@@ -20,7 +20,8 @@ class Video:
     """
 
     def __init__(self, path: Path) -> None:
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        # A relative path through a folder named http: would be an address to FFmpeg.
+        self._capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             raise ValueError("not a readable video")
         # The number of the next frame, from 0.

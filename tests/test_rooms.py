@@ -68,6 +68,7 @@ HOMES = {
     "ray": ("pipeline.cluster", "pipeline.inference.ray_data", "jobs", "tune"),
     "s3fs": ("pipeline.io.transport",),
     "simplejpeg": ("pipeline.data.shards.crop", "jobs.benchmark"),
+    "tqdm": ("pipeline.io.progress",),
     "tyro": ("pipeline.settings.cli", "jobs", "tune"),
     "webdataset": ("pipeline.data.shards.writer", "pipeline.data.shards.streaming"),
 }

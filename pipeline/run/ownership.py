@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from pipeline.io.console import say
 from pipeline.io.interruption import is_call
+from pipeline.io.parsing import fields_of, parse_json, text_of, whole_of
 from pipeline.io.processes import STOPPED, send, state_and_start, wait_for_end
 
 # Folder of the claims, in the folder that they are about.
@@ -187,9 +188,14 @@ def _name(generation: int) -> str:
 def _read(path: Path) -> Owner | None:
     """Read a claim; one that is cut off belongs to an unknown process."""
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
-        return Owner(**fields) if fields else None
-    except (ValueError, TypeError):
+        content = parse_json(path.read_bytes(), "claim")
+        if content == {}:
+            return None
+        given = fields_of(content, "claim", required=[item.name for item in fields(Owner)])
+        read = {name: whole_of if name in ("pid", "ticks") else text_of for name in given}
+        found: dict[str, Any] = {name: read[name](value, name) for name, value in given.items()}
+        return Owner(**found)
+    except ValueError:
         return Owner(token="", host="unknown", machine="", pid=0, ticks=0, since="unknown")
 
 

@@ -4,13 +4,15 @@ import json
 import os
 import shlex
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.io.installation import command
 from pipeline.io.own import create_own
+from pipeline.io.parsing import fields_of, items_of, parse_json, text_of, whole_of
 from pipeline.io.redaction import redacted
 from pipeline.io.text import briefly
 
@@ -87,13 +89,24 @@ def last_position(folder: Path) -> SyncPosition | None:
     if not path.exists():
         return None
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
-        return SyncPosition(**fields | {"later": tuple(fields["later"])})
-    except (ValueError, TypeError, KeyError) as error:
+        return _position(parse_json(path.read_bytes(), "it"))
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged: {briefly(error)}; remove it to send everything again, which "
             "stores nothing twice"
         ) from error
+
+
+def _position(content: Any) -> SyncPosition:
+    """Read a position's fields. Raises ValueError naming the field."""
+    names = [item.name for item in fields(SyncPosition)]
+    given = fields_of(content, "position", required=("uri", "later"), optional=names)
+    read: dict[str, Callable[[Any, str], Any]] = {
+        **dict.fromkeys(("uri", "experiment_id", "run_id"), text_of),
+        **dict.fromkeys(("seq", "system"), whole_of),
+        "later": partial(items_of, read=whole_of),
+    }
+    return SyncPosition(**{name: read[name](value, name) for name, value in given.items()})
 
 
 def write_position(folder: Path, position: SyncPosition) -> None:

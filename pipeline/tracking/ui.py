@@ -1,7 +1,6 @@
 """The MLflow server of this machine that shows a database: found if it runs, otherwise started."""
 
 import http.client
-import json
 import os
 import signal
 import socket
@@ -9,12 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
+from pipeline.io.threads import within
 from pipeline.tracking.sync_state import SyncPosition
 
 HOST = "127.0.0.1"
@@ -118,7 +120,7 @@ def _knows(port: int, run: SyncPosition) -> bool:
     query = urllib.parse.urlencode({"run_id": run.run_id})
     answer = _asked(f"http://{HOST}:{port}/api/2.0/mlflow/runs/get?{query}")
     try:
-        info = json.loads(answer)["run"]["info"]
+        info = parse_json(answer, "answer")["run"]["info"]
         found: bool = info["experiment_id"] == run.experiment_id
     except (ValueError, KeyError, TypeError):
         return False
@@ -128,15 +130,33 @@ def _knows(port: int, run: SyncPosition) -> bool:
 def _asked(address: str) -> bytes:
     """Return the beginning of an answer; empty if there is none.
 
-    MLflow's own client would send a password to whatever listens there.
+    MLflow's own client would send a password to whatever listens there, which may also answer byte
+    by byte.
     """
-    try:
-        with _OPENER.open(address, timeout=_ANSWER_S) as answer:
-            found: bytes = answer.read(_MOST_BYTES)
-    except (OSError, ValueError, http.client.HTTPException):
+
+    def ask() -> bytes:
+        try:
+            with _OPENER.open(address, timeout=_ANSWER_S) as answer:
+                found: bytes = answer.read(_MOST_BYTES)
+                return found
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+        except (OSError, ValueError, http.client.HTTPException):
+            pass
         return b""
-    return found
+
+    try:
+        return within(_ANSWER_S, ask)
+    except TimeoutError:
+        return b""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for an error."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Follow none: what listens on a port may be another user's."""
 
 
 # Without the environment's proxies, which don't lead to this machine.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)

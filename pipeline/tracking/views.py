@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.io.parsing import number_of, parse_json
 from pipeline.run.layout import OVERLAYS
 from pipeline.tracking.client import mlflow_client
 from pipeline.tracking.runs import Run
@@ -47,7 +48,7 @@ def view_of(run: Run) -> str:
 def _made(value: str) -> float:
     """Return when a view was made, in ms since 1970; 0 if a user's change left no time."""
     try:
-        return float(json.loads(value)["createdAt"])
+        return number_of(parse_json(value, "view")["createdAt"], "createdAt")
     except (ValueError, TypeError, KeyError):
         return 0.0
 

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from answering_server import answering
 
 import jobs.ui
 from pipeline.io.processes import descendants, wait_for_end
@@ -71,6 +72,31 @@ def test_a_server_that_knows_the_run_is_used(running):
     with ui.server("sqlite:////m.db", running, RUN, lambda: True) as found:
         assert found.uri == f"http://127.0.0.1:{running}"
         assert found.process is None
+
+
+@pytest.mark.parametrize("kind", ["nested", "byte by byte", "redirect"])
+def test_what_else_listens_on_a_port_is_no_server_of_ours(monkeypatch, kind):
+    monkeypatch.setattr(ui, "_ANSWER_S", 0.5)
+    is_over = threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if kind == "redirect" and "elsewhere" not in handler.path:
+            handler.send_response_only(302)
+            handler.send_header("Location", "/elsewhere")
+            handler.end_headers()
+            return
+        handler.send_response_only(200)
+        handler.end_headers()
+        if kind == "nested":
+            handler.wfile.write(b"[" * 10**5)
+        while kind == "byte by byte" and not is_over.wait(0.05):
+            handler.wfile.write(b" ")
+
+    with answering() as server:
+        server.answer = answer
+        assert not ui._knows(server.server_port, RUN)
+        assert not [path for path in server.asked if "elsewhere" in path]
+        is_over.set()
 
 
 def test_a_server_of_another_store_is_passed_over_and_ours_ends_with_us(running, quick):

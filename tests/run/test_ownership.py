@@ -247,9 +247,20 @@ def test_a_disk_without_links_keeps_claims_apart_too(tmp_path, monkeypatch):
     assert generations(tmp_path) == [1, 2]
 
 
-def test_a_claim_that_is_cut_off_counts_as_one_of_an_unknown_owner(tmp_path):
+@pytest.mark.parametrize(
+    "change", [{"pid": "1"}, {"pid": -1}, {"ticks": None}, {"host": 3}, {"a": 1}]
+)
+def test_a_claim_of_another_shape_counts_as_one_of_an_unknown_owner(tmp_path, change):
     path = claim(tmp_path, 1, elsewhere(), age_s=40)
-    path.write_text('{"token": "a')
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    owner = newest_claim(tmp_path).owner
+    assert (owner.host, owner.pid) == ("unknown", 0)
+
+
+@pytest.mark.parametrize("content", ['{"token": "a', "[" * 10**5])
+def test_a_claim_that_is_cut_off_counts_as_one_of_an_unknown_owner(tmp_path, content):
+    path = claim(tmp_path, 1, elsewhere(), age_s=40)
+    path.write_text(content)
     os.utime(path, (1000.0, 1000.0))
     with own(tmp_path, "run mine") as writer:
         assert writer.check() == 2

@@ -1,6 +1,5 @@
 """Links to pages of MLflow's interface."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -98,7 +97,18 @@ def test_runs_that_mlflow_does_not_have_are_left_out(tmp_path: Path):
     assert recorded_runs(folders) == [recorded(1), recorded(2, uri="sqlite:////m.db")]
 
 
-def test_a_damaged_position_is_named(tmp_path: Path):
-    (tmp_path / "delivered.json").write_text(json.dumps({"run_id": 3}))
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"run_id": 3}',
+        '{"uri": "a", "later": [], "run_id": 3}',
+        '{"uri": "a", "later": [-1]}',
+        '{"uri": "a", "later": [], "seq": null}',
+        "[" * 10**5,
+        "5",
+    ],
+)
+def test_a_damaged_position_is_named(tmp_path: Path, content: str):
+    (tmp_path / "delivered.json").write_text(content)
     with pytest.raises(ValueError, match=r"delivered\.json is damaged"):
         recorded_runs([tmp_path])

@@ -28,7 +28,7 @@ Image = UInt8[np.ndarray, "height width 3"]
 ImageRGBA = UInt8[np.ndarray, "height width 4"]
 _JPEG_START = b"\xff\xd8"
 # Image pixels a pixel of the input from which a bilinear warp alone would alias. The default
-# augmentation of crops as large as the input seldom exceeds it.
+# augmentation of crops as large as the input exceeds it in one of seven samples.
 _REDUCED_FROM = 1.2
 # By the number of channels, of which a fourth is ignored.
 _TO_BGR = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGR}

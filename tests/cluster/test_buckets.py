@@ -25,7 +25,7 @@ from pipeline.run.start import find_local
 from pipeline.settings import Settings
 from pipeline.settings.ray import KEEP_MEMORY
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).resolve().parents[2]
 STORAGE = f"s3://{BUCKET}/runs"
@@ -120,7 +120,12 @@ def test_a_run_in_a_bucket_resumes_on_a_machine_that_has_never_seen_it(bucket, t
 
 def test_a_sweep_that_was_killed_goes_on_on_a_machine_that_has_never_seen_it(bucket, tmp_path):
     def words(scratch: str) -> list[str]:
-        choice = {"vary": "model.features=8,16", "stacks": 1, "optim__epochs": 3}
+        choice = {
+            "vary": "model.features=8,16",
+            "stacks": 1,
+            "optim__epochs": 3,
+            "ray__name": "widths",
+        }
         return command("tune.sweep", tmp_path, scratch, **choice)
 
     with (tmp_path / "printed").open("wb") as printed:
@@ -129,7 +134,7 @@ def test_a_sweep_that_was_killed_goes_on_on_a_machine_that_has_never_seen_it(buc
         )
     try:
         end = time.monotonic() + 300
-        while not any("/epoch_0001/checkpoint.json" in found.name for found in _objects()):
+        while not any(found.name.endswith("/epoch_0001/checkpoint.json") for found in _objects()):
             assert time.monotonic() < end, (tmp_path / "printed").read_text()
             assert killed.poll() is None, (tmp_path / "printed").read_text()
             time.sleep(0.2)
@@ -138,12 +143,12 @@ def test_a_sweep_that_was_killed_goes_on_on_a_machine_that_has_never_seen_it(buc
         killed.wait()
     shutil.rmtree(tmp_path / "first")
     printed = finished(words("second"))
-    assert f"2 trials in {STORAGE}/pose" in printed
+    assert f"2 trials in {STORAGE}/widths" in printed
     assert "resuming 2 trials" in printed
-    assert f"report: {STORAGE}/pose/report.html" in printed
+    assert f"report: {STORAGE}/widths/report.html" in printed
     # From its checkpoint, not from the start.
     assert "resuming from epoch_000" in printed
-    found = find_local("pose", STORAGE, str(tmp_path / "third"))
+    found = find_local("widths", STORAGE, str(tmp_path / "third"))
     assert found is not None
     trials = [path.parent for path in (tmp_path / "third").rglob("*/journal.jsonl")]
     assert len(trials) == 3, "the sweep's and two trials'"
@@ -154,4 +159,4 @@ def test_a_sweep_that_was_killed_goes_on_on_a_machine_that_has_never_seen_it(buc
 
 
 def _objects() -> list[Found]:
-    return list(Objects(STORAGE).found())
+    return list(Objects(f"{STORAGE}/widths").found())

@@ -73,17 +73,22 @@ class Checkpoint:
 
         return tuple(read_metadata(self.folder).joint_set.joints)
 
-    def predict(self, photograph: str | Path, boxes: Sequence[Box] = ()) -> "list[Pose]":
+    def predict(
+        self, photograph: str | Path, boxes: Sequence[Box] = (), *, stacks: int = 0
+    ) -> "list[Pose]":
         """Return a pose for each box (x, y, width, height), or for one person who fills the image.
 
-        A pose has joints in the photograph's pixels, and a confidence of each. Raises ValueError if
-        the photograph can't be read.
+        A pose has joints in the photograph's pixels, and a confidence of each. Given `stacks`, the
+        network is cut to that many. Raises ValueError if the photograph can't be read.
         """
         import torch
 
         from pipeline.inference.predictor import Frame, Predictor
+        from pipeline.run.cut import cut_checkpoint
 
-        predictor = Predictor(self.folder, torch.device("cpu"))
+        with tempfile.TemporaryDirectory() as place:
+            folder = cut_checkpoint(self.folder, stacks, Path(place))
+            predictor = Predictor(folder, torch.device("cpu"))
         try:
             content = Path(photograph).read_bytes()
         except OSError as error:
@@ -264,11 +269,16 @@ def sweep(
     return Sweep(plan.folder, outcome)
 
 
-def evaluate(model: Checkpoint | Run | str | Path, data: str | Path) -> "Scores":
-    """Measure a checkpoint on the validation shards of a packed folder, as `jobs.evaluate` does."""
+def evaluate(
+    model: Checkpoint | Run | str | Path, data: str | Path, *, stacks: int = 0
+) -> "Scores":
+    """Measure a checkpoint on the validation shards of a packed folder, as `jobs.evaluate` does.
+
+    Given `stacks`, the network is cut to that many.
+    """
     from jobs import evaluate as command
 
-    arguments = command.Arguments(model=_word(model), packed=str(data))
+    arguments = command.Arguments(model=_word(model), packed=str(data), stacks=stacks)
     with stopped_by_interrupt(), tempfile.TemporaryDirectory() as place:
         scores = command.evaluate_checkpoint(arguments, Path(place))
     assert scores is not None, "there were shards"
@@ -281,11 +291,13 @@ def predict(
     out: str | Path = "out/predictions",
     boxes: str | Path | None = None,
     formats: Sequence[Literal["json", "csv"]] = ("json",),
+    stacks: int = 0,
 ) -> Path | str:
     """Predict on images, videos and folders, as `jobs.predict` does, and return the folder `out`.
 
-    `out` may be in a bucket, such as s3://bucket/folder, and is then returned as it is.
-    Raises ValueError if an input could not be read; all others are done then.
+    `out` may be in a bucket, such as s3://bucket/folder, and is then returned as it is. Given
+    `stacks`, the network is cut to that many. Raises ValueError if an input could not be read; all
+    others are done then.
     """
     from jobs import predict as command
 
@@ -295,6 +307,7 @@ def predict(
         out=str(out),
         boxes=None if boxes is None else Path(boxes),
         formats=tuple(formats),
+        stacks=stacks,
     )
     with stopped_by_interrupt(), tempfile.TemporaryDirectory() as place:
         failures = command.predict(arguments, Path(place))

@@ -2,8 +2,6 @@
 
 import tempfile
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +11,7 @@ from jobs.options import (
     Device,
     Model,
     OutFile,
+    Stacks,
     Storage,
     Threads,
     TrackingUri,
@@ -28,6 +27,8 @@ from pipeline.settings.cli import clear_errors, parse
 from pipeline.settings.config_file import packed_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.data.loader import SampleLoader
     from pipeline.evaluation.evaluate import Evaluation, Evaluator
     from pipeline.evaluation.metrics import Scores
@@ -47,6 +48,7 @@ class Arguments:
     model: Model = ""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
     """MODEL as an option."""
+    stacks: Stacks = 0
     weights: Weights = "auto"
     packed: Annotated[str, tyro.conf.arg(name="data", metavar="DIR")] = ""
     """Folder that jobs.pack has written, for its validation shards."""
@@ -107,6 +109,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     from pipeline.evaluation.metrics import stack_table, table
     from pipeline.evaluation.oks import precision_table
     from pipeline.run.checkpoint import find_weights, load_network
+    from pipeline.run.cut import cut_checkpoint
     from pipeline.run.plan import resolved_storage
     from pipeline.tracking.lookup import find_checkpoint
 
@@ -116,11 +119,14 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     _check_people_file(arguments.people)
     model = _model(arguments)
     storage = resolved_storage(arguments.storage)
-    checkpoint = find_checkpoint(model, storage, arguments.uri, place)
+    found = find_checkpoint(model, storage, arguments.uri, place)
+    checkpoint = cut_checkpoint(found, arguments.stacks, place)
     network, metadata = load_network(checkpoint, device, arguments.weights)
     weights = find_weights(checkpoint, arguments.weights)
-    is_local = not checkpoint.is_relative_to(place)
-    measured = str(checkpoint) if is_local else f"{model} (epoch {metadata.progress.epochs})"
+    is_local = not found.is_relative_to(place)
+    measured = str(found) if is_local else f"{model} (epoch {metadata.progress.epochs})"
+    if checkpoint != found:
+        measured += f", cut to {metadata.settings.model.stacks} stacks"
     say(f"checkpoint: {measured}")
     if weights == "ema":
         say("weights: their moving average (ema)")
@@ -271,31 +277,25 @@ def _measure(
     """Evaluate every stack, first to last, or the last one."""
     from pipeline.data.loader import stream_validation
     from pipeline.data.sampler import validation_batches
-    from pipeline.evaluation.evaluate import evaluate_people
-    from pipeline.evaluation.per_person import PersonResults
+    from pipeline.evaluation.evaluate import Predictions, evaluate_stacks
 
     loader, settings = evaluator.loader, evaluator.settings
     people = len(loader.samples)
     chosen = validation_batches(people, settings.evaluation.batch_size, rank=0, workers=1)
     batches = stream_validation(loader, chosen, arguments.threads)
-    if arguments.every_stack:
-        predicted = evaluator.predict_stacks(batches)
-    else:
-        predicted = ([predictions] for predictions in evaluator.predict(batches))
+
+    def predicted() -> "Iterator[list[Predictions]]":
+        one = ([predictions] for predictions in evaluator.predict(batches))
+        done = 0
+        for found in evaluator.predict_stacks(batches) if arguments.every_stack else one:
+            yield found
+            done += len(found[-1].positions)
+            progress.to(done)
+
     stacks = settings.model.stacks if arguments.every_stack else 1
-    found = [[evaluate_people([], loader)] for _ in range(stacks)]
     with ProgressBar(people, "people", "evaluating") as progress:
-        for batch in predicted:
-            for parts, predictions in zip(found, batch, strict=True):
-                parts.append(evaluate_people([predictions], loader))
-            progress.to(sum(part.people for part, _ in found[-1]))
-    return [
-        (
-            reduce(add, (part for part, _ in parts)),
-            PersonResults.together([results for _, results in parts]).by_key(),
-        )
-        for parts in found
-    ]
+        measured = evaluate_stacks(predicted(), loader, stacks)
+    return [(evaluation, results.by_key()) for evaluation, results in measured]
 
 
 def _constant_pose(

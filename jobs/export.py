@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from jobs.options import Model, Storage, TrackingUri, Weights, output_at
+from jobs.options import Model, Stacks, Storage, TrackingUri, Weights, output_at
 from pipeline.io.console import amount, say
 from pipeline.io.location import bucket_and_key, is_store, local_path
 from pipeline.settings import Decoding
@@ -43,6 +43,7 @@ class Arguments:
     """Decoding of heatmaps to joints; None: as in the checkpoint's settings."""
     flip_test: bool = False
     """Average the heatmaps with those of the mirrored image; doubles the work."""
+    stacks: Stacks = 0
     weights: Weights = "auto"
     photographs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PLACE ...")] = ()
     """Files, folders or globs of photographs for the check, each filled by one person."""
@@ -77,12 +78,14 @@ def export(arguments: Arguments, place: Path) -> str:
     from pipeline.inference.export.graph import Graph, GraphSettings
     from pipeline.inference.export.write import check_installed, load, write
     from pipeline.run.checkpoint import find_weights, load_network
+    from pipeline.run.cut import cut_checkpoint
     from pipeline.run.plan import resolved_storage
     from pipeline.tracking.lookup import find_checkpoint
 
     check_installed(arguments.to)
     storage = resolved_storage(arguments.storage)
-    checkpoint = find_checkpoint(arguments.model, storage, arguments.uri, place).absolute()
+    found = find_checkpoint(arguments.model, storage, arguments.uri, place).absolute()
+    checkpoint = cut_checkpoint(found, arguments.stacks, place)
     out = _out_file(arguments, checkpoint)
     network, metadata = load_network(checkpoint, torch.device("cpu"), arguments.weights)
     chosen = GraphSettings(

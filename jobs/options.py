@@ -38,6 +38,13 @@ Weights = Annotated[
         "if there is one."
     ),
 ]
+Stacks = Annotated[
+    int,
+    tyro.conf.arg(
+        metavar="K",
+        help="Cut the network to its first K stacks; 0: all stacks.",
+    ),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
     tyro.conf.arg(help="Device of the network, without a cluster; auto: a GPU if there is one."),

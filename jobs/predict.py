@@ -15,6 +15,7 @@ from jobs.options import (
     Device,
     Model,
     OutFolder,
+    Stacks,
     Storage,
     Threads,
     TrackingUri,
@@ -79,6 +80,7 @@ class Arguments:
     """Write all heatmaps to DIR/heatmaps."""
     max_pixels: int = MAX_PIXELS
     """Most pixels of a photograph; larger ones are reported and left out."""
+    stacks: Stacks = 0
     weights: Weights = "auto"
     exact: bool = False
     """Compute in fp32, as evaluation does, also on CPUs that are faster in bf16."""
@@ -110,6 +112,7 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     `place` is a folder for a downloaded checkpoint. Raises ValueError.
     """
     from pipeline.inference.plan import plan_prediction
+    from pipeline.run.cut import cut_checkpoint
     from pipeline.run.plan import resolved_storage, working_root
     from pipeline.tracking.lookup import find_checkpoint
 
@@ -118,8 +121,9 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     name = "cpu" if arguments.workers else arguments.device
     device = torch_device(name, arguments.threads)
     storage = resolved_storage(arguments.storage)
+    checkpoint = find_checkpoint(arguments.model, storage, arguments.uri, place)
     plan = plan_prediction(
-        find_checkpoint(arguments.model, storage, arguments.uri, place),
+        cut_checkpoint(checkpoint, arguments.stacks, place),
         arguments.inputs,
         arguments.boxes,
         arguments.weights,

@@ -37,6 +37,10 @@ sentences: list[str] = run.compare(best).sentences()
 rows: int = len(hg.compare(run, "other").table())
 headline: float = hg.evaluate(run, "out/people").headline
 folder: Path | str = hg.predict(run.best, "photo.jpg")
+first: hg.Checkpoint = run.best
+cut: float = float(first.predict("photo.jpg", stacks=1)[0].confidence[0])
+folder = hg.predict(first, "photo.jpg", stacks=1)
+headline = hg.evaluate(first, "out/people", stacks=1).headline
 again: Run = hg.load("runs/one")
 """
 TAKE_OVER = """

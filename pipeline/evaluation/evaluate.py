@@ -74,18 +74,21 @@ class Evaluator:
         averaged with those of the mirrored images. The network is in evaluation mode meanwhile, and
         returns to its mode afterwards.
         """
-        for batch, stacks, loss in self.heatmaps(batches):
-            yield self._decode(batch, stacks[-1], loss)
+        for batch, stacks, predicted in self.heatmaps(batches):
+            yield self._decode(batch, stacks[-1], self._loss(batch, predicted))
 
     def predict_stacks(self, batches: Iterable[Batch]) -> Iterator[list[Predictions]]:
-        """Yield every stack's predictions, first to last; each has the whole network's loss."""
-        for batch, stacks, loss in self.heatmaps(batches):
-            yield [self._decode(batch, maps, loss) for maps in stacks]
+        """Yield every stack's predictions, first to last, with the loss of the stacks up to it."""
+        for batch, stacks, predicted in self.heatmaps(batches):
+            yield [
+                self._decode(batch, maps, self._loss(batch, predicted.first(count)))
+                for count, maps in enumerate(stacks, start=1)
+            ]
 
     def heatmaps(
         self, batches: Iterable[Batch]
-    ) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], Float[Tensor, ""]]]:
-        """Yield each batch with every stack's heatmaps and its mean loss, on the device."""
+    ) -> Iterator[tuple[Batch, Float[Tensor, "stack batch joint height width"], Heatmaps]]:
+        """Yield each batch with every stack's heatmaps, and the network's output, on the device."""
         optim, fp32 = self.settings.optim, fp32_of(self.settings.evaluation.precision)
         mirror = self.loader.joint_set.mirror if self.settings.evaluation.flip_test else None
         was_training = self.network.training
@@ -95,11 +98,13 @@ class Evaluator:
                 for batch in batches:
                     images = network_input(batch, self.device)
                     predicted: Heatmaps = self.network(images)
-                    loss = batch_loss(predicted, batch.joints, batch.annotated, optim)
                     maps = predicted_heatmaps(self.network, images, predicted, optim.loss, mirror)
-                    yield batch, maps, loss
+                    yield batch, maps, predicted
         finally:
             self.network.train(was_training)
+
+    def _loss(self, batch: Batch, predicted: Heatmaps) -> Float[Tensor, ""]:
+        return batch_loss(predicted, batch.joints, batch.annotated, self.settings.optim)
 
     def _decode(
         self,
@@ -304,6 +309,20 @@ class Truth:
             if measure.is_similarity:
                 found[measure.key] = dissimilarity(found[measure.key], joint_set.sigmas)
         return found
+
+
+def evaluate_stacks(
+    predictions: Iterable[Sequence[Predictions]], loader: SampleLoader, stacks: int
+) -> list[tuple[Evaluation, PersonResults]]:
+    """Evaluate the predictions of each of the `stacks`, which come together for each batch."""
+    totals = [Evaluation.nothing(loader.joint_set)] * stacks
+    results = [[PersonResults.nobody(loader.joint_set)] for _ in range(stacks)]
+    for batch in predictions:
+        for at, of_stack in enumerate(batch):
+            evaluation, people = evaluate_people([of_stack], loader)
+            totals[at] += evaluation
+            results[at].append(people)
+    return list(zip(totals, map(PersonResults.together, results), strict=True))
 
 
 def evaluate_people(

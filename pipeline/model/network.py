@@ -18,6 +18,12 @@ class Heatmaps(NamedTuple):
     stacks: Float[Tensor, "stack batch joint heatmap_px heatmap_px"]
     supervised: tuple[Float[Tensor, "map batch joint _ _"], ...]
 
+    def first(self, stacks: int) -> "Heatmaps":
+        """Return the prediction of the network's first `stacks` stacks, each supervised."""
+        if stacks == len(self.stacks):
+            return self
+        return Heatmaps(stacks=self.stacks[:stacks], supervised=(self.stacks[:stacks],))
+
 
 class PoseNetwork(InParts, ABC):
     """A network that predicts one heatmap per joint; `build_network` creates it.

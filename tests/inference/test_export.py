@@ -27,6 +27,7 @@ from pipeline.inference.export.samples import of_photographs, rendered
 from pipeline.inference.export.write import ExportError, load
 from pipeline.inference.predictor import Predictor, View
 from pipeline.model.build import build_network
+from pipeline.model.cost import network_cost
 from pipeline.model.hourglass import Residual
 from pipeline.pose.geometry import heatmap_from_input
 from pipeline.pose.joint_sets import MPII
@@ -192,6 +193,19 @@ def test_without_decoding_it_answers_heatmaps_of_the_last_stack(tmp_path, runs):
     assert heatmaps.dtype == np.float32
     # Probabilities, as the loss has it.
     assert heatmaps.sum(axis=(2, 3)) == pytest.approx(np.ones((2, 16)), abs=1e-5)
+
+
+def test_a_network_cut_to_its_first_stacks_is_what_is_exported(tmp_path, runs):
+    path = tmp_path / "network.pt2"
+    export(runs, path, "--stacks", "1")
+    program, images = torch.export.load(path), rendered(64).images[:2]
+    network, metadata = load_network(runs / "mse" / "epoch_0003", CPU)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).stacks[0]
+        [found] = program.module()(torch.from_numpy(images))
+    assert found == pytest.approx(expected, abs=1e-4)
+    cost = network_cost(replace(metadata.settings.model, stacks=1))
+    assert sum(weight.numel() for weight in program.parameters()) == cost.parameters
 
 
 def test_joints_are_in_input_pixels_and_confidence_is_a_share_of_the_peak(runs):

@@ -696,6 +696,20 @@ def test_every_stack_is_measured(tmp_path, capsys):
     assert f"{content['stacks'][0]['pckh']['pooled']['0.5']:.2f}" == rows[0][1]
 
 
+def test_a_network_cut_to_its_first_stacks_is_measured_as_that_stack(tmp_path, capsys):
+    _, _, *validation = packed(tmp_path)
+    folder = saved(tmp_path, **{"model.stacks": 3})
+    options = (folder, *validation, "--threads", 1, "--json")
+    run(jobs.evaluate.main, *options, tmp_path / "whole.json", "--every-stack")
+    run(jobs.evaluate.main, *options, tmp_path / "cut.json", "--stacks", 2)
+    assert f"checkpoint: {folder}, cut to 2 stacks\n" in capsys.readouterr().out
+    whole, cut = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("whole", "cut"))
+    assert cut["network"] == whole["stacks"][1]
+    assert cut["checkpoint"] == f"{folder}, cut to 2 stacks"
+    message = error_on_failure(capsys, jobs.evaluate.main, *options[:-1], "--stacks", 4)
+    assert message == f"error: --stacks must be from 1 to the 3 stacks of {folder}, got 4"
+
+
 def test_people_are_written_beside_a_checkpoint_that_lacks_them(tmp_path, capsys, checkpoint):
     _, _, *validation = packed(tmp_path)
     people, path = checkpoint / "people.npz", tmp_path / "s.json"

@@ -10,6 +10,7 @@ from PIL import Image as PillowImage
 
 import jobs.predict
 from pipeline.inference.store import Store
+from pipeline.run.cut import cut_checkpoint
 
 
 @pytest.fixture
@@ -53,6 +54,18 @@ def test_a_run_s_name_and_a_folder_are_enough(place, capsys):
     ]
     assert content()["model"]["checkpoint"] == "epoch_0001"
     assert {len(image["people"]) for image in images} == {1}
+
+
+def test_the_network_is_cut_to_its_first_stacks(place, capsys):
+    cut = cut_checkpoint(place / "runs" / "pose" / "epoch_0001", 1, place / "cuts")
+    run("pose", "in/0.jpg", "--stacks", "1", "--exact")
+    run(str(cut), "in/0.jpg", "--out", "cut", "--exact")
+    run("pose", "in/0.jpg", "--out", "whole", "--exact")
+    assert content()["model"]["checkpoint"] == "epoch_0001-stacks-1"
+    assert content()["images"] == content("cut")["images"] != content("whole")["images"]
+    capsys.readouterr()
+    run("pose", "in/0.jpg", "--stacks", "1", "--exact")
+    assert "1 of them were done before" in capsys.readouterr().out
 
 
 def test_the_second_start_does_only_missing_parts(place, capsys, monkeypatch):

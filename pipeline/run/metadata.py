@@ -208,3 +208,24 @@ def check_resumable(
             f"{folder}: checkpoint and data have different joint sets: {difference}; expected the "
             "same"
         )
+
+
+def check_teacher(folder: Path, settings: Settings, joints: JointSet) -> None:
+    """Raise ValueError if the network of a checkpoint can't teach that of `settings` on `joints`.
+
+    Their heatmaps must have equal sizes, joints and meaning.
+    """
+    metadata = read_metadata(folder)
+    stored, own = metadata.settings.flat(), settings.flat()
+    for key in ("model.input_px", "optim.loss"):
+        if stored[key] != own[key]:
+            raise ValueError(
+                f"optim.teacher={str(folder)!r}: its {key} is {stored[key]}, expected {own[key]} "
+                "as in the network that it teaches"
+            )
+    difference = metadata.joint_set.difference(joints)
+    if difference:
+        raise ValueError(
+            f"optim.teacher={str(folder)!r}: teacher and data have different joint sets: "
+            f"{difference}; expected the same"
+        )

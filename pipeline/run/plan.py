@@ -16,9 +16,10 @@ from pipeline.io.location import bucket_and_key, is_remote, is_store, local_path
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JOINT_SETS, JointSet, Measure
 from pipeline.run.changes import differences, facts_of, former_facts, listed
+from pipeline.run.checkpoint import check_file, weights_name
 from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.run.layout import SWEEP_NAME
-from pipeline.run.metadata import CheckpointMetadata, check_resumable
+from pipeline.run.metadata import CheckpointMetadata, check_resumable, check_teacher
 from pipeline.run.ownership import check_free
 from pipeline.run.start import Start, find_local, plan_start
 from pipeline.run.storage import check_store, fetch_run, local_storage, shown
@@ -92,6 +93,7 @@ def plan_training(settings: Settings) -> Plan:
         )
     settings = _resolved(settings, train, val)
     start = _start(settings, train.joint_set)
+    _check_teachers(settings, train.joint_set)
     measure = _checked_measure(settings, train.joint_set, val)
     _check_amounts(settings, train)
     _check_cache(settings.data, train)
@@ -200,7 +202,8 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
             "data.train": absolute_patterns(settings.data.train),
             "data.val": absolute_patterns(settings.data.val),
             "model.joints": joints,
-            "model.start": _start_folder(settings),
+            "model.start": _checkpoint_folder("model.start", settings.model.start, settings),
+            "optim.teacher": _teacher(settings),
             "data.cache": str(Path(settings.data.cache).expanduser().absolute())
             if settings.data.cache
             else "",
@@ -214,18 +217,26 @@ def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
     )
 
 
-def _start_folder(settings: Settings) -> str:
-    """Resolve `model.start` to a checkpoint's absolute folder, or its location in a bucket."""
-    start, storage = settings.model.start, resolved_storage(settings.ray.storage)
-    if not start:
+def _checkpoint_folder(key: str, word: str, settings: Settings) -> str:
+    """Resolve `word` to a checkpoint's absolute folder, or its location in a bucket."""
+    storage = resolved_storage(settings.ray.storage)
+    if not word:
         return ""
-    found = find_local(start, storage, settings.ray.scratch)
+    found = find_local(word, storage, settings.ray.scratch)
     if found is None:
         raise ValueError(
-            f"model.start={start!r}: no such folder, and none of this name in {storage}; expected "
+            f"{key}={word!r}: no such folder, and none of this name in {storage}; expected "
             "a checkpoint or a run"
         )
     return shown(found.absolute())
+
+
+def _teacher(settings: Settings) -> str:
+    """Resolve the trained networks of `optim.teacher` as `_checkpoint_folder`."""
+    teachers = settings.optim.teachers
+    if not teachers:
+        return settings.optim.teacher
+    return ",".join(_checkpoint_folder("optim.teacher", word, settings) for word in teachers)
 
 
 def _start(settings: Settings, joint_set: JointSet) -> Start | None:
@@ -234,6 +245,14 @@ def _start(settings: Settings, joint_set: JointSet) -> Start | None:
     folder = find_local(settings.model.start, scratch=settings.ray.scratch)
     assert folder is not None, "it was resolved"
     return plan_start(folder, settings.model, joint_set)
+
+
+def _check_teachers(settings: Settings, joint_set: JointSet) -> None:
+    for teacher in settings.optim.teachers:
+        folder = find_local(teacher, scratch=settings.ray.scratch)
+        assert folder is not None, "it was resolved"
+        check_teacher(folder, settings, joint_set)
+        check_file(folder, weights_name(folder, "auto"))
 
 
 def _checked_measure(settings: Settings, joint_set: JointSet, val: ShardSet) -> Measure:

@@ -8,12 +8,13 @@ space, as an MLflow parameter, in a checkpoint's JSON and in errors. Defaults ar
 from pipeline.settings.data import DataSettings
 from pipeline.settings.evaluation import Decoding, EvaluationSettings
 from pipeline.settings.model import ModelSettings, Supervision
-from pipeline.settings.optim import Loss, NormWeights, OptimSettings
+from pipeline.settings.optim import LAST_STACK, Loss, NormWeights, OptimSettings
 from pipeline.settings.ray import RaySettings
 from pipeline.settings.tracking import TrackingSettings
 from pipeline.settings.tree import Scalar, Settings
 
 __all__ = [
+    "LAST_STACK",
     "DataSettings",
     "Decoding",
     "EvaluationSettings",

@@ -11,6 +11,8 @@ from pipeline.settings.check import (
 )
 
 Loss = Literal["mse", "cross-entropy"]
+# The value of optim.teacher that stands for the network's own last stack.
+LAST_STACK = "last-stack"
 NormWeights = Literal["one", "uniform"]
 
 
@@ -64,6 +66,16 @@ class OptimSettings:
     loss: Loss = "mse"
     """Loss, summed over the supervised heatmaps. mse: mean squared error, as in the paper.
     cross-entropy: between target and softmax of each heatmap, independent of the target's scale."""
+    stack_ratio: float = 1.0
+    """Weight of each stack's loss relative to that of the stack before. 1: equal weights, as in the
+    paper. The weights add up to the number of stacks."""
+    teacher: str = ""
+    """Trained networks whose heatmaps are targets beside the labels, given as model.start is;
+    several, separated by commas, are averaged. last-stack: the network's own last stack teaches the
+    stacks before it. Empty: labels alone, as in the paper."""
+    teacher_share: float = 0.5
+    """Share of the teacher's heatmaps in the target, 0-1. With trained teachers, a joint that is
+    not annotated is learned from them alone if optim.missing_joints=mask."""
     sigma_px: float = 1.75
     """Standard deviation of the target's Gaussian, in heatmap pixels."""
     target_px: int = 0
@@ -96,12 +108,15 @@ class OptimSettings:
 
     def __post_init__(self) -> None:
         require_above_zero(self, "optim", "learning_rate", "sigma_px", "target_peak")
+        require_above_zero(self, "optim", "stack_ratio")
         counts = ("reference_batch", "patience", "batch_size", "accumulate", "epochs")
         require_at_least(self, "optim", 1, *counts)
         require_at_least(self, "optim", 0, "warmup_samples", "ema_samples", "max_bad_steps", "seed")
         require_at_least(self, "optim", 0, "stop_after")
         require_at_least(self, "optim", 0, "weight_decay", "clip_norm")
-        require_at_most_one(self, "optim", "cosine_end")
+        require_at_most_one(self, "optim", "cosine_end", "teacher_share")
+        names = bool(self.teachers) or self.teacher in ("", LAST_STACK)
+        require(names, "optim.teacher", f"empty, {LAST_STACK}, or trained networks", self.teacher)
         side = self.target_px
         fits = side == 0 or (side > 0 and side % 2 == 1)
         require(fits, "optim.target_px", "0 or a positive odd number", side)
@@ -150,3 +165,10 @@ class OptimSettings:
                 f"{epochs_since_best} epochs (optim.stop_after={self.stop_after})"
             )
         return f"after epoch {epochs} of {self.epochs}"
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The trained networks of `teacher`, as they were given."""
+        if self.teacher == LAST_STACK:
+            return ()
+        return tuple(word.strip() for word in self.teacher.split(",") if word.strip())

@@ -14,7 +14,7 @@ from pipeline.settings.check import require
 from pipeline.settings.data import DataSettings
 from pipeline.settings.evaluation import EvaluationSettings
 from pipeline.settings.model import ModelSettings
-from pipeline.settings.optim import OptimSettings
+from pipeline.settings.optim import LAST_STACK, OptimSettings
 from pipeline.settings.ray import RaySettings
 from pipeline.settings.tracking import TrackingSettings
 
@@ -25,7 +25,7 @@ _OF_A_START = ("ray.take_over", "ray.on_change")
 # with which a run should resume: with a higher limit of bad steps, or of epochs to wait.
 _INDECISIVE = (
     *("data.threads", "data.cache", "data.cache_gb", "data.cache_decoded_gb", "data.max_pixels"),
-    *("optim.checkpointing", "optim.compile", "optim.max_bad_steps"),
+    *("optim.checkpointing", "optim.compile", "optim.max_bad_steps", "evaluation.every_stack"),
     "optim.stop_after",
 )
 # Settings that runs which were begun before them did not have, with the values that change nothing:
@@ -35,6 +35,9 @@ _ADDED = {
     "model.start": "",
     "optim.target_px": 0,
     "optim.norm_weights": "one",
+    "optim.stack_ratio": 1.0,
+    "optim.teacher": "",
+    "optim.teacher_share": 0.5,
     "evaluation.precision": "fp32",
 }
 
@@ -52,6 +55,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_batch()
+        self._check_teacher()
         gpus, workers = self.ray.gpus_per_worker, self.ray.workers
         # NCCL refuses two ranks on one GPU, after the workers have started.
         fits = self.ray.most_workers == 1 or gpus in (0, 1)
@@ -78,6 +82,15 @@ class Settings:
             require(reading == "exact", "data.reading", expected, reading)
         else:
             require(size % fewest == 0, "optim.batch_size", f"a multiple of {parts}", size)
+
+    def _check_teacher(self) -> None:
+        teacher, supervision = self.optim.teacher, self.model.supervision
+        fits = not teacher or supervision != "inside"
+        expected = "empty with model.supervision=inside, whose heatmaps have several resolutions"
+        require(fits, "optim.teacher", expected, teacher)
+        fits = teacher != LAST_STACK or supervision == "every-stack"
+        expected = f"every-stack with optim.teacher={LAST_STACK}, which teaches the other stacks"
+        require(fits, "model.supervision", expected, supervision)
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> Self:

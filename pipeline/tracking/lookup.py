@@ -66,27 +66,38 @@ def find_checkpoint(
 
 
 def with_start(settings: Settings) -> Settings:
-    """Return settings whose `model.start` is a local checkpoint, downloaded if it lies in MLflow.
+    """Return settings whose `model.start` and `optim.teacher` are local checkpoints.
 
-    It is kept in `ray.storage`, under its checksum. Raises as `find_checkpoint`.
+    Those that lie in MLflow are downloaded. Raises as `find_checkpoint`.
     """
-    start, uri = settings.model.start, settings.tracking.uri
-    if not start:
-        return settings
+    changes = {}
+    if settings.model.start:
+        changes["model.start"] = _local("model.start", settings.model.start, settings)
+    if settings.optim.teachers:
+        teachers = [_local("optim.teacher", word, settings) for word in settings.optim.teachers]
+        changes["optim.teacher"] = ",".join(teachers)
+    return settings.replaced(changes)
+
+
+def _local(key: str, model: str, settings: Settings) -> str:
+    """Return `model` if it is here, else the folder that it is downloaded to.
+
+    It is kept in `ray.storage`, under its checksum.
+    """
     storage, scratch = resolved_storage(settings.ray.storage), settings.ray.scratch
-    if find_local(start, storage, scratch) is not None:
-        return settings
+    if find_local(model, storage, scratch) is not None:
+        return model
     kept = local_storage(storage, scratch) / STARTS
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept) as place:
-        found = find_checkpoint(start, storage, uri, Path(place), argument="model.start")
+        found = find_checkpoint(model, storage, settings.tracking.uri, Path(place), argument=key)
         digest = hashlib.sha256((found / METADATA_NAME).read_bytes()).hexdigest()[:16]
         # Another start may have put the same there meanwhile.
         if not (kept / digest).exists():
             found.rename(kept / digest)
     if is_store(storage):
         publish(kept / digest, f"{storage}/{STARTS}/{digest}")
-    return settings.replaced({"model.start": str(kept / digest)})
+    return str(kept / digest)
 
 
 def _fetch(run: str, uri: str, into: Path, files: Collection[str]) -> Path:

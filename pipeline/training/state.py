@@ -28,6 +28,7 @@ from pipeline.training.deferred import LateRead
 from pipeline.training.distributed import all_reduce_mean, gather_rows, spread
 from pipeline.training.schedule import learning_rate
 from pipeline.training.step import has_overflowed, set_learning_rate
+from pipeline.training.teacher import teacher_of
 from pipeline.training.updater import Updater
 
 
@@ -78,7 +79,8 @@ class TrainState:
             zero_heads=optim.zero_heads,
             norm_weights=optim.norm_weights,
         )
-        self._updater = Updater(self.network, optim, device, workers)
+        teach = teacher_of(optim, device, settings.ray.scratch)
+        self._updater = Updater(self.network, optim, device, workers, teach)
         self.parallel = self._updater.parallel
         self._launched: _Launched | None = None
         self.progress = Progress()

@@ -16,6 +16,7 @@ from pipeline.pose.shapes import Float, Int64
 from pipeline.settings import OptimSettings
 from pipeline.training.deferred import Backup
 from pipeline.training.distributed import start_sum
+from pipeline.training.teacher import Teach
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
@@ -103,6 +104,7 @@ def train_step(
     scaler: torch.amp.GradScaler | None = None,
     workers: int = 1,
     backup: Backup | None = None,
+    teach: Teach | None = None,
 ) -> Step:
     """Take one step on a batch, unless its loss or a gradient is not finite.
 
@@ -113,11 +115,12 @@ def train_step(
 
     The mean over ranks and the sum over the parts of `optim.accumulate` is the loss of the whole
     batch, a mean over its trained joints, however they are divided. `scaler` is required in fp16.
+    `teach` returns the heatmaps of the settings' teacher.
     """
     scaler = scaler or build_scaler(torch.float32, device)
     optimizer.zero_grad(set_to_none=True)
     with arithmetic(fp32_of(settings.precision), tries_kernels=True):
-        loss = _backward(network, batch, settings, device, dtype, scaler, workers)
+        loss = _backward(network, batch, settings, device, dtype, scaler, workers, teach)
     scaler.unscale_(optimizer)
     norm = _clipped(optimizer, settings.clip_norm)
     if backup is not None:
@@ -136,9 +139,10 @@ def _backward(
     dtype: torch.dtype,
     scaler: torch.amp.GradScaler,
     workers: int,
+    teach: Teach | None,
 ) -> Tensor:
     """Compute the gradients of a batch, part by part, and return its loss."""
-    trained = _trained(batch, settings, device)
+    trained = _trained(batch, settings, device, is_taught=teach is not None)
     # On its way while the network computes.
     total = start_sum(trained.sum(), workers)
     losses, size = [], math.ceil(len(batch) / settings.accumulate)
@@ -149,8 +153,10 @@ def _backward(
             # No weight is used twice, so autocast need not cache casts.
             reduced = dtype is not torch.float32
             with torch.autocast(device.type, dtype, enabled=reduced, cache_enabled=False):
-                heatmaps: Heatmaps = network(network_input(part, device))
-            mean = batch_loss(heatmaps, part.joints, part.annotated, settings)
+                images = network_input(part, device)
+                heatmaps: Heatmaps = network(images)
+                taught = None if teach is None else teach(images, heatmaps)
+            mean = batch_loss(heatmaps, part.joints, part.annotated, settings, taught)
             share = trained[start : start + size].sum() / total().clamp(min=1)
             loss = mean * share * workers
             scaler.scale(loss).backward(_nan_unless_finite(loss))
@@ -198,13 +204,13 @@ def _updated_scale(scaler: torch.amp.GradScaler) -> tuple[Tensor, Tensor] | None
 
 
 def _trained(
-    batch: Batch, settings: OptimSettings, device: torch.device
+    batch: Batch, settings: OptimSettings, device: torch.device, *, is_taught: bool
 ) -> Int64[Tensor, " sample"]:
     """Return how many joints of each sample enter the loss, on the device."""
     joints = batch.joints.to(device, non_blocking=True)
     annotated = batch.annotated.to(device, non_blocking=True)
     size = batch.images.shape[1] // STRIDE
-    return trained_joints(joints, annotated, size, settings).sum(dim=1)
+    return trained_joints(joints, annotated, size, settings, is_taught=is_taught).sum(dim=1)
 
 
 def _nan_unless_finite(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:

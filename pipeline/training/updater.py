@@ -10,6 +10,7 @@ from pipeline.training.deferred import Backup
 from pipeline.training.distributed import parallel
 from pipeline.training.ema import WeightAverage
 from pipeline.training.step import Step, backup_of, build_optimizer, build_scaler, train_step
+from pipeline.training.teacher import Teach
 
 
 class Updater:
@@ -25,8 +26,9 @@ class Updater:
         settings: OptimSettings,
         device: torch.device,
         workers: int = 1,
+        teach: Teach | None = None,
     ) -> None:
-        self.network, self._settings = network, settings
+        self.network, self._settings, self._teach = network, settings, teach
         self._device, self._workers = device, workers
         if settings.checkpointing:
             network.recompute_residuals()
@@ -60,6 +62,7 @@ class Updater:
             self.scaler,
             self._workers,
             self._backup,
+            self._teach,
         )
         size = self._settings.batch_size
         if self._backup is not None:

@@ -13,10 +13,13 @@ from pipeline.model.loss import (
     batch_loss,
     heatmap_cross_entropy,
     heatmap_mse,
+    stack_weights,
+    taught_target,
     to_heatmaps,
+    trained_joints,
 )
 from pipeline.model.network import Heatmaps
-from pipeline.settings import Loss, OptimSettings
+from pipeline.settings import LAST_STACK, Loss, OptimSettings
 
 # Two stacks, one sample, two joints, maps of 1 x 2 pixels.
 TARGET = torch.tensor([[[[0.0, 0.0]], [[0.0, 2.0]]]])
@@ -58,6 +61,102 @@ def test_a_masked_joint_gets_no_gradient():
 def test_nothing_to_train_costs_nothing():
     loss = heatmap_mse(PREDICTED, TARGET, torch.tensor([[False, False]]))
     assert loss.item() == 0
+
+
+def test_losses_of_stacks_are_weighed():
+    weights = torch.tensor([0.5, 1.5])
+    both = torch.tensor([[True, True]])
+    # Means over the maps of each stack: (5 + 4) / 2 and (2 + 1) / 2.
+    assert heatmap_mse(PREDICTED, TARGET, both, weights).item() == 0.5 * 4.5 + 1.5 * 1.5
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"), [(2.0, [3 / 7, 6 / 7, 12 / 7]), (0.5, [12 / 7, 6 / 7, 3 / 7])]
+)
+def test_weights_of_stacks_grow_by_the_ratio_and_add_up_to_their_number(ratio, expected):
+    weights = stack_weights(3, ratio, torch.device("cpu"))
+    assert weights is not None
+    assert weights.tolist() == pytest.approx(expected)
+
+
+def test_equal_weights_are_the_sum_of_the_paper():
+    assert stack_weights(3, 1.0, torch.device("cpu")) is None
+
+
+def test_the_loss_of_a_batch_weighs_its_stacks_by_the_setting():
+    maps = torch.zeros(2, 1, 1, 4, 4)
+    maps[1] = 3.0
+    nothing = torch.zeros(1, 1, 2), torch.tensor([[False]])
+    predicted = Heatmaps(stacks=maps, supervised=(maps,))
+    # Against all-zero targets the first stack costs 0, the second 9.
+    assert batch_loss(predicted, *nothing, OptimSettings()).item() == 9
+    weighed = batch_loss(predicted, *nothing, OptimSettings(stack_ratio=3.0))
+    assert weighed.item() == pytest.approx(9 * 1.5)
+
+
+# Teachers: one sample, two joints of which the second has no label, maps of 1 x 2 pixels.
+LABEL = torch.tensor([[[[0.0, 8.0]], [[0.0, 0.0]]]])
+LABELLED = torch.tensor([[True, False]])
+TAUGHT = torch.tensor([[[[4.0, 0.0]], [[2.0, 6.0]]]])
+
+
+def optim(**changes) -> OptimSettings:
+    return OptimSettings(**{"teacher": "a", "teacher_share": 0.25} | changes)
+
+
+def test_the_target_is_the_label_mixed_with_the_teachers_heatmap():
+    target = taught_target(LABEL, LABELLED, TAUGHT, 2, optim())
+    # A quarter of the teacher: 0 + 4 / 4 and 8 - 8 / 4; a label says that the second is missing.
+    assert target.tolist() == [[[[[1.0, 6.0]], [[0.5, 1.5]]]]] * 2
+
+
+def test_a_joint_without_label_is_learned_from_the_teacher_alone():
+    target = taught_target(LABEL, LABELLED, TAUGHT, 1, optim(missing_joints="mask"))
+    assert target.tolist() == [[[[[1.0, 6.0]], [[2.0, 6.0]]]]]
+
+
+def test_the_last_stack_teaches_the_others_and_not_itself():
+    target = taught_target(LABEL, LABELLED, TAUGHT, 3, optim(teacher=LAST_STACK))
+    assert target[:2].tolist() == [[[[[1.0, 6.0]], [[0.5, 1.5]]]]] * 2
+    assert torch.equal(target[2], LABEL)
+
+
+def test_distributions_are_mixed_where_the_loss_compares_distributions():
+    probabilities = torch.tensor([[[[1.0, 0.0]], [[0.5, 0.5]]]])
+    settings = optim(loss="cross-entropy", teacher_share=0.5)
+    target = taught_target(SHARES, BOTH, probabilities, 1, settings)
+    # SHARES are 1/4, 3/4 and 0, 1 as distributions.
+    assert target.tolist() == [[[[[0.625, 0.375]], [[0.25, 0.75]]]]]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "missing_joints", "expected"),
+    [
+        ("a", "mask", [True, True]),
+        (LAST_STACK, "mask", [True, False]),
+        ("", "mask", [True, False]),
+        (LAST_STACK, "zero", [True, True]),
+    ],
+)
+def test_trained_teachers_let_joints_without_label_enter_the_loss(
+    teacher, missing_joints, expected
+):
+    settings = optim(teacher=teacher, missing_joints=missing_joints)
+    joints = torch.zeros(1, 2, 2)
+    assert trained_joints(joints, LABELLED, 4, settings, is_taught=True).tolist() == [expected]
+    # Evaluation knows no teacher.
+    alone = [True, missing_joints == "zero"]
+    assert trained_joints(joints, LABELLED, 4, settings).tolist() == [alone]
+
+
+def test_the_loss_of_a_batch_compares_with_what_is_taught():
+    maps = torch.full((1, 1, 1, 4, 4), 2.0, requires_grad=True)
+    predicted = Heatmaps(stacks=maps, supervised=(maps,))
+    no_label = torch.zeros(1, 1, 2), torch.tensor([[False]])
+    settings = optim(missing_joints="mask")
+    loss = batch_loss(predicted, *no_label, settings, torch.full((1, 1, 4, 4), 5.0))
+    assert loss.item() == 9
+    assert batch_loss(predicted, *no_label, settings).item() == 0
 
 
 def test_half_precision_maps_are_compared_in_single_precision():
@@ -172,7 +271,7 @@ try:
 except KeyError as error:
     print("refused:", error)
 
-def mean_absolute(predicted, target, trained):
+def mean_absolute(predicted, target, trained, weights):
     return ((predicted.float() - target).abs().mean(dim=(-2, -1)) * trained).sum()
 
 LOSSES["absolute"] = replace(

@@ -179,7 +179,8 @@ def test_a_run_begins_with_the_weights_and_resumes_without_them(tmp_path, ema_sa
     assert again.state.progress.epochs == 1
 
 
-def test_a_registered_model_is_kept_beside_the_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("key", ["model.start", "optim.teacher"])
+def test_a_registered_model_is_kept_beside_the_runs(tmp_path, monkeypatch, key):
     asked = []
 
     def found(model: str, storage: str, uri: str, into: Path, *, argument: str) -> Path:
@@ -190,12 +191,12 @@ def test_a_registered_model_is_kept_beside_the_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(lookup, "find_checkpoint", found)
     storage = tmp_path / "runs"
     given = {"ray.storage": str(storage), "tracking.uri": "http://m:1"}
-    settings = Settings.from_flat(given | {"model.start": "models:/pose@champion"})
-    kept = Path(with_start(settings).model.start)
-    assert asked == [("models:/pose@champion", str(storage), "http://m:1", "model.start")]
+    settings = Settings.from_flat(given | {key: "models:/pose@champion"})
+    kept = Path(with_start(settings).flat()[key])
+    assert asked == [("models:/pose@champion", str(storage), "http://m:1", key)]
     assert kept.parent == storage / STARTS
     plan_start(kept, shape(), MPII)
     # The same model is kept once, and nothing is left of the download.
-    assert with_start(settings).model.start == str(kept)
+    assert with_start(settings).flat()[key] == str(kept)
     assert list((storage / STARTS).iterdir()) == [kept]
-    assert with_start(Settings.from_flat(given)).model.start == ""
+    assert with_start(Settings.from_flat(given)).flat()[key] == ""

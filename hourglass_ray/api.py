@@ -246,12 +246,14 @@ def sweep(
     config: str | Path = "",
     settings: Mapping[str, Any] = {},
     trials: int = 0,
+    from_one: bool = False,
 ) -> Sweep:
     """Train runs that differ in the settings of a space, as `tune.sweep` does.
 
     `vary` gives values by dotted key, also other ones than the space's. `trials` are drawn from the
-    space; 0: every point. Trials that failed are in the leaderboard. Raises TrainingError if the
-    sweep is stopped.
+    space; 0: every point. With `from_one` the largest number of stacks alone is trained, and its
+    network cut to the others. Trials that failed are in the leaderboard. Raises TrainingError if
+    the sweep is stopped.
     """
     from tune import sweep as command
     from tune.settings import SearchSettings
@@ -262,6 +264,7 @@ def sweep(
             space=space,
             vary=tuple(f"{key}={','.join(map(_toml, vary[key]))}" for key in vary),
             search=SearchSettings(method="random", trials=trials) if trials else SearchSettings(),
+            from_one=from_one,
         )
         plan = command.planned(arguments)
         with _training():

@@ -17,7 +17,7 @@ from pipeline.run.checkpoint_manager import awaits_evaluation
 from pipeline.run.journal import JOURNAL_NAME, Journal
 from pipeline.run.layout import STARTING_NAME, STOP_NAME
 from pipeline.run.ownership import Writer
-from tune.epochs import has_ended, last_of
+from tune.epochs import has_ended, is_cut, last_of
 from tune.settings import Budget
 
 # Time for trials to write a checkpoint and close their records.
@@ -139,6 +139,7 @@ class Accountant(ray.tune.Callback):
 
 
 def spent(folder: Path) -> tuple[int, float]:
-    """Add up the training samples and seconds of the runs in a folder so far."""
-    runs = [last_of(Journal(path.parent)) for path in folder.glob(f"*/{JOURNAL_NAME}")]
+    """Add up the training samples and seconds of the trained runs in a folder so far."""
+    journals = [Journal(path.parent) for path in folder.glob(f"*/{JOURNAL_NAME}")]
+    runs = [last_of(journal) for journal in journals if not is_cut(journal)]
     return sum(samples for samples, _ in runs), sum(seconds for _, seconds in runs)

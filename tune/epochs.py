@@ -10,6 +10,8 @@ from pipeline.settings import OptimSettings
 
 # A tag of a trial's run: why it was stopped before its last epoch.
 STOPPED_TAG = "sweep.stopped"
+# A tag of a run that was not trained: the run whose network was cut to fewer stacks.
+CUT_TAG = "sweep.cut_from"
 
 
 def reports(journal: Journal, metric: str) -> list[dict[str, Any]]:
@@ -17,7 +19,7 @@ def reports(journal: Journal, metric: str) -> list[dict[str, Any]]:
 
     `score` is the best value of `metric` so far, reached in `best_epoch`, and
     `current` that of the epoch itself. `seconds` is the run's duration over all
-    its starts, `samples_per_s` the median of the epochs so far.
+    its starts, `samples_per_s` the median of the epochs so far, NaN in a run that was not trained.
     """
     found: list[dict[str, Any]] = []
     score, best_epoch, speeds = -math.inf, 0, list[float]()
@@ -28,7 +30,8 @@ def reports(journal: Journal, metric: str) -> list[dict[str, Any]]:
         epoch = int(values["epoch"])
         if values[metric] > score:
             score, best_epoch = values[metric], epoch
-        speeds.append(values["samples_per_s"])
+        if "samples_per_s" in values:
+            speeds.append(values["samples_per_s"])
         found.append(
             {
                 "epoch": epoch,
@@ -37,7 +40,7 @@ def reports(journal: Journal, metric: str) -> list[dict[str, Any]]:
                 "current": values[metric],
                 "best_epoch": best_epoch,
                 "seconds": seconds,
-                "samples_per_s": statistics.median(speeds),
+                "samples_per_s": statistics.median(speeds) if speeds else math.nan,
             }
         )
     return found
@@ -84,6 +87,11 @@ def was_stopped(journal: Journal) -> bool:
     starts = [entry.seq for entry in journal.entries() if entry.kind == "run"]
     tags = [e.seq for e in journal.entries() if STOPPED_TAG in e.content.get("tags", {})]
     return bool(tags) and tags[-1] > starts[-1] and has_ended(journal)
+
+
+def is_cut(journal: Journal) -> bool:
+    """Tell whether a run was not trained, but is the network of another run, cut."""
+    return any(CUT_TAG in entry.content.get("tags", {}) for entry in journal.entries())
 
 
 def _end(journal: Journal) -> str | None:

@@ -1,7 +1,8 @@
 """The outcome of a sweep, gathered from the journals of its runs rather than Ray Tune's memory."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.model.cost import network_cost
 from pipeline.run.checkpoint_manager import best
@@ -9,7 +10,7 @@ from pipeline.run.journal import Journal
 from pipeline.run.plan import Plan
 from tune.epochs import reports, was_stopped
 from tune.outcome import Status, SweepOutcome, TrialOutcome
-from tune.plan import Sweep
+from tune.plan import Cut, Sweep
 from tune.report.command import shared_arguments
 from tune.spaces import Point
 from tune.trial import plan_trial, run_name
@@ -35,6 +36,7 @@ def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
     missing = [point for point in sweep.points if sweep.is_grid and point not in begun]
     never = [Tried(point=point, number="", error="") for point in missing]
     trials = [_trial(sweep, one) for one in (*tried, *never)]
+    trials += [_cut_trial(sweep, cut, trials) for cut in sweep.cuts]
     axes = {
         key: tuple(dict.fromkeys(trial.point[key] for trial in trials)) for key in sweep.space.keys
     }
@@ -46,6 +48,21 @@ def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
         trials=trials,
         command=shared_arguments(sweep.base, sweep.space.keys),
         how=sweep.how,
+    )
+
+
+def _cut_trial(sweep: Sweep, cut: Cut, trials: Sequence[TrialOutcome]) -> TrialOutcome:
+    """Read the outcome of a trial that was cut, which ended as the one that it was cut from."""
+    whole = next(trial for trial in trials if trial.point == cut.whole)
+    found = _trial(sweep, Tried(point=cut.point, number="", error=whole.error))
+    reached = reports(Journal(sweep.folder / found.name), sweep.measure.metric_name)[-1:]
+    return replace(
+        found,
+        cut_from=whole.name,
+        status=whole.status,
+        samples=reached[0]["samples"] if reached else 0,
+        # Unknown: it was not trained alone.
+        seconds=math.nan,
     )
 
 

@@ -37,6 +37,8 @@ class TrialOutcome:
     """The best checkpoint."""
     error: str = ""
     """Why the trial failed; empty otherwise."""
+    cut_from: str = ""
+    """The trial whose network, cut to fewer stacks, this one's is; empty if it was trained."""
     history: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     """(training samples seen, value) after each epoch, by metric: primary, train_loss, val_loss."""
 
@@ -57,3 +59,8 @@ class SweepOutcome:
     """Settings shared by all trials that are not defaults, as arguments: `--data.train`, ..."""
     how: str = ""
     """How points were chosen and trials stopped, in a sentence; may be empty."""
+
+    @property
+    def samples(self) -> int:
+        """Training samples that all trials have seen."""
+        return sum(trial.samples for trial in self.trials if not trial.cut_from)

@@ -20,6 +20,18 @@ from tune.spaces import Point, Range, Space, trial_name
 
 # Part of a sweep's identity that stands for its settings and data, and these one by one.
 _SETTINGS, _FACTS = "settings", "facts"
+_STACKS = "model.stacks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A trial that is not trained: the network of the trial at the point `whole`, cut.
+
+    Its own `point` differs from `whole` in having fewer `model.stacks`.
+    """
+
+    point: Point
+    whole: Point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +39,8 @@ class Sweep:
     """A planned sweep: resolved base settings, the space, and how it is searched.
 
     `base.ray.storage` is the sweep's own folder, or its place in a bucket. `plans` has every trial
-    of a grid; for drawn points, trials at the ends of the space.
+    of a grid; for drawn points, trials at the ends of the space. `cuts` are trials that are not
+    trained, in a sweep `from_one` training for all numbers of stacks.
     """
 
     name: str
@@ -42,6 +55,8 @@ class Sweep:
     """Name under which the best trial's best checkpoint is registered; empty: not registered."""
     facts: Mapping[str, str]
     """Settings and checksums that decide the outcome of the trials, except those that vary."""
+    from_one: bool = False
+    cuts: tuple[Cut, ...] = ()
     restarts: bool = False
     """Whether the folder holds another sweep, which is to be kept under another name."""
 
@@ -109,6 +124,8 @@ class Sweep:
             "points": list(self.space.points),
             "search": search,
             "early": asdict(self.early),
+            # Sweeps from before had no such part.
+            **({"from_one": True} if self.from_one else {}),
         }
 
 
@@ -124,8 +141,10 @@ def plan_sweep(
     search: SearchSettings,
     early: EarlySettings,
     budget: Budget,
+    *,
+    from_one: bool = False,
 ) -> Sweep:
-    """Plan a sweep.
+    """Plan a sweep, whose trials that differ in stacks alone come `from_one` training if asked.
 
     Raises ValueError for settings that do not fit together, and for the first
     trial that cannot run.
@@ -137,6 +156,10 @@ def plan_sweep(
         # Names show six digits of a number, and at most 200 letters.
         if names.count(name) > 1:
             raise ValueError(f"--space {space.name}: two trials would have the name {name}")
+    cuts: tuple[Cut, ...] = ()
+    if from_one:
+        points, cuts = _divided(points, space, search, settings)
+        settings = settings.replaced({"evaluation.every_stack": True})
     planned = plan_training(settings.replaced({"ray.name": "", "tracking.register": ""}))
     base = planned.settings
     sweep = Sweep(
@@ -150,6 +173,8 @@ def plan_sweep(
         plans=(),
         register=settings.tracking.register,
         facts=facts_of(base, planned.checksums),
+        from_one=from_one,
+        cuts=cuts,
     )
     identity = json.dumps(sweep.identity(), sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
@@ -159,8 +184,7 @@ def plan_sweep(
     sweep = replace(sweep, name=name, base=base)
     sweep = replace(sweep, restarts=is_another(sweep))
     plans = [
-        plan_training(base.replaced(point | {"ray.name": trial}))
-        for point, trial in zip(points, names, strict=True)
+        plan_training(base.replaced(point | {"ray.name": trial_name(point)})) for point in points
     ]
     return replace(sweep, plans=tuple(plans))
 
@@ -193,6 +217,45 @@ def _check(
             raise ValueError(f"{key} can't vary within a sweep")
 
 
+def _divided(
+    points: tuple[Point, ...], space: Space, search: SearchSettings, settings: Settings
+) -> tuple[tuple[Point, ...], tuple[Cut, ...]]:
+    """Divide a grid's points into those to train, which have most stacks, and cuts of these.
+
+    Raises ValueError if there is nothing to cut, or if the cut networks would not predict.
+    """
+    if search.method != "grid":
+        raise ValueError(
+            f"search.method must be grid with --from-one, which trains the largest of its numbers "
+            f"of stacks, got {search.method!r}"
+        )
+    alike: dict[str, list[Point]] = {}
+    for point in points:
+        rest = {key: value for key, value in point.items() if key != _STACKS}
+        alike.setdefault(json.dumps(rest, sort_keys=True), []).append(point)
+    largest = {
+        key: max(group, key=lambda point: point.get(_STACKS, 0)) for key, group in alike.items()
+    }
+    cuts = [
+        Cut(point=point, whole=largest[key])
+        for key, group in alike.items()
+        for point in group
+        if point is not largest[key]
+    ]
+    if not cuts:
+        raise ValueError(
+            f"--from-one needs trials that differ in {_STACKS} alone; --space {space.name} has none"
+        )
+    for cut in cuts:
+        supervision = settings.replaced(cut.whole).model.supervision
+        if supervision != "every-stack":
+            raise ValueError(
+                "model.supervision must be every-stack with --from-one, so that each stack "
+                f"predicts joints, got {supervision!r}"
+            )
+    return tuple(largest.values()), tuple(cuts)
+
+
 def is_another(sweep: Sweep) -> bool:
     """Whether the sweep's folder holds another sweep, in whose place this one is to start.
 
@@ -209,17 +272,18 @@ def is_another(sweep: Sweep) -> bool:
         return False
     try:
         before = json.loads(path.read_text())
-        different = [part for part in identity if before.get(part) != identity[part]]
+        parts = [part for part in before | identity if part != _FACTS]
+        different = [part for part in parts if before.get(part) != identity.get(part)]
         changes = listed(differences(before.get(_FACTS, {}), sweep.facts))
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if different and not sweep.base.ray.take_over:
         check_free(sweep.folder, f"sweep {sweep.name}")
     if different and choice != "restart" and (different, choice) != ([_SETTINGS], "resume"):
-        parts = ", ".join(different) + (f" ({changes})" if changes else "")
+        named = ", ".join(different) + (f" ({changes})" if changes else "")
         resume = "--ray.on-change resume to continue with the new settings, "
         raise ValueError(
-            f"{shown(sweep.folder)} holds another sweep, which differs in {parts}: give another "
+            f"{shown(sweep.folder)} holds another sweep, which differs in {named}: give another "
             "ray.name, the same arguments as before to resume it, "
             f"{resume if different == [_SETTINGS] else ''}or --ray.on-change restart to start over "
             "and keep the former sweep under another name"

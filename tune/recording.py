@@ -82,7 +82,7 @@ def record_report(recorder: RunRecorder, outcome: SweepOutcome, sweep: Sweep) ->
     for path in write_report(outcome, sweep.folder):
         recorder.journal.file(path, "sweep")
     chosen = leader(outcome)
-    samples = sum(trial.samples for trial in outcome.trials)
+    samples = outcome.samples
     metrics = {"trials": float(len(outcome.trials)), "sweep_samples": float(samples)}
     if chosen is not None:
         metrics[f"best_{sweep.measure.metric_name}"] = chosen.score

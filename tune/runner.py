@@ -30,7 +30,8 @@ from pipeline.run.ownership import Writer
 from pipeline.settings import RaySettings
 from pipeline.tracking.recording import InterruptedRunError
 from tune.budget import Accountant, Ending, ending_on_signals
-from tune.epochs import has_finished, is_whole, reports
+from tune.cuts import record_cuts
+from tune.epochs import has_finished, is_cut, is_whole, reports
 from tune.gather import Tried, gather
 from tune.outcome import SweepOutcome
 from tune.plan import Sweep
@@ -72,6 +73,7 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
             raise
         for trial in tried:
             settle(sweep, trial)
+        record_cuts(sweep)
         outcome = gather(sweep, tried)
         record_report(recorder, outcome, sweep)
         if sweep.register:
@@ -94,7 +96,8 @@ class Narrator(ray.tune.Callback):
     def __init__(self, sweep: Sweep) -> None:
         self._sweep, self._pace = sweep, Pace(0)
         journals = [Journal(path.parent) for path in sweep.folder.glob(f"*/{JOURNAL_NAME}")]
-        self._before = self._done = sum(map(has_finished, journals))
+        finished = [has_finished(journal) and not is_cut(journal) for journal in journals]
+        self._before = self._done = sum(finished)
         self._running: dict[str, Path] = {}
 
     @property

@@ -43,6 +43,9 @@ class Arguments(TrainingArguments):
     search: SearchSettings = field(default_factory=SearchSettings)
     early: EarlySettings = field(default_factory=EarlySettings)
     budget: Budget = field(default_factory=Budget)
+    from_one: bool = False
+    """Train the largest number of stacks alone, and cut its network to the others, where trials
+    differ in model.stacks alone: all of them for the cost of the largest."""
     dry_run: bool = False
     """Print the trials and their cost; start nothing."""
 
@@ -87,7 +90,8 @@ def _plan(arguments: Arguments) -> "Sweep":
         given[key] = values
     space = space_of(arguments.space, given)
     settings = with_start(arguments.settings)
-    return plan_sweep(settings, space, arguments.search, arguments.early, arguments.budget)
+    searched = arguments.search, arguments.early, arguments.budget
+    return plan_sweep(settings, space, *searched, from_one=arguments.from_one)
 
 
 def _run(sweep: "Sweep") -> None:
@@ -137,6 +141,7 @@ def describe(sweep: "Sweep") -> None:
     from pipeline.model.cost import network_cost
     from pipeline.run.storage import shown
     from tune.plan import samples_of
+    from tune.spaces import trial_name
 
     say(f"sweep {sweep.name}: {sweep.trials} trials in {shown(sweep.folder)}, {sweep.how}")
     if not sweep.is_grid:
@@ -150,6 +155,12 @@ def describe(sweep: "Sweep") -> None:
             f"  {settings.ray.name}: {cost.parameters:,} parameters, "
             f"{amount(cost.macs / 1e9)} GMAC, {samples:,} samples, "
             f"{amount(flops[-1])} PFLOP of training"
+        )
+    for cut in sweep.cuts:
+        cost = network_cost(sweep.base.replaced(cut.point).model)
+        say(
+            f"  {trial_name(cut.point)}: {cost.parameters:,} parameters, "
+            f"{amount(cost.macs / 1e9)} GMAC, cut from {trial_name(cut.whole)}"
         )
     most = sum(flops) if sweep.is_grid else sweep.trials * max(flops)
     say(f"  at most {sweep.trials * sweep.samples:,} samples and {amount(most)} PFLOP")

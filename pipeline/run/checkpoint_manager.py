@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,8 @@ class CheckpointManager:
     never has metrics of an epoch that it will train again.
 
     The `keep` newest checkpoints stay, except those within a completed epoch, and the best by
-    `metric`: as many as `models`, which become models in the journal, but at least one. If a
+    `metric`: as many as `models`, which become models in the journal, but at least one. The best by
+    each of the `others`, metrics of the same network cut to fewer stacks, stays too. If a
     checkpoint can't be written, as on a full disk, earlier ones are unharmed. Once another start of
     the run owns its folder, methods raise SupersededError in place of changing it; without a
     `writer`, nothing is checked.
@@ -145,9 +146,11 @@ class CheckpointManager:
         metric: str,
         models: int = 0,
         *,
+        others: Sequence[str] = (),
         writer: Writer | None = None,
     ) -> None:
         self._folder, self._keep, self._metric, self._models = folder, keep, metric, models
+        self._others = others
         self._journal = Journal(folder, writer=writer)
         self._waiting: list[EpochEntry | Mapping[str, str]] = []
         self._thread: Thread | None = None
@@ -273,6 +276,7 @@ class CheckpointManager:
         # Checkpoints within an epoch are superseded once it is complete.
         newest = [path for path in found if path in whole or not whole or path > whole[-1]]
         chosen = ranked(self._folder, self._metric)[: max(1, self._models)]
+        chosen += [found for metric in self._others for found in ranked(self._folder, metric)[:1]]
         kept = newest[-self._keep :] + [path for path, _ in chosen]
         for path in found:
             if path not in kept:

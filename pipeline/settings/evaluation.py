@@ -26,6 +26,9 @@ class EvaluationSettings:
     precision: Literal["fp32", "tf32"] = "fp32"
     """Arithmetic on GPUs. fp32: IEEE, so that counts are those of a CPU. tf32: factors of 10 bits,
     faster."""
+    every_stack: bool = False
+    """Measure the heatmaps of the stacks before the last too, after every epoch, as if the network
+    ended there, and keep the best checkpoint of each."""
     overlays: int = 12
     """Validation people in the picture of predictions."""
 

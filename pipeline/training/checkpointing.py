@@ -12,6 +12,7 @@ from pipeline.run.checkpoint_manager import (
     checkpoint_name,
     newest_sound,
 )
+from pipeline.run.cut import metric_of_stack
 from pipeline.run.layout import STOP_NAME
 from pipeline.run.metadata import Progress
 from pipeline.run.ownership import Writer
@@ -42,7 +43,10 @@ class Checkpointer:
         if self._is_first:
             keep, models = trainer.settings.ray.keep_checkpoints, trainer.settings.tracking.models
             metric = trainer.measure.metric_name
-            self._manager = CheckpointManager(folder, keep, metric, models, writer=writer)
+            others = [metric_of_stack(k, metric) for k in range(1, trainer.measured_stacks)]
+            self._manager = CheckpointManager(
+                folder, keep, metric, models, others=others, writer=writer
+            )
         self._preemption_check_s = preemption_check_s
         self._saved_at = self._asked_at = self._looked_at = clock()
         self._tags: dict[str, str] = {}

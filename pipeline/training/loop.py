@@ -5,17 +5,19 @@ Knows neither Ray nor MLflow.
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from pipeline.data.pictures import png
 from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
 from pipeline.evaluation.per_person import PEOPLE_NAME, PersonResults
+from pipeline.run.cut import name_of_stack
 from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.console_logger import ConsoleLogger
 from pipeline.training.distributed import Request
 from pipeline.training.metrics import (
     beside_metrics,
     evaluated_metrics,
+    stack_metrics,
     trained_metrics,
     with_glance,
 )
@@ -72,15 +74,17 @@ def train(
                 checkpointer.save_trained(trained)
             if Request.STOP in step.request:
                 return
-        evaluation, results = trainer.evaluate_people()
+        *earlier, (evaluation, results) = trainer.evaluate_stacks()
         metrics = trained | evaluated_metrics(trainer, evaluation, results)
-        metrics |= beside_metrics(trainer, metrics)
+        metrics |= beside_metrics(trainer, metrics) | stack_metrics(trainer, earlier)
         metrics = with_glance(trainer.measure, metrics)
         trained = {}
         state.judge(metrics[trainer.measure.metric_name])
         logger.passed_over()
         logger.evaluated(metrics)
-        checkpointer.save_evaluated(metrics, *evaluation_files(trainer, evaluation, results))
+        files, picture = evaluation_files(trainer, evaluation, results)
+        files |= stack_files(trainer, earlier)
+        checkpointer.save_evaluated(metrics, files, picture)
         host.report(metrics)
 
 
@@ -90,9 +94,26 @@ def evaluation_files(
     """Return an evaluation's files by name, and predictions as a PNG; only rank 0 makes them."""
     if trainer.rank != 0:
         return {}, b""
-    files = {
+    files = _files(evaluation, results)
+    title = f"{trainer.joint_set.name} validation, epoch {trainer.state.progress.epochs}"
+    return files, png(trainer.draw_overlays(title))
+
+
+def stack_files(
+    trainer: Trainer, stacks: Sequence[tuple[Evaluation, PersonResults]]
+) -> dict[str, bytes]:
+    """Return the files of the evaluations of stacks before the last; only rank 0 makes them."""
+    if trainer.rank != 0:
+        return {}
+    return {
+        name_of_stack(stack, name): content
+        for stack, measured in enumerate(stacks, start=1)
+        for name, content in _files(*measured).items()
+    }
+
+
+def _files(evaluation: Evaluation, results: PersonResults) -> dict[str, bytes]:
+    return {
         EVALUATION_NAME: json.dumps(evaluation.to_json()).encode(),
         PEOPLE_NAME: results.to_bytes(),
     }
-    title = f"{trainer.joint_set.name} validation, epoch {trainer.state.progress.epochs}"
-    return files, png(trainer.draw_overlays(title))

@@ -2,7 +2,7 @@
 
 import math
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -10,6 +10,7 @@ from pipeline.data.measurable import size_name
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.pose.joint_sets import Measure
+from pipeline.run.cut import metric_of_stack
 from pipeline.training.trainer import StepReport, Trainer
 
 FLAT_NAME = "flat_heatmaps_percent"
@@ -74,6 +75,18 @@ def evaluated_metrics(
             f"{size_name(measure, trainer.joint_set)}; set evaluation.measure to another"
         )
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def stack_metrics(
+    trainer: Trainer, stacks: Sequence[tuple[Evaluation, PersonResults]]
+) -> dict[str, float]:
+    """Return the metrics of stacks before the last, but for those of single joints."""
+    return {
+        metric_of_stack(stack, name): value
+        for stack, measured in enumerate(stacks, start=1)
+        for name, value in evaluated_metrics(trainer, *measured).items()
+        if "/" not in name
+    }
 
 
 def with_glance(measure: Measure, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -30,7 +30,7 @@ from pipeline.data.sampler import epoch_order, rank_batches, validation_batches
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Samples
 from pipeline.data.shards.streaming import ShardStream
-from pipeline.evaluation.evaluate import Evaluation, Evaluator, evaluate_people
+from pipeline.evaluation.evaluate import Evaluation, Evaluator, Predictions, evaluate_stacks
 from pipeline.evaluation.metrics import AveragePrecision
 from pipeline.evaluation.oks import precision_of
 from pipeline.evaluation.overlays import draw_overlays
@@ -232,16 +232,34 @@ class Trainer:
 
         "auto" evaluates the weights of the primary metric: the moving average if there is one.
         """
-        parts = gather(self._evaluate(weights), self.workers, self.device)
-        results = PersonResults.together([results for _, results in parts])
-        return reduce(add, (evaluation for evaluation, _ in parts)), results.by_key()
+        return self._evaluate(weights, 1)[-1]
+
+    def evaluate_stacks(self) -> list[tuple[Evaluation, PersonResults]]:
+        """Evaluate as `evaluate_people`, with evaluation.every_stack each stack, first to last."""
+        return self._evaluate("auto", self.measured_stacks)
+
+    @property
+    def measured_stacks(self) -> int:
+        """Stacks that are evaluated: all, or the last one alone."""
+        return self.settings.model.stacks if self.settings.evaluation.every_stack else 1
 
     def average_precision(self, results: PersonResults) -> AveragePrecision | None:
         """Return COCO's ten numbers (OKS), computed by rank 0. Every rank must call it."""
         found = precision_of(results, self.joint_set) if self.rank == 0 else None
         return broadcast(found, self.workers, self.device)
 
-    def _evaluate(self, weights: Weights) -> tuple[Evaluation, PersonResults]:
+    def _evaluate(self, weights: Weights, stacks: int) -> list[tuple[Evaluation, PersonResults]]:
+        """Evaluate all `stacks`, or the last one, over all workers."""
+        ranks = gather(self._evaluate_part(weights, stacks), self.workers, self.device)
+        found = []
+        for parts in zip(*ranks, strict=True):
+            results = PersonResults.together([results for _, results in parts])
+            found.append((reduce(add, (evaluation for evaluation, _ in parts)), results.by_key()))
+        return found
+
+    def _evaluate_part(
+        self, weights: Weights, stacks: int
+    ) -> list[tuple[Evaluation, PersonResults]]:
         """Evaluate this rank's part of the validation data."""
         stage = f"the evaluation after epoch {self.state.progress.epochs}"
         self.marker.begin(f"the call of {stage}")
@@ -250,8 +268,13 @@ class Trainer:
             len(self._val.samples), self.settings.evaluation.batch_size, self.rank, self.workers
         )
         batches = stream_validation(self._val, chosen, self.settings.data.threads or 1)
-        predictions = self._evaluator(weights).predict(prefetch(batches, self.device))
-        return evaluate_people(self.marker.of_each(predictions, stage), self._val)
+        evaluator, ahead = self._evaluator(weights), prefetch(batches, self.device)
+        predictions: Iterator[list[Predictions]] = (
+            evaluator.predict_stacks(ahead)
+            if stacks > 1
+            else ([predictions] for predictions in evaluator.predict(ahead))
+        )
+        return evaluate_stacks(self.marker.of_each(predictions, stage), self._val, stacks)
 
     def _evaluator(self, weights: Weights) -> Evaluator:
         network = self.state.network_of(weights)

@@ -95,6 +95,21 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert write(tmp_path, later, keep=2) == ["epoch_0002", "epoch_0004", "epoch_0005"]
 
 
+def test_the_best_by_each_further_metric_stays(tmp_path):
+    scores = {"epoch_0001": (5.0, 9.0), "epoch_0002": (9.0, 5.0), "epoch_0003": (1.0, 1.0)}
+    manager = CheckpointManager(tmp_path, 1, METRIC, others=["stack_1/" + METRIC])
+    for name, (last, first) in scores.items():
+        snapshot = snapshot_of(last)
+        snapshot.metadata.metrics["stack_1/" + METRIC] = first
+        manager.add(name, snapshot)
+        assert manager.close() is None
+    assert [path.name for path in checkpoints(tmp_path)] == list(scores)
+    manager.add("epoch_0004", snapshot_of(2.0))
+    assert manager.close() is None
+    kept = [path.name for path in checkpoints(tmp_path)]
+    assert kept == ["epoch_0001", "epoch_0002", "epoch_0004"]
+
+
 def test_of_equally_good_ones_the_earliest_is_the_best(tmp_path):
     write(tmp_path, {"epoch_0001": 50.0, "epoch_0002": 70.0, "epoch_0003": 70.0}, keep=3)
     found = best(tmp_path, METRIC)

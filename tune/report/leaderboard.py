@@ -85,8 +85,9 @@ def leaderboard(outcome: SweepOutcome) -> pd.DataFrame:
     """Return one row a trial, best first.
 
     Columns: rank, trial, status, the replaced settings by dotted key, score,
-    best_epoch, samples, seconds, samples_per_s, parameters, gmac, checkpoint and
-    error. Unknown values are missing. Errors and settings hold no secrets.
+    best_epoch, samples, seconds, samples_per_s, parameters, gmac, checkpoint,
+    cut_from if trials were cut, and error. Unknown values are missing. Errors and
+    settings hold no secrets.
     """
     trials = ranked(outcome)
     columns: dict[str, Sequence[Any]] = {
@@ -103,6 +104,8 @@ def leaderboard(outcome: SweepOutcome) -> pd.DataFrame:
         columns[name] = [getattr(trial, name) for trial in trials]
     columns["gmac"] = [trial.macs / 1e9 for trial in trials]
     columns["checkpoint"] = [trial.checkpoint and str(trial.checkpoint) for trial in trials]
+    if any(trial.cut_from for trial in trials):
+        columns["cut_from"] = [trial.cut_from or None for trial in trials]
     columns["error"] = [redacted(trial.error) for trial in trials]
     # Whole numbers, of which some may be missing.
     return pd.DataFrame(columns).astype({"rank": "Int64", "best_epoch": "Int64"})
@@ -118,8 +121,9 @@ def summary(outcome: SweepOutcome) -> str:
         f"{statuses.count(status)} {status}" for status in distinct(sorted(statuses))
     )
     seconds = math.fsum(t.seconds for t in outcome.trials if math.isfinite(t.seconds))
-    samples = sum(trial.samples for trial in outcome.trials)
+    cut = sum(bool(trial.cut_from) for trial in outcome.trials)
     return (
-        f"{trials}: {counts}; {samples:,} training samples, {duration(seconds)} of wall time "
-        "in total"
+        f"{trials}: {counts}; "
+        + f"{cut} of them cut from larger networks; " * bool(cut)
+        + f"{outcome.samples:,} training samples, {duration(seconds)} of wall time in total"
     )

@@ -102,6 +102,7 @@ def _facts(trial: TrialOutcome) -> dict[str, str]:
         "parameters": f"{trial.parameters:,}",
         "GMAC of one image, forward": amount(trial.macs / 1e9, 3),
         "best checkpoint": str(trial.checkpoint or ""),
+        **({"cut from": trial.cut_from} if trial.cut_from else {}),
     }
     return {name: value or "not known" for name, value in facts.items()}
 

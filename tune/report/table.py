@@ -45,7 +45,7 @@ def columns_of(outcome: SweepOutcome) -> list[Column]:
         _numbers("rank", ranks(trials), whole),
         _numbers(outcome.headline, [trial.score for trial in trials], two_digits),
         _texts(_TRIAL, [trial.name for trial in trials]),
-        _texts("status", [trial.status for trial in trials]),
+        _texts("status", [trial.status + ", cut" * bool(trial.cut_from) for trial in trials]),
         *_settings(outcome, trials),
         _numbers("best epoch", [trial.best_epoch or None for trial in trials], whole),
         _numbers("samples", [trial.samples for trial in trials], whole),

@@ -88,7 +88,7 @@ def lock_before(database: sqlite3.Connection, owner: object, name: str) -> None:
 PHASES: dict[str, Callable[[sqlite3.Connection], None]] = {
     "start": lambda _: stop_before(summary, "draw_augmented"),
     "training": lambda _: stop_before(Checkpointer, "request", 4),
-    "evaluation": lambda _: stop_before(Trainer, "evaluate_people", 2),
+    "evaluation": lambda _: stop_before(Trainer, "evaluate_stacks", 2),
     "conclusion": lambda database: lock_before(database, summary, "curves"),
 }
 # The phase in which the second driver is on the first one's machine.

@@ -254,7 +254,7 @@ def test_all_numbers_of_stacks_are_in_the_leaderboard(run_sweep, tmp_path):
     assert rows["cut_from"].to_dict() == {
         "stacks-1": "stacks-3",
         "stacks-2": "stacks-3",
-        "stacks-3": None,
+        "stacks-3": "",
     }
     assert list(rows["parameters"].sort_index().diff().dropna() > 0) == [True, True]
     assert math.isnan(rows["seconds"]["stacks-1"])

@@ -105,7 +105,7 @@ def leaderboard(outcome: SweepOutcome) -> pd.DataFrame:
     columns["gmac"] = [trial.macs / 1e9 for trial in trials]
     columns["checkpoint"] = [trial.checkpoint and str(trial.checkpoint) for trial in trials]
     if any(trial.cut_from for trial in trials):
-        columns["cut_from"] = [trial.cut_from or None for trial in trials]
+        columns["cut_from"] = [trial.cut_from for trial in trials]
     columns["error"] = [redacted(trial.error) for trial in trials]
     # Whole numbers, of which some may be missing.
     return pd.DataFrame(columns).astype({"rank": "Int64", "best_epoch": "Int64"})

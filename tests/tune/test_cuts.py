@@ -231,7 +231,7 @@ def test_a_cut_has_a_run_with_the_epochs_and_results_of_its_stacks(run_sweep, pa
             there = f"stack_{stacks}/{name}"
             assert journal.history([name])[name] == whole.history([there])[there]
         assert journal.history(["train_loss"])["train_loss"] == []
-        found = find_local(str(cut), sweep.folder)
+        found = find_local(str(cut))
         assert found is not None
         network, metadata = load_network(found, torch.device("cpu"))
         assert metadata.settings.model.stacks == len(network.stacks) == stacks

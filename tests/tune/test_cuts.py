@@ -12,7 +12,7 @@ from factories import pack_samples, samples
 
 from pipeline.data.loader import shard_loader, stream_validation
 from pipeline.data.sampler import validation_batches
-from pipeline.evaluation.evaluate import Evaluator, evaluate
+from pipeline.evaluation.evaluate import Evaluator, evaluate_people
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
 from pipeline.run.checkpoint import load_network
 from pipeline.run.checkpoint_manager import best, checkpoints
@@ -201,7 +201,7 @@ def evaluated(checkpoint: Path, packed: Path) -> tuple[float, float]:
         network=network, loader=loader, settings=metadata.settings, device=torch.device("cpu")
     )
     batches = stream_validation(loader, validation_batches(len(loader.samples), 2, 0, 1), 1)
-    evaluation = evaluate(evaluator.predict(batches), loader)
+    evaluation, _ = evaluate_people(evaluator.predict(batches), loader)
     headline = evaluation.scores(metadata.joint_set)["pckh"].headline
     return headline, evaluation.loss_sum / evaluation.people
 

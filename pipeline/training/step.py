@@ -1,6 +1,7 @@
 """One training step, with its optimizer and loss scaler. Knows neither Ray nor MLflow."""
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -16,7 +17,10 @@ from pipeline.pose.shapes import Float, Int64
 from pipeline.settings import OptimSettings
 from pipeline.training.deferred import Backup
 from pipeline.training.distributed import start_sum
-from pipeline.training.teacher import Teach
+
+# Takes images and the student's prediction; returns heatmaps (batch, joint, height, width) as a
+# target of the student, without a gradient.
+Teach = Callable[[Tensor, Heatmaps], Tensor]
 
 
 def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:

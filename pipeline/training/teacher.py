@@ -1,7 +1,5 @@
 """Teachers: trained networks, or a network's own last stack, whose heatmaps a network learns."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -11,10 +9,7 @@ from pipeline.pose.shapes import Float
 from pipeline.run.checkpoint import load_network
 from pipeline.run.start import find_local
 from pipeline.settings import LAST_STACK, OptimSettings
-
-# Takes images and the student's prediction; returns heatmaps (batch, joint, height, width) as a
-# target of the student, without a gradient.
-Teach = Callable[[Tensor, Heatmaps], Tensor]
+from pipeline.training.step import Teach
 
 
 def teacher_of(settings: OptimSettings, device: torch.device, scratch: str = "") -> Teach | None:

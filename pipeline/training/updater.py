@@ -9,8 +9,7 @@ from pipeline.settings import OptimSettings
 from pipeline.training.deferred import Backup
 from pipeline.training.distributed import parallel
 from pipeline.training.ema import WeightAverage
-from pipeline.training.step import Step, backup_of, build_optimizer, build_scaler, train_step
-from pipeline.training.teacher import Teach
+from pipeline.training.step import Step, Teach, backup_of, build_optimizer, build_scaler, train_step
 
 
 class Updater:

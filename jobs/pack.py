@@ -104,6 +104,9 @@ def _run(settings: PackSettings, jobs: list["ShardJob"], output: Output) -> dict
     """Write shards as Ray tasks of one core each, and show the progress."""
     import ray
 
+    # A worker of a cluster that runs already may be in another folder.
+    images = settings.images and settings.images.absolute()
+    settings = replace(settings, out=settings.out.absolute(), images=images)
     people = sum(len(job.people) for job in jobs)
     task = ray.remote(num_cpus=1)(_pack_shard)
     pending = {task.remote(settings, job, output.location): job for job in jobs}

@@ -162,8 +162,8 @@ def hold(
             yield writer
         return
     # The client of the store takes a moment to load.
-    from pipeline.run.keeper import Keeper
     from pipeline.run.mirror import Mirror
+    from pipeline.run.mirror_sync import MirrorSync
 
     mirror = Mirror(folder, location)
     mirror.pull()
@@ -173,9 +173,9 @@ def hold(
     try:
         with own(folder, what, take_over=take_over, lost=lost) as writer:
             mirror.claim(writer)
-            keeper = Keeper(mirror, writer, is_driver=True)
-            writer.turns = keeper
-            with keeper:
+            sync = MirrorSync(mirror, writer, is_driver=True)
+            writer.turns = sync
+            with sync:
                 yield writer
     finally:
         mirror.release()
@@ -251,15 +251,15 @@ def working(ray: RaySettings, folder: Path, owner: Owner) -> Iterator[Writer]:
     if not is_store(ray.storage):
         yield Writer.of_worker(folder, owner)
         return
-    from pipeline.run.keeper import Keeper, join
     from pipeline.run.mirror import Mirror
+    from pipeline.run.mirror_sync import MirrorSync, join
 
     _tidy_beside(ray.scratch)
     mirror = Mirror(folder, f"{ray.storage}/{ray.name}")
     writer = join(mirror, owner)
-    with Keeper(mirror, writer, is_driver=False) as keeper:
+    with MirrorSync(mirror, writer, is_driver=False) as sync:
         # A checkpoint that only this machine has is the one from which all ranks resume.
-        keeper.upload()
+        sync.upload()
         yield writer
 
 

@@ -11,11 +11,11 @@ from obstore.store import LocalStore, MemoryStore
 
 from pipeline.io import objects as home
 from pipeline.io.objects import ConflictError, Objects, StoreError
-from pipeline.run import keeper as keepers
 from pipeline.run import mirror as mirrors
-from pipeline.run.keeper import Keeper, join
+from pipeline.run import mirror_sync
 from pipeline.run.manifest import MANIFEST, Manifest
 from pipeline.run.mirror import Mirror
+from pipeline.run.mirror_sync import MirrorSync, join
 from pipeline.run.ownership import HeldError, Owner, SupersededError, Writer, note_claim
 from pipeline.run.storage import fetch_run, folder_here, hold, working
 from pipeline.settings import RaySettings
@@ -84,7 +84,7 @@ def other(tmp_path, store) -> Machine:
 def quick(monkeypatch) -> None:
     """Let the threads look often."""
     for name in ("_LOOK_S", "_LONGEST_S"):
-        monkeypatch.setattr(keepers, name, 0.02)
+        monkeypatch.setattr(mirror_sync, name, 0.02)
 
 
 def in_bucket(machine: Machine) -> list[str]:
@@ -409,16 +409,16 @@ def test_a_write_whose_answer_was_lost_has_succeeded(store):
 
 
 def test_files_are_uploaded_beside_the_run(one, other, quick):
-    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
+    sync = MirrorSync(one.mirror, one.start(owner()), is_driver=True)
     one.write("journal.jsonl", b"first\n")
     until(lambda: other.mirror.pull() and other.files() == {"journal.jsonl": b"first\n"})
-    keeper.close()
+    sync.close()
 
 
 def test_a_store_that_is_away_is_reported_once_and_gets_what_is_there_then(
     one, quick, monkeypatch, capsys
 ):
-    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
+    sync = MirrorSync(one.mirror, one.start(owner()), is_driver=True)
     with monkeypatch.context() as away:
 
         def fail(*arguments):
@@ -426,10 +426,10 @@ def test_a_store_that_is_away_is_reported_once_and_gets_what_is_there_then(
 
         away.setattr(one.objects, "put", fail)
         one.write("epoch_0001/checkpoint.json", b"{}")
-        until(lambda: keeper._failures > 4)
+        until(lambda: sync._failures > 4)
         shutil.rmtree(one.folder / "epoch_0001")
         one.write("epoch_0002/checkpoint.json", b"{}")
-    keeper.close()
+    sync.close()
     manifest = Manifest.parsed(one.objects.get(MANIFEST)[0], "it")
     assert list(manifest.files) == ["epoch_0002/checkpoint.json"]
     lines = capsys.readouterr().out.splitlines()
@@ -441,15 +441,15 @@ def test_a_store_that_is_away_is_reported_once_and_gets_what_is_there_then(
 
 
 def test_at_the_end_what_the_bucket_lacks_is_named(one, quick, monkeypatch, capsys):
-    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
-    monkeypatch.setattr(keepers, "PATIENCE_S", 0.0)
+    sync = MirrorSync(one.mirror, one.start(owner()), is_driver=True)
+    monkeypatch.setattr(mirror_sync, "PATIENCE_S", 0.0)
 
     def fail(*arguments):
         raise StoreError("s3://bucket: refused")
 
     monkeypatch.setattr(one.objects, "put", fail)
     one.write("epoch_0001/checkpoint.json", b"{}")
-    keeper.close()
+    sync.close()
     assert (
         "s3://bucket/runs/pose lacks 1 file, 0.0 MB in all (epoch_0001): s3://bucket: refused"
     ) in capsys.readouterr().out
@@ -457,21 +457,21 @@ def test_at_the_end_what_the_bucket_lacks_is_named(one, quick, monkeypatch, caps
 
 def test_driver_and_workers_take_turns_over_the_bucket_alone(one, other, quick):
     driver = one.start(owner())
-    keeper = Keeper(one.mirror, driver, is_driver=True)
+    sync = MirrorSync(one.mirror, driver, is_driver=True)
     one.write("journal.jsonl", b"start\n")
-    keeper.hand_over()
+    sync.hand_over()
     writer = join(other.mirror, owner())
     assert other.files() == {"journal.jsonl": b"start\n"}
-    workers = Keeper(other.mirror, writer, is_driver=False)
+    workers = MirrorSync(other.mirror, writer, is_driver=False)
     other.write("journal.jsonl", b"start\nepoch\n")
     until(lambda: one.files()["journal.jsonl"] == b"start\nepoch\n")
-    keeper.take_back()
+    sync.take_back()
     # The workers are cut off from now on.
     other.write("journal.jsonl", b"start\nepoch\nlate\n")
     with pytest.raises(SupersededError):
         other.mirror.push(writer)
     one.write("journal.jsonl", b"start\nepoch\nend\n")
-    keeper.close()
+    sync.close()
     workers.stop()
     assert other.mirror.pull()
     assert other.files() == {"journal.jsonl": b"start\nepoch\nend\n"}
@@ -479,16 +479,16 @@ def test_driver_and_workers_take_turns_over_the_bucket_alone(one, other, quick):
 
 def test_what_the_driver_alone_has_written_meanwhile_outlasts_the_turn_of_the_workers(one, other):
     driver = one.start(owner())
-    keeper = Keeper(one.mirror, driver, is_driver=True)
+    sync = MirrorSync(one.mirror, driver, is_driver=True)
     one.write("delivered.json", b"1")
-    keeper.hand_over()
+    sync.hand_over()
     one.write("delivered.json", b"2")
     writer = join(other.mirror, owner())
     other.write("journal.jsonl", b"epoch\n")
     other.mirror.push(writer)
-    keeper.take_back()
+    sync.take_back()
     assert one.files() == {"delivered.json": b"2", "journal.jsonl": b"epoch\n"}
-    keeper.stop()
+    sync.stop()
 
 
 def test_a_light_copy_lacks_weights_until_a_process_trains_with_it(one, other):
@@ -506,8 +506,8 @@ def test_a_light_copy_lacks_weights_until_a_process_trains_with_it(one, other):
 
 def test_a_light_copy_is_none_where_a_driver_follows(one, other, quick):
     driver = one.start(owner())
-    keeper = Keeper(one.mirror, driver, is_driver=True)
-    keeper.hand_over()
+    sync = MirrorSync(one.mirror, driver, is_driver=True)
+    sync.hand_over()
     writer = join(other.mirror, owner())
     other.write("epoch_0001/weights.safetensors")
     other.write("epoch_0001/checkpoint.json")
@@ -519,7 +519,7 @@ def test_a_light_copy_is_none_where_a_driver_follows(one, other, quick):
     other.mirror.push(writer)
     until(lambda: "journal.jsonl" in one.files())
     assert one.files()["delivered.json"] == b"of this machine alone"
-    keeper.stop()
+    sync.stop()
 
 
 def test_all_ranks_have_the_checkpoint_that_only_the_first_one_had(
@@ -556,17 +556,17 @@ def test_workers_enter_one_claim_however_often_the_store_refuses_it(one, other, 
 
 
 def test_the_end_of_workers_that_the_store_does_not_take_is_named(one, monkeypatch):
-    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
-    keeper.hand_over()
-    monkeypatch.setattr(keepers, "PATIENCE_S", 0.0)
+    sync = MirrorSync(one.mirror, one.start(owner()), is_driver=True)
+    sync.hand_over()
+    monkeypatch.setattr(mirror_sync, "PATIENCE_S", 0.0)
 
     def fail(*arguments):
         raise StoreError("s3://bucket: full")
 
     monkeypatch.setattr(one.objects, "replace", fail)
     with pytest.raises(StoreError, match=r"^s3://bucket: full; .* the same command continues"):
-        keeper.take_back()
-    keeper.stop()
+        sync.take_back()
+    sync.stop()
 
 
 def test_workers_of_another_start_may_not_join(one, other):
@@ -576,13 +576,13 @@ def test_workers_of_another_start_may_not_join(one, other):
 
 
 def test_a_request_to_stop_reaches_workers_on_another_machine(one, other, quick):
-    keeper = Keeper(one.mirror, one.start(owner()), is_driver=True)
-    keeper.hand_over()
-    workers = Keeper(other.mirror, join(other.mirror, owner()), is_driver=False)
+    sync = MirrorSync(one.mirror, one.start(owner()), is_driver=True)
+    sync.hand_over()
+    workers = MirrorSync(other.mirror, join(other.mirror, owner()), is_driver=False)
     (one.folder / "stop").touch()
     until((other.folder / "stop").exists)
     workers.stop()
-    keeper.stop()
+    sync.stop()
 
 
 def test_a_request_to_stop_of_an_earlier_start_is_ignored(one, other):
@@ -596,7 +596,7 @@ def test_a_request_to_stop_of_an_earlier_start_is_ignored(one, other):
 
 def test_a_claim_elsewhere_ends_the_former_owner_on_its_own_machine(one, other, quick):
     former = one.start(owner())
-    keeper = Keeper(one.mirror, former, is_driver=True)
+    sync = MirrorSync(one.mirror, former, is_driver=True)
     other.start(owner("two"))
 
     def is_over() -> bool:
@@ -607,4 +607,4 @@ def test_a_claim_elsewhere_ends_the_former_owner_on_its_own_machine(one, other, 
         return False
 
     until(is_over)
-    keeper.stop()
+    sync.stop()

@@ -44,7 +44,7 @@ def join(mirror: Mirror, owner: Owner) -> Writer:
     return writer
 
 
-class Keeper:
+class MirrorSync:
     """Threads that keep a run's folder and its copy in the bucket equal, and the claim alive.
 
     While this process `writes` it uploads, otherwise it brings what others upload into the folder.

@@ -79,7 +79,9 @@ class DecodedSamples:
             if position in self._held or self.used + size > self._limit:
                 return
             self.used += size
-        crop = replace(sample.crop, jpeg=b"")
-        self._held[position] = _Held(
-            person=sample.person, crop=crop, place=sample.place, decoded=np.array(pixels)
-        )
+            self._held[position] = _Held(
+                person=sample.person,
+                crop=replace(sample.crop, jpeg=b""),
+                place=sample.place,
+                decoded=np.array(pixels),
+            )

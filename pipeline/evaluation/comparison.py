@@ -29,6 +29,7 @@ from pipeline.evaluation.oks import (
     with_areas,
 )
 from pipeline.evaluation.per_person import PersonResults, image_of
+from pipeline.io.installation import named
 from pipeline.pose.joint_sets import JointSet, Measure
 from pipeline.settings import Settings
 
@@ -128,7 +129,7 @@ def compare(runs: Sequence[ComparedRun], unit: Unit = "image") -> Comparison:
         if measure.key not in one.results.errors:
             raise ValueError(
                 f"{one.name}: its results per person lack the measure {measure.key}; "
-                "jobs.evaluate --people FILE writes them anew"
+                f"{named('jobs.evaluate')} --people FILE writes them anew"
             )
     precisions = [precision_of(one.results, joint_set) for one in runs]
     return Comparison(

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from pipeline.io.interruption import WITHIN_S, ended_by_signals
 from pipeline.io.redaction import redacted
@@ -114,25 +114,25 @@ def clear_errors(advice: str = "", within_s: float = WITHIN_S) -> Iterator[None]
     """
     with ended_by_signals(advice, within_s):
         try:
-            try:
-                yield
-            finally:
-                # Else the interpreter would find out at its end, and print so.
-                sys.stdout.flush()
+            yield
+            # Else the interpreter would find out at its end, and print so.
+            sys.stdout.flush()
         except ValueError as error:
             fail(str(error), _BAD_INPUT)
         except OSError as error:
-            if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
-                _drop_output()
+            if isinstance(error, BrokenPipeError) and _is_unread():
                 raise SystemExit(_UNREAD) from None
             fail(str(error), _FAILED)
+        finally:
+            if _is_unread():
+                _drop_output()
 
 
-def _is_unread(stream: TextIO) -> bool:
-    """Whether the reader of a pipe has closed it."""
+def _is_unread() -> bool:
+    """Whether the reader of the output has closed its pipe."""
     poll = select.poll()
     try:
-        poll.register(stream.fileno(), 0)
+        poll.register(sys.stdout.fileno(), 0)
     except (OSError, ValueError):
         return False  # no file, as in a notebook
     return bool(poll.poll(0))

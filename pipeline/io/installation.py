@@ -97,6 +97,8 @@ def git(folder: Path, *words: str) -> str | None:
             ["git", "-C", str(folder), *words],
             capture_output=True,
             text=True,
+            # Names of files may be no UTF-8.
+            errors="surrogateescape",
             timeout=_GIT_PATIENCE_S,
             # `git status` must not write to the checkout.
             env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},

@@ -160,7 +160,9 @@ class _Above:
 
 def _hand_over(before: Sequence[Any], after: Sequence[Any]) -> None:
     """Let the loggers that write to one of the streams write to that which takes its place."""
-    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+    # A copy: other threads may add to it.
+    names = list(logging.root.manager.loggerDict)
+    loggers = [logging.getLogger(), *map(logging.getLogger, names)]
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         for old, new in zip(before, after, strict=True):
             if isinstance(handler, logging.StreamHandler) and handler.stream is old:

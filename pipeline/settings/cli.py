@@ -117,14 +117,14 @@ def given_settings(
     reader.add_argument("--preset", nargs="*", action="extend", default=[])
     reader.add_argument("--config", nargs="?")
     reader.add_argument("--data", nargs="?")
-    reader.add_argument("--ray.storage", dest="storage", default="")
-    reader.add_argument("--tracking.uri", dest="uri", default="")
+    reader.add_argument("--ray.storage", dest="storage", nargs="?")
+    reader.add_argument("--tracking.uri", dest="uri", nargs="?")
     given, _ = reader.parse_known_args(argv)
     names = [name for word in given.preset for name in word.split(",") if name]
     with clear_errors():
         settings: dict[str, Any] = {}
         if given.config:
-            settings |= of_config(given.config, given.storage, given.uri)
+            settings |= of_config(given.config, given.storage or "", given.uri or "")
         settings |= settings_of(names)
         if given.data:
             settings |= packed_folder(given.data)

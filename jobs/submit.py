@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
 
@@ -17,6 +17,7 @@ from pipeline.io.interruption import orderly_stop, status
 from pipeline.io.location import split_pattern
 from pipeline.io.parsing import did_you_mean
 from pipeline.settings.cli import clear_errors, fail, parse
+from pipeline.settings.packing import SourceName
 
 if TYPE_CHECKING:
     from pipeline.cluster.submission import Job
@@ -33,16 +34,34 @@ COMMANDS = {
 }
 SLURM = "slurm"
 _SCRIPT = Path(__file__).parent / "cluster" / "slurm.sbatch"
-# Options whose value is a path, or several with commas between them.
+# The arguments that are a command's words after no option. Other commands have none.
+POSITIONAL = {
+    "pack": "source",
+    "inspect": "shards",
+    "evaluate": "model",
+    "predict": "model",
+    "export": "model",
+}
+# Options of these commands that take no value, and several; the others take one.
+FLAGS = frozenset(
+    {"decode", "every-stack", "exact", "flip-test", "heatmaps", "overlays", "predictions"}
+)
+SEVERAL = frozenset({"formats", "photographs"})
+# Arguments whose value is a path, or several with commas between them.
 PATHS = frozenset(
     {
         *("data", "data-train", "data-val", "data-cache", "images", "annotations", "head-boxes"),
         *("joint-set", "boxes", "truth", "figures", "json", "people", "out", "save-config"),
-        "ray-storage",
+        *("ray-storage", "ray-scratch", "shards"),
     }
 )
-# Options whose value is a path or a name: a path if it exists here.
-PATHS_OR_NAMES = frozenset({"checkpoint", "config", "model-start", "space"})
+# Arguments whose value is a path or a name: a path if it exists here.
+PATHS_OR_NAMES = frozenset(
+    {
+        *("checkpoint", "config", "model", "model-start", "optim-teacher", "photographs"),
+        *("source", "space"),
+    }
+)
 # Options with a small file that is sent along.
 _SENT = ("config", "space")
 _DATABASE = re.compile(r"sqlite:///(?=[^/])")
@@ -97,7 +116,7 @@ def submit(arguments: Arguments, words: Sequence[str]) -> None:
     else:
         from pipeline.cluster import submission
 
-        options, files = portable(options)
+        options, files = portable(name, options)
         there = [arguments.python, "-m", module(COMMANDS[name]), *options]
         job = submission.submit(to, there, files)
     follow, stop = job.commands()
@@ -141,42 +160,51 @@ def _follow(job: "Job", ctrl_c: str) -> None:
     say(f"job {job.name} {state}")
 
 
-def portable(words: Sequence[str]) -> tuple[list[str], Mapping[str, Path]]:
+def portable(command: str, words: Sequence[str]) -> tuple[list[str], Mapping[str, Path]]:
     """Return a command's options for another folder than this, and files to put into that.
 
     Relative paths become absolute. Files of settings are sent along.
     """
     made: list[str] = []
     files: dict[str, Path] = {}
-    option = ""
+    positional = POSITIONAL.get(command, "")
+    argument = positional
     for word in words:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            option = re.sub("[._]", "-", name.removeprefix("--"))
-            if not equals:
-                made.append(word)
-                continue
-            made.append(f"{name}={_portable(option, value, files)}")
-        else:
-            made.append(_portable(option, word, files))
+        if not word.startswith("--"):
+            made.append(_portable(argument, word, files))
+            if positional and argument not in SEVERAL:
+                argument = positional
+            continue
+        name, equals, value = word.partition("=")
+        option = re.sub("[._]", "-", name.removeprefix("--"))
+        made.append(f"{name}={_portable(option, value, files)}" if equals else word)
+        argument = positional if equals or option in FLAGS else option
     return made, files
 
 
-def _portable(option: str, value: str, files: dict[str, Path]) -> str:
-    if option in _SENT and Path(value).is_file():
-        name = f"{option}-{Path(value).name}"
+def _portable(argument: str, value: str, files: dict[str, Path]) -> str:
+    if argument in _SENT and Path(value).is_file():
+        name = f"{argument}-{Path(value).name}"
         files[name] = Path(value)
         return name
-    if option in PATHS:
+    if argument in PATHS:
         return ",".join(map(_absolute, split_pattern(value)))
-    if option == "tracking-uri" and _DATABASE.match(value):
+    if argument == "tracking-uri" and _DATABASE.match(value):
         return f"sqlite:///{_absolute(_DATABASE.sub('', value))}"
-    exists = bool(glob(value)) and (option in PATHS_OR_NAMES or os.sep in value)
-    return _absolute(value) if exists else value
+    if argument == "optim-teacher":
+        return ",".join(_if_there(argument, teacher.strip()) for teacher in value.split(","))
+    return _if_there(argument, value)
+
+
+def _if_there(argument: str, value: str) -> str:
+    """Return a value as an absolute path if it may be one and exists here."""
+    is_format = argument == "source" and value in get_args(SourceName)
+    may_be_path = (argument in PATHS_OR_NAMES and not is_format) or os.sep in value
+    return _absolute(value) if may_be_path and glob(value) else value
 
 
 def _absolute(path: str) -> str:
-    is_place = "://" in path or path.startswith(("~", "file:"))
+    is_place = "://" in path or path.startswith(("~", "file:", "models:/"))
     return path if is_place else str(Path(path).absolute())
 
 

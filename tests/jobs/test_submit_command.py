@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from ray.job_submission import JobSubmissionClient
 
 from hourglass_ray.__main__ import COMMANDS
 from jobs import submit
-from jobs.submit import PATHS, PATHS_OR_NAMES, main, portable
+from jobs.submit import FLAGS, PATHS, PATHS_OR_NAMES, POSITIONAL, SEVERAL, main, portable
 from pipeline.cluster import submission
 from pipeline.io import installation
 
@@ -36,7 +37,7 @@ def test_relative_paths_become_absolute_whether_they_exist_or_not(folder):
         *("--data.train", "out/a-{0,1}.tar,/shared/b.tar", "--data.val", "s3://bucket/v-*.tar"),
         *("--ray.storage=runs", "--tracking.uri", "sqlite:///mlflow.db", "--data", "../people"),
     ]
-    assert portable(words)[0] == [
+    assert portable("train", words)[0] == [
         *("--data.train", f"{folder}/out/a-{{0,1}}.tar,/shared/b.tar"),
         *("--data.val", "s3://bucket/v-*.tar", f"--ray.storage={folder}/runs"),
         *("--tracking.uri", f"sqlite:///{folder}/mlflow.db", "--data", f"{folder}/../people"),
@@ -46,36 +47,87 @@ def test_relative_paths_become_absolute_whether_they_exist_or_not(folder):
 def test_what_may_be_a_name_is_a_path_only_where_one_exists(folder):
     (folder / "runs/mouse").mkdir(parents=True)
     (folder / "paper").mkdir()
-    words = ["--preset", "paper", "--model.start", "runs/mouse", "--ray.name", "mouse", "runs/m*"]
-    assert portable(words)[0] == [
-        *("--preset", "paper", "--model.start", f"{folder}/runs/mouse", "--ray.name", "mouse"),
-        f"{folder}/runs/m*",
+    words = ["--preset", "paper", "--model.start", "runs/mouse", "--ray.name", "mouse"]
+    assert portable("train", words)[0] == [
+        *("--preset", "paper", "--model.start", f"{folder}/runs/mouse", "--ray.name", "mouse")
     ]
-    assert portable(["--model.start", "runs/horse", "--tracking.uri", "http://mlflow:5000"])[0] == [
-        *("--model.start", "runs/horse", "--tracking.uri", "http://mlflow:5000")
+    words = ["--model.start", "runs/horse", "--tracking.uri", "http://mlflow:5000"]
+    assert portable("train", words)[0] == words
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "wanted"),
+    [
+        ("evaluate", "--data out/people eight-stacks", "--data HERE/out/people eight-stacks"),
+        ("evaluate", "--json f.json models:/N@best", "--json HERE/f.json models:/N@best"),
+        ("evaluate", "--json=f.json --every-stack mouse", "--json=HERE/f.json --every-stack "
+         "HERE/mouse"),
+        ("evaluate", "--checkpoint models:/N@best --stacks 2", "--checkpoint models:/N@best "
+         "--stacks 2"),
+        ("predict", "mouse photo.jpg *.png absent", "HERE/mouse HERE/photo.jpg HERE/*.png absent"),
+        ("predict", "s3://b/m photo.jpg --formats csv coco", "s3://b/m HERE/photo.jpg --formats "
+         "csv coco"),
+        ("export", "mouse --to onnx --photographs photo.jpg b.png", "HERE/mouse --to onnx "
+         "--photographs HERE/photo.jpg HERE/b.png"),
+        ("inspect", "out/a-{0,1}.tar,b.tar --out card", "HERE/out/a-{0,1}.tar,HERE/b.tar --out "
+         "HERE/card"),
+        ("pack", "coco --annotations a.json", "coco --annotations HERE/a.json"),
+        ("pack", "--predictions photo.jpg --out out", "--predictions HERE/photo.jpg --out "
+         "HERE/out"),
+    ],
+)  # fmt: skip
+def test_words_after_no_option_become_absolute_where_they_exist(folder, command, words, wanted):
+    for name in ("mouse", "coco", "csv"):
+        (folder / name).mkdir()
+    for name in ("photo.jpg", "b.png", "2"):
+        (folder / name).touch()
+    assert " ".join(portable(command, words.split())[0]) == wanted.replace("HERE", str(folder))
+
+
+def test_trained_teachers_become_absolute_each_by_itself(folder):
+    for name in ("runs/a", "runs/b", "c"):
+        (folder / name).mkdir(parents=True)
+    words = ["--optim.teacher", "runs/a, runs/b,c,d,models:/N@best", "--optim.teacher=last-stack"]
+    assert portable("train", [*words, "--ray.scratch", "scratch"])[0] == [
+        *("--optim.teacher", f"{folder}/runs/a,{folder}/runs/b,{folder}/c,d,models:/N@best"),
+        *("--optim.teacher=last-stack", "--ray.scratch", f"{folder}/scratch"),
     ]
 
 
 def test_files_of_settings_are_sent_along(folder):
     (folder / "my.toml").write_text("")
-    words, files = portable(["--config", "my.toml", "--space=my.toml", "--config=runs/other"])
+    words, files = portable(
+        "sweep", ["--config", "my.toml", "--space=my.toml", "--config=runs/other"]
+    )
     assert words == ["--config", "config-my.toml", "--space=space-my.toml", "--config=runs/other"]
     assert files == {"config-my.toml": Path("my.toml"), "space-my.toml": Path("my.toml")}
 
 
-@pytest.mark.parametrize("name", submit.COMMANDS)
-def test_every_option_that_is_a_path_is_known_to_be_one(name, capsys):
+def shown_options(name: str, capsys: pytest.CaptureFixture[str], pattern: str) -> set[str]:
+    """Return the options of a command that match a pattern in its help, without dots."""
     assert submit.COMMANDS[name] == COMMANDS[name].module
     program = __import__(COMMANDS[name].module, fromlist=["main"])
     with pytest.raises(SystemExit):
         program.main(["--help"])
-    shown = capsys.readouterr().out.replace("\n", " ")
-    options = {
-        option.replace(".", "-")
-        for option, kind in submit.re.findall(r"--([\w.-]+) (\S+)", shown)
-        if submit.re.search(r"DIR|FILE|PATH|MODEL", kind)
-    }
+    found = re.findall(pattern, capsys.readouterr().out)
+    return {option.replace(".", "-") for option in found}
+
+
+@pytest.mark.parametrize("name", submit.COMMANDS)
+def test_every_option_that_is_a_path_is_known_to_be_one(name, capsys):
+    options = shown_options(name, capsys, r"--([\w.-]+) (?=\S*(?:DIR|FILE|PATH|MODEL|PLACE))")
     assert options - {"config"} <= PATHS | PATHS_OR_NAMES
+
+
+@pytest.mark.parametrize("name", POSITIONAL)
+def test_every_option_that_takes_not_one_value_is_known(name, capsys):
+    assert shown_options(name, capsys, r"(?m)^\W*--([\w.-]+)  ") <= FLAGS
+    assert shown_options(name, capsys, r"--([\w.-]+) (?=\[|\S+ \.\.\.)") <= SEVERAL
+
+
+def test_no_option_is_known_that_no_command_has(capsys):
+    shown = [shown_options(name, capsys, r"(?m)^\W*--([\w.-]+)") for name in POSITIONAL]
+    assert set().union(*shown) >= FLAGS | SEVERAL
 
 
 def test_a_word_that_is_no_command_is_refused_with_the_nearest(folder, capsys):

@@ -35,7 +35,7 @@ from pipeline.io.location import is_store
 from pipeline.run.checkpoint_manager import newest_sound
 from pipeline.run.layout import STARTING_NAME
 from pipeline.run.metadata import Progress
-from pipeline.run.ownership import Owner
+from pipeline.run.ownership import Owner, Turns
 from pipeline.run.plan import Plan
 from pipeline.settings import Settings
 from pipeline.settings.ray import COMPILED_NAME, KEEP_MEMORY
@@ -123,7 +123,7 @@ def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:
         recording.journal.check()
         take_over(plan.folder, attempt.train_run_context.run_id)
         try:
-            with _turn_of_workers(recording), epoch_bars():
+            with _turn_of_workers(recording.writer.turns), epoch_bars():
                 attempt.fit()
             return
         except TrainingFailedError as error:
@@ -144,16 +144,25 @@ def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:
 
 
 @contextmanager
-def _turn_of_workers(recording: RunRecorder) -> Iterator[None]:
+def _turn_of_workers(turns: Turns | None) -> Iterator[None]:
     """Let the workers write to the run, where they share no disk with this process."""
-    turns = recording.writer.turns
-    if turns is not None:
-        turns.hand_over()
+    if turns is None:
+        yield
+        return
+    failure: TrainingFailedError | None = None
+    turns.hand_over()
     try:
         yield
+    except TrainingFailedError as error:
+        failure = error
+        raise
     finally:
-        if turns is not None:
+        try:
             turns.take_back()
+        except OSError as error:
+            if failure is None:
+                raise
+            raise OSError(f"{reason(failure)}; and {error}") from failure
 
 
 def _progress(plan: Plan) -> Progress:

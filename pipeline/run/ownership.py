@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 from uuid import uuid4
 
 from pipeline.io.console import say
@@ -95,6 +95,7 @@ class Claim:
         return self.owner or (_read(before) if before.exists() else None)
 
 
+@runtime_checkable
 class Turns(Protocol):
     """The turns of a driver and its workers to write, where they share no disk."""
 

@@ -3,6 +3,7 @@
 import pytest
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
+from pipeline.cluster import launch
 from pipeline.cluster.failures import FailureReporter, reason
 from pipeline.run.layout import StorageError
 from pipeline.training.bad_steps import BadStepsError
@@ -36,3 +37,27 @@ def test_the_failed_rank_is_named_and_not_those_that_lost_contact():
 
 def test_other_failures_are_reported_as_raised():
     assert reason(TrainingFailedError("no room for the workers")) == "no room for the workers"
+
+
+class AwayTurns:
+    """The turns of a driver whose store does not answer."""
+
+    def hand_over(self) -> None:
+        pass
+
+    def take_back(self) -> None:
+        raise OSError("s3://bucket: full")
+
+
+def test_a_store_that_is_away_hides_no_failure_of_the_workers():
+    failed = WorkerGroupError("", {0: RuntimeError("CUDA out of memory")})
+    with (
+        pytest.raises(OSError, match="RuntimeError: CUDA out of memory; and s3://bucket: full"),
+        launch._turn_of_workers(AwayTurns()),
+    ):
+        raise failed
+    with (
+        pytest.raises(OSError, match=r"^s3://bucket: full"),
+        launch._turn_of_workers(AwayTurns()),
+    ):
+        pass

@@ -139,7 +139,9 @@ class MirrorSync:
                 step()
             except SupersededError:
                 return  # those who write find out by themselves
-            except OSError as error:
+            except (OSError, ValueError, NotImplementedError) as error:
+                # A manifest that can't be read, or a request that the store does not know, is a
+                # failure of the store like any other.
                 pause_s = min(_LONGEST_S, 2 * pause_s)
                 if step == self._move:
                     self._failed(error)
@@ -167,7 +169,7 @@ class MirrorSync:
         else:
             self._mirror.receive_stop(self._writer.owner)
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: Exception) -> None:
         self._failures += 1
         if self._failures == _FAILURES:
             waiting = f"; to be sent later: {_described(self._mirror.waiting())}"

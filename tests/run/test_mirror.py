@@ -440,6 +440,26 @@ def test_a_store_that_is_away_is_reported_once_and_gets_what_is_there_then(
     assert sum("does not answer" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("manifest.json: not JSON"), NotImplementedError("no such request")]
+)
+def test_an_answer_that_can_not_be_read_is_a_failure_of_the_store(
+    one, other, quick, monkeypatch, capsys, error
+):
+    sync = MirrorSync(one.mirror, one.start(owner()), is_driver=True)
+    with monkeypatch.context() as away:
+
+        def fail(*arguments):
+            raise error
+
+        away.setattr(one.objects, "put", fail)
+        one.write("journal.jsonl", b"first\n")
+        until(lambda: sync._failures > 4)
+    until(lambda: other.mirror.pull() and other.files() == {"journal.jsonl": b"first\n"})
+    sync.close()
+    assert capsys.readouterr().out.count(f"{error}: training continues") == 1
+
+
 def test_at_the_end_what_the_bucket_lacks_is_named(one, quick, monkeypatch, capsys):
     sync = MirrorSync(one.mirror, one.start(owner()), is_driver=True)
     monkeypatch.setattr(mirror_sync, "PATIENCE_S", 0.0)

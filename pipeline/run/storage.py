@@ -125,8 +125,8 @@ def _copy_aside(folder: Path, location: str, aside: Path) -> None:
     for trial in mirror.within():
         trial.pull()
     copy = Mirror(aside, f"{location.rpartition('/')[0]}/{aside.name}")
-    shutil.copytree(folder, aside, ignore=shutil.ignore_patterns(STATE, LOCK, CLAIMS))
     try:
+        shutil.copytree(folder, aside, ignore=shutil.ignore_patterns(STATE, LOCK, CLAIMS))
         copy.remove()  # what a start that was killed here has left
         # The trials first: they are no part of the sweep's own files.
         for trial in mirror.within():
@@ -134,7 +134,7 @@ def _copy_aside(folder: Path, location: str, aside: Path) -> None:
             Mirror(aside / name, f"{copy.location}/{name}").publish()
         copy.publish()
     except OSError:
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
         raise
 
 

@@ -1,6 +1,7 @@
 """Where a run lies: the folder on this machine that stands for one in a bucket."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,22 @@ def test_a_run_that_can_not_be_moved_aside_stays(run, monkeypatch):
 
         away.setattr(Objects, "create", fail)
         with pytest.raises(StoreError):
+            move_aside(run, aside, ["journal.jsonl"], writer.check)
+    assert (run / "journal.jsonl").exists()
+    assert not aside.exists()
+
+
+def test_a_copy_aside_that_a_full_disk_ends_is_removed(run, monkeypatch):
+    aside = run.with_name("pose-before-1")
+
+    def fill(source, target, **options):
+        target.mkdir()
+        shutil.copy(source / "journal.jsonl", target)
+        raise OSError(28, "No space left on device")
+
+    with hold(run, "run pose") as writer, monkeypatch.context() as full:
+        full.setattr("shutil.copytree", fill)
+        with pytest.raises(OSError, match="No space left on device"):
             move_aside(run, aside, ["journal.jsonl"], writer.check)
     assert (run / "journal.jsonl").exists()
     assert not aside.exists()

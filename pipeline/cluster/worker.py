@@ -20,7 +20,7 @@ from pipeline.pose.shapes import Positions
 from pipeline.run.layout import StorageError
 from pipeline.run.ownership import Owner, SupersededError, Writer
 from pipeline.run.provenance import equipment
-from pipeline.run.storage import fetch_run, folder_here, working
+from pipeline.run.storage import fetch_patiently, folder_here, working
 from pipeline.run.system_metrics import Monitor
 from pipeline.settings import Settings
 from pipeline.training.bad_steps import BadStepsError
@@ -72,7 +72,7 @@ def train_worker(fields: dict[str, Any]) -> None:
             if writer is not None:
                 remove_heartbeats(folder, before=generation)
             else:
-                fetch_run(settings)
+                fetch_patiently(settings)
             with (
                 Watchdog(marker, folder, generation, rank, workers, patience_s),
                 _trace(folder.name, rank, workers, device) as stepped,

@@ -39,7 +39,7 @@ def join(mirror: Mirror, owner: Owner) -> Writer:
         mirror.claim(writer)
         return True
 
-    _until(attempt, PATIENCE_S)
+    until(attempt, PATIENCE_S)
     assert writer is not None
     return writer
 
@@ -82,7 +82,7 @@ class MirrorSync:
             with self._turn:
                 return self._mirror.push(self._writer)
 
-        _until(push, PATIENCE_S)
+        until(push, PATIENCE_S)
 
     def hand_over(self) -> None:
         """Upload all, and let the workers write. Raises StoreError if the store stays away."""
@@ -98,7 +98,7 @@ class MirrorSync:
         try:
             with self._turn:
                 # After this, to join replaces none of the files that only this process has changed.
-                _until(self._follow, PATIENCE_S)
+                until(self._follow, PATIENCE_S)
                 join(self._mirror, self._writer.owner)
                 self._writes = True
         except StoreError as error:
@@ -182,7 +182,7 @@ class MirrorSync:
         self._failures = 0
 
 
-def _until(attempt: Callable[[], bool], patience_s: float) -> None:
+def until(attempt: Callable[[], bool], patience_s: float) -> None:
     """Attempt until success. Raises the last StoreError when the time is over."""
     end = time.monotonic() + patience_s
     while True:

@@ -64,6 +64,21 @@ def fetch_run(ray: RaySettings) -> None:
         _fetch_trials(mirror.folder, mirror.location)
 
 
+def fetch_patiently(ray: RaySettings) -> None:
+    """Bring a run here as `fetch_run`, for a worker, which waits for a store that is away.
+
+    Raises StoreError if it stays away.
+    """
+    if is_store(ray.storage):
+        from pipeline.run.mirror_sync import PATIENCE_S, until
+
+        def attempt() -> bool:
+            fetch_run(ray)
+            return True
+
+        until(attempt, PATIENCE_S)
+
+
 @functools.cache
 def _tidy_beside(scratch: str) -> None:
     """Remove copies of no more use from the scratch folder, once a process, on a thread."""

@@ -17,7 +17,7 @@ from pipeline.run.manifest import MANIFEST, Manifest
 from pipeline.run.mirror import Mirror
 from pipeline.run.mirror_sync import MirrorSync, join
 from pipeline.run.ownership import HeldError, Owner, SupersededError, Writer, note_claim
-from pipeline.run.storage import fetch_run, folder_here, hold, working
+from pipeline.run.storage import fetch_patiently, fetch_run, folder_here, hold, working
 from pipeline.settings import RaySettings
 
 LOCATION = "s3://bucket/runs/pose"
@@ -559,6 +559,25 @@ def test_all_ranks_have_the_checkpoint_that_only_the_first_one_had(
     with working(first, folder_here(first, ""), owner()):
         fetch_run(second)
     assert (folder_here(second, "") / "epoch_0001" / "checkpoint.json").read_text() == "{}"
+
+
+def test_ranks_that_do_not_write_wait_for_a_store_that_is_away(tmp_path, store, one, monkeypatch):
+    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(writer)
+    get, refusals = Objects.get, [StoreError("full")] * 3
+
+    def refuse(objects, name):
+        if refusals:
+            raise refusals.pop()
+        return get(objects, name)
+
+    monkeypatch.setattr(Objects, "get", refuse)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    ray = RaySettings(storage="s3://bucket/runs", name="pose", scratch=str(tmp_path / "second"))
+    fetch_patiently(ray)
+    assert (folder_here(ray, "") / "journal.jsonl").read_bytes() == b"first\n"
 
 
 def test_workers_enter_one_claim_however_often_the_store_refuses_it(one, other, monkeypatch):

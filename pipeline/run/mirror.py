@@ -51,6 +51,9 @@ _IN_MEMORY = 2**20
 # Attempts to read files that another process replaces meanwhile.
 _ATTEMPTS = 5
 
+# Files of a checkpoint that a light copy lacks.
+_HEAVY = (WEIGHTS_NAME, AVERAGE_NAME, OPTIMIZER_NAME)
+
 # A file of the folder: as it is in the bucket, or its content with size and SHA-256.
 _Local = Stored | tuple[bytes | BinaryIO, int, str]
 
@@ -96,7 +99,8 @@ class Mirror:
 
         Returns whether the bucket has the run. A folder is ahead while its last process had not
         uploaded everything, and nobody has written to the bucket since. A light copy lacks weights
-        and optimizers of checkpoints, unless a process that trains keeps the folder.
+        and optimizers of checkpoints, but for those that are here already, and unless a process
+        that trains keeps the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_light and self._is_kept():
@@ -118,7 +122,8 @@ class Mirror:
                         if is_light:
                             # Without a base the next start to train brings the rest.
                             self._keep(None)
-                            self._apply(None, replace(found, files=_light(found.files)))
+                            files = self._light(found.files)
+                            self._apply(None, replace(found, files=files))
                         else:
                             self._apply(None, found)
                             self._keep(found)
@@ -199,11 +204,23 @@ class Mirror:
             if base is None or base.files.get(path) != stored or not (self.folder / path).exists():
                 self._bring(path, stored)
 
+    def _light(self, files: Mapping[str, Stored]) -> dict[str, Stored]:
+        """Return the files of a light copy, and those weights that the folder has already."""
+        return {
+            path: stored
+            for path, stored in files.items()
+            if Path(path).name not in _HEAVY or self._has(path, stored)
+        }
+
+    def _has(self, path: str, stored: Stored) -> bool:
+        target = path_inside(self.folder, path)
+        return target.exists() and self._hash(target) == stored.sha256
+
     def _bring(self, path: str, stored: Stored) -> None:
         """Download a file, unless the folder has it."""
-        target = path_inside(self.folder, path)
-        if target.exists() and self._hash(target) == stored.sha256:
+        if self._has(path, stored):
             return
+        target = path_inside(self.folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".fetched-{target.name}.part")
         self._objects.fetch(stored.key, aside, stored.size, stored.sha256)
@@ -515,12 +532,6 @@ def _metadata_last(item: tuple[str, Any]) -> tuple[bool, str]:
 
 def _is_newer(found: Manifest, base: Manifest | None) -> bool:
     return base is None or base.began != found.began or base.serial < found.serial
-
-
-def _light(files: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Return the files of a light copy."""
-    heavy = (WEIGHTS_NAME, AVERAGE_NAME, OPTIMIZER_NAME)
-    return {path: stored for path, stored in files.items() if Path(path).name not in heavy}
 
 
 def _sha256(file: BinaryIO, size: int) -> str:

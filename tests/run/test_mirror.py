@@ -524,6 +524,25 @@ def test_a_light_copy_lacks_weights_until_a_process_trains_with_it(one, other):
     assert other.files() == one.files()
 
 
+def test_of_two_readers_of_a_light_copy_each_keeps_the_weights_of_the_other(one, other):
+    writer = one.start(owner())
+    for name in ("checkpoint.json", "weights.safetensors"):
+        one.write(f"epoch_0001/{name}")
+        one.write(f"epoch_0002/{name}")
+    one.mirror.push(writer)
+    for checkpoint in ("epoch_0001", "epoch_0002"):
+        reader = Mirror(other.folder, LOCATION, other.objects)
+        assert reader.pull(is_light=True)
+        reader.complete(checkpoint)
+    assert Mirror(other.folder, LOCATION, other.objects).pull(is_light=True)
+    assert other.files() == one.files()
+    # Weights that are no longer those of the run go.
+    one.write("epoch_0002/weights.safetensors", b"better")
+    one.mirror.push(writer)
+    assert Mirror(other.folder, LOCATION, other.objects).pull(is_light=True)
+    assert set(one.files()) - set(other.files()) == {"epoch_0002/weights.safetensors"}
+
+
 def test_a_light_copy_is_none_where_a_driver_follows(one, other, quick):
     driver = one.start(owner())
     sync = MirrorSync(one.mirror, driver, is_driver=True)

@@ -243,10 +243,14 @@ def _fetch_trials(folder: Path, location: str) -> None:
 
 def with_weights(checkpoint: Path) -> Path:
     """Bring the weights of a checkpoint here, if it lies in a bucket; return it."""
-    if location := location_of(checkpoint.parent):
+    of_run, of_itself = location_of(checkpoint.parent), location_of(checkpoint)
+    if of_run or of_itself:
         from pipeline.run.mirror import Mirror
 
-        Mirror(checkpoint.parent, location).complete(checkpoint.name)
+        if of_run:
+            Mirror(checkpoint.parent, of_run).complete(checkpoint.name)
+        else:
+            Mirror(checkpoint, of_itself).pull()
     return checkpoint
 
 

@@ -10,6 +10,7 @@ from obstore.store import MemoryStore
 from pipeline.io import objects as home
 from pipeline.io.objects import Objects, StoreError
 from pipeline.run.plan import resolved_storage
+from pipeline.run.start import find_local
 from pipeline.run.storage import (
     fetch,
     folders_here,
@@ -92,6 +93,18 @@ def run(tmp_path, monkeypatch) -> Path:
         (folder / name).write_text(name)
     publish(folder, "s3://bucket/runs/pose")
     return folder
+
+
+def test_a_checkpoint_that_was_published_alone_comes_with_its_weights(run, tmp_path):
+    start = run.with_name(".starts") / "0123"
+    start.mkdir(parents=True)
+    for name in ("checkpoint.json", "weights.safetensors"):
+        (start / name).write_text(name)
+    publish(start, "s3://bucket/runs/.starts/0123")
+    for _ in range(2):  # as each rank of a node does
+        found = find_local("s3://bucket/runs/.starts/0123", scratch=str(tmp_path / "other"))
+        assert found == tmp_path / "other/s3/bucket/runs/.starts/0123"
+        assert (found / "weights.safetensors").read_text() == "weights.safetensors"
 
 
 def test_a_run_that_is_moved_aside_lies_beside_it_in_the_bucket(run, tmp_path):

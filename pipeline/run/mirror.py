@@ -101,6 +101,8 @@ class Mirror:
         uploaded everything, and nobody has written to the bucket since. A light copy lacks weights
         and optimizers of checkpoints, but for those that are here already, and unless a process
         that trains keeps the folder.
+
+        Raises ValueError if the bucket has no such run, but the folder has what was never uploaded.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_light and self._is_kept():
@@ -115,6 +117,7 @@ class Mirror:
                 try:
                     if found is None:
                         if base is not None:
+                            self._check_nothing_waits()
                             self._apply(None, Manifest(began="", generation=0, owner=None))
                             self._keep(None)
                         return False
@@ -134,6 +137,15 @@ class Mirror:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
+    def _check_nothing_waits(self) -> None:
+        """Raise ValueError if the folder has files that its last manifest does not name."""
+        if waiting := self.waiting():
+            raise ValueError(
+                f"{redacted(self.location)} has no run, but {self.folder} has one; never uploaded: "
+                f"{described(waiting)}; check the endpoint of the store (AWS_ENDPOINT_URL), or "
+                "remove this folder if the run was removed from the bucket on purpose"
+            )
+
     def complete(self, checkpoint: str) -> None:
         """Bring the weights of a checkpoint into a light copy."""
         found = self._look()
@@ -150,9 +162,9 @@ class Mirror:
         return self._look() is not None
 
     def is_behind(self) -> bool:
-        """Whether another machine has written to the run since this one did."""
-        found = self._look()
-        return found is None or _is_newer(found, self._base())
+        """Whether another machine has written to the run since this one did, or it is light."""
+        found, base = self._look(), self._base()
+        return base is None or (found is not None and _is_newer(found, base))
 
     def within(self) -> "list[Mirror]":
         """Return the mirrors of the runs below this folder in the bucket: a sweep's trials."""
@@ -524,6 +536,14 @@ class Mirror:
         with open_own(self.folder / LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def described(waiting: Mapping[str, int]) -> str:
+    """Describe the files that a bucket lacks, and their sizes in bytes."""
+    names = sorted({path.partition("/")[0] for path in waiting})
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    files = f"{len(waiting)} file{'' if len(waiting) == 1 else 's'}"
+    return f"{files}, {sum(waiting.values()) / 1e6:,.1f} MB in all ({shown or 'none'})"
 
 
 def _metadata_last(item: tuple[str, Any]) -> tuple[bool, str]:

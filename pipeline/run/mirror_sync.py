@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Self
 
 from pipeline.io.console import say
 from pipeline.io.objects import StoreError
 from pipeline.io.redaction import redacted
-from pipeline.run.mirror import Mirror
+from pipeline.run.mirror import Mirror, described
 from pipeline.run.ownership import Owner, SupersededError, Writer
 
 # Seconds between looks at folder and bucket, and the longest between retries.
@@ -115,7 +115,7 @@ class MirrorSync:
         except StoreError as error:
             waiting = self._mirror.waiting()
             say(
-                f"{redacted(self._mirror.location)} lacks {_described(waiting)}: {error}; the same "
+                f"{redacted(self._mirror.location)} lacks {described(waiting)}: {error}; the same "
                 f"command on this machine sends it from {self._mirror.folder}"
             )
         finally:
@@ -172,7 +172,7 @@ class MirrorSync:
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         if self._failures == _FAILURES:
-            waiting = f"; to be sent later: {_described(self._mirror.waiting())}"
+            waiting = f"; to be sent later: {described(self._mirror.waiting())}"
             say(f"{error}: training continues{waiting if self._writes else ''}")
 
     def _succeeded(self) -> None:
@@ -195,10 +195,3 @@ def until(attempt: Callable[[], bool], patience_s: float) -> None:
             time.sleep(1.0)
         else:
             time.sleep(0.05)
-
-
-def _described(waiting: Mapping[str, int]) -> str:
-    names = sorted({path.partition("/")[0] for path in waiting})
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    files = f"{len(waiting)} file{'' if len(waiting) == 1 else 's'}"
-    return f"{files}, {sum(waiting.values()) / 1e6:,.1f} MB in all ({shown or 'none'})"

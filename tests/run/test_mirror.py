@@ -316,10 +316,25 @@ def test_a_run_that_was_removed_from_the_bucket_starts_over(one):
     writer = one.start(owner())
     one.write("journal.jsonl", b"first\n")
     one.mirror.push(writer)
-    one.write("epoch_0001/checkpoint.json", b"{}")
     one.objects.delete(in_bucket(one))
     assert not Mirror(one.folder, LOCATION, one.objects).pull()
     assert one.files() == {}
+
+
+def test_a_run_of_which_the_bucket_lacks_something_is_not_removed_with_the_bucket(one):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.mirror.push(writer)
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    # As with a bucket that was made anew, or another server's.
+    one.objects.delete(in_bucket(one))
+    with pytest.raises(
+        ValueError,
+        match=r"s3://bucket/runs/pose has no run, but .*one has one; never uploaded: 1 file, "
+        r"0\.0 MB in all \(epoch_0001\); check the endpoint",
+    ):
+        Mirror(one.folder, LOCATION, one.objects).pull()
+    assert set(one.files()) == {"journal.jsonl", "epoch_0001/checkpoint.json"}
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", ".mirror.json", "owners/1.json", ""])

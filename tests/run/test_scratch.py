@@ -82,13 +82,22 @@ def test_a_copy_with_what_counts_no_more_is_removed(tmp_path):
     assert not folder.exists()
 
 
+def test_a_copy_with_what_a_new_bucket_lacks_is_kept(tmp_path):
+    folder = a_copy(tmp_path)
+    (folder / "journal.jsonl").write_text("an entry\nanother\n")
+    age(folder)
+    Mirror(folder, "s3://bucket/runs/pose").remove()
+    tidy(tmp_path)
+    assert (folder / "journal.jsonl").read_text() == "an entry\nanother\n"
+
+
 def test_a_sweep_goes_after_all_of_its_trials(tmp_path):
     sweep, trial = a_copy(tmp_path, "sweep"), a_copy(tmp_path, "sweep/trial")
     (trial / "journal.jsonl").write_text("an entry\nanother\n")
     age(sweep)
     tidy(tmp_path)
     assert (trial / "journal.jsonl").exists()
-    Mirror(trial, "s3://bucket/runs/sweep/trial").remove()
+    (trial / "journal.jsonl").write_text("an entry\n")
     age(sweep)
     tidy(tmp_path)
     assert not trial.exists()

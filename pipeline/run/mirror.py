@@ -83,6 +83,7 @@ class Mirror:
         return kept
 
     def _is_kept(self) -> bool:
+        """Whether a process keeps the folder. To be called with the folder's lock."""
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,6 +92,18 @@ class Mirror:
         finally:
             os.close(folder)
         return False
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Hold the folder's lock; yield False if another process has it, or keeps the folder."""
+        with open_own(self.folder / LOCK) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_alone = False
+            else:
+                is_alone = not self._is_kept()
+            yield is_alone
 
     # Reading
 
@@ -104,10 +117,12 @@ class Mirror:
 
         Raises ValueError if the bucket has no such run, but the folder has what was never uploaded.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if is_light and self._is_kept():
-            self.follow()
-            return True
+        if is_light:
+            with self._locked():
+                is_kept = self._is_kept()
+            if is_kept:
+                self.follow()
+                return True
         for attempt in range(_ATTEMPTS):
             found = self._look()
             with self._locked():
@@ -409,7 +424,8 @@ class Mirror:
             with suppress(StoreError):  # they count nowhere
                 self._objects.delete([stored.key for stored in new.files.values()])
             raise
-        self._keep(new)
+        with self._locked():
+            self._keep(new)
 
     def _upload(
         self, local: dict[str, _Local], generation: int, check: Callable[[], object]
@@ -532,9 +548,21 @@ class Mirror:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock, which the kernel releases when a process dies."""
-        with open_own(self.folder / LOCK) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Hold the folder's lock, which the kernel releases when a process dies.
+
+        The folder counts as used from now on.
+        """
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError), ExitStack() as held:
+                file = held.enter_context(open_own(self.folder / LOCK))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                # The folder may have been removed meanwhile, with the lock.
+                if os.path.samestat(os.fstat(file.fileno()), (self.folder / LOCK).stat()):
+                    os.utime(self.folder)
+                    lock = held.pop_all()
+                    break
+        with lock:
             yield
 
 

@@ -12,8 +12,8 @@ from pipeline.io.objects import StoreError
 from pipeline.run.layout import STATE, location_of
 from pipeline.run.mirror import Mirror
 
-# Seconds without a change after which no process uses a copy: owners sign every two seconds, and
-# workers leave heartbeats.
+# Seconds without a change after which no process uses a copy: owners sign every two seconds,
+# workers leave heartbeats, and readers touch the folder.
 _UNUSED_S = 3600.0
 
 
@@ -28,10 +28,7 @@ def tidy(root: Path) -> None:
     for folder in sorted(copies, key=lambda path: len(path.parts), reverse=True):
         try:
             if not _is_used(folder) and _is_dispensable(folder):
-                # A copy that is removed in part must not be taken for a whole one.
-                aside = folder.with_name(f".removed-{uuid4().hex}")
-                folder.rename(aside)
-                shutil.rmtree(aside)
+                _remove(folder)
         except FileNotFoundError:
             continue  # a process that has just started uses it
         except (OSError, ValueError) as error:
@@ -46,6 +43,16 @@ def _is_used(folder: Path) -> bool:
     """Whether something in the folder changed lately, or it holds copies that remain."""
     newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     return time.time() - newest < _UNUSED_S or len(list(_copies(folder))) > 1
+
+
+def _remove(folder: Path) -> None:
+    """Remove a copy, unless a process has begun to use it meanwhile."""
+    with Mirror(folder, location_of(folder)).alone() as is_alone:
+        if is_alone and not _is_used(folder):
+            # A copy that is removed in part must not be taken for a whole one.
+            aside = folder.with_name(f".removed-{uuid4().hex}")
+            folder.rename(aside)
+            shutil.rmtree(aside)
 
 
 def _is_dispensable(folder: Path) -> bool:

@@ -58,10 +58,10 @@ def fetch_run(ray: RaySettings) -> None:
     if is_store(ray.storage):
         from pipeline.run.mirror import Mirror
 
-        _tidy_beside(ray.scratch)
         mirror = Mirror(folder_here(ray, ""), f"{ray.storage}/{ray.name}")
         mirror.pull()
         _fetch_trials(mirror.folder, mirror.location)
+        _tidy_beside(ray.scratch)
 
 
 def fetch_patiently(ray: RaySettings) -> None:
@@ -273,10 +273,10 @@ def working(ray: RaySettings, folder: Path, owner: Owner) -> Iterator[Writer]:
     from pipeline.run.mirror import Mirror
     from pipeline.run.mirror_sync import MirrorSync, join
 
-    _tidy_beside(ray.scratch)
     mirror = Mirror(folder, f"{ray.storage}/{ray.name}")
     writer = join(mirror, owner)
     with MirrorSync(mirror, writer, is_driver=False) as sync:
+        _tidy_beside(ray.scratch)
         # A checkpoint that only this machine has is the one from which all ranks resume.
         sync.upload()
         yield writer

@@ -9,6 +9,9 @@ import pytest
 from obstore.store import MemoryStore
 
 from pipeline.io import objects as home
+from pipeline.io.own import open_own
+from pipeline.run import mirror as mirrors
+from pipeline.run import scratch
 from pipeline.run.mirror import Mirror
 from pipeline.run.scratch import tidy
 from pipeline.run.storage import publish
@@ -60,6 +63,52 @@ def test_a_copy_that_was_used_within_an_hour_is_kept(tmp_path):
     (folder / "owners" / "00000001.json").touch()
     tidy(tmp_path)
     assert folder.exists()
+
+
+def test_a_copy_is_used_from_the_moment_a_start_or_a_reader_looks_at_it(tmp_path, monkeypatch):
+    folder = a_copy(tmp_path)
+    for is_light in (False, True):
+        age(folder)
+        Mirror(folder, "s3://bucket/runs/pose").pull(is_light=is_light)
+        tidy(tmp_path)
+        assert folder.exists()
+    age(folder)
+
+    def pull_meanwhile(folder: Path) -> bool:
+        return Mirror(folder, "s3://bucket/runs/pose").pull()
+
+    monkeypatch.setattr(scratch, "_is_dispensable", pull_meanwhile)
+    tidy(tmp_path)
+    assert folder.exists()
+
+
+def test_a_copy_that_a_process_keeps_or_changes_is_kept(tmp_path):
+    folder = a_copy(tmp_path)
+    mirror = Mirror(folder, "s3://bucket/runs/pose")
+    for use in (mirror.keep, mirror.alone):
+        with use():
+            age(folder)
+            tidy(tmp_path)
+            assert folder.exists()
+    tidy(tmp_path)
+    assert not folder.exists()
+
+
+def test_a_start_that_waits_while_its_copy_is_removed_brings_it_anew(tmp_path, monkeypatch):
+    folder = a_copy(tmp_path)
+    opened = []
+
+    def open_late(path: Path):
+        file = open_own(path)
+        if not opened:
+            folder.rename(folder.with_name(".removed"))
+        opened.append(path)
+        return file
+
+    monkeypatch.setattr(mirrors, "open_own", open_late)
+    assert Mirror(folder, "s3://bucket/runs/pose").pull()
+    assert (folder / "journal.jsonl").read_text() == "an entry\n"
+    assert len(opened) == 2
 
 
 def test_a_copy_with_what_the_bucket_lacks_is_kept(tmp_path):

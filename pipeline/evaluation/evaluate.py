@@ -314,12 +314,14 @@ class Truth:
 def evaluate_stacks(
     predictions: Iterable[Sequence[Predictions]], loader: SampleLoader, stacks: int
 ) -> list[tuple[Evaluation, PersonResults]]:
-    """Evaluate the predictions of each of the `stacks`, which come together for each batch."""
+    """Evaluate the predictions of each of the `stacks`, which come together for each batch.
+
+    Count them against the truth of their samples; also return each person's results.
+    """
     totals = [Evaluation.nothing(loader.joint_set)] * stacks
     results = [[PersonResults.nobody(loader.joint_set)] for _ in range(stacks)]
     for batch in predictions:
-        for at, of_stack in enumerate(batch):
-            evaluation, people = evaluate_people([of_stack], loader)
+        for at, (evaluation, people) in enumerate(_evaluate_batch(batch, loader)):
             totals[at] += evaluation
             results[at].append(people)
     return list(zip(totals, map(PersonResults.together, results), strict=True))
@@ -328,22 +330,29 @@ def evaluate_stacks(
 def evaluate_people(
     predictions: Iterable[Predictions], loader: SampleLoader
 ) -> tuple[Evaluation, PersonResults]:
-    """Count predictions against the truth of their samples; also return each person's results."""
-    joint_set = loader.joint_set
-    total, results = Evaluation.nothing(joint_set), [PersonResults.nobody(joint_set)]
-    for batch in predictions:
-        people = [loader.samples[position] for position in batch.positions.tolist()]
-        truth, keys = Truth.of(people), [sample.key for sample in people]
-        errors = truth.errors(batch.joints, joint_set)
-        instances = truth.instances(batch.confidence) if joint_set.sigmas else None
-        checksums = truth.checksums()
-        results.append(
-            PersonResults.of(keys, batch.positions, checksums, batch.joints, errors, instances)
-        )
-        total += Evaluation(
+    """Evaluate predictions as `evaluate_stacks`, of one stack."""
+    [found] = evaluate_stacks(([batch] for batch in predictions), loader, 1)
+    return found
+
+
+def _evaluate_batch(
+    stacks: Sequence[Predictions], loader: SampleLoader
+) -> Iterator[tuple[Evaluation, PersonResults]]:
+    """Evaluate each stack's predictions for a batch, whose truth is read once."""
+    joint_set, positions = loader.joint_set, stacks[0].positions
+    people = [loader.samples[position] for position in positions.tolist()]
+    truth, keys = Truth.of(people), [sample.key for sample in people]
+    checksums = truth.checksums()
+    for found in stacks:
+        errors = truth.errors(found.joints, joint_set)
+        instances = truth.instances(found.confidence) if joint_set.sigmas else None
+        evaluation = Evaluation(
             counts={key: joint_counts(value) for key, value in errors.items()},
-            loss_sum=batch.loss,
+            loss_sum=found.loss,
             people=len(people),
-            flat=batch.flat,
+            flat=found.flat,
         )
-    return total, PersonResults.together(results)
+        yield (
+            evaluation,
+            PersonResults.of(keys, positions, checksums, found.joints, errors, instances),
+        )

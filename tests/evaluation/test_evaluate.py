@@ -14,8 +14,16 @@ from pipeline.data.batch import Batch, network_input
 from pipeline.data.loader import SampleLoader
 from pipeline.data.sampler import validation_batches
 from pipeline.data.shards.reader import ShardReader
+from pipeline.data.shards.sample import Sample
 from pipeline.evaluation.baseline import constant_pose, predict_constant_pose
-from pipeline.evaluation.evaluate import Evaluation, Evaluator, Predictions, Truth, evaluate_people
+from pipeline.evaluation.evaluate import (
+    Evaluation,
+    Evaluator,
+    Predictions,
+    Truth,
+    evaluate_people,
+    evaluate_stacks,
+)
 from pipeline.evaluation.metrics import JointCounts
 from pipeline.model.heatmaps import render
 from pipeline.model.network import Heatmaps
@@ -147,6 +155,26 @@ def test_every_stack_is_evaluated_in_its_place(pack):
     # The first stack predicts zeros; the last is right to a quarter of a heatmap pixel.
     assert first < 20
     assert second == 100
+
+
+def test_the_truth_of_a_batch_is_read_once_for_all_its_stacks(pack, monkeypatch):
+    loader = loader_of(pack, varied_samples(3))
+    batches = batches_of(loader, 2)
+    stacks = list(evaluator(Oracle(batches), loader).predict_stacks(batches))
+    alone = [evaluate_people(parts, loader) for parts in zip(*stacks, strict=True)]
+    read = []
+    whole = Truth.of
+
+    def of(people: Sequence[Sample]) -> Truth:
+        read.append(len(people))
+        return whole(people)
+
+    monkeypatch.setattr(Truth, "of", of)
+    found = evaluate_stacks(stacks, loader, 2)
+    assert read == [2, 1]
+    for (together, people), (one, own) in zip(found, alone, strict=True):
+        assert together.to_json() == one.to_json()
+        assert people.to_bytes() == own.to_bytes()
 
 
 def test_a_flip_test_averages_probabilities_of_a_network_trained_by_cross_entropy(pack):

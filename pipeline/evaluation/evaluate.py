@@ -267,12 +267,13 @@ class Truth:
         nowhere = (np.nan,) * 4
         boxes = np.array([person.box or nowhere for person in people], np.float64).reshape(-1, 4)
         areas = np.array([person.area or np.nan for person in people], np.float64)
+        sides = boxes[:, 2:].max(axis=1)
         of_box = AREA_OF_BOX * boxes[:, 2] * boxes[:, 3]
         return cls(
             joints=np.array([person.joints for person in people]),
             annotated=np.array([person.visibility for person in people]) != Visibility.MISSING,
             head_size=np.array([person.head_size or np.nan for person in people], np.float64),
-            box_size=boxes[:, 2:].max(axis=1),
+            box_size=np.where(sides > 0, sides, np.nan),
             boxes=boxes,
             areas=np.where(np.isnan(areas), np.where(of_box > 0, of_box, np.nan), areas),
         )

@@ -48,11 +48,18 @@ _SCALES: Mapping[Normaliser, _Scale] = {
         others=("coco_ap_50", "coco_ap_75"),
     ),
 }
+
+
+def _has_area(person: Person) -> bool:
+    _, _, width, height = person.box or (0, 0, 0, 0)
+    return (person.area or width * height) > 0
+
+
 # A person's parts that a normaliser needs; all that is not here is a distance between joints.
 _NEEDED: Mapping[Normaliser, Callable[[Person], bool]] = {
     "head": lambda person: bool(person.head_size),
-    "box": lambda person: person.box is not None,
-    "oks": lambda person: bool(person.area or person.box),
+    "box": lambda person: max((person.box or (0, 0, 0, 0))[2:]) > 0,
+    "oks": _has_area,
 }
 
 

@@ -440,3 +440,26 @@ def test_people_who_all_stand_alike_are_predicted_by_their_median(pack):
     pose = constant_pose(loader.samples, 16)
     result = evaluate([predict_constant_pose(pose, loader.samples)], loader)
     assert result.scores(MPII)["pckh"].pooled == {0.5: 100.0, 0.1: 100.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_side", "has_area"),
+    [
+        ({}, False, False),
+        ({"box": (1.0, 2.0, 30.0, 40.0)}, True, True),
+        ({"box": (1.0, 2.0, 30.0, 0.0)}, True, False),
+        ({"box": (1.0, 2.0, 0.0, 0.0)}, False, False),
+        ({"box": (1.0, 2.0, 30.0, 0.0), "area": 50.0}, True, True),
+        ({"box": (1.0, 2.0, 30.0, 40.0), "area": 0.0}, True, True),
+    ],
+)
+def test_a_box_without_extent_gives_no_size(changes, has_side, has_area):
+    given = sample(
+        0, **{"joints": ((5.0, 6.0),) * 17, "visibility": (Visibility.VISIBLE,) * 17} | changes
+    )
+    truth = Truth.of([given])
+    assert COCO.measure("pck_box").is_defined_for(given.person) == has_side
+    assert COCO.measure("oks").is_defined_for(given.person) == has_area
+    errors = truth.errors(truth.joints + 1, COCO)
+    assert np.isfinite(errors["pck_box"]).all() == has_side
+    assert np.isfinite(errors["oks"]).all() == has_area

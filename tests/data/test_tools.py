@@ -22,7 +22,9 @@ from tool_files import (
 )
 
 from jobs.pack import pack_here
+from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.registry import read_annotations
+from pipeline.data.formats.tools.label_studio import is_label_studio
 from pipeline.data.packing_plan import plan_packing
 from pipeline.data.shards.reader import ShardReader
 from pipeline.pose.joint_file import read_joint_file
@@ -255,6 +257,20 @@ def test_an_export_of_label_studio_without_figures_names_the_export_that_has_the
         path.write_text(sign.join(row) + "\n" + sign.join(map(repr, row.values())) + "\n")
     with pytest.raises(ValueError, match=f"is Label Studio's {kind} export, .* export the project"):
         found_in(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"id":1,"meta":{"annotation_id":3,"annotator":1},"data":{"image":"a.png"}}]',
+        '{"annotation_id":3,"annotator":1}',
+        "image,last_annotation_id,annotators,nose_x,nose_y\n",
+    ],
+)
+def test_words_of_label_studio_make_no_export_of_another_file(tmp_path, text):
+    path = tmp_path / "minified"
+    path.write_text(text)
+    assert is_label_studio(Peek(path)) == ""
 
 
 def test_labels_of_label_studio_may_be_items_of_their_own(tmp_path):

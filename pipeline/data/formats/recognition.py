@@ -67,9 +67,14 @@ class Peek:
     @cached_property
     def cells(self) -> list[str]:
         """The first row of a CSV file; none of anything else."""
+        return self.row(",")
+
+    def row(self, delimiter: str) -> list[str]:
+        """Return the first row of a table with this delimiter; of anything else nothing."""
         try:
             first = self.start.decode("utf-8-sig", "ignore").splitlines()[:1]
-            return [cell.strip() for cell in next(csv.reader(first, strict=True), [])]
+            reader = csv.reader(first, delimiter=delimiter, strict=True)
+            return [cell.strip() for cell in next(reader, [])]
         except csv.Error:
             return []
 

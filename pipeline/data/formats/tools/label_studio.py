@@ -30,6 +30,7 @@ _CONFIG_BYTES = 2**20
 _UNNAMED = ("keypoint", "rectangle")
 # Columns of the exports of one row an annotation.
 _FLAT = {"annotation_id", "annotator"}
+_DELIMITERS = {"CSV": ",", "TSV": "\t"}
 
 
 def read_label_studio(files: AnnotationFiles) -> Annotations:
@@ -80,11 +81,10 @@ def is_label_studio(peek: Peek) -> str:
 
 def _flat_kind(peek: Peek) -> str:
     """Name an export of one row an annotation; empty if the file is none."""
-    if set(peek.record) >= _FLAT:
-        return "JSON-MIN"
-    first = peek.start.splitlines()[:1]
-    is_table = first and all(name.encode() in first[0] for name in _FLAT)
-    return ("TSV" if b"\t" in first[0] else "CSV") if is_table else ""
+    if peek.json is not None:
+        return "JSON-MIN" if set(peek.record) >= _FLAT else ""
+    tables = (kind for kind, sign in _DELIMITERS.items() if set(peek.row(sign)) >= _FLAT)
+    return next(tables, "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -86,19 +86,22 @@ def test_notebooks_run_and_an_interrupt_stops_training_in_order(tmp_path, monkey
     folder = {"metadata": {"path": str(tmp_path)}}
     client = NotebookClient(new_notebook(cells=cells), km=kernel, timeout=300, resources=folder)
 
+    over = threading.Event()
+
     def interrupt() -> None:
-        """Interrupt the kernel in the midst of an epoch."""
+        """Interrupt the kernel in the midst of an epoch, unless the cells are over before."""
         while not any((tmp_path / "runs/long").glob("epoch_0000+*")):
-            time.sleep(0.2)
+            if over.wait(0.2):
+                return
         asyncio.run(kernel.interrupt_kernel())
 
-    with client.setup_kernel(cleanup_kc=True):
+    with client.setup_kernel(cleanup_kc=True), ThreadPoolExecutor(1) as pool:
+        interrupting = pool.submit(interrupt)
         try:
             for number, cell in enumerate(cells[:-3]):
                 client.execute_cell(cell, number)
             assert "epoch 1/1: 100%" in shown(train), "no bar"
             assert "epoch 1/1 evaluated" in shown(train)
-            threading.Thread(target=interrupt, daemon=True).start()
             # The name of the error is coloured.
             stopped = r"TrainingError\S*: stopped with a checkpoint after \d+ samples; the same"
             with pytest.raises(CellExecutionError, match=stopped):
@@ -106,5 +109,7 @@ def test_notebooks_run_and_an_interrupt_stops_training_in_order(tmp_path, monkey
             client.execute_cell(after, len(cells) - 2)
             assert shown(after) == "'long'"
         finally:
+            over.set()
             # The kernel is then killed, and could not end the cluster.
             client.execute_cell(cells[-1], len(cells) - 1)
+            interrupting.result(timeout=60)

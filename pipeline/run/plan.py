@@ -236,7 +236,8 @@ def _teacher(settings: Settings) -> str:
     teachers = settings.optim.teachers
     if not teachers:
         return settings.optim.teacher
-    return ",".join(_checkpoint_folder("optim.teacher", word, settings) for word in teachers)
+    found = [_checkpoint_folder("optim.teacher", word, settings) for word in teachers]
+    return settings.optim.joined(found)
 
 
 def _start(settings: Settings, joint_set: JointSet) -> Start | None:

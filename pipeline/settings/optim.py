@@ -1,5 +1,6 @@
 """Settings of training: optimizer, loss and schedule."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -165,6 +166,14 @@ class OptimSettings:
                 f"{epochs_since_best} epochs (optim.stop_after={self.stop_after})"
             )
         return f"after epoch {epochs} of {self.epochs}"
+
+    @staticmethod
+    def joined(teachers: Sequence[str]) -> str:
+        """Return the value of `teacher` for checkpoints. Raises ValueError for one with a comma."""
+        for teacher in teachers:
+            expected = "in folders without a comma, which separates teachers"
+            require("," not in teacher, "optim.teacher", expected, teacher)
+        return ",".join(teachers)
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def with_start(settings: Settings) -> Settings:
         changes["model.start"] = _local("model.start", settings.model.start, settings)
     if settings.optim.teachers:
         teachers = [_local("optim.teacher", word, settings) for word in settings.optim.teachers]
-        changes["optim.teacher"] = ",".join(teachers)
+        changes["optim.teacher"] = settings.optim.joined(teachers)
     return settings.replaced(changes)
 
 

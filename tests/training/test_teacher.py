@@ -151,6 +151,14 @@ def test_teachers_are_named_by_their_runs(tmp_path):
     assert plan_training(settings).settings.optim.teacher == f"{one},{two}"
 
 
+def test_a_teacher_in_a_folder_with_a_comma_is_refused(tmp_path):
+    teachers(tmp_path / "runs, old")
+    place = {"optim.teacher": "one", "ray.storage": str(tmp_path / "runs, old")}
+    message = f"optim.teacher must be in folders without a comma.*{tmp_path}/runs, old/one"
+    with pytest.raises(ValueError, match=message):
+        plan_training(settings_of(packed(tmp_path), **place))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

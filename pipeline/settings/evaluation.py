@@ -28,7 +28,7 @@ class EvaluationSettings:
     faster."""
     every_stack: bool = False
     """Measure the heatmaps of the stacks before the last too, after every epoch, as if the network
-    ended there, and keep the best checkpoint of each."""
+    ended there, and keep the best checkpoint of each. Not with model.supervision=last-stack."""
     overlays: int = 12
     """Validation people in the picture of predictions."""
 

@@ -69,14 +69,16 @@ class OptimSettings:
     cross-entropy: between target and softmax of each heatmap, independent of the target's scale."""
     stack_ratio: float = 1.0
     """Weight of each stack's loss relative to that of the stack before. 1: equal weights, as in the
-    paper. The weights add up to the number of stacks."""
+    paper, and always with model.supervision other than every-stack. The weights add up to the
+    number of stacks, so that a single stack has 1."""
     teacher: str = ""
     """Trained networks whose heatmaps are targets beside the labels, given as model.start is;
     several, separated by commas, are averaged. last-stack: the network's own last stack teaches the
-    stacks before it. Empty: labels alone, as in the paper."""
+    stacks before it, of which a single stack has none. Empty: labels alone, as in the paper."""
     teacher_share: float = 0.5
-    """Share of the teacher's heatmaps in the target, 0-1. With trained teachers, a joint that is
-    not annotated is learned from them alone if optim.missing_joints=mask."""
+    """Share of the teacher's heatmaps in the target, 0-1; only with optim.teacher. With trained
+    teachers, a joint that is not annotated is learned from them alone if
+    optim.missing_joints=mask."""
     sigma_px: float = 1.75
     """Standard deviation of the target's Gaussian, in heatmap pixels."""
     target_px: int = 0

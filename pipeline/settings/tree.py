@@ -56,6 +56,7 @@ class Settings:
     def __post_init__(self) -> None:
         self._check_batch()
         self._check_teacher()
+        self._check_stacks()
         gpus, workers = self.ray.gpus_per_worker, self.ray.workers
         # NCCL refuses two ranks on one GPU, after the workers have started.
         fits = self.ray.most_workers == 1 or gpus in (0, 1)
@@ -91,6 +92,20 @@ class Settings:
         fits = teacher != LAST_STACK or supervision == "every-stack"
         expected = f"every-stack with optim.teacher={LAST_STACK}, which teaches the other stacks"
         require(fits, "model.supervision", expected, supervision)
+        share = self.optim.teacher_share
+        fits = teacher != "" or share == OptimSettings.teacher_share
+        expected = f"{OptimSettings.teacher_share} without optim.teacher, whose share it is"
+        require(fits, "optim.teacher_share", expected, share)
+
+    def _check_stacks(self) -> None:
+        supervision, ratio = self.model.supervision, self.optim.stack_ratio
+        fits = ratio == 1 or supervision == "every-stack"
+        expected = f"1 with model.supervision={supervision}, with which one stack alone has a loss"
+        require(fits, "optim.stack_ratio", expected, ratio)
+        measured = self.evaluation.every_stack
+        fits = not measured or supervision != "last-stack"
+        expected = "False with model.supervision=last-stack, as other stacks learn no joints"
+        require(fits, "evaluation.every_stack", expected, measured)
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> Self:

@@ -15,6 +15,8 @@ from pipeline.model.network import Heatmaps
 from pipeline.pose.joint_sets import LSP
 from pipeline.pose.person import Visibility
 from pipeline.run.checkpoint import load_network
+from pipeline.run.cut import cut_checkpoint
+from pipeline.run.metadata import read_metadata
 from pipeline.run.plan import plan_training
 from pipeline.settings import LAST_STACK, OptimSettings, Settings
 from pipeline.training.teacher import teacher_of
@@ -172,12 +174,34 @@ def test_a_teacher_in_a_folder_with_a_comma_is_refused(tmp_path):
         ),
         ({"optim.teacher": " ,"}, "optim.teacher must be empty, last-stack, or trained networks"),
         ({"optim.teacher_share": 1.5}, "optim.teacher_share must be from 0 to 1, got 1.5"),
+        ({"optim.teacher_share": 0.3}, "optim.teacher_share must be 0.5 without optim.teacher"),
         ({"optim.stack_ratio": 0.0}, "optim.stack_ratio must be above 0, got 0.0"),
+        (
+            {"optim.stack_ratio": 2.0, "model.supervision": "last-stack"},
+            "optim.stack_ratio must be 1 with model.supervision=last-stack, with which one stack",
+        ),
+        (
+            {"optim.stack_ratio": 2.0, "model.supervision": "inside", "model.stacks": 1},
+            "optim.stack_ratio must be 1 with model.supervision=inside, with which one stack",
+        ),
+        (
+            {"evaluation.every_stack": True, "model.supervision": "last-stack"},
+            "evaluation.every_stack must be False with model.supervision=last-stack",
+        ),
     ],
 )
 def test_settings_of_teachers_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Settings.from_flat(changes)
+
+
+@pytest.mark.parametrize("changes", [{"optim.stack_ratio": 2.0}, {"optim.teacher": LAST_STACK}])
+def test_sweeps_over_stacks_and_cut_networks_may_have_one(tmp_path, changes):
+    whole = tmp_path / "run" / "epoch_0001"
+    checkpoint(whole, {"pckh_0.5": 1.0}, **{"model.stacks": 2} | changes)
+    cut = read_metadata(cut_checkpoint(whole, 1, tmp_path)).settings
+    assert cut.model.stacks == 1
+    assert changes.items() <= cut.flat().items()
 
 
 def test_a_teacher_and_weights_of_stacks_make_another_run(tmp_path):

@@ -111,6 +111,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     from pipeline.run.checkpoint import find_weights, load_network
     from pipeline.run.cut import cut_checkpoint
     from pipeline.run.plan import resolved_storage
+    from pipeline.run.storage import shown
     from pipeline.tracking.lookup import find_checkpoint
 
     arguments = _with_shards(arguments)
@@ -124,7 +125,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     network, metadata = load_network(checkpoint, device, arguments.weights)
     weights = find_weights(checkpoint, arguments.weights)
     is_local = not found.is_relative_to(place)
-    measured = str(found) if is_local else f"{model} (epoch {metadata.progress.epochs})"
+    measured = shown(found) if is_local else f"{model} (epoch {metadata.progress.epochs})"
     if checkpoint != found:
         measured += f", cut to {metadata.settings.model.stacks} stacks"
     say(f"checkpoint: {measured}")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.run.storage import shown
+
 # finished: ran all its epochs, or ended itself early (optim.stop_after); stopped: by the scheduler
 # or the budget; failed: with an error, also when it was retried; unfinished: the sweep ended before
 # the trial did.
@@ -41,6 +43,11 @@ class TrialOutcome:
     """The trial whose network, cut to fewer stacks, this one's is; empty if it was trained."""
     history: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     """(training samples seen, value) after each epoch, by metric: primary, train_loss, val_loss."""
+
+    @property
+    def checkpoint_place(self) -> str:
+        """Where users find the best checkpoint, which may be in a bucket; empty without one."""
+        return "" if self.checkpoint is None else shown(self.checkpoint)
 
 
 @dataclass(frozen=True, kw_only=True)

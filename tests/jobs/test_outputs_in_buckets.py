@@ -9,6 +9,7 @@ from factories import checkpoint, pack_samples, photograph, samples
 from obstore.store import MemoryStore
 
 import hourglass_ray
+import jobs.evaluate
 import jobs.inspect
 import jobs.pack
 import jobs.predict
@@ -99,6 +100,15 @@ def test_a_run_that_the_bucket_does_not_have_is_named(bucket, run, capsys):
     assert "MODEL='none': no such folder, and none of this name in s3://pose/runs" in (
         capsys.readouterr().err
     )
+
+
+def test_an_evaluated_checkpoint_is_named_by_its_place_in_the_bucket(bucket, run, capsys):
+    pack_samples(Path("data"), [samples(2)], split="val")
+    words = ["--data.val", "data/*.tar", "--json", "scores.json", "--threads", "1"]
+    jobs.evaluate.main(["s3://pose/runs/run", *words, "--device", "cpu"])
+    place = "s3://pose/runs/run/epoch_0001"
+    assert f"checkpoint: {place}\n" in capsys.readouterr().out
+    assert json.loads(Path("scores.json").read_text())["checkpoint"] == place
 
 
 @pytest.mark.slow

@@ -624,6 +624,18 @@ def test_the_page_explains_missing_trials_scores_and_early_ends(outcome, sentenc
 # On disk
 
 
+def test_a_checkpoint_in_a_bucket_is_named_by_its_place_there(tmp_path):
+    place = "s3://bucket/runs/sweep/a"
+    (tmp_path / ".mirror.json").write_text(f'{{"location": "{place}", "manifest": null}}')
+    outcome = sweep(trial("a", 50.0, checkpoint=tmp_path / "epoch_0002"), trial("b"))
+    checkpoints = leaderboard(outcome)["checkpoint"]
+    assert checkpoints[0] == f"{place}/epoch_0002"
+    assert pd.isna(checkpoints[1])
+    page = report_page(outcome, [], {})
+    assert page.count(f"{place}/epoch_0002") == 2
+    assert str(tmp_path) not in page
+
+
 def test_the_report_is_written_whole_and_in_order(tmp_path):
     paths = write_report(stacks(40.0, 50.0), tmp_path / "report")
     names_written = [path.relative_to(tmp_path / "report").as_posix() for path in paths]

@@ -103,7 +103,7 @@ def leaderboard(outcome: SweepOutcome) -> pd.DataFrame:
     for name in ("samples", "seconds", "samples_per_s", "parameters"):
         columns[name] = [getattr(trial, name) for trial in trials]
     columns["gmac"] = [trial.macs / 1e9 for trial in trials]
-    columns["checkpoint"] = [trial.checkpoint and str(trial.checkpoint) for trial in trials]
+    columns["checkpoint"] = [trial.checkpoint_place or None for trial in trials]
     if any(trial.cut_from for trial in trials):
         columns["cut_from"] = [trial.cut_from for trial in trials]
     columns["error"] = [redacted(trial.error) for trial in trials]

@@ -101,7 +101,7 @@ def _facts(trial: TrialOutcome) -> dict[str, str]:
         "training samples/s": amount(trial.samples_per_s, 1),
         "parameters": f"{trial.parameters:,}",
         "GMAC of one image, forward": amount(trial.macs / 1e9, 3),
-        "best checkpoint": str(trial.checkpoint or ""),
+        "best checkpoint": trial.checkpoint_place,
         **({"cut from": trial.cut_from} if trial.cut_from else {}),
     }
     return {name: value or "not known" for name, value in facts.items()}

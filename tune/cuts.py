@@ -20,20 +20,23 @@ from tune.trial import plan_trial, run_name
 _SHARED = ("epoch", "samples", "learning_rate")
 
 
-def record_cuts(sweep: Sweep) -> None:
+def record_cuts(sweep: Sweep) -> dict[str, str]:
     """Record a run for each of the sweep's cuts, from the run of the trial that it is cut from.
 
     Runs that have all epochs already stay as they are, so that it may be repeated. A damaged run
-    must not fail the sweep.
+    must not fail the sweep: returns the errors of cuts that failed, by name.
     """
+    errors = {}
     for cut in sweep.cuts:
         name = run_name(cut.point, "")
         try:
             whole, plan = plan_trial(sweep.base, cut.whole), plan_trial(sweep.base, cut.point)
             if _is_behind(plan, whole):
                 _record(plan, whole, sweep.name)
-        except ValueError as error:
-            say(f"{name}: not cut from {run_name(cut.whole, '')}: {error}")
+        except (ValueError, OSError) as error:
+            errors[name] = f"not cut from {run_name(cut.whole, '')}: {error}"
+            say(f"{name}: {errors[name]}")
+    return errors
 
 
 def _is_behind(plan: Plan, whole: Plan) -> bool:

@@ -1,7 +1,7 @@
 """The outcome of a sweep, gathered from the journals of its runs rather than Ray Tune's memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.model.cost import network_cost
@@ -29,14 +29,19 @@ class Tried:
         return run_name(self.point, self.number)
 
 
-def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
-    """Read the outcome of the trials from the journals of their runs."""
+def gather(
+    sweep: Sweep, tried: Sequence[Tried], cut_errors: Mapping[str, str] = {}
+) -> SweepOutcome:
+    """Read the outcome of the trials from the journals of their runs.
+
+    `cut_errors` has the errors of cuts that failed, by name.
+    """
     begun = [one.point for one in tried]
     # Ray Tune creates a grid's trials one by one, and may have ended before the last.
     missing = [point for point in sweep.points if sweep.is_grid and point not in begun]
     never = [Tried(point=point, number="", error="") for point in missing]
     trials = [_trial(sweep, one) for one in (*tried, *never)]
-    trials += [_cut_trial(sweep, cut, trials) for cut in sweep.cuts]
+    trials += [_cut_trial(sweep, cut, trials, cut_errors) for cut in sweep.cuts]
     axes = {
         key: tuple(dict.fromkeys(trial.point[key] for trial in trials)) for key in sweep.space.keys
     }
@@ -51,15 +56,18 @@ def gather(sweep: Sweep, tried: Sequence[Tried]) -> SweepOutcome:
     )
 
 
-def _cut_trial(sweep: Sweep, cut: Cut, trials: Sequence[TrialOutcome]) -> TrialOutcome:
-    """Read the outcome of a trial that was cut, which ended as the one that it was cut from."""
+def _cut_trial(
+    sweep: Sweep, cut: Cut, trials: Sequence[TrialOutcome], errors: Mapping[str, str]
+) -> TrialOutcome:
+    """Read the outcome of a cut trial, which ended as its whole one unless the cut failed."""
     whole = next(trial for trial in trials if trial.point == cut.whole)
-    found = _trial(sweep, Tried(point=cut.point, number="", error=whole.error))
+    own = errors.get(run_name(cut.point, ""), "")
+    found = _trial(sweep, Tried(point=cut.point, number="", error=own or whole.error))
     reached = reports(Journal(sweep.folder / found.name), sweep.measure.metric_name)[-1:]
     return replace(
         found,
         cut_from=whole.name,
-        status=whole.status,
+        status="failed" if own else whole.status,
         samples=reached[0]["samples"] if reached else 0,
         # Unknown: it was not trained alone.
         seconds=math.nan,

@@ -73,8 +73,7 @@ def run_sweep(sweep: Sweep) -> SweepOutcome:
             raise
         for trial in tried:
             settle(sweep, trial)
-        record_cuts(sweep)
-        outcome = gather(sweep, tried)
+        outcome = gather(sweep, tried, record_cuts(sweep))
         record_report(recorder, outcome, sweep)
         if sweep.register:
             register_best(sweep, outcome)

@@ -106,7 +106,7 @@ def _run(sweep: "Sweep") -> None:
         fail(f"sweep {sweep.name} {stopped}", status())
     failures = sum(trial.status == "failed" for trial in outcome.trials)
     if failures:
-        fail(f"{failures} of {sweep.trials} trials failed")
+        fail(f"{failures} of {len(outcome.trials)} trials failed")
 
 
 def run_to_end(sweep: "Sweep") -> "SweepOutcome":

@@ -16,6 +16,7 @@ from pipeline.evaluation.evaluate import Evaluator, evaluate_people
 from pipeline.evaluation.per_person import PEOPLE_NAME, read_results
 from pipeline.run.checkpoint import load_network
 from pipeline.run.checkpoint_manager import best, checkpoints
+from pipeline.run.cut import cut_checkpoint
 from pipeline.run.journal import Journal
 from pipeline.run.start import find_local
 from pipeline.settings import Settings
@@ -298,6 +299,32 @@ def test_a_kill_between_training_and_cuts_loses_nothing(packed, tmp_path, monkey
     assert json.loads((trial.checkpoint / "checkpoint.json").read_text())["metrics"][METRIC] == (
         trial.score
     )
+
+
+def test_a_cut_that_fails_is_a_failed_trial_until_it_is_made(packed, tmp_path, monkeypatch):
+    sweep = planned(packed, tmp_path)
+    trained(sweep, epochs=1)
+    tried = [Tried(point=point, number="", error="") for point in sweep.points]
+    for error in (OSError("no space left"), ValueError("damaged")):
+
+        def cut(checkpoint: Path, stacks: int, place: Path, error: Exception = error) -> Path:
+            if stacks == 1:
+                raise error
+            return cut_checkpoint(checkpoint, stacks, place)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("tune.cuts.cut_checkpoint", cut)
+            errors = record_cuts(sweep)
+        assert errors == {"stacks-1": f"not cut from stacks-3: {error}"}
+        trials = {trial.name: trial for trial in gather(sweep, tried, errors).trials}
+        assert (trials["stacks-1"].status, trials["stacks-1"].error) == (
+            "failed",
+            errors["stacks-1"],
+        )
+        # The whole trial has one epoch of four.
+        assert trials["stacks-2"].status == trials["stacks-3"].status == "unfinished"
+    assert record_cuts(sweep) == {}
+    assert {trial.status for trial in gather(sweep, tried).trials} == {"unfinished"}
 
 
 def test_a_trial_that_failed_before_its_first_epoch_leaves_cuts_without_a_score(packed, tmp_path):

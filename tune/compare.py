@@ -101,7 +101,7 @@ def read_sweep(name: str, storage: str) -> Compared:
             f"{shown(folder)}: no {_TABLE}, which a sweep writes at its end; the command that "
             "started the sweep finishes it"
         )
-    checkpoint = find_local(str(folder))
+    checkpoint = find_local(str(folder), needs_weights=False)
     assert checkpoint is not None, "it is a sweep"
     best = read_metadata(checkpoint)
     identity = folder / SWEEP_NAME

@@ -26,21 +26,26 @@ from pipeline.settings import ModelSettings
 _Shape = tuple[int, ...]
 
 
-def find_local(run: str, storage: str = "", scratch: str = "") -> Path | None:
+def find_local(
+    run: str, storage: str = "", scratch: str = "", *, needs_weights: bool = True
+) -> Path | None:
     """Return the checkpoint that `run` names on disks and in buckets, or None.
 
     `run` is the folder of a checkpoint, a run or a sweep, or the name of a run or a sweep in
-    `storage`, a folder or one in a bucket, of which a copy comes to `scratch`. A run means its
-    best checkpoint, a sweep that of its best trial that did not fail. Raises ValueError if there
-    is none.
+    `storage`, a folder or one in a bucket, of which a copy comes to `scratch`, without weights
+    unless it `needs_weights`. A run means its best checkpoint, a sweep that of its best trial that
+    did not fail. Raises ValueError if there is none.
     """
     for folder in folders_here(run, storage, scratch):
         if (folder / METADATA_NAME).exists():
-            return with_weights(folder)
-        if (folder / SWEEP_NAME).exists():
-            return with_weights(_best_of_sweep(folder))
-        if folder.is_dir():
-            return with_weights(_best(folder))
+            found = folder
+        elif (folder / SWEEP_NAME).exists():
+            found = _best_of_sweep(folder)
+        elif folder.is_dir():
+            found = _best(folder)
+        else:
+            continue
+        return with_weights(found) if needs_weights else found
     return None
 
 

@@ -41,10 +41,10 @@ def find_checkpoint(
 ) -> Path:
     """Return the checkpoint that `model` names: local, a registered model's, or an MLflow run's.
 
-    `find_local` comes first. `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in
-    MLflow, and so are runs if `uri` is given, and downloaded to `into`: `files`, or if there are
-    none all but the optimizer's. Raises ValueError naming the `argument` if there is no checkpoint,
-    AwayError or RefusedError.
+    `find_local` comes first; if `files` are named, it brings no weights from a bucket.
+    `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow, and so are runs if
+    `uri` is given, and downloaded to `into`: `files`, or if there are none all but the optimizer's.
+    Raises ValueError naming the `argument` if there is no checkpoint, AwayError or RefusedError.
     """
     from pipeline.tracking.registry import download_model
 
@@ -53,7 +53,7 @@ def find_checkpoint(
         reach_store(uri)
         # Two models have equal names of folders.
         return download_model(uri, model, Path(tempfile.mkdtemp(dir=into)))
-    checkpoint = find_local(model, storage)
+    checkpoint = find_local(model, storage, needs_weights=not files)
     if checkpoint is None and uri:
         checkpoint = _fetch(model, tracking_uri(uri), into, files)
     if checkpoint is None:

@@ -18,6 +18,7 @@ from pipeline.data.shards.index import Index
 from pipeline.io import objects as home
 from pipeline.io.objects import Objects
 from pipeline.run.storage import publish
+from pipeline.tracking.reuse import settings_of_config
 
 
 @pytest.fixture
@@ -92,6 +93,13 @@ def test_a_checkpoint_is_named_by_its_place_in_the_bucket(bucket, run, capsys):
     assert [str(path.relative_to(scratch)) for path in scratch.rglob(".mirror.json")] == [
         "run/.mirror.json"
     ]
+
+
+def test_settings_of_a_run_in_a_bucket_are_read_without_its_weights(run, tmp_path):
+    assert settings_of_config("s3://pose/runs/run")
+    there = {path.name for path in tmp_path.glob("hourglass-ray-*/s3/**/epoch_0001/*")}
+    assert "checkpoint.json" in there
+    assert "weights.safetensors" not in there
 
 
 def test_a_run_that_the_bucket_does_not_have_is_named(bucket, run, capsys):

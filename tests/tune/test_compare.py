@@ -118,7 +118,12 @@ def test_of_a_sweep_in_a_bucket_only_the_weights_of_its_best_trial_are_read(tmp_
         (folder / name / "epoch_0001" / "optimizer.pt").touch()
         publish(folder / name, f"{place}/{name}")
     publish(folder, place)
-    found = find_local("stacks", "s3://bucket/runs", str(tmp_path / "scratch"))
+    where = "stacks", "s3://bucket/runs", str(tmp_path / "scratch")
+    read = find_local(*where, needs_weights=False)
+    assert (read / "checkpoint.json").exists()
+    assert not (read / "weights.safetensors").exists()
+    found = find_local(*where)
+    assert found == read
     assert found == tmp_path / "scratch/s3/bucket/runs/stacks/good/epoch_0001"
     there = [path.name for path in found.parents[1].glob("*/epoch_0001/*")]
     assert there.count("checkpoint.json") == 2

@@ -10,7 +10,7 @@ from pipeline.run.cut import cut_checkpoint, metric_of_stack, metrics_of_stack
 from pipeline.run.journal import Journal
 from pipeline.run.plan import Plan
 from pipeline.tracking.recording import record_run
-from pipeline.tracking.summary import conclude
+from pipeline.tracking.summary import conclude, end_of
 from pipeline.training.metrics import with_glance
 from tune.epochs import CUT_TAG, has_finished
 from tune.plan import Sweep
@@ -63,7 +63,8 @@ def _record(plan: Plan, whole: Plan, parent: str) -> None:
         for step, values in _epochs(whole, stacks):
             record.journal.metrics(with_glance(plan.measure, values), step)
         enter_models(record.journal, plan.folder, metric, plan.settings.tracking.models)
-        conclude(plan, record.journal)
+        # A cut's own curve did not end the training.
+        conclude(plan, record.journal, end_of(whole, Journal(whole.folder)))
 
 
 def _epochs(whole: Plan, stacks: int) -> Iterator[tuple[int, dict[str, float]]]:

@@ -1,7 +1,7 @@
 """The first and last artifacts of a run: a picture of its samples, figures of its result."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -101,10 +101,11 @@ class Outcome:
         return overlay_path(self.checkpoint.parent, self.epoch)
 
 
-def conclude(plan: Plan, journal: Journal) -> Outcome:
+def conclude(plan: Plan, journal: Journal, ended: str = "") -> Outcome:
     """Add the run's figures, best checkpoint and result to the journal.
 
-    Raises ValueError if no sound checkpoint has the primary metric.
+    `ended` tells when and why the training ended, if it was another run's. Raises ValueError if no
+    sound checkpoint has the primary metric.
     """
     metric = plan.measure.metric_name
     found = best(plan.folder, metric)
@@ -138,13 +139,15 @@ def conclude(plan: Plan, journal: Journal) -> Outcome:
     outcome = Outcome(checkpoint=folder, epoch=epoch, scores=scores)
     journal.file(_write_report(plan, outcome, result, journal.check), "")
     note = {NOTE: describe_run(plan, network_cost(plan.settings.model), result)}
-    journal.tags(note | {ENDED_TAG: _ended(plan, journal.history([metric])[metric])})
+    journal.tags(note | {ENDED_TAG: ended or end_of(plan, journal)})
     record_long(journal, {}, note)
     return outcome
 
 
-def _ended(plan: Plan, course: Sequence[tuple[int, float]]) -> str:
-    """Describe when and why the run ended, from its primary metric by epoch."""
+def end_of(plan: Plan, journal: Journal) -> str:
+    """Describe when and why a run ended, from its primary metric by epoch."""
+    metric = plan.measure.metric_name
+    course = journal.history([metric])[metric]
     # Of equal values the first is the best, as for the plateau.
     (last, _), (best_epoch, _) = course[-1], max(course, key=itemgetter(1))
     return plan.settings.optim.describe_end(plan.measure.headline, last, last - best_epoch)

@@ -323,7 +323,10 @@ def test_a_cut_that_fails_is_a_failed_trial_until_it_is_made(packed, tmp_path, m
         )
         # The whole trial has one epoch of four.
         assert trials["stacks-2"].status == trials["stacks-3"].status == "unfinished"
+    monkeypatch.setattr("tune.cuts.end_of", lambda plan, _: f"as {plan.settings.ray.name}")
     assert record_cuts(sweep) == {}
+    tags = [entry.content.get("tags", {}) for entry in Journal(sweep.folder / "stacks-1").entries()]
+    assert [found["ended"] for found in tags if "ended" in found] == ["as stacks-3"]
     assert {trial.status for trial in gather(sweep, tried).trials} == {"unfinished"}
 
 

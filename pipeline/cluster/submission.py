@@ -89,7 +89,9 @@ class RayJob:
         if info.status == JobStatus.SUCCEEDED:
             return "succeeded", 0
         # The command of a job that could not be started has none.
-        return info.status.value.lower(), info.driver_exit_code or 1
+        code = info.driver_exit_code or 1
+        # A signal that ended it, as shells count.
+        return info.status.value.lower(), code if code > 0 else 128 - code
 
     def commands(self) -> list[str]:
         """Return the commands that follow the job from elsewhere, and stop it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 from answering_server import Server, answering
-from ray.job_submission import JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from hourglass_ray.__main__ import COMMANDS
 from jobs import submit
@@ -226,6 +226,32 @@ def test_a_cluster_that_has_just_started_is_asked_again(monkeypatch):
     assert len(waits) == 2
     with pytest.raises(ConnectionError, match=r"^http://head: the job was not taken: no disk$"):
         submission._taken(Client("no disk"), "http://head", "train", "code")
+
+
+class Ended(JobSubmissionClient):
+    """A client of a job server whose job has ended."""
+
+    def __init__(self, status: str, code: int | None) -> None:
+        self._info = JobDetails(
+            type="SUBMISSION", entrypoint="", status=JobStatus(status), driver_exit_code=code
+        )
+
+    def get_job_info(self, job_id: str) -> JobDetails:
+        return self._info
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "wanted"),
+    [
+        ("SUCCEEDED", 0, ("succeeded", 0)),
+        ("FAILED", 2, ("failed", 2)),
+        ("FAILED", -9, ("failed", 137)),
+        ("STOPPED", 143, ("stopped", 143)),
+        ("FAILED", None, ("failed", 1)),
+    ],
+)
+def test_a_job_ends_with_the_status_of_its_command_as_shells_count(status, code, wanted):
+    assert submission.RayJob(Ended(status, code), "http://head", "job-1").result() == wanted
 
 
 class Finished:

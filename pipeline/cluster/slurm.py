@@ -3,18 +3,21 @@
 What is submitted runs in the folder where it was, which the nodes share, with this Python.
 """
 
+import codecs
+import math
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.io.installation import python_path
 
-_LOOK_S = 0.5
+# Seconds between two looks, and for which Slurm's controller may be away.
+_LOOK_S, _PATIENCE_S = 0.5, 60.0
 # Options of scancel by which the batch script lets its command end in order.
 _STOP = ("--batch", "--signal=INT")
 # States after which a job prints no more; one that is requeued waits again.
@@ -33,14 +36,17 @@ class SlurmJob:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        tasks = sorted(map(int, re.findall(r"\bArrayTaskId=(\d+)", self._shown())))
+        shown = _patient(self._shown)
+        tasks = sorted(map(int, re.findall(r"\bArrayTaskId=(\d+)", shown)))
         if tasks:
             self.name = f"{name}_{tasks[0]}"
-        self._file = Path(self._fields()["StdOut"].replace(_UNKNOWN, f"{min(tasks, default=0)}"))
+            shown = _patient(self._shown)
+        self._file = Path(_fields(shown)["StdOut"].replace(_UNKNOWN, f"{min(tasks, default=0)}"))
 
     def output(self) -> Iterator[str]:
         """Yield what the job prints, also after it was requeued."""
-        position, is_over = 0, False
+        position, is_over, lost_since = 0, False, math.inf
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while True:
             try:
                 with self._file.open("rb") as file:
@@ -49,21 +55,28 @@ class SlurmJob:
             except FileNotFoundError:
                 part = b""  # it waits for its nodes
             position += len(part)
-            yield part.decode(errors="replace")
+            yield decoder.decode(part, final=is_over)
             if is_over:
                 return
-            # What it printed last is read once more.
-            is_over = not part and self._fields()["JobState"] in _FINAL
+            if not part:
+                try:
+                    # What it printed last is read once more.
+                    is_over = _fields(self._shown())["JobState"] in _FINAL
+                    lost_since = math.inf
+                except ConnectionError:
+                    lost_since = min(lost_since, time.monotonic())
+                    if time.monotonic() - lost_since > _PATIENCE_S:
+                        raise
             time.sleep(_LOOK_S)
 
     def stop(self) -> None:
         """Make the job's command keep a checkpoint and end; Slurm does not run it again."""
-        waits = self._fields()["JobState"] == "PENDING"
-        _slurm("scancel", *(() if waits else _STOP), self.name)
+        waits = _fields(_patient(self._shown))["JobState"] == "PENDING"
+        _patient(lambda: _slurm("scancel", *(() if waits else _STOP), self.name))
 
     def result(self) -> tuple[str, int]:
         """Return how the job ended, and its exit status."""
-        fields = self._fields()
+        fields = _fields(_patient(self._shown))
         status, _, signal = fields["ExitCode"].partition(":")
         is_done = fields["JobState"] == "COMPLETED"
         return fields["JobState"].lower(), 0 if is_done else int(status) or 128 + int(signal)
@@ -72,9 +85,6 @@ class SlurmJob:
         """Return the commands that follow the job from elsewhere, and stop it."""
         stop = shlex.join(["scancel", *_STOP, self.name])
         return [shlex.join(["tail", "-n", "+1", "-F", str(self._file)]), stop]
-
-    def _fields(self) -> dict[str, str]:
-        return dict(word.partition("=")[::2] for word in self._shown().split())
 
     def _shown(self) -> str:
         return _slurm("scontrol", "--oneliner", "show", "job", self.name)
@@ -85,6 +95,23 @@ def submit(script: Path, options: Sequence[str], words: Sequence[str]) -> SlurmJ
     environment = {"PYTHON": sys.executable, "PYTHONPATH": python_path()}
     answer = _slurm("sbatch", "--parsable", *options, str(script), *words, **environment)
     return SlurmJob(answer.partition(";")[0])
+
+
+def _fields(shown: str) -> dict[str, str]:
+    """Return what scontrol shows of a job by name; values may have blanks."""
+    return dict(field.partition("=")[::2] for field in re.split(r"\s+(?=[\w:/]+=)", shown))
+
+
+def _patient(ask: Callable[[], str]) -> str:
+    """Ask again while Slurm's controller is away. Raises ConnectionError if it stays away."""
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except ConnectionError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(_LOOK_S)
 
 
 def _slurm(*words: str, **environment: str) -> str:

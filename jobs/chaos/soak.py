@@ -12,7 +12,7 @@ from jobs.chaos.evidence import Evidence, Taking
 from jobs.chaos.faults import OF_STORE, Draw, Fault, Kind
 from jobs.chaos.nodes import Nodes
 from jobs.chaos.programs import Program, Server
-from jobs.chaos.store import Answer, Store
+from jobs.chaos.store import Answer, Store, blames_store
 from jobs.chaos.training import STOPPED, TERMINATED, Training
 from pipeline.io.console import duration, say, say_text
 from pipeline.io.objects import Objects, StoreError
@@ -28,7 +28,7 @@ _POLL_S = 0.2
 _GIVE_UP_S = 300.0
 _STOP_S = 180.0
 # Of the output of a driver that gave up.
-_SHOWN_BYTES = 3000
+_SHOWN_LETTERS = 3000
 _ANSWERS = {
     Kind.STORE_REFUSING: Answer.REFUSED,
     Kind.STORE_FULL: Answer.FULL,
@@ -132,8 +132,9 @@ class Soak:
             return
         self._ended(status)
         is_expected = self._is_stopping and status in (STOPPED, TERMINATED)
-        # No run starts without its store.
-        is_expected |= self._disturbance is not None
+        if self._disturbance is not None:
+            # No run starts without its store, or ends.
+            is_expected |= not self._usual_since or blames_store(self._training.output)
         self._is_stopping = False
         if status == 0:
             self._training.begin()
@@ -141,7 +142,7 @@ class Soak:
         if not is_expected:
             for fault in self.faults:
                 fault.is_given_up |= fault.recovered is None
-            output = self._training.log.read_text()[-_SHOWN_BYTES:]
+            output = self._training.output[-_SHOWN_LETTERS:]
             self._say(f"the driver gave up with status {status}:\n{output}\n(end of its output)")
         self._training.start_driver()
 

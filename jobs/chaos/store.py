@@ -34,6 +34,12 @@ class Answer(StrEnum):
     FULL = "507 to all writes"
 
 
+def blames_store(output: str) -> bool:
+    """Whether a driver has printed that the store failed it, not only that it goes on without."""
+    lines = [line for line in output.splitlines() if "training continues" not in line]
+    return any("the store answers" in line or "the store does not answer" in line for line in lines)
+
+
 class Store:
     """SeaweedFS, whose files stay in `folder` when it is killed, behind a gate."""
 

@@ -73,6 +73,7 @@ class Training:
         }
         self.runs: list[str] = []
         self._program: Program | None = None
+        self._log_start = 0
         self._deliveries: list[Program] = []
 
     @property
@@ -93,6 +94,11 @@ class Training:
     def location(self) -> str:
         """Where the latest run lies."""
         return f"{self._storage}/{self.runs[-1]}"
+
+    @property
+    def output(self) -> str:
+        """What the latest driver has printed."""
+        return self.log.read_bytes()[self._log_start :].decode(errors="replace")
 
     def folder_of(self, run: str) -> Path:
         return local_storage(self._storage, str(self._scratch)) / run
@@ -126,6 +132,7 @@ class Training:
         command = [*python(module("jobs.train")), *words]
         # Each machine has a folder of temporary files, and by default its scratch folder there.
         environment = {"OMP_NUM_THREADS": "1", "TMPDIR": str(self._folder)}
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self._program = Program(command, self.log, environment)
 
     def deliver(self, *folders: Path) -> Program:

@@ -36,6 +36,7 @@ from jobs.chaos.evidence import Evidence, Rank, Taking
 from jobs.chaos.faults import OF_STORE, Fault, Kind, draws
 from jobs.chaos.programs import Program, free_port, python
 from jobs.chaos.report import is_good, report, result_of, stalled_s
+from jobs.chaos.soak import Soak
 from jobs.chaos.store import Answer, Gate
 from pipeline.io.processes import children, wait_for_end
 from pipeline.run.journal import Journal
@@ -306,6 +307,44 @@ def asked(gate: Gate, method: str) -> int:
 def answer_well(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.end_headers()
+
+
+class Ended:
+    """Training whose drivers have ended with status 1, the latest after some output."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.driver = self
+
+    def status(self) -> int:
+        return 1
+
+    def start_driver(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("usual_since", "output", "is_given_up"),
+    [
+        (0.0, "error: out of memory", False),
+        (9.0, "error: out of memory", True),
+        (9.0, "error: s3://soak/run-001: the store answers 503 Service Unavailable", False),
+        (9.0, "s3://soak/run-001: the store answers 507: training continues\nerror: no", True),
+    ],
+)
+def test_a_driver_may_end_only_by_what_is_wrong_with_the_store(usual_since, output, is_given_up):
+    training: Any = Ended(output)
+    absent: Any = None
+    soak = Soak(training, absent, absent, absent, draws(0))
+    soak._started = 0.0
+    worker, store = (
+        Fault(kind=kind, time=1.0, before=("run-001", 0, 1), is_fatal=False)
+        for kind in (Kind.WORKER, Kind.STORE_FULL)
+    )
+    soak.faults = [worker, store]
+    soak._disturbance, soak._usual_since = store, usual_since
+    soak._restart()
+    assert worker.is_given_up is is_given_up
 
 
 def test_a_gate_passes_on_what_the_store_would_take_and_answers_the_rest():

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.data.measurable import check_measurable, measurable
 from pipeline.data.shards.index import ShardSet, absolute_patterns, find_shards, find_streams
@@ -91,15 +91,16 @@ def plan_training(settings: Settings) -> Plan:
         raise ValueError(
             f"data.train and data.val have different joint sets: {difference}; expected the same"
         )
-    settings = _resolved(settings, train, val)
-    start = _start(settings, train.joint_set)
-    _check_teachers(settings, train.joint_set)
+    given, settings = settings, _resolved(settings, train, val)
     measure = _checked_measure(settings, train.joint_set, val)
     _check_amounts(settings, train)
     _check_cache(settings.data, train)
     _check_places(settings, train)
-    plan = Plan(settings=settings, train=train, val=val, measure=measure, resumes=None, start=start)
-    return _resuming(plan)
+    plan = _resuming(
+        Plan(settings=settings, train=train, val=val, measure=measure, resumes=None), given
+    )
+    _check_teachers(plan.settings, train.joint_set)
+    return replace(plan, start=_start(plan, train.joint_set))
 
 
 def _find_data(data: DataSettings) -> tuple[ShardSet, ShardSet]:
@@ -240,20 +241,34 @@ def _teacher(settings: Settings) -> str:
     return settings.optim.joined(found)
 
 
-def _start(settings: Settings, joint_set: JointSet) -> Start | None:
+def _start(plan: Plan, joint_set: JointSet) -> Start | None:
+    settings = plan.settings
     if not settings.model.start:
         return None
     folder = find_local(settings.model.start, scratch=settings.ray.scratch)
-    assert folder is not None, "it was resolved"
+    if folder is None and plan.resumes is not None:
+        # Another run may have removed what this one has begun with, and needs no more.
+        return None
+    if folder is None:
+        raise ValueError(_gone("model.start", settings.model.start, settings))
     return plan_start(folder, settings.model, joint_set)
 
 
 def _check_teachers(settings: Settings, joint_set: JointSet) -> None:
     for teacher in settings.optim.teachers:
         folder = find_local(teacher, scratch=settings.ray.scratch)
-        assert folder is not None, "it was resolved"
+        if folder is None:
+            raise ValueError(_gone("optim.teacher", teacher, settings))
         check_teacher(folder, settings, joint_set)
         check_file(folder, weights_name(folder, "auto"))
+
+
+def _gone(key: str, place: str, settings: Settings) -> str:
+    return (
+        f"{key}={place!r}: run {settings.ray.name} was started with this checkpoint, which is no "
+        "longer there, as a run keeps only its best and newest ones; bring it back, or give the "
+        f"folder of another as --{key} with --ray.on-change resume"
+    )
 
 
 def _checked_measure(settings: Settings, joint_set: JointSet, val: ShardSet) -> Measure:
@@ -329,8 +344,11 @@ def check_writable(setting: str, folder: Path) -> None:
         raise ValueError(f"{setting}={str(folder)!r} can't be written: {error}") from error
 
 
-def _resuming(plan: Plan) -> Plan:
+def _resuming(plan: Plan, given: Settings) -> Plan:
     """Return the plan with the run's newest sound checkpoint, and report damaged ones.
+
+    A run that `given` names as its start or teacher stands for the checkpoint that was its best
+    when this run began.
 
     Raises ValueError if all are damaged, or if the run had other data or settings; with
     ray.on_change=resume only if it can't continue with the new ones.
@@ -340,9 +358,10 @@ def _resuming(plan: Plan) -> Plan:
         raise ValueError(f"{shown(plan.folder)} holds a sweep: give another ray.name to the run")
     found, choice = newest_sound(plan.folder, say), plan.settings.ray.on_change
     checkpoint = found and found[1]
-    changes = differences(
-        former_facts(plan.folder, checkpoint), facts_of(plan.settings, plan.checksums)
-    )
+    former = former_facts(plan.folder, checkpoint)
+    anew = plan
+    plan = replace(plan, settings=_as_begun(plan.settings, given, former))
+    changes = differences(former, facts_of(plan.settings, plan.checksums))
     unlike = checkpoint and checkpoint.joint_set.difference(plan.joint_set)
     if unlike:
         changes["joint set"] = f"joint set: {unlike}"
@@ -352,10 +371,37 @@ def _resuming(plan: Plan) -> Plan:
     if changes and choice == "refuse":
         raise ValueError(_refusal(plan, changes))
     if changes and choice == "restart":
-        return replace(plan, changes=changes, restarts=True)
+        return replace(anew, changes=changes, restarts=True)
     if found is not None:
         check_resumable(*found, plan.settings, plan.joint_set)
     return replace(plan, resumes=checkpoint, changes=changes)
+
+
+def _as_begun(settings: Settings, given: Settings, former: Mapping[str, str]) -> Settings:
+    """Return settings with the former checkpoints of the runs that `given` names."""
+    changes = {}
+    for key, words in (
+        ("model.start", (given.model.start,)),
+        ("optim.teacher", given.optim.teachers),
+    ):
+        now, before = (str(facts.get(key, "")).split(",") for facts in (settings.flat(), former))
+        if len(words) == len(now) == len(before):
+            places = map(place_as_begun, words, now, before)
+            changes[key] = ",".join(places)
+    return settings.replaced(changes)
+
+
+def place_as_begun(word: str, now: str, before: str) -> str:
+    """Return `before` if it is in the run or sweep that `word` names, else `now`, its best."""
+    given, here, there = (PurePosixPath(place) for place in (word, now, before))
+    if given.name == here.name:
+        # It names a checkpoint.
+        return now
+    is_sweep = given.name == here.parent.parent.name
+    is_within = there.parent == here.parent or (
+        is_sweep and there.parent.parent == here.parent.parent
+    )
+    return before if is_within else now
 
 
 def _refusal(plan: Plan, changes: Mapping[str, str]) -> str:

@@ -32,7 +32,10 @@ class Teachers:
         for teacher in settings.teachers:
             folder = find_local(teacher, scratch=scratch)
             if folder is None:
-                raise ValueError(f"optim.teacher={teacher!r}: no such checkpoint here")
+                raise ValueError(
+                    f"optim.teacher={teacher!r}: no such checkpoint here; a teacher must stay "
+                    "where it is until the training ends"
+                )
             loaded.append(load_network(folder, device))
         self._networks = [network.requires_grad_(False) for network, _ in loaded]
         certain = LOSSES[settings.loss].certain

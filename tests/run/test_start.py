@@ -1,6 +1,7 @@
 """A run that starts from trained weights: what fits is taken, the rest starts anew."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import LSP, MPII, JointSet
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
 from pipeline.run.metadata import CheckpointMetadata, Progress
-from pipeline.run.plan import plan_training
+from pipeline.run.plan import Plan, place_as_begun, plan_training
 from pipeline.run.start import plan_start
 from pipeline.settings import ModelSettings, Settings
 from pipeline.tracking import lookup
@@ -28,7 +29,9 @@ def shape(joints: int = 16, **changes) -> ModelSettings:
     return ModelSettings(**{"stacks": 1, "features": 8, "input_px": 64, "joints": joints} | changes)
 
 
-def trained(folder: Path, joint_set: JointSet = MPII, seed: int = 1, **changes) -> dict:
+def trained(
+    folder: Path, joint_set: JointSet = MPII, seed: int = 1, score: float = 50.0, **changes
+) -> dict:
     """Write a checkpoint of random weights, and return them."""
     model = shape(len(joint_set.joints), **changes)
     network = build_network(model, seed, CPU, zero_heads=False)
@@ -36,7 +39,7 @@ def trained(folder: Path, joint_set: JointSet = MPII, seed: int = 1, **changes) 
         settings=Settings(model=model),
         joint_set=joint_set,
         progress=Progress(epochs=2, steps=10, samples=640),
-        metrics={"pckh_0.5": 50.0},
+        metrics={"pckh_0.5": score},
     )
     folder.mkdir(parents=True)
     write_checkpoint(folder, take_snapshot(network, metadata))
@@ -177,6 +180,62 @@ def test_a_run_begins_with_the_weights_and_resumes_without_them(tmp_path, ema_sa
     with Checkpointer(again, tmp_path / "run") as checkpointer:
         checkpointer.resume()
     assert again.state.progress.epochs == 1
+
+
+def begun(plan: Plan) -> None:
+    """Write the run's first checkpoint."""
+    metadata = CheckpointMetadata(
+        settings=plan.settings,
+        joint_set=MPII,
+        progress=Progress(epochs=1, steps=5, samples=10),
+        metrics={"pckh_0.5": 10.0},
+        data=plan.checksums,
+    )
+    (plan.folder / "epoch_0001").mkdir(parents=True)
+    network = build_network(plan.settings.model, 1, CPU)
+    write_checkpoint(plan.folder / "epoch_0001", take_snapshot(network, metadata))
+
+
+@pytest.mark.parametrize("key", ["model.start", "optim.teacher"])
+def test_a_run_resumes_with_the_checkpoint_that_was_the_best_when_it_began(
+    tmp_path, monkeypatch, key
+):
+    monkeypatch.chdir(tmp_path)
+    former, better = (tmp_path / f"runs/source/epoch_000{epoch}" for epoch in (2, 3))
+    trained(former)
+    settings = settings_of(packed(tmp_path), **{key: "source"})
+    plan = plan_training(settings)
+    begun(plan)
+    trained(better, score=60.0)
+    again = plan_training(settings)
+    assert again.resumes is not None
+    assert again.settings == plan.settings
+    # A run of its own begins with the best.
+    other = {"ray.name": "other"}
+    assert plan_training(settings.replaced(other)).settings.flat()[key] == str(better)
+    named = settings.replaced({key: str(better), "ray.name": plan.settings.ray.name})
+    with pytest.raises(ValueError, match=f"had other settings or data: {key}: {former} there"):
+        plan_training(named)
+    restarts = {"ray.on_change": "restart", "optim.seed": 5, "ray.name": plan.settings.ray.name}
+    assert plan_training(settings.replaced(restarts)).settings.flat()[key] == str(better)
+    shutil.rmtree(former)
+    if key == "model.start":
+        assert plan_training(settings).settings == plan.settings
+        return
+    with pytest.raises(ValueError, match=f"{key}='{former}': run .* no longer there, .* bring it"):
+        plan_training(settings)
+    learned = plan_training(named.replaced({"ray.on_change": "resume"}))
+    assert learned.settings.flat()[key] == str(better)
+
+
+def test_a_run_resumes_with_the_trial_that_was_the_best_of_a_sweep():
+    sweep = "/runs/sweep"
+    assert place_as_begun("sweep", f"{sweep}/b/epoch_2", f"{sweep}/a/epoch_1") == (
+        f"{sweep}/a/epoch_1"
+    )
+    # The other names another run, and a checkpoint.
+    assert place_as_begun("b", "/runs/b/epoch_2", "/runs/a/epoch_1") == "/runs/b/epoch_2"
+    assert place_as_begun("a/epoch_2", "/runs/a/epoch_2", "/runs/a/epoch_1") == "/runs/a/epoch_2"
 
 
 @pytest.mark.parametrize("key", ["model.start", "optim.teacher"])

@@ -4,24 +4,27 @@ import http.client
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from jobs.chaos.programs import Program, free_port
+from jobs.chaos.programs import Program, free_ports
 from pipeline.io.objects import Objects, StoreError
 
 BUCKET = "soak"
 _KEY, _SECRET = "soak", "soak-secret"
 _PATIENCE_S = 60.0
+# Starts on other ports, if the program ends before it answers: others may take a port meanwhile.
+_STARTS = 3
 # Seconds by which a slow store delays each answer: an upload of a checkpoint takes a minute then.
 _SLOW_S = 3.0
 # SeaweedFS's ports, by option.
 _PORTS = (
     *("master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
-    *("filer.port", "filer.port.grpc", "s3.port.grpc"),
+    *("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc"),
 )
 
 
@@ -44,9 +47,11 @@ class Store:
     """SeaweedFS, whose files stay in `folder` when it is killed, behind a gate."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
+        self._folder = folder
         self._program: Program | None = None
-        self._gate = Gate(self._port)
+        # Sockets have short paths alone: 107 bytes.
+        self._sockets = tempfile.TemporaryDirectory(prefix="weed-", dir="/tmp")
+        self._gate = Gate()
         threading.Thread(target=self._gate.serve_forever, name="gate", daemon=True).start()
 
     @property
@@ -68,16 +73,17 @@ class Store:
     def start(self) -> None:
         """Start it; it answers some seconds later."""
         (self._folder / "objects").mkdir(exist_ok=True)
-        options = {name: free_port() for name in _PORTS} | {
+        ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+        self._gate.port = ports["s3.port"]
+        options = ports | {
             "dir": self._folder / "objects",
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
-            "filer.localSocket": self._folder / "filer.sock",
+            "filer.localSocket": f"{self._sockets.name}/filer.sock",
             "s3": "true",
-            "s3.port": self._port,
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            "s3.localSocket": self._folder / "s3.sock",
+            "s3.localSocket": f"{self._sockets.name}/s3.sock",
             "iam": "false",
             "master.telemetry": "false",
             "master.volumeSizeLimitMB": 256,
@@ -91,14 +97,18 @@ class Store:
     def wait(self) -> None:
         """Wait until it has made the bucket, as it does with the first object.
 
-        This process must have its environment. Raises TimeoutError.
+        If it ends before, start it on other ports. This process must have its environment. Raises
+        TimeoutError.
         """
-        end = time.monotonic() + _PATIENCE_S
+        end, starts = time.monotonic() + _PATIENCE_S, 1
         while True:
             try:
                 Objects(f"s3://{BUCKET}").put("made", b"")
             except StoreError as error:
-                if not self.is_running or time.monotonic() > end:
+                if not self.is_running and starts < _STARTS:
+                    self.start()
+                    starts += 1
+                elif not self.is_running or time.monotonic() > end:
                     log = self._folder / "store.log"
                     raise TimeoutError(f"no answer of SeaweedFS: {error}; see {log}") from None
                 time.sleep(0.5)
@@ -120,6 +130,7 @@ class Store:
         self.kill()
         self._gate.shutdown()
         self._gate.server_close()
+        self._sockets.cleanup()
 
 
 def executable() -> str:
@@ -136,7 +147,7 @@ class Gate(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.port, self.kind = port, Answer.USUAL
 

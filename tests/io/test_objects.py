@@ -10,7 +10,7 @@ from obstore.store import MemoryStore
 from s3_server import BUCKET, make_bucket, s3_server, set_aws_environment
 
 from jobs.benchmark.timing import environment
-from jobs.chaos.store import Store
+from jobs.chaos.store import Store, executable
 from pipeline.io import objects as home
 from pipeline.io.location import bucket_and_key, is_store
 from pipeline.io.objects import AbsentError, ConflictError, Objects, StoreError
@@ -33,6 +33,10 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def seaweedfs(tmp_path_factory) -> Iterator[Store]:
+    try:
+        executable()
+    except ValueError as error:
+        pytest.skip(str(error))
     store = Store(tmp_path_factory.mktemp("store"))
     try:
         with environment(store.environment):

@@ -3,6 +3,7 @@
 import errno
 import http.client
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from answering_server import answering
 from factories import checkpoint
 
 from jobs.chaos import stage
+from jobs.chaos import store as store_module
 from jobs.chaos.__main__ import main
 from jobs.chaos.books import (
     Account,
@@ -37,7 +39,8 @@ from jobs.chaos.faults import OF_STORE, Fault, Kind, draws
 from jobs.chaos.programs import Program, free_port, python
 from jobs.chaos.report import is_good, report, result_of, stalled_s
 from jobs.chaos.soak import Soak
-from jobs.chaos.store import Answer, Gate
+from jobs.chaos.store import Answer, Gate, Store
+from pipeline.io.objects import StoreError
 from pipeline.io.processes import children, wait_for_end
 from pipeline.run.journal import Journal
 from pipeline.training.probes import StepTrace
@@ -345,6 +348,38 @@ def test_a_driver_may_end_only_by_what_is_wrong_with_the_store(usual_since, outp
     soak._disturbance, soak._usual_since = store, usual_since
     soak._restart()
     assert worker.is_given_up is is_given_up
+
+
+def test_a_store_that_ends_before_it_answers_is_started_on_other_ports(tmp_path, monkeypatch):
+    program, starts = tmp_path / "weed", tmp_path / "starts"
+    lines = ("#!/bin/sh", f'echo "$@" >> {starts}', f"[ $(wc -l < {starts}) = 3 ] && sleep 60")
+    program.write_text("\n".join(lines))
+    program.chmod(0o755)
+    monkeypatch.setattr(store_module, "executable", lambda: str(program))
+
+    def put(*_: object) -> None:
+        if not starts.exists() or len(starts.read_text().splitlines()) < 3:
+            raise StoreError("nobody answers")
+
+    monkeypatch.setattr(store_module.Objects, "put", put)
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    store = Store(folder)
+    try:
+        store.start()
+        store.wait()
+        assert store.is_running
+    finally:
+        store.close()
+    used = [
+        set(re.findall(r"-(\S+\.port\S*)=([1-9]\d+)", line))
+        for line in starts.read_text().splitlines()
+    ]
+    assert [len({port for _, port in ports}) for ports in used] == [8, 8, 8]
+    assert used[0] != used[1] != used[2]
+    sockets = re.findall(r"localSocket=(\S+)", starts.read_text())
+    assert max(map(len, sockets)) <= 107
+    assert not any(Path(path).parent.exists() for path in sockets)
 
 
 def test_a_gate_passes_on_what_the_store_would_take_and_answers_the_rest():

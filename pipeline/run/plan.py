@@ -379,15 +379,16 @@ def _resuming(plan: Plan, given: Settings) -> Plan:
 
 def _as_begun(settings: Settings, given: Settings, former: Mapping[str, str]) -> Settings:
     """Return settings with the former checkpoints of the runs that `given` names."""
-    changes = {}
-    for key, words in (
-        ("model.start", (given.model.start,)),
-        ("optim.teacher", given.optim.teachers),
-    ):
-        now, before = (str(facts.get(key, "")).split(",") for facts in (settings.flat(), former))
-        if len(words) == len(now) == len(before):
-            places = map(place_as_begun, words, now, before)
-            changes[key] = ",".join(places)
+    changes = {
+        "model.start": place_as_begun(
+            given.model.start, settings.model.start, former.get("model.start", "")
+        )
+    }
+    words, now = given.optim.teachers, settings.optim.teachers
+    before = former.get("optim.teacher", "").split(",")
+    if words and len(before) == len(words):
+        places = map(place_as_begun, words, now, before)
+        changes["optim.teacher"] = settings.optim.joined(list(places))
     return settings.replaced(changes)
 
 

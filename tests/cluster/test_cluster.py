@@ -1,28 +1,32 @@
 """End to end on one real Ray cluster: pack, train, resume, fail, sweep, submit."""
 
+import importlib
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pandas as pd
 import pytest
-from factories import photograph
+from factories import BIRD, pack_samples, photograph, samples
 from listeners import is_loopback, watched
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from test_documents import commands
 from web_server import publish, serving
 
+from pipeline.pose.joint_sets import OKS
 from pipeline.settings import Settings
 
 # Ray leaves sockets and log files to the garbage collector.
@@ -485,6 +489,93 @@ def test_a_run_stores_no_secret_of_its_uris_and_resumes_without(drivers: Drivers
 
 def contents(run: Path, database: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in (*run.rglob("*"), database) if path.is_file()}
+
+
+@pytest.mark.timeout(900)
+def test_the_commands_from_labels_to_corrected_labels_run_as_they_stand(
+    dashboard: str,
+    place: Path,
+    tmp_path: Path,
+    tools_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    """But for one epoch of a tiny network, and for a process of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/mlflow.db")
+    shutil.copytree(tools_dir / "dlc_openfield", "openfield")
+    page = ROOT / "docs/labels.md"
+    [boxes] = re.findall(r"cat > boxes.csv <<'EOF'\n(.*?)EOF\n", page.read_text(), re.DOTALL)
+    Path("boxes.csv").write_text(boxes)
+    smaller = {"--optim.epochs": "1", "--model.features": "8", "--model.input-px": "64"}
+    done = []
+    for module, words in commands(page):
+        chosen = [
+            smaller.get(before, word) for before, word in zip(["", *words], words, strict=False)
+        ]
+        importlib.import_module(module).main(chosen)
+        done.append(module)
+    assert done == [
+        *("jobs.pack", "jobs.train", "jobs.predict", "jobs.pack", "jobs.train", "jobs.compare")
+    ]
+    assert Path("out/mouse/joint-set.png").exists()
+    images = json.loads(Path("out/found/predictions.json").read_text())["images"]
+    assert [image["frame"] for image in images if image["people"]] == [0, 100, 200, 300]
+    found, labelled = (
+        json.loads(Path(f"out/{name}/index.json").read_text())["joint_set"]
+        for name in ("corrected", "mouse")
+    )
+    assert found == labelled
+    output = capfd.readouterr().out
+    assert "start: weights of " in output
+    assert "mouse-corrected: epoch 1, 23 people" in output
+
+
+@pytest.mark.timeout(900)
+def test_a_run_and_a_sweep_choose_their_best_by_average_precision_where_that_is_the_measure(
+    dashboard: str, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    import ray
+
+    import jobs.train
+    import tune.sweep
+    from pipeline.run.checkpoint_manager import best
+    from pipeline.run.start import find_local
+
+    bird = replace(BIRD, measures=(OKS,), sigmas=(0.5, 0.5, 0.5))
+    people = {"joint_set": bird, "area": 2500.0}
+    pack_samples(tmp_path / "train", [samples(16, **people)], joint_set=bird)
+    pack_samples(tmp_path / "val", [samples(6, first=20, **people)], split="val", joint_set=bird)
+    words = arguments(tmp_path, place, ray__name="precise", optim__epochs=3)
+    words += ["--data.train", f"{tmp_path}/train/*.tar", "--data.val", f"{tmp_path}/val/*.tar"]
+    words += ["--ray.address", ray.get_runtime_context().gcs_address]
+    jobs.train.main(words)
+    output = capfd.readouterr().out
+    assert re.search(r"epoch 1/3 evaluated .*  OKS AP \d+\.\d\d  left", output)
+    assert re.search(r"\nOKS AP +\d+\.\d\d\n", output)
+    run = run_named(place, "precise")
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    history = [m.value for m in client.get_metric_history(run.info.run_id, "coco_ap")]
+    assert len(history) == 3
+    assert run.data.metrics["best_coco_ap"] == max(history) > 0
+    assert "at_a_glance/coco_ap" in run.data.metrics
+    assert run.data.tags["mlflow.note.content"].startswith(f"**Best: OKS AP {max(history):.2f} aft")
+    chosen, metadata = best(place / "runs/precise", "coco_ap")
+    assert metadata.metrics["coco_ap"] == max(history)
+    assert find_local("precise", place / "runs") == chosen
+    assert f"best checkpoint: {chosen}" in output
+
+    words += ["--ray.name", "precisely", "--optim.epochs", "1"]
+    tune.sweep.main([*words, "--vary", "optim.learning_rate=0.01,1e-7", "--search.at_once", "1"])
+    folder = place / "runs/precisely"
+    table = pd.read_csv(folder / "trials.csv").sort_values("rank")
+    scores = [
+        best(folder / name, "coco_ap")[1].metrics["coco_ap"] for name in table["trial"].tolist()
+    ]
+    assert table["OKS AP"].tolist() == pytest.approx(scores, abs=0.01)
+    assert scores == sorted(scores, reverse=True)
+    assert run_named(place, "precisely").data.metrics["best_coco_ap"] == scores[0]
+    assert "OKS AP" in (folder / "report.html").read_text()
 
 
 @pytest.mark.timeout(1800)  # five trainings, on a machine that may be busy

@@ -562,7 +562,7 @@ def test_a_run_and_a_sweep_choose_their_best_by_average_precision_where_that_is_
     assert run.data.tags["mlflow.note.content"].startswith(f"**Best: OKS AP {max(history):.2f} aft")
     chosen, metadata = best(place / "runs/precise", "coco_ap")
     assert metadata.metrics["coco_ap"] == max(history)
-    assert find_local("precise", place / "runs") == chosen
+    assert str(find_local("precise", str(place / "runs"))) == str(chosen)
     assert f"best checkpoint: {chosen}" in output
 
     words += ["--ray.name", "precisely", "--optim.epochs", "1"]

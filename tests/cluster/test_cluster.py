@@ -565,8 +565,8 @@ def test_a_run_and_a_sweep_choose_their_best_by_average_precision_where_that_is_
     assert str(find_local("precise", str(place / "runs"))) == str(chosen)
     assert f"best checkpoint: {chosen}" in output
 
-    words += ["--ray.name", "precisely", "--optim.epochs", "1"]
-    tune.sweep.main([*words, "--vary", "optim.learning_rate=0.01,1e-7", "--search.at_once", "1"])
+    words += ["--ray.name", "precisely", "--optim.epochs", "1", "--search.at_once", "1"]
+    tune.sweep.main([*words, "--stacks", "1", "--learning-rates", "0.01", "1e-7"])
     folder = place / "runs/precisely"
     table = pd.read_csv(folder / "trials.csv").sort_values("rank")
     scores = [

@@ -6,7 +6,7 @@ import torch
 from factories import rendered_people
 
 from pipeline.data.loader import SampleLoader
-from pipeline.evaluation.evaluate import Evaluator, evaluate
+from pipeline.evaluation.evaluate import Evaluator, evaluate_people
 from pipeline.model.build import build_network
 from pipeline.model.loss import is_flat
 from pipeline.run.metadata import Plateau
@@ -52,7 +52,7 @@ def flat_after(people: SampleLoader, steps: int, **changes) -> int:
         train_step(network.train(), optimizer, batch.rows(rows), optim, CPU, torch.float32)
     settings = Settings(optim=optim, evaluation=EvaluationSettings(flip_test=False))
     evaluator = Evaluator(network=network, loader=people, settings=settings, device=CPU)
-    return evaluate(evaluator.predict([batch]), people).flat
+    return evaluate_people(evaluator.predict([batch]), people)[0].flat
 
 
 def test_a_collapsed_network_has_flat_heatmaps_for_all_people(people):

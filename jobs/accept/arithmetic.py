@@ -113,8 +113,7 @@ def _update_apart(
     for each in (CPU, device):
         network = build_network(model, 0, each, zero_heads=False)
         optimizer = build_optimizer(network, settings)
-        trained = [weight for weight in network.parameters() if weight.requires_grad]
-        for weight, gradient in zip(trained, gradients, strict=True):
+        for weight, gradient in zip(network.parameters(), gradients, strict=True):
             weight.grad = torch.empty_like(weight).copy_(gradient)
         optimizer.step()
         updated.append(torch.cat([w.detach().cpu().ravel() for w in network.parameters()]))

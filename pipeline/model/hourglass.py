@@ -21,49 +21,18 @@ class Residual(nn.Module):
         super().__init__()
         half = outputs // 2
         self.norm1 = nn.BatchNorm2d(inputs)
-        self.conv1 = _conv_before_norm(inputs, half, 1)
+        self.conv1 = nn.Conv2d(inputs, half, 1)
         self.norm2 = nn.BatchNorm2d(half)
-        self.conv2 = _conv_before_norm(half, half, 3, padding=1)
+        self.conv2 = nn.Conv2d(half, half, 3, padding=1)
         self.norm3 = nn.BatchNorm2d(half)
         self.conv3 = nn.Conv2d(half, outputs, 1)
         self.skip: nn.Module = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _conv_norm_relu(self.conv1, self.norm2, _norm_relu(self.norm1, x))
-        y = self.conv3(_conv_norm_relu(self.conv2, self.norm3, y))
+        y: Tensor = self.conv1(_norm_relu(self.norm1, x))
+        y = self.conv2(_norm_relu(self.norm2, y))
+        y = self.conv3(_norm_relu(self.norm3, y))
         return y + self.skip(x)
-
-
-def _conv_before_norm(
-    inputs: int, outputs: int, side: int, stride: int = 1, padding: int = 0
-) -> nn.Conv2d:
-    """Return a convolution whose output a BatchNorm normalises.
-
-    Its bias stays as it starts, since the norm subtracts it and its gradient is zero. The authors'
-    network has it.
-    """
-    conv = nn.Conv2d(inputs, outputs, side, stride, padding)
-    assert conv.bias is not None
-    conv.bias.requires_grad_(False)
-    return conv
-
-
-def _conv_norm_relu(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """Convolve, normalise and rectify. A norm in training needs no bias of the convolution.
-
-    Adding it would read and write all of the output. Only the norm's running mean, which later
-    replaces the batch's mean, has to include it.
-    """
-    if not norm.training:
-        return _norm_relu(norm, conv(x))
-    assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
-    assert conv.bias is not None
-    assert norm.running_mean is not None
-    assert norm.momentum is not None
-    y = _norm_relu(norm, F.conv2d(x, conv.weight, None, conv.stride, conv.padding))
-    # Through `data`, as autograd would take the running mean for an input of the backward pass.
-    norm.running_mean.data.add_(conv.bias, alpha=norm.momentum)
-    return y
 
 
 def _norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
@@ -81,14 +50,14 @@ class Inside(nn.Module):
 
     def __init__(self, features: int, joints: int) -> None:
         super().__init__()
-        self.conv = _conv_before_norm(features, features, 1)
+        self.conv = nn.Conv2d(features, features, 1)
         self.norm = nn.BatchNorm2d(features)
         self.head = nn.Conv2d(features, joints, 1)
         self.merge_features = nn.Conv2d(features, features, 1)
         self.merge_heatmaps = nn.Conv2d(joints, features, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = _conv_norm_relu(self.conv, self.norm, x)
+        y = _norm_relu(self.norm, self.conv(x))
         heatmaps: Tensor = self.head(y)
         return x + self.merge_features(y) + self.merge_heatmaps(heatmaps), heatmaps
 
@@ -141,7 +110,7 @@ class Stack(InParts):
         inside = _INSIDE if settings.supervision == "inside" else 0
         self.hourglass = Hourglass(settings.order, settings.modules, features, joints, inside)
         self.residuals = _residuals(settings.modules, features)
-        self.conv = _conv_before_norm(features, features, 1)
+        self.conv = nn.Conv2d(features, features, 1)
         self.norm = nn.BatchNorm2d(features)
         self.head = nn.Conv2d(features, joints, 1)
         # The last stack feeds none; weights without a gradient would break DDP.
@@ -155,7 +124,7 @@ class Stack(InParts):
         return x, heatmaps, inside
 
     def _predict(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        y = _conv_norm_relu(self.conv, self.norm, self.residuals(y))
+        y = _norm_relu(self.norm, self.conv(self.residuals(y)))
         heatmaps: Tensor = self.head(y)
         if self.merge_features is not None and self.merge_heatmaps is not None:
             x = x + self.merge_features(y) + self.merge_heatmaps(heatmaps)
@@ -177,7 +146,7 @@ class StackedHourglass(PoseNetwork):
         super().__init__()
         assert settings.joints >= 1, "model.joints is resolved before the network"
         quarter, half = settings.features // 4, settings.features // 2
-        self.stem_conv = _conv_before_norm(3, quarter, 7, stride=2, padding=3)
+        self.stem_conv = nn.Conv2d(3, quarter, 7, stride=2, padding=3)
         self.stem_norm = nn.BatchNorm2d(quarter)
         self.stem_residual1 = Residual(quarter, half)
         stem = settings.stem_features or half
@@ -212,7 +181,7 @@ class StackedHourglass(PoseNetwork):
         return Heatmaps(stacks=stacks, supervised=(trained, *within))
 
     def _shrink(self, images: Tensor) -> Tensor:
-        x = _conv_norm_relu(self.stem_conv, self.stem_norm, images)
+        x = _norm_relu(self.stem_norm, self.stem_conv(images))
         return F.max_pool2d(self.stem_residual1(x), 2)
 
     def _widen(self, x: Tensor) -> Tensor:

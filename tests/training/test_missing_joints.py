@@ -61,7 +61,7 @@ def step(loss: str, missing: str, share: float, parts: int, workers: int, rank: 
         torch.float32,
         workers=workers,
     )
-    return found.loss, torch.cat([w.grad.ravel() for w in network.parameters() if w.requires_grad])
+    return found.loss, torch.cat([weight.grad.ravel() for weight in network.parameters()])
 
 
 def work(rank: int, folder: Path) -> None:

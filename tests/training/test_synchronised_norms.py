@@ -60,7 +60,7 @@ def step(workers: int, rank: int, *, synchronised: bool) -> tuple[Tensor, Tensor
     [rows] = rank_batches(np.arange(SAMPLES), SAMPLES, rank, workers)
     train_step(trained, optimizer, whole.rows(rows), settings, CPU, torch.float32, workers=workers)
     return (
-        torch.cat([w.grad.ravel() for w in network.parameters() if w.requires_grad]),
+        torch.cat([weight.grad.ravel() for weight in network.parameters()]),
         torch.cat([b.ravel() for b in network.buffers() if b.is_floating_point()]),
     )
 

@@ -76,8 +76,8 @@ class Arguments:
     """Where: the address of a Ray cluster's dashboard, which needs no checkout of the code; slurm,
     for a job with a Ray cluster of its own; empty: RAY_API_SERVER_ADDRESS, otherwise here."""
     ctrl_c: Literal["detach", "stop"] = "detach"
-    """Effect of Ctrl-C: detach: the job goes on. stop: the job is stopped, which keeps a
-    checkpoint."""
+    """Effect of Ctrl-C: detach: the job keeps running. stop: the job keeps a checkpoint and
+    ends."""
     detach: bool = False
     """End when the job is submitted."""
     python: str = "python"
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     split = words.index("--") if "--" in words else len(words)
     arguments = parse(Arguments, None, words[:split])
-    with clear_errors("a job that was submitted goes on"):
+    with clear_errors("a job that was submitted keeps running"):
         submit(arguments, words[split + 1 :])
 
 
@@ -149,7 +149,7 @@ def _follow(job: "Job", ctrl_c: str) -> None:
         for part in job.output():
             print(part, end="", flush=True)
             if signals and ctrl_c == "detach":
-                say(f"{signals[0]}: detached; job {job.name} goes on")
+                say(f"{signals[0]}: detached; job {job.name} keeps running")
                 raise SystemExit(status())
             if signals and not is_asked:
                 job.stop()

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 FOLDER = Path(__file__).parents[1] / "docs/notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-# What the parameters of a notebook are here.
+# Small parameters, in place of a notebook's own.
 SMALL = """
 scenes, validation_images, pictures = 8, 2, 12
 settings = {
@@ -65,7 +65,7 @@ def small(path: Path) -> Iterator[NotebookNode]:
 
 
 def shown(cell: NotebookNode) -> str:
-    """What a cell prints and returns as text."""
+    """Return the text that a cell prints and returns."""
     texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
     return "".join(texts)
 

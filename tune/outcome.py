@@ -40,7 +40,7 @@ class TrialOutcome:
     error: str = ""
     """Why the trial failed; empty otherwise."""
     cut_from: str = ""
-    """The trial whose network, cut to fewer stacks, this one's is; empty if it was trained."""
+    """The trial from whose network this one's was cut; empty if it was trained."""
     history: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     """(training samples seen, value) after each epoch, by metric: primary, train_loss, val_loss."""
 

@@ -85,7 +85,7 @@ def benchmark_ray(options: dict[str, Any]) -> Measured:
 
 
 def benchmark_storage(options: dict[str, Any]) -> Measured:
-    """Measure what runs in a bucket cost. Raises ValueError if SeaweedFS is not installed."""
+    """Measure the cost of runs in a bucket. Raises ValueError if SeaweedFS is not installed."""
     from jobs.benchmark.overhead.storage import StorageBenchmark, measure_storage, storage_report
 
     with TemporaryDirectory() as folder:

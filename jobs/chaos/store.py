@@ -1,4 +1,4 @@
-"""An S3 server on 127.0.0.1, and a gate before it that lets requests through, or not."""
+"""An S3 server on 127.0.0.1, behind a gate that can delay or refuse requests."""
 
 import http.client
 import os
@@ -38,7 +38,7 @@ class Answer(StrEnum):
 
 
 def blames_store(output: str) -> bool:
-    """Whether a driver has printed that the store failed it, not only that it goes on without."""
+    """Whether a driver printed an error of the store, beside notices that training continues."""
     lines = [line for line in output.splitlines() if "training continues" not in line]
     return any("the store answers" in line or "the store does not answer" in line for line in lines)
 
@@ -116,7 +116,7 @@ class Store:
                 return
 
     def answer(self, answer: Answer) -> None:
-        """Answer requests so from now on."""
+        """Set how requests are answered from now on."""
         self._gate.kind = answer
 
     def kill(self) -> None:

@@ -97,7 +97,7 @@ class Training:
 
     @property
     def output(self) -> str:
-        """What the latest driver has printed."""
+        """Output of the latest driver."""
         return self.log.read_bytes()[self._log_start :].decode(errors="replace")
 
     def folder_of(self, run: str) -> Path:
@@ -115,7 +115,7 @@ class Training:
 
     @property
     def _scratch(self) -> Path:
-        """What the driver takes by default as ray.scratch."""
+        """The driver's default of ray.scratch."""
         return self._folder / f"hourglass-ray-{os.getuid()}"
 
     def begin(self) -> None:

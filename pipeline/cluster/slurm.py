@@ -1,6 +1,6 @@
 """Commands as jobs of Slurm, each with a Ray cluster in its allocation (jobs/cluster/slurm.sbatch).
 
-What is submitted runs in the folder where it was, which the nodes share, with this Python.
+A submitted command runs with this Python, in the folder of its submission, which nodes share.
 """
 
 import codecs
@@ -32,7 +32,7 @@ _UNKNOWN = "4294967294"
 
 
 class SlurmJob:
-    """A job of Slurm, of an array the first task, which runs the command."""
+    """A job of Slurm. For an array it is the first task, which runs the command."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -75,7 +75,7 @@ class RayJob:
                 yield ""
         if reading.exception() or not self._status().is_terminal():
             raise ConnectionError(
-                f"{self._address}: the connection was lost, job {self.name} may go on; "
+                f"{self._address}: the connection was lost, job {self.name} may still run; "
                 f"{self.commands()[0]}"
             )
 

@@ -184,7 +184,7 @@ def with_areas(results: PersonResults) -> PersonResults:
 def matches_of(results: PersonResults, joint_set: JointSet) -> Matches | None:
     """Match people who were each predicted in their own frame; groups are images by name.
 
-    People with neither area nor box are left out; None if nobody is left, or the joint set has no
+    People with neither area nor box are left out; None if none is left, or the joint set has no
     sigmas. A person's image is the key without the person's number.
     """
     results = with_areas(results)

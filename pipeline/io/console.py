@@ -139,7 +139,7 @@ def _is_unread() -> bool:
 
 
 def _drop_output() -> None:
-    """Let the rest of the output lead nowhere."""
+    """Discard the rest of the output."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

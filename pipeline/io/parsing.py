@@ -42,7 +42,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 def parse_json(text: str | bytes, where: str) -> Any:
     """Parse JSON. Raises ValueError naming `where`, also for nesting too deep to parse.
 
-    Halves of characters (surrogates) are refused, but those that stand for bytes of a file's name
+    Lone surrogates are refused, but for those by which Python represents the bytes of a file's name
     that is no UTF-8: only these can be written again.
     """
     try:

@@ -108,7 +108,8 @@ def load_npz(content: bytes) -> dict[str, Any]:
     """Return the arrays of an .npz file.
 
     Raises UnfoldsError if they would unfold beyond `bound_of` its size, or one states more bytes
-    than the file has of it, and an error of any kind if it is not one, or text in it is none.
+    than the file has of it, and an error of any kind if it is no such file, or holds text that is
+    no Unicode.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         check_zip(archive, len(content))

@@ -35,7 +35,7 @@ def cut_checkpoint(folder: Path, stacks: int, into: Path) -> Path:
     """Write the network of the checkpoint in `folder`, cut to `stacks` stacks, below `into`.
 
     The heatmaps of the cut network are those of stack `stacks` of the whole one, its parameters
-    those of a network with so many stacks. The checkpoint has what is known of its evaluation, and
+    those of a network with `stacks` stacks. The checkpoint has what is known of its evaluation, and
     serves prediction alone. Returns its folder, or `folder` itself for 0 and for all stacks. Raises
     ValueError for other numbers, if the stacks before the last were not trained to predict, and for
     a damaged checkpoint.

@@ -42,7 +42,10 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What counts in the bucket. `serial` numbers the versions of `files` since the run `began`."""
+    """The owner of a run in a bucket, and its files.
+
+    `serial` numbers the versions of `files` since the run `began`.
+    """
 
     began: str
     generation: int

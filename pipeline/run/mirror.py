@@ -111,7 +111,7 @@ class Mirror:
         """Make the folder equal to the bucket, unless it is that or ahead of it already.
 
         Returns whether the bucket has the run. A folder is ahead while its last process had not
-        uploaded everything, and nobody has written to the bucket since. A light copy lacks weights
+        uploaded everything, and no other wrote to the bucket since. A light copy lacks weights
         and optimizers of checkpoints, but for those that are here already, and unless a process
         that trains keeps the folder.
 
@@ -177,7 +177,7 @@ class Mirror:
         return self._look() is not None
 
     def is_behind(self) -> bool:
-        """Whether another machine has written to the run since this one did, or it is light."""
+        """Whether another machine wrote to the run since this one did, or the copy is light."""
         found, base = self._look(), self._base()
         return base is None or (found is not None and _is_newer(found, base))
 
@@ -390,7 +390,7 @@ class Mirror:
         return {}
 
     def push(self, writer: Writer) -> bool:
-        """Upload what has changed, as it stands now; return whether the bucket has all of it."""
+        """Upload changed files, as they stand now; return whether the bucket has all of them."""
         if self._seen is None and self._look() is None:
             raise SupersededError(f"{self.location}: its {MANIFEST} was removed")
         assert self._seen is not None
@@ -514,7 +514,7 @@ class Mirror:
             return self._size_and_hash(path, file)[1]
 
     def _size_and_hash(self, path: Path, file: BinaryIO) -> tuple[int, str]:
-        """Return an open file's size, and the SHA-256 of so many bytes: it may grow meanwhile.
+        """Return an open file's size, and the SHA-256 up to it: the file may grow meanwhile.
 
         Computed once for each version of a file.
         """
@@ -593,7 +593,7 @@ def _sha256(file: BinaryIO, size: int) -> str:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder of a run is no checkpoint, or a finished one."""
+    """Whether a folder of a run is anything but an unfinished checkpoint."""
     return not folder.name.startswith("epoch_") or (folder / METADATA_NAME).exists()
 
 

@@ -103,7 +103,7 @@ class Turns(Protocol):
         """Let the workers write."""
 
     def take_back(self) -> None:
-        """Let the driver write, and the workers no more."""
+        """Let the driver write, and the workers no longer."""
 
 
 class Writer:

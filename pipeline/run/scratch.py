@@ -1,4 +1,4 @@
-"""Copies of runs on this machine's scratch disk, removed when they are of no more use."""
+"""Copies of runs on this machine's scratch disk, removed when they are no longer needed."""
 
 import shutil
 import time
@@ -20,8 +20,8 @@ _UNUSED_S = 3600.0
 def tidy(root: Path) -> None:
     """Remove copies below `root` that no process uses, and of which the bucket has everything.
 
-    Also those of which it lacks something, if another machine has written to the run since: what
-    is missing then counts no more.
+    Also those of which it lacks something, if another machine has written to the run since: the
+    missing files then no longer count.
     """
     # The trials of a sweep before the sweep.
     copies = [copy for scheme in STORES for copy in _copies(root / scheme)]
@@ -40,7 +40,7 @@ def _copies(root: Path) -> Iterator[Path]:
 
 
 def _is_used(folder: Path) -> bool:
-    """Whether something in the folder changed lately, or it holds copies that remain."""
+    """Whether a file in the folder changed in the last hour, or it holds copies that remain."""
     newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     return time.time() - newest < _UNUSED_S or len(list(_copies(folder))) > 1
 

@@ -81,7 +81,7 @@ def fetch_patiently(ray: RaySettings) -> None:
 
 @functools.cache
 def _tidy_beside(scratch: str) -> None:
-    """Remove copies of no more use from the scratch folder, once a process, on a thread."""
+    """Remove copies that are no longer needed from the scratch folder, on a thread, once."""
     from pipeline.run.scratch import tidy
 
     beside(lambda: tidy(scratch_folder(scratch)), "tidy")

@@ -62,7 +62,7 @@ class OptimSettings:
     epochs: int = 100
     """Passes over the training samples."""
     stop_after: int = 0
-    """End the run early after so many epochs without better validation accuracy; 0: never, as in
+    """Epochs without better validation accuracy after which the run ends early; 0: never, as in
     the paper. With optim.schedule=plateau more than optim.patience."""
     loss: Loss = "mse"
     """Loss, summed over the supervised heatmaps. mse: mean squared error, as in the paper.
@@ -151,11 +151,11 @@ class OptimSettings:
         )
 
     def is_over(self, epochs: int, epochs_since_best: int) -> bool:
-        """Whether training is over after `epochs`, the last few without better accuracy."""
+        """Whether training is over after `epochs`, the last `epochs_since_best` no better."""
         return epochs >= self.epochs or self.has_stalled(epochs_since_best)
 
     def has_stalled(self, epochs_since_best: int) -> bool:
-        """Whether so many epochs without better accuracy end the run early."""
+        """Whether `epochs_since_best` epochs without better accuracy end the run early."""
         return 0 < self.stop_after <= epochs_since_best
 
     def describe_end(self, headline: str, epochs: int, epochs_since_best: int) -> str:

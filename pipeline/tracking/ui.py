@@ -152,10 +152,10 @@ def _asked(address: str) -> bytes:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Takes a redirect for an error."""
+    """Handler that treats a redirect as an error."""
 
     def redirect_request(self, *_: object) -> None:
-        """Follow none: what listens on a port may be another user's."""
+        """Follow none: the server on a port may be another user's."""
 
 
 # Without the environment's proxies, which don't lead to this machine.

@@ -117,7 +117,7 @@ class ConsoleLogger:
             self._say_decoded()
 
     def _say_decoded(self) -> None:
-        """Print how many decoded crops this rank holds, if they have become more."""
+        """Print how many decoded crops this rank holds, if their number has grown."""
         held = self._trainer.decoded
         if held is not None and held.count > self._decoded:
             self._decoded = held.count

@@ -118,7 +118,7 @@ def test_a_run_in_a_bucket_resumes_on_a_machine_that_has_never_seen_it(bucket, t
     assert "PCKh@0.5" in capsys.readouterr().out
 
 
-def test_a_sweep_that_was_killed_goes_on_on_a_machine_that_has_never_seen_it(bucket, tmp_path):
+def test_a_sweep_that_was_killed_resumes_on_a_machine_that_has_never_seen_it(bucket, tmp_path):
     def words(scratch: str) -> list[str]:
         choice = {
             "vary": "model.features=8,16",

@@ -66,11 +66,16 @@ def said(output: Path) -> list[str]:
     return [line for line in lines if line.startswith(("start", "checkpoint", "job", "error"))]
 
 
-def test_a_command_that_is_signalled_or_preempted_keeps_a_checkpoint_and_goes_on(slurm, started):
+def test_a_command_that_is_signalled_or_preempted_keeps_a_checkpoint_and_is_requeued(
+    slurm, started
+):
     job, output = started("--nodes=2")
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     first = ["start 0 of train on 10.77.0.1:1", "checkpoint"]
-    first += [f"job {job} is requeued: the same command goes on", "start 1 of train on 10.77.0.1:1"]
+    first += [
+        f"job {job} is requeued: the same command resumes the run",
+        "start 1 of train on 10.77.0.1:1",
+    ]
     wait_until(lambda: said(output) == first, "second start", output)
     # A job of higher priority that needs both nodes.
     wanted = ["--partition=high", "--nodes=2", "--ntasks-per-node=4", "--output=/dev/null"]

@@ -284,7 +284,7 @@ class Finished:
 @pytest.mark.parametrize(
     ("options", "is_stopped", "out", "err"),
     [
-        ([], False, "SIGINT: detached; job job-1 goes on\n", ""),
+        ([], False, "SIGINT: detached; job job-1 keeps running\n", ""),
         (["--ctrl-c", "stop"], True, "a second signal only ends this command\n", "job-1 stopped\n"),
     ],
 )

@@ -185,7 +185,7 @@ def test_a_driver_that_follows_keeps_the_files_that_it_alone_writes(one, other):
     assert other.files() == {"delivered.json": b"2", "journal.jsonl": b"line\n"}
 
 
-def test_what_a_machine_did_not_send_is_kept_while_nobody_has_written_since(one):
+def test_what_a_machine_did_not_send_is_kept_while_no_other_has_written_since(one):
     writer = one.start(owner())
     one.write("journal.jsonl", b"first\n")
     one.mirror.push(writer)
@@ -195,7 +195,7 @@ def test_what_a_machine_did_not_send_is_kept_while_nobody_has_written_since(one)
     assert set(one.files()) == {"journal.jsonl", "epoch_0001/checkpoint.json"}
 
 
-def test_what_a_machine_did_not_send_is_dropped_once_another_has_gone_on(one, other):
+def test_what_a_machine_did_not_send_is_dropped_once_another_has_written(one, other):
     writer = one.start(owner())
     one.write("journal.jsonl", b"first\n")
     one.mirror.push(writer)

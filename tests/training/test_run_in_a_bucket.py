@@ -50,7 +50,7 @@ def train_in_bucket(task: Task, driver: Path, worker: Path) -> None:
         journal.end("FINISHED")
 
 
-def test_a_run_goes_on_from_the_bucket_alone_to_the_weights_of_one_on_a_disk(tmp_path):
+def test_a_run_resumes_from_the_bucket_alone_to_the_weights_of_one_on_a_disk(tmp_path):
     whole = eventful_task(tmp_path, 1)
     train_as_worker(whole, tmp_path / "disk")
     stored = {"ray.storage": "s3://bucket/runs", "ray.name": "pose"}

@@ -80,7 +80,7 @@ def planned(
 
 
 def trained(sweep: Sweep, epochs: int = 4) -> Path:
-    """Train the sweep's only trial for so many epochs, without Ray; return its run's folder."""
+    """Train the sweep's only trial for `epochs` epochs, without Ray; return its run's folder."""
     [point] = sweep.points
     plan = plan_trial(sweep.base, point)
     task = Task(

@@ -1,4 +1,4 @@
-"""What it costs that runs lie in a bucket: the same steps, and the time to the first one."""
+"""Cost of runs in a bucket: the same steps as in a folder, and the time to the first one."""
 
 import statistics
 from collections.abc import Mapping

@@ -81,10 +81,9 @@ def compare_runs(arguments: Arguments) -> "Comparison":
 
 
 def _find(run: str, arguments: Arguments, into: Path) -> Path:
-    from pipeline.run.plan import resolved_storage
     from pipeline.tracking.lookup import COMPARED, find_checkpoint
 
-    storage, uri = resolved_storage(arguments.storage), arguments.uri
+    storage, uri = arguments.storage, arguments.uri
     return find_checkpoint(run, storage, uri, into, argument="RUN", files=COMPARED)
 
 

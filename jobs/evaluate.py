@@ -110,7 +110,6 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     from pipeline.evaluation.oks import precision_table
     from pipeline.run.checkpoint import find_weights, load_network
     from pipeline.run.cut import cut_checkpoint
-    from pipeline.run.plan import resolved_storage
     from pipeline.run.storage import shown
     from pipeline.tracking.lookup import find_checkpoint
 
@@ -119,8 +118,7 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     device = torch_device(arguments.device, arguments.threads)
     _check_people_file(arguments.people)
     model = _model(arguments)
-    storage = resolved_storage(arguments.storage)
-    found = find_checkpoint(model, storage, arguments.uri, place)
+    found = find_checkpoint(model, arguments.storage, arguments.uri, place)
     checkpoint = cut_checkpoint(found, arguments.stacks, place)
     network, metadata = load_network(checkpoint, device, arguments.weights)
     weights = find_weights(checkpoint, arguments.weights)
@@ -143,7 +141,8 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
     measured_stacks, joint_set = _measure(evaluator, arguments), loader.joint_set
     evaluation, people = measured_stacks[-1]
     stacks = [_scores(*found, joint_set) for found in measured_stacks]
-    precision = _primary(stacks[-1], evaluator).precision
+    primary = _primary(stacks[-1], evaluator)
+    precision = primary.precision
     results = {"network": stacks[-1]}
     if arguments.train:
         training = shard_loader("data.train", arguments.train, *fitting)
@@ -152,8 +151,9 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
         for score in scores.values():
             say_text(f"\n{name}\n{table(score)}")
     by_stack = stacks if arguments.every_stack else []
-    for key in by_stack[-1] if by_stack else ():
-        say_text(f"\n{stack_table([scores[key] for scores in by_stack])}")
+    if arguments.every_stack:
+        for key in stacks[-1]:
+            say_text(f"\n{stack_table([scores[key] for scores in stacks])}")
     if precision:
         title = "network, by OKS, each person in the annotated frame"
         say_text(f"\n{title}\n{precision_table(precision)}")
@@ -165,8 +165,8 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
         arguments.people.write_bytes(people.to_bytes())
         say(f"written: {arguments.people}")
     if arguments.figures is not None:
-        _draw(evaluator, evaluation, people, _primary(stacks[-1], evaluator), arguments.figures)
-    return _primary(stacks[-1], evaluator)
+        _draw(evaluator, evaluation, people, primary, arguments.figures)
+    return primary
 
 
 def _check_data(arguments: Arguments) -> None:
@@ -286,9 +286,8 @@ def _measure(
     batches = stream_validation(loader, chosen, arguments.threads)
 
     def predicted() -> "Iterator[list[Predictions]]":
-        one = ([predictions] for predictions in evaluator.predict(batches))
         done = 0
-        for found in evaluator.predict_stacks(batches) if arguments.every_stack else one:
+        for found in evaluator.predict_stacks(batches, every=arguments.every_stack):
             yield found
             done += len(found[-1].positions)
             progress.to(done)

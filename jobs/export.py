@@ -79,12 +79,11 @@ def export(arguments: Arguments, place: Path) -> str:
     from pipeline.inference.export.write import check_installed, load, write
     from pipeline.run.checkpoint import find_weights, load_network
     from pipeline.run.cut import cut_checkpoint
-    from pipeline.run.plan import resolved_storage
     from pipeline.tracking.lookup import find_checkpoint
 
     check_installed(arguments.to)
-    storage = resolved_storage(arguments.storage)
-    found = find_checkpoint(arguments.model, storage, arguments.uri, place).absolute()
+    model, storage, uri = arguments.model, arguments.storage, arguments.uri
+    found = find_checkpoint(model, storage, uri, place).absolute()
     checkpoint = cut_checkpoint(found, arguments.stacks, place)
     out = _out_file(arguments, checkpoint)
     network, metadata = load_network(checkpoint, torch.device("cpu"), arguments.weights)

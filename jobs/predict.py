@@ -113,15 +113,14 @@ def predict(arguments: Arguments, place: Path) -> "list[Failure]":
     """
     from pipeline.inference.plan import plan_prediction
     from pipeline.run.cut import cut_checkpoint
-    from pipeline.run.plan import resolved_storage, working_root
+    from pipeline.run.plan import working_root
     from pipeline.tracking.lookup import find_checkpoint
 
     settings = _ray_settings(arguments)
     # Workers of a cluster have devices of their own.
     name = "cpu" if arguments.workers else arguments.device
     device = torch_device(name, arguments.threads)
-    storage = resolved_storage(arguments.storage)
-    checkpoint = find_checkpoint(arguments.model, storage, arguments.uri, place)
+    checkpoint = find_checkpoint(arguments.model, arguments.storage, arguments.uri, place)
     plan = plan_prediction(
         cut_checkpoint(checkpoint, arguments.stacks, place),
         arguments.inputs,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -61,10 +62,7 @@ class DecodedSamples:
         sample = self._samples[position]
         if self.used >= self._limit:
             return sample
-
-        def keep(sample: Sample, pixels: ImageRGBA) -> None:
-            self._keep(position, sample, pixels)
-
+        keep = partial(self._keep, position)
         return _Fresh(person=sample.person, crop=sample.crop, place=sample.place, keep=keep)
 
     @property

@@ -36,9 +36,10 @@ class Measurable:
 
 def counts_of(people: Iterable[Person], joint_set: JointSet) -> dict[str, int]:
     """Count the people that have the size of each measure, by the measure's key."""
-    counts = Counter({measure.key: 0 for measure in joint_set.all_measures})
+    measures = joint_set.all_measures
+    counts = Counter({measure.key: 0 for measure in measures})
     for person in people:
-        counts.update(m.key for m in joint_set.all_measures if m.is_defined_for(person))
+        counts.update(m.key for m in measures if m.is_defined_for(person))
     return dict(counts)
 
 

@@ -34,7 +34,7 @@ from pipeline.model.arithmetic import arithmetic, fp32_of
 from pipeline.model.decoding import decode, predicted_heatmaps
 from pipeline.model.loss import batch_loss, is_flat
 from pipeline.model.network import Heatmaps
-from pipeline.pose.geometry import heatmap_from_input, transform
+from pipeline.pose.geometry import Matrix, heatmap_from_input, transform
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.person import Visibility
 from pipeline.pose.shapes import Positions
@@ -74,15 +74,23 @@ class Evaluator:
         averaged with those of the mirrored images. The network is in evaluation mode meanwhile, and
         returns to its mode afterwards.
         """
-        for batch, stacks, predicted in self.heatmaps(batches):
-            yield self._decode(batch, stacks[-1], self._loss(batch, predicted))
+        for [found] in self.predict_stacks(batches, every=False):
+            yield found
 
-    def predict_stacks(self, batches: Iterable[Batch]) -> Iterator[list[Predictions]]:
-        """Yield every stack's predictions, first to last, with the loss of the stacks up to it."""
+    def predict_stacks(
+        self, batches: Iterable[Batch], *, every: bool = True
+    ) -> Iterator[list[Predictions]]:
+        """Yield predictions as `predict`: of every stack, first to last, or of the last alone.
+
+        The loss is that of the stacks up to each.
+        """
         for batch, stacks, predicted in self.heatmaps(batches):
+            to_original = self._to_original(batch.positions)
             yield [
-                self._decode(batch, maps, self._loss(batch, predicted.first(count)))
-                for count, maps in enumerate(stacks, start=1)
+                self._decode(
+                    batch, stacks[count - 1], self._loss(batch, predicted.first(count)), to_original
+                )
+                for count in range(1 if every else len(stacks), len(stacks) + 1)
             ]
 
     def heatmaps(
@@ -111,6 +119,7 @@ class Evaluator:
         batch: Batch,
         heatmaps: Float[Tensor, "batch joint height width"],
         loss: Float[Tensor, ""],
+        to_original: Sequence[Matrix],
     ) -> Predictions:
         optim, pixels = self.settings.optim, heatmaps.shape[-2] * heatmaps.shape[-1]
         with arithmetic("ieee"):
@@ -120,24 +129,22 @@ class Evaluator:
         parts = joints.ravel(), heights.ravel(), loss.reshape(1), flat.float().reshape(1)
         row = torch.cat(parts).cpu().numpy()
         points, confidence = np.split(row[:-2], [joints.numel()])
+        people = points.reshape(joints.shape).astype(np.float64)
+        for person, matrix in enumerate(to_original):
+            people[person] = transform(people[person], matrix)
         return Predictions(
             positions=batch.positions,
-            joints=self._to_original(
-                points.reshape(joints.shape).astype(np.float64), batch.positions
-            ),
+            joints=people,
             confidence=confidence.reshape(heights.shape),
             loss=float(row[-2]) * len(batch),
             flat=int(row[-1]),
         )
 
-    def _to_original(
-        self, points: Float[np.ndarray, "batch joint 2"], positions: Positions
-    ) -> Float[np.ndarray, "batch joint 2"]:
-        for row, position in enumerate(positions.tolist()):
-            sample = self.loader.samples[position]
-            matrix = heatmap_from_input() @ self.loader.input_from_original(sample, Augmentation())
-            points[row] = transform(points[row], np.linalg.inv(matrix))
-        return points
+    def _to_original(self, positions: Positions) -> list[Matrix]:
+        """Return the matrix from heatmap to original pixels for each person."""
+        samples = (self.loader.samples[position] for position in positions.tolist())
+        views = (self.loader.input_from_original(sample, Augmentation()) for sample in samples)
+        return [np.linalg.inv(heatmap_from_input() @ view) for view in views]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,13 +309,12 @@ class Truth:
     ) -> dict[str, Float[np.ndarray, "person joint"]]:
         """Return normalised errors by measure; NaN where a joint does not count."""
         known, sizes = (self.joints, self.annotated), (self.head_size, self.box_size, self.areas)
-        found = {
-            measure.key: normalised_errors(predicted, *known, person_sizes(measure, *known, *sizes))
-            for measure in joint_set.all_measures
-        }
+        found = {}
         for measure in joint_set.all_measures:
-            if measure.is_similarity:
-                found[measure.key] = dissimilarity(found[measure.key], joint_set.sigmas)
+            errors = normalised_errors(predicted, *known, person_sizes(measure, *known, *sizes))
+            found[measure.key] = (
+                dissimilarity(errors, joint_set.sigmas) if measure.is_similarity else errors
+            )
         return found
 
 

@@ -163,6 +163,14 @@ class Scores:
             return self.pooled[self.measure.thresholds[0]]
         return self.precision.ap if self.precision else np.nan
 
+    @property
+    def closing(self) -> list[tuple[str, float]]:
+        """The last rows of a table with their names: the AUC, and for OKS the primary metric."""
+        rows = [(self.measure.area_title, self.auc)]
+        if not self.measure.is_of_joints:
+            rows.append((self.measure.headline, self.headline))
+        return rows
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; thresholds become text, NaN becomes None."""
 
@@ -236,22 +244,18 @@ def table(result: Scores) -> str:
     lines.append(rule)
     lines.append(row("pooled mean", list(result.pooled.values())))
     lines.append(row("unweighted mean", list(result.unweighted.values())))
-    lines.append(row(measure.area_title, [result.auc]))
-    if not measure.is_of_joints:
-        lines.append(row(measure.headline, [result.headline]))
+    lines += [row(name, [value]) for name, value in result.closing]
     return "\n".join(lines)
 
 
 def stack_table(stacks: Sequence[Scores]) -> str:
     """Return a table of one measure's pooled percentages as text, with one row per stack."""
     measure = stacks[0].measure
-    heads = [*map(measure.title_at, measure.thresholds), measure.area_title]
-    heads += [] if measure.is_of_joints else [measure.headline]
+    heads = [*map(measure.title_at, measure.thresholds), *(name for name, _ in stacks[0].closing)]
     column = max(15, *(len(head) + 1 for head in heads))
     lines = ["stack  " + "".join(f"{head:>{column}}" for head in heads)]
     for number, result in enumerate(stacks, start=1):
-        values = [*result.pooled.values(), result.auc]
-        values += [] if measure.is_of_joints else [result.headline]
+        values = [*result.pooled.values(), *(value for _, value in result.closing)]
         cells = "".join(f"{value:>{column}.2f}" for value in values)
         lines.append(f"{f'{number}/{len(stacks)}':<7}{cells}")
     return "\n".join(lines)

@@ -178,7 +178,8 @@ def with_areas(results: PersonResults) -> PersonResults:
     """Return the people whose areas are known; all where nothing is known of instances."""
     if results.instances is None:
         return results
-    return results.rows(np.flatnonzero(~np.isnan(results.instances.areas)))
+    known = ~np.isnan(results.instances.areas)
+    return results if known.all() else results.rows(np.flatnonzero(known))
 
 
 def matches_of(results: PersonResults, joint_set: JointSet) -> Matches | None:

@@ -85,9 +85,7 @@ def _rows(result: Scores) -> Iterator[list[str]]:
             yield [name, *(_percent(by_threshold[t][name]) for t in thresholds)]
     yield ["pooled mean", *(_percent(result.pooled[t]) for t in thresholds)]
     yield ["unweighted mean", *(_percent(result.unweighted[t]) for t in thresholds)]
-    yield [result.measure.area_title, _percent(result.auc)]
-    if not result.measure.is_of_joints:
-        yield [result.measure.headline, _percent(result.headline)]
+    yield from ([name, _percent(value)] for name, value in result.closing)
 
 
 def _percent(value: float) -> str:

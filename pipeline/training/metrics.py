@@ -106,8 +106,12 @@ def beside_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, 
     if not trainer.settings.optim.ema_samples:
         return {}
     measure = trainer.measure
-    evaluation, results = trainer.evaluate_people("raw")
-    precision = None if measure.is_of_joints else trainer.average_precision(results)
+    precision = None
+    if measure.is_of_joints:
+        evaluation = trainer.evaluate("raw")
+    else:
+        evaluation, results = trainer.evaluate_people("raw")
+        precision = trainer.average_precision(results)
     raw = evaluation.scores(trainer.joint_set, precision)[measure.key]
     return {
         f"ema/{measure.metric_name}": metrics[measure.metric_name],

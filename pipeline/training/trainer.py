@@ -30,7 +30,7 @@ from pipeline.data.sampler import epoch_order, rank_batches, validation_batches
 from pipeline.data.shards.reader import ShardReader
 from pipeline.data.shards.sample import Samples
 from pipeline.data.shards.streaming import ShardStream
-from pipeline.evaluation.evaluate import Evaluation, Evaluator, Predictions, evaluate_stacks
+from pipeline.evaluation.evaluate import Evaluation, Evaluator, evaluate_stacks
 from pipeline.evaluation.metrics import AveragePrecision
 from pipeline.evaluation.oks import precision_of
 from pipeline.evaluation.overlays import draw_overlays
@@ -227,6 +227,11 @@ class Trainer:
         is_due = every and self.state.progress.steps % every == 0
         return Request.CHECKPOINT if is_due else Request.NONE
 
+    def evaluate(self, weights: Weights) -> Evaluation:
+        """Evaluate as `evaluate_people`, without the results of each person."""
+        [[own, _]] = self._evaluate_part(weights, 1)
+        return reduce(add, gather(own, self.workers, self.device))
+
     def evaluate_people(self, weights: Weights = "auto") -> tuple[Evaluation, PersonResults]:
         """Evaluate every validation person once over all workers; every rank gets all results.
 
@@ -269,11 +274,7 @@ class Trainer:
         )
         batches = stream_validation(self._val, chosen, self.settings.data.threads or 1)
         evaluator, ahead = self._evaluator(weights), prefetch(batches, self.device)
-        predictions: Iterator[list[Predictions]] = (
-            evaluator.predict_stacks(ahead)
-            if stacks > 1
-            else ([predictions] for predictions in evaluator.predict(ahead))
-        )
+        predictions = evaluator.predict_stacks(ahead, every=stacks > 1)
         return evaluate_stacks(self.marker.of_each(predictions, stage), self._val, stacks)
 
     def _evaluator(self, weights: Weights) -> Evaluator:

@@ -47,7 +47,8 @@ def read_deeplabcut(files: AnnotationFiles) -> Annotations:
     _check_scorers(tables, files.annotations)
     config = _config(files.annotations)
     skipped: Counter[str] = Counter()
-    skipped[PREDICTION] += sum(len(table.images) for table in found if table not in tables)
+    left_out = (table for table in found if table.is_predicted and not files.predictions)
+    skipped[PREDICTION] += sum(len(table.images) for table in left_out)
     figures: list[Figure] = []
     parts: dict[str, dict[str, None]] = {}
     for table in tables:
@@ -83,7 +84,7 @@ def is_deeplabcut(peek: Peek) -> str:
     return ""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class _Table:
     """A table: its columns as (individual, body part, coordinate), and a row an image.
 

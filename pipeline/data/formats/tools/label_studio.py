@@ -42,12 +42,14 @@ def read_label_studio(files: AnnotationFiles) -> Annotations:
     as ground truth is read, else the latest. Raises ValueError naming file, task, result and value.
     """
     path = files.annotations
-    if path.is_file() and (kind := _flat_kind(Peek(path))):
+    peek = Peek(path)
+    if path.is_file() and (kind := _flat_kind(peek)):
         raise ValueError(
             f"{path} is Label Studio's {kind} export, which lacks what ties joints to figures and "
             "how pictures were turned; export the project as JSON"
         )
-    tasks = read_json(path)
+    # The whole file is parsed once, if it is JSON at all.
+    tasks = peek.json if path.is_file() and peek.json is not None else read_json(path)
     if not isinstance(tasks, list):
         raise ValueError(f"{path}: expected a list of tasks, got {tasks!r:.80}")
     skipped: Counter[str] = Counter()

@@ -17,7 +17,6 @@ import tyro
 
 from jobs.options import Address
 from pipeline.io.console import fail, say
-from pipeline.io.location import is_store
 from pipeline.settings.cli import clear_errors, parse
 
 _DISTRIBUTION = "hourglass-ray"
@@ -178,14 +177,9 @@ def _temporary(arguments: Arguments) -> str:
 
 
 def _storage(arguments: Arguments) -> str:
-    from pipeline.run.plan import check_writable, resolved_storage, storage_folder
-    from pipeline.run.storage import check_store
+    from pipeline.run.plan import check_storage, resolved_storage
 
-    folder, storage = storage_folder(arguments.storage), resolved_storage(arguments.storage)
-    setting = "ray.scratch" if is_store(storage) else "ray.storage"
-    if is_store(storage):
-        check_store(storage)
-    check_writable(setting, folder)
+    setting, folder = check_storage(resolved_storage(arguments.storage), "")
     there = next(above for above in (folder, *folder.parents) if above.exists())
     _check_room(f"{setting}={folder}", there)
     free = _free_gb(there)

@@ -26,15 +26,18 @@ def record_cuts(sweep: Sweep) -> dict[str, str]:
     Runs that have all epochs already stay as they are, so that it may be repeated. A damaged run
     must not fail the sweep: returns the errors of cuts that failed, by name.
     """
-    errors = {}
+    errors: dict[str, str] = {}
+    wholes: dict[str, Plan] = {}
     for cut in sweep.cuts:
-        name = run_name(cut.point, "")
+        name, whole = run_name(cut.point, ""), run_name(cut.whole, "")
         try:
-            whole, plan = plan_trial(sweep.base, cut.whole), plan_trial(sweep.base, cut.point)
-            if _is_behind(plan, whole):
-                _record(plan, whole, sweep.name)
+            if whole not in wholes:
+                wholes[whole] = plan_trial(sweep.base, cut.whole)
+            plan = plan_trial(sweep.base, cut.point)
+            if _is_behind(plan, wholes[whole]):
+                _record(plan, wholes[whole], sweep.name)
         except (ValueError, OSError) as error:
-            errors[name] = f"not cut from {run_name(cut.whole, '')}: {error}"
+            errors[name] = f"not cut from {whole}: {error}"
             say(f"{name}: {errors[name]}")
     return errors
 

@@ -40,7 +40,7 @@ class Sweep:
 
     `base.ray.storage` is the sweep's own folder, or its place in a bucket. `plans` has every trial
     of a grid; for drawn points, trials at the ends of the space. `cuts` are trials that are not
-    trained, in a sweep `from_one` training for all numbers of stacks.
+    trained: a sweep has some if one training is for all numbers of stacks.
     """
 
     name: str
@@ -55,7 +55,6 @@ class Sweep:
     """Name under which the best trial's best checkpoint is registered; empty: not registered."""
     facts: Mapping[str, str]
     """Settings and checksums that decide the outcome of the trials, except those that vary."""
-    from_one: bool = False
     cuts: tuple[Cut, ...] = ()
     restarts: bool = False
     """Whether the folder holds another sweep, which is to be kept under another name."""
@@ -125,7 +124,7 @@ class Sweep:
             "search": search,
             "early": asdict(self.early),
             # Sweeps from before had no such part.
-            **({"from_one": True} if self.from_one else {}),
+            **({"from_one": True} if self.cuts else {}),
         }
 
 
@@ -173,7 +172,6 @@ def plan_sweep(
         plans=(),
         register=settings.tracking.register,
         facts=facts_of(base, planned.checksums),
-        from_one=from_one,
         cuts=cuts,
     )
     identity = json.dumps(sweep.identity(), sort_keys=True)

@@ -77,19 +77,20 @@ def benchmark_predict(options: dict[str, Any]) -> Measured:
 
 def benchmark_ray(options: dict[str, Any]) -> Measured:
     """Measure Ray's overhead."""
-    from jobs.benchmark.overhead.overhead import RayBenchmark, measure_ray, ray_report
+    from jobs.benchmark.overhead.overhead import OverheadBenchmark, measure_ray, ray_report
 
     with TemporaryDirectory() as folder:
-        result = measure_ray(RayBenchmark(**options), Path(folder))
+        result = measure_ray(OverheadBenchmark(**options), Path(folder))
     return result, ray_report(result)
 
 
 def benchmark_storage(options: dict[str, Any]) -> Measured:
     """Measure the cost of runs in a bucket. Raises ValueError if SeaweedFS is not installed."""
-    from jobs.benchmark.overhead.storage import StorageBenchmark, measure_storage, storage_report
+    from jobs.benchmark.overhead.overhead import OverheadBenchmark
+    from jobs.benchmark.overhead.storage import measure_storage, storage_report
 
     with TemporaryDirectory() as folder:
-        result = measure_storage(StorageBenchmark(**options), Path(folder))
+        result = measure_storage(OverheadBenchmark(**options), Path(folder))
     return result, storage_report(result)
 
 

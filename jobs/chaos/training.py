@@ -1,6 +1,5 @@
 """The soak's training: one tiny run after another, each by `jobs.train`."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from jobs.chaos.programs import Program, python
 from jobs.pack import pack_here
 from pipeline.io.installation import module
 from pipeline.io.location import is_store
-from pipeline.run.storage import fetch_run, local_storage
+from pipeline.run.storage import default_scratch, fetch_run, local_storage
 from pipeline.settings import RaySettings
 from pipeline.settings.packing import SYNTHETIC_NAME, CropSettings, PackSettings
 
@@ -116,7 +115,7 @@ class Training:
     @property
     def _scratch(self) -> Path:
         """The driver's default of ray.scratch."""
-        return self._folder / f"hourglass-ray-{os.getuid()}"
+        return default_scratch(self._folder)
 
     def begin(self) -> None:
         # Names sort in the order of training.

@@ -69,12 +69,13 @@ _BEFORE_TOKEN = re.compile(
     re.IGNORECASE,
 )
 # Tokens of known services, which say so, and three parts in base64 that begin as JSON does.
+_PREFIXES = r"gh[a-z]_|github_pat_|glpat-|xox[a-z]-|hf_|sk-"
 _SERVICE = re.compile(
-    r"\b(?:gh[a-z]_|github_pat_|glpat-|xox[a-z]-|hf_|sk-)[A-Za-z0-9_-]{16,}"
+    rf"\b(?:{_PREFIXES})[A-Za-z0-9_-]{{16,}}"
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{4,}(?:\.[\w-]*)?"
 )
 _TOKEN = re.compile(
-    r"(?:gh[a-z]_|github_pat_|glpat-|xox[a-z]-|sk-|hf_|AKIA|ya29\.|bot\d+:).{8,}"
+    rf"(?:{_PREFIXES}|AKIA|ya29\.|bot\d+:).{{8,}}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"
 )
 # A random word of letters of both cases and digits; hashes and ids are in lower case.

@@ -1,7 +1,8 @@
 """Checkpoints on disk: weights and their average (safetensors), training state, and metadata."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -172,10 +173,16 @@ def weights_name(folder: Path, weights: Weights) -> str:
 
 def load_weights(folder: Path, network: nn.Module, weights: Weights = "raw") -> None:
     """Load a checkpoint's weights. Raises ValueError naming the file if they don't fit."""
-    path = folder / weights_name(folder, weights)
+    with reading_weights(folder / weights_name(folder, weights)) as stored:
+        network.load_state_dict(stored)
+
+
+@contextmanager
+def reading_weights(path: Path) -> Iterator[dict[str, Tensor]]:
+    """Yield a file's tensors by name. Raises ValueError naming it if they can't be read or used."""
     try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        yield load_file(path)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path}: weights can't be loaded: {briefly(error)}") from error
 
 

@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.model.build import build_network
@@ -15,6 +13,7 @@ from pipeline.run.checkpoint import (
     WEIGHTS_NAME,
     Snapshot,
     check_file,
+    reading_weights,
     write_checkpoint,
 )
 from pipeline.run.metadata import CheckpointMetadata, read_checksums, read_metadata
@@ -43,7 +42,7 @@ def cut_checkpoint(folder: Path, stacks: int, into: Path) -> Path:
     metadata = read_metadata(folder)
     if stacks in (0, metadata.settings.model.stacks):
         return folder
-    model = cut_model(metadata.settings.model, stacks, str(folder))
+    model = _cut_model(metadata.settings.model, stacks, str(folder))
     cut = into / folder.parent.name / f"{folder.name}-stacks-{stacks}"
     cut.mkdir(parents=True)
     names = set(build_network(model, 0, torch.device("meta")).state_dict())
@@ -58,7 +57,7 @@ def cut_checkpoint(folder: Path, stacks: int, into: Path) -> Path:
     return cut
 
 
-def cut_model(model: ModelSettings, stacks: int, where: str) -> ModelSettings:
+def _cut_model(model: ModelSettings, stacks: int, where: str) -> ModelSettings:
     """Return the shape of the network of `where` with `stacks` stacks. Raises ValueError."""
     if not 1 <= stacks <= model.stacks:
         whole = "1 stack" if model.stacks == 1 else f"{model.stacks} stacks"
@@ -103,8 +102,5 @@ def _files_of_stack(folder: Path, stack: int) -> dict[str, bytes]:
 def _first(path: Path, names: Collection[str]) -> dict[str, Tensor]:
     """Read the tensors of these names. Raises ValueError naming a damaged file."""
     check_file(path.parent, path.name)
-    try:
-        stored = load_file(path)
+    with reading_weights(path) as stored:
         return {name: stored[name] for name in names}
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{path}: weights can't be loaded: {error}") from error

@@ -10,16 +10,13 @@ import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from pipeline.io.console import say
 from pipeline.io.inside import checked_name, path_inside
 from pipeline.io.objects import AbsentError, ConflictError, Objects, StoreError, Version
 from pipeline.io.own import open_own
@@ -31,15 +28,14 @@ from pipeline.run.layout import LOCK, STATE, STOP_NAME
 from pipeline.run.manifest import MANIFEST, Manifest, Stored, is_own
 from pipeline.run.metadata import METADATA_NAME
 from pipeline.run.ownership import (
-    LEASE_S,
     HeldError,
     Owner,
     SupersededError,
     Writer,
     has_ended,
-    held,
     newest_claim,
     note_claim,
+    outlive_lease,
 )
 
 # Objects beside the manifest: the owner's sign of life, and a request to stop.
@@ -205,13 +201,15 @@ class Mirror:
     def _look(self) -> Manifest | None:
         """Read the manifest; None if there is none."""
         try:
-            text, version = self._objects.get(MANIFEST)
+            self._seen = self._read()
         except AbsentError:
             self._seen = None
             return None
-        manifest = Manifest.parsed(text, redacted(self._objects.at(MANIFEST)))
-        self._seen = manifest, version
-        return manifest
+        return self._seen[0]
+
+    def _read(self) -> tuple[Manifest, Version]:
+        text, version = self._objects.get(MANIFEST)
+        return Manifest.parsed(text, redacted(self._objects.at(MANIFEST))), version
 
     def note_claims(self) -> None:
         """Note the bucket's newest claim in the folder, where writers look for newer ones."""
@@ -307,36 +305,31 @@ class Mirror:
 
         Raises HeldError if it is alive.
         """
-        first, is_said = self._sign_of_life(), False
-        if has_ended(owner, what, lambda: self._age_s(first)):
-            return True
-        while (age_s := self._age_s(first)) < LEASE_S:
-            sign = self._sign_of_life()
-            there = self._look()
-            if there is None or there.generation != generation:
-                return False
-            if sign > first:
-                raise held(what, owner, 0.0)
-            if not is_said:
-                say(
-                    f"{what}: waiting for at most {LEASE_S - age_s:.0f} s, to see whether its "
-                    f"last owner is alive: {owner}, last sign of life {age_s:.0f} s ago"
-                )
-            is_said = True
-            time.sleep(_LOOK_S)
-        return True
+        first = self._sign_of_life()
 
-    def _sign_of_life(self) -> datetime:
+        def age_s() -> float:
+            return self._age_s(first)
+
+        def sign() -> float | None:
+            # Another claim is a sign of life too: it must be looked for afterwards.
+            last, there = self._sign_of_life(), self._look()
+            return last if there is not None and there.generation == generation else None
+
+        return has_ended(owner, what, age_s) or outlive_lease(
+            *(owner, what, first, sign, age_s, _LOOK_S)
+        )
+
+    def _sign_of_life(self) -> float:
         """Return the time of the owner's last sign of life. Its manifest is one too."""
         signs = [self._objects.head(MANIFEST).modified]
         with suppress(AbsentError):
             signs.append(self._objects.head(_ALIVE).modified)
-        return max(signs)
+        return max(signs).timestamp()
 
-    def _age_s(self, sign: datetime) -> float:
+    def _age_s(self, sign: float) -> float:
         """Return the age of a sign of life by the store's clock, since clocks of hosts differ."""
         self._objects.put(_PROBE, b"")
-        return (self._objects.head(_PROBE).modified - sign).total_seconds()
+        return self._objects.head(_PROBE).modified.timestamp() - sign
 
     def release(self) -> None:
         """Let others claim the run at once, if the folder's claim was released."""
@@ -352,8 +345,7 @@ class Mirror:
 
     def look_for_claims(self) -> None:
         """Note the bucket's newest claim in the folder, without a step of the upload."""
-        text, _ = self._objects.get(MANIFEST)
-        newest = Manifest.parsed(text, redacted(self._objects.at(MANIFEST)))
+        newest, _ = self._read()
         note_claim(self.folder, newest.generation, newest.owner)
 
     def pass_stop_on(self, owner: Owner, has_asked: bool) -> bool:

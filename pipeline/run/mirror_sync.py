@@ -28,7 +28,7 @@ def join(mirror: Mirror, owner: Owner) -> Writer:
     """
     writer: Writer | None = None
 
-    def attempt() -> bool:
+    def attempt() -> None:
         nonlocal writer
         mirror.pull()
         mirror.note_claims()
@@ -37,7 +37,6 @@ def join(mirror: Mirror, owner: Owner) -> Writer:
         if writer is None or not writer.is_newest():
             writer = Writer.of_worker(mirror.folder, owner)
         mirror.claim(writer)
-        return True
 
     until(attempt, PATIENCE_S)
     assert writer is not None
@@ -98,7 +97,7 @@ class MirrorSync:
         try:
             with self._turn:
                 # After this, to join replaces none of the files that only this process has changed.
-                until(self._follow, PATIENCE_S)
+                until(self._mirror.follow, PATIENCE_S)
                 join(self._mirror, self._writer.owner)
                 self._writes = True
         except StoreError as error:
@@ -127,10 +126,6 @@ class MirrorSync:
         for thread in self._threads:
             thread.join(_END_S)
         self._kept.close()
-
-    def _follow(self) -> bool:
-        self._mirror.follow()
-        return True
 
     def _work(self, step: Callable[[], None]) -> None:
         pause_s = _LOOK_S
@@ -182,12 +177,12 @@ class MirrorSync:
         self._failures = 0
 
 
-def until(attempt: Callable[[], bool], patience_s: float) -> None:
-    """Attempt until success. Raises the last StoreError when the time is over."""
+def until(attempt: Callable[[], bool | None], patience_s: float) -> None:
+    """Attempt until the result is not False. Raises the last StoreError when the time is over."""
     end = time.monotonic() + patience_s
     while True:
         try:
-            if attempt():
+            if attempt() is not False:
                 return
         except StoreError:
             if time.monotonic() > end:

@@ -322,21 +322,46 @@ def _wait_for_end(folder: Path, claim: Claim, owner: Owner, what: str) -> None:
     """
     if has_ended(owner, what, lambda: _claim_age_s(claim)):
         return
+
+    def sign() -> float | None:
+        newest = newest_claim(folder)
+        is_newest = newest is not None and newest.generation == claim.generation
+        return _sign_of_life(claim) if is_newest else None
+
     with tempfile.NamedTemporaryFile(dir=folder / CLAIMS, prefix=".probe-") as probe:
-        sign, is_said = _sign_of_life(claim), False
-        while (age_s := _age_s(probe.name, sign)) < LEASE_S:
-            newest = newest_claim(folder)
-            if newest is None or newest.generation != claim.generation:
-                return
-            if _sign_of_life(claim) > sign:
-                raise held(what, owner, 0.0)
-            if not is_said:
-                say(
-                    f"{what}: waiting for at most {LEASE_S - age_s:.0f} s, to see whether its "
-                    f"last owner is alive: {owner}, last sign of life {age_s:.0f} s ago"
-                )
-            is_said = True
-            time.sleep(_LOOK_S)
+        first = _sign_of_life(claim)
+        outlive_lease(owner, what, first, sign, lambda: _age_s(probe.name, first), _LOOK_S)
+
+
+def outlive_lease(
+    owner: Owner,
+    what: str,
+    first: float,
+    sign: Callable[[], float | None],
+    age_s: Callable[[], float],
+    look_s: float,
+) -> bool:
+    """Wait until the `first` sign of life of an owner elsewhere, of `age_s`, is older than a lease.
+
+    Looks for a newer one every `look_s` seconds: `sign` returns the time of the last one, or None
+    once there is another claim. Returns whether the lease is over; False if there is another claim.
+    Raises HeldError if the owner is alive.
+    """
+    is_said = False
+    while (age := age_s()) < LEASE_S:
+        last = sign()
+        if last is None:
+            return False
+        if last > first:
+            raise held(what, owner, 0.0)
+        if not is_said:
+            say(
+                f"{what}: waiting for at most {LEASE_S - age:.0f} s, to see whether its "
+                f"last owner is alive: {owner}, last sign of life {age:.0f} s ago"
+            )
+        is_said = True
+        time.sleep(look_s)
+    return True
 
 
 def held(what: str, owner: Owner, age_s: float, state: str = "") -> HeldError:

@@ -223,7 +223,8 @@ def _checkpoint_folder(key: str, word: str, settings: Settings) -> str:
     storage = resolved_storage(settings.ray.storage)
     if not word:
         return ""
-    found = find_local(word, storage, settings.ray.scratch)
+    # Whoever loads the weights brings them.
+    found = find_local(word, storage, settings.ray.scratch, needs_weights=False)
     if found is None:
         raise ValueError(
             f"{key}={word!r}: no such folder, and none of this name in {storage}; expected "
@@ -315,12 +316,8 @@ def _check_cache(data: DataSettings, train: ShardSet) -> None:
 
 def _check_places(settings: Settings, train: ShardSet) -> None:
     """Raise ValueError if the run can't write where it will have to."""
-    storage = local_storage(settings.ray.storage, settings.ray.scratch)
-    setting = "ray.scratch" if is_store(settings.ray.storage) else "ray.storage"
-    check_writable(setting, storage)
+    _, storage = check_storage(settings.ray.storage, settings.ray.scratch)
     check_writable("ray.name", storage / settings.ray.name)
-    if is_store(settings.ray.storage):
-        check_store(settings.ray.storage)
     if settings.data.cache and any(map(is_remote, train.paths)):
         check_writable("data.cache", Path(settings.data.cache))
     scheme, _, path = settings.tracking.uri.partition(":///")
@@ -329,6 +326,20 @@ def _check_places(settings: Settings, train: ShardSet) -> None:
         check_writable("tracking.uri", database.parent)
         if database.exists() and not os.access(database, os.W_OK):
             raise ValueError(f"tracking.uri: {database} can't be written")
+
+
+def check_storage(storage: str, scratch: str) -> tuple[str, Path]:
+    """Check that runs can be written to a resolved `ray.storage`, in a bucket also to `scratch`.
+
+    Returns the folder on this machine, after the name of its setting. Raises ValueError.
+    """
+    setting, folder = "ray.storage", local_storage(storage, scratch)
+    if is_store(storage):
+        setting = "ray.scratch"
+    check_writable(setting, folder)
+    if is_store(storage):
+        check_store(storage)
+    return setting, folder
 
 
 def check_writable(setting: str, folder: Path) -> None:

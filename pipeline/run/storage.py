@@ -41,7 +41,7 @@ def scratch_folder(scratch: str) -> Path:
 
     Raises ValueError if that is another user's.
     """
-    root = Path(scratch) if scratch else Path(tempfile.gettempdir(), f"hourglass-ray-{os.getuid()}")
+    root = Path(scratch) if scratch else default_scratch(Path(tempfile.gettempdir()))
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Others could have put a link where the default is expected.
     status = root.stat(follow_symlinks=scratch != "")
@@ -51,6 +51,11 @@ def scratch_folder(scratch: str) -> Path:
             f"{stat.filemode(status.st_mode)}: expected a folder of this user alone"
         )
     return root
+
+
+def default_scratch(temporary: Path) -> Path:
+    """Return the default of `ray.scratch` in a folder of temporary files."""
+    return temporary / f"hourglass-ray-{os.getuid()}"
 
 
 def fetch_run(ray: RaySettings) -> None:
@@ -72,11 +77,7 @@ def fetch_patiently(ray: RaySettings) -> None:
     if is_store(ray.storage):
         from pipeline.run.mirror_sync import PATIENCE_S, until
 
-        def attempt() -> bool:
-            fetch_run(ray)
-            return True
-
-        until(attempt, PATIENCE_S)
+        until(lambda: fetch_run(ray), PATIENCE_S)
 
 
 @functools.cache

@@ -41,13 +41,15 @@ def find_checkpoint(
 ) -> Path:
     """Return the checkpoint that `model` names: local, a registered model's, or an MLflow run's.
 
-    `find_local` comes first; if `files` are named, it brings no weights from a bucket.
+    `find_local` comes first, in `storage` as `ray.storage`; if `files` are named, it brings no
+    weights from a bucket.
     `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow, and so are runs if
     `uri` is given, and downloaded to `into`: `files`, or if there are none all but the optimizer's.
     Raises ValueError naming the `argument` if there is no checkpoint, AwayError or RefusedError.
     """
     from pipeline.tracking.registry import download_model
 
+    storage = resolved_storage(storage)
     if model.startswith(REGISTERED):
         uri = tracking_uri(uri)
         reach_store(uri)
@@ -85,7 +87,7 @@ def _local(key: str, model: str, settings: Settings) -> str:
     It is kept in `ray.storage`, under its checksum.
     """
     storage, scratch = resolved_storage(settings.ray.storage), settings.ray.scratch
-    if find_local(model, storage, scratch) is not None:
+    if find_local(model, storage, scratch, needs_weights=False) is not None:
         return model
     kept = local_storage(storage, scratch) / STARTS
     kept.mkdir(parents=True, exist_ok=True)

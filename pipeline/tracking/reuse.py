@@ -17,13 +17,12 @@ def settings_of_config(config: str, storage: str = "", uri: str = "") -> dict[st
     if path.is_file() or path.suffix == ".toml":
         return read_config(path)
     from pipeline.run.metadata import METADATA_NAME, read_metadata
-    from pipeline.run.plan import resolved_storage
     from pipeline.tracking.lookup import find_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         found = find_checkpoint(
             config,
-            resolved_storage(storage),
+            storage,
             uri,
             Path(folder),
             argument="--config",

@@ -13,7 +13,7 @@ from typing import Any
 from jobs.benchmark.rounds.data import settings_for
 from jobs.benchmark.timing import spread
 from pipeline.io.console import say
-from pipeline.io.installation import import_path, module
+from pipeline.io.installation import module, python_path
 from pipeline.settings import Settings
 from pipeline.training.probes import STARTUP_FILE, startup_times
 
@@ -71,12 +71,11 @@ def start_once(data: Path, number: int, place: Mapping[str, str] = {}) -> dict[s
     given = {key: value for key, value in settings.flat().items() if value != defaults[key]}
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
     marks = data.parent / f"stages-{name}"
-    path = os.pathsep.join([str(import_path()), *filter(None, [os.environ.get("PYTHONPATH")])])
     start = time.time()
     done = subprocess.run(
         [sys.executable, "-m", module("jobs.train"), *words],
         cwd=data.parent,
-        env=os.environ | {STARTUP_FILE: str(marks), "PYTHONPATH": path},
+        env=os.environ | {STARTUP_FILE: str(marks), "PYTHONPATH": python_path()},
         capture_output=True,
         text=True,
         check=False,

@@ -22,7 +22,7 @@ _TARGETS: Mapping[str, Target] = {"plain": train_without_ray, "ray": train_with_
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayBenchmark:
+class OverheadBenchmark:
     """Settings: `rounds` starts of a run, and three times as many rounds of `steps`."""
 
     rounds: int = 5
@@ -34,7 +34,7 @@ class RayBenchmark:
         assert self.steps > WARM_STEPS
 
 
-def measure_ray(settings: RayBenchmark, folder: Path) -> dict[str, Any]:
+def measure_ray(settings: OverheadBenchmark, folder: Path) -> dict[str, Any]:
     """Measure steady state and start, with `folder` for files.
 
     Raises RuntimeError if training fails, or if the variants do not train alike.
@@ -143,16 +143,20 @@ def check_alike(measured: Mapping[str, Mapping[str, Any]]) -> None:
 
 def ray_report(result: Mapping[str, Any]) -> str:
     """Format all that was measured as tables."""
-    machine = result["machine"]
-    head = (
-        f"{machine['cores']} cores, load {machine['load_average']:.1f}, Ray {machine['ray']}, "
-        f"torch {machine['torch']}"
-    )
     primary = (
         f"overhead_percent {result['overhead_percent']:.2f}   "
         f"first_step_s {result['first_step_s']:.2f}"
     )
-    return "\n\n".join((head, _overhead(result), _first_step(result), primary))
+    return "\n\n".join((machine_line(result), _overhead(result), _first_step(result), primary))
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """Describe the machine of a measurement with Ray."""
+    machine = result["machine"]
+    return (
+        f"{machine['cores']} cores, load {machine['load_average']:.1f}, Ray {machine['ray']}, "
+        f"torch {machine['torch']}"
+    )
 
 
 def _overhead(result: Mapping[str, Any]) -> str:

@@ -3,18 +3,24 @@
 import statistics
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from jobs.benchmark.overhead.first_step import measure_first_step
-from jobs.benchmark.overhead.overhead import WARM_STEPS, cpu_ms, percents, samples_per_s
+from jobs.benchmark.overhead.overhead import (
+    OverheadBenchmark,
+    cpu_ms,
+    machine_line,
+    percents,
+    samples_per_s,
+)
 from jobs.benchmark.rounds.data import pack_rendered, settings_for
 from jobs.benchmark.rounds.processes import RoundFiles, VariantProcess, run_rounds
 from jobs.benchmark.rounds.trainer import RoundTrainer
-from jobs.benchmark.timing import check_counts, environment, machine, spread
+from jobs.benchmark.timing import environment, machine, spread
 from jobs.chaos.store import BUCKET, Store
 from pipeline.cluster.launch import task_of
 from pipeline.io.console import aligned, say
@@ -26,20 +32,7 @@ from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.loop import LoopHooks, train
 
 
-@dataclass(frozen=True, kw_only=True)
-class StorageBenchmark:
-    """Settings: `rounds` starts of a run, and three times as many rounds of `steps`."""
-
-    rounds: int = 5
-    steps: int = 25
-    batch_size: int = 24
-
-    def __post_init__(self) -> None:
-        check_counts({"--rounds": self.rounds})
-        assert self.steps > WARM_STEPS
-
-
-def measure_storage(settings: StorageBenchmark, folder: Path) -> dict[str, Any]:
+def measure_storage(settings: OverheadBenchmark, folder: Path) -> dict[str, Any]:
     """Measure steady state and start with runs in a folder and in a bucket of a server here.
 
     Raises RuntimeError if training fails.
@@ -80,7 +73,7 @@ def measure_storage(settings: StorageBenchmark, folder: Path) -> dict[str, Any]:
 
 
 def _measure_steady(
-    data: Path, settings: StorageBenchmark, places: Mapping[str, Mapping[str, str]]
+    data: Path, settings: OverheadBenchmark, places: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
     rounds = 3 * settings.rounds
     changes = {
@@ -131,7 +124,6 @@ def train_in_storage(settings: dict[str, Any], folder: Path) -> None:
 
 def storage_report(result: Mapping[str, Any]) -> str:
     """Format all that was measured as a table."""
-    machine = result["machine"]
     rows = [["", "runs in a folder", "in a bucket"]]
     for key, unit in (("cpu_ms", "CPU ms a sample"), ("samples_per_s", "samples/s")):
         found = result["steady"][key]
@@ -139,8 +131,7 @@ def storage_report(result: Mapping[str, Any]) -> str:
     starts = [result["first_step"][name]["first_step_s"] for name in ("folder", "bucket")]
     rows.append(["s to the first step", *(f"{seconds:.2f}" for seconds in starts)])
     return (
-        f"{machine['cores']} cores, load {machine['load_average']:.1f}, Ray {machine['ray']}, "
-        f"torch {machine['torch']}\n\n{aligned(rows)}\nmedians; each variant trains while the "
+        f"{machine_line(result)}\n\n{aligned(rows)}\nmedians; each variant trains while the "
         "other is stopped; CPU time is that of the process that trains and uploads\n\n"
         f"cpu_overhead_percent {result['cpu_overhead_percent']:.2f}   "
         f"first_step_later_s {result['first_step_later_s']:.2f}"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from checking import install_checks
 from web_server import WebServer, serving
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from obstore.store import MemoryStore
 
 # Before any test file imports the package, whose annotations are checked while the tests run.
 install_checks("pipeline")
@@ -150,6 +154,18 @@ def pack(tmp_path: Path) -> Callable[..., list[Path]]:
         return pack_samples(tmp_path / folder, shards, **options)
 
     return packed
+
+
+@pytest.fixture
+def memory_store(monkeypatch: pytest.MonkeyPatch) -> "MemoryStore":
+    """Return a bucket in memory, which all clients of this process reach by any name."""
+    from obstore.store import MemoryStore
+
+    from pipeline.io import objects
+
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "_store", lambda scheme, bucket: store)
+    return store
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
 from pipeline.data.shards.crop import cut_crop
 from pipeline.data.shards.index import Index
@@ -35,6 +36,15 @@ TINY_NETWORK = {
     "model.order": 2,
     "model.joints": 16,
     "model.input_px": 64,
+}
+# A training that takes a moment, by the functions of the Python API.
+SMALL_CALL = {
+    "model.stacks": 1,
+    "model.features": 8,
+    "model.input_px": 64,
+    "optim.batch_size": 2,
+    "optim.epochs": 1,
+    "evaluation.flip_test": False,
 }
 # A joint set of a user's own.
 BIRD = JointSet(
@@ -210,3 +220,11 @@ def touched(folder: Path, *names: str) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return paths
+
+
+def same_batch(one: Batch, other: Batch) -> bool:
+    """Whether two batches have the same people with the same pixels."""
+    return all(
+        (getattr(one, name) == getattr(other, name)).all()
+        for name in ("images", "joints", "annotated", "gains", "positions")
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from factories import SMALL_CALL
 
 import hourglass_ray
 import pipeline
@@ -50,14 +51,6 @@ from pipeline.run.ownership import own
 with own(Path(sys.argv[1]), "run one", take_over=True):
     pass
 """
-SMALL = {
-    "model.stacks": 1,
-    "model.features": 8,
-    "model.input_px": 64,
-    "optim.batch_size": 2,
-    "optim.epochs": 1,
-    "evaluation.flip_test": False,
-}
 
 
 def test_names_are_loaded_when_they_are_used():
@@ -178,7 +171,7 @@ def test_pack_train_and_what_a_run_gives(tmp_path, monkeypatch):
         packed = hourglass_ray.pack(
             "synthetic", "out", scenes=8, val_images=2, seed=1, crop={"person_px": 64}
         )
-        run = hourglass_ray.train(packed.folder, name="one", settings=SMALL)
+        run = hourglass_ray.train(packed.folder, name="one", settings=SMALL_CALL)
     assert set(packed.people) == {"train", "val"}
     assert (run.name, run.folder) == ("one", tmp_path / "runs/one")
     assert run.settings.model.features == 8

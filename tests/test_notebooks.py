@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from factories import SMALL_CALL
 from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -17,17 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 FOLDER = Path(__file__).parents[1] / "docs/notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # Small parameters, in place of a notebook's own.
-SMALL = """
-scenes, validation_images, pictures = 8, 2, 12
-settings = {
-    "model.stacks": 1,
-    "model.features": 8,
-    "model.input_px": 64,
-    "optim.batch_size": 2,
-    "optim.epochs": 1,
-    "evaluation.flip_test": False,
-}
-"""
+SMALL = f"scenes, validation_images, pictures = 8, 2, 12\nsettings = {SMALL_CALL!r}\n"
 # One cluster for all calls; no name of the notebook's stays.
 BEGIN = """
 import builtins

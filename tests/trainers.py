@@ -12,9 +12,22 @@ from factories import pack_samples, samples
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.checkpoint import write_checkpoint
 from pipeline.run.checkpoint_manager import checkpoints
+from pipeline.run.ownership import Writer
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.loop import LoopHooks, train
 from pipeline.training.trainer import Task, Trainer
 
 CPU = torch.device("cpu")
+# A network that learns within some steps of two samples, in float32.
+SMALL = {
+    "model.features": 8,
+    "model.input_px": 64,
+    "optim.optimizer": "adamw",
+    "optim.learning_rate": 1e-2,
+    "optim.target_peak": 10.0,
+    "optim.precision": "fp32",
+    "optim.batch_size": 2,
+}
 
 
 def task_of(train: list[Path], val: list[Path], **changes) -> Task:
@@ -25,19 +38,12 @@ def task_of(train: list[Path], val: list[Path], **changes) -> Task:
         "data.flip_share": 0.0,
         "data.color_jitter": 0.0,
         "model.stacks": 1,
-        "model.features": 8,
         "model.joints": 16,
-        "model.input_px": 64,
-        "optim.optimizer": "adamw",
-        "optim.learning_rate": 1e-2,
-        "optim.target_peak": 10.0,
-        "optim.precision": "fp32",
-        "optim.batch_size": 2,
         "optim.epochs": 3,
         "evaluation.batch_size": 2,
     }
     return Task(
-        settings=settings | changes,
+        settings=SMALL | settings | changes,
         joint_set=MPII.to_json(),
         train=tuple(map(str, train)),
         val=tuple(map(str, val)),
@@ -46,6 +52,13 @@ def task_of(train: list[Path], val: list[Path], **changes) -> Task:
 
 def alone(task: Task) -> Trainer:
     return Trainer(task, 0, 1, CPU)
+
+
+def train_alone(task: Task, folder: Path, writer: Writer | None = None) -> None:
+    """Train to the end as the only rank, with checkpoints in a run's folder."""
+    trainer = alone(task)
+    with Checkpointer(trainer, folder, writer=writer) as checkpointer:
+        train(trainer, checkpointer, LoopHooks())
 
 
 def save(trainer: Trainer, folder: Path, metrics: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import samples
+from factories import same_batch, samples
 
 from pipeline.data.batch import Batch
 from pipeline.data.decoded import DecodedSamples
@@ -47,13 +47,6 @@ def epochs(source) -> list[Batch]:
     ]
 
 
-def same(one: Batch, other: Batch) -> bool:
-    return all(
-        (getattr(one, name) == getattr(other, name)).all()
-        for name in ("images", "joints", "annotated", "gains", "positions")
-    )
-
-
 @pytest.mark.parametrize(
     ("fits", "read"),
     [
@@ -70,7 +63,7 @@ def test_batches_of_held_crops_are_those_of_crops_that_are_read(pack, fits, read
     [size] = {4 * len(s.picture()) * s.picture().shape[1] for s in source.samples}
     decoded = DecodedSamples(source, fits * (size + 4096))
     found = epochs(decoded)
-    assert all(map(same, found, expected))
+    assert all(map(same_batch, found, expected))
     assert source.read == read
     assert (decoded.count, decoded.used) == (fits, fits * (size + 4096))
 
@@ -80,7 +73,7 @@ def test_a_held_crop_is_a_copy_of_what_the_decoder_wrote(pack):
     loader = SampleLoader(DecodedSamples(source, 10**9), MPII, 64)
     first = loader.batch(np.array([0]))
     loader.batch(np.array([1]))
-    assert same(loader.batch(np.array([0])), first)
+    assert same_batch(loader.batch(np.array([0])), first)
     assert not (loader.batch(np.array([1])).images == first.images).all()
     assert source.read == [0, 1]
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from factories import person, samples
+from factories import person, same_batch, samples
 
 from pipeline.data.augmentation import Augmentation, draw_augmentations, reach
 from pipeline.data.batch import Batch
@@ -158,13 +158,6 @@ def test_pixels_outside_the_photograph_are_black(pack):
     assert image[34:, 34:].max() > 60
 
 
-def same(one: Batch, other: Batch) -> bool:
-    return all(
-        (getattr(one, name) == getattr(other, name)).all()
-        for name in ("images", "joints", "annotated", "gains", "positions")
-    )
-
-
 def test_the_stream_is_the_same_for_any_number_of_threads(pack):
     loader = loader_of(pack, samples(6), samples(5, first=6))
     order = np.random.default_rng(0).permutation(11)
@@ -175,7 +168,7 @@ def test_the_stream_is_the_same_for_any_number_of_threads(pack):
 
     one, three = stream(1), stream(3)
     assert len(one) == len(three) == 5
-    assert all(same(a, b) for a, b in zip(one, three, strict=True))
+    assert all(same_batch(a, b) for a, b in zip(one, three, strict=True))
     assert np.concatenate([batch.positions for batch in one]).tolist() == order[:10].tolist()
 
 
@@ -192,7 +185,7 @@ def test_batches_for_a_gpu_are_decoded_into_page_locked_memory(pack, monkeypatch
     expected = plain.batch(np.array([2, 0]))
     monkeypatch.setattr(torch, "empty", stand_in)
     [batch] = stream_validation(loader, [np.array([2, 0])], threads=1)
-    assert same(batch, expected)
+    assert same_batch(batch, expected)
     # Images, joints, annotated and gains, none of them on the thread that trains.
     assert len(asked) == 4
     assert all(name.startswith("decode") and asks is pinned for name, asks in asked)
@@ -205,8 +198,8 @@ def test_augmentation_changes_with_epoch_and_sample_alone(pack):
     def first(order: list[int], epoch: int) -> Batch:
         return next(stream_training(loader, [np.array(order)], settings, epoch))
 
-    assert same(first([0, 1], 0), first([0, 1], 0))
-    assert not same(first([0, 1], 0), first([0, 1], 1))
+    assert same_batch(first([0, 1], 0), first([0, 1], 0))
+    assert not same_batch(first([0, 1], 0), first([0, 1], 1))
     # A sample is varied alike wherever it comes in the epoch.
     assert (first([0, 1], 0).images[1] == first([2, 1], 0).images[1]).all()
 
@@ -214,8 +207,8 @@ def test_augmentation_changes_with_epoch_and_sample_alone(pack):
 def test_validation_is_not_varied(pack):
     loader = loader_of(pack, samples(3))
     first, second = stream_validation(loader, [np.array([0, 1]), np.array([2])], threads=2)
-    assert same(first, loader.batch(np.array([0, 1])))
-    assert same(second, loader.batch(np.array([2])))
+    assert same_batch(first, loader.batch(np.array([0, 1])))
+    assert same_batch(second, loader.batch(np.array([2])))
     assert (first.gains == 1).all()
 
 

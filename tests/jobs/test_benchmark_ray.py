@@ -15,7 +15,7 @@ from trainers import task_of
 from jobs import train
 from jobs.benchmark.overhead.first_step import STAGES, breakdown, first_step, start_once
 from jobs.benchmark.overhead.overhead import (
-    RayBenchmark,
+    OverheadBenchmark,
     check_alike,
     cores_beside,
     cpu_ms,
@@ -236,4 +236,4 @@ def test_the_report_has_all_measurements():
 
 def test_no_round_is_refused():
     with pytest.raises(ValueError, match="--rounds must be at least 1, got 0"):
-        RayBenchmark(rounds=0)
+        OverheadBenchmark(rounds=0)

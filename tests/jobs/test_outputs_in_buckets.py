@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import pytest
 from factories import checkpoint, pack_samples, photograph, samples
-from obstore.store import MemoryStore
 
 import hourglass_ray
 import jobs.evaluate
@@ -15,17 +14,14 @@ import jobs.pack
 import jobs.predict
 from jobs.options import output_at
 from pipeline.data.shards.index import Index
-from pipeline.io import objects as home
 from pipeline.io.objects import Objects
 from pipeline.run.storage import publish
 from pipeline.tracking.reuse import settings_of_config
 
 
 @pytest.fixture
-def bucket(monkeypatch, tmp_path) -> Objects:
+def bucket(memory_store, monkeypatch, tmp_path) -> Objects:
     """A bucket in memory, which all clients reach; and a folder to work in."""
-    store = MemoryStore()
-    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

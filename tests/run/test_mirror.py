@@ -3,16 +3,16 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from obstore.store import LocalStore, MemoryStore
+from waiting import until
 
 from pipeline.io import objects as home
 from pipeline.io.objects import ConflictError, Objects, StoreError
 from pipeline.run import mirror as mirrors
-from pipeline.run import mirror_sync
+from pipeline.run import mirror_sync, ownership
 from pipeline.run.manifest import MANIFEST, Manifest
 from pipeline.run.mirror import Mirror
 from pipeline.run.mirror_sync import MirrorSync, join
@@ -25,13 +25,6 @@ LOCATION = "s3://bucket/runs/pose"
 
 def owner(name: str = "one", machine: str = "elsewhere") -> Owner:
     return Owner(token=name, host=name, machine=machine, pid=1, ticks=1, since="now")
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 class Machine:
@@ -267,7 +260,7 @@ def test_a_claim_takes_along_what_the_former_writer_added_at_the_last_moment(one
 def test_an_owner_that_gives_signs_of_life_holds_the_run(one, other, monkeypatch):
     one.start(owner())
     other.mirror.pull()
-    monkeypatch.setattr(mirrors.time, "sleep", lambda seconds: one.mirror.sign(owner()))
+    monkeypatch.setattr(time, "sleep", lambda seconds: one.mirror.sign(owner()))
     with pytest.raises(HeldError, match="run pose is held by process 1 on host one"):
         other.mirror.await_end("run pose")
 
@@ -275,7 +268,7 @@ def test_an_owner_that_gives_signs_of_life_holds_the_run(one, other, monkeypatch
 def test_an_owner_without_a_sign_of_life_is_replaced(one, other, monkeypatch):
     one.start(owner())
     other.mirror.pull()
-    monkeypatch.setattr(mirrors, "LEASE_S", 0.0)
+    monkeypatch.setattr(ownership, "LEASE_S", 0.0)
     other.mirror.await_end("run pose")
 
 
@@ -287,7 +280,7 @@ def test_an_owner_that_releases_the_run_meanwhile_is_not_waited_for(one, other, 
         writer.release()
         one.mirror.release()
 
-    monkeypatch.setattr(mirrors.time, "sleep", release)
+    monkeypatch.setattr(time, "sleep", release)
     other.mirror.await_end("run pose")
     other.start(owner("two"))
 
@@ -296,7 +289,7 @@ def test_an_owner_that_has_only_just_claimed_the_run_holds_it(one, other, monkey
     one.start(owner())
     one.objects.delete(["live/owner"])
     other.mirror.pull()
-    monkeypatch.setattr(mirrors.time, "sleep", lambda seconds: one.mirror.sign(owner()))
+    monkeypatch.setattr(time, "sleep", lambda seconds: one.mirror.sign(owner()))
     with pytest.raises(HeldError, match="run pose is held by process 1 on host one"):
         other.mirror.await_end("run pose")
 
@@ -304,7 +297,7 @@ def test_an_owner_that_has_only_just_claimed_the_run_holds_it(one, other, monkey
 def test_a_dead_owner_elsewhere_is_waited_for_once(one, store, tmp_path, monkeypatch, capsys):
     one.start(owner())
     monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
-    monkeypatch.setattr(mirrors, "LEASE_S", 0.0)
+    monkeypatch.setattr(ownership, "LEASE_S", 0.0)
     ray = RaySettings(storage="s3://bucket/runs", scratch=str(tmp_path), name="pose")
     fetch_run(ray)
     with hold(folder_here(ray, ""), "run pose") as writer:

@@ -6,9 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from obstore.store import MemoryStore
 
-from pipeline.io import objects as home
 from pipeline.io.own import open_own
 from pipeline.run import mirror as mirrors
 from pipeline.run import scratch
@@ -16,12 +14,7 @@ from pipeline.run.mirror import Mirror
 from pipeline.run.scratch import tidy
 from pipeline.run.storage import publish
 
-
-@pytest.fixture(autouse=True)
-def store(monkeypatch) -> MemoryStore:
-    store = MemoryStore()
-    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
-    return store
+pytestmark = pytest.mark.usefixtures("memory_store")
 
 
 def a_copy(scratch: Path, name: str = "pose") -> Path:

@@ -5,9 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from obstore.store import MemoryStore
 
-from pipeline.io import objects as home
 from pipeline.io.objects import Objects, StoreError
 from pipeline.run.plan import resolved_storage
 from pipeline.run.start import find_local
@@ -83,10 +81,8 @@ def test_a_bucket_alone_is_no_run(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch) -> Path:
+def run(tmp_path, memory_store) -> Path:
     """The folder of a run of which a bucket has a copy."""
-    store = MemoryStore()
-    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
     folder = tmp_path / "s3" / "bucket" / "runs" / "pose"
     (folder / "epoch_0001").mkdir(parents=True)
     for name in ("journal.jsonl", "epoch_0001/checkpoint.json"):

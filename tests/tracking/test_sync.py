@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from obstore.store import MemoryStore
 from PIL import Image
 
 import jobs.deliver
-from pipeline.io import objects
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.ownership import Owner, SupersededError, Writer, newest_claim, own
 from pipeline.run.storage import publish
@@ -487,10 +485,8 @@ def test_the_command_delivers_several_runs_to_where_they_were_started(begin, uri
 
 
 def test_the_command_delivers_a_run_that_lies_in_a_bucket(
-    begin, uri, tmp_path, capsys, monkeypatch
+    begin, uri, tmp_path, capsys, monkeypatch, memory_store
 ):
-    store = MemoryStore()
-    monkeypatch.setattr(objects, "_store", lambda scheme, bucket: store)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     journal = begin("in-a-bucket")
     journal.metrics({"loss": 3.0}, 1)

@@ -6,13 +6,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from factories import checkpoint
+from waiting import until
 
 import jobs.deliver
 from pipeline.run.checkpoint_manager import enter_models
@@ -82,14 +82,6 @@ class Server:
                 return answer.status == 200
         except OSError:
             return False
-
-
-def until(is_so: Callable[[], bool], limit_s: float = 60) -> None:
-    """Wait for a condition; the generous limit only keeps a failure from hanging."""
-    end = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < end, "it has not come about"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from pipeline.pose.person import Visibility
 from pipeline.training.metrics import beside_metrics, evaluated_metrics, with_glance
 from pipeline.training.trainer import Task, Trainer
 
+SMALL = {"model.stacks": 1, "model.features": 8, "model.input_px": 64, "optim.batch_size": 2}
+
 
 @pytest.mark.parametrize("ema_samples", [0, 1000])
 def test_the_average_gives_the_primary_metric_and_raw_metrics_stand_beside_it(
@@ -61,12 +63,8 @@ def test_average_precision_is_the_primary_metric_of_joints_that_are_measured_by_
     bird = replace(BIRD, measures=(OKS,), sigmas=(0.5, 0.5, 0.5))
     sized = {"joint_set": bird, "area": 2500.0}
     [train] = pack_samples(tmp_path / "train", [samples(16, **sized)], joint_set=bird)
-    settings = {
-        "model.stacks": 1,
-        "model.features": 8,
+    settings = SMALL | {
         "model.joints": 3,
-        "model.input_px": 64,
-        "optim.batch_size": 2,
         "optim.ema_samples": 8,
         "optim.learning_rate": 1e-2,
     }
@@ -94,14 +92,7 @@ def test_average_precision_is_among_an_epochs_metrics_where_sigmas_and_areas_are
         "box": (10.0, 20.0, 30.0, 40.0),
     }
     [train] = pack_samples(tmp_path / "train", [samples(2, **people)], joint_set=COCO)
-    settings = {
-        "model.stacks": 1,
-        "model.features": 8,
-        "model.joints": 17,
-        "model.input_px": 64,
-        "optim.batch_size": 2,
-        "evaluation.measure": "pck_box",
-    }
+    settings = SMALL | {"model.joints": 17, "evaluation.measure": "pck_box"}
     task = Task(settings=settings, joint_set=COCO.to_json(), train=(str(train),), val=(str(train),))
     trainer = Trainer(task, 0, 1, torch.device("cpu"))
     metrics = evaluated_metrics(trainer, *trainer.evaluate_people())

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
-from trainers import EPOCHS, eventful_task, kept, start_ranks
+from trainers import EPOCHS, eventful_task, kept, start_ranks, train_alone
 
 from pipeline.data.batch import Batch
 from pipeline.data.loader import SampleLoader
@@ -182,9 +182,7 @@ def test_a_run_ends_early_after_the_same_epoch_through_kills_and_changes_of_work
         expected = (ProcessExitedException, ProcessRaisedException)
         with pytest.raises(expected) if kill else nullcontext():
             start_ranks(train_rank, (tmp_path / f"meeting-{number}", again, kill, None), workers)
-    ended = Trainer(again, 0, 1, torch.device("cpu"))
-    with Checkpointer(ended, folder) as checkpointer:
-        train(ended, checkpointer, LoopHooks())
+    train_alone(again, folder)
     assert [step for step, _ in recorded(folder)] == [1, 2, 3]
     assert kept(folder)[-1] == "epoch_0003"
     plateau = read_metadata(folder / "epoch_0003").plateau

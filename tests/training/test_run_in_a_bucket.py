@@ -4,35 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from obstore.store import MemoryStore
 from safetensors.torch import load_file
-from trainers import CPU, eventful_task, kept
+from trainers import eventful_task, kept, train_alone
 
-from pipeline.io import objects as home
 from pipeline.run.checkpoint import WEIGHTS_NAME
 from pipeline.run.journal import Journal
 from pipeline.run.storage import fetch, fetch_run, folder_here, hold, working
 from pipeline.settings import Settings
-from pipeline.training.checkpointing import Checkpointer
-from pipeline.training.loop import LoopHooks, train
-from pipeline.training.trainer import Task, Trainer
+from pipeline.training.trainer import Task
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("memory_store")]
 
 LOCATION = "s3://bucket/runs/pose"
-
-
-@pytest.fixture(autouse=True)
-def bucket(monkeypatch) -> MemoryStore:
-    store = MemoryStore()
-    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
-    return store
-
-
-def train_as_worker(task: Task, folder: Path, writer=None) -> None:
-    trainer = Trainer(task, 0, 1, CPU)
-    with Checkpointer(trainer, folder, writer=writer) as checkpointer:
-        train(trainer, checkpointer, LoopHooks())
 
 
 def train_in_bucket(task: Task, driver: Path, worker: Path) -> None:
@@ -45,14 +28,14 @@ def train_in_bucket(task: Task, driver: Path, worker: Path) -> None:
         journal.tags({"driver": driver.name})
         writer.turns.hand_over()
         with working(there, folder_here(there, ""), writer.owner) as first:
-            train_as_worker(task, folder_here(there, ""), first)
+            train_alone(task, folder_here(there, ""), first)
         writer.turns.take_back()
         journal.end("FINISHED")
 
 
 def test_a_run_resumes_from_the_bucket_alone_to_the_weights_of_one_on_a_disk(tmp_path):
     whole = eventful_task(tmp_path, 1)
-    train_as_worker(whole, tmp_path / "disk")
+    train_alone(whole, tmp_path / "disk")
     stored = {"ray.storage": "s3://bucket/runs", "ray.name": "pose"}
     task = replace(whole, settings=whole.settings | stored)
     part = replace(task, settings=task.settings | {"optim.epochs": 1})

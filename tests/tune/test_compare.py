@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 from factories import checkpoint
-from obstore.store import MemoryStore
 
 import tune.compare
-from pipeline.io import objects as home
 from pipeline.run.journal import Journal, RunSpec
 from pipeline.run.start import find_local
 from pipeline.run.storage import publish, shown
@@ -109,9 +107,7 @@ def test_a_sweep_means_its_best_trial_that_did_not_fail(tmp_path):
         find_local("empty", str(tmp_path))
 
 
-def test_of_a_sweep_in_a_bucket_only_the_weights_of_its_best_trial_are_read(tmp_path, monkeypatch):
-    store = MemoryStore()
-    monkeypatch.setattr(home, "_store", lambda scheme, bucket: store)
+def test_of_a_sweep_in_a_bucket_only_the_weights_of_its_best_trial_are_read(tmp_path, memory_store):
     folder, place = sweep(tmp_path / "stacks", []), "s3://bucket/runs/stacks"
     trial(folder / "good", 70.0)
     for name in ("good", "best"):

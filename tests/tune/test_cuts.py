@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from factories import pack_samples, samples
+from trainers import SMALL, train_alone
 
 from pipeline.data.loader import shard_loader, stream_validation
 from pipeline.data.sampler import validation_batches
@@ -20,9 +21,7 @@ from pipeline.run.cut import cut_checkpoint
 from pipeline.run.journal import Journal
 from pipeline.run.start import find_local
 from pipeline.settings import Settings
-from pipeline.training.checkpointing import Checkpointer
-from pipeline.training.loop import LoopHooks, train
-from pipeline.training.trainer import Task, Trainer
+from pipeline.training.trainer import Task
 from tune.budget import spent
 from tune.cuts import record_cuts
 from tune.epochs import CUT_TAG, has_finished
@@ -56,18 +55,11 @@ def planned(
     from_one: bool = True,
     **changes: Any,
 ) -> Sweep:
-    small = {
+    small = SMALL | {
         "data.train": str(packed / "train" / "*.tar"),
         "data.val": str(packed / "val" / "*.tar"),
         "data.flip_share": 0.0,
-        "model.features": 8,
         "model.order": 2,
-        "model.input_px": 64,
-        "optim.optimizer": "adamw",
-        "optim.learning_rate": 1e-2,
-        "optim.target_peak": 10.0,
-        "optim.precision": "fp32",
-        "optim.batch_size": 2,
         "optim.epochs": 4,
         "evaluation.flip_test": False,
         "ray.name": "sweep",
@@ -90,9 +82,7 @@ def trained(sweep: Sweep, epochs: int = 4) -> Path:
         val=plan.val.paths,
         checksums=plan.checksums,
     )
-    trainer = Trainer(task, 0, 1, torch.device("cpu"))
-    with Checkpointer(trainer, plan.folder) as checkpointer:
-        train(trainer, checkpointer, LoopHooks())
+    train_alone(task, plan.folder)
     return plan.folder
 
 

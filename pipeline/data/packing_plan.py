@@ -19,6 +19,7 @@ from pipeline.data.photographs.header import Header
 from pipeline.data.photographs.match import LeftOut, Matched, match_people
 from pipeline.data.shards.writer import ShardName
 from pipeline.data.synthetic.scene import scene_people
+from pipeline.io.inside import check_inside
 from pipeline.io.own import file_sha256
 from pipeline.pose.joint_sets import SYNTHETIC, JointSet
 from pipeline.pose.person import Person, Split, Visibility, frame_of
@@ -189,7 +190,8 @@ def _with_images(settings: PackSettings, path: Path, annotations: Annotations) -
     """Find the folder of the photographs of annotations at `path`.
 
     It is that of the annotations, one above, or a folder `images` there: the nearest one with most
-    of the photographs. Where none has any, the folders in these are looked at.
+    of the photographs. Where none has any, the folders in these are looked at. Raises ValueError if
+    a link leads from there to the photographs.
     """
     nearest = path if path.is_dir() else path.parent
     # Photographs of some people may be missing.
@@ -206,6 +208,10 @@ def _with_images(settings: PackSettings, path: Path, annotations: Annotations) -
             path for folder in candidates[:_LOOKED_INTO] for path in sorted(folder.glob("*/"))
         ]
         best = max((best, *within), key=count)
+    try:
+        check_inside(next(folder for folder in folders if best.is_relative_to(folder)), best)
+    except ValueError as error:
+        raise ValueError(f"{error}; give --images {best} if that has the photographs") from None
     return replace(settings, images=best)
 
 

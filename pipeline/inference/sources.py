@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.data.photographs.header import SUFFIXES as PHOTOGRAPHS
 from pipeline.data.photographs.header import read_header
 from pipeline.data.photographs.video import SUFFIXES as VIDEOS
+from pipeline.io.inside import check_inside
 from pipeline.io.parsing import composed, nearest_name
 
 # Cameras' raw files and others that a reader of TIFF would take for their small preview.
@@ -50,7 +51,7 @@ def find_sources(inputs: Sequence[str], setting: str = "INPUT") -> Sources:
     """List the files of `inputs` in the order given, those of a folder or glob by name.
 
     Folders are searched recursively, without hidden files. Raises ValueError naming an input of
-    the `setting` without a file, or a file of another kind.
+    the `setting` without a file, a file of another kind, or a link that leads out of a folder.
     """
     if not inputs:
         raise ValueError(f"no {setting} is given, expected {_KINDS}, a folder or a glob")
@@ -78,11 +79,14 @@ def _files(word: str, setting: str) -> list[Path]:
     """Return the files of one input, of any kind."""
     path = Path(word)
     if path.is_dir():
-        return [
+        found = [
             file
             for file in sorted(path.rglob("*"))
             if file.is_file() and not any(p.startswith(".") for p in file.relative_to(path).parts)
         ]
+        for file in found:
+            _check_inside(path, file, setting)
+        return found
     if path.exists():
         return [path]
     if not glob.has_magic(word):
@@ -95,6 +99,15 @@ def _files(word: str, setting: str) -> list[Path]:
     if not matches:
         raise ValueError(f"{setting}={word!r}: no file matches")
     return [match for match in matches if match.is_file()]
+
+
+def _check_inside(folder: Path, file: Path, setting: str) -> None:
+    try:
+        check_inside(folder, file)
+    except ValueError as error:
+        raise ValueError(
+            f"{setting}={str(folder)!r}: {error}; name the files themselves, as by a glob"
+        ) from None
 
 
 def _is_photograph(path: Path) -> bool:

@@ -25,8 +25,24 @@ def path_inside(folder: Path, name: object) -> Path:
     Raises ValueError as `checked_name`, and if a link leads out of the folder.
     """
     path = folder / checked_name(name)
-    _check(folder, path)
+    check_inside(folder, path)
     return path
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Check a path that was found below `folder`, which may itself be reached by links.
+
+    Raises ValueError if a link leads out of the folder.
+    """
+    try:
+        real = Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        # What does not exist yet, is a link to nowhere, or has a name that no file can have.
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise ValueError(f"{path}: can't be reached: {error.strerror}") from None
+        real = path.resolve()
+    if not real.is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} leads out of {folder} by a link, to {real}")
 
 
 def is_file(path: Path) -> bool:
@@ -39,7 +55,7 @@ def check_files_inside(folder: Path, path: Path) -> None:
 
     Raises ValueError naming a link that leads out of `folder`, or what is neither file nor folder.
     """
-    _check(folder, path)
+    check_inside(folder, path)
     if path.is_dir():
         for entry in list(path.iterdir()):
             check_files_inside(folder, entry)
@@ -58,15 +74,3 @@ def check_plain(path: Path) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError(f"{path} must be a file, got a device, a FIFO or a socket")
-
-
-def _check(folder: Path, path: Path) -> None:
-    try:
-        real = Path(os.path.realpath(path, strict=True))
-    except OSError as error:
-        # What does not exist yet, is a link to nowhere, or has a name that no file can have.
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise ValueError(f"{path}: can't be reached: {error.strerror}") from None
-        real = path.resolve()
-    if not real.is_relative_to(folder.resolve()):
-        raise ValueError(f"{path} leads out of {folder} by a link, to {real}")

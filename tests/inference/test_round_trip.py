@@ -93,7 +93,7 @@ def _put_picture(picture: Picture, root: Path, folder: Path) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if picture.frame is None and (root / picture.name).exists():
-        path.symlink_to(root / picture.name)
+        shutil.copyfile(root / picture.name, path)
     else:
         cv2.imwrite(str(path), np.zeros((picture.height, picture.width, 3), np.uint8))
 

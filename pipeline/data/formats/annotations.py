@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.io.inside import check_plain
+from pipeline.io.inside import check_inside, check_plain
 from pipeline.io.matlab import matlab_variables
 from pipeline.io.parsing import Identifier, identifier_of, parse_json
 from pipeline.io.text import briefly
@@ -43,6 +43,18 @@ class Annotations:
     states_unit: bool = False
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def in_folder(folder: Path, path: Path) -> Path:
+    """Return a path that was found below a folder of annotations.
+
+    Raises ValueError if a link leads out of the folder.
+    """
+    try:
+        check_inside(folder, path)
+    except ValueError as error:
+        raise ValueError(f"{error}; copy the folder with cp -rL, which follows links") from None
+    return path
 
 
 @contextmanager

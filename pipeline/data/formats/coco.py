@@ -13,6 +13,7 @@ from pipeline.data.formats.annotations import (
     Annotations,
     entry,
     image_size_in,
+    in_folder,
     numbers,
     path_in,
     positive,
@@ -61,7 +62,7 @@ def is_coco(peek: Peek) -> str:
 def _split_files(folder: Path) -> dict[str, Path]:
     """Return the files of an export by the folders of its splits."""
     paths = {name: folder / name / _EXPORT for name in _SPLITS}
-    return {name: path for name, path in paths.items() if path.is_file()}
+    return {name: in_folder(folder, path) for name, path in paths.items() if path.is_file()}
 
 
 def _of_splits(files: AnnotationFiles) -> Labels:

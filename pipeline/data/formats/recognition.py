@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.formats.annotations import read_json, read_mat
+from pipeline.data.formats.annotations import in_folder, read_json, read_mat
 from pipeline.io.hdf5 import HDF5_START, Hdf5File
 from pipeline.io.inside import check_plain
 
@@ -122,9 +122,12 @@ def recognised(path: Path, formats: Mapping[str, Recognise]) -> tuple[str, Path,
 
 
 def _files(folder: Path) -> list[Path]:
-    """List files of annotations in a folder and those in it."""
+    """List files of annotations in a folder and those in it.
+
+    Raises ValueError naming one that a link takes from outside the folder.
+    """
     return sorted(
-        path
+        in_folder(folder, path)
         for pattern in ("*", "*/*")
         for path in folder.glob(pattern)
         if path.suffix.lower() in _SUFFIXES and path.is_file()

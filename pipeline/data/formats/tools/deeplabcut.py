@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.formats.annotations import AUTHOR, PREDICTION, Annotations, reading
+from pipeline.data.formats.annotations import (
+    AUTHOR,
+    PREDICTION,
+    Annotations,
+    in_folder,
+    reading,
+)
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
@@ -143,7 +149,7 @@ def _paths(path: Path) -> list[Path]:
 def _tables_in(folder: Path) -> list[Path]:
     """List a folder's tables, and those of its labeled-data: one of each folder and scorer."""
     tables = [
-        path
+        in_folder(folder, path)
         for pattern in ("CollectedData*", "labeled-data/*/CollectedData*")
         for path in sorted(folder.glob(pattern))
         if path.suffix in (".csv", ".h5")
@@ -156,8 +162,9 @@ def _config(path: Path) -> dict[str, Any]:
     """Read the project's config.yaml; empty where there is none."""
     nearest = path if path.is_dir() else path.parent
     for folder in (nearest, *list(nearest.absolute().parents)[:_PROJECT_ABOVE]):
-        if (folder / _CONFIG).is_file():
-            content = read_yaml(folder / _CONFIG)
+        config = folder / _CONFIG
+        if config.is_file():
+            content = read_yaml(config if config == path else in_folder(folder, config))
             return content if "bodyparts" in content else {}
     return {}
 

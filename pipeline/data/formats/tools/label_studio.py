@@ -13,6 +13,7 @@ from pipeline.data.formats.annotations import (
     PREDICTION,
     Annotations,
     image_size_in,
+    in_folder,
     numbers,
     read_json,
 )
@@ -285,7 +286,7 @@ def _order(found: Sequence[_Points], path: Path) -> tuple[tuple[str, ...], Path 
     """Return the joints in order, the configuration that states it, and a line about it."""
     used = list(dict.fromkeys(name for figure in found for name in figure.points))
     for config in sorted(path.parent.glob("*.xml")):
-        names = _configured(config)
+        names = _configured(in_folder(path.parent, config))
         if names and set(used) <= set(names):
             return names, config, f"the order of joints is that of {config.name}"
     if used and set(used) <= set(COCO.joints):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.formats.annotations import PREDICTION, Annotations
+from pipeline.data.formats.annotations import PREDICTION, Annotations, in_folder
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
@@ -49,11 +49,11 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
     figures: list[Figure] = []
     texts: list[Path] = []
     for picture, split in pictures.items():
-        text = _text_of(picture)
+        text = _text_of(picture, root)
         if not text.is_file():
             continue
         texts.append(text)
-        size = _size(picture, files)
+        size = _size(in_folder(root, picture), files)
         for line in _lines(text, joints, values, skipped, files):
             if is_predicted and not files.predictions:
                 skipped[PREDICTION] += 1
@@ -89,22 +89,27 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
 def is_yolo_pose(peek: Peek) -> str:
     """Recognise a data.yaml with the shape of keypoints, or its folder."""
     path = peek.path
-    candidates = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
-    for file in candidates:
-        if file.suffix in (".yaml", ".yml") and b"kpt_shape" in Peek(file).start:
-            return f"{file.name} has kpt_shape, as Ultralytics' pose datasets"
-    return ""
+    found = _yamls_in(path) if path.is_dir() else [path] if _has_shape(path) else []
+    return f"{found[0].name} has kpt_shape, as Ultralytics' pose datasets" if found else ""
 
 
 def _yaml_in(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = [file for file in sorted(path.glob("*.y*ml")) if b"kpt_shape" in Peek(file).start]
+    found = _yamls_in(path)
     if len(found) != 1:
         raise ValueError(
             f"{path} has {len(found)} YAML files with kpt_shape, expected one; give its path"
         )
     return found[0]
+
+
+def _yamls_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.y*ml")) if _has_shape(in_folder(folder, path))]
+
+
+def _has_shape(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml") and b"kpt_shape" in Peek(path).start
 
 
 def _shape(content: dict[str, Any], path: Path) -> tuple[int, int]:
@@ -185,7 +190,7 @@ def _pictures(content: dict[str, Any], root: Path, path: Path) -> dict[Path, str
                     f"{path}: {split} is {entry!r:.200}, but there is no such folder or list in "
                     f"{root}; give the folder that it is in as --images"
                 )
-            for picture in _listed(place, root) if place else ():
+            for picture in _listed(in_folder(root, place), root) if place else ():
                 found.setdefault(picture, split)
     if not found:
         raise ValueError(f"{path}: no images, expected folders of images as train and val")
@@ -224,13 +229,20 @@ def _listed(place: Path, root: Path) -> Iterator[Path]:
             yield found
 
 
-def _text_of(picture: Path) -> Path:
-    """Return the labels of a picture: under labels/ as it is under the last images/."""
+def _text_of(picture: Path, root: Path) -> Path:
+    """Return the labels of a picture: under labels/ as it is under the last images/.
+
+    They lie below `root`, or in labels/ beside it. Raises ValueError if a link leads out of that.
+    """
     parts = list(picture.absolute().parts)
+    folder = root.absolute()
     if "images" in parts[:-1]:
         last = len(parts) - 1 - parts[::-1].index("images", 1)
         parts[last] = "labels"
-    return Path(*parts).with_suffix(".txt")
+        if last < len(folder.parts):
+            folder = Path(*parts[: last + 1])
+            in_folder(folder.parent, folder)
+    return in_folder(folder, Path(*parts).with_suffix(".txt"))
 
 
 def _size(picture: Path, files: AnnotationFiles) -> tuple[int, int] | None:

@@ -32,6 +32,8 @@ from pipeline.run.ownership import Writer
 JOURNAL_NAME = "journal.jsonl"
 # The journal of system metrics beside it, which another process writes.
 SYSTEM_NAME = "system.jsonl"
+# Files of a run that only grow: a shorter one is not the same file.
+GROWING = (JOURNAL_NAME, SYSTEM_NAME)
 
 Kind = Literal[
     "run", "metrics", "tags", "end", "file", "folder", "text", "model", "forget_model", "register"
@@ -75,8 +77,9 @@ class Journal:
     Any number of processes may read it while one appends. An instance is not thread-safe. An entry
     is on disk when the method that adds it returns. A torn last line, left by a killed process,
     is ignored. Every method raises ValueError naming file and line if the journal is damaged in
-    any other way, and OSError if it can't be read or written. With a `writer`, those that append
-    raise SupersededError once another start owns the folder.
+    any other way, and OSError if it can't be read or written. Those that append also raise
+    ValueError if the file was removed or cut since it was read, and, with a `writer`,
+    SupersededError once another start owns the folder.
     """
 
     def __init__(
@@ -231,6 +234,7 @@ class Journal:
 
     def _append(self, kind: Kind, content: dict[str, Any]) -> None:
         self._read_on()
+        self._check_kept()
         is_new = not self._end
         generation = self.check()
         # Clocks are set back and differ between machines, but times must be in order.
@@ -254,6 +258,15 @@ class Journal:
         if is_new:
             sync_folder(self.root)
         self._read_on()
+
+    def _check_kept(self) -> None:
+        """Raise ValueError if the file has less than was read of it: lines would be missing."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size < self._end:
+            raise ValueError(
+                f"{self.path}: removed or cut while this process used it: it has {size} bytes, "
+                f"expected at least {self._end}; nothing more is recorded in it"
+            )
 
     def _read_on(self) -> None:
         """Read the complete lines added since the last time."""

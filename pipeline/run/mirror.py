@@ -23,7 +23,7 @@ from pipeline.io.own import open_own
 from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
 from pipeline.run.checkpoint import AVERAGE_NAME, OPTIMIZER_NAME, WEIGHTS_NAME
-from pipeline.run.journal import JOURNAL_NAME
+from pipeline.run.journal import GROWING, JOURNAL_NAME
 from pipeline.run.layout import LOCK, STATE, STOP_NAME
 from pipeline.run.manifest import MANIFEST, Manifest, Stored, is_own
 from pipeline.run.metadata import METADATA_NAME
@@ -54,11 +54,15 @@ _HEAVY = (WEIGHTS_NAME, AVERAGE_NAME, OPTIMIZER_NAME)
 _Local = Stored | tuple[bytes | BinaryIO, int, str]
 
 
+class LostError(ValueError):
+    """The folder lacks what the bucket has, as after its removal: nothing of it is uploaded."""
+
+
 class Mirror:
     """The folder `folder` on this machine and its copy at `location`.
 
-    Methods raise StoreError if the store does not answer, and SupersededError once another start
-    owns the run.
+    Methods raise StoreError if the store does not answer, SupersededError once another start owns
+    the run, and those that upload LostError.
     """
 
     def __init__(self, folder: Path, location: str, objects: Objects | None = None) -> None:
@@ -73,10 +77,12 @@ class Mirror:
 
         Programs that clean folders of temporary files leave it alone too (tmpfiles.d).
         """
-        folder, kept = os.open(self.folder, os.O_RDONLY), ExitStack()
-        kept.callback(os.close, folder)
-        fcntl.flock(folder, fcntl.LOCK_SH)
-        return kept
+        # Those that remove copies hold the lock.
+        with self._locked(), ExitStack() as opened:
+            folder = os.open(self.folder, os.O_RDONLY)
+            opened.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_SH)
+            return opened.pop_all()
 
     def _is_kept(self) -> bool:
         """Whether a process keeps the folder. To be called with the folder's lock."""
@@ -107,7 +113,8 @@ class Mirror:
         """Make the folder equal to the bucket, unless it is that or ahead of it already.
 
         Returns whether the bucket has the run. A folder is ahead while its last process had not
-        uploaded everything, and no other wrote to the bucket since. A light copy lacks weights
+        uploaded everything, and no other wrote to the bucket since; unless its journals lack lines
+        that the bucket has. A light copy lacks weights
         and optimizers of checkpoints, but for those that are here already, and unless a process
         that trains keeps the folder.
 
@@ -132,7 +139,7 @@ class Mirror:
                             self._apply(None, Manifest(began="", generation=0, owner=None))
                             self._keep(None)
                         return False
-                    if _is_newer(found, base):
+                    if base is None or _is_newer(found, base) or self._lost(base):
                         if is_light:
                             # Without a base the next start to train brings the rest.
                             self._keep(None)
@@ -387,10 +394,13 @@ class Mirror:
             raise SupersededError(f"{self.location}: its {MANIFEST} was removed")
         assert self._seen is not None
         manifest, version = self._seen
+        self._check_kept()
         if manifest.generation != writer.check():
             raise SupersededError(f"{self.folder.name} has newer workers: nothing more is written")
         with ExitStack() as opened:
             local = self._snapshot(manifest, opened)
+            # Without its state the folder was removed, and what was found may be a part of it.
+            self._check_kept(local)
             if local is None:
                 return False  # it was changed meanwhile
             files = self._upload(local, manifest.generation, writer.check)
@@ -399,6 +409,12 @@ class Mirror:
             new = replace(manifest, serial=manifest.serial + 1, files=files)
             self._commit(writer, manifest, version, new)
         return True
+
+    def forget(self) -> None:
+        """Let the folder count as one of which the bucket has nothing, since it begins anew."""
+        with self._locked():
+            base = self._base()
+            self._keep(None if base is None else replace(base, files={}))
 
     def publish(self) -> None:
         """Upload a finished folder, which no process changes.
@@ -474,16 +490,67 @@ class Mirror:
                 if there is not None and there.sha256 == self._hash(source):
                     found[path] = there
                     continue
-                if source.stat().st_size > _IN_MEMORY:
-                    # Large files do not change once they have their name, or they only grow.
-                    file = opened.enter_context(source.open("rb"))
-                    found[path] = file, *self._size_and_hash(source, file)
-                else:
-                    content = source.read_bytes()
-                    found[path] = content, len(content), hashlib.sha256(content).hexdigest()
+                found[path] = self._read_local(source, opened)
         except FileNotFoundError:
             return None
         return found if _size(journal) == before else None
+
+    def _read_local(self, source: Path, opened: ExitStack) -> tuple[bytes | BinaryIO, int, str]:
+        """Return a file's content as it stands now, its size and SHA-256."""
+        if source.stat().st_size > _IN_MEMORY:
+            # Large files do not change once they have their name, or they only grow.
+            file = opened.enter_context(source.open("rb"))
+            return file, *self._size_and_hash(source, file)
+        content = source.read_bytes()
+        return content, len(content), hashlib.sha256(content).hexdigest()
+
+    def _check_kept(self, local: Mapping[str, _Local] | None = None) -> None:
+        """Raise LostError if the folder, or one of the journals in `local`, is not the former."""
+        base = self._base()
+        if base is None:
+            lost = f"{self.folder} was removed or emptied"
+        elif local is not None and (name := self._first_lost(base, local)):
+            lost = f"{self.folder / name} was removed or cut"
+        else:
+            return
+        raise LostError(
+            f"{lost} while this process used it: nothing more is uploaded, and "
+            f"{redacted(self.location)} stays as it is; the same command continues from there"
+        )
+
+    def _lost(self, base: Manifest) -> bool:
+        """Whether a journal of the folder was removed, or cut, since it was uploaded."""
+        with ExitStack() as opened:
+            paths = {name: self.folder / name for name in GROWING}
+            local = {
+                name: self._read_local(path, opened)
+                for name, path in paths.items()
+                if path.exists()
+            }
+            return self._first_lost(base, local) != ""
+
+    def _first_lost(self, base: Manifest, local: Mapping[str, _Local]) -> str:
+        """Return a file that does not continue what was uploaded of it, if there is one."""
+        stored = {name: base.files[name] for name in GROWING if name in base.files}
+        return next(
+            (n for n, sent in stored.items() if not self._continues(sent, local.get(n))), ""
+        )
+
+    def _continues(self, sent: Stored, found: _Local | None) -> bool:
+        """Whether a file begins with the lines of it that were uploaded."""
+        if found is None or isinstance(found, Stored):  # then the bucket has it
+            return found is not None
+        content, size, sha256 = found
+        if sha256 == sent.sha256:
+            return True
+        if not isinstance(content, bytes):
+            file, content = content, content.read(size)
+            file.seek(0)
+        if hashlib.sha256(content[: sent.size]).hexdigest() == sent.sha256:
+            return True
+        # A last line that was torn is cut off by the next entry.
+        lines = self._objects.get(sent.key)[0].rpartition(b"\n")[:2]
+        return content.startswith(b"".join(lines))
 
     def _files(self) -> dict[str, Path]:
         """Return the files that belong to the run, by their path within its folder."""

@@ -8,7 +8,7 @@ from typing import Self
 from pipeline.io.console import say
 from pipeline.io.objects import StoreError
 from pipeline.io.redaction import redacted
-from pipeline.run.mirror import Mirror, described
+from pipeline.run.mirror import LostError, Mirror, described
 from pipeline.run.ownership import Owner, SupersededError, Writer
 
 # Seconds between looks at folder and bucket, and the longest between retries.
@@ -106,6 +106,12 @@ class MirrorSync:
                 "have kept, once the store answers"
             ) from None
 
+    def start_over(self, remove: Callable[[], None]) -> None:
+        """Remove files of the folder, of which nothing is uploaded meanwhile."""
+        with self._turn:
+            self._mirror.forget()
+            remove()
+
     def close(self) -> None:
         """Upload the rest, for some time, and print what the bucket lacks then."""
         try:
@@ -134,6 +140,9 @@ class MirrorSync:
                 step()
             except SupersededError:
                 return  # those who write find out by themselves
+            except LostError as error:
+                say(str(error))
+                return
             except (OSError, ValueError, NotImplementedError) as error:
                 # A manifest that can't be read, or a request that the store does not know, is a
                 # failure of the store like any other.

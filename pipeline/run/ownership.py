@@ -105,6 +105,9 @@ class Turns(Protocol):
     def take_back(self) -> None:
         """Let the driver write, and the workers no longer."""
 
+    def start_over(self, remove: Callable[[], None]) -> None:
+        """Remove what the run has, so that it begins anew."""
+
 
 class Writer:
     """A writer's right to a folder, as `owner`; a worker's ends with the next generation.

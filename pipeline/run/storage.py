@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -111,23 +111,29 @@ def is_taken(folder: Path, sibling: Path) -> bool:
     )
 
 
-def move_aside(folder: Path, aside: Path, last: Collection[str], check: Callable[[], int]) -> None:
+def move_aside(folder: Path, aside: Path, last: Collection[str], writer: Writer) -> None:
     """Move the content of a run's or a sweep's folder to `aside`, the files called `last` last.
 
-    `check` is called before each change. In a bucket the copy is complete before the rest goes.
+    The `writer` is checked before each change. In a bucket the copy is complete before the rest
+    goes.
     """
-    location = location_of(folder)
-    if location:
-        _copy_aside(folder, location, aside)
-    else:
-        aside.mkdir()
     names = [path.name for path in folder.iterdir() if path.name not in (CLAIMS, STATE, LOCK)]
-    for name in sorted(names, key=lambda name: (name in last, name)):
-        check()
-        path = folder / name
-        if not location:
-            path.rename(aside / name)
-        elif path.is_dir():
+    paths = [folder / name for name in sorted(names, key=lambda name: (name in last, name))]
+    if location := location_of(folder):
+        _copy_aside(folder, location, aside)
+        assert writer.turns is not None, "the owner of a run in a bucket takes turns"
+        writer.turns.start_over(lambda: _remove(paths, writer))
+        return
+    aside.mkdir()
+    for path in paths:
+        writer.check()
+        path.rename(aside / path.name)
+
+
+def _remove(paths: Iterable[Path], writer: Writer) -> None:
+    for path in paths:
+        writer.check()
+        if path.is_dir():
             _remove_run(path)
         else:
             path.unlink()
@@ -182,19 +188,20 @@ def hold(
     from pipeline.run.mirror_sync import MirrorSync
 
     mirror = Mirror(folder, location)
-    mirror.pull()
-    if not take_over:
-        mirror.await_end(what)
-    mirror.note_claims()
-    try:
-        with own(folder, what, take_over=take_over, lost=lost) as writer:
-            mirror.claim(writer)
-            sync = MirrorSync(mirror, writer, is_driver=True)
-            writer.turns = sync
-            with sync:
-                yield writer
-    finally:
-        mirror.release()
+    with mirror.keep():
+        mirror.pull()
+        if not take_over:
+            mirror.await_end(what)
+        mirror.note_claims()
+        try:
+            with own(folder, what, take_over=take_over, lost=lost) as writer:
+                mirror.claim(writer)
+                sync = MirrorSync(mirror, writer, is_driver=True)
+                writer.turns = sync
+                with sync:
+                    yield writer
+        finally:
+            mirror.release()
 
 
 def folders_here(run: str, storage: str, scratch: str = "") -> Iterator[Path]:

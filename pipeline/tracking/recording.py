@@ -161,7 +161,7 @@ def set_aside(folder: Path, uri: str, writer: Writer) -> None:
         raise
     aside = folder.parent / name
     # Last what tells a start that finds the rest gone that there was another run or sweep.
-    move_aside(folder, aside, (JOURNAL_NAME, SWEEP_NAME), writer.check)
+    move_aside(folder, aside, (JOURNAL_NAME, SWEEP_NAME), writer)
     say(f"{folder.name} starts over; what was there is kept in {shown(aside)}")
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,21 @@ def test_a_torn_last_line_is_ignored_and_cut_off_by_the_next_entry(tmp_path, kep
         (1, 2.0),
         (2, 0.5),
     ]
+
+
+@pytest.mark.parametrize("left", [None, b"", b'{"seq": 1'])
+def test_a_journal_that_was_removed_or_cut_is_not_begun_anew_by_the_process_that_wrote_it(
+    tmp_path, left
+):
+    journal = Journal(tmp_path / "run")
+    journal.tags({"a": "b"})
+    if left is None:
+        shutil.rmtree(tmp_path / "run")
+    else:
+        journal.path.write_bytes(left)
+    with pytest.raises(ValueError, match=r"journal\.jsonl: removed or cut .* expected at least"):
+        journal.tags({"c": "d"})
+    assert not journal.path.exists() if left is None else journal.path.read_bytes() == left
 
 
 def test_a_journal_whose_only_line_is_torn_starts_over(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pipeline.io.objects import ConflictError, Objects, StoreError
 from pipeline.run import mirror as mirrors
 from pipeline.run import mirror_sync, ownership
 from pipeline.run.manifest import MANIFEST, Manifest
-from pipeline.run.mirror import Mirror
+from pipeline.run.mirror import LostError, Mirror
 from pipeline.run.mirror_sync import MirrorSync, join
 from pipeline.run.ownership import HeldError, Owner, SupersededError, Writer, note_claim
 from pipeline.run.storage import fetch_patiently, fetch_run, folder_here, hold, working
@@ -377,6 +378,91 @@ def test_of_two_that_publish_a_folder_the_first_counts(one, other):
     assert in_bucket(one) == sent
     other.mirror.pull()
     assert other.files() == {"checkpoint.json": b"first"}
+
+
+JOURNALS = ("journal.jsonl", "system.jsonl")
+LARGE = b"first\nsecond\n" + bytes(2 * 2**20)
+
+
+def lost_folder(machine: Machine) -> None:
+    shutil.rmtree(machine.folder)
+
+
+def begun_anew(machine: Machine) -> None:
+    shutil.rmtree(machine.folder)
+    for name in JOURNALS:
+        machine.write(name, b"third\n")
+    machine.write("epoch_0002/checkpoint.json", b"{}")
+
+
+def without(name: str, content: bytes | None = None) -> Callable[[Machine], None]:
+    def lose(machine: Machine) -> None:
+        machine.write("epoch_0002/checkpoint.json", b"{}")
+        (machine.folder / name).unlink()
+        if content is not None:
+            machine.write(name, content)
+
+    return lose
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lost_folder,
+        begun_anew,
+        *(without(name) for name in (".mirror.json", *JOURNALS)),
+        *(without(name, b"") for name in JOURNALS),
+        *(without(name, b"first\n") for name in JOURNALS),
+        without("journal.jsonl", b"third\n"),
+        without("journal.jsonl", b"other\nsecond\nthird\n"),
+        without("journal.jsonl", b"other\n" + LARGE),
+    ],
+)
+@pytest.mark.parametrize("sent", [b"first\nsecond\n", LARGE])
+def test_what_a_bucket_has_of_a_run_outlasts_the_loss_of_its_folder(one, other, lose, sent):
+    writer = one.start(owner())
+    for name in JOURNALS:
+        one.write(name, sent)
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    one.mirror.push(writer)
+    stored = in_bucket(one)
+    lose(one)
+    for _ in range(2):
+        with pytest.raises(LostError, match=r"one.* was removed or .* the same command continues"):
+            one.mirror.push(writer)
+    assert in_bucket(one) == stored
+    other.mirror.pull()
+    expected = dict.fromkeys(JOURNALS, sent) | {"epoch_0001/checkpoint.json": b"{}"}
+    assert other.files() == expected
+    # The next start on this machine has it again.
+    next_writer = one.start(owner())
+    assert one.files() == expected
+    one.write("journal.jsonl", sent + b"third\n")
+    one.mirror.push(next_writer)
+    other.mirror.pull()
+    assert other.files() == expected | {"journal.jsonl": sent + b"third\n"}
+
+
+def test_a_torn_line_that_was_uploaded_is_cut_off(one, other):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\nsec")
+    one.mirror.push(writer)
+    for content in (b"first\n", b"first\nsecond\nthird\n"):
+        one.write("journal.jsonl", content)
+        assert one.mirror.push(writer)
+        other.mirror.pull()
+        assert other.files() == {"journal.jsonl": content}
+
+
+def test_a_folder_that_is_lost_beside_the_run_is_reported_once(one, quick, capsys):
+    sync = MirrorSync(one.mirror, one.start(owner()), is_driver=True)
+    one.write("journal.jsonl", b"first\n")
+    sync.upload()
+    lost_folder(one)
+    until(lambda: not sync._threads[0].is_alive())
+    with pytest.raises(LostError):
+        sync.close()
+    assert capsys.readouterr().out.count("nothing more is uploaded") == 1
 
 
 def test_a_damaged_object_is_refused(one, other):

@@ -12,7 +12,7 @@ from pipeline.run import mirror as mirrors
 from pipeline.run import scratch
 from pipeline.run.mirror import Mirror
 from pipeline.run.scratch import tidy
-from pipeline.run.storage import publish
+from pipeline.run.storage import hold, publish
 
 pytestmark = pytest.mark.usefixtures("memory_store")
 
@@ -85,6 +85,19 @@ def test_a_copy_that_a_process_keeps_or_changes_is_kept(tmp_path):
             assert folder.exists()
     tidy(tmp_path)
     assert not folder.exists()
+
+
+def test_a_copy_is_kept_while_a_process_is_about_to_own_it(tmp_path, monkeypatch):
+    folder, await_end = a_copy(tmp_path), Mirror.await_end
+
+    def wait_long(mirror: Mirror, what: str) -> None:
+        age(folder)
+        tidy(tmp_path)
+        await_end(mirror, what)
+
+    monkeypatch.setattr(Mirror, "await_end", wait_long)
+    with hold(folder, "run pose"):
+        assert (folder / "journal.jsonl").exists()
 
 
 def test_a_start_that_waits_while_its_copy_is_removed_brings_it_anew(tmp_path, monkeypatch):

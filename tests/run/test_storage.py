@@ -107,13 +107,18 @@ def test_a_run_that_is_moved_aside_lies_beside_it_in_the_bucket(run, tmp_path):
     aside = run.with_name("pose-before-1")
     assert not is_taken(aside, run)
     with hold(run, "run pose") as writer:
-        move_aside(run, aside, ["journal.jsonl"], writer.check)
+        move_aside(run, aside, ["journal.jsonl"], writer)
     assert is_taken(aside, run)
     assert fetch("s3://bucket/runs/pose", str(tmp_path / "other")) is not None
     moved = fetch("s3://bucket/runs/pose-before-1", str(tmp_path / "other"))
     assert (moved / "journal.jsonl").read_text() == "journal.jsonl"
     assert (moved / "epoch_0001/checkpoint.json").exists()
     assert not (moved.with_name("pose") / "journal.jsonl").exists()
+    # The run begins anew, with a journal that does not continue the former.
+    with hold(run, "run pose"):
+        (run / "journal.jsonl").write_text("anew")
+    begun = fetch("s3://bucket/runs/pose", str(tmp_path / "third"))
+    assert (begun / "journal.jsonl").read_text() == "anew"
 
 
 def test_a_sweep_that_is_moved_aside_takes_its_trials_along(run, tmp_path):
@@ -125,7 +130,7 @@ def test_a_sweep_that_is_moved_aside_takes_its_trials_along(run, tmp_path):
     aside = sweep.with_name("pose-before-1")
     with hold(sweep, "sweep pose") as writer:
         (sweep / "sweep.json").write_text("{}")
-        move_aside(sweep, aside, ["sweep.json"], writer.check)
+        move_aside(sweep, aside, ["sweep.json"], writer)
     other = fetch("s3://bucket/runs/pose-before-1", str(tmp_path / "other"))
     assert (other / "trial/epoch_0001/checkpoint.json").exists()
     # A trial of the new sweep starts from nothing.
@@ -142,7 +147,7 @@ def test_a_run_that_can_not_be_moved_aside_stays(run, monkeypatch):
 
         away.setattr(Objects, "create", fail)
         with pytest.raises(StoreError):
-            move_aside(run, aside, ["journal.jsonl"], writer.check)
+            move_aside(run, aside, ["journal.jsonl"], writer)
     assert (run / "journal.jsonl").exists()
     assert not aside.exists()
 
@@ -158,7 +163,7 @@ def test_a_copy_aside_that_a_full_disk_ends_is_removed(run, monkeypatch):
     with hold(run, "run pose") as writer, monkeypatch.context() as full:
         full.setattr("shutil.copytree", fill)
         with pytest.raises(OSError, match="No space left on device"):
-            move_aside(run, aside, ["journal.jsonl"], writer.check)
+            move_aside(run, aside, ["journal.jsonl"], writer)
     assert (run / "journal.jsonl").exists()
     assert not aside.exists()
 

@@ -39,6 +39,8 @@ LOOPBACK = "127.0.0.1"
 # Logger that prints the stack of a worker's error. Errors that users cause, such as a damaged
 # sample, need none, and LoggingConfig can't turn it off for some errors.
 TRACEBACKS = "ray.train.v2._internal.util"
+# Logger that advises, at each start of a cluster, to turn off its token.
+_TOKEN_ADVICE = "ray._private.authentication.authentication_token_setup"
 # `_system_config` of a cluster without a dashboard: every process of Ray would gather and send
 # what only the dashboard shows.
 NO_METRICS = {
@@ -173,6 +175,17 @@ def signals_kept() -> Iterator[None]:
         yield
     finally:
         ray_utils.set_sigterm_handler, ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = before
+
+
+@contextmanager
+def without_token_advice() -> Iterator[None]:
+    """Keep Ray in this context from advising to turn off the token of the cluster that it starts."""
+    logger = logging.getLogger(_TOKEN_ADVICE)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextmanager

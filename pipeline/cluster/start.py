@@ -18,6 +18,7 @@ from pipeline.cluster.ray_private import (
     few_attempts,
     signals_kept,
     temp_folder,
+    without_token_advice,
 )
 from pipeline.io.console import say
 from pipeline.io.installation import package_folders
@@ -135,13 +136,14 @@ def _start(is_shared: bool) -> None:
 
 
 def _start_once(is_shared: bool) -> None:
-    with bound_to_loopback():
+    with bound_to_loopback(), without_token_advice():
         ray.init(
             address="local",
             # Its State API is needed to free what a killed run held. A single run would only
             # get ten more processes that have to start, and wake beside training.
             include_dashboard=is_shared,
-            _system_config={} if is_shared else NO_METRICS,
+            # A copy: Ray adds the session's folders to it, which are not those of the next one.
+            _system_config={} if is_shared else dict(NO_METRICS),
             _temp_dir=_short_temp_folder(),
             dashboard_host=LOOPBACK,
             object_store_memory=_OBJECT_STORE_BYTES,

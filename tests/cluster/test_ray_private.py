@@ -62,6 +62,8 @@ NAMES = [
     "ray._private.services:canonicalize_bootstrap_address_or_die",
     "ray._common.utils:get_default_ray_temp_dir",
     "ray._private.utils:set_sigterm_handler",
+    # without_token_advice
+    "ray._private.authentication.authentication_token_setup:_warn_token_auth_enabled",
     # TRACEBACKS
     "ray.train.v2._internal.util:construct_user_exception_with_traceback",
 ]
@@ -122,6 +124,29 @@ def test_ray_still_takes_loopback_where_it_knows_of_no_clusters(monkeypatch):
         assert ray.util.get_node_ip_address() == ray_private.LOOPBACK
         assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert ray._private.ray_constants.ENABLE_RAY_CLUSTER
+
+
+def test_each_cluster_of_a_process_gets_settings_of_its_own_and_no_advice_on_its_token(
+    monkeypatch,
+):
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")
+    advice = logging.getLogger(ray_private._TOKEN_ADVICE)
+    given, records = [], []
+
+    def init(*, _system_config, **_):
+        given.append(dict(_system_config))
+        _system_config["object_spilling_config"] = "a folder of this session"
+        pkgutil.resolve_name(NAMES[-2])()
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(advice, "callHandlers", records.append)
+    for _ in range(2):
+        start._start_once(False)
+    assert given == [ray_private.NO_METRICS] * 2
+    assert not records
+    pkgutil.resolve_name(NAMES[-2])()
+    assert len(records) == 1
 
 
 def test_ray_train_still_logs_stacks_by_the_logger_that_is_turned_off(monkeypatch):

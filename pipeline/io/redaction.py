@@ -30,8 +30,10 @@ _QUERY = re.compile(
 _NAME = re.compile(r"[\w.~%+$\[\]-]{1,64}=")
 # MLflow's interface has its pages behind the #. Their queries name ids of runs, and saved views.
 _IDS = r"%5B(?:%22(?:[0-9a-f]{32}|\d{1,20})%22(?:%2C)?)+%5D"
-_VIEW = rf"runs={_IDS}&experiments={_IDS}|viewStateShareKey=scores_\w+\.\d+"
-_PAGE = re.compile(rf"(?:/[\w.~%-]*)+(?:\?(?:{_VIEW}))?(?=\s|\Z|['\"`),.:])")
+_VIEW = rf"(?:runs={_IDS}&experiments={_IDS}|viewStateShareKey=scores_\w+(?:\.\d+)?)"
+_PAGE = re.compile(
+    rf"(?:/[\w.~%-]*)+(?:\?{_VIEW})?(?:[?&]workflowType=\w{{1,20}})?(?=\s|\Z|['\"`),.:])"
+)
 _IN_A_VALUE = re.compile(
     r"(?P<scheme>%3a%2f%2f)(?:(?:(?!%3a%2f%2f|%40)\S)*+(?P<at>%40))+", re.IGNORECASE
 )

@@ -13,6 +13,8 @@ from pipeline.tracking.sync_state import SyncPosition, last_position
 
 # Schemes that MLflow reads itself, without a server.
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file")
+# Otherwise the interface shows what it has for language models around the page.
+_TRAINING = "workflowType=machine_learning"
 # More runs than these make a page that a browser draws slowly, and a long address.
 MOST_COMPARED = 50
 
@@ -55,7 +57,8 @@ def link(uri: str, page: str) -> str:
         return f"open the workspace of {shown}"
     parts = urlsplit(shown)
     host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}/" + (f"#/{page}" if page else "")
+    place = f"{parts.scheme}://{host}{parts.path.rstrip('/')}/"
+    return f"{place}#/{page}{'&' if '?' in page else '?'}{_TRAINING}" if page else place
 
 
 def is_server(uri: str) -> bool:

@@ -153,7 +153,7 @@ def test_mlflow_s_server_is_started_found_again_and_ended(tmp_path: Path, new_da
     try:
         address = first.stdout.readline().strip()
         server, _, page = address.partition("/#/")
-        assert page == f"experiments/1/runs/{run.run_id}"
+        assert page.startswith(f"experiments/1/runs/{run.run_id}?")
         asked = f"{server}/api/2.0/mlflow/runs/get?run_id={run.run_id}"
         with urllib.request.urlopen(asked) as answer:
             assert json.load(answer)["run"]["info"]["run_name"] == "one"

@@ -17,6 +17,8 @@ from pipeline.tracking.links import (
 from pipeline.tracking.sync_state import SyncPosition, write_position
 
 URI = "http://host:5000"
+# MLflow's part for training of its interface.
+TRAINING = "workflowType=machine_learning"
 
 
 def recorded(number: int, experiment: str = "7", uri: str = URI) -> SyncPosition:
@@ -25,7 +27,7 @@ def recorded(number: int, experiment: str = "7", uri: str = URI) -> SyncPosition
 
 def test_a_run_has_a_page_in_its_experiment():
     page = run_page(recorded(10))
-    assert link(URI, page) == f"{URI}/#/experiments/7/runs/{'a':0>32}"
+    assert link(URI, page) == f"{URI}/#/experiments/7/runs/{'a':0>32}?{TRAINING}"
 
 
 def test_a_comparison_names_runs_and_experiments_as_quoted_json():
@@ -33,7 +35,7 @@ def test_a_comparison_names_runs_and_experiments_as_quoted_json():
     one, two, three = (f"{n:032d}" for n in (1, 2, 3))
     assert link(URI, page) == (
         f"{URI}/#/compare-runs?runs=%5B%22{one}%22%2C%22{two}%22%2C%22{three}%22%5D"
-        "&experiments=%5B%227%22%2C%228%22%5D"
+        f"&experiments=%5B%227%22%2C%228%22%5D&{TRAINING}"
     )
 
 
@@ -56,21 +58,26 @@ def test_a_comparison_has_the_first_fifty_runs_of_many():
     ],
 )
 def test_a_link_has_the_server_s_address_without_a_password(uri, address):
-    assert link(uri, run_page(recorded(1))) == f"{address}#/{run_page(recorded(1))}"
+    assert link(uri, run_page(recorded(1))) == f"{address}#/{run_page(recorded(1))}?{TRAINING}"
     assert link(uri, "") == address
 
 
 def test_printed_links_are_whole():
-    for page in (run_page(recorded(1)), comparison_page([recorded(1), recorded(2)]), ""):
+    views = [
+        experiment_page(recorded(1), f"scores_{score}")
+        for score in ("pckh_0.5", "pck_torso_0.2", "coco_ap")
+    ]
+    compared = comparison_page([recorded(1), recorded(2)])
+    for page in (run_page(recorded(1)), compared, *views, ""):
         assert redacted(link(URI, page)) == link(URI, page)
 
 
 def test_an_experiment_has_a_page_of_its_runs():
-    assert link(URI, experiment_page(recorded(1))) == f"{URI}/#/experiments/7/runs"
+    assert link(URI, experiment_page(recorded(1))) == f"{URI}/#/experiments/7/runs?{TRAINING}"
 
 
 def test_a_server_is_opened_by_a_link_and_a_database_by_a_command():
-    assert how_to_open(URI, "a", ["runs/one"]) == f"{URI}/#/a"
+    assert how_to_open(URI, "a", ["runs/one"]) == f"{URI}/#/a?{TRAINING}"
     opening = how_to_open("sqlite:////runs/m.db", "a", ["my runs/one"])
     assert opening == "python -m jobs.ui 'my runs/one'"
 

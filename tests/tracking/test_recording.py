@@ -93,7 +93,7 @@ def test_a_run_that_waits_for_its_last_owner_ends_by_a_signal_and_records_nothin
         (
             "http://me:secret@mlflow:5000",
             "",
-            ["in MLflow: http://mlflow:5000/#/experiments/3/runs/ab"],
+            ["in MLflow: http://mlflow:5000/#/experiments/3/runs/ab?workflowType=machine_learning"],
         ),
         ("http://mlflow:5000", "sweep", []),
         ("sqlite:////mlflow.db", "", []),

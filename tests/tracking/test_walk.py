@@ -190,6 +190,8 @@ def test_a_printed_link_opens_a_run(tab, swept):
     [run] = recorded_runs(swept.folders[:1])
     tab.goto(link(swept.uri, run_page(run)))
     expect(tab.get_by_role("heading", name=NAMES[0])).to_be_visible(timeout=walk.LIMIT_MS)
+    # In the part of the interface for language models it is not in the list of pages.
+    expect(tab.get_by_role("link", name="Model registry")).to_be_visible()
 
 
 @pytest.fixture
@@ -235,7 +237,7 @@ def open_view(tab, swept, more: str = "") -> None:
 def test_the_first_chart_of_a_run_is_of_the_primary_metric(tab, swept):
     [run] = recorded_runs(swept.folders[:1])
     tab.goto("about:blank")
-    tab.goto(f"{link(swept.uri, run_page(run))}/model-metrics")
+    tab.goto(link(swept.uri, f"{run_page(run)}/model-metrics"))
     cards = tab.get_by_test_id("experiment-view-compare-runs-card")
     expect(cards.first).to_contain_text(HEADLINE, timeout=walk.LIMIT_MS)
 

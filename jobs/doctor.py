@@ -224,7 +224,7 @@ def _browser(arguments: Arguments) -> str:
     try:
         return f"{webbrowser.get().name} opens links"
     except webbrowser.Error:
-        return Note("none on this machine: open the links that commands print elsewhere")
+        return Note("none opens from here: open the links that commands print elsewhere")
 
 
 CHECKS: dict[str, Callable[[Arguments], str]] = {

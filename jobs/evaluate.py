@@ -179,7 +179,8 @@ def _check_data(arguments: Arguments) -> None:
         raise ValueError(
             f"{' and '.join(absent)} missing, expected all of --boxes, --truth and --images"
             if len(absent) < len(given)
-            else "--data.val is required: validation shards; or --boxes with --truth and --images"
+            else "--data or --data.val is required: a packed folder or validation shards; or "
+            "--boxes with --truth and --images"
         )
     if arguments.val:
         return

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Arguments(PackSettings):
     """Cut people out of photographs and write WebDataset shards with an index, on Ray."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """File or folder of annotations, whose format its content tells; or a format's name, with
     --annotations: coco, yolo-pose, deeplabcut, sleap, cvat, label-studio, table, mpii-json,
     mpii-hrnet, mpii-mat, mpii-h5, lsp, lspet, flic. synthetic: rendered people, without files."""

@@ -149,7 +149,7 @@ def _read(path: Path) -> Space:
     try:
         content = parse_toml(path.read_bytes(), f"--space {path}")
     except OSError as error:
-        raise ValueError(f"--space {path}: {error}") from error
+        raise ValueError(f"--space {path}: {error.strerror}") from error
     for part in content:
         if part not in ("axes", "points"):
             raise ValueError(

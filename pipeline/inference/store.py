@@ -115,7 +115,7 @@ def _read(path: Path) -> Any:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: not readable: {error}") from None
+        raise ValueError(f"{path}: not readable: {error.strerror}") from None
     return parse_json(text, str(path))
 
 

@@ -122,10 +122,18 @@ def clear_errors(advice: str = "", within_s: float = WITHIN_S) -> Iterator[None]
         except OSError as error:
             if isinstance(error, BrokenPipeError) and _is_unread():
                 raise SystemExit(_UNREAD) from None
-            fail(str(error), _FAILED)
+            fail(_described(error), _FAILED)
         finally:
             if _is_unread():
                 _drop_output()
+
+
+def _described(error: OSError) -> str:
+    """Format an error of the system as `FILE: reason`, without its number."""
+    if not error.strerror:
+        return str(error)
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return ": ".join([*([" -> ".join(files)] if files else []), error.strerror])
 
 
 def _is_unread() -> bool:

@@ -352,7 +352,7 @@ def check_writable(setting: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(_PROBE_BYTES))
     except OSError as error:
-        raise ValueError(f"{setting}={str(folder)!r} can't be written: {error}") from error
+        raise ValueError(f"{setting}={str(folder)!r} can't be written: {error.strerror}") from error
 
 
 def _resuming(plan: Plan, given: Settings) -> Plan:

@@ -95,12 +95,18 @@ class TrainingArguments:
     """File of settings in TOML, such as --save-config writes; or whatever model.start takes, whose
     settings are taken but for name and storage. Options of the command line win."""
     save_config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """File to write the settings to that are not the defaults."""
+    """File to write the settings to that are not the defaults. The command then continues; with
+    --dry-run it starts nothing."""
 
     def save(self) -> None:
         """Write the file that `--save-config` names, if it does."""
         if self.save_config is not None:
-            self.save_config.write_text(config_text(self.settings), encoding="utf-8")
+            try:
+                self.save_config.write_text(config_text(self.settings), encoding="utf-8")
+            except OSError as error:
+                raise ValueError(
+                    f"--save-config {self.save_config}: can't be written: {error.strerror}"
+                ) from None
             say(f"written: {self.save_config}")
 
 

@@ -57,7 +57,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = parse_toml(path.read_bytes(), f"--config {path}")
     except OSError as error:
-        raise ValueError(f"--config {path}: {error}") from None
+        raise ValueError(f"--config {path}: {error.strerror}") from None
     flat: dict[str, Any] = {}
     for section, values in content.items():
         if not isinstance(values, dict):

@@ -136,7 +136,10 @@ def reach_store(uri: str) -> None:
 
     scheme, _, path = uri.partition(":///")
     if scheme == "sqlite" and not Path(path.partition("?")[0]).exists():
-        raise ValueError(f"tracking.uri={uri!r}: no such database")
+        raise ValueError(
+            f"tracking.uri={uri!r}: no such database; without another tracking.uri runs are "
+            "recorded in mlflow.db in the folder where they are started"
+        )
     reach(uri, _REACH_S)
 
 

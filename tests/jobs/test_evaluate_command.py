@@ -83,7 +83,10 @@ def test_images_without_a_file_of_their_own_are_refused(place, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["c"], "--data.val is required: validation shards; or --boxes with --truth and --images"),
+        (
+            ["c"],
+            "--data or --data.val is required: a packed folder or validation shards; or ",
+        ),
         (["c", "--boxes", "b.json"], "--truth and --images missing, expected all of --boxes"),
         (["c", "--data.val", "v", "--boxes", "b.json"], "--data.val: give shards, or --boxes"),
         (

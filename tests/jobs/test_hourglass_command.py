@@ -13,6 +13,7 @@ import pytest
 
 from hourglass_ray.__main__ import COMMANDS, listing, main
 from pipeline.io import installation
+from pipeline.io.console import clear_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,6 +82,20 @@ def test_an_output_that_no_one_reads_ends_a_command_without_a_word(words):
         # A help ends as if it had been read, where it notices at all.
         ends = (128 + signal.SIGPIPE, 0)[: 1 + ("--help" in words)]
         assert (done.returncode in ends, done.stderr) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("do", "files"),
+    [
+        (lambda folder: (folder / "a").read_bytes(), "{0}/a"),
+        (lambda folder: (folder / "a").rename(folder / "b"), "{0}/a -> {0}/b"),
+    ],
+)
+def test_an_error_of_the_system_names_its_files_and_no_number(do, files, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end, clear_errors():
+        do(tmp_path)
+    message = f"error: {files.format(tmp_path)}: No such file or directory\n"
+    assert (end.value.code, capsys.readouterr().err) == (1, message)
 
 
 def test_an_error_after_output_that_no_one_reads_is_printed():

@@ -157,7 +157,8 @@ def test_no_shards_are_refused(tmp_path, working_folder):
     refused(settings.replaced({"data.train": pattern}), message)
     refused(
         settings.replaced({"data.val": ""}),
-        "data.val is required: a glob of shards, such as 'out/train-*.tar'",
+        "data.val is required: a glob of shards, such as 'out/train-*.tar'; or --data DIR, the "
+        "folder that jobs.pack has written",
     )
 
 

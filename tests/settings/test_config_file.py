@@ -1,5 +1,7 @@
 """Files of settings in TOML, and the options `--config`, `--data` and `--save-config`."""
 
+import re
+
 import pytest
 from factories import checkpoint
 
@@ -89,6 +91,13 @@ def test_a_wrong_file_is_refused_by_its_name_and_the_setting(config, capsys, tex
     assert message in output
 
 
+def test_a_file_that_can_not_be_written_is_refused_by_its_option(tmp_path):
+    arguments = arguments_of("--save-config", str(tmp_path))
+    message = f"--save-config {tmp_path}: can't be written: Is a directory"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        arguments.save()
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_bytes(b"\xff\xfe")
@@ -127,7 +136,7 @@ def test_a_run_is_named_as_a_start_is_by_its_place_or_its_name_in_the_storage(tm
     ("config", "message"),
     [
         ("nowhere", "--config='nowhere': no such folder, and none of this name in "),
-        ("nowhere.toml", "--config nowhere.toml: [Errno 2] No such file"),
+        ("nowhere.toml", "--config nowhere.toml: No such file"),
     ],
 )
 def test_a_config_that_is_nowhere_is_refused(config, message, capsys, tmp_path, monkeypatch):

@@ -260,7 +260,10 @@ def _resolved(setting: str, pattern: str) -> list[str]:
     from pipeline.io.remote import expand
 
     if not pattern:
-        raise ValueError(f"{setting} is required: a glob of shards, such as 'out/train-*.tar'")
+        raise ValueError(
+            f"{setting} is required: a glob of shards, such as 'out/train-*.tar'; or --data DIR, "
+            f"the folder that {named('jobs.pack')} has written"
+        )
     try:
         locations = expand(pattern)
     except ValueError as error:

@@ -179,7 +179,7 @@ def signals_kept() -> Iterator[None]:
 
 @contextmanager
 def without_token_advice() -> Iterator[None]:
-    """Keep Ray in this context from advising to turn off the token of the cluster that it starts."""
+    """Keep Ray in this context from advising to turn off the token of a cluster that starts."""
     logger = logging.getLogger(_TOKEN_ADVICE)
     before, logger.disabled = logger.disabled, True
     try:

@@ -57,15 +57,16 @@ class Draw:
 
 
 def draws(seed: int, *, has_store: bool = False) -> Iterator[Draw]:
-    """Yield faults without end, the same for the same seed."""
+    """Yield faults without end, the same for the same seed: first one of each kind."""
     chance = random.Random(seed)
     weights = {
         kind: weight for kind, weight in _WEIGHTS.items() if has_store or kind not in OF_STORE
     }
+    first = chance.sample(list(weights), len(weights))
     while True:
         is_hasty = chance.random() < _HASTY_SHARE
         yield Draw(
-            kind=chance.choices(list(weights), list(weights.values()))[0],
+            kind=first.pop() if first else chance.choices([*weights], [*weights.values()])[0],
             is_hasty=is_hasty,
             wait_s=chance.uniform(*(_HASTY_S if is_hasty else _CALM_S)),
             choice=chance.random(),

@@ -159,7 +159,12 @@ class Soak:
         )
 
     def _is_due(self) -> bool:
-        """Whether the next fault is due; the first one waits for the first step."""
+        """Whether the next fault is due; the first one waits for the first step.
+
+        A fault of the store waits until the former is settled.
+        """
+        if self._next.kind in OF_STORE and self._disturbance is not None:
+            return False
         if not self.faults:
             return bool(self.steps) and time.time() - self.steps[0].time >= self._next.wait_s
         last = self.faults[-1]
@@ -240,8 +245,7 @@ class Soak:
         return True
 
     def _disturb_store(self, draw: Draw, fault: Fault) -> bool:
-        if self._store is None or self._disturbance is not None:
-            return False
+        assert self._store is not None, "faults of a store are drawn for a soak that has one"
         if draw.kind is Kind.STORE_KILLED:
             self._store.kill()
         else:

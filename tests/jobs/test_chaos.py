@@ -151,7 +151,6 @@ def test_metrics_that_are_lost_or_doubled_are_counted(journal, store, lost, doub
 def test_faults_depend_on_the_seed_alone():
     first, again, other = (list(islice(draws(seed), 200)) for seed in (7, 7, 8))
     assert first == again != other
-    assert {draw.kind for draw in first} == set(Kind) - set(OF_STORE)
 
 
 def test_traces_of_ranks_are_read_while_they_are_written(tmp_path: Path):
@@ -294,8 +293,29 @@ def test_a_damaged_checkpoint_and_one_that_only_the_journal_has_are_lost(tmp_pat
     assert checkpoints_account(tmp_path) == Account(expected=3, lost=2)
 
 
-def test_a_soak_in_a_bucket_has_faults_of_the_store_too():
-    assert {draw.kind for draw in islice(draws(0, has_store=True), 200)} == set(Kind)
+@pytest.mark.parametrize("has_store", [False, True])
+def test_a_soak_begins_with_one_fault_of_each_kind(has_store):
+    kinds = set(Kind) if has_store else set(Kind) - set(OF_STORE)
+    for seed in range(20):
+        first = islice(draws(seed, has_store=has_store), len(kinds))
+        assert {draw.kind for draw in first} == kinds
+    later = [draw.kind for draw in islice(draws(0, has_store=has_store), 300)][len(kinds) :]
+    assert set(later) == kinds
+    assert later.count(Kind.WORKER) > later.count(Kind.JOIN)
+
+
+def test_a_fault_of_the_store_waits_until_the_former_is_settled():
+    training: Any = Ended("")
+    absent: Any = None
+    soak = Soak(training, absent, absent, absent, draws(0, has_store=True))
+    soak.faults = [Fault(kind=Kind.STORE_FULL, time=0.0, before=("run-001", 0, 1), is_fatal=False)]
+    soak.faults[0].recovered = 1.0
+    for kind in Kind:
+        soak._next = replace(soak._next, kind=kind)
+        soak._disturbance = soak.faults[0]
+        assert soak._is_due() is (kind not in OF_STORE)
+        soak._disturbance = None
+        assert soak._is_due()
 
 
 def asked(gate: Gate, method: str) -> int:

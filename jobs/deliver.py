@@ -10,6 +10,7 @@ from pipeline.io.console import say
 from pipeline.io.location import is_store
 from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME, Journal
+from pipeline.run.storage import shown
 from pipeline.settings.cli import clear_errors, fail, parse
 from pipeline.tracking.sync_state import Backlog, counted
 
@@ -59,13 +60,13 @@ def deliver(run: Path, uri: str) -> Backlog:
     from pipeline.tracking.sync import JournalSync
 
     if end_abandoned(run):
-        say(f"{run}: its driver ended without recording it; the run is marked as KILLED")
+        say(f"{shown(run)}: its driver ended without recording it; the run is marked as KILLED")
     delivery, reason = JournalSync(run, uri), ""
     try:
         delivery.deliver()
     except AwayError as error:
         reason = str(error)
-    say(f"{run}: sent {counted(delivery.sent)} to {redacted(uri)}")
+    say(f"{shown(run)}: sent {counted(delivery.sent)} to {redacted(uri)}")
     return delivery.backlog(reason)
 
 

@@ -21,9 +21,9 @@ class Arguments:
     the link. A server that was started ends with Ctrl-C."""
 
     runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN ...")]] = ()
-    """Folder or name of a run or a sweep, or an MLflow run's id. One run opens its page, several
-    runs and the trials of a sweep their comparison. Without any the UI opens on the experiment of
-    the newest run."""
+    """Folder or name of a run or a sweep, also in a bucket (s3://, gs://, az://), or the id of an
+    MLflow run. One run opens its page, several runs and the trials of a sweep their comparison.
+    Without any the UI opens on the experiment of the newest run."""
     storage: Storage = ""
     uri: Annotated[str, tyro.conf.arg(name="tracking.uri", metavar="URI")] = ""
     """MLflow tracking URI; empty: that of the first run's folder, otherwise MLFLOW_TRACKING_URI,
@@ -45,12 +45,12 @@ def show(arguments: Arguments) -> None:
     """Print the link, open it if wanted, and run a server until a signal. Raises ValueError."""
     if not 1 <= arguments.port <= 65_535 - 20:
         raise ValueError(f"--port must be from 1 to 65515, got {arguments.port}")
-    from pipeline.run.plan import storage_folder
+    from pipeline.run.plan import resolved_storage
     from pipeline.tracking.links import is_server, link
     from pipeline.tracking.selection import page_of, selected, store_of
     from pipeline.tracking.ui import server
 
-    names, storage = arguments.runs, storage_folder(arguments.storage)
+    names, storage = arguments.runs, resolved_storage(arguments.storage)
     uri = store_of(names, storage, arguments.uri)
     runs = selected(names, storage, uri)
     page = page_of(names, runs, uri)

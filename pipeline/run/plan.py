@@ -179,11 +179,6 @@ def resolved_storage(setting: str) -> str:
     return str(_absolute("ray.storage", setting, setting) if setting else working_root() / "runs")
 
 
-def storage_folder(setting: str) -> Path:
-    """Return the folder on this machine that `ray.storage` means. Raises ValueError."""
-    return local_storage(resolved_storage(setting), "")
-
-
 def _resolved(settings: Settings, train: ShardSet, val: ShardSet) -> Settings:
     joints = len(train.joint_set.joints)
     if settings.model.joints not in (0, joints):

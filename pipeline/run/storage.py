@@ -216,12 +216,10 @@ def folders_here(run: str, storage: str, scratch: str = "") -> Iterator[Path]:
             yield found / last
         return
     yield Path(run)
-    if is_store(storage):
-        if PurePosixPath(run).parts == (run,) and run != "..":
-            found = fetch(f"{storage}/{run}", scratch)
-            yield from () if found is None else (found,)
-    else:
+    if not is_store(storage):
         yield Path(storage, run)
+    elif (parts := PurePosixPath(run).parts) and {"/", ".."}.isdisjoint(parts):
+        yield from folders_here("/".join([storage, *parts]), "", scratch)
 
 
 def fetch(location: str, scratch: str, *, is_light: bool = True) -> Path | None:

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from pipeline.io.installation import command
 from pipeline.io.redaction import redacted
+from pipeline.run.storage import shown
 from pipeline.tracking.sync_state import SyncPosition, last_position
 
 # Schemes that MLflow reads itself, without a server.
@@ -74,6 +75,7 @@ def recorded_runs(folders: Sequence[Path]) -> list[SyncPosition]:
 
 
 def shown_folder(folder: Path) -> str:
-    """Return a folder as a command names it: relative if it lies in the working folder."""
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    """Return a run's folder as a command names it: in a bucket, or relative to the working one."""
+    here, place = Path.cwd(), shown(folder)
+    is_below = place == str(folder) and folder.is_relative_to(here)
+    return str(folder.relative_to(here)) if is_below else place

@@ -9,6 +9,7 @@ from pipeline.io.redaction import redacted
 from pipeline.run.journal import JOURNAL_NAME
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.run.plan import tracking_uri
+from pipeline.run.storage import folders_here, shown
 from pipeline.tracking.client import recorded_uri
 from pipeline.tracking.links import comparison_page, experiment_page, recorded_runs, run_page
 from pipeline.tracking.lookup import reach_store
@@ -17,7 +18,7 @@ from pipeline.tracking.sync_state import SyncPosition, last_position
 from pipeline.tracking.views import view_of
 
 
-def store_of(names: Sequence[str], storage: Path, given: str) -> str:
+def store_of(names: Sequence[str], storage: str, given: str) -> str:
     """Return the URI of the store to show: `given`, else that of the first name's folder, if any.
 
     Otherwise it is the default. Raises ValueError as `recorded_uri` and if a database does not
@@ -34,11 +35,12 @@ def store_of(names: Sequence[str], storage: Path, given: str) -> str:
     return uri
 
 
-def selected(names: Sequence[str], storage: Path, uri: str) -> list[SyncPosition]:
+def selected(names: Sequence[str], storage: str, uri: str) -> list[SyncPosition]:
     """Return the runs that `names` name, and the trials in place of a sweep, each once.
 
-    A name is a folder, that of a run in `storage`, or the name or id of a run in MLflow at `uri`.
-    Without names it is the newest run, if any. Raises ValueError if MLflow does not have one.
+    A name is a folder, also one in a bucket, that of a run in `storage`, or the name or id of a run
+    in MLflow at `uri`. Without names it is the newest run, if any. Raises ValueError if MLflow does
+    not have one.
     """
     if not names:
         newest = newest_run(uri)
@@ -60,16 +62,16 @@ def page_of(names: Sequence[str], runs: Sequence[SyncPosition], uri: str) -> str
     return run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
 
 
-def _folder(name: str, storage: Path) -> Path | None:
+def _folder(name: str, storage: str) -> Path | None:
     """Return the folder of the run or sweep that a name or the folder of a checkpoint means."""
-    for folder in (Path(name), storage / name):
+    for folder in folders_here(name, storage):
         for place in (folder, folder.parent):
             if folder.is_dir() and ((place / JOURNAL_NAME).exists()):
                 return place
     return None
 
 
-def _named(name: str, storage: Path, uri: str) -> list[SyncPosition]:
+def _named(name: str, storage: str, uri: str) -> list[SyncPosition]:
     folder = _folder(name, storage)
     if folder is not None:
         trials = sorted(folder.glob(f"*/{JOURNAL_NAME}")) if (folder / SWEEP_NAME).exists() else []
@@ -78,7 +80,7 @@ def _named(name: str, storage: Path, uri: str) -> list[SyncPosition]:
         if not here:
             raise ValueError(
                 f"RUN={name!r}: MLflow at {redacted(uri)} does not have it yet; to send it: "
-                f"{shlex.join([*command('jobs.deliver'), str(folder)])}"
+                f"{shlex.join([*command('jobs.deliver'), shown(folder)])}"
             )
         return here
     runs = find_runs(uri, name)

@@ -15,6 +15,7 @@ from pipeline.io.own import create_own
 from pipeline.io.parsing import fields_of, items_of, parse_json, text_of, whole_of
 from pipeline.io.redaction import redacted
 from pipeline.io.text import briefly
+from pipeline.run.storage import shown
 
 POSITION_NAME = "delivered.json"
 REFUSED_NAME = "undeliverable.jsonl"
@@ -52,12 +53,12 @@ class Backlog:
         return bool(self.waiting or self.refused)
 
     def __str__(self) -> str:
-        lines = []
+        lines, place = [], shown(self.folder)
         if self.waiting:
             because = f" ({self.reason})" if self.reason else ""
             lines.append(
-                f"MLflow lacks {counted(self.waiting)} of {self.folder}{because}; "
-                f"to send them: {shlex.join([*command('jobs.deliver'), str(self.folder)])}"
+                f"MLflow lacks {counted(self.waiting)} of {place}{because}; "
+                f"to send them: {shlex.join([*command('jobs.deliver'), place])}"
             )
         if self.refused:
             lines.append(f"MLflow refused {self.refused}, listed in {self.folder / REFUSED_NAME}")

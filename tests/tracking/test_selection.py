@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.io.location import STORES
+from pipeline.run.storage import publish
 from pipeline.tracking.links import comparison_page, experiment_page, run_page
 from pipeline.tracking.runs import Run, start_run
 from pipeline.tracking.selection import page_of, selected, store_of
@@ -56,9 +58,37 @@ def test_a_run_is_found_by_folder_name_and_the_folder_of_a_checkpoint(tmp_path, 
     folder = run_folder(tmp_path / "runs" / "one", 1, uri)
     (folder / "epoch_0001").mkdir()
     for name in (str(folder), "one", str(folder / "epoch_0001"), "one/epoch_0001"):
-        found = selected([name], tmp_path / "runs", uri)
+        found = selected([name], str(tmp_path / "runs"), uri)
         assert numbers(found) == [1]
         assert page_of([name], found, uri) == run_page(found[0])
+
+
+@pytest.mark.usefixtures("memory_store")
+@pytest.mark.parametrize("scheme", STORES)
+def test_a_run_in_a_bucket_is_found_by_its_place_and_by_its_name(
+    tmp_path, uri, scheme, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "here"))
+    storage = f"{scheme}://bucket/runs"
+    sweep = run_folder(tmp_path / "sweep", 2, uri)
+    (sweep / "sweep.json").touch()
+    for folder, number in ((tmp_path / "one", 1), (sweep / "trial", 3)):
+        checkpoint = run_folder(folder, number, uri) / "epoch_0001"
+        checkpoint.mkdir()
+        (checkpoint / "checkpoint.json").touch()
+    for folder in (tmp_path / "one", sweep / "trial", sweep):
+        publish(folder, f"{storage}/{folder.relative_to(tmp_path)}")
+    expected = {"one": 1, "one/epoch_0001": 1, "sweep": 3, "sweep/trial": 3}
+    for name, number in expected.items():
+        for names, place in (([f"{storage}/{name}"], ""), ([name], storage)):
+            assert store_of(names, place, "") == uri
+            assert numbers(selected(names, place, uri)) == [number]
+    late = run_folder(tmp_path / "late", 4, "http://other")
+    publish(late, f"{storage}/late")
+    with pytest.raises(ValueError, match=f"to send it: .*jobs.deliver {storage}/late$"):
+        selected(["late"], storage, uri)
+    with pytest.raises(ValueError, match=f"RUN='none': .* none of this name in {storage}, and"):
+        selected(["none"], storage, uri)
 
 
 def test_a_sweep_means_its_trials_and_each_run_comes_once(tmp_path, uri):
@@ -67,7 +97,7 @@ def test_a_sweep_means_its_trials_and_each_run_comes_once(tmp_path, uri):
     run_folder(sweep / "b", 3, uri)
     run_folder(sweep / "a", 2, uri)
     names = [str(sweep / "b"), "stacks"]
-    found = selected(names, tmp_path, uri)
+    found = selected(names, str(tmp_path), uri)
     assert numbers(found) == [3, 2]
     assert page_of(names, found, uri) == comparison_page(found)
 
@@ -75,21 +105,21 @@ def test_a_sweep_means_its_trials_and_each_run_comes_once(tmp_path, uri):
 def test_a_sweep_without_trials_in_mlflow_means_its_own_run(tmp_path, uri):
     sweep = run_folder(tmp_path / "stacks", 1, uri)
     (sweep / "sweep.json").touch()
-    assert numbers(selected(["stacks"], tmp_path, uri)) == [1]
+    assert numbers(selected(["stacks"], str(tmp_path), uri)) == [1]
 
 
 def test_a_sweep_that_mlflow_alone_has_means_its_trials_in_their_order(tmp_path, uri):
-    found = selected(["sweep"], tmp_path, uri)
+    found = selected(["sweep"], str(tmp_path), uri)
     assert [run.run_id for run in found] == [id_of(uri, "early"), id_of(uri, "late")]
     late = id_of(uri, "late")
-    assert [run.run_id for run in selected([late], tmp_path, uri)] == [late]
+    assert [run.run_id for run in selected([late], str(tmp_path), uri)] == [late]
 
 
 def test_a_run_that_is_nowhere_or_twice_is_named(tmp_path, uri):
     with pytest.raises(ValueError, match=r"^RUN='none': no folder .* no run is called so"):
-        selected(["none"], tmp_path, uri)
+        selected(["none"], str(tmp_path), uri)
     with pytest.raises(ValueError, match=r"^RUN='twice': .* 2 runs are called so: \w+, \w+;"):
-        selected(["twice"], tmp_path, uri)
+        selected(["twice"], str(tmp_path), uri)
 
 
 def test_a_run_that_was_not_sent_is_named_with_the_command_that_sends_it(tmp_path, uri):
@@ -97,18 +127,18 @@ def test_a_run_that_was_not_sent_is_named_with_the_command_that_sends_it(tmp_pat
     folder.mkdir()
     (folder / "journal.jsonl").touch()
     with pytest.raises(ValueError, match=f"does not have it yet; .* jobs.deliver {folder}"):
-        selected(["one"], tmp_path, uri)
+        selected(["one"], str(tmp_path), uri)
     run_folder(tmp_path / "two", 2, "http://other")
     with pytest.raises(ValueError, match="does not have it yet"):
-        selected(["two"], tmp_path, uri)
+        selected(["two"], str(tmp_path), uri)
 
 
 def test_without_names_the_newest_run_s_experiment_is_shown(tmp_path, uri, new_database):
-    [newest] = selected([], tmp_path, uri)
+    [newest] = selected([], str(tmp_path), uri)
     assert newest.run_id == id_of(uri, "twice", "second")
     assert page_of([], [newest], uri) == experiment_page(newest)
     empty = new_database(tmp_path / "empty.db")
-    assert selected([], tmp_path, empty) == []
+    assert selected([], str(tmp_path), empty) == []
     assert page_of([], [], uri) == ""
 
 
@@ -117,18 +147,18 @@ def test_the_store_is_the_given_one_then_that_of_the_folder_then_the_default(
 ):
     run_folder(tmp_path / "one", 1, uri)
     other = new_database(tmp_path / "other.db")
-    assert store_of(["one"], tmp_path, other) == other
-    assert store_of(["none", "one"], tmp_path, "") == uri
+    assert store_of(["one"], str(tmp_path), other) == other
+    assert store_of(["none", "one"], str(tmp_path), "") == uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    assert store_of(["none"], tmp_path, "") == other
+    assert store_of(["none"], str(tmp_path), "") == other
     with pytest.raises(ValueError, match="no such database"):
-        store_of([], tmp_path, f"sqlite:///{tmp_path}/none.db")
+        store_of([], str(tmp_path), f"sqlite:///{tmp_path}/none.db")
 
 
 def test_a_store_whose_password_is_not_on_disk_is_taken_from_the_environment(tmp_path, monkeypatch):
     run_folder(tmp_path / "one", 1, "postgresql://***@host/runs")
     with pytest.raises(ValueError, match=r"one has the URI .* without its secrets; give"):
-        store_of(["one"], tmp_path, "")
+        store_of(["one"], str(tmp_path), "")
     complete = "postgresql://anna:secret@host/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", complete)
-    assert store_of(["one"], tmp_path, "") == complete
+    assert store_of(["one"], str(tmp_path), "") == complete

@@ -492,7 +492,8 @@ def test_the_command_delivers_a_run_that_lies_in_a_bucket(
     journal.metrics({"loss": 3.0}, 1)
     publish(journal.root, "s3://bucket/runs/in-a-bucket")
     jobs.deliver.main(["s3://bucket/runs/in-a-bucket"])
-    assert "in-a-bucket: sent 2 entries (1 run, 1 metrics) to" in capsys.readouterr().out
+    sent = "s3://bucket/runs/in-a-bucket: sent 2 entries (1 run, 1 metrics) to"
+    assert sent in capsys.readouterr().out
     with pytest.raises(SystemExit):
         jobs.deliver.main(["s3://bucket/runs/none"])
     assert "s3://bucket/runs/none: no run there, expected" in capsys.readouterr().err

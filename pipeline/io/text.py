@@ -27,9 +27,9 @@ def one_line(text: str) -> str:
 
 
 def briefly(error: object) -> str:
-    """Return the beginning of a library's error, without secrets."""
+    """Return the beginning of a library's error in one line, without secrets."""
     # What is cut off later could be half a secret.
-    text = redacted(str(error)[: 50 * _LONGEST_REASON])
+    text = re.sub(r"\s*\n\s*", " ", redacted(str(error)[: 50 * _LONGEST_REASON]))
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."
 
 

@@ -353,7 +353,7 @@ def test_the_pack_reports_how_photographs_with_an_orientation_are_read(tmp_path)
     sizes = dict(zip(names(4), [(200, 160), (160, 200), (200, 160), (200, 160)], strict=True))
     write_annotations(tmp_path, coco_content(sizes))
     plan = plan_packing(settings_of(tmp_path, source="coco"))
-    assert plan.notes[1:] == (
+    assert plan.notes[2:] == (
         "3 images have an EXIF orientation; their joints are read as of images held "
         "2 upright and 1 stored (--exif auto)",
     )
@@ -470,6 +470,8 @@ def test_a_measure_that_few_people_have_is_told_with_their_share(tmp_path):
     write_annotations(tmp_path, content)
     plan = plan_packing(settings_of(tmp_path, source="coco", split="val"))
     assert plan.notes[1:] == (
+        "errors are divided by the distance from left_shoulder to right_hip, which 17% of the "
+        "people have (PCK-torso@0.2)",
         "validation: 1 of 6 people (16.7%) have both left_shoulder and right_hip; PCK-torso is of "
         "these alone",
     )

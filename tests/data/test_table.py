@@ -691,8 +691,11 @@ def test_a_value_for_missing_joints_is_refused_with_the_setting_that_reads_it(tm
     assert people[0].visibility[1:] == (VISIBLE,) * 3
 
 
-def test_one_joint_beyond_the_corner_may_be_true(tmp_path):
-    assert checked(tmp_path, GONE, ROW).people[0].joints[0] == (-1.0, -1.0)
+def test_one_joint_beyond_the_corner_may_be_true_unless_both_numbers_are_minus_one(tmp_path):
+    beyond = ROW | {"nose_x": -2, "nose_y": -2}
+    assert checked(tmp_path, beyond, ROW).people[0].joints[0] == (-2.0, -2.0)
+    with pytest.raises(ValueError, match=r"1 of 8 joints that are not missing lie at \(-1, -1\)"):
+        checked(tmp_path, GONE, ROW)
 
 
 def test_a_joint_that_is_both_visible_and_missing_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -415,6 +416,19 @@ def test_keypoints_of_label_studio_on_a_turned_picture_are_turned_back(tmp_path)
     ("make", "old", "new", "message"),
     [
         (coco, '"bbox"', '"score": 0.5, "bbox"', "no people; passed over were a tool's prediction"),
+        (
+            coco,
+            '"bbox"',
+            '"iscrowd": "0", "bbox"',
+            "annotations[0]: iscrowd must be 0 or 1, got '0'",
+        ),
+        (coco, "30.5, 2", "30.5, true", "annotations[0]: visibility must be 0, 1 or 2, got True"),
+        (coco, "30.5, 2", "30.5, null", "annotations[0]: visibility must be 0, 1 or 2, got None"),
+        (coco, "40.25", "true", "keypoints of snout, which is labelled: expected numbers of shape"),
+        (coco, "0, 0, 0", "-1, -1, 2", "1 of 8 joints that are not missing lie at (-1, -1)"),
+        (deeplabcut, "90.0,,", "90.0,-1,-1", "1 of 8 joints that are not missing lie at (-1, -1)"),
+        (yolo_pose, "0: mouse", "x: mouse", "names must list the classes by their numbers"),
+        (yolo_pose, "0: mouse", "1: mouse", "line 1: class must be 1, got 0"),
         (yolo_pose, "kpt_shape: [4, 3]", "kpt_shape: 4", "kpt_shape must be [joints, 2 or 3]"),
         (yolo_pose, "flip_idx: [0, 2, 1, 3]", "flip_idx: [0, 2, 3, 1]", "flip_idx must have each"),
         (yolo_pose, "images/train", "images/there", "there is no such folder or list in"),
@@ -439,6 +453,120 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path, make, old, new, message
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         found_in(path, tmp_path / "out")
     assert str(path.parent) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo-pose", "cvat"])
+def test_a_figure_that_is_there_again_is_counted_once(tmp_path, name):
+    path = FILES[name](tmp_path / "in")
+    if name == "coco":
+        # Of two exports that were numbered anew and joined.
+        content = json.loads(path.read_text())
+        content["images"].append(content["images"][0] | {"id": 8, "file_name": "./a.png"})
+        content["annotations"].append(content["annotations"][0] | {"id": 9, "image_id": 8})
+        path.write_text(json.dumps(content))
+    elif name == "cvat":
+        path.write_text(re.sub("(<skeleton.*?</skeleton>)", r"\1\1", path.read_text(), count=1))
+    else:
+        text = path.parent / "labels/train/a.txt"
+        text.write_text(text.read_text() + text.read_text().replace(" ", "  "))
+    found = found_in(path, tmp_path / "out")
+    assert (len(people_of(found)), found.skipped) == (2, {"the same annotation again": 1})
+
+
+def test_labels_of_yolo_without_a_picture_are_missed_with_the_nearest_one(tmp_path):
+    path = yolo_pose(tmp_path / "in")
+    labels = path.parent / "labels/train"
+    (labels / "classes.txt").write_text("mouse\n")
+    (labels / "a.txt").rename(labels / "A.txt")
+    with pytest.raises(
+        ValueError, match=r"missing image: 1 .*images/train/A\.png: no such image; di"
+    ):
+        found_in(path, tmp_path / "out")
+    (labels / "A.txt").rename(labels / unicodedata.normalize("NFD", "ä.txt"))
+    (path.parent / "images/train/a.png").rename(path.parent / "images/train/ä.png")
+    (labels / "b.txt").write_text("")
+    found = found_in(path, tmp_path / "out")
+    assert [person.image for person in people_of(found)] == ["images/train/ä.png"]
+    assert found.skipped == {"image without a label": 1}
+
+
+def test_classes_of_yolo_are_known_by_their_numbers(tmp_path):
+    path = yolo_pose(tmp_path / "in")
+    names = f"  1: bird\n  0: mouse\nkpt_names:\n  1: [a, b, c, d]\n  '0': [{', '.join(JOINTS)}]\n"
+    path.write_text(path.read_text().partition("  0: mouse")[0] + names)
+    assert found_in(path, tmp_path / "out").joint_set.joints == JOINTS
+
+
+def test_a_keypoint_of_yolo_at_minus_one_is_no_joint(tmp_path):
+    path = yolo_pose(tmp_path / "in")
+    text = path.parent / "labels/train/b.txt"
+    text.write_text(text.read_text().replace("0 0 0\n", "-1 -1 2\n"))
+    with pytest.raises(
+        ValueError, match=r"b\.txt: line 1: a joint is at \(-1, -1\), expected the vi"
+    ):
+        found_in(path, tmp_path / "out")
+
+
+def test_what_looks_wrong_in_a_few_labels_is_told(tmp_path):
+    path = coco(tmp_path / "in")
+    content = json.loads(path.read_text())
+    content["annotations"][1]["keypoints"][-3:] = [0, 0, 2]
+    content["annotations"].append(
+        {"id": 3, "image_id": 1, "category_id": 1, "keypoints": [0.25, 0.5, 2] * 4}
+    )
+    path.write_text(json.dumps(content))
+    notes = found_in(path, tmp_path / "out").notes
+    assert (
+        "1 of 12 joints that are not missing lie at (0, 0) (b.png): look whether these are labelled"
+    ) in notes
+    assert (
+        "of 1 of 3 people all joints lie below 2 px (a.png): look whether these are shares of the "
+        "image"
+    ) in notes
+
+
+def test_a_skeleton_of_sleap_that_is_not_there_is_named(tmp_path):
+    path = sleap(tmp_path / "in")
+    with h5py.File(path, "a") as file:
+        file["instances"][0] = np.array((0, 0, 0, -1, -1, -1, 1, 0, 4), file["instances"].dtype)
+    with pytest.raises(
+        ValueError, match=r"instances\[0\]: skeleton -1 of 1, expected one there is"
+    ):
+        found_in(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"original_width": 320},
+            r"result\[1\]: original_width and original_height are \(160, 120",
+        ),
+        (
+            {"value": {"x": -1, "y": -1, "keypointlabels": ["snout"]}},
+            r"result\[0\]: x and y are -1",
+        ),
+    ],
+)
+def test_a_point_of_label_studio_that_is_no_joint_is_named(tmp_path, change, message):
+    path = label_studio(tmp_path / "in")
+    tasks = json.loads(path.read_text())
+    tasks[0]["annotations"][0]["result"][0].update(change)
+    path.write_text(json.dumps(tasks))
+    with pytest.raises(ValueError, match=message):
+        found_in(path, tmp_path / "out")
+
+
+def test_a_file_whose_figures_have_no_joint_says_so(tmp_path):
+    path = sleap(tmp_path / "in")
+    with h5py.File(path, "a") as file:
+        points = file["points"][:]
+        points["visible"] = False
+        file["points"][:] = points
+    with pytest.raises(
+        ValueError, match=r"no people; passed over were a tool's .* no labelled joint: 2"
+    ):
+        found_in(path, tmp_path / "out")
 
 
 def test_a_project_of_deeplabcut_may_be_given_by_its_config(tmp_path):

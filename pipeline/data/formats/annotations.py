@@ -57,6 +57,12 @@ def in_folder(folder: Path, path: Path) -> Path:
     return path
 
 
+def because(skipped: Mapping[str, int]) -> str:
+    """Return the end of an error on a file without people: what was skipped, by reason."""
+    reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items() if count)
+    return f"; passed over were {reasons}" if reasons else ""
+
+
 @contextmanager
 def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
     """Turn errors of opening and parsing a file into ValueErrors that name it.
@@ -150,6 +156,8 @@ def numbers_in(
 def numbers(value: Any, shape: tuple[int, ...], where: str) -> Float[np.ndarray, "..."]:
     """Return finite numbers of a given shape. Raises ValueError naming place, expected and got."""
     try:
+        if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+            raise TypeError
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where}: expected numbers of shape {shape}, got {value!r:.80}") from None

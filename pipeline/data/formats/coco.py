@@ -40,10 +40,9 @@ def read_coco(files: AnnotationFiles) -> Annotations:
 
     v is 0 for unlabelled, 1 for occluded, 2 for visible. The joint set is that of the categories,
     with `skeleton` as limbs; where these name no joints, `files.joint_set` does. Crowds,
-    annotations without keypoints, those with a score (a tool's predictions, unless
-    `files.predictions`) and an annotation that is there again are skipped. There is no head box. A
-    folder with a file for each split is that of an export of Roboflow. Raises ValueError naming
-    file, annotation and field.
+    annotations without keypoints, and those with a score (a tool's predictions, unless
+    `files.predictions`) are skipped. There is no head box. A folder with a file for each split is
+    that of an export of Roboflow. Raises ValueError naming file, annotation and field.
     """
     is_export = files.annotations.is_dir()
     return annotations_of(_of_splits(files) if is_export else _labels(files), files)
@@ -111,26 +110,18 @@ def _labels(files: AnnotationFiles) -> Labels:
     categories = _categories(contents, files)
     figures: list[Figure] = []
     skipped: Counter[str] = Counter()
-    known: set[tuple[Any, ...]] = set()
-    ids: Counter[str] = Counter()
+    contents_of: dict[str, set[tuple[str, bytes]]] = {}
     for number, record in enumerate(records_of(contents, "annotations", str(path))):
         where = f"{path}: annotations[{number}]"
-        reason = _reason_to_skip(record, files)
-        if reason is None:
-            found = _figure(record, images, categories.of(record, where), where)
-            # Joined exports hold some annotations twice, ids and all.
-            this = (
-                *(str(record.get("id")), found.image, found.category),
-                *(found.joints.tobytes(), found.states.tobytes()),
-            )
-            if "id" not in record or this not in known:
-                known.add(this)
-                figures.append(found)
-                ids.update([this[0]] if "id" in record else [])
-                continue
-            reason = "the same annotation again"
-        skipped[reason] += 1
-    repeated = sum(count > 1 for count in ids.values())
+        if reason := _reason_to_skip(record, files, where):
+            skipped[reason] += 1
+            continue
+        found = _figure(record, images, categories.of(record, where), where)
+        figures.append(found)
+        if "id" in record:
+            content = found.image, found.joints.tobytes()
+            contents_of.setdefault(str(record["id"]), set()).add(content)
+    repeated = sum(len(found) > 1 for found in contents_of.values())
     notes = list(categories.notes)
     if repeated:
         notes.append(
@@ -262,8 +253,11 @@ def _limbs(value: Any, joints: int, where: str) -> tuple[tuple[int, int], ...] |
     return tuple((int(start) - base, int(end) - base) for start, end in pairs) if is_fit else None
 
 
-def _reason_to_skip(record: Mapping[str, Any], files: AnnotationFiles) -> str | None:
-    if record.get("iscrowd"):
+def _reason_to_skip(record: Mapping[str, Any], files: AnnotationFiles, where: str) -> str | None:
+    crowd = record.get("iscrowd") or 0
+    if crowd not in (0, 1):
+        raise ValueError(f"{where}: iscrowd must be 0 or 1, got {crowd!r:.80}")
+    if crowd:
         return "crowd"
     keypoints = record.get("keypoints")
     if keypoints is None or keypoints == []:
@@ -306,10 +300,7 @@ def _joints(
             f"{where}: keypoints has {len(keypoints)} numbers, expected {3 * len(skeleton.joints)}:"
             f" x, y and visibility of each joint of {skeleton.name}"
         )
-    visibility = [state or 0 for state in keypoints[2::3]]
-    if not all(isinstance(state, int | float) and state in _STATES for state in visibility):
-        raise ValueError(f"{where}: visibility must be 0, 1 or 2, got {keypoints[2::3]!r:.80}")
-    states = np.array(visibility, np.int64)
+    states = np.array([_state(keypoints[k : k + 3], where) for k in range(0, len(keypoints), 3)])
     joints = np.zeros((len(states), 2))
     for joint in np.flatnonzero(states != Visibility.MISSING).tolist():
         joints[joint] = numbers(
@@ -318,6 +309,16 @@ def _joints(
             f"{where}: keypoints of {skeleton.joints[joint]}, which is labelled",
         )
     return joints, states
+
+
+def _state(triple: Sequence[Any], where: str) -> int:
+    """Return a joint's visibility; of one that is all null it is 0."""
+    *point, state = triple
+    if state is None and not any(point):
+        return 0
+    if type(state) not in (int, float) or state not in _STATES:
+        raise ValueError(f"{where}: visibility must be 0, 1 or 2, got {state!r:.80}")
+    return int(state)
 
 
 def _area(record: Mapping[str, Any], where: str) -> float | None:

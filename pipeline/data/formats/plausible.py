@@ -1,6 +1,6 @@
 """Coordinates that no photograph has: not finite, marks of missing joints, parts of the image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,9 @@ from pipeline.pose.shapes import Bool, Float
 # A few joints may truly lie at the first pixel; that many, in number and share, are a mark, and so
 # is one joint there in all people, if they are several.
 _MANY_JOINTS, _MANY_SHARE, _SEVERAL = 10, 0.01, 3
-# An x that equals y, below 0 or from here on, twice is a mark.
+# An x that equals y, below 0 or from here on, twice is a mark, and both of -1 even once.
 _BEYOND = 9999
+_MARK = -1
 # Shares of an image lie from 0 to 1, or a little outside.
 SHARES_BELOW = 2
 # More pixels than a row of any picture has.
@@ -38,15 +39,52 @@ class Advice:
 
 def check_plausible(annotations: Annotations, where: str, base: int, advice: Advice) -> None:
     """Raise ValueError if annotated joints can't be pixels. `base` numbers the first pixel."""
-    people = annotations.people
-    annotated = np.array([person.visibility for person in people]) != Visibility.MISSING
-    joints = np.array([person.joints for person in people], np.float64)
+    joints = np.array([person.joints for person in annotations.people], np.float64)
+    annotated, stored = _stored(annotations, base)
     _check_finite(annotations, joints, annotated, where)
-    stored = np.where(annotated[..., None], joints + base, np.nan)
     _check_marks(stored, annotated, where, advice)
     if not annotations.states_unit:
         _check_shares(stored, annotations.joint_set.joints, where, advice)
     _check_frames(annotations, joints, annotated, where)
+
+
+def doubtful_notes(annotations: Annotations, base: int) -> Iterator[str]:
+    """Yield lines on a few joints and people that look wrong, where `check_plausible` passes."""
+    annotated, stored = _stored(annotations, base)
+    at_zero = annotated & (stored == 0).all(axis=2)
+    if at_zero.any():
+        yield (
+            f"{at_zero.sum():,} of {annotated.sum():,} joints that are not missing lie at (0, 0) "
+            f"({_first(annotations, at_zero.any(axis=1))}): look whether these are labelled"
+        )
+    if not annotations.states_unit and (small := _are_shares(stored)).any():
+        yield (
+            f"of {small.sum():,} of {len(stored):,} people all joints lie below {SHARES_BELOW} px "
+            f"({_first(annotations, small)}): look whether these are shares of the image"
+        )
+
+
+def _stored(
+    annotations: Annotations, base: int
+) -> tuple[Bool[np.ndarray, "person joint"], Float[np.ndarray, "person joint 2"]]:
+    """Return which joints are annotated, and where the file has these; NaN for the others."""
+    people = annotations.people
+    annotated = np.array([person.visibility for person in people]) != Visibility.MISSING
+    joints = np.array([person.joints for person in people], np.float64)
+    return annotated, np.where(annotated[..., None], joints + base, np.nan)
+
+
+def _first(annotations: Annotations, rows: Bool[np.ndarray, " person"]) -> str:
+    """Return the first image of some people, and how many images there are."""
+    images = {annotations.people[row].image: None for row in np.flatnonzero(rows).tolist()}
+    return next(iter(images)) + (f" and {len(images) - 1:,} more" if len(images) > 1 else "")
+
+
+def _are_shares(stored: Float[np.ndarray, "person joint 2"]) -> Bool[np.ndarray, " person"]:
+    """Tell of people with several joints whether all of them lie within the first pixels."""
+    is_known = np.isfinite(stored)
+    is_small = np.abs(np.where(is_known, stored, 0)) < SHARES_BELOW
+    return (is_known.all(axis=2).sum(axis=1) > 1) & is_small.all(axis=(1, 2))
 
 
 def check_percentages(
@@ -127,7 +165,7 @@ def _check_marks(
     values, counts = np.unique(points[points[:, 0] == points[:, 1], 0], return_counts=True)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         is_many = count >= max(_MANY_JOINTS, _MANY_SHARE * len(points))
-        is_outside = (value < 0 or value >= _BEYOND) and count > 1
+        is_outside = (value < 0 or value >= _BEYOND) and (count > 1 or value == _MARK)
         if is_outside or (value == 0 and (is_many or is_joint_at_zero)):
             raise ValueError(
                 f"{where}: {count:,} of {len(points):,} joints that are not missing lie at "
@@ -187,8 +225,7 @@ def _check_shares(
     unit = advice.unit.format(unit="share")
     is_known = np.isfinite(stored)
     is_small = np.abs(np.where(is_known, stored, 0)) < SHARES_BELOW
-    several = is_known.all(axis=2).sum(axis=1) > 1
-    small = several & is_small.all(axis=(1, 2))
+    several, small = is_known.all(axis=2).sum(axis=1) > 1, _are_shares(stored)
     if 2 * small.sum() > several.sum():
         raise ValueError(
             f"{where}: of {small.sum():,} of {len(stored):,} people all joints lie below "

@@ -1,17 +1,17 @@
 """The annotation formats that can be packed, by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.data.formats.annotations import Annotations
+from pipeline.data.formats.annotations import Annotations, because
 from pipeline.data.formats.coco import is_coco, read_coco
 from pipeline.data.formats.lsp import read_lsp, read_lspet
 from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json
 from pipeline.data.formats.mpii_mat import read_mpii_mat
-from pipeline.data.formats.plausible import Advice, check_plausible
+from pipeline.data.formats.plausible import Advice, check_plausible, doubtful_notes
 from pipeline.data.formats.pose_h5 import read_flic, read_mpii_h5
 from pipeline.data.formats.recognition import Peek, Recognise, recognised
 from pipeline.data.formats.table import read_table
@@ -185,7 +185,7 @@ def read_annotations(source: str, files: AnnotationFiles) -> Annotations:
             raise ValueError(f"--{option.replace('_', '-')} {value}: {source} takes none")
     annotations = found.read(files)
     if not annotations.people:
-        raise ValueError(f"{files.annotations}: no people")
-    base = annotations.index_base if found.index_base is None else found.index_base
-    check_plausible(annotations, str(files.annotations), base or 0, found.advice)
-    return annotations
+        raise ValueError(f"{files.annotations}: no people{because(annotations.skipped)}")
+    base = (annotations.index_base if found.index_base is None else found.index_base) or 0
+    check_plausible(annotations, str(files.annotations), base, found.advice)
+    return replace(annotations, notes=(*annotations.notes, *doubtful_notes(annotations, base)))

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from pipeline.data.photographs.header import SUFFIXES as PHOTOGRAPHS
+from pipeline.data.photographs.video import SUFFIXES as VIDEOS
 from pipeline.io.inside import is_file, path_inside
 from pipeline.io.parsing import composed
 from pipeline.pose.person import frame_of
@@ -21,6 +23,8 @@ _PROJECT = "labeled-data"
 
 # Label Studio puts eight digits before the names of uploaded files.
 _UPLOADED = re.compile(r"(/upload/\d+/)[0-9a-f]{8}-", re.ASCII)
+
+_PICTURES = (*PHOTOGRAPHS, *VIDEOS, ".slp")
 
 # Missing names for which the nearest file is sought.
 _MOST_COMPARED = 20
@@ -125,8 +129,9 @@ class _Listing:
             ) from None
 
     def others(self, used: set[str]) -> list[str]:
-        """List the files except those used."""
-        return [path for path in self._all if path not in used]
+        """List the photographs, videos and packages except those used."""
+        paths = (path for path in self._all if path not in used)
+        return [path for path in paths if PurePosixPath(path).suffix.lower() in _PICTURES]
 
     @cached_property
     def _all(self) -> list[str]:

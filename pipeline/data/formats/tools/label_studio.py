@@ -171,7 +171,12 @@ def _figures(
     groups: dict[str, dict[str, tuple[float, float]]] = {}
     size: tuple[int, int] | None = None
     for item, place in points:
-        size = _size(item, place)
+        known, size = size, _size(item, place)
+        if known not in (None, size):
+            raise ValueError(
+                f"{place}: original_width and original_height are {size}, expected those of the "
+                f"keypoints before, {known}"
+            )
         parent = str(item.get("parentID") or "")
         if not parent:
             near = sorted(related.get(str(item.get("id")), set()) & set(boxes))
@@ -222,6 +227,10 @@ def _pixels(
     if (np.abs(percents) > 200).any():
         raise ValueError(
             f"{where}: {' and '.join(names)} must be percent of the picture, got {fields}"
+        )
+    if (percents == -1).all():
+        raise ValueError(
+            f"{where}: {' and '.join(names)} are -1, expected no keypoint where a joint is missing"
         )
     x, y = _unturned(percents[0], percents[1], item.get("image_rotation") or 0, where)
     return x / 100 * size[0], y / 100 * size[1]

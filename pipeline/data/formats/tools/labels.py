@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from pipeline.data.formats.annotations import (
     Annotations,
+    because,
     box_of_joints,
     frame_joints,
     image_counter,
@@ -69,8 +70,8 @@ def annotations_of(labels: Labels, files: AnnotationFiles) -> Annotations:
 
     The frame is a square a quarter wider than the box's longer side; where there is no box, that of
     the labelled joints stands in. Figures of another category than `files.category`, without a
-    labelled joint, or with one and no box, are skipped. Raises ValueError where categories differ
-    in their joints and none is chosen, and naming a joint that is unknown.
+    labelled joint, with one and no box, or that are there again, are skipped. Raises ValueError
+    where categories differ in their joints and none is chosen, and naming a joint that is unknown.
     """
     skipped = Counter(labels.skipped)
     figures, skeleton = _chosen(labels, files, skipped)
@@ -129,7 +130,7 @@ def _common_skeleton(labels: Labels, files: AnnotationFiles) -> Skeleton:
     counts = Counter(figure.category for figure in labels.figures)
     used = [labels.skeletons[category] for category in labels.skeletons if counts[category]]
     if not used:
-        raise ValueError(f"{files.annotations}: no people{_because(labels.skipped)}")
+        raise ValueError(f"{files.annotations}: no people{because(labels.skipped)}")
     if labels.is_joined:
         return _joined(labels.name, list(labels.skeletons.values()))
     if any(other.joints != used[0].joints for other in used):
@@ -142,11 +143,6 @@ def _common_skeleton(labels: Labels, files: AnnotationFiles) -> Skeleton:
             "--category NAME"
         )
     return used[0] if len(used) == 1 else replace(used[0], name=labels.name)
-
-
-def _because(skipped: Mapping[str, int]) -> str:
-    reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items() if count)
-    return f"; passed over were {reasons}" if reasons else ""
 
 
 def _joined(name: str, skeletons: Sequence[Skeleton]) -> Skeleton:
@@ -205,6 +201,7 @@ def _people(
         category: _places(skeleton.joints, names) for category, skeleton in labels.skeletons.items()
     }
     missing = joint_file.missing if joint_file else None
+    known: set[tuple[object, ...]] = set()
     for figure in figures:
         _check_pixels(figure, labels.skeletons[figure.category], where)
         joints, states = _ordered(figure, places[figure.category])
@@ -215,6 +212,12 @@ def _people(
             # A frame around one joint has no size.
             skipped["one labelled joint and no box" if labelled else "no labelled joint"] += 1
             continue
+        # As in joined exports, whose paths may be written otherwise.
+        image = PurePosixPath(figure.image.replace("\\", "/")).as_posix()
+        if (this := (image, joints.tobytes(), states.tobytes(), figure.box)) in known:
+            skipped["the same annotation again"] += 1
+            continue
+        known.add(this)
         center, scale = (
             frame_box(figure.box) if figure.box is not None else frame_joints(joints, states)
         )

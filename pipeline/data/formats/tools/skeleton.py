@@ -69,7 +69,9 @@ def joint_set_of(
     Raises ValueError if pairs contradict the names.
     """
     if list(map(plain_name, skeleton.joints)) == list(map(plain_name, COCO.joints)):
-        return COCO, ["joint set coco: COCO's 17 joints in their order"]
+        measure = COCO.measures[0]
+        share = sum(map(measure.is_defined_for, people)) / max(len(people), 1)
+        return COCO, ["joint set coco: COCO's 17 joints in their order", _divided(COCO, share)]
     names = joint_names(skeleton.joints)
     stated = skeleton.flip_pairs is not None
     pairs = skeleton.flip_pairs if skeleton.flip_pairs is not None else side_pairs(skeleton.joints)
@@ -168,10 +170,6 @@ def _lines(joint_set: JointSet, skeleton: Skeleton, share: float, stated: bool) 
     def pairs(chosen: Sequence[tuple[int, int]]) -> str:
         return ", ".join(f"{names[first]}-{names[second]}" for first, second in chosen) or "none"
 
-    measure = joint_set.measures[0]
-    divided = "the longer side of the box"
-    if measure.normaliser == "segment":
-        divided = f"the distance from {names[measure.segment[0]]} to {names[measure.segment[1]]}"
     respelled = [
         f"{name!r} as {word}"
         for name, word in zip(skeleton.joints, names, strict=True)
@@ -184,6 +182,17 @@ def _lines(joint_set: JointSet, skeleton: Skeleton, share: float, stated: bool) 
         f"flip pairs {by}: {pairs(joint_set.flip_pairs)}",
         f"limbs: {pairs(joint_set.limbs)}",
         f"OKS sigmas: {', '.join(f'{sigma:g}' for sigma in joint_set.sigmas) or 'none'}",
-        f"errors are divided by {divided}, which {share:.0%} of the people have "
-        f"({measure.headline})",
+        _divided(joint_set, share),
     ]
+
+
+def _divided(joint_set: JointSet, share: float) -> str:
+    """Describe the normaliser, and how many people have it."""
+    names, measure = joint_set.joints, joint_set.measures[0]
+    divided = "the longer side of the box"
+    if measure.normaliser == "segment":
+        divided = f"the distance from {names[measure.segment[0]]} to {names[measure.segment[1]]}"
+    return (
+        f"errors are divided by {divided}, which {share:.0%} of the people have "
+        f"({measure.headline})"
+    )

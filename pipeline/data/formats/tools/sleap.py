@@ -197,7 +197,7 @@ def _figure(
 ) -> Figure:
     number, frame = int(row["skeleton"]), int(row["frame_id"])
     start, end = int(row["point_id_start"]), int(row["point_id_end"])
-    if number >= len(skeletons):
+    if not 0 <= number < len(skeletons):
         raise ValueError(f"{where}: skeleton {number} of {len(skeletons)}, expected one there is")
     if frame not in frames:
         raise ValueError(f"{where}: frame_id {frame} is not among the frames")

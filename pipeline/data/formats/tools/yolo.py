@@ -2,8 +2,9 @@
 
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pipeline.data.formats.tools.skeleton import Skeleton
 from pipeline.data.formats.tools.yaml_files import read_yaml
 from pipeline.data.photographs.header import SUFFIXES, read_header
 from pipeline.io.inside import check_plain
+from pipeline.io.parsing import composed
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Split, Visibility
 from pipeline.settings.packing import AnnotationFiles
@@ -24,6 +26,7 @@ from pipeline.settings.packing import AnnotationFiles
 _SPLITS: dict[str, Split | None] = {"train": "train", "val": "val", "test": None}
 # The key of data.yaml that names who has predicted all of a dataset.
 PREDICTED_BY = "predicted_by"
+_MOST_NAMED, _MOST_LETTERS = 8, 100_000
 # Shares of the picture; a joint may lie outside.
 _FARTHEST = 2.0
 
@@ -40,7 +43,8 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
     path = _yaml_in(files.annotations)
     content = read_yaml(path)
     joints, values = _shape(content, path)
-    skeletons, notes = _skeletons(content, joints, path)
+    classes = _classes(content, path)
+    skeletons, notes = _skeletons(content, classes, joints, path)
     root = files.images or path.parent
     pictures = _pictures(content, root, path)
     splits = set(pictures.values())
@@ -48,17 +52,17 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
     skipped: Counter[str] = Counter()
     figures: list[Figure] = []
     texts: list[Path] = []
-    for picture, split in pictures.items():
-        text = _text_of(picture, root)
-        if not text.is_file():
+    for picture, text in _texts(pictures, root).items():
+        split = pictures.get(picture) or _split_beside(picture, pictures)
+        if text is None or not text.stat().st_size:
+            skipped["image without a label"] += 1
             continue
         texts.append(text)
-        size = _size(in_folder(root, picture), files)
+        # Of a picture that is not there, or can't be read, packing says so.
+        size = _size(in_folder(root, picture), files) or (1, 1)
         for line in _lines(text, joints, values, skipped, files):
             if is_predicted and not files.predictions:
                 skipped[PREDICTION] += 1
-            elif size is None:
-                skipped["unreadable image"] += 1
             elif split == "test":
                 skipped["of the split test"] += 1
             else:
@@ -66,7 +70,7 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
                 figures.append(
                     Figure(
                         image=picture.relative_to(root).as_posix(),
-                        category=_class_of(line, skeletons, text),
+                        category=_class_of(line, classes),
                         joints=shares.joints(joints, values),
                         states=shares.states(joints, values, text),
                         box=shares.box,
@@ -78,7 +82,7 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
         name=path.parent.absolute().name,
         skeletons=skeletons,
         figures=figures,
-        skipped=skipped,
+        skipped=+skipped,
         states_unit=True,
         files=(*([path] if path != files.annotations else []), *texts),
         notes=tuple(notes),
@@ -127,20 +131,33 @@ def _shape(content: dict[str, Any], path: Path) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _skeletons(
-    content: dict[str, Any], count: int, path: Path
-) -> tuple[dict[str, Skeleton], list[str]]:
+def _classes(content: dict[str, Any], path: Path) -> dict[int, str]:
+    """Return the names of the classes by their numbers, in the order of these."""
     names = content.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
-        raise ValueError(f"{path}: names must list the classes, got {names!r:.80}")
+    found = _by_number(dict(enumerate(names)) if isinstance(names, list) else names)
+    if not found or len(set(map(str, found.values()))) != len(found):
+        raise ValueError(
+            f"{path}: names must list the classes by their numbers, each once, got {names!r:.80}"
+        )
+    return {number: str(found[number]) for number in sorted(found)}
+
+
+def _by_number(value: Any) -> dict[int, Any]:
+    """Return a mapping by whole numbers, which may be written as text; empty if it is none."""
+    given = value if isinstance(value, dict) else {}
+    is_one = all(re.fullmatch(r"\d{1,9}", str(number), re.ASCII) for number in given)
+    return {int(number): item for number, item in given.items()} if is_one else {}
+
+
+def _skeletons(
+    content: dict[str, Any], classes: dict[int, str], count: int, path: Path
+) -> tuple[dict[str, Skeleton], list[str]]:
     flip_idx = content.get("flip_idx")
     pairs = None if flip_idx is None else _pairs(flip_idx, count, path)
     stated, notes = content.get("kpt_names"), []
     skeletons = {}
-    for number, name in names.items():
-        own = stated.get(number, stated.get(str(number))) if isinstance(stated, dict) else stated
+    for number, name in classes.items():
+        own = _by_number(stated).get(number) if isinstance(stated, dict) else stated
         is_named = own is not None
         if not is_named:
             is_coco = count == len(COCO.joints) and flip_idx == list(COCO.mirror)
@@ -156,11 +173,9 @@ def _skeletons(
                 f"{path}: kpt_names of class {number} must be {count} names as in kpt_shape, got "
                 f"{own!r:.80}"
             )
-        skeletons[str(name)] = Skeleton(
-            name=str(name), joints=tuple(map(str, own)), flip_pairs=pairs, is_named=is_named
+        skeletons[name] = Skeleton(
+            name=name, joints=tuple(map(str, own)), flip_pairs=pairs, is_named=is_named
         )
-    if len(skeletons) != len(names):
-        raise ValueError(f"{path}: names must differ from class to class, got {names!r:.80}")
     return skeletons, notes
 
 
@@ -229,20 +244,55 @@ def _listed(place: Path, root: Path) -> Iterator[Path]:
             yield found
 
 
-def _text_of(picture: Path, root: Path) -> Path:
-    """Return the labels of a picture: under labels/ as it is under the last images/.
+def _texts(pictures: Collection[Path], root: Path) -> dict[Path, Path | None]:
+    """Return each picture with its labels, None where it has none.
+
+    Labels without a picture go with the path that it would have. Names are equal whatever their
+    Unicode form.
+    """
+    found: dict[Path, Path | None] = {}
+    folders: dict[Path, list[Path]] = {}
+    for picture in pictures:
+        folders.setdefault(picture.parent, []).append(picture)
+    for folder, inside in folders.items():
+        texts = {composed(text.stem): text for text in _texts_beside(folder, root)}
+        found |= {picture: texts.get(composed(picture.stem)) for picture in inside}
+        # Not all pictures may be listed.
+        stems = {composed(path.stem) for path in folder.iterdir() if path.suffix != ".txt"}
+        found |= {
+            folder / f"{text.stem}{inside[0].suffix}": text
+            for stem, text in texts.items()
+            if stem not in stems and _has_labels(text)
+        }
+    return found
+
+
+def _has_labels(text: Path) -> bool:
+    """Whether a text begins with a class, a box and joints, unlike a list of classes."""
+    with text.open(encoding="utf-8-sig", errors="replace") as file:
+        words = file.readline(_MOST_LETTERS).split()
+    return len(words) > 5 and all(re.fullmatch(r"[-+.\deE]+", word) for word in words)
+
+
+def _split_beside(picture: Path, pictures: Mapping[Path, str]) -> str:
+    """Return the split of the pictures in the folder of one that is not there."""
+    return next(split for other, split in pictures.items() if other.parent == picture.parent)
+
+
+def _texts_beside(folder: Path, root: Path) -> list[Path]:
+    """List the texts of a folder of pictures: under labels/ as it is under the last images/.
 
     They lie below `root`, or in labels/ beside it. Raises ValueError if a link leads out of that.
     """
-    parts = list(picture.absolute().parts)
-    folder = root.absolute()
-    if "images" in parts[:-1]:
-        last = len(parts) - 1 - parts[::-1].index("images", 1)
+    parts, limit = list(folder.absolute().parts), root.absolute()
+    if "images" in parts:
+        last = len(parts) - 1 - parts[::-1].index("images")
         parts[last] = "labels"
-        if last < len(folder.parts):
-            folder = Path(*parts[: last + 1])
-            in_folder(folder.parent, folder)
-    return in_folder(folder, Path(*parts).with_suffix(".txt"))
+        if last < len(limit.parts):
+            limit = Path(*parts[: last + 1])
+            in_folder(limit.parent, limit)
+    texts = sorted(Path(*parts).glob("[!.]*.txt"))
+    return [text for text in texts if in_folder(limit, text).is_file()]
 
 
 def _size(picture: Path, files: AnnotationFiles) -> tuple[int, int] | None:
@@ -266,7 +316,6 @@ def _lines(
 ) -> Iterator[_Line]:
     """Yield the lines of a text that have joints. Raises ValueError naming a wrong one."""
     count = 5 + joints * values
-    known: set[str] = set()
     check_plain(text)
     for number, line in enumerate(
         text.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1
@@ -278,10 +327,6 @@ def _lines(
         if len(words) == 5:
             skipped["no keypoints"] += 1
             continue
-        if line in known:
-            skipped["the same annotation again"] += 1
-            continue
-        known.add(line)
         if len(words) == count + 1 and not files.predictions:
             skipped[PREDICTION] += 1
             continue
@@ -303,13 +348,13 @@ def _share(word: str, where: str) -> float:
     return number
 
 
-def _class_of(line: _Line, skeletons: dict[str, Skeleton], text: Path) -> str:
+def _class_of(line: _Line, classes: dict[int, str]) -> str:
     number = line.values[0]
-    if not number.is_integer() or not 0 <= number < len(skeletons):
-        raise ValueError(
-            f"{line.where}: class must be from 0 to {len(skeletons) - 1}, got {number:g}"
-        )
-    return list(skeletons)[int(number)]
+    if number not in classes:
+        known = ", ".join(map(str, list(classes)[:_MOST_NAMED]))
+        more = f" or another of {len(classes):,}" if len(classes) > _MOST_NAMED else ""
+        raise ValueError(f"{line.where}: class must be {known}{more}, got {number:g}")
+    return classes[int(number)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,6 +391,11 @@ class _Shares:
         if not np.isin(points[:, 2], (0, 1, 2)).all():
             raise ValueError(
                 f"{self.line.where}: visibility must be 0, 1 or 2, got {points[:, 2].tolist()}"
+            )
+        if (~missing & (points[:, :2] == -1).all(axis=1)).any():
+            raise ValueError(
+                f"{self.line.where}: a joint is at (-1, -1), expected the visibility 0 where a "
+                "joint is missing"
             )
         return points[:, 2].astype(np.int64)
 

@@ -1,6 +1,8 @@
 """Compare runs on the same validation people: `python -m jobs.compare --help`."""
 
+import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
@@ -10,6 +12,7 @@ import tyro
 
 from jobs.options import OutFile, Storage, TrackingUri, write_json
 from pipeline.io.console import say, say_text
+from pipeline.io.location import is_store
 from pipeline.io.text import csv_cell, one_line
 from pipeline.pose.joint_set import OKS
 from pipeline.settings.cli import clear_errors, parse
@@ -55,25 +58,29 @@ def compare_runs(arguments: Arguments) -> "Comparison":
     if len(set(arguments.runs)) < max(2, len(arguments.runs)):
         raise ValueError(f"RUN must name two different runs or more, got {list(arguments.runs)}")
     from pipeline.evaluation.comparison import compare
-    from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs
+    from pipeline.tracking.links import comparison_page, how_to_open, recorded_runs, shown_folder
     from pipeline.tracking.lookup import compared_run
 
+    words = arguments.runs
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = [_find(run, arguments, Path(folder)) for run in arguments.runs]
-        runs = [compared_run(*each) for each in zip(arguments.runs, checkpoints, strict=True)]
-        recorded = recorded_runs([checkpoint.parent for checkpoint in checkpoints])
+        checkpoints = [_find(run, arguments, Path(folder)) for run in words]
+        runs = [compared_run(*each) for each in zip(_labels(words), checkpoints, strict=True)]
+        places = [checkpoint.parent for checkpoint in checkpoints]
+        recorded = recorded_runs(places)
+        is_here = not any(place.is_relative_to(folder) for place in places)
     compared = compare(runs, arguments.unit)
     found = table(compared)
     say_text(f"{settings_text(compared)}\n\n{table_text(found)}\n")
     for sentence in sentences(compared):
         say(sentence)
     if len(set(recorded)) == len(runs) and len({run.uri for run in recorded}) == 1:
-        uri, ids = recorded[0].uri, [run.run_id for run in recorded]
-        names = [*ids, "--tracking.uri", uri]
+        uri, names = recorded[0].uri, list(map(shown_folder, places))
+        if not is_here or any(map(is_store, (*words, arguments.storage))):
+            names = [*(run.run_id for run in recorded), "--tracking.uri", uri]
         opening = how_to_open(uri, comparison_page(recorded), names)
         say("to compare them in MLflow:")
         say(f"  {opening}")
-    write_json(arguments.json, content(compared))
+    write_json(arguments.json, content(compared, words))
     if arguments.csv is not None:
         found.rename(columns=csv_cell).map(csv_cell).to_csv(arguments.csv, index_label="metric")
         say(f"written: {arguments.csv}")
@@ -85,6 +92,20 @@ def _find(run: str, arguments: Arguments, into: Path) -> Path:
 
     storage, uri = arguments.storage, arguments.uri
     return find_checkpoint(run, storage, uri, into, argument="RUN", files=COMPARED)
+
+
+def _labels(runs: Sequence[str]) -> list[str]:
+    """Return short names of runs: as much of the ends of their folders as tells them apart."""
+    # A checkpoint's name alone would say little.
+    parts = [
+        [run] if run.startswith("models:") else re.split("/(?!epoch_)", run.rstrip("/"))
+        for run in runs
+    ]
+    for count in range(1, max(map(len, parts))):
+        labels = ["/".join(part[-count:]) for part in parts]
+        if len(set(labels)) == len(runs):
+            return labels
+    return list(runs)
 
 
 def settings_text(compared: "Comparison") -> str:
@@ -161,8 +182,8 @@ def sentences(compared: "Comparison") -> list[str]:
     return lines
 
 
-def content(compared: "Comparison") -> dict[str, Any]:
-    """Return the comparison as plain data."""
+def content(compared: "Comparison", runs: Sequence[str]) -> dict[str, Any]:
+    """Return the comparison of `runs`, as they were given, as plain data."""
     from pipeline.evaluation.comparison import PERCENT, RESAMPLES
 
     differences = ((), *compared.differences)
@@ -174,7 +195,7 @@ def content(compared: "Comparison") -> dict[str, Any]:
         "resamples": RESAMPLES,
         "runs": [
             {
-                "run": one.name,
+                "run": run,
                 "epoch": one.epoch,
                 "people": len(one.results),
                 "scores": scores.as_dict(),
@@ -182,7 +203,8 @@ def content(compared: "Comparison") -> dict[str, Any]:
                 "oks": precision.as_dict() if precision else {},
                 "oks_difference": asdict(gain) | {"is_resolved": gain.is_resolved} if gain else {},
             }
-            for one, scores, more, precision, gain in zip(
+            for run, one, scores, more, precision, gain in zip(
+                runs,
                 compared.runs,
                 compared.scores,
                 differences,

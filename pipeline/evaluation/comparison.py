@@ -41,8 +41,8 @@ PERCENT = 95
 FEW = 100
 Unit = Literal["image", "video"]
 _SEED = 0
-# Differs in all runs.
-_NAME = "ray.name"
+# Settings that say where a run lies.
+_PLACE = ("ray.name", "ray.storage", "ray.scratch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def compare(runs: Sequence[ComparedRun], unit: Unit = "image") -> Comparison:
 def differing(settings: Sequence[Settings]) -> dict[str, list[Any]]:
     """Return the settings that differ, with their values in all runs by dotted key."""
     shown = [one.shown() for one in settings]
-    values = {key: [one[key] for one in shown] for key in shown[0] if key != _NAME}
+    values = {key: [one[key] for one in shown] for key in shown[0] if key not in _PLACE}
     return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
 
 

@@ -280,10 +280,10 @@ def test_settings_that_differ_are_listed_and_no_others():
     runs = [
         run("a", errors_of([1]), **{"model.stacks": 2}),
         run("b", errors_of([1]), **{"model.stacks": 4, "data.seed": 3}),
-        run("c", errors_of([1]), **{"model.stacks": 2}),
+        run("c", errors_of([1]), **{"model.stacks": 2, "ray.storage": "/runs/of-a-sweep"}),
     ]
     found = differing([run.settings for run in runs])
-    # The seed comes first, as in the settings; names differ always.
+    # The seed comes first, as in the settings; names and places say nothing.
     assert found == {"data.seed": [0, 3, 0], "model.stacks": [2, 4, 2]}
     assert list(found) == ["data.seed", "model.stacks"]
 

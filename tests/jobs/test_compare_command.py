@@ -104,8 +104,8 @@ def test_two_runs_are_compared_at_their_best(runs, capsys):
     assert rows["left_wrist"] == ["40.00", "60.00", "+20.00"]
     # All that are right are so from 0.05 on, of 0 to 0.5: 45 of 50 hundredths, and half of one.
     assert rows["AUC 0-0.5"] == ["36.40", "54.60", "+18.20"]
-    assert "one: epoch 1, 50 people\nruns/two: epoch 1, 50 people\n" in output
-    sentence = r"^PCKh@0\.5: runs/two is better than one by 20\.00 points, 95% interval \+1"
+    assert "one: epoch 1, 50 people\ntwo: epoch 1, 50 people\n" in output
+    sentence = r"^PCKh@0\.5: two is better than one by 20\.00 points, 95% interval \+1"
     assert re.search(sentence, output, re.M)
     assert "note: 50 images are few: the interval holds" in output
     assert output.count("note:") == 1
@@ -113,6 +113,7 @@ def test_two_runs_are_compared_at_their_best(runs, capsys):
     assert content["settings"] == {"data.seed": [0, 3], "optim.epochs": [100, 7]}
     first, second = content["runs"]
     assert (first["run"], first["differences"]) == ("one", [])
+    assert second["run"] == "runs/two"
     half, tenth = second["differences"]
     assert (half["threshold"], half["points"], half["is_resolved"]) == (0.5, 20.0, True)
     # Of 50 people each gains nothing or all: ten of them, whose number varies by the binomial.
@@ -120,7 +121,7 @@ def test_two_runs_are_compared_at_their_best(runs, capsys):
     assert tenth["threshold"] == 0.1
     assert second["scores"]["pooled"]["0.5"] == 60.0
     table = pd.read_csv("c.csv", index_col="metric")
-    assert list(table) == ["one", "runs/two", "runs/two vs first"]
+    assert list(table) == ["one", "two", "two vs first"]
     assert table.loc["PCKh@0.5"].tolist() == [40.0, 60.0, 20.0]
 
 
@@ -128,13 +129,13 @@ def test_a_checkpoint_means_itself_and_a_run_beside_itself_is_equal(runs, capsys
     run("runs/two/epoch_0002", "runs/two/epoch_0001", "runs/two", "--ray.storage", "elsewhere")
     output = capsys.readouterr().out
     assert "settings: all the same" in output
-    assert "runs/two/epoch_0002: epoch 2" in output
-    assert "PCKh@0.5: runs/two/epoch_0001 is better than runs/two/epoch_0002 by 40.00" in output
+    assert "two/epoch_0002: epoch 2" in output
+    assert "PCKh@0.5: two/epoch_0001 is better than two/epoch_0002 by 40.00" in output
     capsys.readouterr()
     run("runs/two", "runs/two/epoch_0001")
     output = capsys.readouterr().out
     equal = "do not differ significantly: +0.00 points, 95% interval +0.00 to +0.00"
-    assert f"PCKh@0.5: runs/two/epoch_0001 and runs/two {equal}" in output
+    assert f"PCKh@0.5: two/epoch_0001 and two {equal}" in output
 
 
 def test_runs_that_share_some_people_are_noted(runs, capsys):
@@ -205,6 +206,33 @@ def test_runs_of_mlflow_are_compared_by_name_and_id(database, runs, capsys):
     one = start_run(database, "first", "one", params={}, tags={}, artifacts=Path()).run_id
     command = f"python -m jobs.ui {found.run_id} {one} --tracking.uri {database}"
     assert output.endswith(f"to compare them in MLflow:\n  {command}\n")
+
+
+@pytest.mark.parametrize(
+    ("runs", "labels"),
+    [
+        (["one", "two"], ["one", "two"]),
+        (["/runs/a/one", "/runs/a/two/"], ["one", "two"]),
+        (["runs/a/one", "runs/b/one"], ["a/one", "b/one"]),
+        (["a/one", "b/one/epoch_0002", "b/one"], ["a/one", "b/one/epoch_0002", "b/one"]),
+        (
+            ["runs/one/epoch_0001", "models:/pose/2", "models:/hand/2"],
+            ["one/epoch_0001", "models:/pose/2", "models:/hand/2"],
+        ),
+        (["one", "one/"], ["one", "one/"]),
+    ],
+)
+def test_runs_are_called_by_what_tells_their_folders_apart(runs, labels):
+    assert jobs.compare._labels(runs) == labels
+
+
+def test_runs_in_folders_are_opened_by_these(runs, capsys):
+    for name, letter in {"one": "a", "two": "b"}.items():
+        position = SyncPosition(uri="sqlite:////m.db", experiment_id="3", run_id=32 * letter)
+        write_position(runs / name, position)
+    run("one", "runs/two/epoch_0001")
+    opening = "to compare them in MLflow:\n  python -m jobs.ui runs/one runs/two\n"
+    assert capsys.readouterr().out.endswith(opening)
 
 
 def test_runs_recorded_at_one_server_are_linked(runs, capsys):

@@ -19,6 +19,8 @@ _TURN_S = 1.0
 # Width of a bar where the output has none.
 _COLUMNS = 110
 # A bar's layout for tqdm. A note on the stage comes in place of its speed.
+# A note keeps what leaves the bar at least `_LEAST_BAR` columns.
+_LEAST_BAR = 10
 _FORM = "{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} [{{elapsed}}<{{remaining}}{0}]"
 
 
@@ -100,6 +102,7 @@ class Screen:
                 self._meter = _meter(stage, total, unit, self._out, leaves=self._leaves)
             now = time.monotonic()
             self._meter.n, self._meter.ncols = done, _columns(self._out)
+            note = _fitting(note, self._meter.ncols - _others(stage, total))
             self._meter.set_postfix_str(note, refresh=False)
             self._meter.bar_format = _FORM.format("{postfix}" if note else ", {rate_fmt}")
             if done >= total or now - self._drawn_at >= _DRAW_EVERY_S:
@@ -177,6 +180,19 @@ def _columns(out: Any) -> int:
     except (OSError, ValueError):
         columns = 0
     return columns - 1 if columns else _COLUMNS
+
+
+def _others(stage: str, total: int) -> int:
+    """Return the columns that a bar has beside its note."""
+    return len(f"{stage}: 100%|| {total}/{total} [00:00<00:00, ]") + _LEAST_BAR
+
+
+def _fitting(note: str, columns: int) -> str:
+    """Drop parts of a note, the last but one first, until it has at most so many columns."""
+    parts = note.split("  ")
+    while len(parts) > 1 and len("  ".join(parts)) > columns:
+        del parts[-2]
+    return "  ".join(parts)
 
 
 def _meter(stage: str, total: int, unit: str, out: Any, *, leaves: bool) -> Any:

@@ -148,7 +148,7 @@ def test_lines_of_steps_that_workers_print_become_the_bar_of_their_epoch(monkeyp
         [bar] = terminal.lines()
         assert bar.startswith("epoch 2/3:  25%")
         assert "2/8" in bar
-        assert "loss 0.25  PCKh@0.5 40.00  0.12 samples/s  input wait 50%" in bar
+        assert "loss 0.25  PCKh@0.5 40.00  0.12 samples/s  left 9 s]" in bar
         print("(RayTrainWorker pid=7) rank 0 skipped a sample")
         print(f"(RayTrainWorker pid=7) {line_of(8)}")
         *lines, bar = terminal.lines()
@@ -156,6 +156,17 @@ def test_lines_of_steps_that_workers_print_become_the_bar_of_their_epoch(monkeyp
         assert bar.startswith("epoch 2/3: 100%")
         assert "evaluating" in bar
     assert terminal.lines() == ["(RayTrainWorker pid=7) rank 0 skipped a sample", ""]
+
+
+def test_a_narrow_bar_leaves_out_what_matters_less_than_loss_and_time(monkeypatch):
+    terminal = shown_on(monkeypatch)
+    monkeypatch.setattr("pipeline.io.progress._COLUMNS", 72)
+    with epoch_bars():
+        print(line_of(2))
+        [bar] = terminal.lines()
+    assert bar.startswith("epoch 2/3:  25%|####")
+    assert bar.endswith(", loss 0.25  left 9 s]")
+    assert len(bar) <= 72
 
 
 def test_a_job_prints_the_lines_of_steps_as_they_are(monkeypatch):

@@ -1,6 +1,7 @@
 """Settings from a file or of a packed folder, and a file of settings: TOML by dotted key."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.settings.tree import Settings
 
 # What jobs.pack writes: shards of a split, and the index beside them.
 _SHARDS, _INDEX = "{}-*.tar", "index.json"
+_DATA = ("data.train", "data.val")
 # They have a meaning in the patterns of data.train and data.val.
 _SPECIAL = ",{}*?[]"
 # Of one run: another one that is made from its settings has others. The last two are those of its
@@ -47,6 +49,33 @@ def packed_folder(folder: str) -> dict[str, Any]:
             )
     place = place.rstrip("/")
     return {f"data.{split}": f"{place}/{_SHARDS.format(split)}" for split in ("train", "val")}
+
+
+def packed_folder_of(train: str, val: str) -> str:
+    """Return the folder of which `packed_folder` gives these patterns; empty if there is none."""
+    folder = train.rpartition("/")[0]
+    try:
+        found = packed_folder(folder) if folder else {}
+    except ValueError:
+        return ""
+    return folder if found == {"data.train": train, "data.val": val} else ""
+
+
+def option_words(settings: Settings, left_out: Collection[str]) -> list[str]:
+    """Return options of a command line for all but the defaults and `left_out`, without secrets."""
+    shown, defaults = settings.shown(), Settings().flat()
+    words, left_out = list[str](), set(left_out)
+    if left_out.isdisjoint(_DATA):
+        folder = packed_folder_of(*(str(shown[key]) for key in _DATA))
+        words = ["--data", folder] if folder else []
+        left_out |= set(_DATA) if folder else set()
+    for key, value in shown.items():
+        if key not in left_out and value != defaults[key]:
+            word = str(value).lower() if isinstance(value, bool) else str(value)
+            option = f"--{key.replace('_', '-')}"
+            # A separate word that begins with a dash would be parsed as an option.
+            words += [f"{option}={word}"] if word.startswith("-") else [option, word]
+    return words
 
 
 def read_config(path: Path) -> dict[str, Any]:

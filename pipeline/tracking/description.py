@@ -11,6 +11,7 @@ from pipeline.run.journal import RunSpec
 from pipeline.run.plan import Plan, is_submitted, working_root
 from pipeline.run.provenance import origin
 from pipeline.settings import Settings
+from pipeline.settings.config_file import option_words
 from pipeline.training.schedule import describe_course
 
 # MLflow's tag of a run's description.
@@ -109,9 +110,6 @@ def paragraphs(plan: Plan, cost: Cost) -> list[str]:
 
 def command(settings: Settings) -> str:
     """Return the command line of `jobs.train` that repeats a run, with `***` for secrets."""
-    default, words = Settings().flat(), installation.command("jobs.train")
-    for key, value in settings.shown().items():
-        # The data determine the number of joints.
-        if value != default[key] and key != "model.joints":
-            words += [f"--{key.replace('_', '-')}", str(value)]
-    return shlex.join(words)
+    # The data determine the number of joints.
+    words = option_words(settings, {"model.joints"})
+    return shlex.join([*installation.command("jobs.train"), *words])

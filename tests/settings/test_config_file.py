@@ -8,7 +8,13 @@ from factories import checkpoint
 import jobs.train
 from pipeline.settings import Settings
 from pipeline.settings.cli import given_settings, parse
-from pipeline.settings.config_file import config_text, packed_folder, read_config, reusable
+from pipeline.settings.config_file import (
+    config_text,
+    option_words,
+    packed_folder,
+    read_config,
+    reusable,
+)
 from pipeline.tracking.reuse import settings_of_config
 
 
@@ -96,6 +102,23 @@ def test_a_file_that_can_not_be_written_is_refused_by_its_option(tmp_path):
     message = f"--save-config {tmp_path}: can't be written: Is a directory"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         arguments.save()
+
+
+def test_options_name_a_packed_folder_in_place_of_its_two_patterns(tmp_path):
+    def options(folder, left_out=()):
+        data = {f"data.{split}": f"{folder}/{split}-*.tar" for split in ("train", "val")}
+        others = {"evaluation.flip_test": False, "tracking.experiment": "-v"}
+        return option_words(Settings.from_flat(data | others), left_out)
+
+    others = ["--evaluation.flip-test", "false", "--tracking.experiment=-v"]
+    train, val = f"{tmp_path}/train-*.tar", f"{tmp_path}/val-*.tar"
+    assert options(tmp_path) == ["--data.train", train, "--data.val", val, *others]
+    (tmp_path / "index.json").touch()
+    assert options(tmp_path) == ["--data", str(tmp_path), *others]
+    # A sweep that varies the training data.
+    assert options(tmp_path, {"data.train"}) == ["--data.val", val, *others]
+    assert options("s3://pose/mpii")[:2] == ["--data", "s3://pose/mpii"]
+    assert options("https://host/mpii")[0] == "--data.train"
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

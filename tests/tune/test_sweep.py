@@ -681,8 +681,8 @@ def test_the_shared_settings_are_those_that_differ_from_the_defaults_and_do_not_
     words = shared_arguments(base, ["model.stacks"])
     pairs = dict(zip(words[::2], words[1::2], strict=True))
     assert set(pairs) == {
-        *("--data.train", "--data.val", "--model.features", "--model.input_px"),
-        *("--optim.batch_size", "--optim.epochs", "--optim.zero_heads"),
+        *("--data.train", "--data.val", "--model.features", "--model.input-px"),
+        *("--optim.batch-size", "--optim.epochs", "--optim.zero-heads"),
     }
-    assert pairs["--optim.zero_heads"] == "false"
+    assert pairs["--optim.zero-heads"] == "false"
     assert pairs["--optim.epochs"] == "3"

@@ -197,7 +197,7 @@ def test_the_table_has_a_row_per_trial_with_all_known_values():
 def test_the_summary_counts_trials_by_status():
     outcome = sweep(trial("a", 1.0), trial("b", 2.0), failed("c"))
     assert summary(outcome) == (
-        "3 trials: 1 failed, 2 finished; 600 training samples, 3 min 0 s of wall time in total"
+        "3 trials: 1 failed, 2 finished; 600 training samples, 3 min 0 s of the trials' time"
     )
     assert summary(sweep()) == "0 trials"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.io import installation
 from pipeline.settings import Settings
+from pipeline.settings.config_file import option_words
 from tune.outcome import SweepOutcome
 from tune.report.leaderboard import best
 
@@ -24,15 +25,9 @@ def best_command(outcome: SweepOutcome) -> str | None:
 
 def shared_arguments(base: Settings, varied: Sequence[str]) -> tuple[str, ...]:
     """Return shared settings that are not defaults as words of a command line, without secrets."""
-    defaults = Settings().flat()
     # The sweep sets the run's storage and name; joints follow from the data.
-    skipped = {*varied, "ray.name", "ray.storage", "ray.scratch", "model.joints"}
-    return tuple(
-        word
-        for key, value in base.shown().items()
-        if key not in skipped and value != defaults[key]
-        for word in (f"--{key}", _word(value))
-    )
+    others = ("ray.name", "ray.storage", "ray.scratch", "model.joints")
+    return tuple(option_words(base, {*varied, *others}))
 
 
 def _option(key: str, value: Any) -> list[str]:

@@ -125,5 +125,5 @@ def summary(outcome: SweepOutcome) -> str:
     return (
         f"{trials}: {counts}; "
         + f"{cut} of them cut from larger networks; " * bool(cut)
-        + f"{outcome.samples:,} training samples, {duration(seconds)} of wall time in total"
+        + f"{outcome.samples:,} training samples, {duration(seconds)} of the trials' time"
     )

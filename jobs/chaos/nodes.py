@@ -74,7 +74,9 @@ class Nodes:
         return children([_raylet(node) for node in self._nodes])
 
     def close(self) -> None:
-        raylets = [_raylet(node) for node in self._cluster.list_all_nodes()]
+        nodes = self._cluster.list_all_nodes()
+        # A signal may come while one is lost.
+        raylets = [_raylet(node) for node in nodes if "raylet" in node.all_processes]
         send([*raylets, *children(raylets)], signal.SIGKILL)
         self._cluster.shutdown()
 

@@ -17,10 +17,13 @@ _LOOK_S = 0.25
 
 
 class Stop:
-    """The request to stop a run: a file in its folder, which its workers look for."""
+    """The request to stop a run: the start by the owner with the token `start`, or any.
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / STOP_NAME
+    It is a file in the run's folder, which its workers look for.
+    """
+
+    def __init__(self, folder: Path, start: str = "") -> None:
+        self._file, self._start = folder / STOP_NAME, start
         # Whether a signal to this process asked, and not another process.
         self.is_by_signal = False
 
@@ -31,7 +34,7 @@ class Stop:
 
     def ask(self) -> None:
         """Ask the workers to stop after the current step, or else after the evaluation."""
-        self._file.touch()
+        self._file.write_text(self._start)
 
     def forget(self) -> None:
         """Withdraw the request, also that of an earlier start of the run."""
@@ -47,7 +50,7 @@ def stopping(folder: Path, writer: Writer, metric: str) -> Iterator[Stop]:
     `writer`'s owns the run, a signal raises SupersededError: the request would reach that start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stop = Stop(folder)
+    stop = Stop(folder, writer.owner.token)
     stop.forget()
     over = threading.Event()
 

@@ -8,7 +8,8 @@ from pipeline.io.parsing import parse_json, text_of
 FIGURES = "figures"
 # Folder of pictures of predictions, in a run's folder and in MLflow.
 OVERLAYS = "overlays"
-# This file in a run's folder asks the run to write a checkpoint and stop.
+# This file in a run's folder asks the run to write a checkpoint and stop. It may have the token of
+# the owner's start that it is meant for.
 STOP_NAME = "stop"
 # File in a sweep's folder that tells the sweep from another of the same name.
 SWEEP_NAME = "sweep.json"

@@ -368,7 +368,14 @@ class Mirror:
         """Note a request to stop that the owner's driver has made on another machine."""
         with suppress(AbsentError):
             if self._objects.get(_STOP)[0] == owner.token.encode():
-                (self.folder / STOP_NAME).touch()
+                (self.folder / STOP_NAME).write_text(owner.token)
+
+    def forget_stop(self, owner: Owner) -> None:
+        """Withdraw a request to stop that was meant for an earlier start of the run."""
+        request = self.folder / STOP_NAME
+        with suppress(FileNotFoundError):
+            if request.read_text() not in ("", owner.token):
+                request.unlink()
 
     def sign(self, owner: Owner) -> None:
         """Give a sign of life."""

@@ -281,6 +281,8 @@ def working(ray: RaySettings, folder: Path, owner: Owner) -> Iterator[Writer]:
 
     mirror = Mirror(folder, f"{ray.storage}/{ray.name}")
     writer = join(mirror, owner)
+    # A worker of that start may have noted it on this machine.
+    mirror.forget_stop(owner)
     with MirrorSync(mirror, writer, is_driver=False) as sync:
         _tidy_beside(ray.scratch)
         # A checkpoint that only this machine has is the one from which all ranks resume.

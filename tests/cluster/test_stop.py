@@ -9,6 +9,7 @@ from factories import checkpoint, packed, settings_of
 
 from pipeline.cluster import launch, stop
 from pipeline.cluster.launch import train
+from pipeline.run import ownership
 from pipeline.run.layout import STARTING_NAME, STOP_NAME
 from pipeline.run.metadata import Progress
 from pipeline.run.ownership import own
@@ -31,6 +32,7 @@ def signalled(tmp_path, monkeypatch):
     monkeypatch.setattr(stop, "orderly_stop", orderly_stop)
     monkeypatch.setattr(stop, "_LOOK_S", 0.01)
     monkeypatch.setattr(stop.os, "kill", lambda process, number: sent.append(number))
+    monkeypatch.setattr(ownership, "uuid4", lambda: SimpleNamespace(hex="token"))
     with own(tmp_path, "run r") as writer, stop.stopping(tmp_path, writer, METRIC) as request:
         yield lambda: asks[0]("SIGTERM"), sent, request
 
@@ -39,7 +41,7 @@ def test_a_signal_asks_the_workers_for_a_checkpoint(signalled, tmp_path):
     handle, sent, request = signalled
     assert handle()
     assert request.is_asked
-    assert (tmp_path / STOP_NAME).exists()
+    assert (tmp_path / STOP_NAME).read_text() == "token"
     assert sent == []
 
 

@@ -746,6 +746,30 @@ def test_a_request_to_stop_of_an_earlier_start_is_ignored(one, other):
     assert not (other.folder / "stop").exists()
 
 
+def test_workers_do_not_heed_a_request_to_stop_that_an_earlier_start_made(
+    tmp_path, one, memory_store
+):
+    ray = RaySettings(storage="s3://bucket/runs", name="pose", scratch=str(tmp_path))
+    driver = Mirror(one.folder, LOCATION)
+    machine = Machine(folder_here(ray, ""), memory_store)
+    request = machine.folder / "stop"
+    one.mirror, one.objects = driver, Objects(LOCATION)
+    one.start(owner())
+    with working(ray, machine.folder, owner()):
+        (one.folder / "stop").touch()
+        driver.pass_stop_on(owner(), False)
+        machine.mirror.receive_stop(owner())
+        assert request.exists()
+    one.start(owner("two"))
+    with working(ray, machine.folder, owner("two")):
+        assert not request.exists()
+    # One for this start stands, and so does one by hand.
+    for content in ("two", ""):
+        request.write_text(content)
+        with working(ray, machine.folder, owner("two")):
+            assert request.exists()
+
+
 def test_a_claim_elsewhere_ends_the_former_owner_on_its_own_machine(one, other, quick):
     former = one.start(owner())
     sync = MirrorSync(one.mirror, former, is_driver=True)

@@ -1,4 +1,8 @@
-"""Cost of a network, computed without running it: parameters, operations, memory."""
+"""Cost of a network, computed from the shapes of an empty batch: parameters, operations, memory.
+
+The meta device would do as well, but its shapes come from torch's compiler, which takes two seconds
+to load.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,22 +34,21 @@ class Cost:
 
 @cache
 def network_cost(settings: ModelSettings) -> Cost:
-    """Measure a network on the meta device, which neither computes nor allocates."""
-    network, images = _on_meta(settings, torch.float32)
+    """Count a network's parameters and multiply-accumulates."""
+    network, images = _empty(settings, torch.float32)
     macs = 0
 
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal macs
         assert isinstance(module, nn.Conv2d)
-        macs += output.numel() * module.weight[0].numel()
+        macs += output.shape[1:].numel() * module.weight[0].numel()
 
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(count)
-    # On the meta device BatchNorm takes most of the time, and less in eval mode.
-    network.eval()(images)
+    network(images)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(parameters=parameters, macs=macs // len(images))
+    return Cost(parameters=parameters, macs=macs)
 
 
 def training_bytes(
@@ -56,7 +59,7 @@ def training_bytes(
     Convolutions compute in `dtype`; `forgetful` networks have had `recompute_residuals` called.
     The memory of the process and its libraries comes on top.
     """
-    network, _ = _on_meta(settings, dtype)
+    network, _ = _empty(settings, dtype)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     # The backward pass needs the weights in reduced precision too.
     copies = 0 if dtype is torch.float32 or forgetful else dtype.itemsize
@@ -71,7 +74,7 @@ def activation_bytes(settings: ModelSettings, dtype: torch.dtype, *, forgetful: 
     A `forgetful` network stores one part's activations at a time, during its backward pass, and
     the inputs of all parts before it.
     """
-    network, images = _on_meta(settings, dtype)
+    network, images = _empty(settings, dtype)
     most = 0
     with _saved(network) as kept:
 
@@ -85,14 +88,28 @@ def activation_bytes(settings: ModelSettings, dtype: torch.dtype, *, forgetful: 
         if forgetful:
             set_policy(network, measure)
         network(images)
-    return max(most, _bytes(kept)) // len(images)
+    return max(most, _bytes(kept))
 
 
-def _on_meta(settings: ModelSettings, dtype: torch.dtype) -> tuple[PoseNetwork, Tensor]:
-    meta, side = torch.device("meta"), settings.input_px
-    network = build_network(settings, 0, meta, zero_heads=False).to(dtype)
-    # Two: BatchNorm refuses one value per channel, which one image can come to.
-    return network, torch.empty(2, 3, side, side, dtype=dtype, device=meta)
+class _Norm(torch.autograd.Function):
+    """Stores its input as BatchNorm does, which stores more of an empty batch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.empty_like(x)
+
+
+def _empty(settings: ModelSettings, dtype: torch.dtype) -> tuple[PoseNetwork, Tensor]:
+    """Return a network whose weights have no values, and a batch of no images."""
+    network = build_network(settings, 0, torch.device("meta"), zero_heads=False)
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(torch.empty(weight.shape, dtype=dtype)))
+        if isinstance(module, nn.BatchNorm2d):
+            module.forward = _Norm.apply  # type: ignore[method-assign]
+    side = settings.input_px
+    return network, torch.empty(0, 3, side, side, dtype=dtype)
 
 
 @contextmanager
@@ -112,4 +129,5 @@ def _saved(network: nn.Module) -> Iterator[dict[int, Tensor]]:
 
 
 def _bytes(saved: Mapping[int, Tensor]) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    """Return the bytes of one image's part of the tensors."""
+    return sum(tensor.shape[1:].numel() * tensor.itemsize for tensor in saved.values())

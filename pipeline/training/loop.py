@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from pipeline.data.pictures import png
 from pipeline.evaluation.evaluate import EVALUATION_NAME, Evaluation
 from pipeline.evaluation.per_person import PEOPLE_NAME, PersonResults
 from pipeline.run.cut import name_of_stack
@@ -96,7 +95,7 @@ def evaluation_files(
         return {}, b""
     files = _files(evaluation, results)
     title = f"{trainer.joint_set.name} validation, epoch {trainer.state.progress.epochs}"
-    return files, png(trainer.draw_overlays(title))
+    return files, trainer.overlays(title)
 
 
 def stack_files(

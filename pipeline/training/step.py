@@ -1,5 +1,6 @@
 """One training step, with its optimizer and loss scaler. Knows neither Ray nor MLflow."""
 
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -27,13 +28,13 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
     """Create the configured optimizer. On a GPU AdamW is fused: one kernel for all weights."""
     on_gpu = next(network.parameters()).is_cuda
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
+        return _direct(torch.optim.AdamW)(
             _decayed_apart(network, settings.weight_decay),
             lr=settings.learning_rate,
             # On CPU, fusing measured no faster.
             fused=True if on_gpu else None,
         )
-    return torch.optim.RMSprop(
+    return _direct(torch.optim.RMSprop)(
         network.parameters(),
         lr=settings.learning_rate,
         alpha=0.99,
@@ -42,6 +43,21 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
         # Counts its steps on the GPU, instead of one by one for each weight on the CPU.
         capturable=on_gpu,
     )
+
+
+def _direct(kind: type[torch.optim.Optimizer]) -> Any:
+    """Return the kind of optimizer with methods that do not load torch's compiler.
+
+    torch wraps them for code that is compiled, which no optimizer is here. The first call of a
+    wrapper loads the compiler: two seconds before the first step.
+    """
+    methods = {
+        name: inspect.unwrap(method)
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if hasattr(method, "__wrapped__")
+    }
+    methods["step"] = torch.no_grad()(methods["step"])
+    return type(kind.__name__, (kind,), methods)
 
 
 def _decayed_apart(network: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -163,7 +179,8 @@ def _backward(
             mean = batch_loss(heatmaps, part.joints, part.annotated, settings, taught)
             share = trained[start : start + size].sum() / total().clamp(min=1)
             loss = mean * share * workers
-            scaler.scale(loss).backward(_nan_unless_finite(loss))
+            # As backward()'s argument it would load torch's compiler, to have its shape checked.
+            (scaler.scale(loss) * _nan_unless_finite(loss)).backward()
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from matplotlib.figure import Figure
 
 from pipeline.data.batch import Batch
 from pipeline.data.decoded import DecodedSamples
@@ -33,7 +32,6 @@ from pipeline.data.shards.streaming import ShardStream
 from pipeline.evaluation.evaluate import Evaluation, Evaluator, evaluate_stacks
 from pipeline.evaluation.metrics import AveragePrecision
 from pipeline.evaluation.oks import precision_of
-from pipeline.evaluation.overlays import draw_overlays
 from pipeline.evaluation.per_person import PersonResults
 from pipeline.io.console import Pace
 from pipeline.pose.joint_sets import JointSet
@@ -283,9 +281,13 @@ class Trainer:
             network=network, loader=self._val, settings=self.settings, device=self.device
         )
 
-    def draw_overlays(self, title: str) -> Figure:
-        """Draw predictions on fixed validation people, the same after every epoch."""
-        return draw_overlays(self._evaluator("auto"), title)
+    def overlays(self, title: str) -> bytes:
+        """Draw predictions on fixed validation people, the same after every epoch, as a PNG."""
+        # matplotlib takes a second to load, which the first step does not wait for.
+        from pipeline.data.pictures import png
+        from pipeline.evaluation.overlays import draw_overlays
+
+        return png(draw_overlays(self._evaluator("auto"), title))
 
     def bad_samples(self) -> dict[str, str]:
         """Return the errors of samples that this rank has skipped, by split and position."""

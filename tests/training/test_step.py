@@ -49,18 +49,66 @@ def batch_of(joints, annotated=None, images=None, gains=None) -> Batch:
 def test_rmsprop_is_the_papers():
     network = build_network(TINY, 0, CPU)
     optimizer = build_optimizer(network, OptimSettings(weight_decay=0.01))
-    assert type(optimizer) is torch.optim.RMSprop
+    assert isinstance(optimizer, torch.optim.RMSprop)
     [group] = optimizer.param_groups
     assert (group["lr"], group["alpha"], group["eps"]) == (2.5e-4, 0.99, 1e-8)
     assert (group["weight_decay"], group["momentum"], group["centered"]) == (0.01, 0, False)
     assert len(group["params"]) == len(list(network.parameters()))
 
 
+@pytest.mark.parametrize("name", ["rmsprop", "adamw"])
+def test_optimizers_update_as_torchs_own_do(name):
+    settings = OptimSettings(optimizer=name, learning_rate=0.01, weight_decay=0.1)
+    found = []
+    for is_own in (True, False):
+        weights = torch.nn.Conv2d(2, 3, 1)
+        torch.nn.init.constant_(weights.weight, 0.5)
+        torch.nn.init.constant_(weights.bias, 0.25)
+        optimizer = build_optimizer(weights, settings)
+        if not is_own:
+            [kind] = type(optimizer).__bases__
+            optimizer = kind(optimizer.param_groups)
+        for power in (1, 2, 3):
+            weights(torch.full((1, 2, 4, 4), 0.3)).pow(power).sum().backward()
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+            optimizer.zero_grad()
+        found.append([weights.weight, weights.bias])
+    assert all(map(torch.equal, *found))
+    assert not torch.equal(found[0][0], torch.full_like(found[0][0], 0.5))
+
+
+def test_neither_a_plan_nor_a_first_step_loads_torchs_compiler_or_matplotlib():
+    code = """
+import sys
+import torch
+import pipeline.training.loop
+from pipeline.model.cost import network_cost, training_bytes
+from test_step import CPU, TINY, OptimSettings, batch_of, build_network, build_optimizer, train_step
+
+network_cost(TINY)
+training_bytes(TINY, 2, torch.float32, forgetful=False)
+for name in ("rmsprop", "adamw"):
+    network, settings = build_network(TINY, 0, CPU), OptimSettings(optimizer=name)
+    optimizer, batch = build_optimizer(network, settings), batch_of([[[3.0, 4.0], [8.0, 9.0]]])
+    train_step(network, optimizer, batch, settings, CPU, torch.float32)
+print({"torch._dynamo", "sympy", "matplotlib"} & sys.modules.keys())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
 def test_adamw_takes_rate_and_decay():
     settings = OptimSettings(optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
     network = build_network(TINY, 0, CPU)
     optimizer = build_optimizer(network, settings)
-    assert type(optimizer) is torch.optim.AdamW
+    assert isinstance(optimizer, torch.optim.AdamW)
     decayed, spared = optimizer.param_groups
     assert (decayed["lr"], decayed["weight_decay"]) == (0.01, 0.1)
     assert (spared["lr"], spared["weight_decay"]) == (0.01, 0.0)

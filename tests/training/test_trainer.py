@@ -16,6 +16,7 @@ import torch.distributed as dist
 from factories import pack_samples, sample, samples
 from trainers import CPU, alone, save, start_ranks, task_of
 
+from pipeline.data import pictures
 from pipeline.data.sampler import epoch_order
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.oks import precision_of
@@ -392,9 +393,11 @@ def test_results_per_person_add_up_to_the_evaluation(tmp_path):
     assert not np.isnan(cases.errors["pck_torso"][2]).any()
 
 
-def test_pictures_show_the_configured_number_of_people(shards):
-    trainer = alone(task_of(*shards, **{"evaluation.overlays": 3}))
-    figure = trainer.draw_overlays("after an epoch")
+def test_pictures_show_the_configured_number_of_people(shards, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "png", lambda figure: drawn.append(figure) or b"")
+    alone(task_of(*shards, **{"evaluation.overlays": 3})).overlays("after an epoch")
+    [figure] = drawn
     titles = [axis.get_title() for axis in figure.axes if axis.images]
     # Evenly spaced over the five.
     assert titles == ["photo-020_00", "photo-022_00", "photo-024_00"]

@@ -13,8 +13,9 @@ from typing import Any
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private import utils as ray_utils
+from ray._private.node import Node
 from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._private.state import available_resources_per_node
 from ray.train import ControllerError, TrainingFailedError
@@ -41,9 +42,11 @@ LOOPBACK = "127.0.0.1"
 TRACEBACKS = "ray.train.v2._internal.util"
 # Logger that advises, at each start of a cluster, to turn off its token.
 _TOKEN_ADVICE = "ray._private.authentication.authentication_token_setup"
-# `_system_config` of a cluster without a dashboard: every process of Ray would gather and send
-# what only the dashboard shows.
-NO_METRICS = {
+# `_system_config` of a cluster that is started here. Ray would start a worker for each CPU at once;
+# those of training have another environment, and would start beside them.
+ON_DEMAND = {"prestart_worker_first_driver": False}
+# The same without a dashboard: every process of Ray would gather and send what only it shows.
+NO_METRICS = ON_DEMAND | {
     "enable_metrics_collection": False,
     "event_stats": False,
     "task_events_report_interval_ms": 0,
@@ -199,6 +202,22 @@ def few_attempts() -> Iterator[None]:
         yield
     finally:
         ray_constants.NUM_REDIS_GET_RETRIES = before
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """Make ray.init in this context start a cluster without API server and autoscaler.
+
+    Even without a dashboard the server starts, to send usage statistics, and ray.init waits for it.
+    One node needs no autoscaler. Both take a second and a half of CPU.
+    """
+    before = services.start_api_server, Node.start_monitor
+    services.start_api_server = lambda *arguments, **settings: (None, None)
+    Node.start_monitor = lambda node: None
+    try:
+        yield
+    finally:
+        services.start_api_server, Node.start_monitor = before
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import ray
@@ -14,10 +14,12 @@ from pipeline.cluster.address import check_answer, named_cluster
 from pipeline.cluster.ray_private import (
     LOOPBACK,
     NO_METRICS,
+    ON_DEMAND,
     bound_to_loopback,
     few_attempts,
     signals_kept,
     temp_folder,
+    without_helpers,
     without_token_advice,
 )
 from pipeline.io.console import say
@@ -136,14 +138,15 @@ def _start(is_shared: bool) -> None:
 
 
 def _start_once(is_shared: bool) -> None:
-    with bound_to_loopback(), without_token_advice():
+    # The dashboard's State API is needed to free what a killed run held. A single run would only
+    # get ten more processes that have to start, and wake beside training.
+    helpers = nullcontext() if is_shared else without_helpers()
+    with bound_to_loopback(), without_token_advice(), helpers:
         ray.init(
             address="local",
-            # Its State API is needed to free what a killed run held. A single run would only
-            # get ten more processes that have to start, and wake beside training.
             include_dashboard=is_shared,
             # A copy: Ray adds the session's folders to it, which are not those of the next one.
-            _system_config={} if is_shared else dict(NO_METRICS),
+            _system_config=dict(ON_DEMAND if is_shared else NO_METRICS),
             _temp_dir=_short_temp_folder(),
             dashboard_host=LOOPBACK,
             object_store_memory=_OBJECT_STORE_BYTES,

@@ -37,6 +37,9 @@ NAMES = [
     # bound_to_loopback
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
     "ray._private.services:get_node_ip_address",
+    # without_helpers
+    "ray._private.services:start_api_server",
+    "ray._private.node:Node.start_monitor",
     # rendezvous.py, and what it calls of the workers
     "ray.train.backend:Backend.on_start",
     *(f"{WORKERS}.{name}" for name in ("execute", "execute_single", "execute_single_async")),

@@ -196,6 +196,13 @@ def test_deeplabcuts_analysis_of_a_video_is_packed_where_that_is_asked(tmp_path,
     assert other[0].image == f"videos/mice.mp4#{index[0]}"
 
 
+def test_of_a_video_that_is_not_there_the_nearest_one_is_offered(tmp_path):
+    path = sleap(tmp_path / "in")
+    (tmp_path / "in/mice.mp4").rename(tmp_path / "in/Mice.MP4")
+    with pytest.raises(ValueError, match=r"such as .*mice\.mp4#1; did you mean Mice\.MP4\?"):
+        found_in(path, tmp_path / "out")
+
+
 def test_frames_that_a_tool_extracted_stand_in_for_their_video(tmp_path):
     path = sleap(tmp_path / "in")
     (tmp_path / "in/mice.mp4").unlink()

@@ -198,7 +198,7 @@ def _of_tool(name: str) -> Reader:
 
 def _genuine(path: str) -> Reader:
     """Return a reader of a genuine file in tests' data."""
-    name = "data.yaml" if path.startswith("yolo") else Path(path).name
+    name = Path(path).name
     is_binary = path.endswith((".h5", ".slp", ".mat"))
     mutations = (of_bytes,) if is_binary else (of_text, of_bytes)
     return Reader(name=name, genuine=path, read=_alone(name), mutations=mutations)
@@ -212,6 +212,9 @@ _TEXT: tuple[Mutation, ...] = (of_text, of_text, of_bytes)
 _PARQUET = "application/vnd.apache.parquet"
 # Files beside the repository.
 _GENUINE = (
+    "coco_ap_goldens/test_coco.json",
+    "coco_mini/person_keypoints_train2017.json",
+    "coco_mini/person_keypoints_val2017.json",
     "coco_other_joints/aic/test_aic.json",
     "coco_other_joints/ap10k/test_ap10k.json",
     "coco_other_joints/crowdpose/test_crowdpose.json",
@@ -221,12 +224,19 @@ _GENUINE = (
     "cvat/for_video/annotations.xml",
     "dlc_openfield/labeled-data/m4s1/CollectedData_Pranav.csv",
     "dlc_openfield/labeled-data/m4s1/CollectedData_Pranav.h5",
-    "dlc_variants/labeled-data/video/madlc_testdata_v2.csv",
-    "dlc_variants/labeled-data/video/maudlc_testdata.csv",
+    *(
+        f"dlc_variants/labeled-data/video/{name}.csv"
+        for name in (
+            "CollectedData_LM",
+            *(f"{kind}dlc_testdata{end}" for kind in ("", "ma", "mau") for end in ("", "_v2")),
+        )
+    ),
     "label_studio/data_keypoints.json",
     "lightning_pose_mouse/CollectedData.csv",
     "sleap/dance.mp4.labels.slp",
+    "mpii_mat_tiny/mpii_human_pose_v1_u12_1.mat",
     "sleap/minimal_instance.slp",
+    "sleap/small_robot_minimal.slp",
     "yolo_pose/data.yaml",
     "yolo_pose_xy/data.yaml",
 )
@@ -447,4 +457,14 @@ READERS: Mapping[str, Reader] = {
         name="uri.txt", prepare=seeds.uris, read=_redact, mutations=(of_uri,), refuses=False
     ),
     **{f"genuine {path}": _genuine(path) for path in _GENUINE},
+    **{
+        f"genuine labels of {name}": Reader(
+            name="labels/train/1.txt",
+            genuine=f"{name}/data.yaml",
+            read=_alone("data.yaml"),
+            mutations=_TEXT,
+            refuses=False,
+        )
+        for name in ("yolo_pose", "yolo_pose_xy")
+    },
 }

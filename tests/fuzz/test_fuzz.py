@@ -1,7 +1,8 @@
 """Readers of outside bytes on mutated files: they read them, or raise one ValueError.
 
-`make fuzz` takes longer than `make test`: FUZZ_SECONDS are shared among the readers, FUZZ_SEED
-chooses the mutations. Each reader runs in a process of its own with a limit on memory, and each
+`make fuzz` takes longer than `make test`: FUZZ_SECONDS are shared among the readers, and each
+genuine file of another tool is mutated at least 200 times. FUZZ_SEED chooses the mutations. Each
+reader runs in a process of its own with a limit on memory, and each
 case has a limit on CPU time.
 """
 
@@ -14,6 +15,8 @@ import signal
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,11 @@ from pipeline.data.formats.registry import SOURCES
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
+# Mutations of a genuine file, whatever the time. `make test` has no time for them.
+LEAST = 200 if "FUZZ_SECONDS" in os.environ else 0
 # More than a reader of small files needs, and less than a bomb does.
 _MEMORY = 2**30
-_CASE_S, _WAIT_S = 10.0, 120.0
+_CASE_S, _WAIT_S = 10.0, 300.0
 _ROUND, _FEW = 50, 10
 # Characters of an error.
 _LONGEST = 8000
@@ -61,6 +66,7 @@ def test_a_mutated_file_is_read_or_refused_with_one_error(
     process.join(60)
     assert "failure" not in found, found["failure"]
     print(f"\n{name}: {json.dumps(found)}")
+    assert not reader.genuine or found["cases"] >= LEAST
     # A slow machine may have had time for few.
     assert found.get("refused") or not reader.refuses or found.get("cases", 0) < _FEW
 
@@ -72,6 +78,7 @@ def test_every_annotation_format_is_fuzzed() -> None:
 def _run(reader: Reader, folder: Path, seconds: float, results: Connection) -> None:
     """Try mutations until the time is up, and send the counts, or the first failure."""
     counts: Counter[str] = Counter()
+    least = max(1, LEAST * bool(reader.genuine))
     try:
         reader.prepare(folder)
         data = (folder / reader.name).read_bytes()
@@ -80,8 +87,9 @@ def _run(reader: Reader, folder: Path, seconds: float, results: Connection) -> N
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + _MEMORY, resource.RLIM_INFINITY))
         number, until = 0, time.monotonic() + seconds
-        while number == 0 or time.monotonic() < until:
-            _round(reader, folder, data, SEED + number, until, counts)
+        while counts["cases"] < least or time.monotonic() < until:
+            over = partial(_is_over, counts, least, until)
+            _round(reader, folder, data, SEED + number, over, counts)
             number += 1
     except BaseException:
         text = traceback.format_exc()
@@ -91,8 +99,17 @@ def _run(reader: Reader, folder: Path, seconds: float, results: Connection) -> N
         results.send(dict(counts))
 
 
+def _is_over(counts: Counter[str], least: int, until: float) -> bool:
+    return counts["cases"] >= least and time.monotonic() > until
+
+
 def _round(
-    reader: Reader, folder: Path, data: bytes, number: int, until: float, counts: Counter[str]
+    reader: Reader,
+    folder: Path,
+    data: bytes,
+    number: int,
+    is_over: Callable[[], bool],
+    counts: Counter[str],
 ) -> None:
     mutated = st.one_of([mutation(data) for mutation in reader.mutations])
     named = Path(reader.name).name if reader.names is None else reader.names
@@ -108,7 +125,7 @@ def _round(
     @example(b"\xff")
     @given(mutated)
     def holds(content: bytes) -> None:
-        if counts["cases"] and time.monotonic() > until:
+        if is_over():
             return
         (folder / reader.name).write_bytes(reader.sign(content))
         # The example, which most readers refuse at once, counts for no mutation.

@@ -219,6 +219,19 @@ def check_round_trip(tool: Tool, labels: Labels, out: Path) -> None:
     assert skipped == ({reason: passed_over} if passed_over else {})
 
 
+def test_the_documents_say_what_each_tool_keeps():
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    table = page.partition("### What each tool keeps")[2].partition("\n##")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    said = {name.lower().replace(" ", "-"): cells for name, *cells in rows[2:]}
+    assert said.keys() == TOOLS.keys()
+    for name, tool in TOOLS.items():
+        occluded, box, outside, limbs, _, frames = said[name]
+        assert (occluded == "yes", box != "no") == (tool.occluded, tool.box)
+        assert (outside == "yes", limbs == "yes") == (tool.outside, tool.limbs)
+        assert (frames != "no") == tool.frames
+
+
 # The right wing is missing, the left one occluded.
 BIRDS = [
     LabelledPerson(

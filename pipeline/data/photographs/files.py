@@ -60,7 +60,7 @@ def find_photographs(folder: Path, names: Iterable[str]) -> Found:
             paths[name] = path
     _check_ends(folder, paths)
     unused = listing.others(set(paths.values())) if missing else []
-    nearest = {name: _nearest(name, unused) for name in missing[:_MOST_COMPARED]}
+    nearest = {name: _nearest(frame_of(name)[0], unused) for name in missing[:_MOST_COMPARED]}
     return Found(paths=paths, missing=dict.fromkeys(missing) | nearest)
 
 

@@ -1,6 +1,7 @@
 """Files that labelling tools wrote, and public datasets of other joints, as they are packed."""
 
 import json
+import pickle
 import re
 import unicodedata
 from pathlib import Path
@@ -16,6 +17,7 @@ from tool_files import (
     MICE,
     coco,
     deeplabcut,
+    deeplabcut_h5,
     label_studio,
     pictures,
     sleap,
@@ -574,6 +576,47 @@ def test_a_file_whose_figures_have_no_joint_says_so(tmp_path):
         ValueError, match=r"no people; passed over were a tool's .* no labelled joint: 2"
     ):
         found_in(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("layout", ["fixed", "table"])
+def test_whole_numbers_of_deeplabcuts_h5_are_read_from_their_own_block(tmp_path, layout):
+    path = deeplabcut_h5(tmp_path / "in")
+    columns = [("me", joint, axis) for joint in JOINTS for axis in "xy"]
+    with h5py.File(path, "r+") as file:
+        group = file["df_with_missing"]
+        values = group["block0_values"][:]
+        # pandas keeps those of rightear, all of them whole, by themselves.
+        whole, others = [4, 5], [0, 1, 2, 3, 6, 7]
+        if layout == "fixed":
+            for number in range(3):
+                labels = group.pop(f"block0_items_label{number}")[:]
+                group[f"axis0_label{number}"] = labels
+                group[f"axis0_level{number}"] = group[f"block0_items_level{number}"]
+                group[f"block1_items_level{number}"] = group[f"block0_items_level{number}"]
+                group[f"block0_items_label{number}"] = labels[others]
+                group[f"block1_items_label{number}"] = labels[whole]
+            del group["block0_values"]
+            group["block0_values"] = values[:, others]
+            group["block1_values"] = values[:, whole].astype(np.int64)
+        else:
+            del file["df_with_missing"]
+            group = file.create_group("df_with_missing")
+            group.attrs["non_index_axes"] = np.bytes_(pickle.dumps([(1, columns)], 0))
+            kinds = {"values_block_0": (others, "<f8"), "values_block_1": (whole, "<i8")}
+            kind_of = {name: (name, kind, (len(at),)) for name, (at, kind) in kinds.items()}
+            table = np.zeros(2, [("index", "S21"), *kind_of.values()])
+            table["index"] = [f"labeled-data/m1/{name}".encode() for name in ("a.png", "b.png")]
+            for name, (at, _) in kinds.items():
+                table[name] = values[:, at]
+            group["table"] = table
+            for name, (at, _) in kinds.items():
+                named = np.bytes_(pickle.dumps([columns[place] for place in at], 0))
+                group["table"].attrs[f"{name}_kind"] = named
+    plan = found_in(path, tmp_path / "out")
+    assert plan.joint_set.joints == JOINTS
+    assert [person.joints for person in people_of(plan)] == [
+        tuple(point or (0.0, 0.0) for point in mouse) for mouse in MICE
+    ]
 
 
 def test_a_project_of_deeplabcut_may_be_given_by_its_config(tmp_path):

@@ -463,6 +463,8 @@ READERS: Mapping[str, Reader] = {
             genuine=f"{name}/data.yaml",
             read=_alone("data.yaml"),
             mutations=_TEXT,
+            # Of no labels at all the dataset is named.
+            names="",
             refuses=False,
         )
         for name in ("yolo_pose", "yolo_pose_xy")

@@ -344,7 +344,8 @@ def _pandas_table(
 ) -> tuple[list[tuple[str, str, str]], list[str], np.ndarray]:
     table = file.array(f"{_KEY}/table")
     fields = table.dtype.names or ()
-    if "values_block_0" not in fields:
+    blocks = [field for field in fields if field.startswith("values_block_")]
+    if not blocks:
         raise ValueError(f"{file.path}: {_KEY}/table has no values_block_0, expected pandas' table")
     axes = _plain_pickle(file, file.attribute(_KEY, "non_index_axes"), "non_index_axes")
     try:
@@ -356,17 +357,66 @@ def _pandas_table(
         raise ValueError(f"{file.path}: {_KEY}/table has no index, expected paths of images")
     parts = [_texts(file, table[level]) for level in levels]
     images = ["/".join(row) for row in zip(*parts, strict=True)]
-    values = np.atleast_2d(np.asarray(table["values_block_0"], np.float64))
-    return [_column(file, name) for name in names if name[0] not in levels], images, values
+    columns = [_column(file, name) for name in names if name[0] not in levels]
+    found = [(columns, np.atleast_2d(_floats(file, table[blocks[0]])))]
+    if len(blocks) > 1:
+        found = [
+            (_block_columns(file, block), np.atleast_2d(_floats(file, table[block])))
+            for block in blocks
+        ]
+    return columns, images, _joined(file, found, columns)
 
 
 def _pandas_fixed(
     file: Hdf5File,
 ) -> tuple[list[tuple[str, str, str]], list[str], np.ndarray]:
-    columns = [_column(file, name) for name in zip(*_levels(file, "block0_items"), strict=True)]
+    is_values = re.compile(rf"{_KEY}/(block\d+)_values", re.ASCII)
+    blocks = [match[1] for name in sorted(_names(file)) if (match := is_values.fullmatch(name))]
+    found = [
+        (_columns(file, f"{block}_items"), _floats(file, file.array(f"{_KEY}/{block}_values")))
+        for block in blocks or ["block0"]
+    ]
+    columns = found[0][0] if len(found) == 1 else _columns(file, "axis0")
     rows = zip(*_levels(file, "axis1"), strict=True)
-    values = np.asarray(file.array(f"{_KEY}/block0_values"), np.float64)
-    return columns, ["/".join(map(str, row)) for row in rows], values
+    return columns, ["/".join(map(str, row)) for row in rows], _joined(file, found, columns)
+
+
+def _joined(
+    file: Hdf5File,
+    blocks: Sequence[tuple[list[tuple[str, str, str]], np.ndarray]],
+    columns: list[tuple[str, str, str]],
+) -> np.ndarray:
+    """Join blocks of columns in the order of all: pandas keeps whole numbers by themselves."""
+    found = [column for names, _ in blocks for column in names]
+    shapes = [values.shape for _, values in blocks]
+    expected = [(shapes[0][0] if shapes[0] else 0, len(names)) for names, _ in blocks]
+    if shapes != expected or sorted(found) != sorted(columns):
+        raise ValueError(
+            f"{file.path}: {_KEY} has values of shape {', '.join(map(str, shapes))}, expected "
+            f"{', '.join(map(str, expected))} of the {len(columns):,} columns"
+        )
+    values = np.concatenate([values for _, values in blocks], axis=1)
+    place_of = {column: place for place, column in enumerate(found)}
+    return values[:, [place_of[column] for column in columns]]
+
+
+def _floats(file: Hdf5File, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "iufb":
+        raise ValueError(f"{file.path}: {_KEY} has values of type {values.dtype}, expected numbers")
+    return values.astype(np.float64)
+
+
+def _block_columns(file: Hdf5File, block: str) -> list[tuple[str, str, str]]:
+    """Return the columns of a block of a table, which its attribute has."""
+    kinds = _plain_pickle(file, file.attribute(f"{_KEY}/table", f"{block}_kind"), f"{block}_kind")
+    try:
+        return [_column(file, tuple(map(str, name))) for name in kinds]
+    except TypeError:
+        raise ValueError(f"{file.path}: {_KEY} has no names of columns in {block}_kind") from None
+
+
+def _columns(file: Hdf5File, axis: str) -> list[tuple[str, str, str]]:
+    return [_column(file, name) for name in zip(*_levels(file, axis), strict=True)]
 
 
 def _levels(file: Hdf5File, axis: str) -> list[list[str]]:

@@ -48,7 +48,8 @@ def joint_bars(result: Scores) -> Figure:
     axis.axvline(pooled, color="tab:red", label=f"pooled {pooled:.1f}")
     axis.invert_yaxis()
     axis.set(xlabel=f"{result.measure.title_at(threshold)} (%)", xlim=(0, 100))
-    axis.legend()
+    # Bars reach to every corner.
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
     return figure
 
 

@@ -101,10 +101,15 @@ def _charts(score: str) -> list[dict[str, Any]]:
     }
     return [
         _card("SCATTER", runsCountToCompare=100, **axes),
-        _card("LINE", metricKey=score, selectedMetricKeys=[score]),
-        _card("LINE", metricKey="val_loss", selectedMetricKeys=["val_loss"]),
+        *map(_curve, (score, "val_loss")),
         _card("IMAGE", imageKeys=[OVERLAYS], step=1, showRunParams=False),
     ]
+
+
+def _curve(metric: str) -> dict[str, Any]:
+    # Otherwise MLflow smooths it, so that it ends below the score.
+    smoothing = {"lineSmoothness": 0, "useGlobalLineSmoothing": True}
+    return _card("LINE", metricKey=metric, selectedMetricKeys=[metric], **smoothing)
 
 
 def _card(kind: str, **more: Any) -> dict[str, Any]:

@@ -25,6 +25,11 @@ def test_a_view_sorts_by_the_primary_score_and_has_its_columns_and_charts():
     charts = state["compareRunCharts"]
     assert {chart["metricSectionId"] for chart in charts} == {section["uuid"]}
     assert [chart["type"] for chart in charts] == ["SCATTER", "LINE", "LINE", "IMAGE"]
+    curves = [chart for chart in charts if chart["type"] == "LINE"]
+    assert [(curve["metricKey"], curve["lineSmoothness"]) for curve in curves] == [
+        ("pckh_0.5", 0),
+        ("val_loss", 0),
+    ]
     assert len({chart["uuid"] for chart in charts}) == len(charts)
 
 

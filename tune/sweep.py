@@ -162,6 +162,9 @@ def describe(sweep: "Sweep") -> None:
             f"  {trial_name(cut.point)}: {cost.parameters:,} parameters, "
             f"{amount(cost.macs / 1e9)} GMAC, cut from {trial_name(cut.whole)}"
         )
+    starts = [plan.start.lines for plan in sweep.plans if plan.start and not plan.resumes]
+    for line in dict.fromkeys(line for lines in starts for line in lines):
+        say(f"  start: {line}")
     most = sum(flops) if sweep.is_grid else sweep.trials * max(flops)
     say(f"  at most {sweep.trials * sweep.samples:,} samples and {amount(most)} PFLOP")
 

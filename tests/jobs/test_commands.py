@@ -479,6 +479,17 @@ def test_a_dry_sweep_lists_its_trials_and_creates_nothing(tmp_path, capsys, work
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_sweep_prints_what_its_trials_start_from(tmp_path, capsys):
+    start = saved(tmp_path)
+    network = ("--model.features", 8, "--model.input-px", 64)
+    options = (*network, "--model.start", start, "--stacks", 1, 2, "--dry-run")
+    run(tune.sweep.main, *packed(tmp_path), *options)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "start: " in line]
+    assert lines[0].startswith(f"  start: weights of {start} (")
+    fit = [line.split(" of ")[1] for line in lines if line.endswith(" fit by name and shape")]
+    assert len(fit) == 2
+
+
 def test_losses_are_compared_with_either_start_of_the_heads(tmp_path, capsys):
     small = ("--model.stacks", 1, "--model.features", 8, "--dry-run")
     run(tune.sweep.main, *packed(tmp_path), "--space", "losses", *small)

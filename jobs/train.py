@@ -194,13 +194,17 @@ def trained(plan: "Plan") -> "Outcome":
     # MLflow is contacted while the cluster starts, and before resources are taken.
     with record_run(plan) as record:
         with cluster(settings.ray.address):
-            outcome = train(plan, record)
+            train(plan, record)
+            # The record has loaded this, with MLflow and matplotlib, while the cluster started.
+            from pipeline.tracking.summary import conclude
+
+            outcome = conclude(plan, record.journal)
         # Closing the record afterwards reports what MLflow lacks.
-        conclude(plan, outcome)
+        _say_outcome(plan, outcome)
         return outcome
 
 
-def conclude(plan: "Plan", outcome: "Outcome") -> None:
+def _say_outcome(plan: "Plan", outcome: "Outcome") -> None:
     """Print the scores, the best checkpoint, and the run's page in MLflow."""
     from pipeline.evaluation.metrics import table
     from pipeline.run.storage import shown

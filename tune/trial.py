@@ -126,6 +126,7 @@ class Trial(ray.tune.Trainable):
 def _train_or_conclude(plan: Plan, record: RunRecorder) -> None:
     try:
         train(plan, record, label=plan.settings.ray.name)
+        conclude(plan, record.journal)
     except InterruptedRunError:
         why = why_stopping(plan.storage)
         if why == "":

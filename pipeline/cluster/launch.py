@@ -1,4 +1,4 @@
-"""Trains a plan on the cluster: starts the workers, restarts them when they fail, concludes."""
+"""Trains a plan on the cluster: starts the workers, restarts them when they fail."""
 
 import math
 import os
@@ -40,7 +40,6 @@ from pipeline.run.plan import Plan
 from pipeline.settings import Settings
 from pipeline.settings.ray import COMPILED_NAME, KEEP_MEMORY
 from pipeline.tracking.recording import InterruptedRunError, RunRecorder
-from pipeline.tracking.summary import Outcome, conclude
 from pipeline.training.console_logger import epoch_bars, line_every_s
 from pipeline.training.probes import COMPILE_PATIENCE, note_startup
 from pipeline.training.trainer import Task
@@ -66,8 +65,8 @@ _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _RESIZE_EVERY_S = 15.0
 
 
-def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
-    """Train on the connected cluster, and add the outcome to the run's journal.
+def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> None:
+    """Train on the connected cluster; `conclude` then adds the outcome to the run's journal.
 
     `label` begins every line that the workers print. Raises ValueError if the cluster is too small
     or MLflow is required and does not answer, TrainingFailedError with the reason when training
@@ -96,7 +95,6 @@ def train(plan: Plan, recording: RunRecorder, *, label: str = "") -> Outcome:
                 f"stopped {kept if progress.samples else 'before its first checkpoint'}; "
                 "the same command resumes it"
             )
-    return conclude(plan, recording.journal)
 
 
 def _fit(plan: Plan, recording: RunRecorder, stop: Stop, label: str) -> None:

@@ -34,6 +34,7 @@ from ray.train.v2._internal.execution.controller.state import (
     RunningState,
     TrainControllerState,
 )
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 LOOPBACK = "127.0.0.1"
@@ -86,14 +87,34 @@ class LeanTrainer(DataParallelTrainer):
         # what a killed run held, for other runs on the cluster. It needs the dashboard, without
         # which it prints an error every second.
         unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+        self._is_shared = is_shared
         self._omitted = unused[:1] if is_shared else unused
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         created = super()._create_default_callbacks()
         return [callback for callback in created if not isinstance(callback, self._omitted)]
 
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if not self._is_shared and isinstance(parts["scaling_policy"], FixedScalingPolicy):
+            parts["scaling_policy"] = _WithoutRequests(scaling_config=self.scaling_config)
+        return super()._initialize_and_run_controller(**parts)
+
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave SIGINT to the command: Ray's handler waits for a controller that may be busy."""
+
+
+class _WithoutRequests(FixedScalingPolicy):
+    """A fixed number of workers on a cluster of their own.
+
+    Ray Train would ask an actor to share the cluster's resources among runs, and wait until its
+    process has started.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 class StartWatch(ControllerCallback):

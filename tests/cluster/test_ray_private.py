@@ -46,6 +46,9 @@ NAMES = [
     f"{WORKERS}.get_resources_per_worker",
     # LeanTrainer
     f"{TRAINER}._create_default_callbacks",
+    f"{TRAINER}._initialize_and_run_controller",
+    f"{EXECUTION}.scaling_policy:FixedScalingPolicy.after_controller_start",
+    f"{EXECUTION}.scaling_policy:FixedScalingPolicy._maybe_send_resource_request",
     "ray.train.v2._internal.callbacks.datasets:DatasetsCallback",
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
     # take_over

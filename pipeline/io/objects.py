@@ -31,6 +31,8 @@ _PART_BYTES = 8 * 2**20
 _REQUEST_S, _CONNECT_S = 60, 5
 # Parts that travel at once, each of which is in memory.
 _AT_ONCE = 2
+# Bytes of a small object, which is read as a whole.
+_MOST_BYTES = 2**26
 _ONCE: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}
 # Minutes for which a profile's credentials are used before botocore is asked again.
 _FRESH = timedelta(minutes=10)
@@ -95,10 +97,14 @@ class Objects:
             return self._found(obstore.head(self._store, self._key(name)))
 
     def get(self, name: str) -> tuple[bytes, Version]:
-        """Read a small object."""
+        """Read a small object. Raises ValueError if it is large."""
         with _explained(self.at(name)):
             got = obstore.get(self._store, self._key(name))
-            return bytes(got.bytes()), _version(got.meta)
+            if (size := got.meta["size"]) <= _MOST_BYTES:
+                return bytes(got.bytes()), _version(got.meta)
+        raise ValueError(
+            f"{redacted(self.at(name))} has {size:,} bytes, expected at most {_MOST_BYTES:,}"
+        )
 
     def fetch(self, name: str, path: Path, size: int, sha256: str) -> None:
         """Download the first `size` bytes of an object to `path`.

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from pipeline.io.parsing import parse_json, text_of
-
 # Figures of the whole run, in its folder.
 FIGURES = "figures"
 # Folder of pictures of predictions, in a run's folder and in MLflow.
@@ -26,11 +24,3 @@ class StorageError(OSError):
 def overlay_path(folder: Path, epoch: int) -> Path:
     """Return the path of the picture of an epoch's predictions in a run's folder."""
     return folder / OVERLAYS / f"overlay_{epoch:04d}.png"
-
-
-def location_of(folder: Path) -> str:
-    """Return where the copy of a folder in a bucket lies; empty if it has none."""
-    path = folder / STATE
-    if not path.exists():
-        return ""
-    return text_of(parse_json(path.read_bytes(), str(path))["location"], f"{path}: location")

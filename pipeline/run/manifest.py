@@ -1,8 +1,10 @@
 """The manifest of a run in a bucket: one small object that names every file that counts."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePosixPath
 from typing import Any, Self
 from uuid import uuid4
 
@@ -13,6 +15,8 @@ from pipeline.run.ownership import CLAIMS, Owner
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+# Bytes of a file's name. While it is fetched, it has another one that is longer.
+_MOST_BYTES = 200
 # Names in a run's folder that are of one machine, or of one moment.
 _LOCAL = (CLAIMS, "heartbeats", "hangs", STOP_NAME, STARTING_NAME)
 _PASSING = (".part", ".writing")
@@ -31,11 +35,16 @@ class Stored:
         """Read the entry of the file `path`. Raises ValueError naming `where`."""
         content = fields_of(value, where, required=("key", "size", "sha256"))
         try:
-            key, first = checked_name(content["key"]), checked_name(path).partition("/")[0]
+            key, parts = checked_name(content["key"]), PurePosixPath(checked_name(path)).parts
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        if is_own(first):
+        if any(map(is_own, parts)):
             raise ValueError(f"{where}: expected a file of a run, not of one machine")
+        if path != "/".join(parts) or max(len(os.fsencode(part)) for part in parts) > _MOST_BYTES:
+            raise ValueError(f"{where}: expected the plain path of a file")
+        # So that each object stands for one file.
+        if key.partition("/")[2] != path:
+            raise ValueError(f"{where}.key must be BATCH/{path}, got {key!r:.200}")
         size, sha256 = whole_of(content["size"], where), text_of(content["sha256"], where)
         return cls(key=key, size=size, sha256=sha256)
 
@@ -66,6 +75,9 @@ class Manifest:
         if content["format"] != _FORMAT:
             raise ValueError(f"{where}: expected format {_FORMAT}, got {content['format']!r:.80}")
         files = table_of(content["files"], f"{where}: files", lambda value, _: value)
+        folders = {str(folder) for path in files for folder in PurePosixPath(path).parents}
+        if both := folders & set(files):
+            raise ValueError(f"{where}: files: {min(both)!r} is a file and a folder")
         return cls(
             began=text_of(content["began"], f"{where}: began"),
             generation=whole_of(content["generation"], f"{where}: generation"),

@@ -188,6 +188,7 @@ class Mirror:
         """Return the mirrors of the runs below this folder in the bucket: a sweep's trials."""
         parts = [PurePosixPath(found.name).parts for found in self._objects.found()]
         names = [checked_name(name) for name, *rest in parts if rest == [MANIFEST]]
+        names = [name for name in names if not is_own(name)]
         return [Mirror(self.folder / name, f"{self.location}/{name}") for name in names]
 
     def remove(self) -> None:
@@ -563,7 +564,7 @@ class Mirror:
         """Return the files that belong to the run, by their path within its folder."""
         found: dict[str, Path] = {}
         for path in sorted(self.folder.iterdir()):
-            if is_own(path.name):
+            if is_own(path.name) or path.is_symlink():
                 continue
             if path.is_file():
                 found[path.name] = path

@@ -331,15 +331,51 @@ def test_a_run_of_which_the_bucket_lacks_something_is_not_removed_with_the_bucke
     assert set(one.files()) == {"journal.jsonl", "epoch_0001/checkpoint.json"}
 
 
-@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", ".mirror.json", "owners/1.json", ""])
+def with_files(machine: Machine, change) -> None:
+    """Push a run, and change the files that its manifest names."""
+    writer = machine.start(owner())
+    machine.write("journal.jsonl", b"first\n")
+    machine.mirror.push(writer)
+    content = json.loads(machine.objects.get(MANIFEST)[0])
+    stored = content["files"].pop("journal.jsonl")
+    content["files"] |= change(stored)
+    machine.objects.put(MANIFEST, json.dumps(content).encode())
+
+
+def under(stored: dict, path: str) -> dict:
+    return {path: stored | {"key": f"{stored['key'].partition('/')[0]}/{path}"}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../outside", "figures/../../outside", "/etc/passwd", "", "./", "figures/", "a//b"),
+        *(".mirror.json", "owners/1.json", "epoch_0001/.mirror.json", "figures/owners/1.json"),
+        *("x" * 250, "figures/" + "x" * 300, "a\0b"),
+    ],
+)
 def test_a_manifest_can_name_no_file_outside_the_run(one, path):
-    writer = one.start(owner())
-    one.write("journal.jsonl", b"first\n")
-    one.mirror.push(writer)
-    content = json.loads(one.objects.get(MANIFEST)[0])
-    content["files"] = {path: content["files"]["journal.jsonl"]}
-    one.objects.put(MANIFEST, json.dumps(content).encode())
-    with pytest.raises(ValueError, match=r"manifest\.json"):
+    with_files(one, lambda stored: under(stored, path))
+    with pytest.raises(ValueError, match=r"manifest\.json: files\."):
+        one.mirror.pull()
+
+
+def test_an_object_stands_for_one_file(one):
+    with_files(one, lambda stored: {"journal.jsonl": stored, "copy.jsonl": stored})
+    with pytest.raises(ValueError, match=r"copy\.jsonl\.key must be BATCH/copy\.jsonl, got"):
+        one.mirror.pull()
+
+
+def test_a_manifest_has_no_file_in_the_place_of_a_folder(one):
+    with_files(one, lambda stored: under(stored, "a/b/c") | under(stored, "a/b"))
+    with pytest.raises(ValueError, match=r"manifest\.json: files: 'a/b' is a file and a folder"):
+        one.mirror.pull()
+
+
+def test_a_manifest_of_more_than_64_mib_is_not_read(one, monkeypatch):
+    monkeypatch.setattr(home, "_MOST_BYTES", 1000)
+    one.objects.put(MANIFEST, bytes(1001))
+    with pytest.raises(ValueError, match=r"manifest\.json has 1,001 bytes, expected at most 1,000"):
         one.mirror.pull()
 
 

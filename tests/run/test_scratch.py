@@ -12,14 +12,14 @@ from pipeline.run import mirror as mirrors
 from pipeline.run import scratch
 from pipeline.run.mirror import Mirror
 from pipeline.run.scratch import tidy
-from pipeline.run.storage import hold, publish
+from pipeline.run.storage import hold, local_storage, publish
 
 pytestmark = pytest.mark.usefixtures("memory_store")
 
 
 def a_copy(scratch: Path, name: str = "pose") -> Path:
     """Make the copy of a run that lies in the bucket."""
-    folder = scratch / "s3/bucket/runs" / name
+    folder = local_storage(f"s3://bucket/runs/{name}", str(scratch))
     folder.mkdir(parents=True)
     (folder / "journal.jsonl").write_text("an entry\n")
     publish(folder, f"s3://bucket/runs/{name}")

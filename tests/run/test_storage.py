@@ -62,7 +62,7 @@ def test_a_link_in_place_of_the_scratch_folder_is_refused(temporary):
 
 
 def test_the_place_of_a_file_is_shown_in_the_bucket(tmp_path):
-    folder = tmp_path / "s3" / "bucket" / "runs" / "pose"
+    folder = local_storage("s3://bucket/runs/pose", str(tmp_path))
     folder.mkdir(parents=True)
     (folder / ".mirror.json").write_text('{"location": "s3://bucket/runs/pose", "manifest": null}')
     assert shown(folder / "epoch_0001") == "s3://bucket/runs/pose/epoch_0001"
@@ -74,6 +74,26 @@ def test_only_a_runs_folder_tells_its_place(tmp_path):
     assert shown(tmp_path / "runs" / "pose") == f"{tmp_path}/runs/pose"
 
 
+def test_a_strangers_folder_is_no_copy_of_a_run_in_a_bucket(tmp_path, memory_store):
+    there = tmp_path / "made"
+    there.mkdir()
+    (there / "checkpoint.json").write_text("of the bucket")
+    publish(there, "s3://bucket/evil")
+    own = tmp_path / "own" / "letter.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    for name in ("run/epoch_0001", "run"):
+        folder = tmp_path / "unpacked" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoint.json").write_text("of the folder")
+        (folder / ".mirror.json").write_text('{"location": "s3://bucket/evil", "manifest": null}')
+        (folder / "link").symlink_to(own.parent)
+        assert find_local(str(folder)) == folder
+        assert (folder / "checkpoint.json").read_text() == "of the folder"
+        assert shown(folder) == str(folder)
+    assert own.read_text() == "mine"
+
+
 def test_a_bucket_alone_is_no_run(tmp_path):
     assert list(folders_here("s3://bucket/", "", str(tmp_path))) == []
     with pytest.raises(ValueError, match="s3://: expected s3://BUCKET/FOLDER"):
@@ -83,7 +103,7 @@ def test_a_bucket_alone_is_no_run(tmp_path):
 @pytest.fixture
 def run(tmp_path, memory_store) -> Path:
     """The folder of a run of which a bucket has a copy."""
-    folder = tmp_path / "s3" / "bucket" / "runs" / "pose"
+    folder = local_storage("s3://bucket/runs/pose", str(tmp_path))
     (folder / "epoch_0001").mkdir(parents=True)
     for name in ("journal.jsonl", "epoch_0001/checkpoint.json"):
         (folder / name).write_text(name)

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from pipeline.io.console import aligned, say_text
+from pipeline.io.inside import read_whole
 from pipeline.io.installation import command
 from pipeline.io.parsing import parse_json, table_of, text_of
 from pipeline.run.layout import SWEEP_NAME
@@ -105,7 +106,7 @@ def read_sweep(name: str, storage: str) -> Compared:
     assert checkpoint is not None, "it is a sweep"
     best = read_metadata(checkpoint)
     identity = folder / SWEEP_NAME
-    found = parse_json(identity.read_bytes(), str(identity))
+    found = parse_json(read_whole(identity), str(identity))
     facts = table_of(found.get("facts", {}), f"{identity}: facts", text_of)
     return Compared(
         folder=shown(folder),

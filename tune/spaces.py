@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.inside import read_whole
 from pipeline.io.parsing import did_you_mean, parse_toml
 from pipeline.settings.presets import settings_of
 
@@ -147,7 +148,7 @@ def space_of(named: str, given: Mapping[str, tuple[Any, ...]]) -> Space:
 def _read(path: Path) -> Space:
     """Read a TOML file: `[axes]` of lists or tables (low, high, log, step), and `[[points]]`."""
     try:
-        content = parse_toml(path.read_bytes(), f"--space {path}")
+        content = parse_toml(read_whole(path), f"--space {path}")
     except OSError as error:
         raise ValueError(f"--space {path}: {error.strerror}") from error
     for part in content:

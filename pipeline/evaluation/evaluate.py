@@ -28,7 +28,7 @@ from pipeline.evaluation.metrics import (
     scores,
 )
 from pipeline.evaluation.per_person import Instances, PersonResults
-from pipeline.io.inside import check_plain
+from pipeline.io.inside import read_whole
 from pipeline.io.parsing import fields_of, parse_json, table_of, whole_of
 from pipeline.model.arithmetic import arithmetic, fp32_of
 from pipeline.model.decoding import decode, predicted_heatmaps
@@ -184,9 +184,8 @@ class Evaluation:
         Measures that the joint set does not have are left out, and a checkpoint of before may lack
         one.
         """
-        check_plain(path)
         try:
-            content = parse_json(path.read_bytes(), str(path))
+            content = parse_json(read_whole(path), str(path))
         except OSError as error:
             raise ValueError(f"{path}: not readable: {error.strerror}") from None
         try:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from pipeline.evaluation.metrics import THRESHOLDS, JointCounts, joint_counts
-from pipeline.io.inside import check_plain
+from pipeline.io.inside import read_whole
 from pipeline.io.text import briefly
 from pipeline.io.unfolding import load_npz
 from pipeline.pose.joint_sets import JointSet, Measure
@@ -176,9 +176,8 @@ def narrowed(errors: Float[np.ndarray, "person joint"]) -> Float32[np.ndarray, "
 
 def read_results(path: Path) -> PersonResults:
     """Read a people.npz. Raises ValueError naming the file if it is absent or damaged."""
-    check_plain(path)
     try:
-        stored = load_npz(path.read_bytes())
+        stored = load_npz(read_whole(path))
         names = [name for name in stored if name.startswith(_ERRORS)]
         errors = {name.removeprefix(_ERRORS): stored[name] for name in names}
         keys, joints = stored["keys"], stored["joints"]

@@ -18,6 +18,7 @@ from pipeline.inference.boxes.matching import MatchedBoxes, Place
 from pipeline.inference.predictor import Frame, Pose, Predictor, View
 from pipeline.inference.results import Estimate, Failure, Found, FoundPerson, Part
 from pipeline.inference.sources import MediaFile
+from pipeline.io.inside import read_whole
 from pipeline.run.checkpoint import Weights
 from pipeline.settings.packing import MAX_PIXELS
 
@@ -105,7 +106,7 @@ class Estimator:
         # One per thread, as an image is valid until its decoder's next.
         decoder = self._decoders.popleft()
         try:
-            data = (self.options.root / source.path).read_bytes()
+            data = read_whole(self.options.root / source.path)
             photograph = read_photograph(data, decoder, self.options.max_pixels)
             return self._picture(photograph.image, source)
         except TooManyPixelsError as error:

@@ -13,6 +13,7 @@ from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.inference.batch_predictor import file_name
 from pipeline.inference.results import Estimate, FoundPerson
 from pipeline.io.atomic import atomic_write
+from pipeline.io.inside import read_whole
 from pipeline.io.own import create_own
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
@@ -63,7 +64,7 @@ def draw_photographs(
     for estimate in estimates:
         path = folder / f"{file_name(estimate.file)}.png"
         if not path.exists():
-            data = Path(estimate.file).read_bytes()
+            data = read_whole(Path(estimate.file))
             image = read_photograph(data, decoder, max_pixels).image
             factor = enlargement(max(estimate.width, estimate.height), estimate.people)
             drawn = draw_people(_rgb(image), estimate.people, joint_set, factor)

@@ -11,6 +11,7 @@ from pipeline.inference.boxes.files import read_boxes
 from pipeline.inference.boxes.matching import MatchedBoxes
 from pipeline.inference.results import Failure
 from pipeline.inference.sources import MediaFile, find_sources
+from pipeline.io.inside import read_whole
 from pipeline.run.checkpoint import Weights, check_file, find_weights, weights_name
 from pipeline.run.metadata import CheckpointMetadata, read_checksums, read_metadata
 
@@ -68,7 +69,7 @@ def plan_prediction(
         job={
             "weights": find_weights(checkpoint, weights),
             "sha256": read_checksums(checkpoint).get(name, ""),
-            "boxes": hashlib.sha256(boxes.read_bytes()).hexdigest() if boxes else None,
+            "boxes": hashlib.sha256(read_whole(boxes)).hexdigest() if boxes else None,
             "boxes_category": category or None,
             "heatmaps": heatmaps,
             "exact": exact,

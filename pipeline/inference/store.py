@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.inference.results import Estimate, Found, Part
 from pipeline.inference.sources import MediaFile
 from pipeline.io.atomic import atomic_write
+from pipeline.io.inside import read_whole
 from pipeline.io.parsing import parse_json
 
 # Pictures in a part, which a worker that is killed repeats.
@@ -113,7 +114,7 @@ def _found(path: Path) -> Found:
 
 def _read(path: Path) -> Any:
     try:
-        text = path.read_bytes()
+        text = read_whole(path)
     except OSError as error:
         raise ValueError(f"{path}: not readable: {error.strerror}") from None
     return parse_json(text, str(path))

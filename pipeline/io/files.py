@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from pipeline.io.inside import check_plain
+from pipeline.io.inside import check_plain, read_whole
 from pipeline.io.location import is_remote, local_path
 from pipeline.io.redaction import redacted
 
@@ -76,7 +76,7 @@ def content_of(location: str) -> bytes:
 
         return read_all(location)
     try:
-        return _plain(location).read_bytes()
+        return read_whole(_plain(location))
     except FileNotFoundError:
         raise ValueError(f"{redacted(location)}: no such file") from None
 

@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path, PurePosixPath
 
+_MOST_BYTES = 2**31
+
 
 def checked_name(name: object) -> str:
     """Return a relative path, `figures/curves.png`, unchanged.
@@ -74,3 +76,19 @@ def check_plain(path: Path) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError(f"{path} must be a file, got a device, a FIFO or a socket")
+
+
+def check_whole(path: Path) -> None:
+    """Check a file that is held in memory as a whole: plain, and of at most 2 GiB.
+
+    A sparse file may have terabytes that take no room on a disk. Raises ValueError.
+    """
+    check_plain(path)
+    if path.is_file() and (size := path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, expected at most {_MOST_BYTES:,}")
+
+
+def read_whole(path: Path) -> bytes:
+    """Read a file. Raises OSError, or ValueError as `check_whole`."""
+    check_whole(path)
+    return path.read_bytes()

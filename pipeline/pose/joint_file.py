@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.inside import check_plain
+from pipeline.io.inside import read_whole
 from pipeline.io.parsing import did_you_mean, fields_of, items_of, number_of, parse_toml
 from pipeline.pose.joint_set import JointNames, JointSet, Measure, read_fields
 from pipeline.pose.joint_sets import OKS, PCK_BOX, PCKH
@@ -44,9 +44,8 @@ class JointFile:
 
 def read_joint_file(path: Path) -> JointFile:
     """Read a joint-set file. Raises ValueError with file, field, value and what was expected."""
-    check_plain(path)
     try:
-        content = parse_toml(path.read_bytes(), str(path))
+        content = parse_toml(read_whole(path), str(path))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     try:

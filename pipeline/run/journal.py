@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.io.inside import check_files_inside, check_plain, path_inside
+from pipeline.io.inside import check_files_inside, check_whole, path_inside
 from pipeline.io.parsing import (
     fields_of,
     items_of,
@@ -272,7 +272,7 @@ class Journal:
         """Read the complete lines added since the last time."""
         if not self.path.exists():
             return
-        check_plain(self.path)
+        check_whole(self.path)
         with self.path.open("rb") as file:
             file.seek(self._end)
             added = file.read()

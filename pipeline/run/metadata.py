@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.io.inside import check_plain
+from pipeline.io.inside import check_plain, read_whole
 from pipeline.io.parsing import fields_of, number_of, parse_json, table_of, text_of, whole_of
 from pipeline.pose.joint_sets import JointSet
 from pipeline.settings import Settings
@@ -172,7 +172,7 @@ def _read(folder: Path) -> dict[str, Any]:
     for file in folder.glob("*"):
         check_plain(file)
     try:
-        content: dict[str, Any] = parse_json(path.read_bytes(), str(path))
+        content: dict[str, Any] = parse_json(read_whole(path), str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder}: not a checkpoint folder (no {METADATA_NAME})") from None
     found = content.get("format") if isinstance(content, dict) else None

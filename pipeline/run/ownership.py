@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from uuid import uuid4
 
 from pipeline.io.console import say
+from pipeline.io.inside import read_whole
 from pipeline.io.interruption import is_call
 from pipeline.io.parsing import fields_of, parse_json, text_of, whole_of
 from pipeline.io.processes import STOPPED, send, state_and_start, wait_for_end
@@ -192,7 +193,7 @@ def _name(generation: int) -> str:
 def _read(path: Path) -> Owner | None:
     """Read a claim; one that is cut off belongs to an unknown process."""
     try:
-        content = parse_json(path.read_bytes(), "claim")
+        content = parse_json(read_whole(path), "claim")
         if content == {}:
             return None
         given = fields_of(content, "claim", required=[item.name for item in fields(Owner)])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.io.console import say
+from pipeline.io.inside import read_whole
 from pipeline.io.installation import named
 from pipeline.io.location import is_remote, local_path
 from pipeline.io.parsing import parse_toml
@@ -84,7 +85,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises ValueError naming the file, and the setting if it has another type or range.
     """
     try:
-        content = parse_toml(path.read_bytes(), f"--config {path}")
+        content = parse_toml(read_whole(path), f"--config {path}")
     except OSError as error:
         raise ValueError(f"--config {path}: {error.strerror}") from None
     flat: dict[str, Any] = {}

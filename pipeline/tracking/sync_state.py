@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.inside import read_whole
 from pipeline.io.installation import command
 from pipeline.io.own import create_own
 from pipeline.io.parsing import fields_of, items_of, parse_json, text_of, whole_of
@@ -90,7 +91,7 @@ def last_position(folder: Path) -> SyncPosition | None:
     if not path.exists():
         return None
     try:
-        return _position(parse_json(path.read_bytes(), "it"))
+        return _position(parse_json(read_whole(path), "it"))
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged: {briefly(error)}; remove it to send everything again, which "

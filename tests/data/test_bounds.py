@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from factories import photograph, sample
 from hostile_pictures import HOSTILE
@@ -17,6 +19,7 @@ from pipeline.data.photographs.header import TooManyPixelsError, read_header
 from pipeline.data.photographs.pixels import read_photograph
 from pipeline.data.shards.crop import CropDecoder, decode_image
 from pipeline.data.shards.reader import ShardReader
+from pipeline.inference.boxes.files import read_boxes
 from pipeline.pose.joint_sets import MPII
 
 # Pictures
@@ -105,3 +108,23 @@ def test_a_stored_picture_with_a_longer_side_than_is_warped_is_a_bad_sample(pack
     loader = SampleLoader(ShardReader([str(path)]), MPII, 64, 1)
     assert len(loader.batch(np.arange(1))) == 0
     assert "an image of 40000 x 8 pixels, expected sides below 32,767" in loader.bad.found[0]
+
+
+# Tables
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        # A number, and a text of a megabyte, that stand in the file once.
+        {"image": ["a.jpg"] * 10, "x": [[0.0] * 1_000_000] * 10},
+        {"image": pa.DictionaryArray.from_arrays([0] * 100, ["x" * 2**20])},
+    ],
+    ids=["numbers", "texts"],
+)
+def test_a_parquet_table_that_unfolds_is_refused(tmp_path, columns):
+    path = tmp_path / "boxes.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd")
+    assert path.stat().st_size < 2**20
+    with pytest.raises(ValueError, match=r"boxes\.parquet would unfold to .* at most 67,108,864"):
+        read_boxes(path)

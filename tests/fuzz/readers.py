@@ -52,6 +52,7 @@ from pipeline.pose.person import Person
 from pipeline.run import metadata as checkpoint_json
 from pipeline.run.checkpoint import OPTIMIZER_NAME, WEIGHTS_NAME, load_training, load_weights
 from pipeline.run.journal import JOURNAL_NAME, Journal
+from pipeline.run.manifest import MANIFEST, Manifest
 from pipeline.run.metadata import METADATA_NAME, read_metadata
 from pipeline.settings import Settings
 from pipeline.settings.packing import AnnotationFiles, PackSettings
@@ -307,6 +308,12 @@ READERS: Mapping[str, Reader] = {
         prepare=seeds.journal,
         read=_read_journal,
         mutations=(of_json_lines, of_json_lines, of_bytes),
+    ),
+    "manifest.json": Reader(
+        name=MANIFEST,
+        prepare=seeds.manifest,
+        read=lambda folder: Manifest.parsed((folder / MANIFEST).read_bytes(), MANIFEST),
+        mutations=(of_json, of_json, of_bytes),
     ),
     "joint-set file": Reader(
         name="horse.toml",

@@ -24,7 +24,9 @@ from pipeline.model.build import build_network
 from pipeline.pose.joint_sets import COCO, MPII
 from pipeline.run.checkpoint import take_snapshot, write_checkpoint
 from pipeline.run.journal import Journal, RunSpec
+from pipeline.run.manifest import MANIFEST, Manifest, Stored
 from pipeline.run.metadata import CheckpointMetadata, Progress
+from pipeline.run.ownership import Owner
 from pipeline.settings import Settings
 from pipeline.training.step import build_optimizer
 
@@ -79,6 +81,16 @@ def checkpoint(folder: Path) -> None:
     optimizer.step()
     ranks = torch.zeros(1, 2)
     write_checkpoint(folder, take_snapshot(network, metadata, optimizer=optimizer, ranks=ranks))
+
+
+def manifest(folder: Path) -> None:
+    owner = Owner(token="t", host="h", machine="m", pid=1, ticks=1, since="now")
+    files = {
+        path: Stored(key=f"00000001-0123abcd/{path}", size=3, sha256="0" * 64)
+        for path in ("journal.jsonl", "epoch_0001/checkpoint.json")
+    }
+    made = Manifest(began="b", generation=1, owner=owner, serial=2, files=files)
+    (folder / MANIFEST).write_bytes(made.to_bytes())
 
 
 def journal(folder: Path) -> None:

@@ -8,7 +8,10 @@ import pytest
 
 from pipeline.data.formats.annotations import read_json, read_mat
 from pipeline.data.formats.registry import recognise
+from pipeline.data.formats.tools.cvat import read_cvat
+from pipeline.data.formats.tools.deeplabcut import read_deeplabcut
 from pipeline.data.formats.tools.yaml_files import read_yaml
+from pipeline.data.photographs.pixels import open_photograph
 from pipeline.data.shards.index import Index
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.per_person import read_results
@@ -20,6 +23,8 @@ from pipeline.pose.joint_file import read_joint_file
 from pipeline.pose.joint_sets import MPII
 from pipeline.run.journal import Journal
 from pipeline.run.metadata import read_metadata
+from pipeline.settings.config_file import read_config
+from pipeline.settings.packing import AnnotationFiles
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "deep/a.jpg", "./a.jpg", "..a", "not-there/b.jpg"])
@@ -66,9 +71,18 @@ READERS = {
             "yaml": read_yaml,
             "csv": read_boxes,
             "parquet": read_boxes,
+            "jpg": open_photograph,
+            "toml": read_config,
+            "xml": lambda path: read_cvat(AnnotationFiles(annotations=path)),
+            "txt": lambda path: read_deeplabcut(AnnotationFiles(annotations=path)),
         }.items()
     },
 }
+
+
+# Read in part, or with bounds of their own.
+STREAMED = (".tar", ".safetensors", ".h5", ".slp", "a.csv", "a.xml", ".yaml")
+STARTS = {".json": b"{", ".mat": b"MATLAB 5.0 MAT-file", ".xml": b"<annotations>"}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -80,6 +94,18 @@ def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path, name, kin
     else:
         path.symlink_to("/dev/zero")
     with pytest.raises(ValueError, match=re.escape(f"{path} must be a file, got a device, a FIFO")):
+        READERS[name](tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if not name.endswith(STREAMED)])
+def test_a_file_of_more_than_memory_is_refused_before_it_is_read(tmp_path, name):
+    path = tmp_path / name
+    start = STARTS.get(path.suffix, b"")
+    with path.open("wb") as file:
+        file.write(start)
+        # It takes no room on the disk.
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match=rf"{path} has 1,099,511,627,776 bytes, expected at most"):
         READERS[name](tmp_path)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.io.inside import check_inside, check_plain
+from pipeline.io.inside import check_inside, check_whole
 from pipeline.io.matlab import matlab_variables
 from pipeline.io.parsing import Identifier, identifier_of, parse_json
 from pipeline.io.text import briefly
@@ -69,7 +69,7 @@ def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
 
     `errors` are those that mean that it is not readable as `kind`.
     """
-    check_plain(path)
+    check_whole(path)
     try:
         yield
     except FileNotFoundError:

@@ -12,11 +12,14 @@ from typing import Any
 
 from pipeline.data.formats.annotations import reading
 from pipeline.io.installation import command
+from pipeline.io.unfolding import bound_of
 
 # pandas and R write these for a number that is not there, as others leave the cell empty.
 _NOTHING = ("", "nan", "na")
 # A pandas index that went into the file beside the columns.
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+# Rows whose texts are in memory at once while their size is found.
+_TEXTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,7 @@ def _read_parquet(path: Path) -> Cells:
         reading(path, "Parquet", pyarrow.ArrowException, OSError, UnicodeDecodeError),
         path.open("rb") as file,
     ):
+        _check_unfolded(pyarrow.parquet.ParquetFile(file), path)
         table = pyarrow.parquet.read_table(file)
         names = table.column_names
         kept = [n for n, name in enumerate(names) if not _PANDAS_INDEX.fullmatch(name)]
@@ -138,6 +142,33 @@ def _read_parquet(path: Path) -> Cells:
     columns = dict(zip(header, values, strict=True))
     rows = [f"row {row + 1}" for row in range(table.num_rows)]
     return Cells(path=path, columns=columns, rows=rows)
+
+
+def _check_unfolded(file: Any, path: Path) -> None:
+    """Raise ValueError if a Parquet file states far more than it holds.
+
+    A number may stand in it once for any number of rows, and so may a text.
+    """
+    most, metadata = bound_of(path.stat().st_size), file.metadata
+    chunks = [
+        group.column(n)
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for n in range(group.num_columns)
+    ]
+    # At least what a list needs for a value.
+    sizes = [8 * sum(chunk.num_values for chunk in chunks)]
+    sizes.append(sum(chunk.total_uncompressed_size for chunk in chunks))
+    texts = {chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"}
+    if texts and max(sizes) <= most:
+        sizes.append(0)
+        for batch in file.iter_batches(batch_size=_TEXTS_AT_ONCE, columns=sorted(texts)):
+            for column in batch.columns:
+                is_coded = hasattr(column, "dictionary_decode")
+                sizes[-1] += (column.dictionary_decode() if is_coded else column).nbytes
+            if sizes[-1] > most:
+                break
+    if max(sizes) > most:
+        raise ValueError(f"{path} would unfold to {max(sizes):,} bytes, expected at most {most:,}")
 
 
 def _header(path: Path, names: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 
 from pipeline.data.photographs.header import QUARTER_TURNS, Header, opened
 from pipeline.data.shards.crop import CropDecoder, Image, ImageRGBA
+from pipeline.io.inside import read_whole
 from pipeline.settings.packing import MAX_PIXELS
 
 _JPEG_START = b"\xff\xd8"
@@ -69,8 +70,9 @@ def read_photograph(
 
 def open_photograph(path: Path, max_pixels: int = MAX_PIXELS) -> Photograph:
     """Read a file like `read_photograph`. Raises OSError, or ValueError naming the file."""
+    data = read_whole(path)
     try:
-        return read_photograph(path.read_bytes(), max_pixels=max_pixels)
+        return read_photograph(data, max_pixels=max_pixels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

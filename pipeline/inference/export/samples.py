@@ -12,6 +12,7 @@ from pipeline.data.shards.crop import CropDecoder, ImageRGBA
 from pipeline.data.synthetic.scene import render_scene
 from pipeline.inference.predictor import Frame, crop_view
 from pipeline.inference.sources import find_sources
+from pipeline.io.inside import read_whole
 from pipeline.io.redaction import redacted
 from pipeline.pose.joint_sets import JointSet
 from pipeline.pose.shapes import UInt8
@@ -40,8 +41,9 @@ def of_photographs(places: Sequence[str], input_px: int) -> People:
     decoder = CropDecoder()
     seen = []
     for file in files:
+        data = read_whole(file)
         try:
-            image = read_photograph(file.read_bytes(), decoder).image
+            image = read_photograph(data, decoder).image
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
         seen.append(crop_view(image, Frame.of_whole(image), input_px).image)

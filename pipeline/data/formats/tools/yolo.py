@@ -17,7 +17,7 @@ from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
 from pipeline.data.formats.tools.yaml_files import read_yaml
 from pipeline.data.photographs.header import SUFFIXES, read_header
-from pipeline.io.inside import check_plain
+from pipeline.io.inside import read_whole
 from pipeline.io.parsing import composed
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Split, Visibility
@@ -237,8 +237,7 @@ def _listed(place: Path, root: Path) -> Iterator[Path]:
             if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path
         return
-    check_plain(place)
-    for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_whole(place).decode(errors="replace").splitlines():
         found = _inside(line, None, root) if line.strip() else None
         if found is not None and found.is_file():
             yield found
@@ -316,10 +315,8 @@ def _lines(
 ) -> Iterator[_Line]:
     """Yield the lines of a text that have joints. Raises ValueError naming a wrong one."""
     count = 5 + joints * values
-    check_plain(text)
-    for number, line in enumerate(
-        text.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1
-    ):
+    content = read_whole(text).decode("utf-8-sig", errors="replace")
+    for number, line in enumerate(content.splitlines(), start=1):
         words = line.split()
         if not words:
             continue

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pipeline.io.parsing import parse_json, text_of
+
 # Figures of the whole run, in its folder.
 FIGURES = "figures"
 # Folder of pictures of predictions, in a run's folder and in MLflow.
@@ -15,6 +17,8 @@ SWEEP_NAME = "sweep.json"
 STARTING_NAME = "starting"
 # In a folder with a copy in a bucket: the manifest that it was last equal to, and a lock.
 STATE, LOCK = ".mirror.json", ".mirror.lock"
+# The scratch folders that this process uses.
+SCRATCHES: set[Path] = set()
 
 
 class StorageError(OSError):
@@ -24,3 +28,15 @@ class StorageError(OSError):
 def overlay_path(folder: Path, epoch: int) -> Path:
     """Return the path of the picture of an epoch's predictions in a run's folder."""
     return folder / OVERLAYS / f"overlay_{epoch:04d}.png"
+
+
+def location_of(folder: Path) -> str:
+    """Return where the copy of a folder in a bucket lies; empty if it has none.
+
+    Only what lies in a scratch folder of this process has one: a stranger's folder may name any
+    bucket.
+    """
+    path, place = folder / STATE, folder.resolve()
+    if not path.exists() or not any(place.is_relative_to(scratch) for scratch in SCRATCHES):
+        return ""
+    return text_of(parse_json(path.read_bytes(), str(path))["location"], f"{path}: location")

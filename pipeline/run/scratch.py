@@ -9,9 +9,8 @@ from uuid import uuid4
 from pipeline.io.console import say
 from pipeline.io.location import STORES
 from pipeline.io.objects import StoreError
-from pipeline.run.layout import STATE
+from pipeline.run.layout import STATE, location_of
 from pipeline.run.mirror import Mirror
-from pipeline.run.storage import location_of
 
 # Seconds without a change after which no process uses a copy: owners sign every two seconds,
 # workers leave heartbeats, and readers touch the folder.

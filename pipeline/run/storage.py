@@ -10,27 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from pipeline.io.location import bucket_and_key, is_store
-from pipeline.io.parsing import parse_json, text_of
 from pipeline.io.redaction import redacted
 from pipeline.io.threads import beside
-from pipeline.run.layout import LOCK, STATE, SWEEP_NAME
+from pipeline.run.layout import LOCK, SCRATCHES, STATE, SWEEP_NAME, location_of
 from pipeline.run.ownership import CLAIMS, Owner, SupersededError, Writer, own
 from pipeline.settings import RaySettings
-
-# The scratch folders that this process uses.
-_SCRATCHES: set[Path] = set()
-
-
-def location_of(folder: Path) -> str:
-    """Return where the copy of a folder in a bucket lies; empty if it has none.
-
-    Only what lies in a scratch folder of this process has one: a stranger's folder may name any
-    bucket.
-    """
-    path, place = folder / STATE, folder.resolve()
-    if not path.exists() or not any(place.is_relative_to(scratch) for scratch in _SCRATCHES):
-        return ""
-    return text_of(parse_json(path.read_bytes(), str(path))["location"], f"{path}: location")
 
 
 def shown(path: Path) -> str:
@@ -66,7 +50,7 @@ def scratch_folder(scratch: str) -> Path:
             f"ray.scratch={str(root)!r} is of user {status.st_uid}, mode "
             f"{stat.filemode(status.st_mode)}: expected a folder of this user alone"
         )
-    _SCRATCHES.add(root.resolve())
+    SCRATCHES.add(root.resolve())
     return root
 
 

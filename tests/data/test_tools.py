@@ -21,6 +21,7 @@ from tool_files import (
     label_studio,
     pictures,
     sleap,
+    video,
     yolo_pose,
 )
 
@@ -168,6 +169,50 @@ def test_joints_between_keyframes_of_cvat_are_interpolated(tmp_path):
     assert people[1].joints[0] == (55.1875, 42.875)
     # The tail leaves the picture in frame 2, the mouse in frame 5.
     assert [person.visibility[3] for person in people] == [VISIBLE, VISIBLE, *[MISSING] * 3]
+
+
+@pytest.mark.parametrize("part", ["task", "job"])
+def test_frames_of_a_track_of_cvat_are_those_of_its_task(tmp_path, part):
+    path = FILES["cvat-video"](tmp_path / "in")
+    # The last keyframe shows the mouse until frame 4, the last of steps of two.
+    text = re.sub('<skeleton frame="[45]".*?</skeleton>', "", path.read_text())
+    text = re.sub('<points frame="4".*?</points>', "", text)
+    text = text.replace("<start_frame>0", "<frame_filter>step=2</frame_filter><start_frame>0")
+    path.write_text(re.sub(r"(</?)task>", rf"\1{part}>", text))
+    people = people_of(found_in(path, tmp_path / "out"))
+    assert [person.image for person in people] == [f"mice.mp4#{n}" for n in (0, 2, 4)]
+
+
+def test_videos_of_a_project_of_cvat_stay_apart(tmp_path):
+    path = FILES["cvat-video"](tmp_path / "in")
+    (tmp_path / "in/mice.mp4").rename(tmp_path / "in/first.mp4")
+    video(tmp_path / "in/second.mp4")
+    meta, task, rest = re.split("(<task>.*</task>)", path.read_text())
+    labels = re.search("<labels>.*</labels>", task)[0]
+    tasks = "".join(
+        task.replace(labels, "").replace("<task>", f"<task><id>{number}</id><name>{name}</name>")
+        for number, name in ((7, "first.mp4"), (8, "second"))
+    )
+    track = re.search('<track id="0" label="mouse">.*</track>', rest)[0]
+    tracks = "".join(track.replace("<track ", f'<track task_id="{n}" ', 1) for n in (7, 8))
+    text = f"{meta}<project>{labels}<tasks>{tasks}</tasks></project></meta>{tracks}</annotations>"
+    path.write_text(text)
+    people = people_of(found_in(path, tmp_path / "out"))
+    expected = [f"{name}.mp4#{frame}" for name in ("first", "second") for frame in range(5)]
+    assert [person.image for person in people] == expected
+    points = re.findall('(label="[^"]*")>(<points frame="0".*?</points>)', track)
+    skeleton = "".join(point.replace("<points", f"<points {label}") for label, point in points)
+    images = "".join(
+        f'<image id="{n}" name="frame_000002" task_id="{n}"><skeleton label="mouse">{skeleton}'
+        "</skeleton></image>"
+        for n in (7, 8)
+    )
+    path.write_text(text.replace(tracks, images))
+    people = people_of(found_in(path, tmp_path / "out"))
+    assert [person.image for person in people] == ["first.mp4#2", "second.mp4#2"]
+    path.write_text(text.replace('task_id="8"', 'task_id="9"'))
+    with pytest.raises(ValueError, match="a track has task_id '9', expected one of 7, 8"):
+        found_in(path, tmp_path / "out")
 
 
 def test_frames_of_a_video_in_cvats_format_for_images_are_the_videos(tmp_path):

@@ -14,6 +14,7 @@ from pipeline.data.formats.annotations import PREDICTION, Annotations, reading
 from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
+from pipeline.data.photographs.video import SUFFIXES as VIDEOS
 from pipeline.io.parsing import parse_xml
 from pipeline.pose.person import Visibility
 from pipeline.settings.packing import AnnotationFiles
@@ -41,8 +42,8 @@ def read_cvat(files: AnnotationFiles) -> Annotations:
     skeletons = _skeletons(root, path)
     skipped: Counter[str] = Counter()
     figures: list[Figure] = []
-    video = root.findtext("meta/task/source") or root.findtext("meta/source") or ""
-    names = _names(root, path, video)
+    tasks = {task.findtext("id"): task for task in root.iterfind("meta/project/tasks/task")}
+    names = _names(root, path, tasks)
     for image, name in names.items():
         figures += _of_image(image, name, skeletons, skipped, files)
     notes = []
@@ -57,10 +58,14 @@ def read_cvat(files: AnnotationFiles) -> Annotations:
         if track.find("skeleton") is None
     )
     if tracks:
-        frames = _Frames(root, path)
+        frames_of: dict[str | None, _Frames] = {}
         keyframes = 0
         for track in tracks:
-            found = list(_of_track(track, frames, skeletons, path))
+            only = next(iter(tasks)) if len(tasks) == 1 else None
+            task_id = track.get("task_id", only) if tasks else None
+            if task_id not in frames_of:
+                frames_of[task_id] = _frames_of(task_id, tasks, root, path)
+            found = list(_of_track(track, frames_of[task_id], skeletons, path))
             keyframes += sum(shape.get("keyframe") != "0" for shape in track.findall("skeleton"))
             figures += found
             if len(figures) > _MOST_FRAMES:
@@ -157,11 +162,12 @@ def _is_taken(shape: Element, files: AnnotationFiles, skipped: Counter[str]) -> 
     return True
 
 
-def _names(root: Element, path: Path, video: str) -> dict[Element, str]:
-    """Return the name of each image's picture.
+def _names(root: Element, path: Path, tasks: Mapping[str | None, Element]) -> dict[Element, str]:
+    """Return the name of each image's picture, or of a video's frame.
 
     Of a project's subsets two may have pictures of one name, in folders SUBSET of the export.
     """
+    whole = root.findtext("meta/task/source") or root.findtext("meta/source") or ""
     subsets: dict[str, set[str]] = {}
     for image in root.iter("image"):
         subsets.setdefault(image.get("name", ""), set()).add(image.get("subset", ""))
@@ -170,6 +176,11 @@ def _names(root: Element, path: Path, video: str) -> dict[Element, str]:
         name, subset = image.get("name", ""), image.get("subset", "")
         if not name.strip():
             raise ValueError(f"{path}: image {image.get('id')} has no name, expected its path")
+        task = tasks.get(image.get("task_id"))
+        video = whole
+        if task is not None:
+            # Videos alone have it.
+            video = _video_of(task) if task.find("original_size") is not None else ""
         if video and (frame := _FRAME.fullmatch(name)):
             name = f"{video}#{int(frame[1])}"
         elif subset and len(subsets[name]) > 1:
@@ -209,17 +220,38 @@ def _of_image(
         )
 
 
-class _Frames:
-    """The frames of a video's task, and the names of their pictures."""
+def _frames_of(
+    task_id: str | None, tasks: Mapping[str | None, Element], root: Element, path: Path
+) -> "_Frames":
+    """Return the frames of the file's task or job, or of one of a project's tasks."""
+    if not tasks:
+        parts = (root.find(part) for part in ("meta/task", "meta/job", "meta"))
+        task = next((part for part in parts if part is not None), None)
+        return _Frames(task, root.findtext("meta/source"), f"{path.stem}.mp4", path)
+    if task_id not in tasks:
+        known = ", ".join(map(str, tasks))
+        raise ValueError(f"{path}: a track has task_id {task_id!r:.80}, expected one of {known}")
+    return _Frames(tasks[task_id], None, _video_of(tasks[task_id]), path)
 
-    def __init__(self, root: Element, path: Path) -> None:
-        task = root.find("meta/task")
-        task = root.find("meta") if task is None else task
+
+def _video_of(task: Element) -> str:
+    """Return the name of the video of a project's task, which may be named after it."""
+    name = task.findtext("name") or f"task-{task.findtext('id')}"
+    return task.findtext("source") or (name if name.lower().endswith(VIDEOS) else f"{name}.mp4")
+
+
+class _Frames:
+    """The frames of a video's task, and the names of their pictures.
+
+    `source` is the video's name, else the task has it, or `name` stands in.
+    """
+
+    def __init__(self, task: Element | None, source: str | None, name: str, path: Path) -> None:
         found = {
-            name: task.findtext(name) if task is not None else None
-            for name in ("start_frame", "stop_frame", "frame_filter", "size", "source")
+            field: task.findtext(field) if task is not None else None
+            for field in ("start_frame", "stop_frame", "frame_filter", "size", "source")
         }
-        self.source = root.findtext("meta/source") or found["source"] or f"{path.stem}.mp4"
+        self.source = source or found["source"] or name
         step = re.search(r"step=(\d+)", found["frame_filter"] or "")
         where = f"{path}: meta"
         self.step = max(1, int(step[1])) if step else 1

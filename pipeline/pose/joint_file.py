@@ -99,7 +99,6 @@ def _joint_file(content: dict[str, Any]) -> JointFile:
     defaults = {"flip_pairs": [], "limbs": [], "groups": {}, "in_mean": given["joints"]}
     read = read_fields(defaults | given)
     joint_set = JointSet(**read, measures=(_measure(given, read["joints"]),))
-    _check_columns(joint_set.joints)
     check_sides(joint_set, joint_set.joints)
     index_base = given["index_base"]
     if type(index_base) is not int or index_base not in (0, 1):
@@ -135,15 +134,6 @@ def _measure(given: dict[str, Any], joints: Sequence[str]) -> Measure:
     if "thresholds" not in given:
         return measure
     return replace(measure, thresholds=items_of(given["thresholds"], "thresholds", number_of))
-
-
-def _check_columns(joints: Sequence[str]) -> None:
-    """Raise ValueError if a joint's columns in the table would clash with box or centre."""
-    for name in ("box", "center"):
-        if name in joints:
-            raise ValueError(
-                f"joints must not name {name!r}: {name}_x and {name}_y are columns of their own"
-            )
 
 
 def check_sides(joint_set: JointSet, names: Sequence[str]) -> None:

@@ -208,10 +208,6 @@ def test_thresholds_mean_groups_and_base_are_free_to_choose(tmp_path):
             "joints[4] must be made of letters a-z, digits and '_', got 'left ear'",
         ),
         (
-            {"joints": '["nose", "left_ear", "right_ear", "withers", "box"]'},
-            "joints must not name 'box': box_x and box_y are columns of their own",
-        ),
-        (
             {"flip_pairs": None},
             "flip_pairs lacks ['left_ear', 'right_ear'], which change places in a mirrored image",
         ),
@@ -696,6 +692,16 @@ def test_one_joint_beyond_the_corner_may_be_true_unless_both_numbers_are_minus_o
     assert checked(tmp_path, beyond, ROW).people[0].joints[0] == (-2.0, -2.0)
     with pytest.raises(ValueError, match=r"1 of 8 joints that are not missing lie at \(-1, -1\)"):
         checked(tmp_path, GONE, ROW)
+
+
+@pytest.mark.parametrize("name", ["box", "center"])
+def test_a_joint_of_a_table_is_not_named_like_other_columns(tmp_path, name):
+    toml = toml_of(tmp_path, joints=f'["nose", "left_ear", "right_ear", "withers", "{name}"]')
+    # A labelling tool's file may name it so.
+    assert read_joint_file(toml).joint_set.joints[-1] == name
+    message = f"a joint of a table can't be named '{name}', since {name}_x and {name}_y are columns"
+    with pytest.raises(ValueError, match=message):
+        read_table(csv_of(tmp_path, ROW), read_joint_file(toml))
 
 
 def test_a_joint_that_is_both_visible_and_missing_is_refused(tmp_path):

@@ -81,7 +81,13 @@ def read_table(path: Path, joint_file: JointFile, sizes_of: SizesOf | None = Non
 
 
 def _check_columns(cells: Cells, joint_set: JointSet) -> None:
-    """Raise ValueError naming a column that is unknown, or absent though needed."""
+    """Raise ValueError naming a column that is unknown, or absent though needed, or a joint's."""
+    for name in joint_set.joints:
+        if f"{name}_x" in _COLUMNS:
+            raise ValueError(
+                f"{cells.path}: a joint of a table can't be named {name!r}, since {name}_x and "
+                f"{name}_y are columns of their own"
+            )
     needed = ["image", *(f"{name}_{axis}" for name in joint_set.joints for axis in "xy")]
     known = [*_COLUMNS, *needed[1:], *(f"{name}_visibility" for name in joint_set.joints)]
     for column in cells.columns:

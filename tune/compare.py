@@ -1,6 +1,7 @@
 """Compare two sweeps: `python -m tune.compare --help`."""
 
 import csv
+import io
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pipeline.io.console import aligned, say_text
 from pipeline.io.inside import read_whole
 from pipeline.io.installation import command
 from pipeline.io.parsing import parse_json, table_of, text_of
+from pipeline.io.text import briefly
 from pipeline.run.layout import SWEEP_NAME
 from pipeline.settings import Settings
 from pipeline.settings.cli import clear_errors, parse
@@ -106,7 +108,7 @@ def read_sweep(name: str, storage: str) -> Compared:
     assert checkpoint is not None, "it is a sweep"
     best = read_metadata(checkpoint)
     identity = folder / SWEEP_NAME
-    found = parse_json(read_whole(identity), str(identity))
+    found = table_of(parse_json(read_whole(identity), str(identity)), str(identity), lambda v, _: v)
     facts = table_of(found.get("facts", {}), f"{identity}: facts", text_of)
     return Compared(
         folder=shown(folder),
@@ -117,10 +119,12 @@ def read_sweep(name: str, storage: str) -> Compared:
 
 
 def _trials(table: Path) -> list[Trial]:
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     known = Settings().flat()
     try:
+        lines = io.StringIO(read_whole(table).decode(), newline="")
+        rows = csv.DictReader(lines, restval="")
+        if absent := {"rank", "trial", "status", "score"} - set(rows.fieldnames or ()):
+            raise ValueError(f"it has no column {min(absent)}")
         return [
             Trial(
                 name=row["trial"],
@@ -130,8 +134,9 @@ def _trials(table: Path) -> list[Trial]:
             )
             for row in rows
         ]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{table}: not a table of a sweep's trials: {error!r}") from None
+    except (ValueError, csv.Error) as error:
+        why = briefly(error)
+        raise ValueError(f"{table}: not a table of a sweep's trials: {why}") from None
 
 
 def _summary(first: Compared, second: Compared) -> list[list[str]]:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.io.inside import read_whole
+from pipeline.io.parsing import parse_json
 from pipeline.pose.joint_sets import Measure
 from pipeline.run.changes import differences, facts_of, listed
 from pipeline.run.journal import Journal
@@ -269,7 +271,7 @@ def is_another(sweep: Sweep) -> bool:
             )
         return False
     try:
-        before = json.loads(path.read_text())
+        before = parse_json(read_whole(path), "it")
         parts = [part for part in before | identity if part != _FACTS]
         different = [part for part in parts if before.get(part) != identity.get(part)]
         changes = listed(differences(before.get(_FACTS, {}), sweep.facts))

@@ -89,7 +89,7 @@ def test_what_is_no_finished_sweep_is_named(tmp_path, capsys):
     second = sweep(tmp_path / "b", [])
     (second / "trials.csv").write_text("rank,name\n1,a\n")
     assert error(second) == (
-        f"error: {second}/trials.csv: not a table of a sweep's trials: KeyError('trial')"
+        f"error: {second}/trials.csv: not a table of a sweep's trials: it has no column score"
     )
     (second / "trials.csv").unlink()
     assert error(second).startswith(f"error: {second}: no trials.csv, which a sweep writes at")
@@ -126,3 +126,21 @@ def test_of_a_sweep_in_a_bucket_only_the_weights_of_its_best_trial_are_read(tmp_
     assert there.count("weights.safetensors") == 1
     assert "optimizer.pt" not in there
     assert shown(found) == f"{place}/good/epoch_0001"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("sweep.json", text) for text in ("[]", "3", '{"facts": []}', '{"facts": {"a": 1}}')),
+        ("sweep.json", "[" * 100_000),
+        *(("trials.csv", text) for text in ("", "a,b", "rank,trial,status,score\n1,s,x,high")),
+        ("trials.csv", f"rank,trial,status,score\n1,{'s' * 200_000},x,1"),
+        ("trials.csv", "rank,trial,status,score\n1,\udcff,x,1"),
+    ],
+)
+def test_records_of_a_sweep_that_are_damaged_are_named(tmp_path, name, content):
+    first = sweep(tmp_path / "a", ["1,s4,finished,4,60.25,9"])
+    second = sweep(tmp_path / "b", ["1,s4,finished,4,60.25,9"])
+    (second / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=rf"b/{name}"):
+        lines(first, second)

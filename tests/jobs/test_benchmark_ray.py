@@ -1,4 +1,4 @@
-"""The benchmark of Ray's overhead: its figures, its rounds, and the stages of a start."""
+"""The benchmarks of Ray's overhead and of starts: figures, rounds, and the stages of a start."""
 
 import json
 import os
@@ -13,7 +13,14 @@ from factories import pack_samples, samples
 from trainers import task_of
 
 from jobs import train
-from jobs.benchmark.overhead.first_step import STAGES, breakdown, first_step, start_once
+from jobs.benchmark.overhead.first_step import (
+    STAGES,
+    StartBenchmark,
+    breakdown,
+    first_step,
+    start_once,
+    start_report,
+)
 from jobs.benchmark.overhead.overhead import (
     OverheadBenchmark,
     check_alike,
@@ -32,6 +39,7 @@ from pipeline.io.processes import descendants
 from pipeline.training.probes import STARTUP_FILE, note_startup, startup_times
 
 CPU = torch.device("cpu")
+MACHINE = {"device": "a CPU", "threads": 1, "cores": 2, "load_average": 0.5, "torch": "2.13"}
 # A start in which every stage takes twice as long as the one before.
 REACHED = dict(zip(STAGES, (101.0, 103.0, 107.0, 115.0, 131.0, 163.0), strict=True))
 
@@ -166,7 +174,7 @@ def test_a_start_is_one_step_of_the_command_on_one_shard(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(words, 0)
 
     monkeypatch.setattr("jobs.benchmark.overhead.first_step.subprocess.run", run)
-    assert min(start_once(tmp_path / "data", 3).values()) > 0
+    assert min(start_once(tmp_path / "data", "start-3").values()) > 0
     [(words, folder)] = asked
     assert (words[:3], folder) == ([sys.executable, "-m", "jobs.train"], tmp_path)
     settings = train.parse(train.Arguments, None, words[3:]).settings
@@ -174,9 +182,11 @@ def test_a_start_is_one_step_of_the_command_on_one_shard(tmp_path, monkeypatch):
     assert settings.optim.batch_size <= PEOPLE_PER_SHARD < 2 * settings.optim.batch_size
     assert (settings.optim.epochs, settings.ray.name) == (1, "start-3")
     assert settings.ray.storage == f"{tmp_path}/runs"
-    start_once(tmp_path / "data", 3, {"ray.storage": "s3://b/runs", "ray.scratch": "/scratch"})
+    place = {"ray.storage": "s3://b/runs", "ray.scratch": "/scratch", "ray.address": "head:6379"}
+    start_once(tmp_path / "data", "bucket-3", place)
     ray = train.parse(train.Arguments, None, asked[-1][0][3:]).settings.ray
-    assert (ray.storage, ray.scratch, ray.name) == ("s3://b/runs", "/scratch", "start-3-bucket")
+    assert (ray.storage, ray.scratch, ray.name) == ("s3://b/runs", "/scratch", "bucket-3")
+    assert ray.address == "head:6379"
 
 
 def test_a_start_that_fails_is_an_error_with_what_the_command_said(tmp_path, monkeypatch):
@@ -185,7 +195,7 @@ def test_a_start_that_fails_is_an_error_with_what_the_command_said(tmp_path, mon
 
     monkeypatch.setattr("jobs.benchmark.overhead.first_step.subprocess.run", run)
     with pytest.raises(RuntimeError, match=r"^jobs\.train ended with status 2: error: no shards"):
-        start_once(tmp_path / "data", 0)
+        start_once(tmp_path / "data", "start-0")
 
 
 def test_runs_in_a_bucket_are_compared_with_those_in_a_folder():
@@ -202,7 +212,7 @@ def test_runs_in_a_bucket_are_compared_with_those_in_a_folder():
             "first_step_later_s": 0.5,
             "steady": steady,
             "first_step": {"folder": {"first_step_s": 18.0}, "bucket": {"first_step_s": 18.5}},
-            "machine": {"cores": 2, "load_average": 0.5, "ray": "2", "torch": "2"},
+            "machine": MACHINE,
         }
     )
     lines = [line.split() for line in text.splitlines()]
@@ -214,26 +224,41 @@ def test_runs_in_a_bucket_are_compared_with_those_in_a_folder():
 # The whole
 
 
-def test_the_report_has_all_measurements():
-    starts = first_step([breakdown(100.0, REACHED)])
+def test_the_report_of_overhead_has_all_measurements():
     steady = overhead({"plain": [103.0], "ray": [100.0]}, {"plain": [8.0], "ray": [10.0]})
     text = ray_report(
         {
             "overhead_percent": steady["overhead_percent"],
-            "first_step_s": starts["first_step_s"],
             "overhead": steady | {"cores_beside": {"ray": {"median": 0.125}}},
-            "first_step": starts | {"with_new_database": breakdown(99.0, REACHED)},
-            "machine": {"cores": 2, "load_average": 0.5, "ray": "2.60", "torch": "2.13"},
+            "machine": MACHINE,
         }
     )
-    assert "overhead_percent 3.00   first_step_s 63.00" in text
+    assert text.endswith("overhead_percent 3.00")
     rows = [line.split() for line in text.splitlines()]
     assert ["plain,", "samples/s", "103.00", "103.00", "103.00"] in rows
     assert ["overhead", "in", "CPU", "time,", "%", "25.00"] in rows
-    assert ["first", "step", "32.00", "32.00"] in rows
-    assert ["all", "63.00", "64.00"] in rows
+
+
+def test_the_report_of_starts_has_all_measurements():
+    alone, warm = first_step([breakdown(100.0, REACHED)]), first_step([breakdown(100.5, REACHED)])
+    text = start_report(
+        {
+            "first_step_s": alone["first_step_s"],
+            "first_step_warm_s": warm["first_step_s"],
+            "floor_s": 5.25,
+            "alone": alone | {"with_new_database": breakdown(99.0, REACHED)},
+            "warm": warm,
+            "machine": MACHINE,
+        }
+    )
+    assert text.endswith("first_step_s 63.00   first_step_warm_s 62.50")
+    rows = [line.split() for line in text.splitlines()]
+    assert ["first", "step", "32.00", "32.00", "32.00"] in rows
+    assert ["all", "63.00", "64.00", "62.50"] in rows
+    assert "a worker that loads torch 5.25 s" in text
 
 
 def test_no_round_is_refused():
-    with pytest.raises(ValueError, match="--rounds must be at least 1, got 0"):
-        OverheadBenchmark(rounds=0)
+    for benchmark in (OverheadBenchmark, StartBenchmark):
+        with pytest.raises(ValueError, match="--rounds must be at least 1, got 0"):
+            benchmark(rounds=0)

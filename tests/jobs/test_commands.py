@@ -103,6 +103,7 @@ OPTIONS = {
         *("stacks", "batch", "features", "input_px", "memory_batch", "rounds", "json"),
     ),
     "jobs.benchmark ray": ("rounds", "json"),
+    "jobs.benchmark start": ("rounds", "json"),
     "jobs.benchmark scaling": ("workers", "rounds", "json"),
     "jobs.chaos": ("minutes", "seed", "json"),
     "jobs.accept": ("device", "minutes", "ray", "json"),
@@ -239,7 +240,7 @@ def error_on_failure(capsys, main, *arguments: object, status: int = 2) -> str:
         (
             "jobs.benchmark",
             "",
-            "the following arguments are required: {loader,step,predict,ray,storage,scaling}",
+            "the following arguments are required: {loader,step,predict,ray,start,storage,scaling}",
         ),
         ("jobs.benchmark", "step --rounds 0", "--rounds must be at least 1, got 0"),
         ("jobs.benchmark", "scaling --rounds 0", "--rounds must be at least 1, got 0"),

@@ -1,4 +1,4 @@
-"""Ray Train's overhead: the same steps with and without it, and the time to the first step."""
+"""Ray Train's overhead: the same steps with and without it."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmark.overhead.first_step import STAGES, measure_first_step
 from jobs.benchmark.rounds.data import pack_rendered, settings_for
 from jobs.benchmark.rounds.group import train_without_ray
 from jobs.benchmark.rounds.processes import Target, VariantProcess, run_rounds
 from jobs.benchmark.rounds.trainer import train_with_ray
-from jobs.benchmark.timing import check_counts, environment, machine, spread
-from pipeline.io.console import aligned, say
+from jobs.benchmark.timing import check_counts, environment, machine, machine_line, spread
+from pipeline.io.console import aligned
 from pipeline.settings.ray import KEEP_MEMORY
 
 # The first steps of a round fill caches and queues.
@@ -23,9 +22,9 @@ _TARGETS: Mapping[str, Target] = {"plain": train_without_ray, "ray": train_with_
 
 @dataclass(frozen=True, kw_only=True)
 class OverheadBenchmark:
-    """Settings: `rounds` starts of a run, and three times as many rounds of `steps`."""
+    """Settings: the number of `rounds`, of `steps` each."""
 
-    rounds: int = 5
+    rounds: int = 15
     steps: int = 25
     batch_size: int = 24
 
@@ -35,22 +34,16 @@ class OverheadBenchmark:
 
 
 def measure_ray(settings: OverheadBenchmark, folder: Path) -> dict[str, Any]:
-    """Measure steady state and start, with `folder` for files.
+    """Measure the same training loop with and without Ray Train, with `folder` for files.
 
     Raises RuntimeError if training fails, or if the variants do not train alike.
     """
-    say("1/3 render and pack people")
     data = folder / "data"
     pack_rendered(data, settings.steps * settings.batch_size)
-    say("2/3 the same training loop with and without Ray Train")
-    steady = _measure_overhead(data, 3 * settings.rounds, settings.batch_size)
-    say("3/3 from the command to the first step")
-    start = measure_first_step(data, settings.rounds)
+    steady = _measure_overhead(data, settings.rounds, settings.batch_size)
     return {
         "overhead_percent": steady.pop("overhead_percent"),
-        "first_step_s": start.pop("first_step_s"),
         "overhead": steady,
-        "first_step": start,
         "machine": machine("torch", "ray"),
         "settings": asdict(settings),
     }
@@ -142,21 +135,9 @@ def check_alike(measured: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def ray_report(result: Mapping[str, Any]) -> str:
-    """Format all that was measured as tables."""
-    primary = (
-        f"overhead_percent {result['overhead_percent']:.2f}   "
-        f"first_step_s {result['first_step_s']:.2f}"
-    )
-    return "\n\n".join((machine_line(result), _overhead(result), _first_step(result), primary))
-
-
-def machine_line(result: Mapping[str, Any]) -> str:
-    """Describe the machine of a measurement with Ray."""
-    machine = result["machine"]
-    return (
-        f"{machine['cores']} cores, load {machine['load_average']:.1f}, Ray {machine['ray']}, "
-        f"torch {machine['torch']}"
-    )
+    """Format all that was measured as a table."""
+    primary = f"overhead_percent {result['overhead_percent']:.2f}"
+    return "\n\n".join((machine_line(result["machine"]), _overhead(result), primary))
 
 
 def _overhead(result: Mapping[str, Any]) -> str:
@@ -174,17 +155,4 @@ def _overhead(result: Mapping[str, Any]) -> str:
         "\none worker of one thread; each variant trains while the other is stopped; overheads are"
         "\nmedians over rounds, that in CPU time of the process that trains; Ray's other processes"
         f"\nkeep {cores:.2f} cores busy"
-    )
-
-
-def _first_step(result: Mapping[str, Any]) -> str:
-    found = result["first_step"]
-    rows = [["from command to first step", "s", "with a new database"]]
-    for stage, name in STAGES.items():
-        seconds = (found["stages"][stage], found["with_new_database"][stage])
-        rows.append([name, *(f"{value:.2f}" for value in seconds)])
-    whole = (result["first_step_s"], sum(found["with_new_database"].values()))
-    rows.append(["all", *(f"{value:.2f}" for value in whole)])
-    return aligned(rows) + (
-        f"\nmedians of {len(found['rounds'])} starts, of {found['min']:.2f} to {found['max']:.2f} s"
     )

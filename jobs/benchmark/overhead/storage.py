@@ -13,14 +13,13 @@ from jobs.benchmark.overhead.first_step import measure_first_step
 from jobs.benchmark.overhead.overhead import (
     OverheadBenchmark,
     cpu_ms,
-    machine_line,
     percents,
     samples_per_s,
 )
 from jobs.benchmark.rounds.data import pack_rendered, settings_for
 from jobs.benchmark.rounds.processes import RoundFiles, VariantProcess, run_rounds
 from jobs.benchmark.rounds.trainer import RoundTrainer
-from jobs.benchmark.timing import environment, machine, spread
+from jobs.benchmark.timing import environment, machine, machine_line, spread
 from jobs.chaos.store import BUCKET, Store
 from pipeline.cluster.launch import task_of
 from pipeline.io.console import aligned, say
@@ -30,6 +29,9 @@ from pipeline.settings import Settings
 from pipeline.settings.ray import KEEP_MEMORY
 from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.loop import LoopHooks, train
+
+# Starts of each kind; the rounds are of the training loop.
+_STARTS = 5
 
 
 def measure_storage(settings: OverheadBenchmark, folder: Path) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def measure_storage(settings: OverheadBenchmark, folder: Path) -> dict[str, Any]
             steady = _measure_steady(data, settings, places)
             say("3/3 from the command to the first step")
             starts = {
-                name: measure_first_step(data, settings.rounds, place)
+                name: measure_first_step(data, _STARTS, place, name=name)
                 for name, place in places.items()
             }
     finally:
@@ -75,9 +77,8 @@ def measure_storage(settings: OverheadBenchmark, folder: Path) -> dict[str, Any]
 def _measure_steady(
     data: Path, settings: OverheadBenchmark, places: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
-    rounds = 3 * settings.rounds
     changes = {
-        "optim.epochs": rounds + 1,
+        "optim.epochs": settings.rounds + 1,
         "optim.batch_size": settings.batch_size,
         "ray.name": "rounds",
     }
@@ -93,7 +94,7 @@ def _measure_steady(
             )
             for name, place in places.items()
         }
-        _, *measured = run_rounds(variants, rounds)
+        _, *measured = run_rounds(variants, settings.rounds)
     speeds, costs = (
         {
             name: [figure(of_round[name], settings.batch_size) for of_round in measured]
@@ -130,8 +131,9 @@ def storage_report(result: Mapping[str, Any]) -> str:
         rows.append([unit, *(f"{found[name]['median']:,.2f}" for name in ("folder", "bucket"))])
     starts = [result["first_step"][name]["first_step_s"] for name in ("folder", "bucket")]
     rows.append(["s to the first step", *(f"{seconds:.2f}" for seconds in starts)])
+    head = machine_line(result["machine"])
     return (
-        f"{machine_line(result)}\n\n{aligned(rows)}\nmedians; each variant trains while the "
+        f"{head}\n\n{aligned(rows)}\nmedians; each variant trains while the "
         "other is stopped; CPU time is that of the process that trains and uploads\n\n"
         f"cpu_overhead_percent {result['cpu_overhead_percent']:.2f}   "
         f"first_step_later_s {result['first_step_later_s']:.2f}"

@@ -544,6 +544,17 @@ def test_labels_of_yolo_without_a_picture_are_missed_with_the_nearest_one(tmp_pa
     assert found.skipped == {"image without a label": 1}
 
 
+def test_labels_of_yolo_whose_folder_of_pictures_is_gone_are_missed(tmp_path):
+    path = yolo_pose(tmp_path / "in")
+    path.write_text(path.read_text().replace("images/train", "images"))
+    (path.parent / "labels/train/day").mkdir()
+    (path.parent / "labels/train/a.txt").rename(path.parent / "labels/train/day/c.txt")
+    with pytest.raises(
+        ValueError, match=r"1 of 2 people .* missing image: 1 \(images-train-day-c_00"
+    ):
+        found_in(path, tmp_path / "out")
+
+
 def test_classes_of_yolo_are_known_by_their_numbers(tmp_path):
     path = yolo_pose(tmp_path / "in")
     names = f"  1: bird\n  0: mouse\nkpt_names:\n  1: [a, b, c, d]\n  '0': [{', '.join(JOINTS)}]\n"

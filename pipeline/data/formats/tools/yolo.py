@@ -46,14 +46,14 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
     classes = _classes(content, path)
     skeletons, notes = _skeletons(content, classes, joints, path)
     root = files.images or path.parent
-    pictures = _pictures(content, root, path)
+    pictures, places = _pictures(content, root, path)
     splits = set(pictures.values())
     is_predicted = bool(content.get(PREDICTED_BY))
     skipped: Counter[str] = Counter()
     figures: list[Figure] = []
     texts: list[Path] = []
-    for picture, text in _texts(pictures, root).items():
-        split = pictures.get(picture) or _split_beside(picture, pictures)
+    for picture, text in _texts(pictures, places, root).items():
+        split = pictures.get(picture) or _split_beside(picture, pictures, places)
         if text is None or not text.stat().st_size:
             skipped["image without a label"] += 1
             continue
@@ -191,9 +191,12 @@ def _pairs(flip_idx: Any, count: int, path: Path) -> tuple[tuple[int, int], ...]
     return tuple((joint, other) for joint, other in enumerate(flip_idx) if joint < other)
 
 
-def _pictures(content: dict[str, Any], root: Path, path: Path) -> dict[Path, str]:
-    """Return the pictures of the dataset, each with its split."""
+def _pictures(
+    content: dict[str, Any], root: Path, path: Path
+) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Return the pictures of the dataset and the folders that it names, each with its split."""
     found: dict[Path, str] = {}
+    places: dict[Path, str] = {}
     for split in _SPLITS:
         entries = content.get(split)
         for entry in entries if isinstance(entries, list) else [entries]:
@@ -205,11 +208,15 @@ def _pictures(content: dict[str, Any], root: Path, path: Path) -> dict[Path, str
                     f"{path}: {split} is {entry!r:.200}, but there is no such folder or list in "
                     f"{root}; give the folder that it is in as --images"
                 )
-            for picture in _listed(in_folder(root, place), root) if place else ():
+            if place is None:
+                continue
+            if place.is_dir():
+                places.setdefault(place, split)
+            for picture in _listed(in_folder(root, place), root):
                 found.setdefault(picture, split)
     if not found:
         raise ValueError(f"{path}: no images, expected folders of images as train and val")
-    return found
+    return found, places
 
 
 def _inside(entry: Any, base: Any, root: Path) -> Path | None:
@@ -243,7 +250,9 @@ def _listed(place: Path, root: Path) -> Iterator[Path]:
             yield found
 
 
-def _texts(pictures: Collection[Path], root: Path) -> dict[Path, Path | None]:
+def _texts(
+    pictures: Collection[Path], places: Collection[Path], root: Path
+) -> dict[Path, Path | None]:
     """Return each picture with its labels, None where it has none.
 
     Labels without a picture go with the path that it would have. Names are equal whatever their
@@ -253,13 +262,20 @@ def _texts(pictures: Collection[Path], root: Path) -> dict[Path, Path | None]:
     folders: dict[Path, list[Path]] = {}
     for picture in pictures:
         folders.setdefault(picture.parent, []).append(picture)
+    suffix = next(iter(pictures)).suffix
+    for place in places:
+        labels, _ = _labels_of(place, root)
+        for text in sorted(labels.rglob("*.txt")):
+            # A whole folder of pictures may be gone.
+            folders.setdefault(place / text.parent.relative_to(labels), [])
     for folder, inside in folders.items():
         texts = {composed(text.stem): text for text in _texts_beside(folder, root)}
         found |= {picture: texts.get(composed(picture.stem)) for picture in inside}
         # Not all pictures may be listed.
-        stems = {composed(path.stem) for path in folder.iterdir() if path.suffix != ".txt"}
+        files = folder.iterdir() if folder.is_dir() else ()
+        stems = {composed(path.stem) for path in files if path.suffix != ".txt"}
         found |= {
-            folder / f"{text.stem}{inside[0].suffix}": text
+            folder / f"{text.stem}{inside[0].suffix if inside else suffix}": text
             for stem, text in texts.items()
             if stem not in stems and _has_labels(text)
         }
@@ -273,15 +289,24 @@ def _has_labels(text: Path) -> bool:
     return len(words) > 5 and all(re.fullmatch(r"[-+.\deE]+", word) for word in words)
 
 
-def _split_beside(picture: Path, pictures: Mapping[Path, str]) -> str:
-    """Return the split of the pictures in the folder of one that is not there."""
-    return next(split for other, split in pictures.items() if other.parent == picture.parent)
+def _split_beside(picture: Path, pictures: Mapping[Path, str], places: Mapping[Path, str]) -> str:
+    """Return the split of the folder of a picture that is not there."""
+    above = (split for place, split in places.items() if picture.is_relative_to(place))
+    beside = (split for other, split in pictures.items() if other.parent == picture.parent)
+    return next(above, None) or next(beside)
 
 
 def _texts_beside(folder: Path, root: Path) -> list[Path]:
-    """List the texts of a folder of pictures: under labels/ as it is under the last images/.
+    """List the texts of a folder of pictures. Raises ValueError if a link leads out of theirs."""
+    labels, limit = _labels_of(folder, root)
+    return [text for text in sorted(labels.glob("[!.]*.txt")) if in_folder(limit, text).is_file()]
 
-    They lie below `root`, or in labels/ beside it. Raises ValueError if a link leads out of that.
+
+def _labels_of(folder: Path, root: Path) -> tuple[Path, Path]:
+    """Return where the labels of a folder of pictures lie: under labels/ as under the last images/.
+
+    Return also the folder that they have to be in: `root`, or labels/ beside it. Raises ValueError
+    if that is a link which leads out.
     """
     parts, limit = list(folder.absolute().parts), root.absolute()
     if "images" in parts:
@@ -290,8 +315,7 @@ def _texts_beside(folder: Path, root: Path) -> list[Path]:
         if last < len(limit.parts):
             limit = Path(*parts[: last + 1])
             in_folder(limit.parent, limit)
-    texts = sorted(Path(*parts).glob("[!.]*.txt"))
-    return [text for text in texts if in_folder(limit, text).is_file()]
+    return Path(*parts), limit
 
 
 def _size(picture: Path, files: AnnotationFiles) -> tuple[int, int] | None:

@@ -137,7 +137,7 @@ def _tuple(value: Any, count: int, name: str) -> tuple[Any, ...]:
     return found
 
 
-def _check(fields: Mapping[str, Any], crop: Mapping[str, Any], numbers: list[float]) -> None:
+def _check(fields: Mapping[str, Any], crop: Mapping[str, Any], numbers: list[Any]) -> None:
     """Raise ValueError or TypeError if a value is of another type or out of its range."""
     # A single sum finds NaN, infinity, and whatever is no number.
     if not sum(map(abs, numbers)) < _FARTHEST:

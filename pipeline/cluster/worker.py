@@ -17,7 +17,7 @@ from pipeline.cluster.ray_private import TRACEBACKS
 from pipeline.cluster.watchdog import Watchdog
 from pipeline.data.shards.sample import BadSampleError
 from pipeline.pose.shapes import Positions
-from pipeline.run.layout import StorageError
+from pipeline.run.layout import LostError, StorageError
 from pipeline.run.ownership import Owner, SupersededError, Writer
 from pipeline.run.provenance import equipment
 from pipeline.run.storage import fetch_patiently, folder_here, working
@@ -85,7 +85,7 @@ def train_worker(fields: dict[str, Any]) -> None:
                 ) as checkpointer:
                     checkpointer.tag(equipment(device, workers, trainer.settings))
                     train(trainer, checkpointer, host, task.label, task.line_every_s)
-    except (BadStepsError, BadSampleError, StorageError, SupersededError):
+    except (BadStepsError, BadSampleError, StorageError, SupersededError, LostError):
         # Their messages are complete; a stack would only hide them.
         logging.getLogger(TRACEBACKS).disabled = True
         raise

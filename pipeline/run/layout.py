@@ -1,4 +1,4 @@
-"""Names of the files in a run's folder, and the error of one that can't be written."""
+"""Names of the files in a run's folder, and errors of those that are lost or not written."""
 
 from pathlib import Path
 
@@ -19,6 +19,10 @@ STARTING_NAME = "starting"
 STATE, LOCK = ".mirror.json", ".mirror.lock"
 # The scratch folders that this process uses.
 SCRATCHES: set[Path] = set()
+
+
+class LostError(ValueError):
+    """A run's folder lacks what the bucket has, as after its removal: nothing is uploaded."""
 
 
 class StorageError(OSError):

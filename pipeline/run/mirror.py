@@ -24,7 +24,7 @@ from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
 from pipeline.run.checkpoint import AVERAGE_NAME, OPTIMIZER_NAME, WEIGHTS_NAME
 from pipeline.run.journal import GROWING, JOURNAL_NAME
-from pipeline.run.layout import LOCK, STATE, STOP_NAME
+from pipeline.run.layout import LOCK, STATE, STOP_NAME, LostError
 from pipeline.run.manifest import MANIFEST, Manifest, Stored, is_own
 from pipeline.run.metadata import METADATA_NAME
 from pipeline.run.ownership import (
@@ -52,10 +52,6 @@ _HEAVY = (WEIGHTS_NAME, AVERAGE_NAME, OPTIMIZER_NAME)
 
 # A file of the folder: as it is in the bucket, or its content with size and SHA-256.
 _Local = Stored | tuple[bytes | BinaryIO, int, str]
-
-
-class LostError(ValueError):
-    """The folder lacks what the bucket has, as after its removal: nothing of it is uploaded."""
 
 
 class Mirror:

@@ -8,7 +8,8 @@ from typing import Self
 from pipeline.io.console import say
 from pipeline.io.objects import StoreError
 from pipeline.io.redaction import redacted
-from pipeline.run.mirror import LostError, Mirror, described
+from pipeline.run.layout import LostError
+from pipeline.run.mirror import Mirror, described
 from pipeline.run.ownership import Owner, SupersededError, Writer
 
 # Seconds between looks at folder and bucket, and the longest between retries.

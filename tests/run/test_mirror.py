@@ -14,8 +14,9 @@ from pipeline.io import objects as home
 from pipeline.io.objects import ConflictError, Objects, StoreError
 from pipeline.run import mirror as mirrors
 from pipeline.run import mirror_sync, ownership
+from pipeline.run.layout import LostError
 from pipeline.run.manifest import MANIFEST, Manifest
-from pipeline.run.mirror import LostError, Mirror
+from pipeline.run.mirror import Mirror
 from pipeline.run.mirror_sync import MirrorSync, join
 from pipeline.run.ownership import HeldError, Owner, SupersededError, Writer, note_claim
 from pipeline.run.storage import fetch_patiently, fetch_run, folder_here, hold, working

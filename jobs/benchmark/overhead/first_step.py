@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from jobs.benchmark.rounds.data import PEOPLE_PER_SHARD, pack_rendered, settings_for
-from jobs.benchmark.timing import check_counts, machine, machine_line, spread
+from jobs.benchmark.timing import check_counts, environment, machine, machine_line, spread
 from pipeline.cluster.start import cluster
 from pipeline.io.console import aligned, say
 from pipeline.io.installation import module, python_path
@@ -67,7 +67,8 @@ def measure_start(settings: StartBenchmark, folder: Path) -> dict[str, Any]:
     say("2/3 from the command to the first step")
     alone = measure_first_step(data, settings.rounds)
     say("3/3 the same on a cluster that runs already")
-    with cluster("local", is_shared=True):
+    # Its workers have its environment, not that of the command.
+    with environment({STARTUP_FILE: str(_marks(data))}), cluster("local", is_shared=True):
         place = {"ray.address": ray.get_runtime_context().gcs_address}
         warm = measure_first_step(data, settings.rounds, place, name="warm")
     return {
@@ -133,7 +134,8 @@ def start_once(data: Path, name: str, place: Mapping[str, str] = {}) -> dict[str
     defaults = Settings().flat()
     given = {key: value for key, value in settings.flat().items() if value != defaults[key]}
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
-    marks = data.parent / f"stages-{name}"
+    marks = _marks(data)
+    marks.unlink(missing_ok=True)
     start = time.time()
     done = subprocess.run(
         [sys.executable, "-m", module("jobs.train"), *words],
@@ -146,6 +148,10 @@ def start_once(data: Path, name: str, place: Mapping[str, str] = {}) -> dict[str
     if done.returncode:
         raise RuntimeError(f"jobs.train ended with status {done.returncode}: {done.stderr[-2000:]}")
     return breakdown(start, startup_times(marks))
+
+
+def _marks(data: Path) -> Path:
+    return data.parent / "stages"
 
 
 def start_report(result: Mapping[str, Any]) -> str:

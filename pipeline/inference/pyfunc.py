@@ -52,8 +52,11 @@ class ServedModel:
         return pd.DataFrame(rows, columns=columns_of(self._predictor.joint_set), index=table.index)
 
     def _views(self, table: pd.DataFrame) -> Iterator[View]:
-        if list(table.columns).count(IMAGE) != 1:
-            raise ValueError(f"one column {IMAGE!r} is required, got {list(table.columns)!r:.200}")
+        columns = list(table.columns)
+        if columns.count(IMAGE) != 1:
+            raise ValueError(f"one column {IMAGE!r} is required, got {columns!r:.200}")
+        if twice := [name for name in (*BOX, *FRAME) if columns.count(name) > 1]:
+            raise ValueError(f"expected one column {twice[0]!r} at most, got {columns!r:.200}")
         check_rows(len(table))
         check_bytes(sum(len(v) for v in table[IMAGE] if isinstance(v, str | bytes | bytearray)))
         pixels = 0

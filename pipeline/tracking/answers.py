@@ -1,5 +1,6 @@
 """Bounds of answers to MLflow's HTTP client, which has no setting for them."""
 
+import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -43,6 +44,8 @@ class BoundedAdapter(TCPKeepAliveHTTPAdapter):
 
 def bound_answers() -> None:
     """Let MLflow's later sessions of this process bound their answers."""
+    # Parts of a file come from where the server says, one of 100 MB at a time.
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     mlflow.utils.request_utils.TCPKeepAliveHTTPAdapter = BoundedAdapter  # type: ignore[misc]
 
 

@@ -5,14 +5,15 @@ import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
+from mlflow import MlflowClient
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from PIL import Image
 
 from pipeline.io.inside import path_inside
 from pipeline.io.text import briefly
 from pipeline.tracking.client import RefusedError, artifact_client, message
 from pipeline.tracking.runs import Run
+from pipeline.tracking.stores import store_at
 
 # The folder of artifacts that the image grid shows, and the tag by which it knows of them.
 _IMAGES, _IMAGES_TAG = "images", "mlflow.loggedImages"
@@ -22,20 +23,22 @@ _COPY_PX = (350, 350)
 
 def log_text(run: Run, text: str, path: str) -> None:
     """Keep text as the artifact `path`."""
-    with artifact_client(run.uri, run.run_id) as client:
-        client.log_text(run.run_id, text, path)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / PurePosixPath(path).name
+        file.write_text(text, encoding="utf-8")
+        log_file(run, file, path.rpartition("/")[0])
 
 
 def log_file(run: Run, file: Path, folder: str) -> None:
     """Keep a file in `folder` of the artifacts."""
     with artifact_client(run.uri, run.run_id) as client:
-        client.log_artifact(run.run_id, str(file), folder)
+        _store(client, run).log_artifact(str(file), folder)
 
 
 def log_folder(run: Run, folder: Path, path: str) -> None:
     """Keep a folder's files under `path` of the artifacts."""
     with artifact_client(run.uri, run.run_id) as client:
-        client.log_artifacts(run.run_id, str(folder), path)
+        _store(client, run).log_artifacts(str(folder), path)
 
 
 def log_image(run: Run, file: Path, key: str, step: int, time_ms: int) -> None:
@@ -45,7 +48,7 @@ def log_image(run: Run, file: Path, key: str, step: int, time_ms: int) -> None:
             lay_out(file, key, step, time_ms, Path(folder))
         except ValueError as error:
             raise RefusedError(str(error)) from error
-        client.log_artifacts(run.run_id, folder, _IMAGES)
+        _store(client, run).log_artifacts(folder, _IMAGES)
         client.set_tag(run.run_id, _IMAGES_TAG, "True")
 
 
@@ -77,10 +80,13 @@ def download_folder(
     Returns their folder, `into`. Raises AwayError, or RefusedError if the run lacks one.
     """
     with artifact_client(run.uri, run.run_id) as client:
-        location = client.get_run(run.run_id).info.artifact_uri
-        store = get_artifact_repository(location, tracking_uri=run.uri)
-        download_files(f"run {run.run_id}", run.uri, store, folder, into, choose)
+        download_files(f"run {run.run_id}", run.uri, _store(client, run), folder, into, choose)
     return into
+
+
+def _store(client: MlflowClient, run: Run) -> ArtifactRepository:
+    """Return the store of the run's artifacts. Raises RefusedError as `store_at`."""
+    return store_at(client.get_run(run.run_id).info.artifact_uri, run.uri)
 
 
 def download_files(

@@ -8,9 +8,10 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from google.protobuf.json_format import Error as ShapeError
 from mlflow import MlflowClient
@@ -33,6 +34,8 @@ bound_answers()
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
 # HTTP errors of the client that may be temporary: missing rights, timeouts, too many requests.
 _TEMPORARY = (401, 403, 407, 408, 425, 429)
+# Environment variables with what MLflow's client sends a server.
+_PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 # Seconds to wait for another process that holds a lock, and between two tries.
 _LOCK_S, _LOCK_LOOK_S = 30.0, 0.05
 
@@ -134,6 +137,10 @@ def mlflow_client(uri: str) -> Iterator[MlflowClient]:
         raise AwayError(message(uri, error)) from None
     except SQLAlchemyError as error:
         raise AwayError(message(uri, _of_database(uri, error) or error)) from None
+    except ModuleNotFoundError as error:
+        raise RefusedError(
+            message(uri, f"needs the Python package {error.name}, which is not installed")
+        ) from None
 
 
 def _of_database(uri: str, error: BaseException | None) -> str:
@@ -165,7 +172,7 @@ def artifact_client(uri: str, run_id: str = "") -> Iterator[MlflowClient]:
             raise RefusedError(message(uri, reason)) from None
         store = f"the store of artifacts{_store_of(uri, run_id)}"
         raise AwayError(
-            redacted(f"tracking.uri={uri!r}: {store}: {reason}"),
+            _without_password(uri, redacted(f"tracking.uri={uri!r}: {store}: {reason}")),
             redacted(f"{store} does not answer"),
         ) from None
 
@@ -180,7 +187,17 @@ def _store_of(uri: str, run_id: str) -> str:
 
 def message(uri: str, reason: object) -> str:
     """Format an error message about a URI, without secrets."""
-    return redacted(f"tracking.uri={uri!r}: MLflow: {briefly(reason)}")
+    return _without_password(uri, redacted(f"tracking.uri={uri!r}: MLflow: {briefly(reason)}"))
+
+
+def _without_password(uri: str, text: str) -> str:
+    """Replace what a server may repeat in its answer: the password or token it was sent."""
+    sent = [os.environ.get(name, "") for name in _PASSWORDS]
+    with suppress(ValueError):
+        sent.append(unquote(urlsplit(uri).password or ""))
+    for secret in filter(None, sent):
+        text = text.replace(secret, "***")
+    return text
 
 
 @contextmanager

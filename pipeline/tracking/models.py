@@ -16,7 +16,6 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model, ModelSignature
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import ColSpec, Schema
 
 from pipeline.data.shards.crop import cut_crop
@@ -29,6 +28,7 @@ from pipeline.run.metadata import read_metadata
 from pipeline.settings.packing import CropSettings
 from pipeline.tracking.client import artifact_client, machine_lock
 from pipeline.tracking.runs import Point, Run
+from pipeline.tracking.stores import remove_model, store_at
 
 _LOADER = columns_of.__module__
 # The checkpoint's folder in a model. MLflow puts a model's data below `data`.
@@ -62,7 +62,7 @@ def log_model(run: Run, checkpoint: Path, step: int, points: Sequence[Point]) ->
         if model.status != LoggedModelStatus.READY:
             with tempfile.TemporaryDirectory() as place:
                 _save(checkpoint, Path(place), run, model.model_id)
-                client.log_model_artifacts(model.model_id, str(Path(place) / "model"))
+                store_at(model.artifact_location, run.uri).log_artifacts(str(Path(place) / "model"))
             client.finalize_logged_model(model.model_id, "READY")
         outputs = client.get_run(run.run_id).outputs
         if not outputs or model.model_id not in {o.model_id for o in outputs.model_outputs}:
@@ -88,8 +88,7 @@ def forget_model(run: Run, name: str) -> None:
         if model is not None:
             # MLflow only hides a deleted model: its files would stay until `mlflow gc`. They go
             # first, since they could not be found without the model.
-            store = get_artifact_repository(model.artifact_location, tracking_uri=run.uri)
-            store.delete_artifacts()
+            remove_model(model, run.uri)
             client.delete_logged_model(model.model_id)
 
 

@@ -7,7 +7,6 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pipeline.tracking.artifacts import download_files
 from pipeline.tracking.client import (
@@ -20,6 +19,7 @@ from pipeline.tracking.client import (
 from pipeline.tracking.links import is_server
 from pipeline.tracking.models import DATA, find_model
 from pipeline.tracking.runs import Run
+from pipeline.tracking.stores import store_at
 
 CHAMPION = "champion"
 # A version's tags: its metric, the value, the validation data, and its logged model.
@@ -74,7 +74,7 @@ def download_model(uri: str, model: str, into: Path) -> Path:
         if stored is None:
             raise RefusedError(message(uri, f"{model} was not registered by this pipeline"))
         location = client.get_logged_model(stored).artifact_location
-        store = get_artifact_repository(location, tracking_uri=uri)
+        store = store_at(location, uri)
         folder = into / DATA
         folder.mkdir(parents=True)
         download_files(model, uri, store, DATA, folder, lambda kept: kept)

@@ -186,6 +186,8 @@ def test_a_table_without_images_is_refused(served):
         served.predict(pd.DataFrame({"picture": [JPEG]}))
     with pytest.raises(ValueError, match=r"^one column 'image' is required, got \['image', 'image"):
         served.predict(pd.DataFrame([[JPEG, JPEG]], columns=["image", "image"]))
+    with pytest.raises(ValueError, match=r"^expected one column 'x' at most, got \['image', 'x', "):
+        served.predict(pd.DataFrame([[JPEG, 1, 2]], columns=["image", "x", "x"]))
 
 
 @pytest.fixture(scope="module")

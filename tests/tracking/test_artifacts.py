@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from pipeline.tracking.artifacts import lay_out
-from pipeline.tracking.client import RefusedError
+from pipeline.tracking.artifacts import lay_out, log_file, log_folder, log_text
+from pipeline.tracking.client import AwayError, RefusedError, mlflow_client
 from pipeline.tracking.lookup import find_checkpoint
+from pipeline.tracking.runs import Run
+from pipeline.tracking.stores import remove_model, store_at
 
 
 def names(folder) -> list[str]:
@@ -86,6 +90,7 @@ class _Hostile(BaseHTTPRequestHandler):
 
     run_id = "a" * 32
     name = "checkpoint.json"
+    place = "mlflow-artifacts:/1/x"
 
     def log_message(self, *_: object) -> None:
         pass
@@ -95,7 +100,7 @@ class _Hostile(BaseHTTPRequestHandler):
         self.do_GET(b"run_id" in self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
     def do_GET(self, is_by_id: bool = False) -> None:
-        at = {"artifact_uri": "mlflow-artifacts:/1/x", "lifecycle_stage": "active"}
+        at = {"artifact_uri": self.place, "lifecycle_stage": "active"}
         run = {"info": at | {"run_id": self.run_id, "experiment_id": "1", "start_time": 1}}
         answers = {
             "experiments/search": {"experiments": [at | {"experiment_id": "1", "name": "e"}]},
@@ -152,6 +157,93 @@ def test_a_file_whose_name_is_a_path_stays_in_the_folder(hostile, tmp_path, name
     with suppress(RefusedError):
         find_checkpoint("good", str(tmp_path), uri, into)
     assert all(path.is_relative_to(into) for path in files_below(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("http://localhost:1/x", "another server, which would get the password"),
+        ("https://HERE/x", "another server"),
+        ("mlflow-artifacts://localhost:1/x", "another server"),
+        ("mlflow-artifacts://HERE/x", None),
+        ("http://HERE/x", None),
+        ("mlflow-artifacts:/1/x", None),
+        ("ftp://HERE/x", "expected a folder or http:"),
+        ("sftp://u@h/x", "expected a folder or http:"),
+        ("runs:/a/x", "expected a folder or http:"),
+    ],
+)
+def test_a_server_names_no_store_that_would_get_its_password(monkeypatch, place, expected):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "SECRETTOKEN")
+    uri = "http://127.0.0.1:5000"
+    place = place.replace("HERE", "127.0.0.1:5000")
+    if expected is None:
+        assert store_at(place, uri).artifact_uri.startswith(("http://127.0.0.1:5000/", place[:16]))
+        return
+    with pytest.raises(RefusedError, match=expected) as error:
+        store_at(place, uri)
+    assert "SECRETTOKEN" not in str(error.value)
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
+    if "another" in expected:
+        store_at(place, uri)
+
+
+def test_a_password_that_a_server_repeats_is_not_shown(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "se/cret word")
+    with (
+        pytest.raises(AwayError) as error,
+        mlflow_client("http://bob:o%74her@127.0.0.1:1"),
+    ):
+        raise MlflowException("no bob:se/cret word, nor other, nor oth%65r")
+    assert "se/cret" not in str(error.value)
+    assert "nor other" not in str(error.value)
+
+
+def test_a_database_without_its_driver_is_one_line(monkeypatch):
+    with (
+        pytest.raises(RefusedError, match=r"needs the Python package psycopg\w*, which is not"),
+        mlflow_client("postgresql+psycopg://bob:secret@127.0.0.1:1/db"),
+    ):
+        pass
+
+
+def test_uploads_reach_no_store_that_would_get_the_password(hostile, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "SECRETTOKEN")
+    uri = hostile(place="http://localhost:1/x")
+    run = Run(uri=uri, experiment_id="1", run_id="a" * 32)
+    (tmp_path / "a.txt").write_text("text")
+    for upload in (
+        lambda: log_text(run, "text", "a.txt"),
+        lambda: log_file(run, tmp_path / "a.txt", ""),
+        lambda: log_folder(run, tmp_path, "folder"),
+    ):
+        with pytest.raises(RefusedError, match="another server, which would get the password"):
+            upload()
+
+
+@pytest.mark.parametrize("marked", ["", "model_id: m-2\n", "xmodel_id: m-1\n", "link"])
+def test_a_server_removes_no_folder_but_its_models(tmp_path, marked):
+    def model(folder: Path) -> LoggedModel:
+        known = {"experiment_id": "1", "name": "n", "source_run_id": "r"}
+        times = {"creation_timestamp": 0, "last_updated_timestamp": 0, "status": 1}
+        return LoggedModel(model_id="m-1", artifact_location=folder.as_uri(), **known, **times)
+
+    folder, right = tmp_path / "victim", tmp_path / "right"
+    for each in (folder, right):
+        each.mkdir()
+        (each / "MLmodel").write_text("flavors: {}\nmodel_id: m-1\n")
+    if marked == "link":
+        folder = tmp_path / "link"
+        folder.symlink_to(right)
+    else:
+        (folder / "MLmodel").write_text(marked)
+    with pytest.raises(RefusedError, match="is not the folder of model m-1: not removed"):
+        remove_model(model(folder), "http://127.0.0.1:5000")
+    assert (right / "MLmodel").exists()
+    assert (folder / "MLmodel").exists()
+    remove_model(model(right), "http://127.0.0.1:5000")
+    assert not right.exists()
+    remove_model(model(right), "http://127.0.0.1:5000")
 
 
 def test_a_file_with_a_plain_name_is_downloaded(hostile, tmp_path):

@@ -47,6 +47,15 @@ def check_inside(folder: Path, path: Path) -> None:
         raise ValueError(f"{path} leads out of {folder} by a link, to {real}")
 
 
+def is_inside(folder: Path, path: Path) -> bool:
+    """Whether no link takes a path that was found below `folder` out of it."""
+    try:
+        check_inside(folder, path)
+    except ValueError:
+        return False
+    return True
+
+
 def is_file(path: Path) -> bool:
     """Whether a path is a file's; unlike the path's own method also for names that are too long."""
     return os.path.isfile(path)  # noqa: PTH113

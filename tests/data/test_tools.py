@@ -483,6 +483,8 @@ def test_keypoints_of_label_studio_on_a_turned_picture_are_turned_back(tmp_path)
         (deeplabcut, "90.0,,", "90.0,-1,-1", "1 of 8 joints that are not missing lie at (-1, -1)"),
         (yolo_pose, "0: mouse", "x: mouse", "names must list the classes by their numbers"),
         (yolo_pose, "0: mouse", "1: mouse", "line 1: class must be 1, got 0"),
+        (yolo_pose, "  0: [snout", "  x: [snout", "kpt_names must list the names of joints by"),
+        (yolo_pose, "  0: [snout", "  1: [snout", "line 1: the class mouse is not in kpt_names"),
         (yolo_pose, "kpt_shape: [4, 3]", "kpt_shape: 4", "kpt_shape must be [joints, 2 or 3]"),
         (yolo_pose, "flip_idx: [0, 2, 1, 3]", "flip_idx: [0, 2, 3, 1]", "flip_idx must have each"),
         (yolo_pose, "images/train", "images/there", "there is no such folder or list in"),
@@ -553,6 +555,49 @@ def test_labels_of_yolo_whose_folder_of_pictures_is_gone_are_missed(tmp_path):
         ValueError, match=r"1 of 2 people .* missing image: 1 \(images-train-day-c_00"
     ):
         found_in(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("inner", ["images", "images/images", ".", "labels"])
+def test_labels_of_yolo_below_a_folder_named_as_the_split_belong_to_its_pictures(tmp_path, inner):
+    path = yolo_pose(tmp_path / "in")
+    folder = path.parent
+    path.write_text(path.read_text().replace("images/train", "train"))
+    (folder / "labels/train").rename(folder / "texts")
+    (folder / "images/train").rename(folder / "pictures")
+    beside = {"images": "labels", "images/images": "images/labels"}.get(inner, inner)
+    for name, suffix, place in (("pictures", "png", inner), ("texts", "txt", beside)):
+        (folder / "train" / place).mkdir(parents=True, exist_ok=True)
+        for file in (folder / name).glob(f"*.{suffix}"):
+            file.rename(folder / "train" / place / file.name)
+    found = found_in(path, tmp_path / "out")
+    assert (len(people_of(found)), found.skipped) == (2, {})
+    (folder / "train" / inner / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"1 of 2 people .* missing image: 1 "):
+        found_in(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("before", ["", "./", "/other/place/"])
+def test_of_yolos_lists_the_names_alone_decide(tmp_path, before):
+    path = yolo_pose(tmp_path / "in")
+    folder = path.parent
+    path.write_text(path.read_text().replace("images/train", "train.txt"))
+    names = [f"{before}images/train/{name}" for name in ("a.png", "ä.png")]
+    (folder / "train.txt").write_text("\n".join(names))
+    for top, suffix in (("images", "png"), ("labels", "txt")):
+        name = unicodedata.normalize("NFD", f"ä.{suffix}")
+        (folder / top / f"train/b.{suffix}").rename(folder / top / "train" / name)
+    label = (folder / "labels/train/a.txt").read_text()
+    (folder / "labels/train/nobody.txt").write_text(label)
+    found = found_in(path, tmp_path / "out")
+    assert (len(people_of(found)), found.skipped) == (2, {})
+    (folder / "labels/day").mkdir()
+    (folder / "labels/day/c.txt").write_text(label)
+    absent = [f"{before}images/day/c.png", f"{before}images/day/d.png", 300 * "x" + "/e.png"]
+    (folder / "train.txt").write_text("\n".join(names + absent))
+    with pytest.raises(ValueError, match=r"1 of 3 people .* missing image: 1 \(images-day-c_00"):
+        found_in(path, tmp_path / "out")
+    found = found_in(path, tmp_path / "out", max_left_out=1)
+    assert found.skipped == {"image without a label": 2}
 
 
 def test_classes_of_yolo_are_known_by_their_numbers(tmp_path):

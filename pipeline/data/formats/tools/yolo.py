@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
 from pipeline.data.formats.tools.yaml_files import read_yaml
 from pipeline.data.photographs.header import SUFFIXES, read_header
-from pipeline.io.inside import read_whole
+from pipeline.io.inside import is_inside, read_whole
 from pipeline.io.parsing import composed
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Split, Visibility
@@ -66,11 +67,17 @@ def read_yolo_pose(files: AnnotationFiles) -> Annotations:
             elif split == "test":
                 skipped["of the split test"] += 1
             else:
+                category = _class_of(line, classes)
+                if content.get("kpt_names") is not None and not skeletons[category].is_named:
+                    raise ValueError(
+                        f"{line.where}: the class {category} is not in kpt_names of {path}, "
+                        f"expected its {joints} names, got {content.get('kpt_names')!r:.80}"
+                    )
                 shares = _Shares(size=size, line=line)
                 figures.append(
                     Figure(
                         image=picture.relative_to(root).as_posix(),
-                        category=_class_of(line, classes),
+                        category=category,
                         joints=shares.joints(joints, values),
                         states=shares.states(joints, values, text),
                         box=shares.box,
@@ -101,6 +108,9 @@ def _yaml_in(path: Path) -> Path:
     if not path.is_dir():
         return path
     found = _yamls_in(path)
+    if not found:
+        for other in sorted(path.glob("*.y*ml")):
+            in_folder(path, other)
     if len(found) != 1:
         raise ValueError(
             f"{path} has {len(found)} YAML files with kpt_shape, expected one; give its path"
@@ -109,7 +119,8 @@ def _yaml_in(path: Path) -> Path:
 
 
 def _yamls_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.y*ml")) if _has_shape(in_folder(folder, path))]
+    paths = sorted(folder.glob("*.y*ml"))
+    return [path for path in paths if is_inside(folder, path) and _has_shape(path)]
 
 
 def _has_shape(path: Path) -> bool:
@@ -154,10 +165,17 @@ def _skeletons(
 ) -> tuple[dict[str, Skeleton], list[str]]:
     flip_idx = content.get("flip_idx")
     pairs = None if flip_idx is None else _pairs(flip_idx, count, path)
-    stated, notes = content.get("kpt_names"), []
+    stated = content.get("kpt_names")
+    notes: list[str] = []
+    by_number = _by_number(stated)
+    if isinstance(stated, dict) and len(by_number) != len(stated):
+        raise ValueError(
+            f"{path}: kpt_names must list the names of joints by the numbers of their classes, got "
+            f"{stated!r:.80}"
+        )
     skeletons = {}
     for number, name in classes.items():
-        own = _by_number(stated).get(number) if isinstance(stated, dict) else stated
+        own = by_number.get(number) if isinstance(stated, dict) else stated
         is_named = own is not None
         if not is_named:
             is_coco = count == len(COCO.joints) and flip_idx == list(COCO.mirror)
@@ -167,7 +185,8 @@ def _skeletons(
                 if is_coco
                 else "the dataset does not name its joints (kpt_names); --joint-set FILE does"
             )
-            notes = [note]
+            # Of classes that no label has, no names are missed.
+            notes = notes if isinstance(stated, dict) else [note]
         if not isinstance(own, list) or len(own) != count:
             raise ValueError(
                 f"{path}: kpt_names of class {number} must be {count} names as in kpt_shape, got "
@@ -221,20 +240,26 @@ def _pictures(
 
 def _inside(entry: Any, base: Any, root: Path) -> Path | None:
     """Find a folder or list below the root, however its path begins."""
-    parts = [
-        part for part in str(entry).strip().replace("\\", "/").split("/") if part not in ("", ".")
-    ]
-    before = [
-        part for part in str(base or "").replace("\\", "/").split("/") if part not in ("", ".")
-    ]
+    parts, before = _parts(entry), _parts(base or "")
     # Ultralytics joins both; exports are moved, and write ../train/images of their own folder.
-    for whole in (before + parts, parts):
-        for start in range(len(whole)):
-            end = whole[start:]
-            # Unlike a path's own method it answers for names that are too long, too.
-            if ".." not in end and os.path.exists(root.joinpath(*end)):  # noqa: PTH110
-                return root.joinpath(*end)
+    for path in (*_ends(before + parts, root), *_ends(parts, root)):
+        # Unlike a path's own method it answers for names that are too long, too.
+        if os.path.exists(path):  # noqa: PTH110
+            return path
     return None
+
+
+def _parts(path: Any) -> list[str]:
+    return [
+        part for part in str(path).strip().replace("\\", "/").split("/") if part not in ("", ".")
+    ]
+
+
+def _ends(parts: Sequence[str], root: Path) -> Iterator[Path]:
+    """Yield the paths below the root that the ends of a path may mean, the longest first."""
+    for start in range(len(parts)):
+        if ".." not in parts[start:]:
+            yield root.joinpath(*parts[start:])
 
 
 def _listed(place: Path, root: Path) -> Iterator[Path]:
@@ -244,10 +269,27 @@ def _listed(place: Path, root: Path) -> Iterator[Path]:
             if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path
         return
+
+    @cache
+    def within(folder: Path) -> dict[str, Path]:
+        is_folder = os.path.isdir(folder)  # noqa: PTH112
+        return {composed(path.name): path for path in folder.iterdir()} if is_folder else {}
+
     for line in read_whole(place).decode(errors="replace").splitlines():
         found = _inside(line, None, root) if line.strip() else None
         if found is not None and found.is_file():
             yield found
+            continue
+        paths = [path for path in _ends(_parts(line), root) if path.suffix.lower() in SUFFIXES]
+        forms = (within(path.parent).get(composed(path.name)) for path in paths)
+        # A picture that is not there has the path by which its labels are found.
+        labelled = (
+            path
+            for path in paths
+            if composed(f"{path.stem}.txt") in within(_labels_of(path.parent, root)[0])
+        )
+        if paths:
+            yield next((form for form in forms if form), None) or next(labelled, paths[0])
 
 
 def _texts(
@@ -255,31 +297,57 @@ def _texts(
 ) -> dict[Path, Path | None]:
     """Return each picture with its labels, None where it has none.
 
-    Labels without a picture go with the path that it would have. Names are equal whatever their
-    Unicode form.
+    Labels without a picture, in folders that are named, go with the path that it would have. Names
+    are equal whatever their Unicode form. Raises ValueError if a link leads out to labels.
     """
     found: dict[Path, Path | None] = {}
     folders: dict[Path, list[Path]] = {}
     for picture in pictures:
         folders.setdefault(picture.parent, []).append(picture)
-    suffix = next(iter(pictures)).suffix
-    for place in places:
-        labels, _ = _labels_of(place, root)
-        for text in sorted(labels.rglob("*.txt")):
-            # A whole folder of pictures may be gone.
-            folders.setdefault(place / text.parent.relative_to(labels), [])
     for folder, inside in folders.items():
-        texts = {composed(text.stem): text for text in _texts_beside(folder, root)}
-        found |= {picture: texts.get(composed(picture.stem)) for picture in inside}
-        # Not all pictures may be listed.
+        texts, limit = _texts_beside(folder, root)
+        for picture in inside:
+            text = texts.get(composed(picture.stem))
+            is_one = text is not None and in_folder(limit, text).is_file()
+            found[picture] = text if is_one else None
+    used = set(found.values())
+    suffix = next(iter(pictures)).suffix
+    for folder in dict.fromkeys(
+        folder for place in places for folder in _folders_of_labels(place, folders, root)
+    ):
         files = folder.iterdir() if folder.is_dir() else ()
         stems = {composed(path.stem) for path in files if path.suffix != ".txt"}
-        found |= {
-            folder / f"{text.stem}{inside[0].suffix if inside else suffix}": text
-            for stem, text in texts.items()
-            if stem not in stems and _has_labels(text)
-        }
+        texts, limit = _texts_beside(folder, root)
+        for stem, text in texts.items():
+            is_alone = stem not in stems and text not in used and is_inside(limit, text)
+            if is_alone and text.is_file() and _has_labels(text):
+                own = folders.get(folder)
+                found[folder / f"{text.stem}{own[0].suffix if own else suffix}"] = text
+                used.add(text)
     return found
+
+
+def _folders_of_labels(place: Path, known: Collection[Path], root: Path) -> Iterator[Path]:
+    """Yield the folders in a place that may have had pictures, by the texts of their labels.
+
+    Those that still have some, `known`, come first.
+    """
+    mirror, top = _labels_of(place, root)[0], place.absolute()
+    texts = {text.parent for folder in (mirror, top) for text in folder.rglob("*.txt")}
+    found: set[Path] = set()
+    for folder in texts:
+        candidates = []
+        if folder.is_relative_to(mirror):
+            candidates.append(place / folder.relative_to(mirror))
+        if folder.is_relative_to(top):
+            parts = list(folder.relative_to(top).parts)
+            candidates.append(place.joinpath(*parts))
+            if "labels" in parts:
+                parts[len(parts) - 1 - parts[::-1].index("labels")] = "images"
+                candidates.insert(0, place.joinpath(*parts))
+        fitting = [path for path in candidates if _labels_of(path, root)[0] == folder]
+        found.update(fitting[:1])
+    yield from sorted(found, key=lambda folder: (folder not in known, folder))
 
 
 def _has_labels(text: Path) -> bool:
@@ -296,10 +364,15 @@ def _split_beside(picture: Path, pictures: Mapping[Path, str], places: Mapping[P
     return next(above, None) or next(beside)
 
 
-def _texts_beside(folder: Path, root: Path) -> list[Path]:
-    """List the texts of a folder of pictures. Raises ValueError if a link leads out of theirs."""
+def _texts_beside(folder: Path, root: Path) -> tuple[dict[str, Path], Path]:
+    """Return the texts of a folder of pictures by their stems, and the folder they have to be in.
+
+    Raises ValueError if a link leads out of that.
+    """
     labels, limit = _labels_of(folder, root)
-    return [text for text in sorted(labels.glob("[!.]*.txt")) if in_folder(limit, text).is_file()]
+    is_folder = os.path.isdir(labels)  # noqa: PTH112
+    texts = sorted(labels.glob("[!.]*.txt")) if is_folder else []
+    return {composed(text.stem): text for text in texts}, limit
 
 
 def _labels_of(folder: Path, root: Path) -> tuple[Path, Path]:

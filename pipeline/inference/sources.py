@@ -51,7 +51,8 @@ def find_sources(inputs: Sequence[str], setting: str = "INPUT") -> Sources:
     """List the files of `inputs` in the order given, those of a folder or glob by name.
 
     Folders are searched recursively, without hidden files. Raises ValueError naming an input of
-    the `setting` without a file, a file of another kind, or a link that leads out of a folder.
+    the `setting` without a file, a file of another kind, or a link to one that leads out of a
+    folder.
     """
     if not inputs:
         raise ValueError(f"no {setting} is given, expected {_KINDS}, a folder or a glob")
@@ -85,7 +86,8 @@ def _files(word: str, setting: str) -> list[Path]:
             if file.is_file() and not any(p.startswith(".") for p in file.relative_to(path).parts)
         ]
         for file in found:
-            _check_inside(path, file, setting)
+            if file.suffix.lower() in PHOTOGRAPHS + VIDEOS:
+                _check_inside(path, file, setting)
         return found
     if path.exists():
         return [path]

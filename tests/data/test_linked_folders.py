@@ -61,6 +61,8 @@ FOLDERS = {
     "sleap-package": Dataset(FILES["sleap-package"], ("mice.pkg.slp",)),
 }
 READ = [(name, entry) for name, dataset in FOLDERS.items() for entry in dataset.read]
+# Where this one leads out, joints have another order.
+NEEDED = [(name, entry) for name, entry in READ if entry != "config.xml"]
 
 
 def plan_of(path: Path, out: Path, **options: object) -> PackPlan:
@@ -86,7 +88,7 @@ def test_a_link_within_a_dataset_is_followed(tmp_path, name, entry):
 
 
 @pytest.mark.parametrize("chain", [0, 2], ids=["a link", "a chain of links"])
-@pytest.mark.parametrize(("name", "entry"), READ)
+@pytest.mark.parametrize(("name", "entry"), NEEDED)
 def test_a_link_out_of_a_dataset_is_refused(tmp_path, name, entry, chain):
     FOLDERS[name].make(tmp_path / "in")
     path = tmp_path / "in" / entry
@@ -96,6 +98,34 @@ def test_a_link_out_of_a_dataset_is_refused(tmp_path, name, entry, chain):
     moved(path, tmp_path / "outside" / f"private{path.suffix}")
     with pytest.raises(ValueError, match=rf"leads out of {tmp_path}/in\S* by a link, .*cp -rL"):
         plan_of(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_link_out_of_a_dataset_that_is_not_needed_is_passed_over(tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.yaml").write_text("kpt_shape: [4, 3]\nbodyparts: [a]\n")
+    coco(outside).rename(outside / "x.json")
+    FILES["label-studio"](outside / "tasks").rename(outside / "tasks.json")
+    with_order(outside / "order")
+    text = (outside / "order/config.xml").read_text()
+    (outside / "x.xml").write_text(text)
+    (outside / "x.txt").write_text("0 0.5 0.5 0.5 0.5 0.5 0.5 2\n")
+    FOLDERS[name].make(tmp_path / "in")
+    before = plan_of(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in/raw").symlink_to(outside)
+    for folder in (tmp_path / "in", *(tmp_path / "in").glob("labels/train")):
+        for file in outside.glob("x.*"):
+            (folder / f"notes{file.suffix}").symlink_to(file)
+    after = plan_of(tmp_path / "in", tmp_path / "out")
+    assert (after.jobs, after.joint_set) == (before.jobs, before.joint_set)
+
+
+def test_an_order_of_joints_that_lies_outside_is_not_read(tmp_path):
+    with_order(tmp_path / "in")
+    moved(tmp_path / "in/config.xml", tmp_path / "outside/config.xml")
+    plan = plan_of(tmp_path / "in/tasks.json", tmp_path / "out")
+    assert plan.joint_set.joints[0] == "snout"
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -155,6 +185,10 @@ def test_a_folder_to_predict_has_no_link_that_leads_out_of_it(tmp_path):
     (tmp_path / "in/c.png").symlink_to("day/a.png")
     (tmp_path / "given").symlink_to("in")
     assert len(find_sources([str(tmp_path / "given")]).files) == 3
+    (tmp_path / "outside/README.md").write_text("text")
+    (tmp_path / "in/README.md").symlink_to(tmp_path / "outside/README.md")
+    found = find_sources([str(tmp_path / "in")])
+    assert (len(found.files), found.others) == (3, 1)
     (tmp_path / "in/d.png").symlink_to(tmp_path / "outside/a.png")
     with pytest.raises(ValueError, match=r"INPUT='\S*in': \S*d.png leads out of .* by a glob"):
         find_sources([str(tmp_path / "in")])

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.data.formats.annotations import in_folder, read_json, read_mat
 from pipeline.io.hdf5 import HDF5_START, Hdf5File
-from pipeline.io.inside import check_plain
+from pipeline.io.inside import check_plain, is_inside
 
 _START_BYTES = 65_536
 # Files of annotations that a folder is searched for.
@@ -91,7 +91,8 @@ def recognised(path: Path, formats: Mapping[str, Recognise]) -> tuple[str, Path,
     """Return the format of a file or folder, the file itself, and the reason.
 
     `formats` return the reason to take a file for theirs, or nothing. A folder of no format is
-    searched for its only annotations. Raises ValueError if there are none, or several.
+    searched for its only annotations, and what a link takes out of it is not read. Raises
+    ValueError if there are none, or several.
     """
     if not path.exists():
         known = ", ".join(formats)
@@ -101,8 +102,11 @@ def recognised(path: Path, formats: Mapping[str, Recognise]) -> tuple[str, Path,
     if found := _format_of(path, formats):
         return found[0], path, found[1]
     if path.is_dir():
+        files = _files(path)
         inside = {
-            file: found for file in _files(path) if (found := _format_of(file, formats)) is not None
+            file: found
+            for file in files
+            if is_inside(path, file) and (found := _format_of(file, formats)) is not None
         }
         if len(inside) == 1:
             [(file, (name, reason))] = inside.items()
@@ -115,6 +119,8 @@ def recognised(path: Path, formats: Mapping[str, Recognise]) -> tuple[str, Path,
                 f"{path} has {len(inside)} files of annotations, expected one or its path: "
                 f"{several}"
             )
+        for file in files:
+            in_folder(path, file)
     raise ValueError(
         f"{path}: no known format by its content; name the format and give --annotations FILE: "
         f"{', '.join(formats)}"
@@ -122,12 +128,9 @@ def recognised(path: Path, formats: Mapping[str, Recognise]) -> tuple[str, Path,
 
 
 def _files(folder: Path) -> list[Path]:
-    """List files of annotations in a folder and those in it.
-
-    Raises ValueError naming one that a link takes from outside the folder.
-    """
+    """List files of annotations in a folder and those in it."""
     return sorted(
-        in_folder(folder, path)
+        path
         for pattern in ("*", "*/*")
         for path in folder.glob(pattern)
         if path.suffix.lower() in _SUFFIXES and path.is_file()

@@ -13,7 +13,6 @@ from pipeline.data.formats.annotations import (
     PREDICTION,
     Annotations,
     image_size_in,
-    in_folder,
     numbers,
     read_json,
 )
@@ -21,6 +20,7 @@ from pipeline.data.formats.recognition import Peek
 from pipeline.data.formats.tools.labels import Figure, Labels, annotations_of
 from pipeline.data.formats.tools.skeleton import Skeleton
 from pipeline.data.photographs.header import SUFFIXES
+from pipeline.io.inside import is_inside
 from pipeline.io.parsing import parse_xml
 from pipeline.pose.joint_sets import COCO
 from pipeline.pose.person import Visibility
@@ -295,7 +295,7 @@ def _order(found: Sequence[_Points], path: Path) -> tuple[tuple[str, ...], Path 
     """Return the joints in order, the configuration that states it, and a line about it."""
     used = list(dict.fromkeys(name for figure in found for name in figure.points))
     for config in sorted(path.parent.glob("*.xml")):
-        names = _configured(in_folder(path.parent, config))
+        names = _configured(config) if is_inside(path.parent, config) else ()
         if names and set(used) <= set(names):
             return names, config, f"the order of joints is that of {config.name}"
     if used and set(used) <= set(COCO.joints):

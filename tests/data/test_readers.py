@@ -598,7 +598,7 @@ def test_shares_of_the_image_are_refused_in_coco(tmp_path):
     shares = {"keypoints": [n for k in range(17) for n in (0.01 * k, 0.5, 2)]}
     files = AnnotationFiles(annotations=coco_file(tmp_path / "a.json", shares, {}, shares))
     message = (
-        "a.json: of 2 of 3 people all joints lie below 2 px, as shares of the image would; "
+        "a.json: all joints of 2 of 3 people lie below 2 px, as shares of the image would; "
         "expected pixels: multiply x by the image's width and y by its height (a --joint-set file "
         "with unit = 'pixels' if these are pixels)"
     )

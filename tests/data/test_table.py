@@ -744,7 +744,7 @@ ADVICE = (
 
 
 def test_shares_of_the_image_are_refused_with_the_setting_that_reads_them(tmp_path):
-    said = "of 2 of 3 people all joints lie below 2 px, as shares of the image would; " + ADVICE
+    said = "all joints of 2 of 3 people lie below 2 px, as shares of the image would; " + ADVICE
     with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
         checked(tmp_path, SHARES, SHARES, ROW)
     assert len(checked(tmp_path, SHARES, SHARES, unit='"pixels"').people) == 2

@@ -627,10 +627,11 @@ def test_what_looks_wrong_in_a_few_labels_is_told(tmp_path):
     path.write_text(json.dumps(content))
     notes = found_in(path, tmp_path / "out").notes
     assert (
-        "1 of 12 joints that are not missing lie at (0, 0) (b.png): look whether these are labelled"
+        "1 of 12 joints that are not missing lie at (0, 0) (b.png): check whether these are "
+        "labelled"
     ) in notes
     assert (
-        "of 1 of 3 people all joints lie below 2 px (a.png): look whether these are shares of the "
+        "all joints of 1 of 3 people lie below 2 px (a.png): check whether these are shares of the "
         "image"
     ) in notes
 

@@ -2,8 +2,7 @@
 
 `make fuzz` takes longer than `make test`: FUZZ_SECONDS are shared among the readers, and each
 genuine file of another tool is mutated at least 200 times. FUZZ_SEED chooses the mutations. Each
-reader runs in a process of its own with a limit on memory, and each
-case has a limit on CPU time.
+reader runs in a process of its own with a limit on memory, and each case has a limit on CPU time.
 """
 
 import json

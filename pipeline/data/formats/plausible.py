@@ -55,12 +55,12 @@ def doubtful_notes(annotations: Annotations, base: int) -> Iterator[str]:
     if at_zero.any():
         yield (
             f"{at_zero.sum():,} of {annotated.sum():,} joints that are not missing lie at (0, 0) "
-            f"({_first(annotations, at_zero.any(axis=1))}): look whether these are labelled"
+            f"({_first(annotations, at_zero.any(axis=1))}): check whether these are labelled"
         )
     if not annotations.states_unit and (small := _are_shares(stored)).any():
         yield (
-            f"of {small.sum():,} of {len(stored):,} people all joints lie below {SHARES_BELOW} px "
-            f"({_first(annotations, small)}): look whether these are shares of the image"
+            f"all joints of {small.sum():,} of {len(stored):,} people lie below {SHARES_BELOW} px "
+            f"({_first(annotations, small)}): check whether these are shares of the image"
         )
 
 
@@ -228,7 +228,7 @@ def _check_shares(
     several, small = is_known.all(axis=2).sum(axis=1) > 1, _are_shares(stored)
     if 2 * small.sum() > several.sum():
         raise ValueError(
-            f"{where}: of {small.sum():,} of {len(stored):,} people all joints lie below "
+            f"{where}: all joints of {small.sum():,} of {len(stored):,} people lie below "
             f"{SHARES_BELOW} px, as shares of the image would; {unit}"
         )
     columns = (is_known.sum(axis=0) >= _MANY_ROWS) & is_small.all(axis=0)

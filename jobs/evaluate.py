@@ -151,9 +151,9 @@ def evaluate_checkpoint(arguments: Arguments, place: Path) -> "Scores | None":
         for score in scores.values():
             say_text(f"\n{name}\n{table(score)}")
     by_stack = stacks if arguments.every_stack else []
-    if arguments.every_stack:
-        for key in stacks[-1]:
-            say_text(f"\n{stack_table([scores[key] for scores in stacks])}")
+    if by_stack:
+        for key in by_stack[-1]:
+            say_text(f"\n{stack_table([scores[key] for scores in by_stack])}")
     if precision:
         title = "network, by OKS, each person in the annotated frame"
         say_text(f"\n{title}\n{precision_table(precision)}")

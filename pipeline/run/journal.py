@@ -32,8 +32,6 @@ from pipeline.run.ownership import Writer
 JOURNAL_NAME = "journal.jsonl"
 # The journal of system metrics beside it, which another process writes.
 SYSTEM_NAME = "system.jsonl"
-# Files of a run that only grow: a shorter one is not the same file.
-GROWING = (JOURNAL_NAME, SYSTEM_NAME)
 
 Kind = Literal[
     "run", "metrics", "tags", "end", "file", "folder", "text", "model", "forget_model", "register"

@@ -35,13 +35,11 @@ class Stored:
         """Read the entry of the file `path`. Raises ValueError naming `where`."""
         content = fields_of(value, where, required=("key", "size", "sha256"))
         try:
-            key, parts = checked_name(content["key"]), PurePosixPath(checked_name(path)).parts
+            key, path = checked_name(content["key"]), checked_name(path)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        if any(map(is_own, parts)):
-            raise ValueError(f"{where}: expected a file of a run, not of one machine")
-        if path != "/".join(parts) or max(len(os.fsencode(part)) for part in parts) > _MOST_BYTES:
-            raise ValueError(f"{where}: expected the plain path of a file")
+        if not is_storable(path):
+            raise ValueError(f"{where}: expected the plain path of a run's file")
         # So that each object stands for one file.
         if key.partition("/")[2] != path:
             raise ValueError(f"{where}.key must be BATCH/{path}, got {key!r:.200}")
@@ -99,6 +97,18 @@ def _owner(value: Any, where: str) -> Owner | None:
     for name in ("pid", "ticks"):
         whole_of(content[name], f"{where}.{name}")
     return Owner(**content)
+
+
+def is_storable(path: str) -> bool:
+    """Whether a path in a run's folder is plain, and that of a file for other machines too."""
+    try:
+        parts = PurePosixPath(checked_name(path)).parts
+    except ValueError:
+        return False
+    is_short = all(len(os.fsencode(part)) <= _MOST_BYTES for part in parts)
+    # Stores take no control characters.
+    is_plain = path.isprintable() and path == "/".join(parts)
+    return is_short and is_plain and not any(map(is_own, parts))
 
 
 def is_own(name: str) -> bool:

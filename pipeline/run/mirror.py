@@ -17,15 +17,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from pipeline.io.console import say
 from pipeline.io.inside import checked_name, path_inside
 from pipeline.io.objects import AbsentError, ConflictError, Objects, StoreError, Version
 from pipeline.io.own import open_own
 from pipeline.io.parsing import parse_json
 from pipeline.io.redaction import redacted
 from pipeline.run.checkpoint import AVERAGE_NAME, OPTIMIZER_NAME, WEIGHTS_NAME
-from pipeline.run.journal import GROWING, JOURNAL_NAME
+from pipeline.run.journal import JOURNAL_NAME
 from pipeline.run.layout import LOCK, STATE, STOP_NAME, LostError
-from pipeline.run.manifest import MANIFEST, Manifest, Stored, is_own
+from pipeline.run.manifest import MANIFEST, Manifest, Stored, is_own, is_storable
 from pipeline.run.metadata import METADATA_NAME
 from pipeline.run.ownership import (
     HeldError,
@@ -109,7 +110,7 @@ class Mirror:
         """Make the folder equal to the bucket, unless it is that or ahead of it already.
 
         Returns whether the bucket has the run. A folder is ahead while its last process had not
-        uploaded everything, and no other wrote to the bucket since; unless its journals lack lines
+        uploaded everything, and no other wrote to the bucket since; unless its journal lacks lines
         that the bucket has. A light copy lacks weights and optimizers of checkpoints, but for those
         that are here already, and unless a process that trains keeps the folder.
 
@@ -134,7 +135,14 @@ class Mirror:
                             self._apply(None, Manifest(began="", generation=0, owner=None))
                             self._keep(None)
                         return False
-                    if base is None or _is_newer(found, base) or self._lost(base):
+                    is_older = base is None or _is_newer(found, base)
+                    if base is not None and not is_older and self._is_lost(base):
+                        is_older = True
+                        say(
+                            f"{self.folder} has lost its journal, or lines of it: it becomes what "
+                            f"{redacted(self.location)} has"
+                        )
+                    if is_older:
                         if is_light:
                             # Without a base the next start to train brings the rest.
                             self._keep(None)
@@ -508,12 +516,12 @@ class Mirror:
         return content, len(content), hashlib.sha256(content).hexdigest()
 
     def _check_kept(self, local: Mapping[str, _Local] | None = None) -> None:
-        """Raise LostError if the folder, or one of the journals in `local`, is not the former."""
+        """Raise LostError if the folder, or its journal in `local`, is not the former."""
         base = self._base()
         if base is None:
             lost = f"{self.folder} was removed or emptied"
-        elif local is not None and (name := self._first_lost(base, local)):
-            lost = f"{self.folder / name} was removed or cut"
+        elif local is not None and not self._continues(base, local.get(JOURNAL_NAME)):
+            lost = f"{self.folder / JOURNAL_NAME} was removed or cut"
         else:
             return
         raise LostError(
@@ -521,28 +529,20 @@ class Mirror:
             f"{redacted(self.location)} stays as it is; the same command continues from there"
         )
 
-    def _lost(self, base: Manifest) -> bool:
-        """Whether a journal of the folder was removed, or cut, since it was uploaded."""
+    def _is_lost(self, base: Manifest) -> bool:
+        """Whether the folder's journal was removed, or cut, since it was uploaded."""
+        path = self.folder / JOURNAL_NAME
         with ExitStack() as opened:
-            paths = {name: self.folder / name for name in GROWING}
-            local = {
-                name: self._read_local(path, opened)
-                for name, path in paths.items()
-                if path.exists()
-            }
-            return self._first_lost(base, local) != ""
+            found = self._read_local(path, opened) if path.exists() else None
+            return not self._continues(base, found)
 
-    def _first_lost(self, base: Manifest, local: Mapping[str, _Local]) -> str:
-        """Return a file that does not continue what was uploaded of it, if there is one."""
-        stored = {name: base.files[name] for name in GROWING if name in base.files}
-        return next(
-            (n for n, sent in stored.items() if not self._continues(sent, local.get(n))), ""
-        )
-
-    def _continues(self, sent: Stored, found: _Local | None) -> bool:
-        """Whether a file begins with the lines of it that were uploaded."""
-        if found is None or isinstance(found, Stored):  # then the bucket has it
-            return found is not None
+    def _continues(self, base: Manifest, found: _Local | None) -> bool:
+        """Whether a journal begins with the lines of it that were uploaded."""
+        sent = base.files.get(JOURNAL_NAME)
+        if sent is None or isinstance(found, Stored):  # then the bucket has it
+            return True
+        if found is None:
+            return False
         content, size, sha256 = found
         if sha256 == sent.sha256:
             return True
@@ -565,10 +565,10 @@ class Mirror:
                 found[path.name] = path
             elif not (path / STATE).exists() and _is_whole(path):
                 for file in sorted(path.rglob("*")):
-                    name = file.relative_to(self.folder)
-                    if file.is_file() and not any(map(is_own, name.parts)):
-                        found[str(name)] = file
-        return found
+                    if file.is_file():
+                        found[str(file.relative_to(self.folder))] = file
+        # No file of a run has a name that a manifest can't hold.
+        return {name: path for name, path in found.items() if is_storable(name)}
 
     def _hash(self, path: Path) -> str:
         """Return a file's SHA-256."""

@@ -181,6 +181,11 @@ def hold(
     """Own a folder, as `own` does, and with it its copy in a bucket, if there is one."""
     location = location_of(folder)
     if not location:
+        if (folder / STATE).exists():
+            raise ValueError(
+                f"{folder} is a copy of a run in a bucket, and not in this process's ray.scratch: "
+                "name the run by its place in the bucket"
+            )
         with own(folder, what, take_over=take_over, lost=lost) as writer:
             yield writer
         return

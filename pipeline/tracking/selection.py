@@ -24,13 +24,14 @@ def store_of(names: Sequence[str], storage: str, given: str) -> str:
     Otherwise it is the default. Raises ValueError as `recorded_uri` and if a database does not
     exist, or AwayError if a server does not answer.
     """
-    folders = [folder for name in names if (folder := _folder(name, storage)) is not None]
-    recorded = [
-        recorded_uri(position.uri, folder, "--tracking.uri")
-        for folder in folders[:1]
-        if not given and (position := last_position(folder)) is not None
-    ]
-    uri = recorded[0] if recorded else tracking_uri(given)
+    found = () if given else (_folder(name, storage) for name in names)
+    folder = next(filter(None, found), None)
+    position = None if folder is None else last_position(folder)
+    uri = (
+        tracking_uri(given)
+        if folder is None or position is None
+        else recorded_uri(position.uri, folder, "--tracking.uri")
+    )
     reach_store(uri)
     return uri
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import ray._raylet
-from ray.train import ControllerError, WorkerGroupError
+from ray._private import services
+from ray._private.node import Node
+from ray.train import ControllerError, ScalingConfig, WorkerGroupError
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE, get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller.state import (
@@ -21,6 +23,7 @@ from ray.train.v2._internal.execution.controller.state import (
     RunningState,
     SchedulingState,
 )
+from ray.train.v2._internal.execution.scaling_policy import create_scaling_policy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.cluster import ray_private, start
@@ -291,6 +294,40 @@ def started(monkeypatch):
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
         monkeypatch.setenv(name, "")
     return given
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_cluster_for_one_run_starts_without_api_server_and_autoscaler(
+    started, monkeypatch, is_shared
+):
+    def helpers() -> tuple[object, object]:
+        return services.start_api_server, Node.start_monitor
+
+    before, seen = helpers(), []
+    monkeypatch.setattr(start.ray, "init", lambda **settings: seen.append((helpers(), settings)))
+    with start.cluster("local", is_shared=is_shared):
+        [(found, settings)] = seen
+    assert [one is other for one, other in zip(found, before, strict=True)] == [is_shared] * 2
+    assert helpers() == before
+    assert settings["_system_config"]["prestart_worker_first_driver"] is False
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "workers", "asks"), [(False, 1, False), (True, 1, True), (False, (1, 2), True)]
+)
+def test_a_run_on_its_own_cluster_asks_no_actor_for_room(monkeypatch, is_shared, workers, asks):
+    given = {}
+    monkeypatch.setattr(
+        DataParallelTrainer,
+        "_initialize_and_run_controller",
+        lambda self, **parts: given.update(parts),
+    )
+    trainer = LeanTrainer(
+        print, is_shared=is_shared, scaling_config=ScalingConfig(num_workers=workers)
+    )
+    policy = create_scaling_policy(trainer.scaling_config)
+    trainer._initialize_and_run_controller(scaling_policy=policy)
+    assert (given["scaling_policy"] is policy) is asks
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

@@ -417,7 +417,6 @@ def test_of_two_that_publish_a_folder_the_first_counts(one, other):
     assert other.files() == {"checkpoint.json": b"first"}
 
 
-JOURNALS = ("journal.jsonl", "system.jsonl")
 LARGE = b"first\nsecond\n" + bytes(2 * 2**20)
 
 
@@ -427,8 +426,7 @@ def lost_folder(machine: Machine) -> None:
 
 def begun_anew(machine: Machine) -> None:
     shutil.rmtree(machine.folder)
-    for name in JOURNALS:
-        machine.write(name, b"third\n")
+    machine.write("journal.jsonl", b"third\n")
     machine.write("epoch_0002/checkpoint.json", b"{}")
 
 
@@ -447,9 +445,10 @@ def without(name: str, content: bytes | None = None) -> Callable[[Machine], None
     [
         lost_folder,
         begun_anew,
-        *(without(name) for name in (".mirror.json", *JOURNALS)),
-        *(without(name, b"") for name in JOURNALS),
-        *(without(name, b"first\n") for name in JOURNALS),
+        without(".mirror.json"),
+        without("journal.jsonl"),
+        without("journal.jsonl", b""),
+        without("journal.jsonl", b"first\n"),
         without("journal.jsonl", b"third\n"),
         without("journal.jsonl", b"other\nsecond\nthird\n"),
         without("journal.jsonl", b"other\n" + LARGE),
@@ -458,8 +457,7 @@ def without(name: str, content: bytes | None = None) -> Callable[[Machine], None
 @pytest.mark.parametrize("sent", [b"first\nsecond\n", LARGE])
 def test_what_a_bucket_has_of_a_run_outlasts_the_loss_of_its_folder(one, other, lose, sent):
     writer = one.start(owner())
-    for name in JOURNALS:
-        one.write(name, sent)
+    one.write("journal.jsonl", sent)
     one.write("epoch_0001/checkpoint.json", b"{}")
     one.mirror.push(writer)
     stored = in_bucket(one)
@@ -469,7 +467,7 @@ def test_what_a_bucket_has_of_a_run_outlasts_the_loss_of_its_folder(one, other, 
             one.mirror.push(writer)
     assert in_bucket(one) == stored
     other.mirror.pull()
-    expected = dict.fromkeys(JOURNALS, sent) | {"epoch_0001/checkpoint.json": b"{}"}
+    expected = {"journal.jsonl": sent, "epoch_0001/checkpoint.json": b"{}"}
     assert other.files() == expected
     # The next start on this machine has it again.
     next_writer = one.start(owner())
@@ -478,6 +476,31 @@ def test_what_a_bucket_has_of_a_run_outlasts_the_loss_of_its_folder(one, other, 
     one.mirror.push(next_writer)
     other.mirror.pull()
     assert other.files() == expected | {"journal.jsonl": sent + b"third\n"}
+
+
+def test_what_waits_is_kept_where_the_figures_of_the_machine_alone_are_lost(one, other):
+    writer = one.start(owner())
+    for name in ("journal.jsonl", "system.jsonl"):
+        one.write(name, b"first\n")
+    one.mirror.push(writer)
+    (one.folder / "system.jsonl").unlink()
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    one.mirror.pull()
+    one.mirror.push(writer)
+    other.mirror.pull()
+    assert other.files() == {"journal.jsonl": b"first\n", "epoch_0001/checkpoint.json": b"{}"}
+
+
+@pytest.mark.parametrize("name", ["a" * 201, "epoch_0001/" + "é" * 101, "a\nb"])
+def test_a_file_that_no_manifest_may_name_is_not_uploaded(one, other, name):
+    writer = one.start(owner())
+    one.write("journal.jsonl", b"first\n")
+    one.write("epoch_0001/checkpoint.json", b"{}")
+    one.write(name, b"of somebody")
+    for _ in range(2):
+        assert one.mirror.push(writer)
+    other.mirror.pull()
+    assert other.files() == {"journal.jsonl": b"first\n", "epoch_0001/checkpoint.json": b"{}"}
 
 
 def test_a_torn_line_that_was_uploaded_is_cut_off(one, other):

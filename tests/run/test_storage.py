@@ -91,6 +91,9 @@ def test_a_strangers_folder_is_no_copy_of_a_run_in_a_bucket(tmp_path, memory_sto
         assert find_local(str(folder)) == folder
         assert (folder / "checkpoint.json").read_text() == "of the folder"
         assert shown(folder) == str(folder)
+        # Such a copy may also be of a run that others own in the bucket.
+        with pytest.raises(ValueError, match="is a copy of a run in a bucket"), hold(folder, "run"):
+            pass
     assert own.read_text() == "mine"
 
 

@@ -14,7 +14,7 @@ from tune.report.leaderboard import best
 def best_command(outcome: SweepOutcome) -> str | None:
     """Return the command `jobs.train` that trains with the best trial's settings.
 
-    It is quoted for a shell, and holds the secrets of its URIs. None if no trial has a score.
+    It is quoted for a shell, with *** for secrets of URIs. None if no trial has a score.
     """
     trial = best(outcome)
     if trial is None:

@@ -85,10 +85,7 @@ def measure_start(settings: StartBenchmark, folder: Path) -> dict[str, Any]:
 
 def _floor_once(folder: Path) -> float:
     start = time.time()
-    done = subprocess.run(
-        [sys.executable, "-c", _FLOOR], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return float(done.stdout.split()[-1]) - start
+    return float(_output("Ray", ["-c", _FLOOR], folder).split()[-1]) - start
 
 
 def measure_first_step(
@@ -137,17 +134,24 @@ def start_once(data: Path, name: str, place: Mapping[str, str] = {}) -> dict[str
     marks = _marks(data)
     marks.unlink(missing_ok=True)
     start = time.time()
+    added = {STARTUP_FILE: str(marks), "PYTHONPATH": python_path()}
+    _output("jobs.train", ["-m", module("jobs.train"), *words], data.parent, added)
+    return breakdown(start, startup_times(marks))
+
+
+def _output(what: str, words: Sequence[str], folder: Path, added: Mapping[str, str] = {}) -> str:
+    """Return what Python printed. Raises RuntimeError with its error if it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", module("jobs.train"), *words],
-        cwd=data.parent,
-        env=os.environ | {STARTUP_FILE: str(marks), "PYTHONPATH": python_path()},
+        [sys.executable, *words],
+        cwd=folder,
+        env=os.environ | dict(added),
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"jobs.train ended with status {done.returncode}: {done.stderr[-2000:]}")
-    return breakdown(start, startup_times(marks))
+        raise RuntimeError(f"{what} ended with status {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 def _marks(data: Path) -> Path:

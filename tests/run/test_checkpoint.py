@@ -298,7 +298,7 @@ def test_truncated_weights_are_refused_by_name(saved):
 def test_weights_of_another_network_are_refused_by_name(saved):
     other = build_network(SETTINGS.replaced({"model.features": 16}).model, 0, CPU)
     path = saved / "weights.safetensors"
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: .*\n.*size mismatch"):
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: .*size mismatch"):
         load_weights(saved, other)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import jobs.train
+from pipeline.run.storage import scratch_folder
 from pipeline.settings import Settings
 from pipeline.settings.cli import parse
 from tune.figures.curves import learning_curves
@@ -626,6 +627,7 @@ def test_the_page_explains_missing_trials_scores_and_early_ends(outcome, sentenc
 
 def test_a_checkpoint_in_a_bucket_is_named_by_its_place_there(tmp_path):
     place = "s3://bucket/runs/sweep/a"
+    scratch_folder(str(tmp_path))
     (tmp_path / ".mirror.json").write_text(f'{{"location": "{place}", "manifest": null}}')
     outcome = sweep(trial("a", 50.0, checkpoint=tmp_path / "epoch_0002"), trial("b"))
     checkpoints = leaderboard(outcome)["checkpoint"]

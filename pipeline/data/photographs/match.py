@@ -47,7 +47,10 @@ def match_people(
     assert folder is not None, "only rendered people have no photographs"
     if not folder.is_dir():
         raise ValueError(f"--images {folder}: no such folder")
-    found = find_photographs(folder, dict.fromkeys(person.image for person in people))
+    try:
+        found = find_photographs(folder, dict.fromkeys(person.image for person in people))
+    except ValueError as error:
+        raise ValueError(f"{settings.annotations or settings.source}: {error}") from None
     if not found.paths:
         name = people[0].image
         raise ValueError(

@@ -163,7 +163,9 @@ def test_an_error_of_mlflow_shows_no_secret(tmp_path, uri):
 
 
 def test_a_link_to_mlflow_shows_no_secret():
-    assert link(f"http://anna:{SECRET}@host", "a") == "http://host/#/a"
+    assert (
+        link(f"http://anna:{SECRET}@host", "a") == "http://host/#/a?workflowType=machine_learning"
+    )
 
 
 # Pickles

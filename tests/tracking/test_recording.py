@@ -36,7 +36,10 @@ MLFLOW = RECORD.format(patch="", prepare="lambda: (print('here', flush=True), fo
 # An artifact that is sent takes long; the program has done the rest.
 UPLOAD = RECORD.format(
     patch="""
+from pipeline.tracking import recording
 from pipeline.tracking.sync import JournalSync
+# A busy machine may take longer than the moment that an interrupted program waits.
+recording._HASTE_S = recording._LAST_S = 3.0
 JournalSync.send = lambda self: (print("here", flush=True), forever())
 JournalSync.end_ahead = lambda self: (folder / "sent").write_text(self._journal.path.read_text())
 """,

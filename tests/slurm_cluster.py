@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hosts
+import pytest
 
 # Every program of Slurm's that is used, and the daemon that knows who sends a message.
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "squeue", "srun", "munged")
@@ -82,7 +83,7 @@ def wait_until(is_so: Callable[[], bool], what: str, output: Path) -> None:
         time.sleep(0.3)
 
 
-def why_not() -> str:
+def _why_not() -> str:
     """Return why there can be no such cluster on this machine; empty if there can."""
     for program in _PROGRAMS:
         if shutil.which(program) is None:
@@ -94,8 +95,10 @@ def why_not() -> str:
 def slurm(folder: Path) -> Iterator[Slurm]:
     """Run a cluster whose files are in a folder. Its jobs inherit this environment, without Ray's.
 
-    Each node has files of its own in /tmp/ray.
+    Each node has files of its own in /tmp/ray. Skips the test where there can be no such cluster.
     """
+    if missing := _why_not():
+        pytest.skip(missing)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with ExitStack() as stack:
         nodes = stack.enter_context(hosts.hosts(folder, 2))

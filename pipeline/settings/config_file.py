@@ -72,11 +72,24 @@ def option_words(settings: Settings, left_out: Collection[str]) -> list[str]:
         left_out |= set(_DATA) if folder else set()
     for key, value in shown.items():
         if key not in left_out and value != defaults[key]:
-            word = str(value).lower() if isinstance(value, bool) else str(value)
-            option = f"--{key.replace('_', '-')}"
-            # A separate word that begins with a dash would be parsed as an option.
-            words += [f"{option}={word}"] if word.startswith("-") else [option, word]
+            words += option(key.replace("_", "-"), value)
     return words
+
+
+def option(name: str, value: Any) -> list[str]:
+    """Return an option of a command line, with the values of a list as words of their own."""
+    if isinstance(value, list | tuple):
+        return [f"--{name}", *map(_word, value)]
+    word = _word(value)
+    # A separate word that begins with a dash would be parsed as an option.
+    return [f"--{name}={word}"] if word.startswith("-") else [f"--{name}", word]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    # NumPy's floats would lose digits in str().
+    return repr(float(value)) if isinstance(value, float) else str(value)
 
 
 def read_config(path: Path) -> dict[str, Any]:

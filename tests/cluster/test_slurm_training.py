@@ -41,8 +41,6 @@ def place(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path
 @pytest.fixture(scope="module")
 def slurm(place: Path) -> Iterator[Slurm]:
     """A Slurm cluster of two nodes with four CPUs each."""
-    if missing := slurm_cluster.why_not():
-        pytest.skip(missing)
     with slurm_cluster.slurm(place) as started:
         yield started
 

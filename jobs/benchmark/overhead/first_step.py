@@ -18,7 +18,7 @@ from jobs.benchmark.timing import check_counts, environment, machine, machine_li
 from pipeline.cluster.start import cluster
 from pipeline.io.console import aligned, say
 from pipeline.io.installation import module, python_path
-from pipeline.settings import Settings
+from pipeline.settings.config_file import option_words
 from pipeline.training.probes import STARTUP_FILE, startup_times
 
 # Stages that jobs.train marks, in order, and what each has done by then.
@@ -127,10 +127,7 @@ def start_once(data: Path, name: str, place: Mapping[str, str] = {}) -> dict[str
     """Train one step with the command `jobs.train`; return the seconds of every stage."""
     # One shard is one step.
     changes = {"optim.epochs": 1, "ray.name": name} | dict(place)
-    settings = settings_for(data, "train-000000.tar", changes)
-    defaults = Settings().flat()
-    given = {key: value for key, value in settings.flat().items() if value != defaults[key]}
-    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    words = option_words(settings_for(data, "train-000000.tar", changes), ())
     marks = _marks(data)
     marks.unlink(missing_ok=True)
     start = time.time()

@@ -59,8 +59,7 @@ def training_bytes(
     Convolutions compute in `dtype`; `forgetful` networks have had `recompute_residuals` called.
     The memory of the process and its libraries comes on top.
     """
-    network, _ = _empty(settings, dtype)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = network_cost(settings).parameters
     # The backward pass needs the weights in reduced precision too.
     copies = 0 if dtype is torch.float32 or forgetful else dtype.itemsize
     return (16 + copies) * parameters + batch_size * activation_bytes(

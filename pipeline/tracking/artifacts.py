@@ -3,15 +3,15 @@
 import tempfile
 import uuid
 from collections.abc import Callable, Collection
+from functools import cache
 from pathlib import Path, PurePosixPath
 
-from mlflow import MlflowClient
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from PIL import Image
 
 from pipeline.io.inside import path_inside
 from pipeline.io.text import briefly
-from pipeline.tracking.client import RefusedError, artifact_client, message
+from pipeline.tracking.client import RefusedError, artifact_client, message, mlflow_client
 from pipeline.tracking.runs import Run
 from pipeline.tracking.stores import store_at
 
@@ -31,14 +31,14 @@ def log_text(run: Run, text: str, path: str) -> None:
 
 def log_file(run: Run, file: Path, folder: str) -> None:
     """Keep a file in `folder` of the artifacts."""
-    with artifact_client(run.uri, run.run_id) as client:
-        _store(client, run).log_artifact(str(file), folder)
+    with artifact_client(run.uri, run.run_id):
+        _store(run).log_artifact(str(file), folder)
 
 
 def log_folder(run: Run, folder: Path, path: str) -> None:
     """Keep a folder's files under `path` of the artifacts."""
-    with artifact_client(run.uri, run.run_id) as client:
-        _store(client, run).log_artifacts(str(folder), path)
+    with artifact_client(run.uri, run.run_id):
+        _store(run).log_artifacts(str(folder), path)
 
 
 def log_image(run: Run, file: Path, key: str, step: int, time_ms: int) -> None:
@@ -48,7 +48,7 @@ def log_image(run: Run, file: Path, key: str, step: int, time_ms: int) -> None:
             lay_out(file, key, step, time_ms, Path(folder))
         except ValueError as error:
             raise RefusedError(str(error)) from error
-        _store(client, run).log_artifacts(folder, _IMAGES)
+        _store(run).log_artifacts(folder, _IMAGES)
         client.set_tag(run.run_id, _IMAGES_TAG, "True")
 
 
@@ -79,14 +79,22 @@ def download_folder(
 
     Returns their folder, `into`. Raises AwayError, or RefusedError if the run lacks one.
     """
-    with artifact_client(run.uri, run.run_id) as client:
-        download_files(f"run {run.run_id}", run.uri, _store(client, run), folder, into, choose)
+    with artifact_client(run.uri, run.run_id):
+        download_files(f"run {run.run_id}", run.uri, _store(run), folder, into, choose)
     return into
 
 
-def _store(client: MlflowClient, run: Run) -> ArtifactRepository:
+def _store(run: Run) -> ArtifactRepository:
     """Return the store of the run's artifacts. Raises RefusedError as `store_at`."""
-    return store_at(client.get_run(run.run_id).info.artifact_uri, run.uri)
+    return store_at(_place_of(run), run.uri)
+
+
+@cache
+def _place_of(run: Run) -> str:
+    """Return where the run's artifacts are kept, which is asked once: it does not change."""
+    with mlflow_client(run.uri) as client:
+        place: str = client.get_run(run.run_id).info.artifact_uri
+    return place
 
 
 def download_files(

@@ -37,20 +37,30 @@ class Advice:
     unit: str = "expected pixels: multiply x by the image's width and y by its height"
 
 
-def check_plausible(annotations: Annotations, where: str, base: int, advice: Advice) -> None:
-    """Raise ValueError if annotated joints can't be pixels. `base` numbers the first pixel."""
-    joints = np.array([person.joints for person in annotations.people], np.float64)
-    annotated, stored = _stored(annotations, base)
+def check_plausible(
+    annotations: Annotations, where: str, base: int, advice: Advice
+) -> tuple[str, ...]:
+    """Check that annotated joints can be pixels, of which `base` numbers the first.
+
+    Returns lines on a few joints and people that look wrong all the same. Raises ValueError.
+    """
+    people = annotations.people
+    annotated = np.array([person.visibility for person in people]) != Visibility.MISSING
+    joints = np.array([person.joints for person in people], np.float64)
     _check_finite(annotations, joints, annotated, where)
+    stored = np.where(annotated[..., None], joints + base, np.nan)
     _check_marks(stored, annotated, where, advice)
     if not annotations.states_unit:
         _check_shares(stored, annotations.joint_set.joints, where, advice)
     _check_frames(annotations, joints, annotated, where)
+    return tuple(_doubts(annotations, stored, annotated))
 
 
-def doubtful_notes(annotations: Annotations, base: int) -> Iterator[str]:
-    """Yield lines on a few joints and people that look wrong, where `check_plausible` passes."""
-    annotated, stored = _stored(annotations, base)
+def _doubts(
+    annotations: Annotations,
+    stored: Float[np.ndarray, "person joint 2"],
+    annotated: Bool[np.ndarray, "person joint"],
+) -> Iterator[str]:
     at_zero = annotated & (stored == 0).all(axis=2)
     if at_zero.any():
         yield (
@@ -62,16 +72,6 @@ def doubtful_notes(annotations: Annotations, base: int) -> Iterator[str]:
             f"all joints of {small.sum():,} of {len(stored):,} people lie below {SHARES_BELOW} px "
             f"({_first(annotations, small)}): check whether these are shares of the image"
         )
-
-
-def _stored(
-    annotations: Annotations, base: int
-) -> tuple[Bool[np.ndarray, "person joint"], Float[np.ndarray, "person joint 2"]]:
-    """Return which joints are annotated, and where the file has these; NaN for the others."""
-    people = annotations.people
-    annotated = np.array([person.visibility for person in people]) != Visibility.MISSING
-    joints = np.array([person.joints for person in people], np.float64)
-    return annotated, np.where(annotated[..., None], joints + base, np.nan)
 
 
 def _first(annotations: Annotations, rows: Bool[np.ndarray, " person"]) -> str:

@@ -11,7 +11,7 @@ from pipeline.data.formats.coco import is_coco, read_coco
 from pipeline.data.formats.lsp import read_lsp, read_lspet
 from pipeline.data.formats.mpii import read_mpii_hrnet, read_mpii_json
 from pipeline.data.formats.mpii_mat import read_mpii_mat
-from pipeline.data.formats.plausible import Advice, check_plausible, doubtful_notes
+from pipeline.data.formats.plausible import Advice, check_plausible
 from pipeline.data.formats.pose_h5 import read_flic, read_mpii_h5
 from pipeline.data.formats.recognition import Peek, Recognise, recognised
 from pipeline.data.formats.table import read_table
@@ -187,5 +187,5 @@ def read_annotations(source: str, files: AnnotationFiles) -> Annotations:
     if not annotations.people:
         raise ValueError(f"{files.annotations}: no people{because(annotations.skipped)}")
     base = (annotations.index_base if found.index_base is None else found.index_base) or 0
-    check_plausible(annotations, str(files.annotations), base, found.advice)
-    return replace(annotations, notes=(*annotations.notes, *doubtful_notes(annotations, base)))
+    doubts = check_plausible(annotations, str(files.annotations), base, found.advice)
+    return replace(annotations, notes=(*annotations.notes, *doubts))

@@ -188,7 +188,7 @@ def _others(stage: str, total: int) -> int:
 
 
 def _fitting(note: str, columns: int) -> str:
-    """Drop parts of a note, the last but one first, until it has at most so many columns."""
+    """Drop parts of a note, the last but one first, until it fits into `columns` columns."""
     parts = note.split("  ")
     while len(parts) > 1 and len("  ".join(parts)) > columns:
         del parts[-2]

@@ -135,14 +135,13 @@ class Mirror:
                             self._apply(None, Manifest(began="", generation=0, owner=None))
                             self._keep(None)
                         return False
-                    is_older = base is None or _is_newer(found, base)
-                    if base is not None and not is_older and self._is_lost(base):
-                        is_older = True
+                    is_newer = _is_newer(found, base)
+                    if is_lost := not is_newer and self._is_lost(base):
                         say(
                             f"{self.folder} has lost its journal, or lines of it: it becomes what "
                             f"{redacted(self.location)} has"
                         )
-                    if is_older:
+                    if is_newer or is_lost:
                         if is_light:
                             # Without a base the next start to train brings the rest.
                             self._keep(None)
@@ -529,16 +528,16 @@ class Mirror:
             f"{redacted(self.location)} stays as it is; the same command continues from there"
         )
 
-    def _is_lost(self, base: Manifest) -> bool:
+    def _is_lost(self, base: Manifest | None) -> bool:
         """Whether the folder's journal was removed, or cut, since it was uploaded."""
         path = self.folder / JOURNAL_NAME
         with ExitStack() as opened:
             found = self._read_local(path, opened) if path.exists() else None
             return not self._continues(base, found)
 
-    def _continues(self, base: Manifest, found: _Local | None) -> bool:
+    def _continues(self, base: Manifest | None, found: _Local | None) -> bool:
         """Whether a journal begins with the lines of it that were uploaded."""
-        sent = base.files.get(JOURNAL_NAME)
+        sent = None if base is None else base.files.get(JOURNAL_NAME)
         if sent is None or isinstance(found, Stored):  # then the bucket has it
             return True
         if found is None:

@@ -587,7 +587,7 @@ def test_of_yolos_lists_the_names_alone_decide(tmp_path, before):
         name = unicodedata.normalize("NFD", f"ä.{suffix}")
         (folder / top / f"train/b.{suffix}").rename(folder / top / "train" / name)
     label = (folder / "labels/train/a.txt").read_text()
-    (folder / "labels/train/nobody.txt").write_text(label)
+    (folder / "labels/train/unlisted.txt").write_text(label)
     found = found_in(path, tmp_path / "out")
     assert (len(people_of(found)), found.skipped) == (2, {})
     (folder / "labels/day").mkdir()
